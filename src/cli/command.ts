@@ -1,0 +1,401 @@
+/**
+ * The base of every command: what the command contract promises to a shell, kept in one place.
+ *
+ * A command declares flags and arguments, calls `this.parse`, loads its step by `await import()` inside `run`, and returns its report. The base class
+ * reads the environment and `--config` files, keeps stdout for results, turns errors into sentences and exit statuses (with and without `--json` the
+ * same), and ends cleanly at a signal or a closed pipe.
+ *
+ * Sources of a flag, first wins: command line, `DINOV2_…` in the environment, `--set`, `--config` files (the last one first), default.
+ */
+import {Command as OclifCommand, type Interfaces} from '@oclif/core'
+import {UserError} from '../config/errors.js'
+import {nearest} from '../config/nearest.js'
+import type {ResolvedSettings, Settings} from '../config/settings.js'
+import {cut, several, truth, type FlagShape} from './argv.js'
+import {BadImages} from './bad-images.js'
+import {report, type Report} from './errors.js'
+import {environmentName, type MaxBad} from './flags.js'
+import {flush, install, stopSignal, stopStatus} from './leaving.js'
+import {openOutput, type Output} from './output.js'
+import {Progress, type ProgressOptions} from './progress.js'
+
+export {BadImages} from './bad-images.js'
+export * from './flags.js'
+export {openFolder, openOutput, refuseExisting, writeWhole, type Output} from './output.js'
+export {Progress} from './progress.js'
+
+/** Where the value of a flag came from, e.g. `command line`, `DINOV2_BATCH`, `run.yaml`, `default`. */
+export type Sources = Readonly<Record<string, string>>
+
+/** Thrown to leave early with status 0, e.g. after `--print-config`. */
+class Leave extends Error {}
+
+// oclif's own type of parsed values, which it does not export by name.
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
+type FlagOutput = {[name: string]: any}
+
+type Flag = FlagShape & {default?: unknown; env?: string; helpValue?: string | string[]}
+
+export abstract class Command extends OclifCommand {
+  /** Under which heading `dinov2 --help` lists the command: Data, Training, Features, Evaluation, Results or Engine. */
+  static group = 'Other'
+  /** Whether the command reads the settings table (`this.settings`): then `--config`, `--set` and `--print-config` speak of settings too. */
+  static usesSettings = false
+  /** Exit statuses worth naming in help beyond those of all commands. */
+  static statuses: Readonly<Record<number, string>> = {}
+  /** Whether stdout carries data rows when `--output` is `-`; then `--json` reports as the last line of stderr. Set to false where the report is the result. */
+  static dataToStdout = true
+
+  #flags: Record<string, unknown> = {}
+  #sources: Sources = {}
+  #settings: ResolvedSettings | undefined
+  #failed = false
+  #progress: Progress | undefined
+  #outputs: Output[] = []
+
+  /** Aborts at the first SIGINT or SIGTERM. A command that hands it on promises that its step ends soon after; one that never asks for it is ended at once. */
+  get signal(): AbortSignal {
+    return stopSignal()
+  }
+
+  /** The settings in force; only where `static usesSettings = true`, after `parse`. */
+  get settings(): Settings {
+    return this.resolved.settings
+  }
+
+  /** The settings in force together with where each came from. */
+  get resolved(): ResolvedSettings {
+    if (!this.#settings)
+      throw new Error('This command reads settings, but does not say `static usesSettings = true`, or did not parse first.')
+    return this.#settings
+  }
+
+  /** Where each flag's value came from. */
+  get sources(): Sources {
+    return this.#sources
+  }
+
+  /** Says one line on stderr unless `--quiet`: what was chosen, what was counted. */
+  note(message: string): void {
+    if (this.#isOn('quiet')) return
+    this.#say(message)
+  }
+
+  /** Says one line on stderr under `--verbose` only. */
+  detail(message: string): void {
+    if (this.#isOn('verbose')) this.#say(message)
+  }
+
+  /** Warns on stderr, also under `--json` and `--quiet`. */
+  override warn(input: Error | string): Error | string {
+    this.#say(`warning: ${input instanceof Error ? input.message : input}`)
+    return input
+  }
+
+  /** Prints text that is the result itself on stdout; under `--json` the report takes its place. */
+  print(text: string): void {
+    if (!this.jsonEnabled()) process.stdout.write(text.endsWith('\n') ? text : text + '\n')
+  }
+
+  /** The bar or the plain lines of this command. At most one at a time; the base class takes it away at the end. */
+  progress(options: Omit<ProgressOptions, 'quiet'> = {}): Progress {
+    this.#progress?.stop()
+    return (this.#progress = new Progress({...options, quiet: this.#isOn('quiet')}))
+  }
+
+  /** Opens the output; what is not committed when the command ends is removed. Throws a `UserError` when it exists and `--force` is not set. */
+  async output(target: string, {force = this.#isOn('force')}: {force?: boolean} = {}): Promise<Output> {
+    const output = await openOutput(target, {force})
+    this.#outputs.push(output)
+    return output
+  }
+
+  /** The keeper of refused inputs, from `--max-bad` and `--bad`. */
+  badImages(flags: {'max-bad': MaxBad; bad?: string | undefined}): BadImages {
+    return new BadImages({max: flags['max-bad'], ...(flags.bad === undefined ? {} : {file: flags.bad}), say: line => this.#say(line)})
+  }
+
+  /**
+   * The inputs that were named. Throws a `UserError` with status 3 when there are none, and 2 when stdin is named twice. stdin is read only where `-`
+   * says so: a command never waits for a pipe that nobody mentioned.
+   */
+  inputs(named: readonly string[] | string | undefined, what = 'images'): string[] {
+    const inputs = named === undefined ? [] : typeof named === 'string' ? [named] : [...named]
+    if (inputs.length === 0) {
+      throw new UserError(`No ${what} were named.`, {
+        exit: 3,
+        code: 'NO_INPUT',
+        hint: `Name folders, files or lists, or - to read a list from stdin; see ${this.config.bin} ${this.#spokenId()} --help.`
+      })
+    }
+    const fromStdin = inputs.filter(input => input === '-').length
+    if (fromStdin > 1) throw new UserError('stdin (-) is named twice; it can be read once.', {exit: 2, code: 'USAGE'})
+    if (fromStdin === 1 && process.stdin.isTTY) this.note('reading a list from the terminal; Ctrl-D ends it')
+    return inputs
+  }
+
+  /** Whether `--json` was asked for, known also when parsing failed. */
+  override jsonEnabled(): boolean {
+    if (this.ctor.flags?.['json'] === undefined) return false
+    return this.#isOn('json') || this.#early('json') === true
+  }
+
+  /** Checks the command line, fills in environment and `--config`, and prints what is in force under `--print-config`. */
+  protected override async parse<F extends FlagOutput, B extends FlagOutput, A extends FlagOutput>(
+    options?: Interfaces.Input<F, B, A>,
+    argv: string[] = this.argv
+  ): Promise<Interfaces.ParserOutput<F, B, A>> {
+    const own = options ?? (this.ctor as unknown as Interfaces.Input<F, B, A>)
+    const shapes = (own.flags ?? {}) as unknown as Record<string, Flag>
+    const line = cut(argv, shapes)
+    if (line.unknown.length > 0) throw this.#unknownFlag(line.unknown, shapes)
+
+    const given = new Set(line.flags.map(([name]) => name))
+    const sources: Record<string, string> = Object.fromEntries(
+      Object.keys(shapes).map(name => [name, given.has(name) ? 'command line' : 'default'])
+    )
+    const words: string[] = []
+    const push = (name: string, value: string | boolean | undefined): void => {
+      if (value === true) words.push(`--${name}`)
+      else if (value === false) {
+        if (shapes[name]!.allowNo) words.push(`--no-${name}`)
+      } else if (value === undefined) words.push(`--${name}`)
+      else words.push(`--${name}=${value}`)
+    }
+    // The last of several wins for a flag that takes one value, as an alias with defaults in a shell expects.
+    const last = new Map(line.flags.map(([name], i) => [name, i]))
+    for (const [i, [name, value]] of line.flags.entries()) if (shapes[name]!.multiple || last.get(name) === i) push(name, value)
+
+    for (const [name, shape] of Object.entries(shapes)) {
+      const variable = shape.env ?? environmentName(name)
+      const text = process.env[variable]
+      if (given.has(name) || text === undefined || text === '') continue
+      given.add(name)
+      sources[name] = variable
+      for (const value of fromText(name, shape, text, variable)) push(name, value)
+    }
+
+    const kept = await this.#settingsAndFlags(line.flags, given, shapes)
+    for (const [name, {values, source}] of kept) {
+      sources[name] = source
+      for (const value of values) push(name, value)
+    }
+
+    const args = (own.args ?? {}) as Record<string, {multiple?: boolean; required?: boolean}>
+    const names = Object.keys(args)
+    const many = names.findIndex(name => args[name]!.multiple)
+    const single = many < 0 ? names : names.filter((_, i) => i !== many)
+    const after = many < 0 ? 0 : names.length - 1 - many
+    const place = many < 0 ? line.positionals.length : Math.min(many, line.positionals.length)
+    const end = Math.max(place, line.positionals.length - after)
+    const variadic = many < 0 ? [] : line.positionals.slice(place, end)
+    const rest = many < 0 ? line.positionals : [...line.positionals.slice(0, place), ...line.positionals.slice(end)]
+    const strict = own.strict !== false
+    if (strict && rest.length > single.length) {
+      throw new UserError(
+        `Unexpected argument${rest.length - single.length > 1 ? 's' : ''}: ${rest.slice(single.length).join(' ')}`,
+        this.#usage()
+      )
+    }
+
+    let parsed: Interfaces.ParserOutput<F, B, A>
+    try {
+      const quietArgs = Object.fromEntries(single.map(name => [name, {...args[name]!, ignoreStdin: true}]))
+      parsed = await super.parse(
+        {...own, args: quietArgs as unknown as Interfaces.ArgInput<A>, flags: own.flags ?? ({} as Interfaces.FlagInput<F>), strict: false},
+        [...words, '--', ...rest.slice(0, single.length)]
+      )
+    } catch (error) {
+      throw this.#parseError(error, sources)
+    }
+    if (many >= 0) {
+      const name = names[many]!
+      if (variadic.length > 0) (parsed.args as Record<string, unknown>)[name] = variadic
+      else if (args[name]!.required) throw new UserError(`Expected ${name.toUpperCase()}, but none was given.`, this.#usage())
+    }
+    parsed.argv = [...line.positionals]
+    this.#flags = parsed.flags as Record<string, unknown>
+    this.#sources = sources
+    await this.#resolve(own)
+    return parsed
+  }
+
+  protected override async init(): Promise<void> {
+    install(signal => this.note(`${signal}: finishing the present step; once more leaves at once`))
+  }
+
+  /** Runs, reports, and sets the exit status. oclif's own handling loses the status under `--json`; nothing here rethrows. */
+  protected override async _run<T>(): Promise<T> {
+    const result = (await super._run()) as T
+    await this.#end()
+    if (!this.#failed) {
+      if (this.jsonEnabled()) this.#json(result ?? {})
+      process.exitCode = stopStatus() ?? process.exitCode ?? 0
+    }
+    await flush()
+    return result
+  }
+
+  protected override async catch(error: Error): Promise<void> {
+    await this.#end()
+    if (error instanceof Leave) {
+      this.#failed = true // nothing more is to be reported
+      process.exitCode = 0
+      return
+    }
+    this.#failed = true
+    const stopped = stopStatus()
+    const said: Report = report(error, {stopped, bin: this.config.bin, version: this.config.version})
+    process.exitCode = said.exit
+    if (said.exit === 0) return
+    for (const line of said.lines) process.stderr.write(line + '\n')
+    if (this.jsonEnabled()) this.#json({error: said.error})
+  }
+
+  protected override toSuccessJson(result: unknown): unknown {
+    return result
+  }
+
+  get #class(): typeof Command {
+    return this.ctor as unknown as typeof Command
+  }
+
+  #spokenId(): string {
+    return (this.id ?? '').replaceAll(':', ' ')
+  }
+
+  #usage(): {exit: number; code: string; hint: string} {
+    return {exit: 2, code: 'USAGE', hint: `See ${this.config.bin} ${this.#spokenId()} --help.`}
+  }
+
+  #say(message: string): void {
+    if (this.#progress) this.#progress.write(message)
+    else process.stderr.write(message + '\n')
+  }
+
+  #isOn(flag: string): boolean {
+    return this.#flags[flag] === true
+  }
+
+  /** A flag's value as far as the command line and the environment tell, for what must be known before parsing is done. */
+  #early(flag: string): string | boolean | undefined {
+    const shapes = (this.ctor.flags ?? {}) as unknown as Record<string, Flag>
+    const given = cut(this.argv, shapes).flags.findLast(([name]) => name === flag)
+    if (given) return given[1]
+    const text = process.env[environmentName(flag)]
+    if (text === undefined || text === '') return undefined
+    return shapes[flag]?.type === 'boolean' ? truth(text) : text
+  }
+
+  #json(value: unknown): void {
+    const output = this.#flags['output'] ?? this.#early('output') ?? (this.ctor.flags?.['output'] as Flag | undefined)?.default
+    const taken = output === '-' && this.#class.dataToStdout
+    const stream = taken ? process.stderr : process.stdout
+    stream.write(JSON.stringify(value) + '\n')
+  }
+
+  async #end(): Promise<void> {
+    this.#progress?.stop()
+    this.#progress = undefined
+    for (const output of this.#outputs.splice(0)) await output.discard()
+  }
+
+  #unknownFlag(unknown: readonly string[], shapes: Record<string, Flag>): UserError {
+    const first = unknown[0]!
+    const known = [...Object.keys(shapes), 'help'].map(name => `--${name}`)
+    const guess = first.startsWith('--') ? nearest(first, known) : undefined
+    const hint = guess ? `Did you mean ${guess}? ${this.#usage().hint}` : this.#usage().hint
+    return new UserError(`Unknown flag${unknown.length > 1 ? 's' : ''}: ${unknown.join(', ')}`, {exit: 2, code: 'USAGE', hint})
+  }
+
+  #parseError(error: unknown, sources: Record<string, string>): unknown {
+    if (!(error instanceof Error) || error instanceof UserError) return error
+    if ((error as {code?: string}).code === 'EEXIT') return error
+    const message = error.message
+      .replace(/\n?See more help with --help/g, '')
+      .replace(/^Parsing --(\S+)\s+/, (_, name: string) => `--${name}: `)
+      .trim()
+    const flag = /--([a-z][\w-]*)/.exec(message)?.[1]
+    const source = flag === undefined ? undefined : sources[flag]
+    const from = source === undefined || source === 'command line' || source === 'default' ? '' : ` (from ${source})`
+    return new UserError(message + from, {...this.#usage(), cause: error})
+  }
+
+  /** Reads `--config` and `--set`: settings are resolved, and flags found there are returned with where they stood. */
+  async #settingsAndFlags(
+    line: readonly (readonly [string, string | boolean | undefined])[],
+    given: ReadonlySet<string>,
+    shapes: Record<string, Flag>
+  ): Promise<Map<string, {values: (string | boolean)[]; source: string}>> {
+    const found = new Map<string, {values: (string | boolean)[]; source: string}>()
+    const values = (name: string): string[] => {
+      if (!shapes[name]) return []
+      const onLine = line.flatMap(([flag, value]) => (flag === name && typeof value === 'string' ? [value] : []))
+      if (onLine.length > 0) return onLine
+      const text = process.env[environmentName(name)]
+      return text ? several(text) : []
+    }
+    const files = values('config')
+    const sets = values('set')
+    const {usesSettings} = this.#class
+    if (files.length === 0 && sets.length === 0 && !usesSettings) return found
+    const {readLayers, resolveSettings} = await import('../config/settings.js')
+    const notFlags = new Set(['config', 'set', 'print-config', 'help'])
+    const flagNames = Object.keys(shapes).filter(name => !notFlags.has(name))
+    const layers = readLayers(files, sets, {flags: flagNames, settings: usesSettings})
+    for (const {name, value, source} of layers.flags) {
+      if (given.has(name)) continue
+      found.set(name, {values: fromYaml(name, shapes[name]!, value, source), source})
+    }
+    if (usesSettings) this.#settings = resolveSettings(layers.settings)
+    return found
+  }
+
+  /** Lets `--seed` stand above the settings, and answers `--print-config`. */
+  async #resolve(own: {flags?: unknown}): Promise<void> {
+    const {usesSettings} = this.#class
+    if (usesSettings && this.#settings && this.#flags['seed'] !== undefined) {
+      const {withSetting} = await import('../config/settings.js')
+      this.#settings = withSetting(this.#settings, 'train.seed', this.#flags['seed'], this.#sources['seed'] ?? 'command line')
+    }
+    if (!this.#isOn('print-config')) return
+    const {printSettings} = await import('../config/settings.js')
+    const shown = Object.keys((own.flags ?? {}) as object).filter(name => !['config', 'set', 'print-config', 'json'].includes(name))
+    const flags = shown.map(name => ({name, value: plain(this.#flags[name]), source: this.#sources[name] ?? 'default'}))
+    process.stdout.write(printSettings(flags, this.#settings))
+    throw new Leave()
+  }
+}
+
+/** A parsed flag as it would be written in a file. */
+const plain = (value: unknown): unknown =>
+  typeof value === 'object' && value !== null && 'kind' in value && 'value' in value
+    ? (value as MaxBad).kind === 'percent'
+      ? `${(value as MaxBad).value}%`
+      : (value as MaxBad).value
+    : value
+
+function fromText(name: string, shape: Flag, text: string, source: string): (string | boolean)[] {
+  if (shape.type === 'boolean') {
+    const value = truth(text)
+    if (value === undefined) throw new UserError(`${source}=${text}: expected 1 or 0 for --${name}.`, {exit: 2, code: 'USAGE'})
+    return [value]
+  }
+  return shape.multiple && !shape.delimiter ? several(text) : [text]
+}
+
+function fromYaml(name: string, shape: Flag, value: unknown, source: string): (string | boolean)[] {
+  const wrong = (wanted: string): UserError =>
+    new UserError(`${source}: expected ${wanted} for ${name}, but received ${JSON.stringify(value)}.`, {exit: 2, code: 'SETTINGS'})
+  if (shape.type === 'boolean') {
+    if (typeof value !== 'boolean') throw wrong('true or false')
+    return [value]
+  }
+  const one = (item: unknown): string => {
+    if (typeof item !== 'string' && typeof item !== 'number') throw wrong('a word or a number')
+    return String(item)
+  }
+  if (!Array.isArray(value)) return [one(value)]
+  if (!shape.multiple) throw wrong('one value')
+  return shape.delimiter ? [value.map(one).join(shape.delimiter)] : value.map(one)
+}
