@@ -1,0 +1,549 @@
+/**
+ * The door between Node and libtorch: tensors by handle and one generic operator call.
+ *
+ * Any ATen operator is found by name and overload in the dispatcher; JavaScript values become what the operator's own schema asks
+ * for; the call is boxed; results come back as handles. No operator needs a line of C++ here. All calls run on the thread that
+ * loads the addon, without autograd: gradients are the business of the TypeScript side.
+ */
+#define NAPI_VERSION 8
+#include <node_api.h>
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/version.h>
+#ifdef DINOV2_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#endif
+
+#include <cmath>
+#include <deque>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "memory.h"
+
+namespace {
+
+using c10::IValue;
+
+// ---------------------------------------------------------------------------------------------------------------- handles
+
+/** Tensors that JavaScript holds. Slot 0 stays empty, so that 0 can stand for "no tensor". */
+std::vector<at::Tensor> slots(1);
+std::vector<uint32_t> freeSlots;
+size_t liveTensors = 0;
+c10::Device currentDevice(c10::kCPU);
+
+uint32_t keep(at::Tensor tensor) {
+  liveTensors++;
+  if (!freeSlots.empty()) {
+    const uint32_t id = freeSlots.back();
+    freeSlots.pop_back();
+    slots[id] = std::move(tensor);
+    return id;
+  }
+  slots.push_back(std::move(tensor));
+  return static_cast<uint32_t>(slots.size() - 1);
+}
+
+const at::Tensor& at_handle(double value) {
+  const auto id = static_cast<size_t>(value);
+  TORCH_CHECK(value >= 1 && id < slots.size() && slots[id].defined(), "tensor handle ", value, " is not alive");
+  return slots[id];
+}
+
+// ------------------------------------------------------------------------------------------------------------- JavaScript
+
+struct JsError {};  // an exception is already pending on the JavaScript side
+
+void check(napi_env env, napi_status status, const char* what) {
+  if (status == napi_ok) return;
+  bool pending = false;
+  napi_is_exception_pending(env, &pending);
+  if (!pending) napi_throw_type_error(env, "TORCH_ARGUMENT", what);
+  throw JsError{};
+}
+
+std::string text(napi_env env, napi_value value) {
+  size_t length = 0;
+  check(env, napi_get_value_string_utf8(env, value, nullptr, 0, &length), "expected a string");
+  std::string out(length, '\0');
+  check(env, napi_get_value_string_utf8(env, value, out.data(), length + 1, &length), "expected a string");
+  return out;
+}
+
+double number(napi_env env, napi_value value) {
+  double out = 0;
+  check(env, napi_get_value_double(env, value, &out), "expected a number");
+  return out;
+}
+
+bool boolean(napi_env env, napi_value value) {
+  bool out = false;
+  check(env, napi_get_value_bool(env, value, &out), "expected true or false");
+  return out;
+}
+
+napi_valuetype kind(napi_env env, napi_value value) {
+  napi_valuetype type;
+  check(env, napi_typeof(env, value, &type), "unreadable value");
+  return type;
+}
+
+bool absent(napi_env env, napi_value value) {
+  const auto type = kind(env, value);
+  return type == napi_null || type == napi_undefined;
+}
+
+std::vector<napi_value> list(napi_env env, napi_value value) {
+  bool isArray = false;
+  napi_is_array(env, value, &isArray);
+  TORCH_CHECK(isArray, "expected an array");
+  uint32_t length = 0;
+  check(env, napi_get_array_length(env, value, &length), "expected an array");
+  std::vector<napi_value> out(length);
+  for (uint32_t i = 0; i < length; i++) check(env, napi_get_element(env, value, i, &out[i]), "unreadable element");
+  return out;
+}
+
+napi_value js(napi_env env, double value) {
+  napi_value out;
+  napi_create_double(env, value, &out);
+  return out;
+}
+
+napi_value js(napi_env env, const std::string& value) {
+  napi_value out;
+  napi_create_string_utf8(env, value.data(), value.size(), &out);
+  return out;
+}
+
+napi_value shapeOf(napi_env env, at::IntArrayRef sizes) {
+  napi_value out;
+  napi_create_array_with_length(env, sizes.size(), &out);
+  for (size_t i = 0; i < sizes.size(); i++) napi_set_element(env, out, i, js(env, static_cast<double>(sizes[i])));
+  return out;
+}
+
+// ---------------------------------------------------------------------------------------------------------- the operators
+
+struct Operator {
+  c10::OperatorHandle handle;
+  std::string name;
+};
+std::deque<Operator> operators;
+
+at::Scalar scalar(napi_env env, napi_value value) {
+  if (kind(env, value) == napi_boolean) return at::Scalar(boolean(env, value));
+  const double x = number(env, value);
+  const bool whole = std::trunc(x) == x && std::fabs(x) < 9007199254740992.0 && !(x == 0 && std::signbit(x));
+  return whole ? at::Scalar(static_cast<int64_t>(x)) : at::Scalar(x);
+}
+
+/** Turns one JavaScript value into what the schema names. Tensors are handles; 0, null and undefined mean none. */
+IValue convert(napi_env env, napi_value value, const c10::TypePtr& type) {
+  switch (type->kind()) {
+    case c10::TypeKind::OptionalType: {
+      if (absent(env, value)) return IValue();
+      return convert(env, value, type->castRaw<c10::OptionalType>()->getElementType());
+    }
+    case c10::TypeKind::TensorType:
+      if (absent(env, value)) return IValue(at::Tensor());
+      return IValue(at_handle(number(env, value)));
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::SymIntType:
+    case c10::TypeKind::ScalarTypeType:
+    case c10::TypeKind::LayoutType:
+    case c10::TypeKind::MemoryFormatType:
+      if (kind(env, value) == napi_boolean) return IValue(static_cast<int64_t>(boolean(env, value)));
+      return IValue(static_cast<int64_t>(number(env, value)));
+    case c10::TypeKind::FloatType:
+      return IValue(number(env, value));
+    case c10::TypeKind::BoolType:
+      return IValue(boolean(env, value));
+    case c10::TypeKind::NumberType:
+      return IValue(scalar(env, value));
+    case c10::TypeKind::StringType:
+      return IValue(text(env, value));
+    case c10::TypeKind::DeviceObjType:
+      return IValue(c10::Device(text(env, value)));
+    case c10::TypeKind::ListType: {
+      const auto& element = type->castRaw<c10::ListType>()->getElementType();
+      switch (element->kind()) {
+        case c10::TypeKind::IntType:
+        case c10::TypeKind::SymIntType: {
+          if (kind(env, value) == napi_number) return IValue(std::vector<int64_t>{static_cast<int64_t>(number(env, value))});
+          std::vector<int64_t> out;
+          for (auto item : list(env, value)) out.push_back(static_cast<int64_t>(number(env, item)));
+          return IValue(std::move(out));
+        }
+        case c10::TypeKind::FloatType: {
+          std::vector<double> out;
+          for (auto item : list(env, value)) out.push_back(number(env, item));
+          return IValue(std::move(out));
+        }
+        case c10::TypeKind::BoolType: {
+          c10::List<bool> out;
+          for (auto item : list(env, value)) out.push_back(boolean(env, item));
+          return IValue(std::move(out));
+        }
+        case c10::TypeKind::TensorType: {
+          c10::List<at::Tensor> out;
+          for (auto item : list(env, value)) out.push_back(at_handle(number(env, item)));
+          return IValue(std::move(out));
+        }
+        default: {
+          c10::impl::GenericList out(element);
+          for (auto item : list(env, value)) out.push_back(convert(env, item, element));
+          return IValue(std::move(out));
+        }
+      }
+    }
+    default:
+      TORCH_CHECK(false, "arguments of type ", type->str(), " are not supported");
+  }
+}
+
+napi_value convertBack(napi_env env, IValue& value) {
+  napi_value out;
+  if (value.isTensor()) {
+    if (!value.toTensor().defined()) {
+      napi_get_null(env, &out);
+      return out;
+    }
+    return js(env, keep(std::move(value).toTensor()));
+  }
+  if (value.isNone()) {
+    napi_get_null(env, &out);
+    return out;
+  }
+  if (value.isDouble()) return js(env, value.toDouble());
+  if (value.isInt()) return js(env, static_cast<double>(value.toInt()));
+  if (value.isBool()) {
+    napi_get_boolean(env, value.toBool(), &out);
+    return out;
+  }
+  if (value.isScalar()) return js(env, value.toScalar().toDouble());
+  if (value.isList()) {
+    auto items = value.toListRef();
+    napi_create_array_with_length(env, items.size(), &out);
+    for (size_t i = 0; i < items.size(); i++) {
+      IValue item = items[i];
+      napi_set_element(env, out, i, convertBack(env, item));
+    }
+    return out;
+  }
+  TORCH_CHECK(false, "results of type ", value.tagKind(), " are not supported");
+}
+
+std::string describe(const IValue& value) {
+  std::ostringstream out;
+  if (value.isTensor()) {
+    const auto& t = value.toTensor();
+    if (!t.defined()) return "none";
+    out << c10::toString(t.scalar_type()) << '[';
+    for (int64_t i = 0; i < t.dim(); i++) out << (i ? ", " : "") << t.size(i);
+    out << ']';
+  } else if (value.isTensorList()) {
+    out << value.toTensorList().size() << " tensors";
+  } else if (value.isDouble() || value.isInt() || value.isBool() || value.isString() || value.isNone() || value.isIntList()) {
+    out << value;
+  } else {
+    out << value.tagKind();
+  }
+  return out.str();
+}
+
+void raise(napi_env env, const std::string& message, bool outOfMemory) {
+  bool pending = false;
+  napi_is_exception_pending(env, &pending);
+  if (!pending) napi_throw_error(env, outOfMemory ? "OUT_OF_MEMORY" : "TORCH", message.c_str());
+}
+
+bool saysOutOfMemory(const std::string& message) {
+  return message.find("ot enough memory") != std::string::npos || message.find("out of memory") != std::string::npos ||
+         message.find("can't allocate memory") != std::string::npos;
+}
+
+/** Runs a binding; whatever is thrown becomes a JavaScript error. */
+template <typename F>
+napi_value guarded(napi_env env, F&& body) {
+  try {
+    return body();
+  } catch (const JsError&) {
+  } catch (const c10::Error& error) {
+    const std::string message = error.what_without_backtrace();
+    raise(env, message, saysOutOfMemory(message));
+  } catch (const std::bad_alloc&) {
+    raise(env, "not enough memory", true);
+  } catch (const std::exception& error) {
+    raise(env, error.what(), saysOutOfMemory(error.what()));
+  }
+  return nullptr;
+}
+
+template <size_t N>
+struct Arguments {
+  size_t count = N;
+  napi_value values[N];
+  Arguments(napi_env env, napi_callback_info info) { check(env, napi_get_cb_info(env, info, &count, values, nullptr, nullptr), "unreadable call"); }
+  napi_value operator[](size_t i) const { return values[i]; }
+};
+
+/** resolve(name, overload) → number of the operator, for `call`. */
+napi_value resolve(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<2> args(env, info);
+    const auto name = text(env, args[0]);
+    const auto overload = text(env, args[1]);
+    auto found = c10::Dispatcher::singleton().findSchema({name, overload});
+    TORCH_CHECK(found.has_value(), "libtorch has no operator ", name, overload.empty() ? "" : ".", overload);
+    operators.push_back({*found, overload.empty() ? name : name + "." + overload});
+    return js(env, static_cast<double>(operators.size() - 1));
+  });
+}
+
+/** call(operator, ...arguments) → handle, number, null, or an array of these where the operator returns several. */
+napi_value call(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<40> args(env, info);
+    const auto& op = operators.at(static_cast<size_t>(number(env, args[0])));
+    const auto& schema = op.handle.schema();
+    const auto& formal = schema.arguments();
+    const size_t given = args.count - 1;
+    torch::jit::Stack stack;
+    stack.reserve(formal.size());
+    try {
+      TORCH_CHECK(given <= formal.size(), "takes ", formal.size(), " arguments but received ", given);
+      for (size_t i = 0; i < formal.size(); i++) {
+        const bool missing = i >= given || (kind(env, args[i + 1]) == napi_undefined);
+        if (missing && formal[i].default_value()) {
+          stack.push_back(*formal[i].default_value());
+        } else if (missing && formal[i].type()->kind() == c10::TypeKind::OptionalType) {
+          stack.emplace_back();
+        } else {
+          TORCH_CHECK(i < given, "argument '", formal[i].name(), "' is missing");
+          stack.push_back(convert(env, args[i + 1], formal[i].type()));
+        }
+      }
+      c10::InferenceMode guard;
+      op.handle.callBoxed(stack);
+    } catch (const c10::Error& error) {
+      std::ostringstream message;
+      const std::string reason = error.what_without_backtrace();
+      message << op.name << ": " << reason.substr(0, reason.find("\nException raised from")) << "\n  called with (";
+      for (size_t i = 0; i < stack.size(); i++) message << (i ? ", " : "") << describe(stack[i]);
+      message << ")";
+      raise(env, message.str(), saysOutOfMemory(reason));
+      return nullptr;
+    }
+    if (stack.size() == 1) return convertBack(env, stack[0]);
+    napi_value out;
+    napi_create_array_with_length(env, stack.size(), &out);
+    for (size_t i = 0; i < stack.size(); i++) napi_set_element(env, out, i, convertBack(env, stack[i]));
+    return out;
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------- in, out, let go
+
+struct Bytes {
+  void* data;
+  size_t length;
+};
+
+Bytes bytesOf(napi_env env, napi_value value) {
+  bool isTyped = false;
+  napi_is_typedarray(env, value, &isTyped);
+  TORCH_CHECK(isTyped, "expected a typed array");
+  napi_typedarray_type type;
+  size_t length, offset;
+  void* data;
+  napi_value buffer;
+  check(env, napi_get_typedarray_info(env, value, &type, &length, &data, &buffer, &offset), "unreadable typed array");
+  static const size_t widths[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
+  return {data, length * widths[type]};
+}
+
+/** fromBytes(typedArray, scalarType, shape) → handle of a tensor on the current device that holds a copy. */
+napi_value fromBytes(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<3> args(env, info);
+    const auto bytes = bytesOf(env, args[0]);
+    const auto type = static_cast<at::ScalarType>(static_cast<int>(number(env, args[1])));
+    std::vector<int64_t> shape;
+    for (auto item : list(env, args[2])) shape.push_back(static_cast<int64_t>(number(env, item)));
+    c10::InferenceMode guard;
+    auto tensor = at::empty(shape, at::TensorOptions().dtype(type).device(c10::kCPU));
+    TORCH_CHECK(tensor.nbytes() == bytes.length, "a tensor of ", tensor.nbytes(), " bytes cannot be made from ", bytes.length);
+    if (bytes.length) std::memcpy(tensor.data_ptr(), bytes.data, bytes.length);
+    if (!currentDevice.is_cpu()) tensor = tensor.to(currentDevice);
+    return js(env, keep(std::move(tensor)));
+  });
+}
+
+/** toBytes(handle, scalarType) → ArrayBuffer with the values in row-major order, converted to that type. */
+napi_value toBytes(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<2> args(env, info);
+    const auto type = static_cast<at::ScalarType>(static_cast<int>(number(env, args[1])));
+    c10::InferenceMode guard;
+    const auto tensor = at_handle(number(env, args[0])).to(c10::kCPU, type).contiguous();
+    void* data = nullptr;
+    napi_value buffer;
+    check(env, napi_create_arraybuffer(env, tensor.nbytes(), &data, &buffer), "not enough memory to read a tensor back");
+    if (tensor.nbytes()) std::memcpy(data, tensor.data_ptr(), tensor.nbytes());
+    return buffer;
+  });
+}
+
+napi_value release(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<1> args(env, info);
+    const double handle = number(env, args[0]);
+    at_handle(handle);
+    const auto id = static_cast<uint32_t>(handle);
+    slots[id] = at::Tensor();
+    freeSlots.push_back(id);
+    liveTensors--;
+    return nullptr;
+  });
+}
+
+napi_value shape(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<1> args(env, info);
+    return shapeOf(env, at_handle(number(env, args[0])).sizes());
+  });
+}
+
+/** type(handle) → number of the scalar type that the tensor really has (15: bfloat16). */
+napi_value type(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<1> args(env, info);
+    return js(env, static_cast<double>(static_cast<int>(at_handle(number(env, args[0])).scalar_type())));
+  });
+}
+
+// ------------------------------------------------------------------------------------------------------------- the machine
+
+napi_value memory(napi_env env, napi_callback_info) {
+  return guarded(env, [&] {
+    double held = 0, peak = 0, reserved = 0;
+    if (currentDevice.is_cpu()) {
+      const auto figures = dinov2::memoryFigures();
+      held = figures.held;
+      peak = figures.peak;
+      reserved = figures.reserved;
+    }
+#ifdef DINOV2_CUDA
+    if (currentDevice.is_cuda()) {
+      const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(currentDevice.index());
+      held = stats.allocated_bytes[0].current;
+      peak = stats.allocated_bytes[0].peak;
+      reserved = stats.reserved_bytes[0].current;
+    }
+#endif
+    napi_value out;
+    napi_create_object(env, &out);
+    napi_set_named_property(env, out, "held", js(env, held));
+    napi_set_named_property(env, out, "peak", js(env, peak));
+    napi_set_named_property(env, out, "reserved", js(env, reserved));
+    napi_set_named_property(env, out, "tensors", js(env, static_cast<double>(liveTensors)));
+    return out;
+  });
+}
+
+napi_value resetPeak(napi_env env, napi_callback_info) {
+  return guarded(env, [&]() -> napi_value {
+    dinov2::resetPeak();
+#ifdef DINOV2_CUDA
+    if (currentDevice.is_cuda()) c10::cuda::CUDACachingAllocator::resetPeakStats(currentDevice.index());
+#endif
+    return nullptr;
+  });
+}
+
+/** setDevice('cpu' | 'cuda' | 'cuda:1' | 'mps'): where new tensors go. Throws where the device is not there. */
+napi_value setDevice(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<1> args(env, info);
+    c10::Device wanted(text(env, args[0]));
+    if (wanted.is_cuda()) {
+      TORCH_CHECK(at::hasCUDA(), "this libtorch sees no CUDA device");
+      if (!wanted.has_index()) wanted = c10::Device(c10::kCUDA, 0);
+    }
+    c10::InferenceMode guard;
+    at::zeros({1}, at::TensorOptions().device(wanted)).add_(1);
+    currentDevice = wanted;
+    return nullptr;
+  });
+}
+
+napi_value setThreads(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<1> args(env, info);
+    at::set_num_threads(static_cast<int>(number(env, args[0])));
+    return nullptr;
+  });
+}
+
+napi_value seed(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<1> args(env, info);
+    at::manual_seed(static_cast<uint64_t>(number(env, args[0])));
+    return nullptr;
+  });
+}
+
+napi_value describeEngine(napi_env env, napi_callback_info) {
+  return guarded(env, [&] {
+    napi_value out;
+    napi_create_object(env, &out);
+    napi_set_named_property(env, out, "version", js(env, std::string(TORCH_VERSION)));
+    napi_set_named_property(env, out, "threads", js(env, static_cast<double>(at::get_num_threads())));
+    napi_set_named_property(env, out, "cpu", js(env, at::get_cpu_capability()));
+    double devices = 0;
+    std::string name;
+#ifdef DINOV2_CUDA
+    if (at::hasCUDA()) devices = c10::cuda::device_count();
+#endif
+    napi_set_named_property(env, out, "cudaDevices", js(env, devices));
+    napi_set_named_property(env, out, "device", js(env, currentDevice.str()));
+    return out;
+  });
+}
+
+/** synchronize(): waits until the device has done all that was asked of it. */
+napi_value synchronize(napi_env env, napi_callback_info) {
+  return guarded(env, [&]() -> napi_value {
+#ifdef DINOV2_CUDA
+    if (currentDevice.is_cuda()) c10::cuda::device_synchronize();
+#endif
+    return nullptr;
+  });
+}
+
+napi_value init(napi_env env, napi_value exports) {
+  dinov2::countCpuMemory();
+  const std::pair<const char*, napi_callback> functions[] = {
+      {"resolve", resolve}, {"call", call}, {"fromBytes", fromBytes}, {"toBytes", toBytes}, {"release", release},
+      {"shape", shape}, {"type", type}, {"memory", memory}, {"resetPeak", resetPeak}, {"setDevice", setDevice},
+      {"setThreads", setThreads}, {"seed", seed}, {"describe", describeEngine}, {"synchronize", synchronize}};
+  for (const auto& [name, function] : functions) {
+    napi_value value;
+    napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);
+    napi_set_named_property(env, exports, name, value);
+  }
+  return exports;
+}
+
+}  // namespace
+
+NAPI_MODULE(dinov2, init)

@@ -1,0 +1,131 @@
+/**
+ * Host memory of tensors: counted exactly, and kept for reuse.
+ *
+ * A training step asks for the same sizes again and again. The C library returns large blocks to the kernel at once, so each step
+ * would fault in every page anew. Here freed blocks of 64 KiB and more wait in a list by size class (eight classes an octave, so at
+ * most an eighth is wasted) and are handed out again; what waits never exceeds a quarter of the highest need, so that the process
+ * stays near what it truly uses. Small blocks go straight to the C library, which is quick with them.
+ */
+#include "memory.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <vector>
+
+namespace dinov2 {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kCached = size_t(64) << 10;    // from here on blocks are kept
+constexpr size_t kHugePage = size_t(2) << 20;   // from here on huge pages are asked for
+
+/** Stands before the data of each block. libtorch wants the data pointer itself as the context, so sizes travel here. */
+struct alignas(kAlignment) Block {
+  size_t bytes;  // what was taken from the system, this header included
+  size_t asked;  // what the tensor wanted
+};
+
+std::mutex lock;
+std::map<size_t, std::vector<void*>> waiting;  // by bytes taken
+size_t held = 0, peak = 0, highest = 0, cached = 0;
+
+size_t sizeClass(size_t bytes) {
+  size_t octave = kCached;
+  while (octave * 2 <= bytes) octave *= 2;
+  const size_t step = octave / 8;
+  return (bytes + step - 1) / step * step;
+}
+
+void* fromSystem(size_t bytes) {
+  const size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  void* data = nullptr;
+  if (posix_memalign(&data, alignment, bytes) != 0) return nullptr;
+  if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+  return data;
+}
+
+/** Lets go of waiting blocks, the largest first, until at most `most` bytes wait. */
+void trim(size_t most) {
+  while (cached > most && !waiting.empty()) {
+    auto last = std::prev(waiting.end());
+    free(last->second.back());
+    cached -= last->first;
+    last->second.pop_back();
+    if (last->second.empty()) waiting.erase(last);
+  }
+}
+
+void giveBack(void* data) {
+  if (!data) return;
+  Block* block = static_cast<Block*>(data) - 1;
+  std::lock_guard<std::mutex> guard(lock);
+  held -= block->asked;
+  if (block->bytes >= kCached) {
+    waiting[block->bytes].push_back(block);
+    cached += block->bytes;
+    trim(highest / 4);
+  } else {
+    free(block);
+  }
+}
+
+class CountingAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t asked) override {
+    if (asked == 0) return {nullptr, nullptr, &giveBack, c10::Device(c10::kCPU)};
+    const size_t whole = asked + sizeof(Block);
+    const size_t bytes = whole >= kCached ? sizeClass(whole) : whole;
+    void* data = nullptr;
+    {
+      std::lock_guard<std::mutex> guard(lock);
+      if (bytes >= kCached) {
+        const auto found = waiting.find(bytes);
+        if (found != waiting.end()) {
+          data = found->second.back();
+          found->second.pop_back();
+          if (found->second.empty()) waiting.erase(found);
+          cached -= bytes;
+        }
+      }
+      if (!data) data = fromSystem(bytes);
+      if (!data) {
+        trim(0);
+        data = fromSystem(bytes);
+      }
+      TORCH_CHECK_WITH(OutOfMemoryError, data, "not enough memory: ", asked, " bytes were asked for while ", held, " were held");
+      held += asked;
+      peak = std::max(peak, held);
+      highest = std::max(highest, held);
+    }
+    *static_cast<Block*>(data) = {bytes, asked};
+    void* content = static_cast<Block*>(data) + 1;
+    return {content, content, &giveBack, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &giveBack; }
+  void copy_data(void* target, const void* source, std::size_t count) const override { default_copy_data(target, source, count); }
+};
+
+}  // namespace
+
+void countCpuMemory() {
+  static CountingAllocator allocator;
+  c10::SetCPUAllocator(&allocator, /*priority=*/100);
+}
+
+MemoryFigures memoryFigures() {
+  std::lock_guard<std::mutex> guard(lock);
+  return {double(held), double(peak), double(held + cached)};
+}
+
+void resetPeak() {
+  std::lock_guard<std::mutex> guard(lock);
+  peak = held;
+}
+
+}  // namespace dinov2

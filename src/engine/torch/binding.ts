@@ -1,0 +1,126 @@
+/**
+ * The typed side of the native addon: operators of libtorch by name, tensors by number.
+ *
+ * Nothing here knows of TensorFlow.js. A `Handle` stays alive until `release`; a temporary made inside a kernel is let go by
+ * `scoped`. The operators' argument order and defaults are those of ATen's own schemas.
+ */
+import {createRequire} from 'node:module'
+
+/** A tensor inside libtorch. */
+export type Handle = number
+
+export type Memory = {
+  /** Bytes of living tensors. */
+  readonly held: number
+  /** The most bytes alive at once since the start or the last `resetPeak`. */
+  readonly peak: number
+  /** Bytes taken from the system: held, and kept for reuse. */
+  readonly reserved: number
+  readonly tensors: number
+}
+
+export type Argument = number | boolean | string | null | undefined | readonly (number | boolean | null)[]
+
+type Addon = {
+  resolve(name: string, overload: string): number
+  call(operator: number, ...args: Argument[]): unknown
+  fromBytes(bytes: ArrayBufferView, type: number, shape: readonly number[]): Handle
+  toBytes(tensor: Handle, type: number): ArrayBuffer
+  release(tensor: Handle): void
+  shape(tensor: Handle): number[]
+  type(tensor: Handle): number
+  memory(): Memory
+  resetPeak(): void
+  setDevice(device: string): void
+  setThreads(count: number): void
+  seed(value: number): void
+  describe(): {version: string; threads: number; cpu: string; cudaDevices: number; device: string}
+  synchronize(): void
+}
+
+/** Numbers of ATen's scalar types. */
+export const scalarType = {uint8: 0, int32: 3, int64: 4, float16: 5, float32: 6, float64: 7, bool: 11, bfloat16: 15} as const
+
+let addon: Addon | undefined
+
+/** Loads the compiled addon. Throws the loader's error where the file or a library beside it is missing. */
+export function loadAddon(path: string): Addon {
+  addon = createRequire(import.meta.url)(path) as Addon
+  return addon
+}
+
+/** The loaded addon; a defect of ours if asked for before `loadAddon`. */
+export function torch(): Addon {
+  if (!addon) throw new Error('the torch engine was used before it was started')
+  return addon
+}
+
+const resolved = new Map<string, number>()
+
+function operator(name: string): number {
+  let id = resolved.get(name)
+  if (id === undefined) {
+    const dot = name.indexOf('.')
+    const [base, overload] = dot < 0 ? [name, ''] : [name.slice(0, dot), name.slice(dot + 1)]
+    id = torch().resolve(base.includes('::') ? base : `aten::${base}`, overload)
+    resolved.set(name, id)
+  }
+  return id
+}
+
+/** Whether libtorch has this operator (`name` or `name.overload`, namespace `aten` unless another is written). */
+export function hasOperator(name: string): boolean {
+  try {
+    operator(name)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** Handles made by kernels that are still running; see `scoped`. */
+let scope: Handle[] | undefined
+
+/** Calls an operator that returns one tensor. */
+export function op(name: string, ...args: Argument[]): Handle {
+  const result = torch().call(operator(name), ...args) as Handle
+  scope?.push(result)
+  return result
+}
+
+/** Calls an operator that returns several tensors, or a list of tensors. */
+export function ops(name: string, ...args: Argument[]): Handle[] {
+  const result = torch().call(operator(name), ...args) as Handle[]
+  if (scope) for (const handle of result.flat()) if (typeof handle === 'number') scope.push(handle)
+  return result
+}
+
+/** Calls an operator that works in place, or whose result is not a tensor; nothing is kept. */
+export function run(name: string, ...args: Argument[]): unknown {
+  const result = torch().call(operator(name), ...args)
+  return result
+}
+
+/** Calls an in-place operator `name_` on its first argument and lets the returned alias go. */
+export function inPlace(name: string, ...args: Argument[]): void {
+  const alias = torch().call(operator(name), ...args)
+  if (typeof alias === 'number' && alias > 0) torch().release(alias)
+}
+
+/** Runs `body` and releases every handle made inside but those it returns. Scopes nest. */
+export function scoped<T extends Handle | readonly Handle[]>(body: () => T): T {
+  const outer = scope
+  scope = []
+  try {
+    const result = body()
+    const kept = new Set<Handle>(typeof result === 'number' ? [result] : result)
+    for (const handle of scope) if (!kept.has(handle)) torch().release(handle)
+    if (outer) outer.push(...kept)
+    return result
+  } catch (error) {
+    for (const handle of scope) torch().release(handle)
+    throw error
+  } finally {
+    scope = outer
+  }
+}

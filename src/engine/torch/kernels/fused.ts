@@ -1,0 +1,2 @@
+/** Kernels of this project's own fused operations. */
+export {}

@@ -1,0 +1,57 @@
+/** Matrix products, and TensorFlow.js's own fused forms of them. */
+import {backend_util} from '../../../tensor/tf.js'
+import type {TensorInfo} from '../../../tensor/tf.js'
+import {op, scalarType, torch} from '../binding.js'
+import type {Handle} from '../binding.js'
+import {asFloat, define, h, to} from './define.js'
+
+/** a·b over the last two axes, with either transposed; leading axes broadcast. int32 stays int32. */
+function product(a: TensorInfo, b: TensorInfo, transposeA: unknown, transposeB: unknown): Handle {
+  const whole = a.dtype === 'int32' && b.dtype === 'int32'
+  let [x, y] = whole ? [h(a), h(b)] : [asFloat(a), asFloat(b)]
+  if (!whole && torch().type(x) !== torch().type(y)) [x, y] = [to(x, scalarType.float32), to(y, scalarType.float32)]
+  if (transposeA) x = op('transpose.int', x, -1, -2)
+  if (transposeB) y = op('transpose.int', y, -1, -2)
+  return op('matmul', x, y)
+}
+
+/** The activation that a fused kernel of TensorFlow.js ends with. */
+export function activate(value: Handle, activation: unknown, preluWeights: TensorInfo | undefined, leakyreluAlpha: unknown): Handle {
+  switch (activation) {
+    case undefined:
+    case null:
+    case 'linear':
+      return value
+    case 'relu':
+      return op('relu', value)
+    case 'relu6':
+      return op('clamp', value, 0, 6)
+    case 'elu':
+      return op('elu', value, 1, 1, 1)
+    case 'sigmoid':
+      return op('sigmoid', value)
+    case 'leakyrelu':
+      return op('leaky_relu', value, leakyreluAlpha as number)
+    case 'prelu':
+      return op('where.self', op('ge.Scalar', value, 0), value, op('mul.Tensor', value, h(preluWeights!)))
+    default:
+      throw new Error(`the torch engine has no fused activation named ${String(activation)}`)
+  }
+}
+
+define('BatchMatMul', ({a, b}, {transposeA, transposeB}) => [
+  product(a!, b!, transposeA, transposeB),
+  a!.dtype === 'int32' && b!.dtype === 'int32' ? 'int32' : 'float32'
+])
+
+define('_FusedMatMul', ({a, b, bias, preluActivationWeights}, {transposeA, transposeB, activation, leakyreluAlpha}) => {
+  let value = product(a!, b!, transposeA, transposeB)
+  if (bias) value = op('add.Tensor', value, h(bias))
+  return [activate(value, activation, preluActivationWeights, leakyreluAlpha), 'float32']
+})
+
+define('Einsum', (inputs, {equation}) => {
+  const operands = Object.values(inputs) as TensorInfo[]
+  backend_util.decodeEinsumEquation(equation as string, operands.length)
+  return [op('einsum', (equation as string).replaceAll(' ', ''), operands.map(asFloat)), 'float32']
+})
