@@ -1,0 +1,127 @@
+/**
+ * Building the binding of `@tensorflow/tfjs-node-gpu` to libtensorflow.
+ *
+ * npm's own install step downloads libtensorflow 2.9 from its vendor's store. Here the library comes from TensorFlow's Python wheel instead, which is newer and reachable
+ * wherever pip is. The binding is two C++ files over N-API; they are compiled with g++ against the wheel's headers directly, which gives what the package's node-gyp recipe
+ * gives without fetching Node's headers. It lies in the private environment; where node_modules is writable, the package also gets `deps/` and `lib/` pointing there, so that
+ * it works for other programs too.
+ */
+import {existsSync, lstatSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
+import {createRequire} from 'node:module'
+import {dirname, join} from 'node:path'
+import {UserError} from '../../config/errors.js'
+import {lastLines, runCommand} from '../run-command.js'
+import {ensureVenv, pipInstall, type Note} from '../venv.js'
+import {packageBinding, privateBinding, privateTensorflow, privateWheel, tensorflowPackage, TENSORFLOW_VERSION} from './find.js'
+
+/** Sizes as of TensorFlow 2.21 for Linux on x86-64. */
+export const TENSORFLOW_SIZES = {cpu: 'about 0.3 GB to download, 1.4 GB on disk', cuda: 'about 3.5 GB to download, 7 GB on disk'} as const
+
+export type TensorflowInstall = {
+  readonly cuda: boolean
+  readonly force: boolean
+  readonly note: Note
+  readonly confirm: (question: string) => Promise<boolean>
+}
+
+/** The wheel whose libraries are taken: the CPU build has a name of its own on x86-64 Linux. */
+const requirement = (cuda: boolean): string[] => {
+  if (cuda) return [`tensorflow[and-cuda]==${TENSORFLOW_VERSION}`]
+  const name = process.platform === 'linux' && process.arch === 'x64' ? 'tensorflow-cpu' : 'tensorflow'
+  // Only the library is wanted: its Python dependencies stay away.
+  return ['--no-deps', `${name}==${TENSORFLOW_VERSION}`]
+}
+
+/** Installs what is missing and returns the binding's path. Errors of status 5: no package, no wheel, no compiler, a failed compilation. */
+export async function installTensorflow({cuda, force, note, confirm}: TensorflowInstall): Promise<{binding: string; version: string}> {
+  const npm = tensorflowPackage()
+  if (!npm)
+    throw new UserError('The optional package @tensorflow/tfjs-node-gpu is not installed', {
+      exit: 5,
+      code: 'NO_PACKAGE',
+      hint: 'run `npm install --ignore-scripts --no-save @tensorflow/tfjs-node-gpu@4.22.0` in the folder of dinov2'
+    })
+  const own = packageBinding(npm.folder)
+  if (existsSync(own) && !lstatSync(own).isSymbolicLink() && !force && !cuda) {
+    note(`the package brings its own binding (${own})`)
+    return {binding: own, version: npm.version}
+  }
+  let wheel = privateWheel()
+  if (!wheel || force || (cuda && !wheel.cuda)) {
+    const size = TENSORFLOW_SIZES[cuda ? 'cuda' : 'cpu']
+    if (!(await confirm(`TensorFlow ${TENSORFLOW_VERSION} goes to ${privateTensorflow()}: ${size}. Go on?`)))
+      throw new UserError('Nothing was installed: the question was answered with no', {exit: 1, code: 'DECLINED'})
+    rmSync(privateTensorflow(), {recursive: true, force: true})
+    const python = await ensureVenv(privateTensorflow())
+    const {status, log} = await pipInstall(python, requirement(cuda), note)
+    wheel = status === 0 ? privateWheel() : null
+    if (!wheel)
+      throw new UserError(`pip could not install TensorFlow ${TENSORFLOW_VERSION}:\n${lastLines(log)}`, {
+        exit: 5,
+        code: 'NO_DOWNLOAD',
+        hint: `TensorFlow ${TENSORFLOW_VERSION} needs Python 3.10 to 3.13; PIP_INDEX_URL names another package index`
+      })
+  } else note(`TensorFlow ${wheel.version} is here (${wheel.folder})`)
+  if (!existsSync(privateBinding())) {
+    note('compiling the binding of @tensorflow/tfjs-node-gpu (about 15 seconds)')
+    await compileBinding(npm.folder, wheel.folder)
+  }
+  linkIntoPackage(npm.folder, wheel.folder, note)
+  return {binding: privateBinding(), version: wheel.version}
+}
+
+/** Compiles the package's two source files against the wheel's headers and libraries. */
+async function compileBinding(folder: string, wheel: string): Promise<void> {
+  const {include_dir: napi} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string}
+  const darwin = process.platform === 'darwin'
+  const compiler = process.env['CXX'] ?? (darwin ? 'clang++' : 'g++')
+  const libraries = darwin
+    ? ['libtensorflow_cc.2.dylib', 'libtensorflow_framework.2.dylib']
+    : ['libtensorflow_cc.so.2', 'libtensorflow_framework.so.2']
+  const half = `${privateBinding()}.${process.pid}`
+  const args = [
+    ...['-std=c++17', '-O2', '-fPIC', '-shared', '-w', '-DNAPI_VERSION=8', `-I${napi}`, `-I${join(wheel, 'include')}`],
+    ...['tfjs_backend.cc', 'tfjs_binding.cc'].map(name => join(folder, 'binding', name)),
+    ...libraries.map(name => join(wheel, name)),
+    ...[`-Wl,-rpath,${wheel}`, ...(darwin ? ['-undefined', 'dynamic_lookup'] : []), '-o', half]
+  ]
+  const {status, log, missing} = await runCommand(compiler, args)
+  if (missing)
+    throw new UserError(`The C++ compiler \`${compiler}\` cannot be started (${missing})`, {
+      exit: 5,
+      code: 'NO_COMPILER',
+      hint: 'sudo apt install g++'
+    })
+  if (status !== 0) {
+    const file = join(privateTensorflow(), 'failed-binding.log')
+    writeFileSync(file, `${compiler} ${args.join(' ')}\n\n${log}`)
+    throw new UserError(`Compiling the binding to libtensorflow failed:\n${lastLines(log)}\nThe whole log is ${file}`, {
+      exit: 5,
+      code: 'COMPILE_FAILED',
+      hint: 'expected g++ 9 or newer and TensorFlow 2.21'
+    })
+  }
+  renameSync(half, privateBinding())
+}
+
+/** Gives the package its `deps/lib`, `deps/include` and `lib/napi-v8` as links; where node_modules is read-only it goes without. */
+function linkIntoPackage(folder: string, wheel: string, note: Note): void {
+  const links: [target: string, path: string][] = [[join(wheel, 'include'), join(folder, 'deps', 'include')]]
+  for (const [from, to] of [
+    ['libtensorflow_cc', 'libtensorflow'],
+    ['libtensorflow_framework', 'libtensorflow_framework']
+  ] as const)
+    for (const name of [`${to}.so`, `${to}.so.2`]) links.push([join(wheel, `${from}.so.2`), join(folder, 'deps', 'lib', name)])
+  links.push([privateBinding(), packageBinding(folder)])
+  try {
+    for (const [target, path] of links) {
+      mkdirSync(dirname(path), {recursive: true})
+      rmSync(path, {recursive: true, force: true})
+      symlinkSync(target, path)
+    }
+  } catch (error) {
+    note(
+      `${folder} is not writable (${(error as NodeJS.ErrnoException).code ?? 'error'}): dinov2 uses the binding from ${privateTensorflow()}`
+    )
+  }
+}

@@ -1,0 +1,39 @@
+/** Python environments of our own (`python3 -m venv`), which hold the libraries that the engines stand on. */
+import {existsSync, mkdirSync, rmSync} from 'node:fs'
+import {dirname, join} from 'node:path'
+import {UserError} from '../config/errors.js'
+import {lastLines, runCommand, type Outcome} from './run-command.js'
+
+export type Note = (sentence: string) => void
+
+/** Makes the environment `folder` if its interpreter is not there; → the interpreter. Errors of status 5 name what is missing. */
+export async function ensureVenv(folder: string): Promise<string> {
+  const python = join(folder, 'bin', 'python')
+  if (existsSync(python) && (await runCommand(python, ['-m', 'pip', '--version'])).status === 0) return python
+  rmSync(folder, {recursive: true, force: true})
+  mkdirSync(dirname(folder), {recursive: true})
+  const {status, log, missing} = await runCommand('python3', ['-m', 'venv', folder])
+  if (missing)
+    throw new UserError('python3 is not here; it brings the library', {
+      exit: 5,
+      code: 'NO_PYTHON',
+      hint: 'sudo apt install python3 python3-venv'
+    })
+  if (status !== 0) {
+    rmSync(folder, {recursive: true, force: true})
+    throw new UserError(`python3 could not make an environment in ${folder}:\n${lastLines(log)}`, {
+      exit: 5,
+      code: 'NO_VENV',
+      hint: 'sudo apt install python3-venv'
+    })
+  }
+  return python
+}
+
+/** Runs `pip install` in the environment of `python`; lines that tell of progress go to `note`. */
+export const pipInstall = (python: string, args: readonly string[], note: Note): Promise<Outcome> =>
+  runCommand(python, ['-m', 'pip', 'install', '--disable-pip-version-check', '--no-input', ...args], {
+    onLine: line => {
+      if (/^\s*(Downloading|Installing collected|Successfully)/.test(line)) note(line.trim())
+    }
+  })
