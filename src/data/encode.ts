@@ -1,0 +1,29 @@
+/** Pixels to image files: the second and last place, after `decode`, that knows sharp. */
+import sharp from 'sharp'
+
+export type ImageFormat = 'png' | 'jpeg'
+
+/**
+ * Encodes sRGB bytes [height, width, 3] (or, with `channels` 4, with alpha). The same pixels give the same bytes: no date, no metadata.
+ *
+ * JPEG is written at quality 92 without chroma subsampling unless told otherwise.
+ */
+export async function encodeImage(
+  pixels: Uint8Array,
+  {
+    width,
+    height,
+    channels = 3,
+    format = 'png',
+    quality = 92
+  }: {width: number; height: number; channels?: 3 | 4; format?: ImageFormat; quality?: number}
+): Promise<Uint8Array> {
+  if (pixels.length !== width * height * channels)
+    throw new RangeError(
+      `Expected ${width * height * channels} bytes for ${width} × ${height} × ${channels} pixels but received ${pixels.length}.`
+    )
+  const image = sharp(pixels, {raw: {width, height, channels}})
+  return format === 'png'
+    ? image.png({compressionLevel: 6, adaptiveFiltering: true}).toBuffer()
+    : image.jpeg({quality, chromaSubsampling: '4:4:4'}).toBuffer()
+}
