@@ -112,11 +112,11 @@ export const badFlags = {
   'max-bad': maxBad({
     default: async () => parseMaxBad('5%'),
     defaultHelp: async () => '5%',
-    helpGroup: 'BAD INPUTS',
+    helpGroup: 'BAD INPUT',
     helpValue: 'N|P%',
     summary: 'How many inputs may be refused, as a count or a share, before the run counts as failed (status 4).'
   }),
-  bad: Flags.string({helpGroup: 'BAD INPUTS', helpValue: 'FILE', summary: 'Write refused inputs here as JSON Lines: id, path, reason.'})
+  bad: Flags.string({helpGroup: 'BAD INPUT', helpValue: 'FILE', summary: 'Write refused inputs here as JSON Lines: id, path, reason.'})
 }
 
 /** The same for evaluations, where a missing image changes the figure: none may be refused unless allowed. */
@@ -125,7 +125,7 @@ export const strictBadFlags = {
   'max-bad': maxBad({
     default: async () => parseMaxBad('0'),
     defaultHelp: async () => '0',
-    helpGroup: 'BAD INPUTS',
+    helpGroup: 'BAD INPUT',
     helpValue: 'N|P%',
     summary: 'How many inputs may be refused, as a count or a share, before the run counts as failed (status 4).'
   })

@@ -3,7 +3,7 @@
  *
  * Nothing heavy is imported here, nor by any command at its head, so that help comes at once.
  */
-import {Config, loadHelpClass, settings} from '@oclif/core'
+import {Config, settings} from '@oclif/core'
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
 import {nearest} from '../config/nearest.js'
@@ -38,8 +38,8 @@ export async function main(from: string, argv: readonly string[] = process.argv.
     else if (first === undefined || first === 'help' || beforeDashes(words).some(word => word === '--help' || word === '-h')) {
       const named = beforeDashes(words).filter(word => word !== '--help' && word !== '-h' && word !== 'help')
       const found = findName(config, named, {orTopic: true})
-      const Help = await loadHelpClass(config)
-      await new Help(config, config.pjson.oclif.helpOptions).showHelp(found ? [found.id] : [])
+      const {default: GroupedHelp} = await import('./help.js')
+      await new GroupedHelp(config).showHelp(found ? [found.id] : [])
     } else {
       const {id, rest} = findName(config, words, {orTopic: false})!
       await config.runCommand(id, [...rest])

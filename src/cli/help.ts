@@ -1,0 +1,109 @@
+/**
+ * What `--help` shows: for the program its commands by purpose, for a command its examples first, then flags, and at the end the exit statuses.
+ *
+ * oclif prepares the texts from the declarations of the commands; this only arranges them.
+ */
+import {CommandHelp, Help, type Command, type Interfaces} from '@oclif/core'
+
+/** The order in which `dinov2 --help` lists the groups; others follow by name. */
+const groupOrder = ['Data', 'Training', 'Features', 'Evaluation', 'Results', 'Engine']
+
+const commonStatuses: readonly (readonly [number | string, string])[] = [
+  [0, 'all well'],
+  [1, 'the run failed'],
+  [2, 'wrong usage or settings'],
+  [3, 'no input'],
+  [4, 'more bad inputs than --max-bad'],
+  [5, 'engine, device or memory not there'],
+  [6, 'training unhealthy: not finite, or collapsed'],
+  [70, 'a defect of ours'],
+  ['130, 143', 'stopped by a signal']
+]
+
+type Shown = Command.Loadable & {readonly group?: string; readonly statuses?: Readonly<Record<number, string>>}
+
+/** The order of the groups of shared flags, after the command's own. */
+const flagGroupOrder = ['ENGINE', 'BAD INPUT', 'SETTINGS', 'REPORT']
+
+class OneCommandHelp extends CommandHelp {
+  protected override groupFlags(flags: Command.Flag.Any[]): ReturnType<CommandHelp['groupFlags']> {
+    const {mainFlags, flagGroups} = super.groupFlags(flags)
+    const place = (name: string): number => flagGroupOrder.indexOf(name)
+    return {mainFlags, flagGroups: Object.fromEntries(Object.entries(flagGroups).sort(([a], [b]) => place(a) - place(b)))}
+  }
+
+  protected override defaultUsage(): string {
+    const args = Object.values(this.command.args ?? {}).filter(arg => !arg.hidden)
+    const spoken = args.map(
+      arg => (arg.required ? '' : '[') + arg.name.toUpperCase() + (arg.multiple ? '…' : '') + (arg.required ? '' : ']')
+    )
+    return [this.command.id, ...spoken, '[FLAGS]'].join(' ')
+  }
+
+  protected override sections(): ReturnType<CommandHelp['sections']> {
+    const made = new Map(super.sections().map(section => [section.header, section]))
+    const arranged = ['USAGE', 'DESCRIPTION', 'EXAMPLES', 'ARGUMENTS', 'FLAGS', 'FLAG DESCRIPTIONS', 'ALIASES']
+    const kept = arranged.flatMap(header => made.get(header) ?? [])
+    const own = (this.command as Shown).statuses ?? {}
+    const flags = this.command.flags ?? {}
+    const statuses = commonStatuses.filter(
+      ([status]) =>
+        (status !== 4 || 'max-bad' in flags) &&
+        (status !== 3 || 'images' in (this.command.args ?? {})) &&
+        (status !== 6 || 6 in own) &&
+        (status !== 5 || 'engine' in flags || 5 in own)
+    )
+    const all = new Map([...statuses, ...Object.entries(own)].map(([status, said]) => [String(status), said]))
+    return [
+      ...kept,
+      {
+        header: 'EXIT STATUS',
+        generate: (_, header) => ({header, body: [...all].map(([status, said]): [string, string] => [status, said])})
+      },
+      {
+        header: 'ENVIRONMENT',
+        generate: () =>
+          this.wrap('Every flag can also be given by environment, e.g. --max-bad as DINOV2_MAX_BAD; what stands on the command line wins.')
+      }
+    ]
+  }
+}
+
+/** Arranged help for the whole program and for one command. */
+export default class GroupedHelp extends Help {
+  constructor(config: Interfaces.Config, options: Partial<Interfaces.HelpOptions> = {}) {
+    super(config, {flagSortOrder: 'none', ...options})
+  }
+
+  protected override CommandHelpClass = OneCommandHelp
+
+  protected override async showRootHelp(): Promise<void> {
+    const {bin, version, pjson} = this.config
+    const spoken = (id: string): string => id.replaceAll(':', ' ')
+    const commands = (this.sortedCommands as Shown[]).filter(command => !command.hidden && this.isShownAtRoot(command))
+    const groups = new Map<string, Shown[]>()
+    for (const command of commands) {
+      const group = command.group ?? 'Shell'
+      groups.set(group, [...(groups.get(group) ?? []), command])
+    }
+    const rank = (group: string): number => (groupOrder.includes(group) ? groupOrder.indexOf(group) : groupOrder.length)
+    const ordered = [...groups].sort(([a], [b]) => rank(a) - rank(b) || (a < b ? -1 : 1))
+    const width = Math.max(...commands.map(command => spoken(command.id).length))
+    this.log(`${pjson.description ?? bin}\n`)
+    this.log(this.section('USAGE', `$ ${bin} COMMAND [INPUTS…] [FLAGS]`))
+    for (const [group, members] of ordered) {
+      const lines = members.map(
+        command => `${spoken(command.id).padEnd(width)}  ${(command.summary ?? command.description ?? '').split('\n')[0]}`
+      )
+      this.log('\n' + this.section(group.toUpperCase(), lines.map(line => this.wrap(line)).join('\n')))
+    }
+    this.log(
+      '\n' + this.section('MORE', [`$ ${bin} COMMAND --help`, `$ ${bin} --version   ${version}`, `$ ${bin} autocomplete`].join('\n'))
+    )
+  }
+
+  /** oclif's completion brings helpers of its own that nobody calls by hand. */
+  protected isShownAtRoot(command: Shown): boolean {
+    return command.group !== undefined || !command.id.includes(':')
+  }
+}
