@@ -1,0 +1,58 @@
+/**
+ * Fields of rows as columns of a table, for the formats that have a schema (Arrow, Parquet, CSV).
+ *
+ * The columns are fixed by the first batch: a field whose values there are all strings, all numbers or all booleans becomes a column of that kind. Whatever
+ * does not fit later (a field never seen before, a value of another kind, a list or an object) travels as JSON in one more column, `extra`, and comes back
+ * from there: nothing is lost and nothing is refused. A field that has the name of one of our own columns travels in `extra` as well.
+ */
+import type {Fields} from './rows.js'
+
+export type Kind = 'string' | 'number' | 'boolean'
+export type Column = {readonly name: string; readonly kind: Kind}
+export type Cell = string | number | boolean | null
+
+/** Our own columns; JSON Lines use the same words as keys. */
+export const reserved: ReadonlySet<string> = new Set(['id', 'vector', 'extra', 'dinov2'])
+
+const kindOf = (value: unknown): Kind | undefined =>
+  typeof value === 'string' || typeof value === 'boolean' || (typeof value === 'number' && Number.isFinite(value))
+    ? (typeof value as Kind)
+    : undefined
+
+/** Chooses the columns from the first batch, in order of first appearance. `refused` names belong to the format. */
+export function planColumns(fields: readonly Fields[], refused: (name: string) => boolean = () => false): Column[] {
+  const kinds = new Map<string, Kind | 'mixed'>()
+  for (const row of fields) {
+    for (const [name, value] of Object.entries(row)) {
+      if (value === null || value === undefined || reserved.has(name) || refused(name)) continue
+      const kind = kindOf(value) ?? 'mixed'
+      const had = kinds.get(name)
+      kinds.set(name, had === undefined || had === kind ? kind : 'mixed')
+    }
+  }
+  return [...kinds].flatMap(([name, kind]) => (kind === 'mixed' ? [] : [{name, kind}]))
+}
+
+/**
+ * Splits one row's fields into a cell for each column and the JSON of the rest (null when nothing is left over).
+ * `emptyIsMissing`: the format cannot tell an empty text from none, so an empty text travels in the rest.
+ */
+export function splitFields(columns: readonly Column[], fields: Fields, emptyIsMissing = false): {cells: Cell[]; extra: string | null} {
+  const cells: Cell[] = columns.map(() => null)
+  const rest: [string, unknown][] = []
+  for (const [name, value] of Object.entries(fields)) {
+    if (value === undefined) continue
+    const at = columns.findIndex(column => column.name === name)
+    if (at >= 0 && kindOf(value) === columns[at]!.kind && !(emptyIsMissing && value === '')) cells[at] = value as Cell
+    else rest.push([name, value])
+  }
+  return {cells, extra: rest.length === 0 ? null : JSON.stringify(Object.fromEntries(rest))}
+}
+
+/** Puts cells and rest together again; empty cells are no fields. */
+export function joinFields(columns: readonly Pick<Column, 'name'>[], cells: readonly unknown[], extra: string | null | undefined): Fields {
+  const entries: [string, unknown][] = []
+  for (const [i, {name}] of columns.entries()) if (cells[i] !== null && cells[i] !== undefined) entries.push([name, cells[i]])
+  if (extra) entries.push(...Object.entries(JSON.parse(extra) as Fields))
+  return Object.fromEntries(entries)
+}

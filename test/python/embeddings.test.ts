@@ -1,0 +1,109 @@
+/** Embedding files in the hands of Python users: pyarrow, NumPy and safetensors open them and find the same numbers, ids, fields and record. */
+import assert from 'node:assert/strict'
+import {execFile} from 'node:child_process'
+import {mkdtemp, rm, writeFile} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {after, before, test} from 'node:test'
+import {promisify} from 'node:util'
+import {batchOf, createEmbeddings, openEmbeddings, rowsOf, type EmbeddingMeta, type Row} from '../../src/files/embeddings.js'
+import {scriptOf, testPython} from './interpreter.js'
+
+const run = promisify(execFile)
+let dir: string
+before(async () => void (dir = await mkdtemp(join(tmpdir(), 'pyarrow-'))))
+after(() => rm(dir, {recursive: true, force: true}))
+
+const D = 12
+const meta: EmbeddingMeta = {
+  fingerprint: 'a'.repeat(64),
+  preprocessing: {resize: 256, crop: 224},
+  pooling: 'cls',
+  layers: 1,
+  normalized: false,
+  dim: D,
+  toolVersion: '0.1.0'
+}
+const rows = Array.from({length: 2500}, (_, i): Row => {
+  const fields = {...(i % 3 === 2 ? {} : {label: `klasse ${i % 7} é`}), depth: i / 4, good: i % 2 === 0, ...(i > 2400 ? {late: [i]} : {})}
+  return {id: `bilder/${i}.jpg`, vector: Float32Array.from({length: D}, (_, d) => Math.fround(Math.sin(i * D + d))), fields}
+})
+
+test('pyarrow, NumPy and safetensors open what we write', async () => {
+  const paths = ['v.arrow', 'v.parquet', 'v.npy', 'v.jsonl', 'v.safetensors'].map(name => join(dir, name))
+  for (const path of paths.filter(name => !name.endsWith('.jsonl'))) {
+    const output = await createEmbeddings(path, {meta, force: true})
+    for (let at = 0; at < rows.length; at += 100) await output.write(batchOf(rows.slice(at, at + 100)))
+    await output.commit()
+  }
+  const {stdout} = await run(testPython(), [scriptOf('open_embeddings.py'), ...paths], {maxBuffer: 1 << 28})
+  const found = JSON.parse(stdout) as Record<string, unknown>
+  const vectors = rows.map(row => [...row.vector])
+  const ids = rows.map(row => row.id)
+  for (const name of ['arrow', 'parquet']) {
+    const table = found[name] as Record<string, unknown>
+    assert.equal(table['type'], `fixed_size_list<item: float not null>[${D}]`, name)
+    assert.deepEqual(table['ids'], ids, name)
+    assert.deepEqual(
+      table['labels'],
+      rows.map(row => row.fields['label'] ?? null),
+      name
+    )
+    assert.deepEqual(
+      table['depths'],
+      rows.map(row => row.fields['depth']),
+      name
+    )
+    assert.deepEqual(
+      table['good'],
+      rows.map(row => row.fields['good']),
+      name
+    )
+    assert.deepEqual(
+      table['extra'],
+      rows.map((_, i) => (i > 2400 ? `{"late":[${i}]}` : null)),
+      name
+    )
+    assert.deepEqual(table['vectors'], vectors, name)
+  }
+  assert.equal(found['row_groups'], 2)
+  assert.equal(found['npy_type'], 'float32')
+  for (const name of ['npy', 'safetensors']) {
+    assert.deepEqual(found[name], vectors, name)
+    assert.deepEqual(found[`${name}_ids`], ids, name)
+  }
+  for (const name of ['arrow', 'parquet', 'npy', 'safetensors']) assert.deepEqual(found[`${name}_meta`], meta, name)
+})
+
+test('we open what pyarrow writes', async () => {
+  const script = `
+import pyarrow as pa, pyarrow.parquet as pq, pyarrow.feather as feather, numpy as np, sys
+ids = pa.array(["a", "b", "c"]).dictionary_encode()
+flat = np.arange(6, dtype=np.float64)
+table = pa.table({"id": ids, "label": pa.array([1, None, 3]), "vector": pa.ListArray.from_arrays([0, 2, 4, 6], pa.array(flat))})
+pq.write_table(table, sys.argv[1] + "/p.parquet", compression="snappy")
+feather.write_feather(table, sys.argv[1] + "/p.feather", compression="uncompressed")
+fixed = pa.table({"id": pa.array([7, 8, 9]), "vector": pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(np.float32)), 2)}).slice(1)
+with pa.ipc.new_stream(sys.argv[1] + "/p.arrow", fixed.schema) as sink:
+    sink.write_table(fixed)
+`
+  await writeFile(join(dir, 'write.py'), script)
+  await run(testPython(), [join(dir, 'write.py'), dir])
+  const read = async (name: string): Promise<unknown[]> => {
+    const list: unknown[] = []
+    for await (const batch of (await openEmbeddings(join(dir, name))).rows)
+      for (const {id, vector, fields} of rowsOf(batch)) list.push([id, [...vector], {...fields}])
+    return list
+  }
+  const expected = [
+    ['a', [0, 1], {label: 1}],
+    ['b', [2, 3], {}],
+    ['c', [4, 5], {label: 3}]
+  ]
+  assert.deepEqual(await read('p.parquet'), expected)
+  assert.deepEqual(await read('p.feather'), expected)
+  assert.deepEqual(await read('p.arrow'), [
+    ['8', [2, 3], {}],
+    ['9', [4, 5], {}]
+  ])
+})
