@@ -6,7 +6,7 @@
  */
 import {registerKernel} from '../../../tensor/tf.js'
 import type {DataType, KernelConfig, NamedTensorInfoMap, TensorInfo} from '../../../tensor/tf.js'
-import {backend} from '../backend.js'
+import {backend, storedAs} from '../backend.js'
 import {op, scalarType, scoped, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 
@@ -16,8 +16,11 @@ export type Result = Handle | [handle: Handle, dtype: DataType]
 type Inputs = Record<string, TensorInfo>
 type Attributes = Record<string, unknown>
 
-/** The handle of an input. */
-export const h = (info: {dataId: TensorInfo['dataId']}): Handle => backend().handle(info)
+/** The handle of an input. Throws on strings, which the backend keeps but cannot compute with. */
+export function h(info: TensorInfo): Handle {
+  storedAs(info.dtype)
+  return backend().handle(info)
+}
 
 /** True for int32 and bool. */
 export const isWhole = (info: TensorInfo): boolean => info.dtype === 'int32' || info.dtype === 'bool'

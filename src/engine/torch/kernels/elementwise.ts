@@ -73,7 +73,8 @@ define('Step', ({x}, {alpha}) => {
   const value = asFloat(x!)
   const positive = to(op('gt.Scalar', value, 0), scalarType.float32)
   const stepped = op('add.Tensor', positive, op('mul.Scalar', op('rsub.Scalar', positive, 1), alpha as number))
-  return [op('where.self', op('isnan', value), value, stepped), 'float32']
+  const result = op('where.self', op('isnan', value), value, stepped)
+  return isWhole(x!) ? [to(result, scalarType.int32), 'int32'] : result
 })
 define('OnesLike', ({x}) => op('ones_like', h(x!)))
 define('ZerosLike', ({x}) => op('zeros_like', h(x!)))

@@ -87,10 +87,16 @@ for (const [kernel, conv] of [
   ['FusedConv2D', convolve],
   ['FusedDepthwiseConv2D', convolveDepthwise]
 ] as const)
-  define(kernel, ({x, filter, bias, preluActivationWeights}, attrs) => [
-    activate(leave(conv(x!, filter!, attrs, bias), attrs), attrs['activation'], preluActivationWeights, attrs['leakyreluAlpha']),
-    'float32'
-  ])
+  define(kernel, ({x, filter, bias, preluActivationWeights}, attrs) => {
+    // A bias of one number a channel is libtorch's own; any other shape is added with broadcasting.
+    const channels = kernel === 'FusedConv2D' ? filter!.shape[3]! : filter!.shape[2]! * filter!.shape[3]!
+    const own = bias?.shape.length === 1 && bias.shape[0] === channels
+    let value = leave(conv(x!, filter!, attrs, own ? bias : undefined), attrs)
+    if (bias && !own) value = op('add.Tensor', value, h(bias))
+    let prelu = preluActivationWeights && h(preluActivationWeights)
+    if (prelu && isFirst(attrs) && preluActivationWeights!.shape.length === 1) prelu = op('reshape', prelu, [-1, 1, 1])
+    return [activate(value, attrs['activation'], prelu, attrs['leakyreluAlpha']), 'float32']
+  })
 
 /** Gradients of a convolution by libtorch; `which` picks [input, filter]. */
 function convolveBack(dy: Handle, x: Handle, w: Handle, info: Info, groups: number, which: [boolean, boolean]): Handle[] {
@@ -172,6 +178,15 @@ const poolInfo = (shape: number[], {filterSize, strides, pad, dimRoundingMode}: 
     pad as 'same',
     dimRoundingMode as 'floor'
   )
+/** The image with its padding, and as much more on the far sides as `dimRoundingMode` ceil or round asks for; libtorch itself rounds down. */
+function framed(x: Handle, info: Info, value: number): Handle {
+  const short = (out: number, stride: number, filter: number, n: number): number => Math.max(0, (out - 1) * stride + filter - n)
+  const {top, bottom, left, right} = info.padInfo
+  const below = short(info.outHeight, info.strideHeight, info.effectiveFilterHeight, info.inHeight + top + bottom)
+  const beside = short(info.outWidth, info.strideWidth, info.effectiveFilterWidth, info.inWidth + left + right)
+  const pads = [left, right + beside, top, bottom + below]
+  return pads.some(pad => pad !== 0) ? op('constant_pad_nd', x, pads, value) : x
+}
 const window = (info: Info): [number[], number[]] => [
   [info.effectiveFilterHeight, info.effectiveFilterWidth],
   [info.strideHeight, info.strideWidth]
@@ -180,17 +195,21 @@ const window = (info: Info): [number[], number[]] => [
 function covered(info: Info, as: Handle): Handle {
   const [size, stride] = window(info)
   const ones = op('new_ones', as, [1, 1, info.inHeight, info.inWidth])
-  return op('avg_pool2d', padded(ones, info), size, stride, [0, 0], false, true, null)
+  return op('avg_pool2d', framed(ones, info, 0), size, stride, [0, 0], false, true, null)
 }
+/** In a maximum TensorFlow.js passes NaN over; libtorch would hand it on. */
+const passOverNan = (x: Handle): Handle => op('nan_to_num', x, -Infinity, Infinity, -Infinity)
 define('MaxPool', ({x}, attrs) => {
   const info = poolInfo(x!.shape, attrs)
   const [size, stride] = window(info)
-  return channelsLast(op('max_pool2d', padded(channelsFirst(asFloat(x!)), info, -Infinity), size, stride, [0, 0], [1, 1], false))
+  return channelsLast(
+    op('max_pool2d', framed(passOverNan(channelsFirst(asFloat(x!))), info, -Infinity), size, stride, [0, 0], [1, 1], false)
+  )
 })
 define('MaxPoolGrad', ({dy, input}, attrs) => {
   const info = poolInfo(input!.shape, attrs)
   const [size, stride] = window(info)
-  const x = padded(channelsFirst(h(input!)), info, -Infinity)
+  const x = framed(passOverNan(channelsFirst(h(input!))), info, -Infinity)
   const [, where] = ops('max_pool2d_with_indices', x, size, stride, [0, 0], [1, 1], false)
   const dx = op('max_pool2d_with_indices_backward', channelsFirst(h(dy!)), x, size, stride, [0, 0], [1, 1], false, where!)
   return [channelsLast(unpadded(dx, info)), 'float32']
@@ -200,7 +219,7 @@ define('AvgPool', ({x}, attrs) => {
   const [size, stride] = window(info)
   const value = channelsFirst(asFloat(x!))
   return [
-    channelsLast(op('div.Tensor', op('avg_pool2d', padded(value, info), size, stride, [0, 0], false, true, null), covered(info, value))),
+    channelsLast(op('div.Tensor', op('avg_pool2d', framed(value, info, 0), size, stride, [0, 0], false, true, null), covered(info, value))),
     'float32'
   ]
 })
@@ -209,7 +228,7 @@ define('AvgPoolGrad', ({dy, input}, attrs) => {
   const [size, stride] = window(info)
   const x = channelsFirst(h(input!))
   const share = op('div.Tensor', channelsFirst(h(dy!)), covered(info, x))
-  const dx = op('avg_pool2d_backward', share, padded(x, info), size, stride, [0, 0], false, true, null)
+  const dx = op('avg_pool2d_backward', share, framed(x, info, 0), size, stride, [0, 0], false, true, null)
   return [channelsLast(unpadded(dx, info)), 'float32']
 })
 

@@ -1,12 +1,14 @@
 /** Matrix products, and TensorFlow.js's own fused forms of them. */
 import {backend_util} from '../../../tensor/tf.js'
-import type {TensorInfo} from '../../../tensor/tf.js'
+import type {Tensor, TensorInfo} from '../../../tensor/tf.js'
 import {op, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {asFloat, define, h, to} from './define.js'
 
 /** a·b over the last two axes, with either transposed; leading axes broadcast. int32 stays int32. */
 function product(a: TensorInfo, b: TensorInfo, transposeA: unknown, transposeB: unknown): Handle {
+  if (a.shape.length < 2 || b.shape.length < 2)
+    throw new Error(`Error in matMul: expected inputs of rank 2 or more, but received [${String(a.shape)}] and [${String(b.shape)}]`)
   const whole = a.dtype === 'int32' && b.dtype === 'int32'
   let [x, y] = whole ? [h(a), h(b)] : [asFloat(a), asFloat(b)]
   if (!whole && torch().type(x) !== torch().type(y)) [x, y] = [to(x, scalarType.float32), to(y, scalarType.float32)]
@@ -15,8 +17,8 @@ function product(a: TensorInfo, b: TensorInfo, transposeA: unknown, transposeB: 
   return op('matmul', x, y)
 }
 
-/** The activation that a fused kernel of TensorFlow.js ends with. */
-export function activate(value: Handle, activation: unknown, preluWeights: TensorInfo | undefined, leakyreluAlpha: unknown): Handle {
+/** The activation that a fused kernel of TensorFlow.js ends with. `prelu` are the weights of that activation, broadcast against `value`. */
+export function activate(value: Handle, activation: unknown, prelu: Handle | undefined, leakyreluAlpha: unknown): Handle {
   switch (activation) {
     case undefined:
     case null:
@@ -33,7 +35,7 @@ export function activate(value: Handle, activation: unknown, preluWeights: Tenso
     case 'leakyrelu':
       return op('leaky_relu', value, leakyreluAlpha as number)
     case 'prelu':
-      return op('where.self', op('ge.Scalar', value, 0), value, op('mul.Tensor', value, h(preluWeights!)))
+      return op('where.self', op('ge.Scalar', value, 0), value, op('mul.Tensor', value, prelu!))
     default:
       throw new Error(`the torch engine has no fused activation named ${String(activation)}`)
   }
@@ -47,11 +49,12 @@ define('BatchMatMul', ({a, b}, {transposeA, transposeB}) => [
 define('_FusedMatMul', ({a, b, bias, preluActivationWeights}, {transposeA, transposeB, activation, leakyreluAlpha}) => {
   let value = product(a!, b!, transposeA, transposeB)
   if (bias) value = op('add.Tensor', value, h(bias))
-  return [activate(value, activation, preluActivationWeights, leakyreluAlpha), 'float32']
+  return [activate(value, activation, preluActivationWeights && h(preluActivationWeights), leakyreluAlpha), 'float32']
 })
 
 define('Einsum', (inputs, {equation}) => {
   const operands = Object.values(inputs) as TensorInfo[]
-  backend_util.decodeEinsumEquation(equation as string, operands.length)
+  const {allDims, idDims} = backend_util.decodeEinsumEquation(equation as string, operands.length)
+  backend_util.checkEinsumDimSizes(allDims.length, idDims, operands as Tensor[])
   return [op('einsum', (equation as string).replaceAll(' ', ''), operands.map(asFloat)), 'float32']
 })

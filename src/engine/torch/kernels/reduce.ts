@@ -1,7 +1,8 @@
 /** Kernels that reduce axes, count, sort or search. */
 import {util} from '../../../tensor/tf.js'
 import type {TensorInfo} from '../../../tensor/tf.js'
-import {op, ops, scalarType} from '../binding.js'
+import {storedAs} from '../backend.js'
+import {op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {deviceName} from './device.js'
 import {asFloat, define, defineMany, h, isWhole, to} from './define.js'
@@ -9,36 +10,52 @@ import {asFloat, define, defineMany, h, isWhole, to} from './define.js'
 const axesOf = (x: TensorInfo, axis: unknown): number[] => util.parseAxisParam(axis as number | number[], x.shape)
 
 // Sums of bfloat16 are taken, and kept, in float32.
-define('Sum', ({x}, {axis}) => {
+define('Sum', ({x}, {axis, keepDims}) => {
   const axes = axesOf(x!, axis)
-  if (isWhole(x!)) return [axes.length ? op('sum.dim_IntList', h(x!), axes, false, scalarType.int32) : to(h(x!), scalarType.int32), 'int32']
-  return axes.length ? op('sum.dim_IntList', h(x!), axes, false, scalarType.float32) : op('alias', h(x!))
+  const keep = Boolean(keepDims)
+  if (isWhole(x!)) return [axes.length ? op('sum.dim_IntList', h(x!), axes, keep, scalarType.int32) : to(h(x!), scalarType.int32), 'int32']
+  return axes.length ? op('sum.dim_IntList', h(x!), axes, keep, scalarType.float32) : op('alias', h(x!))
 })
-define('Mean', ({x}, {axis}) => {
+define('Mean', ({x}, {axis, keepDims}) => {
   const axes = axesOf(x!, axis)
-  return [axes.length ? op('mean.dim', h(x!), axes, false, scalarType.float32) : asFloat(x!), 'float32']
+  return [axes.length ? op('mean.dim', asFloat(x!), axes, Boolean(keepDims), scalarType.float32) : asFloat(x!), 'float32']
 })
-define('Prod', ({x}, {axis}) => {
+define('Prod', ({x}, {axis, keepDims}) => {
   const type = isWhole(x!) ? scalarType.int32 : scalarType.float32
   let value = to(h(x!), type)
-  for (const dim of axesOf(x!, axis).sort((a, b) => b - a)) value = op('prod.dim_int', value, dim, false, type)
-  return [value, isWhole(x!) ? 'int32' : 'float32']
+  for (const dim of axesOf(x!, axis).sort((a, b) => b - a)) value = op('prod.dim_int', value, dim, Boolean(keepDims), type)
+  return [value === h(x!) ? op('alias', value) : value, isWhole(x!) ? 'int32' : 'float32']
 })
-for (const [kernel, name] of Object.entries({Max: 'amax', Min: 'amin'}))
-  define(kernel, ({x}, {reductionIndices, axis}) => {
+for (const [kernel, name, limit] of [
+  ['Max', 'amax', -Infinity],
+  ['Min', 'amin', Infinity]
+] as const)
+  define(kernel, ({x}, {reductionIndices, axis, keepDims}) => {
     const axes = axesOf(x!, reductionIndices ?? axis)
-    return axes.length ? op(name, h(x!), axes, false) : op('alias', h(x!))
+    if (axes.length === 0) return op('alias', h(x!))
+    // The greatest of nothing is below everything; libtorch refuses to say so.
+    if (axes.some(dim => x!.shape[dim] === 0)) {
+      const shape = keepDims ? x!.shape.map((n, dim) => (axes.includes(dim) ? 1 : n)) : x!.shape.filter((_, dim) => !axes.includes(dim))
+      const bound = isWhole(x!) ? (limit < 0 ? -(2 ** 31) : 2 ** 31 - 1) : limit
+      return op('full', shape, bound, storedAs(x!.dtype), null, deviceName())
+    }
+    return op(name, h(x!), axes, Boolean(keepDims))
   })
 for (const [kernel, name] of Object.entries({All: 'all.dim', Any: 'any.dim'}))
-  define(kernel, ({x}, {axis}) => {
+  define(kernel, ({x}, {axis, keepDims}) => {
     let value = h(x!)
-    for (const dim of axesOf(x!, axis).sort((a, b) => b - a)) value = op(name, value, dim, false)
+    for (const dim of axesOf(x!, axis).sort((a, b) => b - a)) value = op(name, value, dim, Boolean(keepDims))
     return [value === h(x!) ? op('alias', value) : value, 'bool']
   })
-for (const [kernel, name] of Object.entries({ArgMax: 'argmax', ArgMin: 'argmin'}))
+for (const [kernel, name, worst] of [
+  ['ArgMax', 'argmax', -Infinity],
+  ['ArgMin', 'argmin', Infinity]
+] as const)
   define(kernel, ({x}, {axis}) => {
     const dim = axesOf(x!, axis)[0] ?? 0
-    const value = x!.dtype === 'bool' ? to(h(x!), scalarType.int32) : h(x!)
+    // TensorFlow.js passes NaN over, libtorch would choose it.
+    const value =
+      x!.dtype === 'bool' ? to(h(x!), scalarType.int32) : isWhole(x!) ? h(x!) : op('nan_to_num', h(x!), worst, Infinity, -Infinity)
     return [to(op(name, value, x!.shape.length ? dim : null, false), scalarType.int32), 'int32']
   })
 
@@ -67,9 +84,30 @@ define('Cumprod', cumulative('cumprod', 1))
 define('Softmax', ({logits}, {dim}) => [op('softmax.int', asFloat(logits!), dim as number, scalarType.float32), 'float32'])
 define('LogSoftmax', ({logits}, {axis}) => [op('log_softmax.int', asFloat(logits!), axis as number, scalarType.float32), 'float32'])
 
-defineMany('TopK', ({x}, {k, sorted}) => {
-  const [values, indices] = ops('topk', h(x!), k as number, -1, true, sorted as boolean)
-  return [values!, [to(indices!, scalarType.int32), 'int32']]
+// Of equal values TensorFlow.js takes the lower index first, whatever `sorted` says; libtorch promises no order. Where the quick answer holds equal
+// values, or leaves some out, a stable sort gives the promised one.
+defineMany('TopK', ({x}, {k}) => {
+  const [count, n] = [k as number, x!.shape[x!.shape.length - 1]!]
+  let [values, indices] = ops('topk', h(x!), count, -1, true, true) as [Handle, Handle]
+  const last = (from: number, until: number): Handle => op('slice.Tensor', values, -1, from, until, 1)
+  const ties = (): boolean => {
+    if (count === 0 || n === 0) return false
+    const within = op('any', op('eq.Tensor', last(0, count - 1), last(1, count)))
+    const beyond = op(
+      'gt.Scalar',
+      op('sum', op('ge.Tensor', h(x!), last(count - 1, count)), null),
+      torch()
+        .shape(values)
+        .reduce((a, b) => a * b, 1)
+    )
+    return new Uint8Array(torch().toBytes(op('logical_or', within, beyond), scalarType.uint8))[0] === 1
+  }
+  if (ties()) {
+    const [sorted, order] = ops('sort.stable', h(x!), true, -1, true) as [Handle, Handle]
+    values = op('contiguous', op('slice.Tensor', sorted, -1, 0, count, 1))
+    indices = op('slice.Tensor', order, -1, 0, count, 1)
+  }
+  return [values, [to(indices, scalarType.int32), 'int32']]
 })
 
 /** Counts, or sums of weights, per value. */

@@ -1,6 +1,6 @@
 /** Kernels that make, move, join, cut and pick elements. */
-import {slice_util, util} from '../../../tensor/tf.js'
-import type {DataType, TensorInfo} from '../../../tensor/tf.js'
+import {backend_util, slice_util, util} from '../../../tensor/tf.js'
+import type {DataType, Tensor, TensorInfo} from '../../../tensor/tf.js'
 import {storedAs} from '../backend.js'
 import {op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
@@ -17,12 +17,14 @@ define('Fill', (_inputs, {shape, value, dtype}) => {
 })
 define('Range', (_inputs, {start, stop, step, dtype}) => {
   const [from, until, by] = [start as number, stop as number, step as number]
-  const empty = from === until || (from < until && by < 0) || (until < from && by > 1)
+  // A range that runs down with the default step of 1 steps by -1, as TensorFlow.js has it.
+  const pace = until < from && by === 1 ? -1 : by
+  const empty = from === until || (from < until && pace < 0) || (until < from && pace > 1)
   const type = (dtype as DataType | undefined) ?? 'float32'
   return [
     empty
       ? op('zeros', [0], storedAs(type), null, deviceName())
-      : op('arange.start_step', from, until, by, storedAs(type), null, deviceName()),
+      : op('arange.start_step', from, until, pace, storedAs(type), null, deviceName()),
     type
   ]
 })
@@ -96,23 +98,28 @@ define('StridedSlice', ({x}, {begin, end, strides, beginMask, endMask, ellipsisM
 define('Concat', (inputs, {axis}) => {
   const all = Object.values(inputs) as TensorInfo[]
   const dim = util.parseAxisParam(axis as number, all[0]!.shape)[0]!
+  backend_util.assertParamsConsistent(
+    all.map(x => x.shape),
+    dim
+  )
   const filled = all.filter(x => size(x.shape) > 0)
   return filled.length === 0 ? op('cat', all.map(h), dim) : op('cat', filled.map(h), dim)
 })
-define('Pack', (inputs, {axis}) => op('stack', (Object.values(inputs) as TensorInfo[]).map(h), axis as number))
+define('Pack', (inputs, {axis}) => {
+  const all = Object.values(inputs) as TensorInfo[]
+  for (const {shape, dtype} of all) {
+    util.assertShapesMatch(all[0]!.shape, shape, 'All tensors passed to stack must have matching shapes')
+    util.assert(dtype === all[0]!.dtype, () => 'All tensors passed to stack must have matching dtypes')
+  }
+  return op('stack', all.map(h), axis as number)
+})
 defineMany('Unpack', ({value}, {axis}) => {
   const dim = (axis as number) < 0 ? (axis as number) + value!.shape.length : (axis as number)
   return Array.from({length: value!.shape[dim]!}, (_, i) => op('clone', op('select.int', h(value!), dim, i)))
 })
 defineMany('SplitV', ({x}, {numOrSizeSplits, axis}) => {
   const dim = util.parseAxisParam(axis as number, x!.shape)[0]!
-  const whole = x!.shape[dim]!
-  let sizes: number[]
-  if (typeof numOrSizeSplits === 'number') sizes = new Array<number>(numOrSizeSplits).fill(whole / numOrSizeSplits)
-  else {
-    const rest = whole - (numOrSizeSplits as number[]).reduce((sum, n) => (n < 0 ? sum : sum + n), 0)
-    sizes = (numOrSizeSplits as number[]).map(n => (n < 0 ? rest : n))
-  }
+  const sizes = backend_util.prepareSplitSize(x as Tensor, numOrSizeSplits as number | number[], dim)
   let start = 0
   return sizes.map(length => {
     const part = op('clone', op('slice.Tensor', h(x!), dim, start, start + length, 1))
@@ -179,6 +186,12 @@ define('BatchToSpaceND', ({x}, {blockShape, crops}) => {
 
 define('GatherV2', ({x, indices}, {axis, batchDims}) => {
   const batch = (batchDims as number | undefined) ?? 0
+  backend_util.segment_util.collectGatherOpShapeInfo(
+    x as Tensor,
+    indices as Tensor,
+    util.parseAxisParam(axis as number, x!.shape)[0]!,
+    batch
+  )
   const dim = util.parseAxisParam(axis as number, x!.shape)[0]!
   const outer = x!.shape.slice(0, batch)
   if (batch === 0) {
@@ -209,6 +222,7 @@ function flatIndex(indices: TensorInfo, shape: readonly number[]): {rows: Handle
   return {rows, count, slice: size(shape.slice(depth)), total: size(outer)}
 }
 define('GatherNd', ({params, indices}) => {
+  backend_util.prepareAndValidate(params as Tensor, indices as Tensor)
   const depth = indices!.shape[indices!.shape.length - 1]!
   const {rows, slice, total} = flatIndex(indices!, params!.shape)
   const picked = op('index_select', op('reshape', h(params!), [total, slice]), 0, rows)
@@ -216,7 +230,9 @@ define('GatherNd', ({params, indices}) => {
 })
 define('ScatterNd', ({indices, updates}, {shape}) => {
   const target = shape as number[]
-  const {rows, count, slice, total} = flatIndex(indices!, target)
+  // Indices of rank 1 are rows of one number each, as TensorFlow.js reads them.
+  const table = indices!.shape.length === 1 ? {...indices!, shape: [indices!.shape[0]!, 1]} : indices!
+  const {rows, count, slice, total} = flatIndex(table, target)
   const type = torch().type(h(updates!))
   const empty = op('zeros', [total, slice], type === scalarType.bool ? scalarType.int32 : type, null, deviceName())
   const values = op('reshape', h(updates!), [count, slice])
