@@ -34,9 +34,12 @@ using c10::IValue;
 
 // ---------------------------------------------------------------------------------------------------------------- handles
 
-/** Tensors that JavaScript holds. Slot 0 stays empty, so that 0 can stand for "no tensor". */
-std::vector<at::Tensor> slots(1);
-std::vector<uint32_t> freeSlots;
+/**
+ * Tensors that JavaScript holds. Slot 0 stays empty, so that 0 can stand for "no tensor".
+ * Never destroyed: at exit libtorch's own state may be gone before these.
+ */
+std::vector<at::Tensor>& slots = *new std::vector<at::Tensor>(1);
+std::vector<uint32_t>& freeSlots = *new std::vector<uint32_t>();
 size_t liveTensors = 0;
 c10::Device currentDevice(c10::kCPU);
 
@@ -137,7 +140,7 @@ struct Operator {
   c10::OperatorHandle handle;
   std::string name;
 };
-std::deque<Operator> operators;
+std::deque<Operator>& operators = *new std::deque<Operator>();
 
 at::Scalar scalar(napi_env env, napi_value value) {
   if (kind(env, value) == napi_boolean) return at::Scalar(boolean(env, value));

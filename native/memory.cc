@@ -31,8 +31,9 @@ struct alignas(kAlignment) Block {
   size_t asked;  // what the tensor wanted
 };
 
-std::mutex lock;
-std::map<size_t, std::vector<void*>> waiting;  // by bytes taken
+// Never destroyed: tensors may be let go while the process ends.
+std::mutex& lock = *new std::mutex();
+std::map<size_t, std::vector<void*>>& waiting = *new std::map<size_t, std::vector<void*>>();  // by bytes taken
 size_t held = 0, peak = 0, highest = 0, cached = 0;
 
 size_t sizeClass(size_t bytes) {
@@ -114,8 +115,8 @@ class CountingAllocator final : public c10::Allocator {
 }  // namespace
 
 void countCpuMemory() {
-  static CountingAllocator allocator;
-  c10::SetCPUAllocator(&allocator, /*priority=*/100);
+  static auto* allocator = new CountingAllocator();
+  c10::SetCPUAllocator(allocator, /*priority=*/100);
 }
 
 MemoryFigures memoryFigures() {

@@ -1,2 +1,170 @@
-/** Kernels of this project's own fused operations. */
-export {}
+/**
+ * Kernels of this project's own fused operations (`src/tensor/ops`), as compositions of libtorch operators.
+ *
+ * Which operator is taken is decided by what was measured: on a CPU, oneDNN's linear with its epilogues beats the default float32
+ * product, and two batched products with a softmax between them beat the tiled attention kernel at the lengths of image crops.
+ * On a GPU the flash kernels are taken. Reductions, statistics and gradients of weights are float32 whatever the inputs are.
+ */
+import {inPlace, op, ops, scalarType, torch} from '../binding.js'
+import type {Handle} from '../binding.js'
+import {deviceName} from './device.js'
+import {define, defineMany, h, to} from './define.js'
+
+const {bfloat16, float32} = scalarType
+const typeOf = (x: Handle): number => torch().type(x)
+const onCpu = (): boolean => deviceName() === 'cpu'
+
+define('Dinov2Cast', ({x}, {precision}) => copyAs(h(x!), precision === 'bf16' ? bfloat16 : float32))
+define('Dinov2CastLike', ({x, like}) => copyAs(h(x!), typeOf(h(like!))))
+const copyAs = (x: Handle, type: number): Handle => (typeOf(x) === type ? op('alias', x) : to(x, type))
+
+// ---------------------------------------------------------------------------------------------------------------- linear
+
+/** x·Wᵀ + b, exact GELU where asked. */
+function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
+  if (onCpu()) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
+  const y = op('linear', x, weight, bias)
+  return gelu ? op('gelu', y, 'none') : y
+}
+
+define('Dinov2Linear', ({x, weight, bias, residual}, {activation}) => {
+  const w = h(weight!)
+  const input = to(h(x!), typeOf(w))
+  const b = bias ? to(h(bias), typeOf(w)) : null
+  if (!residual) return linear(input, w, b, activation === 'gelu')
+  const stream = h(residual)
+  if (onCpu() && activation !== 'gelu' && typeOf(stream) === typeOf(w))
+    return op('mkldnn::_linear_pointwise.binary', input, stream, w, b, 'add')
+  return op('add.Tensor', stream, linear(input, w, b, activation === 'gelu'))
+})
+
+defineMany('Dinov2LinearGrad', ({dy, x, weight}) => {
+  const w = h(weight!)
+  const type = typeOf(w)
+  const grad = to(h(dy!), type)
+  const dw = op('mm', op('t', grad), to(h(x!), type))
+  return [op('mm', grad, w), to(dw, float32), op('sum.dim_IntList', grad, [0], false, float32)]
+})
+
+defineMany('Dinov2ScaleRows', ({weight, bias, gamma}) => {
+  const w = h(weight!)
+  const g = h(gamma!)
+  return [to(op('mul.Tensor', w, op('unsqueeze', g, 1)), typeOf(w)), to(op('mul.Tensor', h(bias!), g), typeOf(w))]
+})
+
+defineMany('Dinov2ScaledGrad', ({weight, bias, gamma, gradWeight, gradBias}) => {
+  const [g, gw, gb] = [h(gamma!), h(gradWeight!), h(gradBias!)]
+  const dgamma = op(
+    'add.Tensor',
+    op('sum.dim_IntList', op('mul.Tensor', gw, h(weight!)), [1], false, float32),
+    op('mul.Tensor', h(bias!), gb)
+  )
+  return [op('mul.Tensor', gw, op('unsqueeze', g, 1)), op('mul.Tensor', gb, g), dgamma]
+})
+
+// ------------------------------------------------------------------------------------------------------------ activation
+
+define('Dinov2Gelu', ({x}) => op('gelu', h(x!), 'none'))
+define('Dinov2GeluGrad', ({dy, x}) => op('gelu_backward', to(h(dy!), typeOf(h(x!))), h(x!), 'none'))
+
+define('Dinov2SwiGlu', ({ab}) => {
+  const [a, b] = ops('chunk', h(ab!), 2, 1)
+  return op('mul.Tensor', op('silu', a!), b!)
+})
+define('Dinov2SwiGluGrad', ({dy, ab}) => {
+  const [a, b] = ops('chunk', h(ab!), 2, 1)
+  const grad = to(h(dy!), typeOf(a!))
+  return op('cat', [op('silu_backward', op('mul.Tensor', grad, b!), a!), op('mul.Tensor', grad, op('silu', a!))], 1)
+})
+
+// ------------------------------------------------------------------------------------------------------------------- norm
+
+defineMany('Dinov2LayerNorm', ({x, weight, bias, like}, {eps}) => {
+  const input = h(x!)
+  const [y, mean, rstd] = ops('native_layer_norm', input, [x!.shape[1]!], h(weight!), h(bias!), eps as number)
+  return [like ? to(y!, typeOf(h(like))) : y!, mean!, rstd!]
+})
+
+defineMany('Dinov2LayerNormGrad', ({dy, x, mean, rstd, weight, bias, onto}) => {
+  const input = h(x!)
+  const [dx, dw, db] = ops(
+    'native_layer_norm_backward',
+    to(h(dy!), typeOf(input)),
+    input,
+    [x!.shape[1]!],
+    h(mean!),
+    h(rstd!),
+    h(weight!),
+    h(bias!),
+    [true, true, true]
+  )
+  if (onto) inPlace('add_.Tensor', dx!, h(onto))
+  return [dx!, to(dw!, float32), to(db!, float32)]
+})
+
+// -------------------------------------------------------------------------------------------------------------- attention
+
+type Groups = readonly {count: number; length: number}[]
+
+/** One group's queries, keys and values as views, [B, H, N, K] each. */
+function split(qkv: Handle, start: number, {count, length}: Groups[number], heads: number, width: number): [Handle, Handle, Handle] {
+  const rows = op('slice.Tensor', qkv, 0, start, start + count * length, 1)
+  const five = op('permute', op('reshape', rows, [count, length, 3, heads, width]), [2, 0, 3, 1, 4])
+  return [op('select.int', five, 0, 0), op('select.int', five, 0, 1), op('select.int', five, 0, 2)]
+}
+
+/** The attention weights of one group, [B, H, N, N], and scaled queries. */
+function weigh(q: Handle, k: Handle, width: number): {p: Handle; scaled: Handle} {
+  const scaled = op('mul.Scalar', q, width ** -0.5)
+  return {p: op('softmax.int', op('matmul', scaled, op('transpose.int', k, -1, -2)), -1), scaled}
+}
+
+define('Dinov2Attention', ({qkv}, {groups, heads}) => {
+  const H = heads as number
+  const [T, C3] = qkv!.shape as [number, number]
+  const [C, K] = [C3 / 3, C3 / 3 / H]
+  const x = h(qkv!)
+  const out = op('new_empty', x, [T, C])
+  let start = 0
+  for (const group of groups as Groups) {
+    const {count, length} = group
+    const [q, k, v] = split(x, start, group, H, K)
+    const y = onCpu() ? op('matmul', weigh(q, k, K).p, v) : op('scaled_dot_product_attention', q, k, v, null, 0, false)
+    const target = op('slice.Tensor', out, 0, start, start + count * length, 1)
+    inPlace('copy_', op('reshape', target, [count, length, H, K]), op('transpose.int', y, 1, 2), false)
+    start += count * length
+  }
+  return out
+})
+
+define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
+  const H = heads as number
+  const [T, C3] = qkv!.shape as [number, number]
+  const K = C3 / 3 / H
+  const x = h(qkv!)
+  const grad = to(h(dy!), typeOf(x))
+  const dx = op('new_empty', x, [T, C3])
+  let start = 0
+  for (const group of groups as Groups) {
+    const {count, length} = group
+    const end = start + count * length
+    const [q, k, v] = split(x, start, group, H, K)
+    const {p, scaled} = weigh(q, k, K)
+    const dout = op('transpose.int', op('reshape', op('slice.Tensor', grad, 0, start, end, 1), [count, length, H, K]), 1, 2)
+    const dv = op('matmul', op('transpose.int', p, -1, -2), dout)
+    const dp = op('matmul', dout, op('transpose.int', v, -1, -2))
+    const ds = op('_softmax_backward_data', dp, p, -1, typeOf(p))
+    const dq = op('mul.Scalar', op('matmul', ds, k), K ** -0.5)
+    const dk = op('matmul', op('transpose.int', ds, -1, -2), scaled)
+    const target = op('permute', op('reshape', op('slice.Tensor', dx, 0, start, end, 1), [count, length, 3, H, K]), [2, 0, 3, 1, 4])
+    inPlace('copy_', op('select.int', target, 0, 0), dq, false)
+    inPlace('copy_', op('select.int', target, 0, 1), dk, false)
+    inPlace('copy_', op('select.int', target, 0, 2), dv, false)
+    start = end
+  }
+  return dx
+})
+
+// ------------------------------------------------------------------------------------------------------------------- rows
+
+define('Dinov2AddRows', ({x, rows, y}, {factor}) => op('index_add', h(x!), 0, h(rows!), to(h(y!), typeOf(h(x!))), factor as number))

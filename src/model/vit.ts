@@ -1,0 +1,305 @@
+/**
+ * The vision transformer of DINOv2, as functions over a tree of parameters.
+ *
+ * Names are those of the released checkpoints, layouts too: loading is a copy. All sequences of a pass lie packed in one matrix of T rows
+ * (see `tensor/ops/attention.ts`); a pass takes one or more *views*, batches of images of one size each, and returns features per view.
+ *
+ * In shape comments: B images, H × W pixels, P patch side, N = (H/P)·(W/P) patches, R registers, S = 1 + R + N tokens, C width.
+ */
+import {add, concat, dispose, expandDims, matMul, mul, reshape, slice, sub, sum, tidy, tile} from '../tensor/tf.js'
+import type {Tensor, Tensor1D, Tensor2D, Tensor3D, Tensor4D} from '../tensor/tf.js'
+import type {Group} from '../tensor/ops/attention.js'
+import {layerNormBackward, layerNormForward} from '../tensor/ops/layer-norm.js'
+import type {Norm, NormStats} from '../tensor/ops/layer-norm.js'
+import {linearForward} from '../tensor/ops/linear.js'
+import type {Linear} from '../tensor/ops/linear.js'
+import {cast, castLike} from '../tensor/ops/precision.js'
+import type {Precision} from '../tensor/ops/precision.js'
+import {patchRows} from '../tensor/ops/patches.js'
+import {free} from '../tensor/tree.js'
+import {blockBackward, blockForward, blockInference} from './block.js'
+import type {Block, BlockOptions, BlockSaved} from './block.js'
+import type {VitConfig} from './config.js'
+import {positionsFor, resampleBackward} from './positions.js'
+
+/** Parameters of a backbone; keys and layouts are those of the released checkpoints (spec §1.9). */
+export type Vit = {
+  cls_token: Tensor3D /* [1, 1, C] */
+  pos_embed: Tensor3D /* [1, 1 + M², C] */
+  mask_token: Tensor2D /* [1, C] */
+  register_tokens?: Tensor3D /* [1, R, C] */
+  patch_embed: {proj: {weight: Tensor4D /* [C, 3, P, P] */; bias: Tensor1D}}
+  blocks: Block[]
+  norm: Norm
+}
+
+/** One batch of images of one size, normalised; where a mask [B, N] is one, the mask token stands in for the patch. */
+export type View = {readonly images: Tensor4D /* [B, H, W, 3] */; readonly masks?: Tensor2D}
+
+/** Normed tokens of one view, and all of them before the final norm (spec §1.6). */
+export type Features = {
+  cls: Tensor2D /* [B, C] */
+  registers: Tensor3D /* [B, R, C] */
+  patches: Tensor3D /* [B, N, C] */
+  prenorm: Tensor3D /* [B, S, C] */
+}
+
+type Grid = {readonly count: number; readonly rows: number; readonly columns: number}
+
+/** Patches along both sides. Throws a RangeError where a side is not a multiple of the patch. */
+export function gridOf({images}: View, {patch}: VitConfig): Grid {
+  const [count, height, width] = images.shape
+  if (height % patch || width % patch)
+    throw new RangeError(`expected images whose sides are multiples of the patch (${patch} px) but received ${height} × ${width}`)
+  return {count, rows: height / patch, columns: width / patch}
+}
+
+const tokensOf = ({rows, columns}: Grid, {registers}: VitConfig): number => 1 + registers + rows * columns
+const groupOf = (grid: Grid, config: VitConfig): Group => ({count: grid.count, length: tokensOf(grid, config)})
+
+/** The patch kernel as a linear layer: [C, 3·P·P], flattened (channel, y, x). */
+const patchLayer = ({patch_embed: {proj}}: Vit, {width, patch}: VitConfig): Linear => ({
+  weight: reshape(proj.weight, [width, 3 * patch * patch]),
+  bias: proj.bias
+})
+
+/** One view as token rows: patches embedded, mask token put in, cls before, positions added, registers inserted; → [B·S, C] float32. */
+function embedView(params: Vit, view: View, config: VitConfig): {x: Tensor2D; pixels: Tensor2D} {
+  const {count: B, rows, columns} = gridOf(view, config)
+  const {width: C, registers: R} = config
+  const N = rows * columns
+  return tidy(() => {
+    const layer = patchLayer(params, config)
+    const pixels = castLike(patchRows(view.images, config.patch), layer.weight) //           [B·N, 3·P·P]
+    let seen: Tensor2D = cast(linearForward(pixels, layer), 'fp32') //                       [B·N, C]
+    if (view.masks) {
+      const hidden = reshape(view.masks, [B * N, 1])
+      seen = add(mul(seen, sub(1, hidden)), mul(hidden, params.mask_token))
+    }
+    const positions = positionsFor(params.pos_embed, config, rows, columns) //               [1 + N, C]
+    const cls = add(reshape(params.cls_token, [1, 1, C]), reshape(slice(positions, [0, 0], [1, C]), [1, 1, C]))
+    const parts: Tensor3D[] = [tile(cls as Tensor3D, [B, 1, 1])]
+    if (R > 0) parts.push(tile(params.register_tokens!, [B, 1, 1]))
+    parts.push(add(reshape(seen, [B, N, C]), expandDims(slice(positions, [1, 0]), 0)))
+    return {x: reshape(concat(parts, 1), [B * (1 + R + N), C]), pixels}
+  })
+}
+
+type EmbedGrads = Pick<Vit, 'cls_token' | 'pos_embed' | 'mask_token' | 'register_tokens' | 'patch_embed'>
+
+/** Gradients of the token embedding of one view for dx [B·S, C]. */
+function embedBackward(dx: Tensor2D, pixels: Tensor2D, view: View, config: VitConfig): EmbedGrads {
+  const {count: B, rows, columns} = gridOf(view, config)
+  const {width: C, registers: R, grid: M, patch} = config
+  const N = rows * columns
+  return tidy(() => {
+    const tokens = reshape(dx, [B, 1 + R + N, C])
+    const dcls = sum<Tensor2D>(slice(tokens, [0, 0, 0], [B, 1, C]), 0) //                    [1, C]
+    const dpatches = slice(tokens as Tensor3D, [0, 1 + R, 0], [B, N, C])
+    const dpositions = resampleBackward(sum<Tensor2D>(dpatches, 0), config, rows, columns) // [M², C]
+    let dseen = reshape(dpatches, [B * N, C]) as Tensor2D
+    let dmask: Tensor2D = mul(dcls, 0)
+    if (view.masks) {
+      const hidden = reshape(view.masks, [B * N, 1])
+      dmask = reshape(sum(mul(dseen, hidden), 0), [1, C])
+      dseen = mul(dseen, sub(1, hidden))
+    }
+    const weight = weightGrad(dseen, pixels)
+    return {
+      cls_token: reshape(dcls, [1, 1, C]),
+      pos_embed: reshape(concat([dcls, dpositions], 0), [1, 1 + M * M, C]),
+      mask_token: dmask,
+      ...(R > 0 ? {register_tokens: expandDims(sum(slice(tokens as Tensor3D, [0, 1, 0], [B, R, C]), 0), 0) as Tensor3D} : {}),
+      patch_embed: {proj: {weight: reshape(weight, [C, 3, patch, patch]), bias: sum<Tensor1D>(dseen, 0)}}
+    }
+  })
+}
+
+/** dyᵀ·x as float32, the product taken in the precision of x; dy [T, O], x [T, I] → [O, I]. */
+const weightGrad = (dy: Tensor2D, x: Tensor2D): Tensor2D =>
+  tidy(() => {
+    const grad = castLike(dy, x)
+    return cast(matMul<Tensor2D>(grad, x, true, false), 'fp32')
+  })
+
+/** Options of a pass that saves nothing. */
+export type ForwardOptions = {
+  readonly masks?: Tensor2D
+  /** How the residual stream is held; fp32 where not said. bf16 is quicker and serves finished models. */
+  readonly stream?: Precision
+}
+
+/** Runs all blocks over one view; calls `at(i, x)` after block i with its output, which stays the model's. */
+function encode(params: Vit, view: View, config: VitConfig, stream: Precision, at?: (block: number, x: Tensor2D) => void): Tensor2D {
+  const groups = [groupOf(gridOf(view, config), config)]
+  let x = tidy(() => cast(embedView(params, view, config).x, stream))
+  params.blocks.forEach((p, i) => {
+    const y = blockInference(x, p, groups, config.heads)
+    dispose(x)
+    x = y
+    at?.(i, x)
+  })
+  return x
+}
+
+/** Normed rows split into cls, registers and patches; x [B·S, C]. */
+function split(y: Tensor2D, {count: B, rows, columns}: Grid, {width: C, registers: R}: VitConfig): Omit<Features, 'prenorm'> {
+  const N = rows * columns
+  const tokens = reshape(y, [B, 1 + R + N, C]) as Tensor3D
+  return {
+    cls: reshape(slice(tokens, [0, 0, 0], [B, 1, C]), [B, C]),
+    registers: slice(tokens, [0, 1, 0], [B, R, C]),
+    patches: slice(tokens, [0, 1 + R, 0], [B, N, C])
+  }
+}
+
+/**
+ * Normalised images [B, H, W, 3] → features, which the caller owns.
+ * Throws a RangeError where a side is not a multiple of the patch.
+ */
+export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks, stream = 'fp32'}: ForwardOptions = {}): Features {
+  return tidy(() => {
+    const view: View = masks ? {images, masks} : {images}
+    const grid = gridOf(view, config)
+    const x = encode(params, view, config, stream)
+    const y = cast(layerNormForward(x, params.norm).y, 'fp32')
+    return {...split(y, grid, config), prenorm: reshape(cast(x, 'fp32'), [grid.count, tokensOf(grid, config), config.width])}
+  })
+}
+
+export type IntermediateOptions = {
+  /** A number: the last n blocks. A list: these blocks, counted from 0. Answers come in ascending order. */
+  readonly n: number | readonly number[]
+  /** Whether the final norm is applied to each output; true where not said. */
+  readonly norm?: boolean
+  readonly stream?: Precision
+}
+
+/** Outputs of chosen blocks (spec §1.7): patches [B, N, C] and cls [B, C] of each, which the caller owns. Registers are left out. */
+export function intermediateLayers(
+  params: Vit,
+  images: Tensor4D,
+  config: VitConfig,
+  {n, norm = true, stream = 'fp32'}: IntermediateOptions
+): {patches: Tensor3D; cls: Tensor2D}[] {
+  const wanted = new Set(typeof n === 'number' ? Array.from({length: n}, (_, i) => config.depth - n + i) : n)
+  for (const block of wanted)
+    if (!Number.isInteger(block) || block < 0 || block >= config.depth)
+      throw new RangeError(`expected blocks between 0 and ${config.depth - 1} but received ${block}`)
+  return tidy(() => {
+    const grid = gridOf({images}, config)
+    const out: {patches: Tensor3D; cls: Tensor2D}[] = []
+    encode(params, {images}, config, stream, (block, x) => {
+      if (!wanted.has(block)) return
+      const y = cast(norm ? layerNormForward(x, params.norm).y : x, 'fp32')
+      const {patches, cls} = split(y, grid, config)
+      out.push({patches, cls})
+    })
+    return out
+  })
+}
+
+// --------------------------------------------------------------------------------------------------------------- training
+
+/** What the backward half of a training pass needs. `free` it where the backward half is not run. */
+export type Trace = {
+  readonly views: readonly View[]
+  readonly grids: readonly Grid[]
+  readonly groups: readonly Group[]
+  readonly pixels: Tensor2D[]
+  readonly blocks: BlockSaved[]
+  readonly options: readonly BlockOptions[]
+  last: {x: Tensor2D; stats: NormStats}
+}
+
+/** Normed tokens of all views, packed in their order. */
+export type Packed = {readonly y: Tensor2D /* [T, C] float32 */; readonly trace: Trace}
+
+/**
+ * A training pass over several views at once: all their sequences packed into one (spec §3), no tape.
+ * `options` holds what each block is told (heads, kept sequences of stochastic depth).
+ */
+export function forwardTrain(params: Vit, views: readonly View[], config: VitConfig, options: readonly BlockOptions[]): Packed {
+  const grids = views.map(view => gridOf(view, config))
+  const groups = grids.map(grid => groupOf(grid, config))
+  const {x: first, pixels} = tidy(() => {
+    const embedded = views.map(view => embedView(params, view, config))
+    return {x: concat(embedded.map(({x}) => x)), pixels: embedded.map(e => e.pixels)}
+  })
+  let x = first
+  const saved: BlockSaved[] = []
+  params.blocks.forEach((p, i) => {
+    const step = blockForward(x, p, groups, options[i]!)
+    dispose(x)
+    x = step.y
+    saved.push(step.saved)
+  })
+  const {y, mean, rstd} = tidy(() => layerNormForward(x, params.norm))
+  return {y, trace: {views, grids, groups, pixels, blocks: saved, options, last: {x, stats: {mean, rstd}}}}
+}
+
+/**
+ * The backward half: dy [T, C] of the packed normed tokens → gradients, a tree like `params` (float32), which the caller owns.
+ * Consumes the trace: each block's saved tensors are freed as soon as its gradients are there.
+ */
+export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: VitConfig): Vit {
+  const {views, grids, groups, options, last} = trace
+  const norm = tidy(() => layerNormBackward(dy, last.x, last.stats, params.norm))
+  free([last.x, last.stats.mean, last.stats.rstd])
+  let dx = norm.x
+  const blocks: Block[] = new Array<Block>(params.blocks.length)
+  for (let i = params.blocks.length - 1; i >= 0; i--) {
+    const step = blockBackward(dx, trace.blocks[i]!, params.blocks[i]!, groups, options[i]!)
+    free(trace.blocks[i]!)
+    dispose(dx)
+    dx = step.dx
+    blocks[i] = step.grads
+  }
+  const embedding = tidy(() => {
+    let start = 0
+    return views
+      .map((view, i) => {
+        const rows = grids[i]!.count * groups[i]!.length
+        const grads = embedBackward(slice(dx, [start, 0], [rows, config.width]), trace.pixels[i]!, view, config)
+        start += rows
+        return grads
+      })
+      .reduce(sumTrees)
+  })
+  free(trace.pixels)
+  dispose(dx)
+  return {...embedding, blocks, norm: {weight: norm.weight, bias: norm.bias}}
+}
+
+const sumTrees = (a: EmbedGrads, b: EmbedGrads): EmbedGrads => {
+  const both = <T extends Tensor>(x: T, y: T): T => add(x, y)
+  return {
+    cls_token: both(a.cls_token, b.cls_token),
+    pos_embed: both(a.pos_embed, b.pos_embed),
+    mask_token: both(a.mask_token, b.mask_token),
+    ...(a.register_tokens && b.register_tokens ? {register_tokens: both(a.register_tokens, b.register_tokens)} : {}),
+    patch_embed: {
+      proj: {
+        weight: both(a.patch_embed.proj.weight, b.patch_embed.proj.weight),
+        bias: both(a.patch_embed.proj.bias, b.patch_embed.proj.bias)
+      }
+    }
+  }
+}
+
+/** The copy of a backbone's weights that enters matrix products: linear layers in `precision`, all else shared as it is. */
+export function computeCopy(params: Vit, precision: Precision): {params: Vit; owned: Tensor[]} {
+  const owned: Tensor[] = []
+  const low = <T extends Tensor>(x: T): T => {
+    const copy = cast(x, precision)
+    owned.push(copy)
+    return copy
+  }
+  const layer = <T extends {weight: Tensor; bias: Tensor}>({weight, bias}: T): T => ({weight: low(weight), bias: low(bias)}) as T
+  const blocks = params.blocks.map((p): Block => ({
+    ...p,
+    attn: {qkv: layer(p.attn.qkv), proj: layer(p.attn.proj)},
+    mlp: 'w12' in p.mlp ? {w12: layer(p.mlp.w12), w3: layer(p.mlp.w3)} : {fc1: layer(p.mlp.fc1), fc2: layer(p.mlp.fc2)}
+  }))
+  return {params: {...params, patch_embed: {proj: layer(params.patch_embed.proj)}, blocks}, owned}
+}

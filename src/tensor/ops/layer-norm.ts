@@ -1,0 +1,66 @@
+/** Layer normalisation over the last axis (Ba et al. 2016), eps 1e-6 in every vision transformer here. T rows, C channels. */
+import {add, customGrad, mean, mul, rsqrt, square, sub, sum, tidy} from '../tf.js'
+import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
+import {fast} from './kernel.js'
+
+export type Norm = {weight: Tensor1D /* [C] */; bias: Tensor1D /* [C] */}
+
+export const normEps = 1e-6
+
+/** What the backward pass needs of the rows: their means and inverse deviations, [T, 1] each. */
+export type NormStats = {mean: Tensor2D; rstd: Tensor2D}
+
+/** (x − mean)·rstd ⊙ weight + bias; x [T, C]. The result is held as `like` is held (as x where none is given). */
+export function layerNormForward(x: Tensor2D, {weight, bias}: Norm, like?: Tensor): {y: Tensor2D} & NormStats {
+  const fused = fast('Dinov2LayerNorm', {x, weight, bias, like}, {eps: normEps})
+  if (fused) return {y: fused[0] as Tensor2D, mean: fused[1] as Tensor2D, rstd: fused[2] as Tensor2D}
+  return plainLayerNorm(x, {weight, bias})
+}
+
+/** The plain twin of `layerNormForward`. */
+export const plainLayerNorm = (x: Tensor2D, {weight, bias}: Norm): {y: Tensor2D} & NormStats =>
+  tidy(() => {
+    const centre: Tensor2D = mean(x, 1, true) //                          [T, 1]
+    const centred: Tensor2D = sub(x, centre)
+    const rstd: Tensor2D = rsqrt(add<Tensor2D>(mean(square(centred), 1, true), normEps)) // [T, 1], biased variance
+    return {y: add(mul(mul(centred, rstd), weight), bias), mean: centre, rstd}
+  })
+
+export type NormGrads = {x: Tensor2D; weight: Tensor1D; bias: Tensor1D}
+
+/** Gradients for dy [T, C]; `onto`, where given, is added to the gradient of x (the residual path). */
+export function layerNormBackward(
+  dy: Tensor2D,
+  x: Tensor2D,
+  {mean: centre, rstd}: NormStats,
+  {weight, bias}: Norm,
+  onto?: Tensor2D
+): NormGrads {
+  const fused = fast('Dinov2LayerNormGrad', {dy, x, mean: centre, rstd, weight, bias, onto})
+  if (fused) return {x: fused[0] as Tensor2D, weight: fused[1] as Tensor1D, bias: fused[2] as Tensor1D}
+  return tidy(() => {
+    const normal = mul(sub(x, centre), rstd) //                           [T, C]
+    const slope: Tensor2D = mul(dy, weight)
+    const along = mean<Tensor2D>(mul(slope, normal), 1, true) //          [T, 1]
+    const dx: Tensor2D = mul(sub(sub(slope, mean(slope, 1, true)), mul(normal, along)), rstd)
+    return {x: onto ? add(dx, onto) : dx, weight: sum<Tensor1D>(mul(dy, normal), 0), bias: sum<Tensor1D>(dy, 0)}
+  })
+}
+
+/** `layerNormForward` with its gradient on the tape; x [T, C]. */
+export function layerNorm(x: Tensor2D, p: Norm): Tensor2D {
+  const layer = customGrad((...args: unknown[]) => {
+    const [a, w, b, save] = args as [Tensor2D, Tensor1D, Tensor1D, (tensors: Tensor[]) => void]
+    const {y, mean: centre, rstd} = layerNormForward(a, {weight: w, bias: b})
+    save([a, w, b, centre, rstd])
+    return {
+      value: y,
+      gradFunc: (dy: Tensor2D, saved: Tensor[]) => {
+        const [sx, sw, sb, sm, sr] = saved as [Tensor2D, Tensor1D, Tensor1D, Tensor2D, Tensor2D]
+        const grads = layerNormBackward(dy, sx, {mean: sm, rstd: sr}, {weight: sw, bias: sb})
+        return [grads.x, grads.weight, grads.bias]
+      }
+    }
+  })
+  return layer(x, p.weight, p.bias) as Tensor2D
+}

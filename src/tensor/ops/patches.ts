@@ -1,0 +1,30 @@
+/** From pixels to rows that a linear layer can take: normalising, and cutting into patches. */
+import {mul, reshape, sub, tensor, tensor1d, tidy, transpose} from '../tf.js'
+import type {Tensor2D, Tensor4D} from '../tf.js'
+
+/** Mean and deviation of ImageNet's channels, which every DINOv2 model was trained with (spec §4.1). */
+export const imageMean = [0.485, 0.456, 0.406] as const
+export const imageStd = [0.229, 0.224, 0.225] as const
+
+/** Bytes [B, H, W, 3] (sRGB) → float32 images with ImageNet's mean taken off and its deviation divided out. */
+export function normalizePixels(pixels: Uint8Array, shape: readonly [number, number, number]): Tensor4D {
+  const [B, H, W] = shape
+  if (pixels.length !== B * H * W * 3)
+    throw new RangeError(`expected ${B * H * W * 3} bytes for ${B} images of ${H} × ${W} but received ${pixels.length}`)
+  return tidy(() => {
+    const bytes = tensor(Int32Array.from(pixels), [B, H, W, 3], 'int32').toFloat()
+    const scale = imageStd.map(s => 1 / (255 * s))
+    const centred = sub(bytes, tensor1d(imageMean.map(m => 255 * m)))
+    return mul(centred, tensor1d(scale))
+  })
+}
+
+/** Images [B, H, W, 3] cut into squares of `patch` pixels → [B·N, 3·patch²], row-major over the grid, each flattened (channel, y, x). */
+export function patchRows(images: Tensor4D, patch: number): Tensor2D {
+  const [B, H, W] = images.shape
+  const [rows, columns] = [H / patch, W / patch]
+  return tidy(() => {
+    const grid = reshape(images, [B, rows, patch, columns, patch, 3])
+    return reshape(transpose(grid, [0, 1, 3, 5, 2, 4]), [B * rows * columns, 3 * patch * patch])
+  })
+}

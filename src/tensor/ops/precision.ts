@@ -1,0 +1,22 @@
+/**
+ * Which numbers an engine computes with.
+ *
+ * To TensorFlow.js every real tensor is float32. The torch engine can hold one as bfloat16; other engines cannot, and there these
+ * functions change nothing. The policy (engine notes, "Numbers"): master weights, moments and averages are float32; copies of the
+ * weights that enter matrix products are bfloat16, cast once a step and shared; statistics, softmax and losses are float32.
+ */
+import {clone} from '../tf.js'
+import type {Tensor} from '../tf.js'
+import {fast} from './kernel.js'
+
+export type Precision = 'fp32' | 'bf16'
+
+/** A copy of `x` held in `precision`; the values are rounded where it is narrower. */
+export function cast<T extends Tensor>(x: T, precision: Precision): T {
+  return (fast('Dinov2Cast', {x}, {precision})?.[0] ?? clone(x)) as T
+}
+
+/** `x` held as `like` is held. */
+export function castLike<T extends Tensor>(x: T, like: Tensor): T {
+  return (fast('Dinov2CastLike', {x, like})?.[0] ?? clone(x)) as T
+}
