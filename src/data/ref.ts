@@ -1,0 +1,81 @@
+/**
+ * What one image is called and where it lies, before anything of it is read.
+ *
+ * A name on disk is bytes, not text. Where the bytes are UTF-8 the path is a string; otherwise it stays a Buffer, the id shows the odd bytes
+ * as `\xNN`, and the whole path rides along in base64, so that no file is lost or mixed up with another.
+ */
+import {isUtf8} from 'node:buffer'
+
+/** One image of the input, as `listImages` yields it. */
+export type ImageRef = {
+  /** The list's `id` field, else the path exactly as given or found (in a tar: `shard/key`); bytes that are not UTF-8 appear as `\xNN`. */
+  readonly id: string
+  /** What to open: a file, or the shard that holds the image. */
+  readonly path: string | Buffer
+  /** The path as given or found, in base64; set only where it is not UTF-8. */
+  readonly pathBase64?: string
+  /** What rides along to the output: `label`, `depth`, `mask`, `group`, … */
+  readonly fields: Readonly<Record<string, unknown>>
+  /** First folder under the given root (`photos/cat/1.jpg` found under `photos` → `cat`): the label of images that have no `label` field. Absent for lists and for files that lie in the root itself. */
+  readonly folder?: string
+  /** The encoded image itself, for members of a tar shard. */
+  readonly bytes?: Uint8Array
+  /** Where the encoded image lies in `path`, in bytes: enough to read a shard's member again once `bytes` was let go. */
+  readonly range?: {readonly offset: number; readonly size: number}
+  /** Why there is nothing to decode (a row without a path, a damaged shard): a sentence. Decoding refuses the image with it, so that it is counted like any other bad one. */
+  readonly problem?: string
+}
+
+/** What `listImages` tells in passing; none of it stops the list. */
+export type SourceNote = {
+  /** `skipped`: not an image by its name or kind. `duplicate`: the id was seen before (said once per id). */
+  readonly kind: 'skipped' | 'duplicate'
+  readonly path: string
+  readonly reason: string
+}
+
+/** Length of the UTF-8 character that starts at `at`, or 0 where none does. */
+function characterAt(bytes: Buffer, at: number): number {
+  const lead = bytes[at]!
+  const length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0
+  return length > 0 && at + length <= bytes.length && isUtf8(bytes.subarray(at, at + length)) ? length : 0
+}
+
+/** Bytes of a path as text: UTF-8 as it is, every byte that is no part of a UTF-8 character as `\xNN`. */
+export function showBytes(bytes: Buffer): string {
+  if (isUtf8(bytes)) return bytes.toString('utf8')
+  const shown: string[] = []
+  for (let i = 0; i < bytes.length;) {
+    const length = characterAt(bytes, i)
+    shown.push(length ? bytes.toString('utf8', i, i + length) : `\\x${bytes[i]!.toString(16).padStart(2, '0')}`)
+    i += length || 1
+  }
+  return shown.join('')
+}
+
+/** The bytes as a string where they are UTF-8, else themselves (copied: they may be a view of a larger block). */
+export const pathOf = (bytes: Buffer): string | Buffer => (isUtf8(bytes) ? bytes.toString('utf8') : Buffer.from(bytes))
+
+const NONE: Readonly<Record<string, unknown>> = Object.freeze({})
+
+/** An image given by its path: `shown` names it, `open` (the same, unless the path was relative to elsewhere) is opened. */
+export function refOf(
+  shown: string | Buffer,
+  open: string | Buffer = shown,
+  fields: Readonly<Record<string, unknown>> = NONE,
+  folder?: string
+): ImageRef {
+  const id = typeof shown === 'string' ? shown : showBytes(shown)
+  const odd = typeof shown === 'string' ? undefined : shown.toString('base64')
+  return {id, path: open, fields, ...(odd === undefined ? {} : {pathBase64: odd}), ...(folder === undefined ? {} : {folder})}
+}
+
+/** A row of the input that names no image; it is refused with the sentence when its turn comes. */
+export const problemRef = (id: string, path: string | Buffer, problem: string): ImageRef => ({id, path, fields: NONE, problem})
+
+/** The label of an image: its `label` field, else the first folder under the given root, else undefined. */
+export function labelOf(ref: ImageRef): string | undefined {
+  const {label} = ref.fields
+  if (typeof label === 'string' && label !== '') return label
+  return typeof label === 'number' || typeof label === 'boolean' ? String(label) : ref.folder
+}
