@@ -1,0 +1,231 @@
+/**
+ * Outputs that are whole or absent: every writer of the project goes through here.
+ *
+ * A file is written under a temporary name beside its target, synced to the disk and renamed, so that Make never sees half a file and an interrupted
+ * command leaves the old one. A folder is built the same way and renamed as a whole. What is left open when the process exits is removed; after a
+ * `kill -9` a hidden `.NAME.tmp-PID-N` may stay behind, never a broken target. Devices and pipes (`/dev/null`, `/dev/fd/3`) are written directly.
+ */
+import {rmSync} from 'node:fs'
+import {mkdir, open, readdir, realpath, rename, rm, stat, type FileHandle} from 'node:fs/promises'
+import {basename, dirname, join, resolve} from 'node:path'
+import {UserError} from '../config/errors.js'
+
+export type AtomicOptions = {
+  /** Replace an output that exists; without it an existing output is refused. */
+  readonly force?: boolean
+}
+
+/** An output under construction; exactly one of `commit` and `abort` ends it, and a second call does nothing. */
+export type AtomicOutput = {
+  /** Open for reading and writing at any position. */
+  readonly handle: FileHandle
+  /** Where the bytes lie until `commit`. */
+  readonly temporary: string
+  /** Syncs, closes and gives the file its name. */
+  commit(): Promise<void>
+  /** Closes and removes the temporary file; the old output stays. */
+  abort(): Promise<void>
+}
+
+const pending = new Set<string>()
+let count = 0
+
+/** The hidden name beside `path` under which it is built. */
+function temporaryName(path: string): string {
+  if (count === 0)
+    process.once('exit', () => {
+      for (const name of pending) rmSync(name, {recursive: true, force: true})
+    })
+  return join(dirname(path), `.${basename(path)}.tmp-${process.pid}-${++count}`)
+}
+
+/**
+ * Refuses an output that exists unless `force`; devices and pipes always pass. Commands call it before long work begins.
+ * Throws `UserError` (exit 2) naming --force.
+ */
+export async function refuseExisting(path: string, {force = false}: AtomicOptions = {}): Promise<void> {
+  if (force) return
+  const found = await stat(path).catch(() => undefined)
+  if (found && (found.isFile() || found.isDirectory()))
+    throw new UserError(`${path} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
+}
+
+/** The file that a path means at last: a link is followed, so that the link stays and what it names is replaced. */
+const target = async (path: string): Promise<string> => realpath(path).catch(() => resolve(path))
+
+/**
+ * Begins the output `path`.
+ *
+ * Throws `UserError`: the output exists and `force` is not given, or is a folder (exit 2); its folder is missing or not writable (exit 1).
+ */
+export async function openAtomic(path: string, options: AtomicOptions = {}): Promise<AtomicOutput> {
+  await refuseExisting(path, options)
+  const final = await target(path)
+  const found = await stat(final).catch(() => undefined)
+  if (found?.isDirectory())
+    throw new UserError(`${path} is a folder, but this output is a file.`, {exit: 2, code: 'OUTPUT_IS_FOLDER', hint: 'Name a file in it.'})
+  if (found && !found.isFile()) return direct(path, final)
+  const temporary = temporaryName(final)
+  const handle = await open(temporary, 'wx+').catch((error: unknown) => {
+    throw beginError(path, error)
+  })
+  pending.add(temporary)
+  let open_ = true
+  const close = async (): Promise<void> => {
+    open_ = false
+    await handle.close()
+  }
+  const abort = async (): Promise<void> => {
+    if (open_) await close()
+    if (!pending.has(temporary)) return
+    await rm(temporary, {force: true})
+    pending.delete(temporary)
+  }
+  return {
+    handle,
+    temporary,
+    abort,
+    async commit() {
+      if (!open_) return
+      try {
+        await handle.sync()
+        await close()
+        await refuseExisting(path, options) // another process may have been quicker
+        await rename(temporary, final)
+        pending.delete(temporary)
+      } catch (error) {
+        await abort()
+        throw writeError(path, error)
+      }
+      await syncFolder(dirname(final))
+    }
+  }
+}
+
+/** Devices and pipes cannot be renamed over: bytes go straight to them. */
+async function direct(path: string, final: string): Promise<AtomicOutput> {
+  const handle = await open(final, 'r+').catch(() => open(final, 'w').catch((error: unknown) => Promise.reject(beginError(path, error))))
+  let ended = false
+  const close = async (): Promise<void> => {
+    if (ended) return
+    ended = true
+    await handle.close()
+  }
+  return {handle, temporary: final, commit: close, abort: close}
+}
+
+/**
+ * Writes one file whole or not at all: `write` receives the temporary path and fills it.
+ *
+ * Throws what `write` throws, after removing the temporary file; else as `openAtomic`.
+ */
+export async function atomicFile(path: string, write: (temporary: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
+  const output = await openAtomic(path, options)
+  try {
+    await write(output.temporary)
+  } catch (error) {
+    await output.abort()
+    throw writeError(path, error)
+  }
+  await output.commit()
+}
+
+/**
+ * Builds one folder whole or not at all: `write` receives the temporary folder and fills it; every file in it is synced before the folder gets its name.
+ *
+ * With `force` an existing folder is set aside, replaced and then removed. Throws as `openAtomic`, and what `write` throws.
+ */
+export async function atomicFolder(path: string, write: (temporary: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
+  await refuseExisting(path, options)
+  const final = await target(path)
+  const found = await stat(final).catch(() => undefined)
+  if (found && !found.isDirectory())
+    throw new UserError(`${path} is a file, but this output is a folder.`, {exit: 2, code: 'OUTPUT_IS_FILE', hint: 'Give another name.'})
+  const temporary = temporaryName(final)
+  await mkdir(temporary).catch((error: unknown) => {
+    throw beginError(path, error)
+  })
+  pending.add(temporary)
+  try {
+    await write(temporary)
+    await syncTree(temporary)
+    await refuseExisting(path, options)
+    if (found) {
+      const aside = temporaryName(final) // never removed before the new folder is in place
+      await rename(final, aside)
+      await rename(temporary, final).catch(async (error: unknown) => {
+        await rename(aside, final)
+        throw error
+      })
+      pending.delete(temporary)
+      await rm(aside, {recursive: true, force: true})
+    } else {
+      await rename(temporary, final)
+      pending.delete(temporary)
+    }
+  } catch (error) {
+    await rm(temporary, {recursive: true, force: true})
+    pending.delete(temporary)
+    throw writeError(path, error)
+  }
+  await syncFolder(dirname(final))
+}
+
+async function syncTree(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, {withFileTypes: true})) {
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) await syncTree(path)
+    else if (entry.isFile()) {
+      const handle = await open(path, 'r+')
+      await handle.sync().finally(() => handle.close())
+    }
+  }
+  await syncFolder(folder)
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r').catch(() => undefined) // a folder may be writable without being readable
+  await folder?.sync().catch(() => undefined) // not every file system can sync a folder
+  await folder?.close()
+}
+
+/** What the system says when an output cannot be begun, as a sentence. */
+function beginError(path: string, error: unknown): unknown {
+  switch ((error as {code?: string}).code) {
+    case 'ENOENT':
+      return new UserError(`The folder of ${path} does not exist.`, {code: 'NO_FOLDER', hint: `mkdir -p ${dirname(path)}`, cause: error})
+    case 'ENOTDIR':
+      return new UserError(`${dirname(path)} is not a folder, so ${path} cannot be written.`, {code: 'NO_FOLDER', cause: error})
+    case 'EACCES':
+    case 'EPERM':
+    case 'EROFS':
+      return new UserError(`${path} may not be written (${(error as {code: string}).code}).`, {
+        code: 'WRITE',
+        hint: 'Check the rights of its folder.',
+        cause: error
+      })
+    default:
+      return writeError(path, error)
+  }
+}
+
+/** A full disk or a pipe in the place of a file, as a sentence; other errors pass unchanged. */
+function writeError(path: string, error: unknown): unknown {
+  switch ((error as {code?: string}).code) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return new UserError(`No room left on the disk for ${path}.`, {
+        code: 'DISK_FULL',
+        hint: 'Free some space or name another place.',
+        cause: error
+      })
+    case 'ESPIPE':
+      return new UserError(`${path} is a pipe, and this format is not written from front to back.`, {
+        code: 'WRITE',
+        hint: 'Name a file.',
+        cause: error
+      })
+    default:
+      return error
+  }
+}
