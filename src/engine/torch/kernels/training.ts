@@ -1,0 +1,77 @@
+/** Kernels of the trainer that change tensors in place, and Sinkhorn–Knopp (see `tensor/ops/in-place.ts` and `loss/sinkhorn.ts`). */
+import {registerKernel} from '../../../tensor/tf.js'
+import type {KernelConfig, Tensor} from '../../../tensor/tf.js'
+import {inPlace, op, ops, run, scalarType, scoped} from '../binding.js'
+import type {Handle} from '../binding.js'
+import {deviceName} from './device.js'
+import {define, h, to} from './define.js'
+
+type Attrs = {lists: Record<string, Tensor[]>; answer: {value?: number}} & Record<string, number>
+
+/** Registers a kernel over lists; what it returns becomes the answer. */
+function defineInPlace(name: string, body: (lists: Record<string, Handle[]>, attrs: Record<string, number>) => number | void): void {
+  registerKernel({
+    kernelName: name,
+    backendName: 'torch',
+    kernelFunc: ({attrs}: {attrs?: unknown}) => {
+      const {lists, answer, ...numbers} = attrs as Attrs
+      const handles = Object.fromEntries(Object.entries(lists).map(([key, list]) => [key, list.map(h)]))
+      scoped(() => {
+        const value = body(handles, numbers as Record<string, number>)
+        if (value !== undefined) answer.value = value
+        return []
+      })
+      return []
+    }
+  } as unknown as KernelConfig)
+}
+
+defineInPlace('Dinov2AdamW', ({params, grads, m, v}, {lr, wd, b1, b2, eps, step}) => {
+  const count = op('full', [], step!, scalarType.float32, null, deviceName())
+  run(
+    '_fused_adamw_',
+    params!,
+    grads!,
+    m!,
+    v!,
+    [],
+    params!.map(() => count),
+    lr!,
+    b1!,
+    b2!,
+    wd!,
+    eps!,
+    false,
+    false
+  )
+})
+
+defineInPlace('Dinov2GlobalNorm', ({grads}) => {
+  if (grads!.length === 0) return 0
+  const each = ops('_foreach_norm.Scalar', grads!, 2)
+  return run('item', op('linalg_vector_norm', op('stack', each, 0), 2)) as number
+})
+
+defineInPlace('Dinov2Scale', ({tensors}, {factor}) => {
+  run('_foreach_mul_.Scalar', tensors!, factor!)
+})
+
+defineInPlace('Dinov2Ema', ({teacher, student}, {momentum}) => {
+  run('_foreach_mul_.Scalar', teacher!, momentum!)
+  run('_foreach_add_.List', teacher!, student!, 1 - momentum!)
+})
+
+define('Dinov2Sinkhorn', ({scores}, {temperature, iterations}) => {
+  const [n, K] = scores!.shape as [number, number]
+  const s = to(h(scores!), scalarType.float32)
+  const q = op('sub.Tensor', s, op('max', s))
+  inPlace('div_.Scalar', q, temperature as number)
+  inPlace('exp_', q)
+  inPlace('div_.Tensor', q, op('sum', q))
+  for (let i = 0; i < (iterations as number); i++) {
+    inPlace('div_.Tensor', q, op('mul.Scalar', op('sum.dim_IntList', q, [0], true), K))
+    inPlace('div_.Tensor', q, op('mul.Scalar', op('sum.dim_IntList', q, [1], true), n))
+  }
+  inPlace('mul_.Scalar', q, n)
+  return q
+})

@@ -1,0 +1,66 @@
+/** A backbone ready to compute: opened from whatever holds it, checked, and put into the running engine one tensor at a time. */
+import {createHash} from 'node:crypto'
+import {openBackbone, readBackbone} from '../files/backbone.js'
+import {bytesOf} from '../files/tensor-entry.js'
+import type {VitConfig} from '../model/config.js'
+import {computeCopy} from '../model/vit.js'
+import type {Vit} from '../model/vit.js'
+import type {Precision} from '../tensor/ops/precision.js'
+import {dispose, tensor} from '../tensor/tf.js'
+import type {Tensor} from '../tensor/tf.js'
+import {flat, free, grow} from '../tensor/tree.js'
+
+export type Backbone = {
+  readonly config: VitConfig
+  /** Weights as the engine computes with them: linear layers in the precision asked for. */
+  readonly params: Vit
+  /** The precision of the linear layers, and of the residual stream in passes without training. */
+  readonly precision: Precision
+  /** SHA-256 over names, shapes and float32 values: the same weights in another file format have the same fingerprint. */
+  readonly fingerprint: string
+  /** What the file says of itself. */
+  readonly metadata: Readonly<Record<string, string>>
+  [Symbol.dispose](): void
+}
+
+export type BackboneOptions = {
+  readonly precision?: Precision
+  /** Which of several models in one file, e.g. `student`. */
+  readonly root?: string
+  /** What the shapes cannot tell, e.g. heads of an unusual width. */
+  readonly overrides?: Partial<VitConfig>
+}
+
+/**
+ * Loads a backbone into the running engine. Throws what `openBackbone` throws: `UserError` for a missing, damaged or unfitting file.
+ * No more than one tensor is held twice.
+ */
+export async function loadBackbone(path: string, {precision = 'fp32', root, overrides}: BackboneOptions = {}): Promise<Backbone> {
+  const {config, checkpoint} = await openBackbone(path, {...(root ? {root} : {}), ...(overrides ? {overrides} : {})})
+  const hash = createHash('sha256')
+  const named: [string, Tensor][] = []
+  try {
+    for await (const {name, shape, data} of readBackbone(config, checkpoint)) {
+      hash.update(`${name}[${shape.join()}]`).update(bytesOf(data))
+      named.push([name, tensor(data, shape as number[])])
+    }
+  } catch (error) {
+    dispose(named.map(([, leaf]) => leaf))
+    throw error
+  } finally {
+    await checkpoint.close()
+  }
+  const masters = grow<Vit>(named)
+  const {params} = computeCopy(masters, precision)
+  // Masters that have a copy in another precision are not needed; what is shared stays.
+  const shared = new Set(flat(params).values())
+  for (const [, leaf] of named) if (!shared.has(leaf)) dispose(leaf)
+  return {
+    config,
+    params,
+    precision,
+    fingerprint: hash.digest('hex'),
+    metadata: checkpoint.metadata,
+    [Symbol.dispose]: () => free(params)
+  }
+}
