@@ -1,4 +1,6 @@
 #!/usr/bin/env node
-import {main} from '../dist/src/cli/main.js'
+import module from 'node:module'
 
+module.enableCompileCache?.() // Node 22 and later keep compiled code between runs
+const {main} = await import('../dist/src/cli/main.js')
 await main(import.meta.url)

@@ -33,7 +33,7 @@ export function cut(argv: readonly string[], shapes: Readonly<Record<string, Fla
   for (const [name, shape] of Object.entries(shapes)) {
     for (const alias of [name, ...(shape.aliases ?? [])]) {
       if (alias.length === 1) short.set(alias, name)
-      else long.set(alias, [name, true])
+      long.set(alias, [name, true])
       if (shape.type === 'boolean' && shape.allowNo) long.set(`no-${alias}`, [name, false])
     }
     for (const char of [shape.char, ...(shape.charAliases ?? [])]) if (char) short.set(char, name)
@@ -41,7 +41,16 @@ export function cut(argv: readonly string[], shapes: Readonly<Record<string, Fla
   const flags: [string, string | boolean | undefined][] = []
   const positionals: string[] = []
   const unknown: string[] = []
-  for (let i = 0; i < argv.length; i++) {
+  let i = 0
+  /** The word after a flag as its value, unless it is itself a flag of the command: `--seed --json` lacks a seed. */
+  const value = (): string | undefined => {
+    const next = argv[i + 1]
+    if (next === undefined || next === '--') return undefined
+    if (next.startsWith('--') && long.has(next.slice(2).split('=')[0]!)) return undefined
+    i++
+    return next
+  }
+  for (; i < argv.length; i++) {
     const word = argv[i]!
     if (word === '--') {
       for (let j = i + 1; j < argv.length; j++) positionals.push(argv[j]!)
@@ -55,7 +64,7 @@ export function cut(argv: readonly string[], shapes: Readonly<Record<string, Fla
       const equals = word.indexOf('=')
       const found = long.get(word.slice(2, equals < 0 ? undefined : equals))
       if (!found) unknown.push(equals < 0 ? word : word.slice(0, equals))
-      else if (shapes[found[0]]!.type === 'option') flags.push([found[0], equals < 0 ? argv[++i] : word.slice(equals + 1)])
+      else if (shapes[found[0]]!.type === 'option') flags.push([found[0], equals < 0 ? value() : word.slice(equals + 1)])
       else if (equals < 0) flags.push([found[0], found[1]])
       else unknown.push(`${word} (--${found[0]} takes no value)`)
       continue
@@ -71,7 +80,7 @@ export function cut(argv: readonly string[], shapes: Readonly<Record<string, Fla
         continue
       }
       const rest = word.slice(j + 1)
-      flags.push([name, rest === '' ? argv[++i] : rest.replace(/^=/, '')])
+      flags.push([name, rest === '' ? value() : rest.replace(/^=/, '')])
       break
     }
   }

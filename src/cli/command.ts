@@ -15,7 +15,7 @@ import {cut, several, truth, type FlagShape} from './argv.js'
 import {BadImages} from './bad-images.js'
 import {report, type Report} from './errors.js'
 import {environmentName, type MaxBad} from './flags.js'
-import {flush, install, stopSignal, stopStatus} from './leaving.js'
+import {flush, install, reportDefectsWith, stopSignal, stopStatus} from './leaving.js'
 import {openOutput, type Output} from './output.js'
 import {Progress, type ProgressOptions} from './progress.js'
 
@@ -49,7 +49,6 @@ export abstract class Command extends OclifCommand {
   #flags: Record<string, unknown> = {}
   #sources: Sources = {}
   #settings: ResolvedSettings | undefined
-  #failed = false
   #progress: Progress | undefined
   #outputs: Output[] = []
 
@@ -224,36 +223,35 @@ export abstract class Command extends OclifCommand {
     install(signal => this.note(`${signal}: finishing the present step; once more leaves at once`))
   }
 
-  /** Runs, reports, and sets the exit status. oclif's own handling loses the status under `--json`; nothing here rethrows. */
+  /** Runs, reports, and sets the exit status. oclif's own way loses the status under `--json` and mixes the report into the data; nothing here rethrows. */
   protected override async _run<T>(): Promise<T> {
-    const result = (await super._run()) as T
-    await this.#end()
-    if (!this.#failed) {
+    let result: unknown
+    reportDefectsWith(error => this.catch(error))
+    try {
+      await this.init()
+      result = await this.run()
+      await this.#end()
       if (this.jsonEnabled()) this.#json(result ?? {})
       process.exitCode = stopStatus() ?? process.exitCode ?? 0
+    } catch (error) {
+      await this.catch(error as Error)
     }
     await flush()
-    return result
+    return result as T
   }
 
   protected override async catch(error: Error): Promise<void> {
     await this.#end()
     if (error instanceof Leave) {
-      this.#failed = true // nothing more is to be reported
       process.exitCode = 0
       return
     }
-    this.#failed = true
     const stopped = stopStatus()
     const said: Report = report(error, {stopped, bin: this.config.bin, version: this.config.version})
     process.exitCode = said.exit
     if (said.exit === 0) return
     for (const line of said.lines) process.stderr.write(line + '\n')
     if (this.jsonEnabled()) this.#json({error: said.error})
-  }
-
-  protected override toSuccessJson(result: unknown): unknown {
-    return result
   }
 
   get #class(): typeof Command {

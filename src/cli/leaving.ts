@@ -69,6 +69,14 @@ export function install(say: (signal: Stop) => void): void {
   }
 }
 
+let defectReporter: ((error: Error) => Promise<void>) | undefined
+
+/** Lets the command that runs report what nobody caught, so that it goes where its other reports go. */
+export const reportDefectsWith = (reporter: (error: Error) => Promise<void>): void => void (defectReporter = reporter)
+
+/** Who reports what nobody caught: the command that runs, if one does. */
+export const whoReportsDefects = (): ((error: Error) => Promise<void>) | undefined => defectReporter
+
 /** Waits until both ends have been written out. */
 export async function flush(): Promise<void> {
   for (const stream of [process.stdout, process.stderr]) {

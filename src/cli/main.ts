@@ -8,7 +8,7 @@ import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
 import {nearest} from '../config/nearest.js'
 import {report} from './errors.js'
-import {flush, install, stopStatus} from './leaving.js'
+import {flush, install, stopStatus, whoReportsDefects} from './leaving.js'
 
 /**
  * Runs the command line `argv` for the package that holds `from` (the URL of its binary) and ends the process with the status of the contract.
@@ -26,8 +26,14 @@ export async function main(from: string, argv: readonly string[] = process.argv.
     if (said.exit !== 0 && beforeDashes(argv).includes('--json')) process.stdout.write(JSON.stringify({error: said.error}) + '\n')
   }
   process.on('uncaughtException', error => {
-    fail(error)
-    process.exit()
+    const reporter = whoReportsDefects()
+    if (!reporter) {
+      fail(error)
+      process.exit()
+    }
+    void reporter(error)
+      .catch(fail)
+      .finally(() => process.exit())
   })
   try {
     const config = await Config.load(fileURLToPath(from))
@@ -56,7 +62,7 @@ const beforeDashes = (argv: readonly string[]): readonly string[] => (argv.inclu
 /** Takes `--no-color` off the line, wherever it stands, and makes it known to all who look at NO_COLOR. */
 function withoutColour(argv: readonly string[]): string[] {
   const head = beforeDashes(argv)
-  if (!head.includes('--no-color') && process.env['TERM'] !== 'dumb') return [...argv]
+  if (!head.includes('--no-color')) return [...argv]
   process.env['NO_COLOR'] = '1'
   delete process.env['FORCE_COLOR']
   return argv.filter((word, i) => i >= head.length || word !== '--no-color')

@@ -56,10 +56,12 @@ export async function openOutput(target: string, {force = false}: {force?: boole
   const path = direct ? target : join(folder, `.${basename(target)}.${process.pid}-${randomBytes(4).toString('hex')}.tmp`)
   if (!direct) rememberTemporary(path)
   let stream: Writable | undefined
+  let failure: unknown
   let over = false
 
   const close = async (): Promise<void> => {
     if (!stream) return
+    if (failure) throw failure
     const ended = finished(stream)
     stream.end()
     await ended
@@ -69,7 +71,7 @@ export async function openOutput(target: string, {force = false}: {force?: boole
     toStdout: false,
     path,
     get stream(): Writable {
-      return (stream ??= createWriteStream(path, {highWaterMark: 1 << 20}))
+      return (stream ??= createWriteStream(path, {highWaterMark: 1 << 20}).on('error', error => (failure ??= error)))
     },
     async commit() {
       if (over) return

@@ -57,6 +57,8 @@ export class Progress {
   #bar: SingleBar | undefined
   #loading: Promise<void> | undefined
   #stopped = false
+  /** A process that is ended while the bar stands leaves a terminal with its cursor. */
+  readonly #restore = (): void => this.stop()
   /** (time, done) of the last minute, for a rate that follows the present. */
   readonly #recent: [number, number][] = []
 
@@ -154,6 +156,7 @@ export class Progress {
     this.#stopped = true
     this.#bar?.stop()
     this.#bar = undefined
+    process.off('exit', this.#restore)
   }
 
   /** Passes rows through untouched while counting them. */
@@ -188,6 +191,7 @@ export class Progress {
       },
       cliProgress.Presets.shades_classic
     )
+    process.on('exit', this.#restore)
     this.#bar.start(total ?? 0, this.#done, {line: this.line()})
   }
 }
