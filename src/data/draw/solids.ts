@@ -38,12 +38,14 @@ export function block(a: number, b: number, c: number, r = 0, cx = 0, cy = 0, cz
 /** An ellipsoid; the estimate is exact at the surface to first order. */
 export function ellipsoid(a: number, b: number, c: number, cx = 0, cy = 0, cz = 0): Field {
   const smallest = min(a, b, c)
+  const [ia, ib, ic] = [1 / a, 1 / b, 1 / c]
   return (x, y, z) => {
-    const u = (x - cx) / a
-    const v = (y - cy) / b
-    const w = (z - cz) / c
-    const size = norm(u, v, w)
-    const slope = norm(u / a, v / b, w / c)
+    const u = (x - cx) * ia
+    const v = (y - cy) * ib
+    const w = (z - cz) * ic
+    const size = sqrt(u * u + v * v + w * w)
+    if (size > 3) return (size - 1) * smallest // far away the plain bound will do
+    const slope = norm(u * ia, v * ib, w * ic)
     return slope < 1e-9 ? -smallest : max((size * (size - 1)) / slope, (size - 1) * smallest)
   }
 }

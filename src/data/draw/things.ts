@@ -152,7 +152,9 @@ function flower({range, int, likely}: Chance): Solid {
     const [u, w] = [x - heart - length * 0.8, z]
     return petal(u * leanCos + w * leanSin, y, w * leanCos - u * leanSin)
   })
-  const second = likely(0.4) ? leanedBehind(crown, PI / petals) : crown
+  const double = likely(0.4) ? union(crown, leanedBehind(crown, PI / petals)) : crown
+  const slope = abs(leanSin) * (heart + 1.8 * length)
+  const corolla = within(disc(heart + 1.85 * length, 0.14 + slope, 0), double)
   const centre = ellipsoid(heart, heart, heart * range(0.35, 0.7), 0, 0, 0.03)
   const leaves = likely(0.5)
     ? [leaned(ellipsoid(0.34, 0.12, 0.03, 0.4, 0, -0.2), range(3.6, 5.6)), stick(0, 0, -0.12, 0, -1, -0.3, 0.045)]
@@ -160,10 +162,10 @@ function flower({range, int, likely}: Chance): Solid {
   const green: Field = leaves.length > 0 ? union(...(leaves as [Field])) : () => Infinity
   const outer = likely(0.4)
   return {
-    distance: union(crown, second, centre, green),
+    distance: union(corolla, centre, green),
     reach: 1.08,
     part: (x, y, z) => {
-      const [a, b, c] = [min(crown(x, y, z), second(x, y, z)), centre(x, y, z), green(x, y, z)]
+      const [a, b, c] = [double(x, y, z), centre(x, y, z), green(x, y, z)]
       if (c < a && c < b) return 3
       return b < a ? 1 : outer && norm(x, y) > heart + length * 1.1 ? 2 : 0
     }
