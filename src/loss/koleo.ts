@@ -38,7 +38,7 @@ export function koleo(x: Tensor2D): {loss: Scalar; gradient: Tensor2D} {
     const u = div<Tensor2D>(x, length)
     const near = argMax<Tensor1D>(sub(matMul(u, u, false, true), mul(eye(B), 3)), 1) // never a row itself: u·u ≤ 1
     const gap = add<Tensor2D>(sub(u, gather(u, near)), eps) //                   [B, C]
-    const distance: Tensor2D = sqrt(sum(square(gap), 1, true)) //                [B, 1]
+    const distance = sqrt<Tensor2D>(sum<Tensor2D>(square(gap), 1, true)) //                [B, 1]
     const loss = neg(mean(log(add(distance, eps)))) as Scalar
     const slope = div<Tensor2D>(gap, mul(mul(distance, add(distance, eps)), -B)) // d loss / d gap
     const du = sub<Tensor2D>(slope, unsortedSegmentSum(slope, near, B))

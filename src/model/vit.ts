@@ -167,6 +167,11 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
   })
 }
 
+/** The normed tokens of one view as packed rows [B·S, C] float32, sequence by sequence: cls, registers, patches. */
+export function normedTokens(params: Vit, view: View, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
+  return tidy(() => cast(layerNormForward(encode(params, view, config, stream), params.norm).y, 'fp32'))
+}
+
 export type IntermediateOptions = {
   /** A number: the last n blocks. A list: these blocks, counted from 0. Answers come in ascending order. */
   readonly n: number | readonly number[]

@@ -6,7 +6,7 @@
  */
 import {Tensor, dispose} from './tf.js'
 
-export type Tree = Tensor | Tree[] | {[key: string]: Tree | undefined}
+export type Tree = Tensor | (Tree | undefined)[] | {[key: string]: Tree | undefined}
 
 /** Yields every leaf with its path, in the order of the keys; numbers count as numbers. */
 export function* leaves(tree: Tree, path = ''): Generator<[name: string, leaf: Tensor]> {
@@ -24,7 +24,7 @@ export const flat = (tree: Tree): Map<string, Tensor> => new Map(leaves(tree))
 export function map<T extends Tree>(tree: T, make: (leaf: Tensor, path: string) => Tensor, path = ''): T {
   if (tree instanceof Tensor) return make(tree, path) as T
   const at = (key: string): string => (path ? `${path}.${key}` : key)
-  if (Array.isArray(tree)) return tree.map((child, i) => map(child, make, at(String(i)))) as T
+  if (Array.isArray(tree)) return tree.map((child, i) => (child === undefined ? child : map(child, make, at(String(i))))) as T
   return Object.fromEntries(
     Object.entries(tree).flatMap(([key, child]) => (child === undefined ? [] : [[key, map(child, make, at(key))]]))
   ) as T
