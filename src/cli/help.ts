@@ -40,6 +40,10 @@ class OneCommandHelp extends CommandHelp {
     return [this.command.id, ...spoken, '[FLAGS]'].join(' ')
   }
 
+  protected override description(): string | undefined {
+    return this.command.description && this.command.summary ? this.wrap(this.command.description) : undefined
+  }
+
   protected override sections(): ReturnType<CommandHelp['sections']> {
     const made = new Map(super.sections().map(section => [section.header, section]))
     const arranged = ['USAGE', 'DESCRIPTION', 'EXAMPLES', 'ARGUMENTS', 'FLAGS', 'FLAG DESCRIPTIONS', 'ALIASES']
@@ -70,7 +74,7 @@ class OneCommandHelp extends CommandHelp {
 }
 
 /** Arranged help for the whole program and for one command. */
-export default class GroupedHelp extends Help {
+export class GroupedHelp extends Help {
   constructor(config: Interfaces.Config, options: Partial<Interfaces.HelpOptions> = {}) {
     super(config, {flagSortOrder: 'none', ...options})
   }

@@ -44,7 +44,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
     else if (first === undefined || first === 'help' || beforeDashes(words).some(word => word === '--help' || word === '-h')) {
       const named = beforeDashes(words).filter(word => word !== '--help' && word !== '-h' && word !== 'help')
       const found = findName(config, named, {orTopic: true})
-      const {default: GroupedHelp} = await import('./help.js')
+      const {GroupedHelp} = await import('./help.js')
       await new GroupedHelp(config).showHelp(found ? [found.id] : [])
     } else {
       const {id, rest} = findName(config, words, {orTopic: false})!

@@ -6,7 +6,7 @@
  */
 import {randomBytes} from 'node:crypto'
 import {createWriteStream, existsSync} from 'node:fs'
-import {mkdir, open, rename, stat, unlink} from 'node:fs/promises'
+import {mkdir, open, readdir, realpath, rename, stat, unlink} from 'node:fs/promises'
 import {basename, dirname, join} from 'node:path'
 import type {Writable} from 'node:stream'
 import {finished} from 'node:stream/promises'
@@ -43,7 +43,8 @@ export async function openOutput(target: string, {force = false}: {force?: boole
     return {target, toStdout: true, path: '/dev/stdout', stream: process.stdout, commit: async () => {}, discard: async () => {}}
   }
   refuseExisting(target, force)
-  const folder = dirname(target)
+  const final = await realpath(target).catch(() => target) // a link stays; what it names is replaced
+  const folder = dirname(final)
   const known = await stat(folder).catch(() => undefined)
   if (!known?.isDirectory()) {
     throw new UserError(`The folder ${folder} of the output ${target} does not exist.`, {
@@ -53,7 +54,7 @@ export async function openOutput(target: string, {force = false}: {force?: boole
     })
   }
   const direct = isDevice(target)
-  const path = direct ? target : join(folder, `.${basename(target)}.${process.pid}-${randomBytes(4).toString('hex')}.tmp`)
+  const path = direct ? target : join(folder, `.${basename(final)}.${process.pid}-${randomBytes(4).toString('hex')}.tmp`)
   if (!direct) rememberTemporary(path)
   let stream: Writable | undefined
   let failure: unknown
@@ -79,7 +80,7 @@ export async function openOutput(target: string, {force = false}: {force?: boole
       over = true
       if (direct) return
       await sync(path)
-      await rename(path, target)
+      await rename(path, final)
       forgetTemporary(path)
       await sync(folder).catch(() => {}) // some file systems refuse to sync a folder; the rename itself is done
     },
@@ -116,7 +117,6 @@ export async function writeWhole(target: string, content: string | Uint8Array, {
 
 /** Makes the folder of a run. Refuses one that holds files unless it may be replaced or resumed. */
 export async function openFolder(target: string, {force = false, resume = false}: {force?: boolean; resume?: boolean} = {}): Promise<void> {
-  const {readdir} = await import('node:fs/promises')
   const held = await readdir(target).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return []
     if (error.code === 'ENOTDIR')

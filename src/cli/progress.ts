@@ -55,7 +55,7 @@ export class Progress {
   #first = 0
   #payload: Payload = {}
   #bar: SingleBar | undefined
-  #loading: Promise<void> | undefined
+  #loading = false
   #stopped = false
   /** A process that is ended while the bar stands leaves a terminal with its cursor. */
   readonly #restore = (): void => this.stop()
@@ -111,7 +111,10 @@ export class Progress {
     }
     if (this.animated) {
       if (this.#bar) this.#bar.update(this.#done, {line: this.line()})
-      else this.#loading ??= this.#draw()
+      else if (!this.#loading) {
+        this.#loading = true
+        void this.#draw()
+      }
     } else if (now - this.#said >= this.#options.every * 1000) {
       this.#said = now
       this.#options.stream.write(this.line() + '\n')
