@@ -1,0 +1,76 @@
+/**
+ * The k-nearest-neighbour classifier by which features are judged without training anything (spec §5.1; Wu et al. 2018).
+ *
+ * Neighbours are found once for the largest k. Their weights are softmax(similarity / 0.07) over that largest k; for each smaller k the list is cut and
+ * the weights are summed per class. The softmax's common denominator does not change which class wins.
+ */
+import type {Neighbours} from './exact.js'
+
+/** Temperature of the votes. */
+export const temperature = 0.07
+/** The values of k that the reference reports. */
+export const usualK: readonly number[] = [10, 20, 100, 200]
+
+/** What one query gets for each k: classes, best first, five at most. */
+export type Votes = {readonly k: number; readonly classes: readonly number[]}
+
+/**
+ * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all. Equal sums are ordered by class
+ * number. Classes that get no vote are not named.
+ */
+export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: number, ks: readonly number[]): Votes[] {
+  const highest = scores[0] ?? 0
+  const weights = Float64Array.from(scores, score => Math.exp((score - highest) / temperature))
+  const total = weights.reduce((sum, weight) => sum + weight, 0)
+  return ks.map(k => {
+    const sums = new Float64Array(classes)
+    const named: number[] = []
+    for (let i = 0; i < Math.min(k, rows.length); i++) {
+      const label = labels[rows[i]!]!
+      if (!named.includes(label)) named.push(label)
+      sums[label]! += weights[i]! / total
+    }
+    return {k, classes: named.sort((a, b) => sums[b]! - sums[a]! || a - b).slice(0, 5)}
+  })
+}
+
+/** How many classes a sum runs over is few, so hits are kept per query: 1 where the true class is among the first `top`. */
+export const hits = (votes: readonly Votes[], truth: number, top: number): boolean[] =>
+  votes.map(({classes}) => classes.slice(0, top).includes(truth))
+
+/** Mean and 95 % interval of a share, by drawing the queries with replacement `draws` times. `random` gives numbers in [0, 1). */
+export function bootstrap(correct: ArrayLike<number>, random: () => number, draws = 1000): {mean: number; low: number; high: number} {
+  const n = correct.length
+  let sum = 0
+  for (let i = 0; i < n; i++) sum += correct[i]!
+  const means = Float64Array.from({length: draws}, () => {
+    let drawn = 0
+    for (let i = 0; i < n; i++) drawn += correct[Math.floor(random() * n)]!
+    return drawn / n
+  }).sort()
+  const at = (share: number): number => means[Math.min(draws - 1, Math.max(0, Math.round(share * (draws - 1))))]!
+  return {mean: sum / n, low: at(0.025), high: at(0.975)}
+}
+
+/**
+ * At most `n` rows of each class, drawn without replacement; the result keeps the order of rows. One class's draw does not depend on the others.
+ * `randomOf(label)` gives the class's own generator of numbers in [0, 1).
+ */
+export function someOfEach(labels: Int32Array, n: number, randomOf: (label: number) => () => number): Int32Array {
+  const byClass = new Map<number, number[]>()
+  for (const [row, label] of labels.entries()) {
+    const rows = byClass.get(label)
+    if (rows) rows.push(row)
+    else byClass.set(label, [row])
+  }
+  const kept: number[] = []
+  for (const [label, rows] of byClass) {
+    const random = randomOf(label)
+    for (let i = 0; i < Math.min(n, rows.length); i++) {
+      const j = i + Math.floor(random() * (rows.length - i))
+      ;[rows[i], rows[j]] = [rows[j]!, rows[i]!]
+      kept.push(rows[i]!)
+    }
+  }
+  return Int32Array.from(kept).sort()
+}
