@@ -23,7 +23,8 @@ export type Pca = {
  */
 export function pca(rows: Float32Array, width: number, count: number): Pca {
   const n = rows.length / width
-  if (!Number.isInteger(n) || n < 2) throw new RangeError(`Expected at least two rows of ${width} numbers but received ${rows.length} numbers.`)
+  if (!Number.isInteger(n) || n < 2)
+    throw new RangeError(`Expected at least two rows of ${width} numbers but received ${rows.length} numbers.`)
   if (!(count >= 1 && count <= width)) throw new RangeError(`Expected 1 to ${width} components but received ${count}.`)
   const mean = new Float64Array(width)
   for (let i = 0; i < rows.length; i++) mean[i % width]! += rows[i]! / n
@@ -43,8 +44,7 @@ export function pca(rows: Float32Array, width: number, count: number): Pca {
   for (let k = 0; k < Math.min(count, side); k++) {
     variances[k] = Math.max(0, values[k]!)
     const direction = components.subarray(k * width, (k + 1) * width)
-    if (wide)
-      for (let i = 0; i < n; i++) for (let c = 0; c < width; c++) direction[c]! += vectors[k * side + i]! * centred[i * width + c]!
+    if (wide) for (let i = 0; i < n; i++) for (let c = 0; c < width; c++) direction[c]! += vectors[k * side + i]! * centred[i * width + c]!
     else direction.set(vectors.subarray(k * side, (k + 1) * side))
     settle(direction)
   }
@@ -100,10 +100,11 @@ function products(rows: Float64Array, side: number, depth: number): Float64Array
 /** Leading eigenpairs of a symmetric matrix [side, side] without negative eigenvalues; vectors [count, side]. */
 function leading(matrix: Float64Array, side: number, count: number): {values: Float64Array; vectors: Float64Array} {
   const m = Math.min(side, count + 8) // a few more than asked for, so that the last of them settle as fast as the first
-  let basis = new Float64Array(m * side) // [M, side]
-  for (let k = 0; k < m; k++) for (let i = 0; i < side; i++) basis[k * side + i] = Math.cos((k + 1) * (i + 0.5) * 2.399963) + (i === k ? 1 : 0)
+  let basis: Float64Array = new Float64Array(m * side) // [M, side]
+  for (let k = 0; k < m; k++)
+    for (let i = 0; i < side; i++) basis[k * side + i] = Math.cos((k + 1) * (i + 0.5) * 2.399963) + (i === k ? 1 : 0)
   orthonormal(basis, m, side)
-  let values = new Float64Array(m)
+  let values: Float64Array = new Float64Array(m)
   for (let round = 0; round < 1000; round++) {
     const image = new Float64Array(m * side) // [M, side]
     for (let k = 0; k < m; k++)

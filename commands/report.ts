@@ -1,0 +1,37 @@
+/** `dinov2 report`: run folders as one page. */
+import {Args, Flags} from '@oclif/core'
+import {Command, outputFlags, reportFlags} from '../src/cli/command.js'
+import {readLayers} from '../src/config/settings.js'
+
+export default class Report extends Command {
+  static override group = 'Results'
+  static override summary = 'Make one page of run folders: curves, health in words, evaluations, settings.'
+  static override description =
+    'Reads config.yaml, metrics.jsonl and the results (*.json) of each run, and writes one HTML page that carries everything in itself: loss curves and schedules as pictures, what is well and what is not in words, evaluations as tables, and the settings, with those in which runs differ. Runs are drawn over each other.'
+  static override examples = [
+    '<%= config.bin %> report run -o run.html',
+    '<%= config.bin %> report runs/* -o compare.html --title "Which learning rate"'
+  ]
+  static override args = {runs: Args.string({multiple: true, ignoreStdin: true, description: 'Folders that pretrain or distill wrote.'})}
+  static override flags = {
+    output: {...outputFlags.output, helpValue: 'FILE'},
+    force: outputFlags.force,
+    title: Flags.string({helpValue: 'TEXT', summary: 'Heading of the page.'}),
+    json: reportFlags.json,
+    quiet: reportFlags.quiet
+  }
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(Report)
+    const runs = this.inputs(args.runs, 'run folders')
+    const {reportRuns} = await import('../src/steps/report.js')
+    const output = await this.output(flags.output ?? '-')
+    const readSettings = (path: string): Map<string, unknown> =>
+      new Map(readLayers([path], [], {flags: [], settings: true}).settings.map(({path: name, value}) => [name, value]))
+    const {page, runs: reports} = await reportRuns({runs, ...(flags.title === undefined ? {} : {title: flags.title}), readSettings})
+    output.stream.write(page)
+    await output.commit()
+    for (const {run, health} of reports) for (const {good, text} of health) if (!good) this.note(`${run}: ${text}`)
+    return {output: flags.output, runs: reports}
+  }
+}
