@@ -18,6 +18,12 @@ export const INSTALL_COMMANDS: Readonly<Partial<Record<EngineName, string>>> = {
   tensorflow: 'dinov2 engine install tensorflow'
 }
 
-/** Number formats that `startEngine` can put in force. */
-export const PRECISIONS = ['fp32', 'bf16'] as const
-export type Precision = (typeof PRECISIONS)[number]
+export type Precision = 'fp32' | 'bf16'
+
+/** Number formats that models can compute in, by engine. */
+export const PRECISIONS: Readonly<Record<AnyEngine, readonly Precision[]>> = {
+  torch: ['fp32', 'bf16'],
+  tensorflow: ['fp32'],
+  wasm: ['fp32'],
+  cpu: ['fp32']
+}

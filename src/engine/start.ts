@@ -76,7 +76,7 @@ async function start(engine: AnyEngine, request: EngineRequest, note: (sentence:
 }
 
 async function torch({device = 'auto', precision = 'auto', threads}: EngineRequest, note: (sentence: string) => void): Promise<EngineInfo> {
-  checkPrecision('torch', precision, PRECISIONS)
+  checkPrecision('torch', precision)
   const {locateAddon} = await import('./torch/build.js')
   const {addon, torch: found} = await locateAddon(note)
   const wants = device === 'auto' ? (found.cuda && (await cudaDevices()).length > 0 ? 'cuda' : 'cpu') : device
@@ -96,7 +96,7 @@ async function torch({device = 'auto', precision = 'auto', threads}: EngineReque
 }
 
 async function tensorflow({device = 'auto', precision = 'auto', threads}: EngineRequest): Promise<EngineInfo> {
-  checkPrecision('tensorflow', precision, ['fp32'])
+  checkPrecision('tensorflow', precision)
   const {startTensorflow} = await import('./tensorflow/start.js')
   const running = await startTensorflow({device, ...(threads === undefined ? {} : {threads})})
   return {engine: 'tensorflow', ...running, precision: 'fp32', threads: threads ?? availableParallelism()}
@@ -107,7 +107,7 @@ async function plain(
   {device = 'auto', precision = 'auto', threads}: EngineRequest,
   note: (sentence: string) => void
 ): Promise<EngineInfo> {
-  checkPrecision(engine, precision, ['fp32'])
+  checkPrecision(engine, precision)
   if (device !== 'auto' && device !== 'cpu')
     throw new UserError(`The ${engine} engine runs on the cpu only, not on ${device}`, {
       exit: 5,
@@ -121,7 +121,8 @@ async function plain(
 }
 
 /** Refuses a number format that the engine does not compute in. */
-function checkPrecision(engine: string, precision: string, known: readonly string[]): void {
+function checkPrecision(engine: AnyEngine, precision: string): void {
+  const known: readonly string[] = PRECISIONS[engine]
   if (precision === 'auto' || known.includes(precision)) return
   throw new UserError(`The ${engine} engine computes in ${known.join(' or ')}, not in ${precision}`, {
     exit: 5,

@@ -10,5 +10,5 @@ export const EXEMPT: Readonly<Record<string, string>> = {
   'gather throws when index is out of bound': 'it throws, in the words of libtorch',
   'pool max x=[2,2,3] f=[1,1] s=2 p=1 fractional outputs default rounding': PADDED_WINDOW,
   'pool avg x=[2,2,3] f=[1,1] s=2 p=1 fractional outputs default rounding': PADDED_WINDOW,
-  'unique 1d tensor with NaN and Infinity': 'to libtorch every NaN is a value of its own',
+  'unique 1d tensor with NaN and Infinity': 'to libtorch every NaN is a value of its own'
 }

@@ -1,5 +1,5 @@
 /**
- * tfjs-core's own operator suites, run on one of our engines: `node dist/test/conformance/run.js [--engine torch] [--subset] [--only PATTERN] [--verbose] [--json]`.
+ * tfjs-core's own operator suites, run on one of our engines: `node dist/test/conformance/run.js [--engine torch] [--only PATTERN] [--verbose] [--json]`.
  *
  * Every specification ends as passed, failed or skipped. Skipped are those that need a kernel the engine does not register, or tensors that it does not hold (strings, complex
  * numbers): the reason is printed with the count. Exit status 1 when something failed.
@@ -76,7 +76,10 @@ export async function conformance(engine: AnyEngine, files: readonly string[]): 
       const tally = suites.get(suite)!
       if (status === 'passed') return void tally.passed++
       const messages = failedExpectations.map(({message}) => message)
-      const reason = status === 'failed' ? (reasonToSkip(messages) ?? (engine === 'torch' ? exemption(specification) : null)) : pendingReason || 'switched off in tfjs-core'
+      const reason =
+        status === 'failed'
+          ? (reasonToSkip(messages) ?? (engine === 'torch' ? exemption(specification) : null))
+          : pendingReason || 'switched off in tfjs-core'
       if (reason) return void tally.skipped.set(reason, (tally.skipped.get(reason) ?? 0) + 1)
       tally.failed++
       failures.push({suite, specification, message: messages.join('\n')})
@@ -94,21 +97,16 @@ export async function conformance(engine: AnyEngine, files: readonly string[]): 
   }
 }
 
-/** Suites of the operators that the models, losses and heads of this project are made of. */
-export const SUBSET =
-  /^ops\/(abs|add|add_n|all|any|arg_m|arithmetic|basic_lstm_skip|batch_to|batchnorm|bincount|binary_ops|boolean_mask|broadcast|cast|clip|clone|comparison|compare|concat|confusion|conv2d|cumsum|dropout|einsum|erf|exp|expand|eye|fill|floor|gather|greater|in_top_k|is_|leaky|less|linspace|log|logical|mat_mul|matmul|max|mean|min|moments|mul|neg|norm|not_equal|ones|one_hot|pad|pool|pow|prod|rand|range|reciprocal|relu|reshape|reverse|rsqrt|scatter|scope|select|sigmoid|sign|slice|softmax|softplus|split|sqrt|square|stack|strided|sub|sum|tanh|tile|to_|topk|transpose|unique|unsorted|unstack|where|zeros|fused\/fused_mat|image\/resize|losses\/softmax|unary)/
-
 async function main(): Promise<void> {
   const {values} = parseArgs({
     options: {
       engine: {type: 'string', default: 'torch'},
-      subset: {type: 'boolean'},
       only: {type: 'string'},
       verbose: {type: 'boolean'},
       json: {type: 'boolean'}
     }
   })
-  const only = values.only ? new RegExp(values.only) : values.subset ? SUBSET : /./
+  const only = values.only ? new RegExp(values.only) : /./
   const result = await conformance(
     values.engine as AnyEngine,
     suiteFiles().filter(file => only.test(file))

@@ -45,8 +45,8 @@ function borrow(kernelName: string): KernelConfig {
         return output
       }
       try {
-        const copies: NamedTensorInfoMap = {}
-        // Einsum's inputs are keyed 0, 1, …: what is an array stays one by its keys.
+        // Einsum's inputs are an array, and its kernel counts them.
+        const copies = (Array.isArray(inputs) ? [] : {}) as NamedTensorInfoMap
         for (const [name, tensor] of Object.entries(inputs)) if (tensor) copies[name] = copyIn(tensor)
         const result = getKernel(kernelName, 'cpu').kernelFunc({inputs: copies, attrs, backend: plain})
         return Array.isArray(result) ? result.map(copyOut) : copyOut(result)
