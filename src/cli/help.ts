@@ -6,7 +6,7 @@
 import {CommandHelp, Help, type Command, type Interfaces} from '@oclif/core'
 
 /** The order in which `dinov2 --help` lists the groups; others follow by name. */
-const groupOrder = ['Data', 'Training', 'Features', 'Evaluation', 'Results', 'Engine']
+const groupOrder = ['Data', 'Training', 'Features', 'Evaluation', 'Results', 'Engine', 'Shell']
 
 const commonStatuses: readonly (readonly [number | string, string])[] = [
   [0, 'all well'],
@@ -84,10 +84,10 @@ export class GroupedHelp extends Help {
   protected override async showRootHelp(): Promise<void> {
     const {bin, version, pjson} = this.config
     const spoken = (id: string): string => id.replaceAll(':', ' ')
-    const commands = (this.sortedCommands as Shown[]).filter(command => !command.hidden && this.isShownAtRoot(command))
+    const commands = (this.sortedCommands as Shown[]).filter(command => !command.hidden)
     const groups = new Map<string, Shown[]>()
     for (const command of commands) {
-      const group = command.group ?? 'Shell'
+      const group = command.group ?? 'Other'
       groups.set(group, [...(groups.get(group) ?? []), command])
     }
     const rank = (group: string): number => (groupOrder.includes(group) ? groupOrder.indexOf(group) : groupOrder.length)
@@ -96,18 +96,12 @@ export class GroupedHelp extends Help {
     this.log(`${pjson.description ?? bin}\n`)
     this.log(this.section('USAGE', `$ ${bin} COMMAND [INPUTS…] [FLAGS]`))
     for (const [group, members] of ordered) {
-      const lines = members.map(
-        command => `${spoken(command.id).padEnd(width)}  ${(command.summary ?? command.description ?? '').split('\n')[0]}`
-      )
-      this.log('\n' + this.section(group.toUpperCase(), lines.map(line => this.wrap(line)).join('\n')))
+      const lines = members.map((command): [string, string] => [
+        spoken(command.id).padEnd(width),
+        (command.summary ?? command.description ?? '').split('\n')[0]!
+      ])
+      this.log('\n' + this.section(group.toUpperCase(), lines))
     }
-    this.log(
-      '\n' + this.section('MORE', [`$ ${bin} COMMAND --help`, `$ ${bin} --version   ${version}`, `$ ${bin} autocomplete`].join('\n'))
-    )
-  }
-
-  /** oclif's completion brings helpers of its own that nobody calls by hand. */
-  protected isShownAtRoot(command: Shown): boolean {
-    return command.group !== undefined || !command.id.includes(':')
+    this.log('\n' + this.section('MORE', [`$ ${bin} COMMAND --help`, `$ ${bin} --version   ${version}`].join('\n')))
   }
 }

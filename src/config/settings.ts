@@ -90,17 +90,23 @@ function nearestEnd(path: string, known: readonly string[]): string | undefined 
   return guess === undefined ? undefined : ends.get(guess)
 }
 
+/** The recipes that come with the program, by name. */
+export const recipeNames = (): string[] =>
+  existsSync(recipeFolder)
+    ? readdirSync(recipeFolder)
+        .flatMap(name => (name.endsWith('.yaml') ? [name.slice(0, -5)] : []))
+        .sort()
+    : []
+
 /** The path of a settings file: the path itself, or that of the recipe of this name. */
 function find(file: string): string {
   if (existsSync(file)) return file
-  const recipes = existsSync(recipeFolder)
-    ? readdirSync(recipeFolder).flatMap(name => (name.endsWith('.yaml') ? [name.slice(0, -5)] : []))
-    : []
+  const recipes = recipeNames()
   if (recipes.includes(file)) return `${recipeFolder}${file}.yaml`
   const guess = /[/.]/.test(file) ? undefined : nearest(file, recipes)
   throw refuse(
     `There is no settings file ${file}.`,
-    guess ? `Did you mean the recipe ${guess}?` : `Recipes that come with the program: ${recipes.sort().join(', ')}.`
+    guess ? `Did you mean the recipe ${guess}?` : `Recipes that come with the program: ${recipes.join(', ')}.`
   )
 }
 

@@ -1,0 +1,29 @@
+/** `dinov2 completion`: a script that teaches the shell to complete commands, flags, options, recipes, settings and file names. */
+import {Args} from '@oclif/core'
+import {Command, reportFlags} from '../src/cli/command.js'
+
+export default class Completion extends Command {
+  static override group = 'Shell'
+  static override dataToStdout = false
+  static override summary = 'Write a completion script for bash or zsh.'
+  static override description =
+    'Put the line of the example into ~/.bashrc (or ~/.zshrc with zsh). The script is written from the commands as they are, so that it never lags behind them.'
+  static override examples = ['source <(<%= config.bin %> completion bash)']
+  static override args = {
+    shell: Args.string({options: ['bash', 'zsh'], required: true, ignoreStdin: true, description: 'Whose completion: bash or zsh.'})
+  }
+  static override flags = {json: reportFlags.json}
+
+  async run(): Promise<unknown> {
+    const {args} = await this.parse(Completion)
+    const shell = args.shell === 'zsh' ? 'zsh' : 'bash'
+    const {completionScript} = await import('../src/cli/completion.js')
+    const {recipeNames} = await import('../src/config/settings.js')
+    const {rows} = await import('../src/config/table.js')
+    const values = {config: recipeNames(), set: [...rows()].map(([path]) => `${path}=`)}
+    const commands = this.config.commands.filter(command => !command.hidden)
+    const script = completionScript(shell, this.config.bin, commands, values)
+    this.print(script)
+    return {shell, commands: commands.length, script}
+  }
+}
