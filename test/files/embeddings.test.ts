@@ -267,6 +267,16 @@ describe('mixing', () => {
   })
 })
 
+test('an Arrow stream whose writer was stopped is not taken for a whole one; two put together by cat are read as one', async () => {
+  const path = join(dir, 'stopped.arrow')
+  await write(path)
+  const bytes = await readFile(path)
+  await writeFile(path, Buffer.concat([bytes, bytes]))
+  assert.deepEqual(plain((await read(createReadStream(path, {highWaterMark: 100}))).rows), plain([...expected, ...expected]))
+  await writeFile(path, bytes.subarray(0, -8))
+  await assert.rejects(read(path), {code: 'EMBEDDINGS_DAMAGED', message: /breaks off after 6 rows/})
+})
+
 describe('files of other programs', () => {
   test('JSON Lines with id and vector only', async () => {
     const path = join(dir, 'foreign.jsonl')

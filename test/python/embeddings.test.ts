@@ -91,8 +91,9 @@ with pa.ipc.new_stream(sys.argv[1] + "/p.arrow", fixed.schema) as sink:
   await run(testPython(), [join(dir, 'write.py'), dir])
   const read = async (name: string): Promise<unknown[]> => {
     const list: unknown[] = []
-    for await (const batch of (await openEmbeddings(join(dir, name))).rows)
-      for (const {id, vector, fields} of rowsOf(batch)) list.push([id, [...vector], {...fields}])
+    const {meta: found, rows: batches} = await openEmbeddings(join(dir, name))
+    assert.equal(found.dim, 2)
+    for await (const batch of batches) for (const {id, vector, fields} of rowsOf(batch)) list.push([id, [...vector], {...fields}])
     return list
   }
   const expected = [

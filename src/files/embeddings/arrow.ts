@@ -26,7 +26,7 @@ import {
 import {UserError} from '../../config/errors.js'
 import {readAt, type Sink} from './bytes.js'
 import {joinFields, planColumns, splitFields, type Cell, type Column, type Kind} from './columns.js'
-import {metaFromJson, metaToJson, unknownMaking, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
+import {metaFromJson, metaToJson, refuseMixing, unknownMaking, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
 
 const key = 'dinov2'
 const endOfStream = Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)
@@ -158,32 +158,92 @@ export async function readArrow(source: AsyncIterable<Uint8Array> | string, name
           hint: 'Write it again.',
           cause: error
         })
+  let tail: Uint8Array = new Uint8Array(0)
+  const watched = async function* (chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of chunks) {
+      tail = chunk.length >= 8 ? chunk.subarray(-8) : Buffer.concat([tail, chunk]).subarray(-8)
+      yield chunk
+    }
+  }
   try {
-    const reader = handle ? await RecordBatchReader.from(handle) : await RecordBatchReader.from(source as AsyncIterable<Uint8Array>)
-    await reader.open({autoDestroy: true})
-    const {schema} = reader
-    const layout = layoutOf(schema, name)
+    // Streams that were put together by `cat` are read one after the other.
+    const readers = handle
+      ? [await RecordBatchReader.from(handle)][Symbol.iterator]()
+      : RecordBatchReader.readAll(watched(source as AsyncIterable<Uint8Array>))[Symbol.asyncIterator]()
+    const next = async (): Promise<RecordBatchReader | undefined> => {
+      const {value, done} = await readers.next()
+      if (done || !value) return undefined
+      return (await (value as RecordBatchReader).open({autoDestroy: false})) as RecordBatchReader
+    }
+    const makingOf = ({metadata}: Schema, dim: number): EmbeddingMeta => {
+      const found = metadata.get(key)
+      return found ? metaFromJson(found, name) : unknownMaking(dim)
+    }
+    const first = await next()
+    if (!first) throw new Error('it has no schema')
+    const {schema} = first
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
       let at = 0
       try {
-        for await (const batch of reader) {
-          if (batch.numRows === 0) continue
-          yield batchFrom(batch as RecordBatch, layout, name, at)
-          at += batch.numRows
+        for (let reader: RecordBatchReader | undefined = first; reader; reader = await next()) {
+          const layout = layoutOf(reader.schema, name)
+          if (reader !== first)
+            refuseMixing(
+              {name: `the beginning of ${name}`, meta: makingOf(schema, 0)},
+              {name: 'what follows', meta: makingOf(reader.schema, 0)}
+            )
+          for await (const batch of reader as unknown as AsyncIterable<RecordBatch>) {
+            if (batch.numRows === 0) continue
+            yield batchFrom(batch, layout, name, at)
+            at += batch.numRows
+          }
         }
+        // Our writer always sets the end mark; without it the command that wrote the stream was stopped in the middle.
+        if (!handle && schema.metadata.has(key) && !Buffer.from(tail).equals(endOfStream)) throw new Error(`it breaks off after ${at} rows`)
       } catch (error) {
         throw cannot(error)
       } finally {
-        await reader.cancel()
+        await first.cancel()
+        await readers.return?.(undefined as never)
         await handle?.close()
       }
     }
-    const found = schema.metadata.get(key)
-    return {meta: found ? metaFromJson(found, name) : unknownMaking(layout.dim), rows: rows(), close: async () => handle?.close()}
+    const {dim, rows: all} = await measured(rows(), layoutOf(schema, name).dim, name)
+    return {meta: makingOf(schema, dim), rows: all, close: async () => handle?.close()}
   } catch (error) {
     await handle?.close()
     throw cannot(error)
   }
+}
+
+/**
+ * The rows again with the length of their vectors, which a plain list column only tells by its first row (`dim` 0). Batches of another length are refused.
+ */
+export async function measured(
+  rows: AsyncGenerator<EmbeddingBatch>,
+  dim: number,
+  name: string
+): Promise<{dim: number; rows: AsyncGenerator<EmbeddingBatch>}> {
+  const first = dim === 0 ? await rows.next() : undefined
+  const found = first && !first.done ? first.value.vectors.length / first.value.ids.length : dim
+  const all = async function* (): AsyncGenerator<EmbeddingBatch> {
+    let at = 0
+    try {
+      for (let next = first ?? (await rows.next()); !next.done; next = await rows.next()) {
+        const {ids, vectors} = next.value
+        if (vectors.length !== ids.length * found)
+          throw new UserError(`Row ${at} of ${name} has ${vectors.length / ids.length} numbers, but the rows before it have ${found}.`, {
+            code: 'NO_VECTORS',
+            hint: 'All vectors of a file have one length.'
+          })
+        yield next.value
+        at += ids.length
+      }
+    } finally {
+      await rows.return(undefined)
+    }
+  }
+  return {dim: found, rows: all()}
 }
 
 export type Layout = {

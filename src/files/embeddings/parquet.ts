@@ -9,7 +9,7 @@
 import {openAsBlob} from 'node:fs'
 import {RecordBatchReader, Schema} from 'apache-arrow'
 import {UserError} from '../../config/errors.js'
-import {arrowSchema, batchFrom, encodeStream, layoutOf, recordBatch} from './arrow.js'
+import {arrowSchema, batchFrom, encodeStream, layoutOf, measured, recordBatch} from './arrow.js'
 import type {Sink} from './bytes.js'
 import {planColumns, type Column} from './columns.js'
 import {metaFromJson, metaToJson, unknownMaking, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
@@ -108,7 +108,9 @@ export async function readParquet(
         file.free()
       }
     }
-    return {meta: found ? metaFromJson(found, name) : unknownMaking(layout.dim), count: figures.numRows(), rows: rows()}
+    const count = figures.numRows()
+    const {dim, rows: all} = await measured(rows(), layout.dim, name)
+    return {meta: found ? metaFromJson(found, name) : unknownMaking(dim), count, rows: all}
   } catch (error) {
     throw damaged(error)
   }
