@@ -156,7 +156,7 @@ export async function saveHuggingFace(
         {},
         gains
       )
-      await writeJson(join(folder, 'config.json'), described)
+      await writeFile(join(folder, 'config.json'), withFractions(described))
       await writeJson(join(folder, 'preprocessor_config.json'), preprocessor(preprocessing))
       await writeFile(join(folder, 'README.md'), card(config, preprocessing, modelCard))
     },
@@ -165,6 +165,10 @@ export async function saveHuggingFace(
 }
 
 const writeJson = (path: string, value: unknown): Promise<void> => writeFile(path, `${JSON.stringify(value, null, 2)}\n`)
+
+/** transformers takes 1.0 for a rate and refuses 1, a difference that JavaScript's numbers do not make. */
+const withFractions = (config: unknown): string =>
+  `${JSON.stringify(config, null, 2)}\n`.replace(/("(?:layerscale_value|drop_path_rate|\w+_prob)": \d+)(,?)$/gm, '$1.0$2')
 
 function huggingFaceConfig(config: VitConfig): Record<string, unknown> {
   const registers = config.registers > 0

@@ -1,0 +1,75 @@
+/** `dinov2 export`: a checkpoint of one kind, written as another. */
+import {Args, Flags} from '@oclif/core'
+import {Command, outputFlags, reportFlags} from '../src/cli/command.js'
+
+export default class Export extends Command {
+  static override group = 'Results'
+  static override dataToStdout = false
+  static override summary = 'Write a model in the format of another tool.'
+  static override description = `MODEL is whatever holds one: a .pth or .safetensors file, a run folder, a Hugging Face or timm folder, the name of a released model that was pulled.
+safetensors: one file under Meta's names, its architecture in the metadata. hf: a folder that transformers opens. meta: a .pth as Meta's released backbones, for torch.load. timm: a folder that timm.create_model('local-dir:FOLDER') opens.
+Numbers are written as float32. A .pth is read by a parser that builds tensors and containers and nothing else; nothing in it is ever executed.`
+  static override examples = [
+    '<%= config.bin %> export run --to hf -o my-model',
+    '<%= config.bin %> export dinov2_vits14 --to safetensors -o vits14.safetensors',
+    '<%= config.bin %> export run --to meta --with-heads -o teacher_checkpoint.pth',
+    '<%= config.bin %> export nyu_head.pth --state-dict-only --to safetensors -o nyu_head.safetensors'
+  ]
+  static override args = {
+    model: Args.string({
+      required: true,
+      ignoreStdin: true,
+      description: 'The model to convert: a file, a folder, or the name of a released model.'
+    })
+  }
+  static override flags = {
+    to: Flags.option({options: ['safetensors', 'hf', 'meta', 'timm'] as const})({required: true, summary: 'The format to write.'}),
+    output: Flags.string({char: 'o', required: true, helpValue: 'PATH', summary: 'The file or folder to write.'}),
+    force: outputFlags.force,
+    root: Flags.string({helpValue: 'NAME', summary: 'Which of several models in one file, e.g. student; by default the teacher.'}),
+    'num-heads': Flags.integer({min: 1, helpValue: 'N', summary: 'Attention heads, where the file does not say; by default width / 64.'}),
+    'with-heads': Flags.boolean({summary: 'Write the projection heads too, where the model has them (meta and safetensors).'}),
+    'state-dict-only': Flags.boolean({
+      summary: 'Of a .pth with foreign objects (mmcv), read only its state_dict; the rest is passed over, never built.'
+    }),
+    license: Flags.string({helpValue: 'ID', summary: 'Licence of the weights for the model card, e.g. apache-2.0 (hf).'}),
+    resize: Flags.integer({min: 1, default: 256, helpValue: 'PIXELS', summary: 'Shorter edge that the preprocessor resizes to (hf).'}),
+    crop: Flags.integer({min: 1, default: 224, helpValue: 'PIXELS', summary: 'Side of the square that the preprocessor cuts out (hf).'}),
+    json: reportFlags.json,
+    quiet: reportFlags.quiet,
+    'dry-run': reportFlags['dry-run']
+  }
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(Export)
+    const {exportModel} = await import('../src/steps/export.js')
+    const bar = flags['dry-run'] ? undefined : this.progress({unit: 'tensors', label: 'export'})
+    const report = await exportModel({
+      model: args.model,
+      to: flags.to,
+      output: flags.output,
+      force: flags.force,
+      root: flags.root,
+      numHeads: flags['num-heads'],
+      withHeads: flags['with-heads'],
+      stateDictOnly: flags['state-dict-only'],
+      license: flags.license,
+      resize: flags.resize,
+      crop: flags.crop,
+      toolVersion: this.config.version,
+      dryRun: flags['dry-run'],
+      onTensor: (done, total) => {
+        if (!bar) return
+        bar.total = total
+        bar.update(done)
+      }
+    })
+    for (const note of report.notes) this.note(note)
+    const what = report.config
+      ? `backbone of width ${report.config.width}, depth ${report.config.depth}, ${report.config.heads} heads, patch ${report.config.patch}`
+      : 'head'
+    const count = `${report.tensors} tensors, ${report.parameters} parameters, ${Math.ceil(report.bytes / 1e6)} MB`
+    this.note(`${flags['dry-run'] ? 'would write' : 'wrote'} ${report.output}: ${what}, ${count}`)
+    return report
+  }
+}

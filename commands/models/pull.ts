@@ -1,0 +1,77 @@
+/** `dinov2 models pull`: fetch released checkpoints. */
+import {Args, Flags} from '@oclif/core'
+import {Command, outputFlags, reportFlags} from '../../src/cli/command.js'
+import {UserError} from '../../src/config/errors.js'
+import {nearest} from '../../src/config/nearest.js'
+
+export default class ModelsPull extends Command {
+  static override group = 'Data'
+  static override dataToStdout = false
+  static override summary = 'Fetch released models.'
+  static override description =
+    'Downloads with resume: what an interrupted call left (.part) is gone on with. Length and, where it is known, SHA-256 are checked before the file gets its name. Without -o, files go to $XDG_CACHE_HOME/dinov2/models, where --model finds them by name, and what is there already is not fetched again. The weights are under Apache-2.0. Prints the path of each file.'
+  static override examples = [
+    '<%= config.bin %> models pull dinov2_vits14',
+    '<%= config.bin %> models pull dinov2_vitb14_reg -o vitb14_reg.pth',
+    '<%= config.bin %> models pull dinov2_vits14 dinov2_vits14_nyu_linear -o weights/'
+  ]
+  static override args = {
+    names: Args.string({
+      multiple: true,
+      required: true,
+      ignoreStdin: true,
+      description: 'Names as models list gives them.'
+    })
+  }
+  static override flags = {
+    output: Flags.string({char: 'o', helpValue: 'PATH', summary: 'A file, or a folder that exists.'}),
+    force: outputFlags.force,
+    'base-url': Flags.string({helpValue: 'URL', summary: 'A mirror of the host, with the same paths below it.'}),
+    json: reportFlags.json,
+    quiet: reportFlags.quiet,
+    'dry-run': reportFlags['dry-run']
+  }
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(ModelsPull)
+    const {findReleased, pullModel, released, size, toFolder} = await import('../../src/steps/models.js')
+    const names = args.names as unknown as string[]
+    for (const name of names)
+      if (!findReleased(name)) {
+        const guess = nearest(
+          name,
+          released.map(entry => entry.name)
+        )
+        throw new UserError(`${name} is no released model.`, {
+          exit: 2,
+          code: 'NO_MODEL',
+          hint: guess ? `Did you mean ${guess}? All names: ${this.config.bin} models list` : `All names: ${this.config.bin} models list`
+        })
+      }
+    if (names.length > 1) await toFolder(flags.output)
+    const reports = []
+    for (const name of names) {
+      const bar = flags['dry-run'] ? undefined : this.progress({unit: 'MB', label: name})
+      const report = await pullModel({
+        name,
+        output: flags.output,
+        baseUrl: flags['base-url'],
+        force: flags.force,
+        dryRun: flags['dry-run'],
+        signal: this.signal,
+        onProgress: ({bytes, total}) => {
+          if (!bar) return
+          if (total !== undefined) bar.total = Math.round(total / 1e6)
+          bar.update(Math.round(bytes / 1e6))
+        }
+      })
+      bar?.stop()
+      const length = report.bytes === undefined ? 'length unknown' : size(report.bytes)
+      if (flags['dry-run']) this.note(`would fetch ${report.url} (${length}, ${report.licence})`)
+      else this.note(report.fetched ? `${report.name}: ${length}, ${report.licence}` : `${report.name} is here already`)
+      this.print(report.path)
+      reports.push(report)
+    }
+    return reports
+  }
+}

@@ -1,0 +1,88 @@
+/** Checkpoints in the hands of Python users: transformers computes Meta's features from our folder, torch loads our files, we load torch's. */
+import assert from 'node:assert/strict'
+import {execFile} from 'node:child_process'
+import {join} from 'node:path'
+import {test} from 'node:test'
+import {promisify} from 'node:util'
+import type {UserError} from '../../src/config/errors.js'
+import {openBackbone, readBackbone, saveBackbone, saveHuggingFace} from '../../src/files/backbone.js'
+import {openPth, writePth} from '../../src/files/pth.js'
+import {openSafetensors} from '../../src/files/safetensors.js'
+import {renamed} from '../../src/files/tensor-entry.js'
+import {golden, scratch} from '../files/scratch.js'
+import {scriptOf, testPython} from './interpreter.js'
+
+async function python(...args: string[]): Promise<Record<string, unknown>> {
+  const environment = {...process.env, HF_HUB_OFFLINE: '1', TRANSFORMERS_VERBOSITY: 'error'}
+  const {stdout} = await promisify(execFile)(testPython(), [scriptOf('open_checkpoints.py'), ...args], {
+    env: environment,
+    maxBuffer: 1 << 26
+  })
+  return JSON.parse(stdout.trim().split('\n').at(-1)!) as Record<string, unknown>
+}
+
+for (const [name, model] of [
+  ['plain', 'Dinov2Model'],
+  ['reg4_swiglu', 'Dinov2WithRegistersModel']
+])
+  test(`transformers opens our folder of vit_${name} as ${model} and computes the recorded features`, async t => {
+    const folder = join(await scratch(t), 'hf')
+    const {config, checkpoint} = await openBackbone(golden(`vit_${name}.pth`), {overrides: {heads: 4}})
+    t.after(() => checkpoint.close())
+    await saveHuggingFace(folder, config, readBackbone(config, checkpoint))
+    const answer = await python('transformers', folder, golden(`vit_${name}_io.safetensors`))
+    assert.equal(answer['class'], model)
+    for (const keys of ['missing', 'unexpected', 'mismatched']) assert.deepEqual(answer[keys], [], keys)
+    const worst = answer['worst'] as Record<string, number>
+    assert.deepEqual(Object.keys(worst), name === 'plain' ? ['full', 'masked'] : ['full', 'masked', 'resized'])
+    for (const [pass, difference] of Object.entries(worst)) assert.ok(difference <= 1e-4, `${pass}: ${difference}`)
+  })
+
+test('torch.load(weights_only=True) opens what we write, flat, under a teacher, and with 64-bit places', async t => {
+  const folder = await scratch(t)
+  const {config, checkpoint} = await openBackbone(golden('vit_plain.pth'), {overrides: {heads: 4}})
+  t.after(() => checkpoint.close())
+  const safe = join(folder, 'a.safetensors')
+  await saveBackbone(safe, config, readBackbone(config, checkpoint))
+  const flat = [...checkpoint.tensors.values()]
+  for (const zip64Above of [undefined, 0]) {
+    const path = join(folder, 'flat.pth')
+    await writePth(path, flat, {zip64Above, force: true})
+    const answer = await python('torch', path, safe)
+    assert.deepEqual(answer['names'], [...checkpoint.tensors.keys()])
+    assert.deepEqual((answer['metadata'] as Record<string, string>)['format'], 'pt')
+    assert.deepEqual((answer['metadata'] as Record<string, string>)['heads'], '4')
+  }
+  const path = join(folder, 'teacher.pth')
+  await writePth(
+    path,
+    flat.map(entry => renamed(entry, `backbone.${entry.name}`)),
+    {root: 'teacher'}
+  )
+  assert.deepEqual((await python('torch', path, safe))['roots'], ['teacher'])
+})
+
+test('we open what torch.save writes: views, shared storages, all types, protocols 2 to 5, training checkpoints', async t => {
+  const folder = await scratch(t)
+  await python('save', folder)
+  for (const protocol of [2, 3, 4, 5])
+    for (const [name, root] of [
+      ['views', ''],
+      ['types', 'teacher'],
+      ['training', 'model']
+    ] as const) {
+      const file = await openPth(join(folder, `${name}-${protocol}.pth`))
+      const plain = await openSafetensors(join(folder, `${name}.safetensors`))
+      const tensors = file.roots.get(root)!
+      assert.deepEqual([...tensors.keys()].sort(), [...plain.tensors.keys()].sort())
+      for (const [key, expected] of plain.tensors) {
+        const entry = tensors.get(key)!
+        assert.deepEqual([entry.dtype, entry.shape], [expected.dtype, expected.shape], key)
+        assert.deepEqual(await entry.read(), await expected.read(), `${name} ${key} protocol ${protocol}`)
+      }
+      await file.close()
+      await plain.close()
+    }
+  await assert.rejects(openPth(join(folder, 'old.pth')), (error: UserError) => error.code === 'OLD_FORMAT')
+  await assert.rejects(openPth(join(folder, 'module.pth')), (error: UserError) => /torch\.nn\.modules\.linear\.Linear/.test(error.message))
+})
