@@ -149,8 +149,9 @@ export class Progress {
   /** Writes a line above the bar, or plainly where there is none. */
   write(line: string): void {
     if (this.#bar) {
-      this.#options.stream.write(`\r\u001B[K${line}\n`)
-      this.#bar.update(this.#done, {line: this.line()})
+      this.#bar.stop() // it goes back to where it began, so it must begin anew below the line
+      this.#options.stream.write(line + '\n')
+      this.#bar.start(this.#options.total ?? 0, this.#done, {line: this.line()})
     } else this.#options.stream.write(line + '\n')
   }
 
