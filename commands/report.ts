@@ -1,7 +1,6 @@
 /** `dinov2 report`: run folders as one page. */
 import {Args, Flags} from '@oclif/core'
 import {Command, outputFlags, reportFlags} from '../src/cli/command.js'
-import {readLayers} from '../src/config/settings.js'
 
 export default class Report extends Command {
   static override group = 'Results'
@@ -24,6 +23,7 @@ export default class Report extends Command {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Report)
     const runs = this.inputs(args.runs, 'run folders')
+    const {readLayers} = await import('../src/config/settings.js')
     const {reportRuns} = await import('../src/steps/report.js')
     const output = await this.output(flags.output ?? '-')
     const readSettings = (path: string): Map<string, unknown> =>

@@ -1,5 +1,5 @@
 /** Line charts as inline SVG: axes with round numbers, a legend, colours that follow the page's light or dark. */
-import {html, Markup} from './html.js'
+import {html, type Markup} from './html.js'
 
 export type Series = {readonly name: string; readonly points: readonly (readonly [x: number, y: number])[]}
 

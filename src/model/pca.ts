@@ -173,7 +173,11 @@ function jacobi(matrix: Float64Array, m: number): {values: Float64Array; vectors
   for (let sweep = 0; sweep < 60; sweep++) {
     let off = 0
     let on = 0
-    for (let i = 0; i < m; i++) for (let j = 0; j < m; j++) i === j ? (on += a[i * m + j]! ** 2) : (off += a[i * m + j]! ** 2)
+    for (let i = 0; i < m * m; i++) {
+      const square = a[i]! * a[i]!
+      if (i % (m + 1) === 0) on += square
+      else off += square
+    }
     if (off <= 1e-30 * on) break
     for (let p = 0; p < m; p++)
       for (let q = p + 1; q < m; q++) {
