@@ -45,7 +45,6 @@ export type CropSettings = {
 /** Blur probabilities of the first large, the second large and the small views. */
 export const BLUR = {released: [0, 0.9, 0.5], paper: [1, 0.1, 0.5]} as const
 
-const TAPS = 9
 const JITTER = {brightness: 0.4, contrast: 0.4, saturation: 0.2, hue: 0.1, probability: 0.8}
 
 /**
@@ -118,7 +117,7 @@ export function makeView(random: Rng, image: Raster, view: View, settings: CropS
   const probability = BLUR[settings.blur ?? 'released'][view === 'global1' ? 0 : view === 'global2' ? 1 : 2]
   if (random.chance(probability)) {
     const [least, most] = settings.blurSigma ?? [0.1, 2]
-    gaussianBlur(out, size, TAPS, random.uniform(least, most))
+    gaussianBlur(out, size, random.uniform(least, most))
   }
   if (view === 'global2' && random.chance(settings.solarize ?? 0.2)) solarize(out, 128)
 }

@@ -67,9 +67,10 @@ export function adjustHue(pixels: Uint8Array, turn: number): void {
     const gc = f((most - g) / range)
     const bc = f((most - b) / range)
     const sector = f(r === most ? f(bc - gc) : g === most ? 2 + rc - bc : 4 + gc - rc)
-    const unit = f((sector / 6 + 1) % 1)
-    const hue = (Math.trunc(unit * 255) + shift) & 255
-    const saturation = Math.trunc(f(range / most) * 255)
+    const turned = sector / 6 + 1
+    const unit = f(turned >= 1 ? turned - 1 : turned)
+    const hue = (((unit * 255) | 0) + shift) & 255
+    const saturation = (f(range / most) * 255) | 0
     // And back; hue 255 is the sixth sector, which is the first again.
     if (saturation === 0) {
       pixels[i] = pixels[i + 1] = pixels[i + 2] = most
@@ -77,11 +78,11 @@ export function adjustHue(pixels: Uint8Array, turn: number): void {
     }
     const s = f(saturation / 255)
     const place = f((hue * 6) / 255)
-    const side = Math.floor(place)
+    const side = place | 0
     const t = f(place - side)
-    const low = Math.round(most * (1 - s))
-    const falling = Math.round(most * (1 - s * t))
-    const rising = Math.round(most * (1 - s * (1 - t)))
+    const low = (most * (1 - s) + 0.5) | 0
+    const falling = (most * (1 - s * t) + 0.5) | 0
+    const rising = (most * (1 - s * (1 - t)) + 0.5) | 0
     pixels[i] = side === 1 ? falling : side === 2 || side === 3 ? low : side === 4 ? rising : most
     pixels[i + 1] = side === 0 || side === 6 ? rising : side === 1 || side === 2 ? most : side === 3 ? falling : low
     pixels[i + 2] = side === 2 ? rising : side === 3 || side === 4 ? most : side === 5 ? falling : low
@@ -106,56 +107,56 @@ export function gaussianKernel(taps: number, sigma: number): Float64Array {
   return weights.map(w => w / sum)
 }
 
+const TAPS = 9
+const REACH = (TAPS - 1) / 2
 let lines = new Float32Array(0)
 
 /**
- * Blurs a square of side × side pixels by a Gaussian of `taps` taps (odd), mirrored at the rim without repeating it; halves round to even.
+ * Blurs a square of side × side pixels by a Gaussian of nine taps, mirrored at the rim without repeating it; halves round to even.
  *
  * torchvision's `gaussian_blur` multiplies the two axes into one kernel; one after the other is the same up to the rounding of float32.
- * The side must exceed taps / 2.
+ * The side must exceed four pixels.
  */
-export function gaussianBlur(pixels: Uint8Array, side: number, taps: number, sigma: number): void {
-  const kernel = gaussianKernel(taps, sigma)
-  let reach = (taps - 1) / 2
-  if (side <= reach) throw new RangeError(`Expected a side of more than ${reach} pixels for a blur of ${taps} taps but received ${side}.`)
-  const middle = reach
-  while (reach > 0 && kernel[middle - reach]! < 1e-7) reach-- // taps that cannot move a byte
-  if (reach === 0) return
-  const w = Float32Array.from({length: reach + 1}, (_, i) => kernel[middle + i]!)
+export function gaussianBlur(pixels: Uint8Array, side: number, sigma: number): void {
+  if (side <= REACH) throw new RangeError(`Expected a side of more than ${REACH} pixels for a blur of ${TAPS} taps but received ${side}.`)
+  const kernel = gaussianKernel(TAPS, sigma)
+  const [w0, w1, w2, w3, w4] = [kernel[REACH]!, kernel[REACH + 1]!, kernel[REACH + 2]!, kernel[REACH + 3]!, kernel[REACH + 4]!]
+  if (w1 < 1e-7) return // no byte moves
   const line = side * 3
-  if (lines.length < pixels.length + (side + 2 * reach) * 3) lines = new Float32Array(pixels.length + (side + 2 * reach) * 3)
+  const rim = REACH * 3
+  if (lines.length < pixels.length + line + 2 * rim) lines = new Float32Array(pixels.length + line + 2 * rim)
   const rows = lines
-  const padded = lines.subarray(pixels.length, pixels.length + (side + 2 * reach) * 3)
+  const padded = lines.subarray(pixels.length, pixels.length + line + 2 * rim)
 
   for (let y = 0; y < side; y++) {
     const at = y * line
-    for (let i = 0; i < line; i++) padded[reach * 3 + i] = pixels[at + i]!
-    for (let k = 1; k <= reach; k++)
+    for (let i = 0; i < line; i++) padded[rim + i] = pixels[at + i]!
+    for (let k = 3; k <= rim; k += 3)
       for (let c = 0; c < 3; c++) {
-        padded[(reach - k) * 3 + c] = pixels[at + k * 3 + c]!
-        padded[(reach + side - 1 + k) * 3 + c] = pixels[at + (side - 1 - k) * 3 + c]!
+        padded[rim - k + c] = pixels[at + k + c]!
+        padded[rim + line - 3 + k + c] = pixels[at + line - 3 - k + c]!
       }
-    for (let i = 0; i < line; i++) {
-      const p = i + reach * 3
-      let sum = w[0]! * padded[p]!
-      for (let k = 1; k <= reach; k++) sum += w[k]! * (padded[p - 3 * k]! + padded[p + 3 * k]!)
-      rows[at + i] = sum
-    }
+    for (let i = 0, p = rim; i < line; i++, p++)
+      rows[at + i] =
+        w0 * padded[p]! +
+        w1 * (padded[p - 3]! + padded[p + 3]!) +
+        w2 * (padded[p - 6]! + padded[p + 6]!) +
+        w3 * (padded[p - 9]! + padded[p + 9]!) +
+        w4 * (padded[p - 12]! + padded[p + 12]!)
   }
-  const mirror = (y: number): number => (y < 0 ? -y : y >= side ? 2 * side - 2 - y : y)
-  const sums = padded.subarray(0, line)
+  const mirror = (y: number): number => (y < 0 ? -y : y >= side ? 2 * side - 2 - y : y) * line
   for (let y = 0; y < side; y++) {
+    const [a1, a2, a3, a4] = [mirror(y - 1), mirror(y - 2), mirror(y - 3), mirror(y - 4)]
+    const [b1, b2, b3, b4] = [mirror(y + 1), mirror(y + 2), mirror(y + 3), mirror(y + 4)]
     const at = y * line
-    for (let i = 0; i < line; i++) sums[i] = w[0]! * rows[at + i]!
-    for (let k = 1; k <= reach; k++) {
-      const above = mirror(y - k) * line
-      const below = mirror(y + k) * line
-      const weight = w[k]!
-      for (let i = 0; i < line; i++) sums[i]! += weight * (rows[above + i]! + rows[below + i]!)
-    }
     for (let i = 0; i < line; i++) {
-      const v = sums[i]!
-      const low = Math.floor(v)
+      const v =
+        w0 * rows[at + i]! +
+        w1 * (rows[a1 + i]! + rows[b1 + i]!) +
+        w2 * (rows[a2 + i]! + rows[b2 + i]!) +
+        w3 * (rows[a3 + i]! + rows[b3 + i]!) +
+        w4 * (rows[a4 + i]! + rows[b4 + i]!)
+      const low = v | 0
       const rest = v - low
       pixels[at + i] = rest > 0.5 || (rest === 0.5 && (low & 1) === 1) ? low + 1 : low
     }

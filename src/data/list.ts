@@ -84,11 +84,11 @@ async function* blocks(source: AsyncIterable<Buffer | string>, separator: number
   for await (const piece of source) {
     let block = typeof piece === 'string' ? Buffer.from(piece) : piece
     if (start && block.length > 0) {
+      if (rest.length > 0) block = Buffer.concat([...rest.splice(0), block])
       if (block.length < 3 && block[0] === 0xef) {
-        rest.push(block)
+        rest.push(block) // perhaps the beginning of a byte order mark
         continue
       }
-      if (rest.length > 0) block = Buffer.concat([...rest.splice(0), block])
       if (block[0] === 0xef && block[1] === 0xbb && block[2] === 0xbf) block = block.subarray(3)
       start = false
     }
