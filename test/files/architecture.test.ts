@@ -1,3 +1,4 @@
+/** What an architecture is told from, which tensors it needs, and how a misfit is explained. */
 import assert from 'node:assert/strict'
 import {readFile} from 'node:fs/promises'
 import {test} from 'node:test'

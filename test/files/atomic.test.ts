@@ -1,3 +1,4 @@
+/** Outputs are whole or absent: committed, refused, failed, interrupted, linked, devices and folders. */
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'
 import {mkdir, open, readdir, readFile, readlink, stat, symlink, writeFile} from 'node:fs/promises'

@@ -1,3 +1,4 @@
+/** Files of torch.save: recorded ones byte for byte, odd views, hostile pickles, damage anywhere, places beyond 4 GiB. */
 import assert from 'node:assert/strict'
 import {open, readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
