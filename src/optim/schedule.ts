@@ -8,15 +8,14 @@ export type Cosine = {
   /** Steps of linear warm-up from `start`; the last of them has the base value. */
   readonly warmup?: number
   readonly start?: number
-  /** Steps held at zero before anything else. */
-  readonly freeze?: number
+  /** First steps that are set to zero (the last layer's); they do not shift the rest. */
+  readonly frozen?: number
 }
 
-/** Zeros, then a linear warm-up inclusive of its end, then half a cosine from base to final, then final for ever. */
-export function cosine({base, final, total, warmup = 0, start = 0, freeze = 0}: Cosine, step: number): number {
+/** A linear warm-up inclusive of its end, then half a cosine from base to final, then final for ever; zero while frozen. */
+export function cosine({base, final, total, warmup = 0, start = 0, frozen = 0}: Cosine, step: number): number {
+  if (step < frozen) return 0
   if (step >= total) return final
-  if (step < freeze) return 0
-  if (step < freeze + warmup) return warmup === 1 ? start : start + ((base - start) * (step - freeze)) / (warmup - 1)
-  const n = total - freeze - warmup
-  return final + 0.5 * (base - final) * (1 + Math.cos((Math.PI * (step - freeze - warmup)) / n))
+  if (step < warmup) return warmup === 1 ? start : start + ((base - start) * step) / (warmup - 1)
+  return final + 0.5 * (base - final) * (1 + Math.cos((Math.PI * (step - warmup)) / (total - warmup)))
 }

@@ -11,7 +11,7 @@ import {centred, nextCenter, sinkhorn} from '../loss/sinkhorn.js'
 import type {BlockOptions} from '../model/block.js'
 import type {VitConfig} from '../model/config.js'
 import {drawKept} from '../model/drop-path.js'
-import {headBackward, headCopy, headForward, prototypes, prototypesBackward} from '../model/head.js'
+import {headBackward, headCopy, headForward, prototypes, prototypesBackward, unit} from '../model/head.js'
 import type {Head, HeadSaved} from '../model/head.js'
 import {backwardTrain, computeCopy, forwardTrain, gridOf, normedTokens} from '../model/vit.js'
 import type {View, Vit} from '../model/vit.js'
@@ -24,7 +24,7 @@ import {cast} from '../tensor/ops/precision.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {addRows, takeRows} from '../tensor/ops/rows.js'
 import type {Rng} from '../tensor/random.js'
-import {Tensor, add, concat, dispose, fill, mul, slice, stack, sum, tensor1d, tidy, zeros} from '../tensor/tf.js'
+import {Tensor, add, concat, dispose, fill, mul, slice, square, stack, sub, sum, tensor1d, tidy, zeros} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor4D} from '../tensor/tf.js'
 import {flat, free, grow} from '../tensor/tree.js'
 
@@ -94,6 +94,8 @@ export type StepReport = {
   readonly masked: number
   /** Mean entropy of the teacher's targets for cls tokens, in nats; ln K when they are uniform. */
   readonly teacherEntropy: number
+  /** Mean cosine between the cls tokens of different images' global crops; near one when all images look alike to the model. */
+  readonly clsCosine: number
 }
 
 const modules = (named: Named): Network => grow<Network>(named)
@@ -291,11 +293,12 @@ export function studentGradients(
       gradient: mul<Tensor2D>(concat(crops.map(c => c.gradient)), koleoWeight)
     }
   })
+  const alike = tidy(() => meanCosine(slice(clsRows, [locals * B, 0], [B, -1])))
   dispose([clsRows, ...(patchRows ? [patchRows] : [])])
   const measured = tidy(() => {
     const zero = fill([], 0) as Scalar
     const total = (loss: PrototypeLoss | undefined): Scalar => (loss ? sum<Scalar>(loss.losses) : zero)
-    return stack([total(localLoss), total(globalLoss), total(ibotLoss), spread?.loss ?? zero, targets.entropy])
+    return stack([total(localLoss), total(globalLoss), total(ibotLoss), spread?.loss ?? zero, targets.entropy, alike])
   })
 
   // Heads backward.
@@ -332,22 +335,26 @@ export function studentGradients(
   for (const {attn, mlp} of options)
     for (const kept of [attn, mlp]) if (kept) free([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
 
-  const [dino_local, dino_global, ibot, koleoLoss, entropy] = measured.dataSync<'float32'>() as unknown as [
-    number,
-    number,
-    number,
-    number,
-    number
-  ]
-  dispose(measured)
+  const values = measured.dataSync<'float32'>() as unknown as Float32Array
+  const [dino_local, dino_global, ibot, koleoLoss, entropy, cosine] = values as unknown as [number, number, number, number, number, number]
+  dispose([measured, alike])
   const grads: Named = flat({backbone, dino_head: viaDino.grads, ...(viaIbot ? {ibot_head: viaIbot.grads} : {})})
   return {
     grads,
     report: {
       losses: {dino_local, dino_global, koleo: koleoLoss, ibot, total: dino_local + dino_global + koleoLoss + ibot},
-      teacherEntropy: entropy
+      teacherEntropy: entropy,
+      clsCosine: cosine
     }
   }
+}
+
+/** Mean cosine between different rows of x [B, C]: (‖Σ û‖² − B) / (B·(B − 1)); zero where there is one row. */
+function meanCosine(x: Tensor2D): Scalar {
+  const B = x.shape[0]
+  if (B < 2) return fill([], 0) as Scalar
+  const total = sum<Scalar>(square(sum(unit(x), 0)))
+  return mul<Scalar>(sub(total, B), 1 / (B * (B - 1)))
 }
 
 /** Frees a head pass but for what belongs to the student's own parameters. */
