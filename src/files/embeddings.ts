@@ -239,40 +239,80 @@ export type OutputOptions = {
 /** Under which name an output grows. */
 export const partialOf = (target: string): string => `${target}.partial`
 
-const unfinished = (target: string): UserError =>
-  new UserError(`${partialOf(target)} was left by an interrupted run.`, {
-    exit: 2,
-    code: 'PARTIAL_EXISTS',
-    hint: 'Give --resume to go on with it, or --force to start anew.'
-  })
+/** What stands where an output is to go. */
+export type OutputPlace = {
+  readonly format: EmbeddingFormat
+  /** stdout, a device or a named pipe: written as it comes, never renamed. */
+  readonly pipe: boolean
+  /** An interrupted run left a partial file, and it is to be continued. */
+  readonly continues: boolean
+  /** `resume` was asked for, and the output is there, whole: nothing is left to do. */
+  readonly whole: boolean
+}
+
+/**
+ * Looks at where an output is to go, before any work is done.
+ *
+ * Throws `UserError` (exit 2): the output or its partial file exists, or is a folder; the format is unknown, needs a file, or cannot be continued.
+ */
+export async function inspectOutput(
+  target: string,
+  options: Pick<OutputOptions, 'format' | 'force' | 'resume'> = {}
+): Promise<OutputPlace> {
+  const {force = false, resume = false} = options
+  const format = formatOf(target, options.format)
+  const found = target === '-' ? undefined : await stat(target).catch(() => undefined)
+  const pipe = target === '-' || (found !== undefined && !found.isFile() && !found.isDirectory())
+  const name = target === '-' ? 'stdout' : target
+  if (pipe && needsFile.has(format)) {
+    throw new UserError(`A .${format} file names its number of rows at its beginning, so it cannot be written to ${name}.`, {
+      exit: 2,
+      code: 'NEEDS_FILE',
+      hint: `Write a file (-o vectors.${format}), or choose --format arrow, jsonl, csv or parquet.`
+    })
+  }
+  if (resume && (pipe || format === 'parquet')) {
+    throw new UserError(
+      pipe
+        ? `What went to ${name} cannot be continued.`
+        : 'A .parquet file keeps its table of contents at the end, so an interrupted one cannot be continued.',
+      {exit: 2, code: 'CANNOT_RESUME', hint: pipe ? 'Name an output file with -o.' : 'Start anew with --force, or write .arrow, which can.'}
+    )
+  }
+  if (found?.isDirectory())
+    throw new UserError(`${target} is a folder, but this output is a file.`, {
+      exit: 2,
+      code: 'OUTPUT_IS_FOLDER',
+      hint: 'Name a file in it.'
+    })
+  if (pipe) return {format, pipe, continues: false, whole: false}
+  const left = await stat(partialOf(target)).catch(() => undefined)
+  if (left && !resume && !force) {
+    throw new UserError(`${partialOf(target)} was left by an interrupted run.`, {
+      exit: 2,
+      code: 'PARTIAL_EXISTS',
+      hint: 'Give --resume to go on with it, or --force to start anew.'
+    })
+  }
+  if (resume && !left && found) return {format, pipe, continues: false, whole: true}
+  if (!(resume && left)) {
+    await refuseExisting(target, {force})
+    if (format === 'npy') await refuseExisting(besideNpy(target), {force})
+  }
+  return {format, pipe, continues: resume && left !== undefined, whole: false}
+}
 
 /**
  * Opens an output of rows: a file, a device, or stdout (`-`).
  *
- * Throws `UserError` (exit 2): the output or its partial file exists; the format needs a file or cannot be continued; a partial file was made in another way.
+ * Throws `UserError` (exit 2) as `inspectOutput`, and when a partial file was made in another way. A whole output is not resumed but refused.
  */
 export async function createEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
-  const {meta, stdout, force = false, resume = false, batch = 1} = options
-  const format = formatOf(target, options.format)
+  const {meta, stdout, force = false, batch = 1} = options
+  const {format, pipe, continues, whole} = await inspectOutput(target, options)
+  if (whole) await refuseExisting(target)
   const toStdout = target === '-'
-  const found = toStdout ? undefined : await stat(target).catch(() => undefined)
-  const toPipe = toStdout || (found !== undefined && !found.isFile() && !found.isDirectory())
-  if (toPipe) {
-    if (needsFile.has(format))
-      throw new UserError(
-        `A .${format} file names its number of rows at its beginning, so it cannot be written to ${toStdout ? 'stdout' : target}.`,
-        {
-          exit: 2,
-          code: 'NEEDS_FILE',
-          hint: `Write a file (-o vectors.${format}), or choose --format arrow, jsonl, csv or parquet.`
-        }
-      )
-    if (resume)
-      throw new UserError(`What went to ${toStdout ? 'stdout' : target} cannot be continued.`, {
-        exit: 2,
-        code: 'CANNOT_RESUME',
-        hint: 'Name an output file with -o.'
-      })
+  if (pipe) {
     const stream = toStdout ? stdout! : createWriteStream(target)
     const writer = await plainWriter(format, streamSink(stream), meta)
     const end = async (): Promise<void> => {
@@ -293,21 +333,7 @@ export async function createEmbeddings(target: string, options: OutputOptions): 
       }
     }
   }
-  const partial = partialOf(target)
-  const left = await stat(partial).catch(() => undefined)
-  if (left && !resume && !force) throw unfinished(target)
-  if (!(resume && left)) {
-    await refuseExisting(target, {force})
-    if (format === 'npy') await refuseExisting(besideNpy(target), {force})
-  }
   if (format === 'parquet') {
-    if (resume) {
-      throw new UserError('A .parquet file keeps its table of contents at the end, so an interrupted one cannot be continued.', {
-        exit: 2,
-        code: 'CANNOT_RESUME',
-        hint: 'Start anew with --force, or write .arrow, which can.'
-      })
-    }
     const output = await openAtomic(target, {force})
     const writer = await plainWriter(format, fileSink(output.handle), meta)
     return {
@@ -325,7 +351,7 @@ export async function createEmbeddings(target: string, options: OutputOptions): 
       }
     }
   }
-  return growing(target, format, meta, resume && left !== undefined, batch)
+  return growing(target, format, meta, continues, batch)
 }
 
 async function plainWriter(format: EmbeddingFormat, sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): Promise<Writer> {

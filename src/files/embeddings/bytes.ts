@@ -46,12 +46,12 @@ export class ByteReader {
     }
   }
 
-  /** Lines without their ends; the last may lack one. */
-  async *lines(): AsyncGenerator<string> {
+  /** Lines without their ends (byte `end`); the last may lack one. */
+  async *lines(end = 10): AsyncGenerator<string> {
     let rest: Uint8Array[] = []
     for await (const chunk of this.chunks()) {
       let from = 0
-      for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, from)) {
+      for (let at = chunk.indexOf(end); at >= 0; at = chunk.indexOf(end, from)) {
         rest.push(chunk.subarray(from, at))
         yield text(rest)
         rest = []
