@@ -12,7 +12,6 @@ import {
   settingsFlags
 } from '../src/cli/command.js'
 import {derive} from '../src/config/derived.js'
-import {settingsYaml, withSetting} from '../src/config/settings.js'
 import {UserError} from '../src/config/errors.js'
 
 export default class Pretrain extends Command {
@@ -44,21 +43,17 @@ export default class Pretrain extends Command {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Pretrain)
     const inputs = this.inputs(args.images)
+    const {settingsYaml, withSetting} = await import('../src/config/settings.js')
     let resolved = this.resolved
     if (flags.batch !== undefined) resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
     const {settings} = resolved
     const plan = derive(settings)
     const bad = this.badImages(flags)
 
-    const [{imageTable}, {listImages, noImages}, {startEngine}, {forecast, pretrain}] = await Promise.all([
-      import('../src/data/table.js'),
-      import('../src/data/source.js'),
-      import('../src/engine/start.js'),
-      import('../src/steps/pretrain.js')
-    ])
+    const {gatherImages, startEngine} = await import('../src/steps/prepare.js')
+    const {forecast, pretrain} = await import('../src/steps/pretrain.js')
     if (!flags['dry-run']) await openFolder(flags.output, {force: flags.force, resume: flags.resume})
-    const images = await imageTable(listImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))}))
-    if (images.length === 0) throw noImages(inputs)
+    const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
     const engine = await startEngine({
       engine: flags.engine,
       device: flags.device,
