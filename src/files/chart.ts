@@ -20,10 +20,10 @@ export function ticks(low: number, high: number, count: number): number[] {
   if (!(span > 0)) return [low]
   const rough = span / count
   const power = 10 ** Math.floor(Math.log10(rough))
-  const step = [1, 2, 5, 10].map(k => k * power).find(size => size >= rough * 0.999)!
+  const step = [1, 2, 5, 10].map(k => k * power).find(size => span / size <= count * 1.6)!
   const first = Math.ceil(low / step - 1e-9)
   const last = Math.floor(high / step + 1e-9)
-  return Array.from({length: last - first + 1}, (_, i) => (first + i) * step)
+  return Array.from({length: last - first + 1}, (_, i) => Number(((first + i) * step).toPrecision(12)))
 }
 
 /** A number as short as it can be read: 0.0014, 1.2e-5, 12,000. */

@@ -104,7 +104,8 @@ export const PHOTO_SETS: readonly PhotoSet[] = [
       const [train, val] = [await names('trainval.txt'), await names('test.txt')]
       return member => {
         const [, name, kind] = /^images\/((\w+?)_\d+)\.jpg$/.exec(member) ?? []
-        const split = train.has(name ?? '') ? 'train' : val.has(name ?? '') ? 'val' : undefined
+        if (name === undefined) return undefined
+        const split = train.has(name) ? 'train' : val.has(name) ? 'val' : undefined
         return split && `${split}/${kind!.toLowerCase()}/${name}.jpg`
       }
     }
@@ -132,19 +133,25 @@ export async function untar(path: string, take: (member: string, bytes: Uint8Arr
   const unzipped = createGunzip()
   for (const stream of [source, unzipped]) stream.on('error', (error: Error) => members.destroy(error))
   source.pipe(unzipped).pipe(members)
+  let refused: unknown // what `take` threw: not the archive's fault
   try {
     for await (const member of members) {
       signal?.throwIfAborted()
       const {name, type} = member.header
       const pieces: Buffer[] = []
       for await (const piece of member) pieces.push(piece as Buffer)
-      if (type === 'file') await take(name.replace(/^\.\//, ''), Buffer.concat(pieces))
+      if (type !== 'file') continue
+      await take(name.replace(/^\.\//, ''), Buffer.concat(pieces)).catch((error: unknown) => {
+        refused = error
+        throw error
+      })
     }
   } catch (error) {
     signal?.throwIfAborted()
-    if ((error as {code?: string}).code?.startsWith('E') && !(error as {code?: string}).code?.startsWith('ERR')) throw error // the disk's own word
+    if (error === refused || (error as NodeJS.ErrnoException).syscall !== undefined) throw error
     throw new UserError(`${path} is damaged: ${error instanceof Error ? error.message : String(error)}.`, {
       code: 'BAD_ARCHIVE',
+      hint: 'Remove it and try again.',
       cause: error
     })
   } finally {

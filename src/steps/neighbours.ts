@@ -7,79 +7,12 @@ import {UserError} from '../config/errors.js'
 import {centred, fit, paste, sheet} from '../data/canvas.js'
 import {decodeRgb, RefusedImage, type Raster} from '../data/decode.js'
 import {encodeImage} from '../data/encode.js'
-import {listImages, noImages} from '../data/source.js'
-import {startEngine, type EngineRequest} from '../engine/start.js'
-import {openEmbeddings, type Fields} from '../files/embeddings.js'
+import type {Fields} from '../files/embeddings.js'
 import {dataUri, html, page, type Markup} from '../files/html.js'
-import {embed, loadEmbedder, settingsOf, usualBatch, type EmbedOptions} from './embed.js'
-import {loadIndex, type Found} from './search.js'
+import type {Answer, Found} from './search.js'
 
-/** One query and what was found for it, best first. */
-export type Answer = {readonly query: string; readonly fields: Fields; readonly found: readonly Found[]}
-
-/** The queries are images, embedded as the rows of the index were. */
-export type ImageQueries = {
-  readonly index: string
-  readonly images: readonly string[]
-  readonly nul?: boolean
-  readonly model: string
-  readonly engine: EngineRequest
-  readonly toolVersion: string
-  readonly k: number
-  readonly limit: number
-  readonly skipSelf: boolean
-  readonly onBad?: EmbedOptions['onBad']
-  readonly signal?: AbortSignal
-}
-
-/** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
-export async function* answerImages(options: ImageQueries): AsyncGenerator<Answer> {
-  const {index, images, nul = false, model, engine, toolVersion, k, limit, skipSelf, onBad, signal} = options
-  const searcher = await loadIndex(index)
-  const settings = settingsOf(searcher.header.meta, index)
-  const info = await startEngine(engine)
-  using embedder = await loadEmbedder(model, {...settings, precision: info.precision, toolVersion})
-  searcher.check({name: model, meta: embedder.meta})
-  const batch = usualBatch(embedder.config, embedder.transform, info.device)
-  const refs = first(listImages(images, {nul}), limit)
-  let any = false
-  for await (const rows of embed(refs, embedder, {batch, ...(onBad ? {onBad} : {}), ...(signal ? {signal} : {})})) {
-    any = true
-    yield* paired(rows.ids, rows.fields, searcher.search(rows, {k, skipSelf}))
-  }
-  if (!any) throw noImages(images)
-}
-
-/** Searches with embeddings that were made before. */
-export async function* answerEmbeddings({
-  index,
-  queries,
-  k,
-  limit,
-  skipSelf
-}: Pick<ImageQueries, 'index' | 'k' | 'limit' | 'skipSelf'> & {queries: readonly string[]}): AsyncGenerator<Answer> {
-  const searcher = await loadIndex(index)
-  let left = limit
-  for (const name of queries) {
-    const source = await openEmbeddings(name === '-' ? (process.stdin as AsyncIterable<Uint8Array>) : name, name === '-' ? 'stdin' : name)
-    try {
-      searcher.check(source)
-      for await (const batch of source.rows) {
-        const n = Math.min(left, batch.ids.length)
-        const some = {
-          ids: batch.ids.slice(0, n),
-          fields: batch.fields.slice(0, n),
-          vectors: batch.vectors.subarray(0, n * searcher.header.dim)
-        }
-        if (n > 0) yield* paired(some.ids, some.fields, searcher.search(some, {k, skipSelf}))
-        left -= n
-        if (left <= 0) return
-      }
-    } finally {
-      await source.close()
-    }
-  }
-}
+export {answerEmbeddings, answerImages} from './search.js'
+export type {Answer} from './search.js'
 
 /** Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. Throws a `UserError` naming the line that is not so. */
 export async function* answerRows(input: Readable | string, {k, limit}: {k: number; limit: number}): AsyncGenerator<Answer> {
@@ -127,18 +60,6 @@ export async function* answerRows(input: Readable | string, {k, limit}: {k: numb
   }
   if (answer) yield answer
   else if (done === 0) throw new UserError(`${name} holds no rows.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the search find anything?'})
-}
-
-async function* first<T>(items: AsyncIterable<T>, limit: number): AsyncGenerator<T> {
-  let n = 0
-  for await (const item of items) {
-    yield item
-    if (++n >= limit) return
-  }
-}
-
-function* paired(ids: readonly string[], fields: readonly Fields[], found: readonly (readonly Found[])[]): Generator<Answer> {
-  for (const [i, query] of ids.entries()) yield {query, fields: fields[i]!, found: found[i]!}
 }
 
 export type SheetOptions = {
@@ -225,7 +146,8 @@ export async function neighbourSheet(
         asked ?? sheet(side, side, 225),
         ...shown.map(({picture, same}) => framed(picture ?? sheet(side, side, 225), side, same))
       ])
-    onQuery?.(++queries)
+    queries++
+    onQuery?.(queries)
   }
   const report: SheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? alike / labelled : undefined}
   if (format === 'png') return {content: await stripsPng(strips, side), report}
