@@ -81,12 +81,12 @@ export function blockMask(
   return count
 }
 
-/** `steps` numbers from first to last at even distances, in single precision as `torch.linspace` computes them (from both ends towards the middle). */
+/** `steps` numbers from first to last at even distances, in single precision as `torch.linspace` computes them (from both ends towards the middle, each rounded once). */
 export function ladder(first: number, last: number, steps: number): Float32Array {
   const f = Math.fround
   const [a, b] = [f(first), f(last)]
   const step = steps > 1 ? f(f(b - a) / (steps - 1)) : 0
-  return Float32Array.from({length: steps}, (_, i) => (i < Math.floor(steps / 2) ? f(a + f(step * i)) : f(b - f(step * (steps - 1 - i)))))
+  return Float32Array.from({length: steps}, (_, i) => (i < Math.floor(steps / 2) ? f(a + step * i) : f(b - step * (steps - 1 - i))))
 }
 
 /**

@@ -18,6 +18,7 @@ class Thread {
   readonly #waiting = new Map<number, Waiting>()
   #next = 0
   #broken: Error | undefined
+  #closing = false
   /** Items asked for and not yet answered. */
   load = 0
 
@@ -29,7 +30,7 @@ class Thread {
       if (!waiting) return
       this.#waiting.delete(reply.job)
       this.load -= waiting.items
-      if (this.#waiting.size === 0) this.#worker.unref()
+      if (this.#waiting.size === 0 && !this.#closing) this.#worker.unref()
       if ('defect' in reply) waiting.reject(new Error(reply.defect))
       else waiting.resolve(reply.answers)
     })
@@ -57,6 +58,7 @@ class Thread {
   }
 
   async close(): Promise<void> {
+    this.#closing = true // from here on its end is waited for: a late answer must not let go of it
     await this.#worker.terminate()
   }
 }
