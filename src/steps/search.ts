@@ -1,9 +1,12 @@
 /**
  * Searching: queries against an index, neighbours out.
  *
- * Queries are embeddings, or batches of them computed on the way. Either must have been made as the rows of the index were, or a sentence says which differ.
+ * Queries are embeddings, or images that are embedded on the way as the rows of the index were. Either must have been made like those rows, or a sentence
+ * says what differs. Model and engine are only loaded for images.
  */
-import {refuseMixing, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../files/embeddings.js'
+import type {BadImage} from '../data/batches.js'
+import type {EngineRequest} from '../engine/start.js'
+import {openAll, refuseMixing, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../files/embeddings.js'
 import {openIndex, type IndexHeader, type IndexRows} from '../files/vector-index.js'
 import {nearest, normalizeRows, VectorBuilder, type Neighbours, type Vectors} from '../search/exact.js'
 import {Graph} from '../search/hnsw.js'
@@ -41,7 +44,7 @@ export async function loadIndex(path: string): Promise<Searcher> {
   const file = await openIndex(path)
   try {
     const {header, rows} = file
-    const answer =
+    const ask =
       header.kind === 'hnsw'
         ? throughGraph(await file.withGraph(graph => Graph.load(graph, header.dim, header.metric)), header, rows)
         : exactly(await read(file.vectors(), header.dim), header, rows)
@@ -53,7 +56,7 @@ export async function loadIndex(path: string): Promise<Searcher> {
         const {ids, vectors} = queries
         if (ignoreLength) normalizeRows(vectors, header.dim)
         // One more than asked for, in case the query itself is among them.
-        const found = answer(vectors, options.skipSelf ? options.k + 1 : options.k, options.ef)
+        const found = ask(vectors, options.skipSelf ? options.k + 1 : options.k, options.ef)
         return found.map((neighbours, q) => named(neighbours, ids[q]!, header, rows, options))
       }
     }
@@ -62,7 +65,7 @@ export async function loadIndex(path: string): Promise<Searcher> {
   }
 }
 
-type Answer = (queries: Float32Array, k: number, ef: number | undefined) => Neighbours[]
+type Ask = (queries: Float32Array, k: number, ef: number | undefined) => Neighbours[]
 
 async function read(stretches: AsyncIterable<Float32Array>, dim: number): Promise<Vectors> {
   const builder = new VectorBuilder(dim)
@@ -77,11 +80,11 @@ const byId =
     (rows.at(a)?.id ?? '') < (rows.at(b)?.id ?? '')
 
 const exactly =
-  (vectors: Vectors, {metric}: IndexHeader, rows: IndexRows): Answer =>
+  (vectors: Vectors, {metric}: IndexHeader, rows: IndexRows): Ask =>
   (queries, k) =>
     nearest(vectors, queries, k, {metric, before: byId(rows)})
 
-function throughGraph(graph: Graph, {dim, graph: shape}: IndexHeader, rows: IndexRows): Answer {
+function throughGraph(graph: Graph, {dim, graph: shape}: IndexHeader, rows: IndexRows): Ask {
   const before = byId(rows)
   return (queries, k, ef = shape?.ef ?? 64) =>
     Array.from({length: queries.length / dim}, (_, q) => {
@@ -107,4 +110,100 @@ function named(neighbours: Neighbours, query: string, {metric}: IndexHeader, row
     found.push({query, rank: found.length + 1, id: line.id, ...figure, fields: line.fields})
   }
   return found
+}
+
+/** One query and what was found for it, best first. */
+export type Answer = {readonly query: string; readonly fields: Fields; readonly found: readonly Found[]}
+
+type AnswerOptions = SearchOptions & {
+  readonly index: string
+  /** Queries answered at most; all by default. */
+  readonly limit?: number
+  readonly signal?: AbortSignal
+}
+
+/** The queries are images, embedded as the rows of the index were. */
+export type ImageQueries = AnswerOptions & {
+  readonly images: readonly string[]
+  readonly nul?: boolean
+  readonly model: string
+  readonly engine: EngineRequest
+  readonly toolVersion: string
+  /** Images computed at once. */
+  readonly batch?: number
+  readonly workers?: number
+  readonly maxPixels?: number
+  readonly onBad?: (bad: BadImage) => void
+}
+
+/** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
+export async function* answerImages({index, images, nul = false, limit = Infinity, ...options}: ImageQueries): AsyncGenerator<Answer> {
+  const searcher = await loadIndex(index)
+  const [{embed, loadEmbedder, settingsOf, usualBatch}, {listImages, noImages}, {startEngine}] = await Promise.all([
+    import('./embed.js'),
+    import('../data/source.js'),
+    import('../engine/start.js')
+  ])
+  const settings = settingsOf(searcher.header.meta, index)
+  const refs = atMost(listImages(images, {nul}), limit)
+  const first = await refs.next() // names that do not exist are told before the model is loaded
+  if (first.done) throw noImages(images)
+  const all = async function* (): typeof refs {
+    yield first.value
+    yield* refs
+  }
+  const {precision, device} = await startEngine(options.engine)
+  using embedder = await loadEmbedder(options.model, {...settings, precision, toolVersion: options.toolVersion})
+  searcher.check({name: options.model, meta: embedder.meta})
+  const {signal, workers, maxPixels, onBad, batch = usualBatch(embedder.config, embedder.transform, device)} = options
+  const made = embed(all(), embedder, {
+    batch,
+    ...(workers === undefined ? {} : {workers}),
+    ...(maxPixels === undefined ? {} : {maxPixels}),
+    ...(onBad ? {onBad} : {}),
+    ...(signal ? {signal} : {})
+  })
+  for await (const rows of made) yield* answersTo(rows, searcher, options)
+}
+
+/** Searches with embeddings that were made before; `-` is `stdin`. Throws a `UserError` where they were made in another way than the rows of the index. */
+export async function* answerEmbeddings({
+  index,
+  queries,
+  stdin = process.stdin,
+  limit = Infinity,
+  ...options
+}: AnswerOptions & {readonly queries: readonly string[]; readonly stdin?: AsyncIterable<Uint8Array>}): AsyncGenerator<Answer> {
+  const searcher = await loadIndex(index)
+  const source = await openAll(queries, {stdin, ignoreLength: searcher.header.metric === 'cosine'})
+  try {
+    searcher.check(source)
+    let left = limit
+    for await (const {ids, fields, vectors} of source.rows) {
+      if (options.signal?.aborted) return
+      const n = Math.min(left, ids.length)
+      yield* answersTo(
+        {ids: ids.slice(0, n), fields: fields.slice(0, n), vectors: vectors.subarray(0, n * searcher.header.dim)},
+        searcher,
+        options
+      )
+      left -= n
+      if (left <= 0) return
+    }
+  } finally {
+    await source.close()
+  }
+}
+
+function* answersTo(rows: EmbeddingBatch, searcher: Searcher, options: SearchOptions): Generator<Answer> {
+  const found = searcher.search(rows, options)
+  for (const [i, query] of rows.ids.entries()) yield {query, fields: rows.fields[i]!, found: found[i]!}
+}
+
+async function* atMost<T>(items: AsyncIterable<T>, limit: number): AsyncGenerator<T> {
+  let n = 0
+  for await (const item of items) {
+    yield item
+    if (++n >= limit) return
+  }
 }

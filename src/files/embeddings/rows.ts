@@ -116,18 +116,40 @@ const sorted = (value: unknown): unknown =>
         )
       : value
 
-/** Says how vectors were made, for a sentence. */
-export function making(meta: EmbeddingMeta): string {
-  if (meta.fingerprint === null) return `an unknown model, ${meta.dim} numbers a row`
-  const pixels = Object.entries(meta.preprocessing ?? {}).map(
-    ([key, value]) => `${key} ${typeof value === 'object' ? JSON.stringify(value) : String(value)}`
-  )
-  const layers = meta.layers === null || meta.layers === 1 ? '' : `, layers ${String(meta.layers)}`
-  return (
-    `model ${meta.fingerprint.slice(0, 12)}${meta.architecture ? ` (${meta.architecture})` : ''}, ${pixels.join(', ') || 'unknown preprocessing'}, ` +
-    `${meta.pooling ?? 'unknown'} pooling${layers}${meta.normalized ? ', normalised' : ''}, ${meta.dim} numbers a row`
-  )
+/** One part of a making in words. */
+function part(meta: EmbeddingMeta, key: (typeof binding)[number]): string {
+  switch (key) {
+    case 'fingerprint':
+      return meta.fingerprint === null
+        ? 'an unknown model'
+        : `model ${meta.fingerprint.slice(0, 12)}${meta.architecture ? ` (${meta.architecture})` : ''}`
+    case 'preprocessing': {
+      const pixels = Object.entries((sorted(meta.preprocessing) as Record<string, unknown> | null) ?? {})
+      return (
+        pixels
+          .map(([name, value]) => `${name} ${value === null ? 'none' : typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
+          .join(', ') || 'unknown preprocessing'
+      )
+    }
+    case 'pooling':
+      return `${meta.pooling ?? 'unknown'} pooling`
+    case 'layers':
+      return `layers ${meta.layers === null ? 'unknown' : String(meta.layers)}`
+    case 'shape':
+      return meta.shape ? `${meta.shape.rows} × ${meta.shape.columns} patches` : 'no patches'
+    case 'dim':
+      return `${meta.dim} numbers a row`
+    case 'normalized':
+      return meta.normalized ? 'normalised' : 'not normalised'
+  }
 }
+
+/** Says how vectors were made, for a sentence: all of it, or only the parts named. */
+export const making = (meta: EmbeddingMeta, parts: readonly string[] = binding): string =>
+  binding
+    .filter(key => parts.includes(key))
+    .map(key => part(meta, key))
+    .join(', ')
 
 /** What must agree before vectors may stand in one index, one table or one comparison. */
 const binding = ['fingerprint', 'preprocessing', 'pooling', 'layers', 'shape', 'dim', 'normalized'] as const
@@ -161,7 +183,7 @@ export function refuseMixing(
   const parts = differences(a.meta, b.meta, options)
   if (parts.length === 0) return
   throw new UserError(
-    `Vectors of ${words[parts[0]!]} cannot be mixed: ${a.name} is of ${making(a.meta)}; ${b.name} is of ${making(b.meta)}.`,
+    `Vectors of ${words[parts[0]!]} cannot be mixed: ${a.name} is of ${making(a.meta, parts)}; ${b.name} is of ${making(b.meta, parts)}.`,
     {
       exit: 2,
       code: 'MIXED_EMBEDDINGS',
