@@ -11,7 +11,7 @@ import type {Tensor, Tensor1D, Tensor2D, Tensor3D, Tensor4D} from '../tensor/tf.
 import type {Group} from '../tensor/ops/attention.js'
 import {layerNormBackward, layerNormForward} from '../tensor/ops/layer-norm.js'
 import type {Norm, NormStats} from '../tensor/ops/layer-norm.js'
-import {linearForward} from '../tensor/ops/linear.js'
+import {linearForward, scaleRows} from '../tensor/ops/linear.js'
 import type {Linear} from '../tensor/ops/linear.js'
 import {cast, castLike} from '../tensor/ops/precision.js'
 import type {Precision} from '../tensor/ops/precision.js'
@@ -292,8 +292,11 @@ const sumTrees = (a: EmbedGrads, b: EmbedGrads): EmbedGrads => {
   }
 }
 
+/** What `computeCopy` and `inferenceCopy` give: parameters of which some are copies that the caller owns, the others shared with the original. */
+export type Copy = {readonly params: Vit; readonly owned: Tensor[]}
+
 /** The copy of a backbone's weights that enters matrix products: linear layers in `precision`, all else shared as it is. */
-export function computeCopy(params: Vit, precision: Precision): {params: Vit; owned: Tensor[]} {
+export function computeCopy(params: Vit, precision: Precision): Copy {
   const owned: Tensor[] = []
   const low = <T extends Tensor>(x: T): T => {
     const copy = cast(x, precision)
@@ -307,4 +310,23 @@ export function computeCopy(params: Vit, precision: Precision): {params: Vit; ow
     mlp: 'w12' in p.mlp ? {w12: layer(p.mlp.w12), w3: layer(p.mlp.w3)} : {fc1: layer(p.mlp.fc1), fc2: layer(p.mlp.fc2)}
   }))
   return {params: {...params, patch_embed: {proj: layer(params.patch_embed.proj)}, blocks}, owned}
+}
+
+/** As `computeCopy`, with LayerScale multiplied into the layers before it once and for all: for passes without training. */
+export function inferenceCopy(params: Vit, precision: Precision): Copy {
+  const folded: Tensor[] = []
+  const scaled = (layer: Linear, ls: {gamma: Tensor1D} | undefined): Linear => {
+    if (!ls) return layer
+    const product = scaleRows(layer, ls.gamma)
+    folded.push(product.weight, product.bias)
+    return product
+  }
+  const blocks = params.blocks.map(({ls1, ls2, ...p}): Block => ({
+    ...p,
+    attn: {qkv: p.attn.qkv, proj: scaled(p.attn.proj, ls1)},
+    mlp: 'w12' in p.mlp ? {w12: p.mlp.w12, w3: scaled(p.mlp.w3, ls2)} : {fc1: p.mlp.fc1, fc2: scaled(p.mlp.fc2, ls2)}
+  }))
+  const copy = computeCopy({...params, blocks}, precision)
+  dispose(folded) // the copies share their data where the precision is the same
+  return copy
 }

@@ -3,7 +3,7 @@ import {createHash} from 'node:crypto'
 import {openBackbone, readBackbone} from '../files/backbone.js'
 import {bytesOf} from '../files/tensor-entry.js'
 import type {VitConfig} from '../model/config.js'
-import {computeCopy} from '../model/vit.js'
+import {computeCopy, inferenceCopy} from '../model/vit.js'
 import type {Vit} from '../model/vit.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {dispose, tensor} from '../tensor/tf.js'
@@ -29,13 +29,18 @@ export type BackboneOptions = {
   readonly root?: string
   /** What the shapes cannot tell, e.g. heads of an unusual width. */
   readonly overrides?: Partial<VitConfig>
+  /** Keep the parameters as the file has them. Otherwise LayerScale is multiplied into the layers before it, which is quicker. */
+  readonly trainable?: boolean
 }
 
 /**
  * Loads a backbone into the running engine. Throws what `openBackbone` throws: `UserError` for a missing, damaged or unfitting file.
  * No more than one tensor is held twice.
  */
-export async function loadBackbone(path: string, {precision = 'fp32', root, overrides}: BackboneOptions = {}): Promise<Backbone> {
+export async function loadBackbone(
+  path: string,
+  {precision = 'fp32', root, overrides, trainable = false}: BackboneOptions = {}
+): Promise<Backbone> {
   const {config, checkpoint} = await openBackbone(path, {...(root ? {root} : {}), ...(overrides ? {overrides} : {})})
   const hash = createHash('sha256')
   const named: [string, Tensor][] = []
@@ -51,7 +56,7 @@ export async function loadBackbone(path: string, {precision = 'fp32', root, over
     await checkpoint.close()
   }
   const masters = grow<Vit>(named)
-  const {params} = computeCopy(masters, precision)
+  const {params} = (trainable ? computeCopy : inferenceCopy)(masters, precision)
   // Masters that have a copy in another precision are not needed; what is shared stays.
   const shared = new Set(flat(params).values())
   for (const [, leaf] of named) if (!shared.has(leaf)) dispose(leaf)

@@ -113,7 +113,7 @@ export async function freshState(settings: Settings, plan: Derived): Promise<Tra
 
 /** Puts the weights of a checkpoint in the place of the student's backbone. */
 async function startFrom(path: string, student: Named, {vit}: Derived): Promise<void> {
-  const loaded = await loadBackbone(path)
+  const loaded = await loadBackbone(path, {trainable: true})
   const names = ['width', 'depth', 'heads', 'patch', 'ffn', 'hidden', 'registers', 'grid', 'layerScale'] as const
   const differs = names.filter(name => loaded.config[name] !== vit[name])
   if (differs.length > 0) {
