@@ -141,10 +141,14 @@ async function* table(pieces: AsyncIterable<Buffer>, delimiter: string, options:
   })
   let wake = (): void => undefined
   parser.on('drain', () => wake()).on('close', () => wake())
-  const feed = (async () => {
-    for await (const piece of pieces) if (!parser.write(piece)) await new Promise<void>(resume => (wake = resume))
+  const feed = async (): Promise<void> => {
+    for await (const piece of pieces) {
+      if (parser.destroyed) return
+      if (!parser.write(piece)) await new Promise<void>(resume => (wake = resume))
+    }
     parser.end()
-  })().catch((error: Error) => parser.destroy(error))
+  }
+  feed().catch((error: Error) => parser.destroy(error))
   let ready: ImageRef[] = []
   let line = 1
   try {

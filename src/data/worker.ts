@@ -50,7 +50,7 @@ export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<A
         if (error instanceof RefusedImage) answers.push({reason: error.message})
         else if (error instanceof RangeError && /allocation failed|Invalid typed array length/i.test(error.message))
           answers.push({reason: 'there is not enough memory to decode it'})
-        else throw new Error(`While working on ${item.ref.id}: ${(error as Error).stack ?? String(error)}`)
+        else throw new Error(`While working on ${item.ref.id}: ${(error as Error).stack ?? String(error)}`, {cause: error})
       }
     }
     return answers
