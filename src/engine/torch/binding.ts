@@ -43,12 +43,12 @@ export const scalarType = {uint8: 0, int32: 3, int64: 4, float16: 5, float32: 6,
 
 let addon: Addon | undefined
 
-/** Loads the compiled addon. Throws the loader's error where the file or a library beside it is missing. */
+/** Loads the compiled addon; a process keeps the first one, since handles belong to it. Throws the loader's error where the file or a library is missing. */
 export function loadAddon(path: string): Addon {
   // OpenMP's threads spin at every barrier for about a millisecond by default. Where decoding or another program shares the cores, that waits for
   // threads that are not running: a training step was measured to take seven times as long. A short spin costs an idle machine nothing.
   if (process.env['OMP_WAIT_POLICY'] === undefined) process.env['GOMP_SPINCOUNT'] ??= '20000'
-  addon = createRequire(import.meta.url)(path) as Addon
+  addon ??= createRequire(import.meta.url)(path) as Addon
   return addon
 }
 

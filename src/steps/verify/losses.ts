@@ -1,4 +1,5 @@
 /** The recorded head and losses: values and gradients of each, Sinkhorn–Knopp and centering. */
+import {openCheckpoint} from '../../files/checkpoint.js'
 import {dinoLoss, ibotLoss} from '../../loss/dino.js'
 import {koleo} from '../../loss/koleo.js'
 import {centred, nextCenter, sinkhorn} from '../../loss/sinkhorn.js'
@@ -68,6 +69,7 @@ async function* verifyHead(golden: Golden, io: ReadonlyMap<string, Recorded>): A
   const head = grow<Tree>(
     [...(await golden.tensors('dino_head'))].map(([name, recorded]) => [name, onEngine(recorded)] as const)
   ) as unknown as Head
+  yield await verifyHeadFile(golden)
   const {y, dx, grads} = tidy(() => {
     const [x, gy] = [onEngine<Tensor2D>(need(io, 'head.x', FILE)), onEngine<Tensor2D>(need(io, 'head.gy', FILE))]
     const {z, saved} = headForward(x, head) //                      [R, D]
@@ -89,6 +91,21 @@ async function* verifyHead(golden: Golden, io: ReadonlyMap<string, Recorded>): A
     dispose([y, dx])
     free(grads as unknown as Tree)
     free(head as unknown as Tree)
+  }
+}
+
+/** The pickled head must hold the very numbers of the safetensors file. */
+async function verifyHeadFile(golden: Golden): Promise<Check> {
+  const checkpoint = await openCheckpoint(golden.path('dino_head.pth'))
+  try {
+    let differing = 0
+    for (const [name, {data}] of await golden.tensors('dino_head')) {
+      const other = await checkpoint.tensors.get(name)?.readFloat32()
+      differing += data.filter((value, i) => !Object.is(value, other?.[i])).length
+    }
+    return check('head', 'weights: .pth as .safetensors', 'count', differing, 0)
+  } finally {
+    await checkpoint.close()
   }
 }
 
