@@ -10,7 +10,9 @@ import type {Spot} from './surfaces.js'
 const {abs, max, min, sqrt} = Math
 
 /** What a ray met: distance along it, and which thing (or floor, wall, nothing). */
-type Hit = {t: number; thing: Placed | undefined; ground: Ground | undefined}
+type Hit = {t: number; thing: Placed | undefined; ground: Ground | undefined; open: number}
+
+const UNKNOWN = -1
 
 /**
  * Nearest point at which a ray meets a solid between `from` and `limit`, or Infinity. World units; (dx, dy, dz) has length 1.
@@ -91,16 +93,20 @@ function shade({solid, at, turn, scale}: Placed, ox: number, oy: number, oz: num
   const v = bx * dx + by * dy + bz * dz
   const w = cx * dx + cy * dy + cz * dz
   let open = 1
-  for (let i = 0; i < 16 && t < end; i++) {
+  for (let i = 0; i < 12 && t < end; i++) {
     const d = solid.distance(x + t * u, y + t * v, z + t * w)
     if (d < 0.008 || open < 0.04) return 0
     open = min(open, (softness * d) / t)
-    t += max(d, 0.07)
+    t += max(d, 0.09)
   }
   return open
 }
 
-/** Light that arrives at a point with normal n, reflected by a body colour; writes linear RGB into `out`. */
+/**
+ * Light that arrives at a point with normal n, reflected by a body colour; writes linear RGB into `out`.
+ *
+ * `known` is how much of the lamp reaches the point, where a ray beside it has found that already, else UNKNOWN; the answer is the same for the next ray.
+ */
 function lit(
   scene: Scene,
   [px, py, pz]: Vector,
@@ -110,12 +116,13 @@ function lit(
   gloss: number,
   shine: number,
   closed: number,
+  known: number,
   out: Float64Array
-): void {
+): number {
   const {towards, colour, softness} = scene.light
   const facing = nx * towards[0] + ny * towards[1] + nz * towards[2]
-  let open = facing > 0 ? 1 : 0
-  if (open > 0)
+  let open = facing > 0 ? (known === UNKNOWN ? 1 : known) : 0
+  if (open > 0 && known === UNKNOWN)
     for (const thing of scene.things)
       if ((open = min(open, shade(thing, px + nx * 0.02, py + ny * 0.02, pz + nz * 0.02, towards, softness))) <= 0) break
   const direct = max(0, facing) * open
@@ -133,6 +140,7 @@ function lit(
     const ambient = (below[c]! + up * (above[c]! - below[c]!)) * closed
     out[c] = body[c]! * (ambient + direct * colour[c]!) + highlight * colour[c]!
   }
+  return facing > 0 ? open : UNKNOWN
 }
 
 /** Draws a scene as `size` × `size` pixels; sRGB bytes [size, size, 3]. */
@@ -142,7 +150,7 @@ export function render(scene: Scene, size: number): Uint8Array {
   const [ox, oy, oz] = camera.from
   const spot: Spot = {height: 0, mix: 0, seam: 0}
   const colour = new Float64Array(3)
-  const hit: Hit = {t: Infinity, thing: undefined, ground: undefined}
+  const hit: Hit = {t: Infinity, thing: undefined, ground: undefined, open: UNKNOWN}
 
   // First broad cones, a block of about 4 x 4 pixels each: where such a cone meets nothing, none of its rays will, and else they start at its tip.
   const blocks = Math.ceil(size / 4)
@@ -161,8 +169,8 @@ export function render(scene: Scene, size: number): Uint8Array {
     return found
   })
 
-  /** Follows one ray through the picture at (x, y) in [-1, 1]; writes linear RGB into `colour`. */
-  function look(x: number, y: number): void {
+  /** Follows one ray through the picture at (x, y) in [-1, 1]; writes linear RGB into `colour`. `open` is what a ray `beside` it found on the same surface. */
+  function look(x: number, y: number, beside?: Placed | Ground, open = UNKNOWN): void {
     let dx = right[0] * x + upright[0] * y + ahead[0] * camera.zoom
     let dy = right[1] * x + upright[1] * y + ahead[1] * camera.zoom
     let dz = right[2] * x + upright[2] * y + ahead[2] * camera.zoom
@@ -192,8 +200,9 @@ export function render(scene: Scene, size: number): Uint8Array {
       }
     }
     const p: Vector = [ox + hit.t * dx, oy + hit.t * dy, oz + hit.t * dz]
-    if (hit.thing) lightThing(hit.thing, p, [dx, dy, dz])
-    else if (hit.ground) lightGround(hit.ground, hit.ground === wall, p, [dx, dy, dz])
+    const known = beside === (hit.thing ?? hit.ground) ? open : UNKNOWN
+    if (hit.thing) hit.open = lightThing(hit.thing, p, [dx, dy, dz], known)
+    else if (hit.ground) hit.open = lightGround(hit.ground, hit.ground === wall, p, [dx, dy, dz], known)
     else return void colour.set(sky(dx, dy, dz))
     const mist = 1 - Math.exp(-film.haze * hit.t)
     if (mist > 0.01) {
@@ -202,7 +211,7 @@ export function render(scene: Scene, size: number): Uint8Array {
     }
   }
 
-  function lightThing({solid, at, turn, scale, paint}: Placed, p: Vector, view: Vector): void {
+  function lightThing({solid, at, turn, scale, paint}: Placed, p: Vector, view: Vector, known: number): number {
     const rx = (p[0] - at[0]) / scale
     const ry = (p[1] - at[1]) / scale
     const rz = (p[2] - at[2]) / scale
@@ -235,10 +244,11 @@ export function render(scene: Scene, size: number): Uint8Array {
     const part = paint.parts[solid.part(x, y, z)]!
     const tint = paint.tint(x, y, z)
     const grounded = floor ? min(1, 0.5 + p[1] * 1.5) : 1
-    lit(scene, p, normal, view, [part[0] * tint, part[1] * tint, part[2] * tint], paint.gloss, paint.shine, closed * grounded, colour)
+    const body: Colour = [part[0] * tint, part[1] * tint, part[2] * tint]
+    return lit(scene, p, normal, view, body, paint.gloss, paint.shine, closed * grounded, known, colour)
   }
 
-  function lightGround(ground: Ground, upright: boolean, p: Vector, view: Vector): void {
+  function lightGround(ground: Ground, upright: boolean, p: Vector, view: Vector, known: number): number {
     const c = Math.cos(ground.angle)
     const s = Math.sin(ground.angle)
     const across = upright ? p[1] : p[2]
@@ -260,21 +270,25 @@ export function render(scene: Scene, size: number): Uint8Array {
       const body = base[i]! + spot.mix * (other[i]! - base[i]!)
       return body + spot.seam * (joint[i]! - body)
     }
-    lit(scene, p, normal, view, [mixed(0), mixed(1), mixed(2)], 0, 1, 1 - 0.4 * spot.seam, colour)
+    return lit(scene, p, normal, view, [mixed(0), mixed(1), mixed(2)], 0, 1, 1 - 0.4 * spot.seam, known, colour)
   }
 
   const light = new Float64Array(size * size * 3)
   const solid = new Uint8Array(size * size)
+  const surfaces: (Placed | Ground | undefined)[] = []
+  const opens = new Float32Array(size * size)
   const at = (i: number): number => ((i + 0.5) / size) * 2 - 1
   for (let row = 0; row < size; row++)
     for (let column = 0; column < size; column++) {
       look(at(column), -at(row))
       light.set(colour, (row * size + column) * 3)
       solid[row * size + column] = hit.thing ? 1 : 0
+      surfaces.push(hit.thing ?? hit.ground)
+      opens[row * size + column] = hit.open
     }
   for (const i of edges(light, solid, size)) {
     for (const [du, dv] of CORNERS) {
-      look(at((i % size) + du), -at(Math.floor(i / size) + dv))
+      look(at((i % size) + du), -at(Math.floor(i / size) + dv), surfaces[i], opens[i])
       for (let c = 0; c < 3; c++) light[3 * i + c]! += min(colour[c]!, 1.5)
     }
     for (let c = 0; c < 3; c++) light[3 * i + c]! /= 1 + CORNERS.length
@@ -294,7 +308,7 @@ function edges(light: Float64Array, solid: Uint8Array, size: number): number[] {
   const bright = new Float32Array(size * size)
   for (let i = 0; i < bright.length; i++) bright[i] = sqrt(min(1, 0.3 * light[3 * i]! + 0.6 * light[3 * i + 1]! + 0.1 * light[3 * i + 2]!))
   const found: number[] = []
-  const differ = (i: number, j: number): boolean => abs(bright[j]! - bright[i]!) > (solid[i]! + solid[j]! > 0 ? 0.1 : 0.16)
+  const differ = (i: number, j: number): boolean => abs(bright[j]! - bright[i]!) > (solid[i]! + solid[j]! > 0 ? 0.12 : 0.2)
   for (let i = 0; i < bright.length; i++) {
     const column = i % size
     if (

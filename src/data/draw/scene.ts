@@ -182,10 +182,10 @@ function skyline(chance: Chance): Scene['sky'] {
   const mixed = (a: Colour, b: Colour, t: number): Colour => [a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t]
   return (x, y, z) => {
     const around = Math.atan2(x, -z)
-    if (hills > 0 && y < hills * fractal(around * 2 + 20, 0.5, 0, 4, seed))
+    if (hills > 0 && y < hills * fractal(around * 2 + 20, 0.5, 0, 3, seed))
       return mixed(third, low, 0.25 + 0.2 * noise(around * 20, y * 20, 0, seed))
     let seen = mixed(low, high, step(-0.1, 0.9, y))
-    if (clouds > 0) seen = mixed(seen, [0.9, 0.9, 0.92], clouds * step(0.45, 0.75, fractal(around * 2.5, y * 6, 1, 4, seed + 9)))
+    if (clouds > 0) seen = mixed(seen, [0.9, 0.9, 0.92], clouds * step(0.45, 0.75, fractal(around * 2.5, y * 6, 1, 3, seed + 9)))
     if (blots > 0) seen = mixed(seen, third, 0.7 * step(0.55, 0.75, noise(around * blots, y * blots, 2, seed + 5)))
     return seen
   }

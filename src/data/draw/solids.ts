@@ -118,17 +118,17 @@ export function union(first: Field, ...others: readonly Field[]): Field {
 }
 
 /** All together, the seams filled over a width k (polynomial smooth minimum). */
-export const melt =
-  (k: number, ...fields: readonly Field[]): Field =>
-  (x, y, z) => {
-    let sum = Infinity
-    for (const field of fields) {
-      const next = field(x, y, z)
-      const near = sum === Infinity ? 0 : max(k - abs(sum - next), 0) / k
-      sum = min(sum, next) - (near * near * k) / 4
-    }
-    return sum
+export function melt(k: number, first: Field, ...others: readonly Field[]): Field {
+  if (others.length === 0) return first
+  const [second, ...rest] = others as [Field, ...Field[]]
+  const two: Field = (x, y, z) => {
+    const a = first(x, y, z)
+    const b = second(x, y, z)
+    const near = max(k - abs(a - b), 0)
+    return min(a, b) - (near * near) / (4 * k)
   }
+  return melt(k, two, ...rest)
+}
 
 /** The first without the second. */
 export const without =

@@ -123,7 +123,6 @@ function fish({range, int, likely}: Chance): Solid {
   const dorsal: Field = (x, y, z) => max((norm((x + 0.05) / base, (y - high * 0.8) / crest) - 1) * crest, abs(z) - 0.03, -y)
   const belly = leaned(ellipsoid(0.2, 0.09, 0.03), range(0.5, 1), -0.05, -high * 0.95)
   const fins = union(wedge, dorsal, belly)
-  const distance = melt(0.06, body, fins)
   const stripes = likely(0.5) ? int(4, 9) : 0
   const eye = {x: -0.12 - long * 0.68, y: high * 0.18}
   const bend = range(-0.25, 0.25)
@@ -131,8 +130,9 @@ function fish({range, int, likely}: Chance): Solid {
     (field: Field): Field =>
     (x, y, z) =>
       field(x, y, z - bend * (x + 0.1) * (x + 0.1))
+  const whole = bent(melt(0.06, body, fins))
   return {
-    distance: (x, y, z) => bent(distance)(x, y, z) * 0.85,
+    distance: (x, y, z) => whole(x, y, z) * 0.85,
     reach: 1.1,
     part: bent((x, y, z) => {
       if (norm(x - eye.x, y - eye.y) < 0.07) return 3
@@ -353,8 +353,14 @@ function wheel({range, int, likely}: Chance): Solid {
   const spoke = around(spokes, block(0.4, spread, range(0.03, 0.06), 0.01, 0.42, 0, 0))
   const hub = disc(range(0.12, 0.24), wide * range(0.7, 1.2), 0.03)
   const bolts = likely(0.4)
+  const [outside, middle] = [union(rim, inner), union(spoke, hub)]
+  const open = 0.92 - tyre * 2 - 0.08 // within this radius there is neither tyre nor rim
+  const whole: Field = (x, y, z) => {
+    const gap = open - norm(x, y)
+    return min(middle(x, y, z), gap > 0.1 ? gap : outside(x, y, z))
+  }
   return {
-    distance: within(disc(0.94, max(wide * 1.25, 0.1), 0), union(rim, inner, spoke, hub)),
+    distance: within(disc(0.94, max(wide * 1.25, 0.1), 0), whole),
     reach: 1.02,
     part: (x, y, z) => {
       if (rim(x, y, z) < 0.005) return 1
