@@ -16,11 +16,11 @@ export type Votes = {readonly k: number; readonly classes: readonly number[]}
 
 /**
  * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all. Equal sums are ordered by class
- * number. Classes that get no vote are not named.
+ * number. Classes that get no vote are not named. `heat` divides the similarities.
  */
-export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: number, ks: readonly number[]): Votes[] {
+export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: number, ks: readonly number[], heat = temperature): Votes[] {
   const highest = scores[0] ?? 0
-  const weights = Float64Array.from(scores, score => Math.exp((score - highest) / temperature))
+  const weights = Float64Array.from(scores, score => Math.exp((score - highest) / heat))
   const total = weights.reduce((sum, weight) => sum + weight, 0)
   return ks.map(k => {
     const sums = new Float64Array(classes)
@@ -34,7 +34,7 @@ export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: nu
   })
 }
 
-/** How many classes a sum runs over is few, so hits are kept per query: 1 where the true class is among the first `top`. */
+/** Whether the true class is among the first `top`, for each k. */
 export const hits = (votes: readonly Votes[], truth: number, top: number): boolean[] =>
   votes.map(({classes}) => classes.slice(0, top).includes(truth))
 

@@ -1,0 +1,456 @@
+/**
+ * Judging features by their nearest neighbours (spec §5.1): nothing is trained, so the score is the features' own.
+ *
+ * Vectors are brought to length 1; neighbours are the rows of largest inner product; the vote is in `search/knn.ts`. Without a val set every train image is
+ * asked for with itself left out. Two baselines stand beside the model on the same images: its pixels (32 × 32, normalised as for the network), and the
+ * same architecture with fresh weights, which tells what the architecture alone brings.
+ */
+import {UserError} from '../config/errors.js'
+import {pixelBatches, type BadImage} from '../data/batches.js'
+import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../data/source.js'
+import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.js'
+import {openAll, refuseMixing, type EmbeddingMeta, type Fields} from '../files/embeddings.js'
+import {nearest, normalizeRows, rowAt, VectorBuilder, type Products, type Vectors} from '../search/exact.js'
+import {bootstrap, hits, someOfEach, temperature, usualK, vote} from '../search/knn.js'
+import {imageMean, imageStd} from '../tensor/ops/patches.js'
+import {rng} from '../tensor/random.js'
+import {matMul, tensor2d, tidy} from '../tensor/tf.js'
+import {embed, embedderOf, loadEmbedder, usualBatch, type Embedder, type FeatureSettings} from './embed.js'
+
+export type Baseline = 'pixels' | 'untrained'
+/** Which features a score is of. */
+export type FeatureName = 'model' | Baseline
+
+export type KnnOptions = {
+  /** Images (with `model` or a baseline) or files of embeddings, with labels. */
+  readonly train: readonly string[]
+  /** The same, to be classified; absent: every train row, by the others. */
+  readonly val?: readonly string[]
+  readonly model?: string
+  readonly baselines?: readonly Baseline[]
+  readonly features: FeatureSettings
+  readonly k?: readonly number[]
+  /** Train rows of a class that are used; `undefined` stands for all. */
+  readonly perClass?: readonly (number | undefined)[]
+  /** Draws of a limited train set; their mean is reported. */
+  readonly tries?: number
+  readonly temperature?: number
+  readonly seed: number
+  readonly nul?: boolean
+  readonly stdin?: AsyncIterable<Uint8Array>
+  readonly engine: EngineRequest
+  readonly batch?: number
+  readonly workers?: number
+  readonly maxPixels?: number
+  readonly toolVersion: string
+  readonly onBad?: (bad: BadImage) => void
+  readonly onSkip?: (note: SourceNote) => void
+  readonly signal?: AbortSignal
+}
+
+/** One score: shares between 0 and 1. */
+export type KnnScore = {
+  readonly features: FeatureName
+  /** Train rows of a class; null: all. */
+  readonly perClass: number | null
+  readonly k: number
+  readonly top1: number
+  /** 95 % interval of top1, by drawing the classified images with replacement. */
+  readonly top1Interval: readonly [low: number, high: number]
+  readonly top5: number
+  /** top1 of every draw, where train rows were drawn. */
+  readonly tries?: readonly number[]
+}
+
+/** How much better the model is than a baseline, at one k, on the same images. */
+export type KnnGain = {
+  readonly over: Baseline
+  readonly k: number
+  readonly top1: number
+  readonly interval: readonly [low: number, high: number]
+}
+
+export type KnnReport = {
+  readonly train: number
+  readonly val: number
+  readonly classes: number
+  readonly leaveOneOut: boolean
+  readonly temperature: number
+  readonly scores: readonly KnnScore[]
+  readonly gains: readonly KnnGain[]
+  /** For the model (else the first baseline) with all train rows: of each class how many were classified, and the share that was right, by k. */
+  readonly perClass: Readonly<Record<string, {readonly images: number; readonly top1: Readonly<Record<string, number>>}>>
+  readonly fingerprint?: string | null
+  readonly notes: readonly string[]
+}
+
+export type KnnEvent =
+  | {readonly kind: 'started'; readonly engine: EngineInfo}
+  | {readonly kind: 'embedded'; readonly features: FeatureName; readonly set: 'train' | 'val'; readonly rows: number}
+
+/** Rows with their labels. */
+type Labelled = {readonly vectors: Vectors; readonly labels: readonly string[]}
+type Sets = {readonly train: Labelled; readonly val: Labelled | undefined}
+
+/**
+ * Runs the evaluation; yields how far it is and returns the report.
+ *
+ * Throws `UserError`: no images or rows (exit 3), one without a label (exit 2), train and val of two makings (exit 2), and what model and engine throw.
+ */
+export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, KnnReport> {
+  const {model, baselines = [], seed} = options
+  const notes: string[] = []
+  const scored: {features: FeatureName; sets: Sets}[] = []
+  let fingerprint: string | null | undefined
+  let products: Products | undefined
+  if (model === undefined && baselines.length === 0) {
+    const {sets, meta} = await fromEmbeddings(options)
+    fingerprint = meta.fingerprint
+    scored.push({features: 'model', sets})
+    if (workOf(sets) > engineWork) {
+      yield {kind: 'started', engine: await startEngine(options.engine)}
+      products = throughEngine
+    }
+  } else {
+    if (model === undefined && baselines.includes('untrained'))
+      throw new UserError('The untrained baseline has the architecture of a model, but no model was named.', {
+        exit: 2,
+        code: 'NO_MODEL',
+        hint: 'Give --model.'
+      })
+    let told = false // of bad images, once is enough
+    const onBad = (bad: BadImage): void => {
+      if (!told) options.onBad?.(bad)
+    }
+    if (model !== undefined) {
+      const info = await startEngine(options.engine)
+      yield {kind: 'started', engine: info}
+      using embedder = await loadEmbedder(model, {...options.features, precision: info.precision, toolVersion: options.toolVersion})
+      fingerprint = embedder.meta.fingerprint
+      scored.push({
+        features: 'model',
+        sets: yield* bothSets('model', options, onBad, (refs, bad) => modelRows(refs, embedder, options, info, bad))
+      })
+      told = true
+      if (baselines.includes('untrained')) {
+        const fresh = await untrained(embedder, options, seed)
+        using held = fresh
+        scored.push({
+          features: 'untrained',
+          sets: yield* bothSets('untrained', options, onBad, (refs, bad) => modelRows(refs, held, options, info, bad))
+        })
+      }
+      if (workOf(scored[0]!.sets) > engineWork) products = throughEngine
+    }
+    if (baselines.includes('pixels'))
+      scored.push({features: 'pixels', sets: yield* bothSets('pixels', options, onBad, (refs, bad) => pixelRows(refs, options, bad))})
+  }
+  return score(scored, options, notes, fingerprint, products)
+}
+
+// ---- rows --------------------------------------------------------------------------------------------------------------------------------------------
+
+/** Rows as they come from images: vectors [n, D], and ids and labels of the images they are of. */
+type Rows = AsyncGenerator<{
+  readonly ids: readonly string[]
+  readonly labels: readonly (string | undefined)[]
+  readonly vectors: Float32Array
+}>
+
+const decoding = ({workers, maxPixels}: KnnOptions): {workers?: number; maxPixels?: number} => ({
+  ...(workers === undefined ? {} : {workers}),
+  ...(maxPixels === undefined ? {} : {maxPixels})
+})
+
+async function* modelRows(
+  refs: AsyncIterable<ImageRef>,
+  embedder: Embedder,
+  options: KnnOptions,
+  {device}: EngineInfo,
+  onBad: (bad: BadImage) => void
+): Rows {
+  const batch = options.batch ?? usualBatch(embedder.config, embedder.transform, device)
+  const {signal} = options
+  for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onBad, ...decoding(options), ...(signal ? {signal} : {})}))
+    yield {ids, vectors, labels: fields.map(labelIn)}
+}
+
+/** The label among the fields of a row. */
+const labelIn = ({label}: Fields): string | undefined => (label === undefined || label === null || label === '' ? undefined : String(label))
+
+const pixelSide = 32
+
+/** The baseline's vectors: 32 × 32 pixels less ImageNet's mean, over its deviation. */
+async function* pixelRows(refs: AsyncIterable<ImageRef>, options: KnnOptions, onBad: (bad: BadImage) => void): Rows {
+  for await (const {refs: some, pixels} of pixelBatches(refs, {
+    batch: 256,
+    transform: {resize: pixelSide, crop: pixelSide},
+    onBad,
+    ...decoding(options)
+  })) {
+    options.signal?.throwIfAborted()
+    const vectors = new Float32Array(pixels.length) // [n, 32 · 32 · 3]
+    for (let i = 0; i < pixels.length; i++) vectors[i] = (pixels[i]! / 255 - imageMean[i % 3]!) / imageStd[i % 3]!
+    yield {ids: some.map(({id}) => id), labels: some.map(labelOf), vectors}
+  }
+}
+
+/** The model's architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, all images come out alike and the score is chance. */
+async function untrained({config}: Embedder, options: KnnOptions, seed: number): Promise<Embedder> {
+  const {initVit} = await import('../model/init.js')
+  const {free} = await import('../tensor/tree.js')
+  const params = initVit(config, seed, 1)
+  const backbone = {config, params, precision: 'fp32' as const, fingerprint: `untrained ${seed}`, [Symbol.dispose]: () => free(params)}
+  return embedderOf(backbone, {...options.features, toolVersion: options.toolVersion}, 'the untrained model')
+}
+
+async function* bothSets(
+  features: FeatureName,
+  options: KnnOptions,
+  onBad: (bad: BadImage) => void,
+  rowsOf: (refs: AsyncIterable<ImageRef>, onBad: (bad: BadImage) => void) => Rows
+): AsyncGenerator<KnnEvent, Sets> {
+  const one = async function* (set: 'train' | 'val', inputs: readonly string[]): AsyncGenerator<KnnEvent, Labelled> {
+    let builder: VectorBuilder | undefined
+    const labels: string[] = []
+    const refs = listImages(inputs, {
+      ...(options.nul ? {nul: true} : {}),
+      ...(options.onSkip && features === 'model' ? {onSkip: options.onSkip} : {})
+    })
+    for await (const {ids, labels: some, vectors} of rowsOf(refs, onBad)) {
+      options.signal?.throwIfAborted()
+      const D = vectors.length / ids.length
+      builder ??= new VectorBuilder(D)
+      builder.append(normalizeRows(vectors, D))
+      for (const [i, id] of ids.entries()) labels.push(some[i] ?? unlabelled(id))
+      yield {kind: 'embedded', features, set, rows: builder.count}
+    }
+    options.signal?.throwIfAborted()
+    if (!builder) throw noImages(inputs)
+    return {vectors: builder.finish(), labels}
+  }
+  const train = yield* one('train', options.train)
+  return {train, val: options.val === undefined ? undefined : yield* one('val', options.val)}
+}
+
+function unlabelled(id: string): never {
+  throw new UserError(`${id} has no label.`, {
+    exit: 2,
+    code: 'NO_LABEL',
+    hint: 'A label is the folder under the given root (train/cat/1.jpg under train), or the label field of a list.'
+  })
+}
+
+async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: EmbeddingMeta}> {
+  const load = async (sources: readonly string[]): Promise<{set: Labelled; meta: EmbeddingMeta}> => {
+    const source = await openAll(sources, {...(options.stdin ? {stdin: options.stdin} : {}), ignoreLength: true})
+    try {
+      const {meta} = source
+      if (meta.pooling === 'patch')
+        throw new UserError(`${source.name} holds patch tokens; an image is classified by one vector.`, {
+          exit: 2,
+          code: 'PATCH_TOKENS',
+          hint: 'Embed with --pool cls or mean.'
+        })
+      const builder = new VectorBuilder(meta.dim)
+      const labels: string[] = []
+      for await (const {ids, vectors, fields} of source.rows) {
+        options.signal?.throwIfAborted()
+        builder.append(normalizeRows(vectors, meta.dim))
+        for (const [i, id] of ids.entries()) labels.push(labelIn(fields[i]!) ?? folderOf(id) ?? unlabelled(id))
+      }
+      if (builder.count === 0)
+        throw new UserError(`${source.name} holds no rows.`, {exit: 3, code: 'NO_INPUT', hint: 'Were all images refused?'})
+      return {set: {vectors: builder.finish(), labels}, meta}
+    } finally {
+      await source.close()
+    }
+  }
+  const train = await load(options.train)
+  const val = options.val && (await load(options.val))
+  if (val) refuseMixing({name: options.train[0]!, meta: train.meta}, {name: options.val[0]!, meta: val.meta}, {ignoreLength: true})
+  return {sets: {train: train.set, val: val?.set}, meta: train.meta}
+}
+
+/** The folder that an id lies in, which is its label where there is no label field. */
+const folderOf = (id: string): string | undefined => id.split('/').at(-2) || undefined
+
+// ---- scores ------------------------------------------------------------------------------------------------------------------------------------------
+
+/** Multiplications from which an engine's matrix product is worth starting: about ten seconds of plain loops. */
+const engineWork = 1e10
+const workOf = ({train, val = train}: Sets): number => train.vectors.count * val.vectors.count * train.vectors.dim
+
+const throughEngine: Products = (queries, rows, dim) =>
+  tidy(() =>
+    matMul(tensor2d(queries, [queries.length / dim, dim]), tensor2d(rows, [rows.length / dim, dim]), false, true).dataSync<'float32'>()
+  )
+
+/** Of every classified image the share of draws in which it was right (0 or 1 where there is one), and each draw's share of right images. */
+type Outcome = {readonly k: number; readonly top1: Float64Array; readonly top5: Float64Array; readonly tries: number[]}
+
+function score(
+  scored: readonly {features: FeatureName; sets: Sets}[],
+  options: KnnOptions,
+  notes: string[],
+  fingerprint: string | null | undefined,
+  products: Products | undefined
+): KnnReport {
+  const {perClass = [undefined], seed} = options
+  const {train, val} = scored[0]!.sets
+  const classes = [...new Set([...train.labels, ...(val?.labels ?? [])])].sort((a, b) => (a < b ? -1 : 1))
+  const unseen = classes.filter(label => !train.labels.includes(label))
+  if (unseen.length > 0)
+    notes.push(
+      `${unseen.length} classes of val are not in train and count as wrong: ${unseen.slice(0, 5).join(', ')}${unseen.length > 5 ? ', …' : ''}`
+    )
+  if (classes.length < 2) notes.push('there is one class only, so every answer is right')
+  const truth = (val ?? train).labels
+  const scores: KnnScore[] = []
+  const full = new Map<FeatureName, Outcome[]>()
+  const interval = (values: Float64Array, ...keys: (string | number)[]): readonly [number, number] => {
+    const random = rng(seed, 'bootstrap', ...keys)
+    const {low, high} = bootstrap(values, () => random.uniform())
+    return [low, high]
+  }
+  for (const n of perClass) {
+    const before = notes.length
+    for (const {features, sets} of scored) {
+      const outcomes = classify(sets, classes, n, options, features === scored[0]!.features ? notes : [], products)
+      if (n === undefined) full.set(features, outcomes)
+      for (const {k, top1, top5, tries} of outcomes) {
+        const draws = n === undefined ? {} : {tries}
+        // The draws are the same for all features, so that intervals differ by what was right, not by chance.
+        scores.push({
+          features,
+          perClass: n ?? null,
+          k,
+          top1: average(top1),
+          top1Interval: interval(top1, n ?? -1, k),
+          top5: average(top5),
+          ...draws
+        })
+      }
+    }
+    if (n !== undefined && notes.length > before)
+      notes.splice(before, notes.length, ...notes.slice(before).map(note => `with ${n} of a class, ${note}`))
+  }
+  const gains: KnnGain[] = []
+  const own = full.get('model')
+  for (const over of ['pixels', 'untrained'] as const) {
+    for (const {k, top1} of full.get(over) ?? []) {
+      const mine = own?.find(outcome => outcome.k === k)?.top1
+      if (mine?.length !== top1.length) continue // an image that one of them refuses, or another k
+      const difference = mine.map((right, i) => right - top1[i]!)
+      gains.push({over, k, top1: average(difference), interval: interval(difference, 'gain', k)})
+    }
+  }
+  const first = full.get(scored[0]!.features)
+  return {
+    train: train.labels.length,
+    val: truth.length,
+    classes: classes.length,
+    leaveOneOut: val === undefined,
+    temperature: options.temperature ?? temperature,
+    scores,
+    gains,
+    perClass: Object.fromEntries(first ? classes.map(label => [label, ofClass(label, truth, first)]) : []),
+    ...(fingerprint === undefined ? {} : {fingerprint}),
+    notes
+  }
+}
+
+const average = (values: Float64Array): number => values.reduce((sum, value) => sum + value, 0) / values.length
+
+function ofClass(label: string, truth: readonly string[], outcomes: readonly Outcome[]): {images: number; top1: Record<string, number>} {
+  const members = truth.flatMap((name, i) => (name === label ? [i] : []))
+  const share = ({top1}: Outcome): number => members.reduce((sum, i) => sum + top1[i]!, 0) / members.length
+  return {
+    images: members.length,
+    top1: members.length === 0 ? {} : Object.fromEntries(outcomes.map(outcome => [outcome.k, share(outcome)]))
+  }
+}
+
+/** Classifies val (or train, each row by the others) with all train rows, or with drawn ones and the mean over draws. */
+function classify(
+  {train, val}: Sets,
+  classes: readonly string[],
+  perClass: number | undefined,
+  {k: wanted = usualK, tries = 1, temperature: heat = temperature, seed}: KnnOptions,
+  notes: string[],
+  products: Products | undefined
+): Outcome[] {
+  const numbers = new Map(classes.map((label, i) => [label, i]))
+  const labels = Int32Array.from(train.labels, label => numbers.get(label)!)
+  const asked = val ?? train
+  const truth = asked.labels.map(label => numbers.get(label)!)
+  const queries = allRows(asked.vectors)
+  const draws = perClass === undefined ? 1 : tries
+  const outcomes = new Map<number, Outcome>()
+  for (let draw = 0; draw < draws; draw++) {
+    const chosen =
+      perClass === undefined
+        ? undefined
+        : someOfEach(labels, perClass, label => {
+            const random = rng(seed + draw, 'rows of a class', classes[label]!)
+            return () => random.uniform()
+          })
+    const rows = chosen ? gather(train.vectors, chosen) : train.vectors
+    const rowLabels = chosen ? Int32Array.from(chosen, row => labels[row]!) : labels
+    // A row that is left out of its own answer is one fewer.
+    const most = rows.count - (val ? 0 : 1)
+    if (most < 1)
+      throw new UserError('There is no other train image to compare with.', {
+        exit: 2,
+        code: 'TOO_FEW',
+        hint: 'Give more images, or a --val set.'
+      })
+    const ks = [...new Set(wanted.map(k => Math.min(k, most)))].sort((a, b) => a - b)
+    if (draw === 0 && wanted.some(k => k > most)) notes.push(`k is limited to the ${most} train images there are`)
+    const skip = val
+      ? undefined
+      : chosen
+        ? (query: number, row: number) => chosen[row] === query
+        : (query: number, row: number) => query === row
+    const found = nearest(rows, queries, ks.at(-1)!, {...(skip ? {skip} : {}), ...(products ? {products} : {})})
+    for (const k of ks)
+      if (!outcomes.has(k)) outcomes.set(k, {k, top1: new Float64Array(truth.length), top5: new Float64Array(truth.length), tries: []})
+    for (const [q, neighbours] of found.entries()) {
+      const votes = vote(neighbours, rowLabels, classes.length, ks, heat)
+      const [first, five] = [hits(votes, truth[q]!, 1), hits(votes, truth[q]!, 5)]
+      for (const [i, k] of ks.entries()) {
+        if (first[i]) outcomes.get(k)!.top1[q]! += 1
+        if (five[i]) outcomes.get(k)!.top5[q]! += 1
+      }
+    }
+    for (const k of ks) {
+      const {top1, tries: list} = outcomes.get(k)!
+      list.push(top1.reduce((sum, count) => sum + count, 0))
+    }
+  }
+  const n = truth.length
+  return [...outcomes.values()].map(({k, top1, top5, tries: sums}) => ({
+    k,
+    top1: top1.map(count => count / draws),
+    top5: top5.map(count => count / draws),
+    tries: sums.map((sum, i) => (sum - (sums[i - 1] ?? 0)) / n) // counts grow from draw to draw
+  }))
+}
+
+/** Rows of blocks side by side, as queries. */
+function allRows({blocks, count, dim}: Vectors): Float32Array {
+  if (blocks.length === 1) return blocks[0]!
+  const all = new Float32Array(count * dim)
+  let at = 0
+  for (const block of blocks) {
+    all.set(block, at)
+    at += block.length
+  }
+  return all
+}
+
+function gather(vectors: Vectors, rows: Int32Array): Vectors {
+  const builder = new VectorBuilder(vectors.dim)
+  for (const row of rows) builder.append(rowAt(vectors, row))
+  return builder.finish()
+}
