@@ -5,7 +5,7 @@
  * product, and two batched products with a softmax between them beat the tiled attention kernel at the lengths of image crops.
  * On a GPU the flash kernels are taken. Reductions, statistics and gradients of weights are float32 whatever the inputs are.
  */
-import {inPlace, op, ops, scalarType, torch} from '../binding.js'
+import {inPlace, op, ops, run, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {deviceName} from './device.js'
 import {define, defineMany, h, to} from './define.js'
@@ -119,11 +119,29 @@ function weigh(q: Handle, k: Handle, width: number): {p: Handle; scaled: Handle}
   return {p: op('softmax.int', op('matmul', scaled, op('transpose.int', k, -1, -2)), -1), scaled}
 }
 
+/** Whether this machine has the addon's own bfloat16 attention for heads of a width. */
+const ready = new Map<number, boolean>()
+function hasOwnAttention(width: number): boolean {
+  let answer = ready.get(width)
+  if (answer === undefined) ready.set(width, (answer = run('dinov2::attention_ready', width) as boolean))
+  return answer
+}
+
 define('Dinov2Attention', ({qkv}, {groups, heads}) => {
   const H = heads as number
   const [T, C3] = qkv!.shape as [number, number]
   const [C, K] = [C3 / 3, C3 / 3 / H]
   const x = h(qkv!)
+  if (typeOf(x) === bfloat16 && onCpu() && hasOwnAttention(K)) {
+    const all = groups as Groups
+    return op(
+      'dinov2::attention',
+      op('contiguous', x),
+      all.map(({count}) => count),
+      all.map(({length}) => length),
+      H
+    )
+  }
   const out = op('new_empty', x, [T, C])
   let start = 0
   for (const group of groups as Groups) {
