@@ -29,6 +29,7 @@ const CHARTS: readonly {readonly title: string; readonly names: RegExp; readonly
   {title: 'Other losses', names: /(^|[._])loss(es)?([._]|$)|_loss$/},
   {title: 'Evaluation', names: /knn|top_?[15]|accuracy/i},
   {title: 'Entropy of the teacher', names: /entropy/i},
+  {title: 'Likeness of class tokens (mean cosine)', names: /cosine/i},
   {title: 'Gradient norm before clipping', names: /grad/i, fromZero: true},
   {title: 'Learning rate', names: /(^|[._])(last_layer_)?lr$|lastLayerLr/, fromZero: true},
   {title: 'Weight decay', names: /(^|[._])(wd|weight_decay)$/, fromZero: true},
@@ -39,7 +40,7 @@ const CHARTS: readonly {readonly title: string; readonly names: RegExp; readonly
 ]
 
 /** Time is what happened, not how it went: shown nowhere. */
-const PASSED_OVER = /(^|[._])(seconds|time|eta|epoch|images|masked)$/
+const PASSED_OVER = /(^|[._])(seconds|time|eta|epoch|images|masked(_patches)?)$/
 
 const points = (lines: readonly MetricLine[], name: string): [number, number][] =>
   lines.flatMap(({step, values}) => (values.has(name) ? [[step, values.get(name)!] as [number, number]] : []))
@@ -97,7 +98,7 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
   if (prototypes !== undefined && weight > 0 && global.length > 0) {
     const uniform = weight * Math.log(prototypes)
     const now = (local.length ? ends(local).last : 0) + ends(global).last
-    if (now > 0.995 * uniform)
+    if (now > 0.998 * uniform)
       say(
         false,
         `The loss on class tokens stands at ${short(now)}, where all prototypes are equally likely (${short(uniform)}): nothing is told apart yet.`
@@ -113,6 +114,13 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
     else if (share > 0.995)
       say(false, 'The targets of the teacher are uniform: there is nothing to learn from them. Lower teacher.teacher_temp.')
     else say(true, `The entropy of the teacher's targets is ${(100 * share).toFixed(0)} % of the largest possible.`)
+  }
+
+  const cosine = finite(names.find(name => /cls_cosine/.test(name)))
+  if (cosine.length > 0) {
+    const {last} = ends(cosine)
+    if (last > 0.98) say(false, `The student has collapsed: the class tokens of different images have a mean cosine of ${last.toFixed(3)}.`)
+    else say(true, `Class tokens of different images have a mean cosine of ${last.toFixed(2)}.`)
   }
 
   for (const name of names.filter(name => /grad/i.test(name))) {
@@ -241,7 +249,7 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
   const health = runs.map(
     ({name, broken, lines}, i) =>
       html`${runs.length > 1 && html`<h3>${name}</h3>`}
-        <ul>
+        <ul class="findings">
           ${reports[i]!.health.map(({good, text}) => html`<li><span class="${good ? 'good' : 'bad'}">${good ? '✓' : '!'}</span> ${text}</li>`)}
           <li class="quiet">
             ${lines.length} lines of metrics up to step ${reports[i]!.steps}${broken > 0 && `; ${broken} could not be read`}.

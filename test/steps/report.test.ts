@@ -97,6 +97,14 @@ test('collapse, infinity, a rising end, waiting and gradient bursts are named', 
       )
     ).every(text => !/NaN/.test(text))
   )
+  assert.ok(
+    said(
+      lines(
+        t => t,
+        t => ({cls_cosine: t})
+      )
+    ).some(text => /^- The student has collapsed/.test(text))
+  )
   assert.deepEqual(said(''), ['- No step was recorded.'])
 })
 
