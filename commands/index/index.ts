@@ -81,7 +81,7 @@ export default class Index extends Command {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Index)
-    const {isIndex} = await import('../../src/files/vector-index.js')
+    const {buildIndex, isIndex, streamSink} = await import('../../src/steps/index.js')
     const named = (args.embeddings ?? []) as string[] | string
     const given = typeof named === 'string' ? [named] : named
     const indexes: string[] = []
@@ -104,23 +104,15 @@ export default class Index extends Command {
       throw usage(`What is to be done with ${base!}?`, 'Give --add EMBEDDINGS, --remove LIST, or --kind.')
     // An index that is changed is its own output, unless another is named.
     const target = base !== undefined && !outputGiven ? base : flags.output
-    const inPlace = target === base
     if (target === '-' && process.stdout.isTTY)
       throw new UserError('An index is not written to a terminal.', {exit: 2, code: 'TERMINAL', hint: 'Give -o FILE.'})
 
-    const {openAtomic, refuseExisting} = await import('../../src/files/atomic.js')
-    const force = flags.force || inPlace
-    if (target !== '-') await refuseExisting(target, {force})
-    const [{buildIndex}, {readIds}, {fileSink, streamSink}] = await Promise.all([
-      import('../../src/steps/index.js'),
-      import('../../src/files/id-list.js'),
-      import('../../src/files/embeddings/bytes.js')
-    ])
+    const output = await this.output(target, {force: flags.force || target === base})
     const events = buildIndex({
       sources,
       stdin: process.stdin,
       ...(base === undefined ? {} : {base}),
-      ...(flags.remove === undefined ? {} : {remove: readIds(flags.remove === '-' ? process.stdin : flags.remove, {nul: flags.null})}),
+      ...(flags.remove === undefined ? {} : {remove: flags.remove, nul: flags.null}),
       kind: flags.kind,
       ...(flags.metric ? {metric: flags.metric} : {}),
       graph: {
@@ -144,16 +136,8 @@ export default class Index extends Command {
     }
     progress.stop()
     const {report, write} = step.value
-    if (target === '-') await write(streamSink(process.stdout))
-    else {
-      const output = await openAtomic(target, {force})
-      try {
-        await write(fileSink(output.handle))
-        await output.commit()
-      } finally {
-        await output.abort()
-      }
-    }
+    await write(streamSink(output.stream))
+    await output.commit()
     const {recall} = report
     const found =
       report.kind === 'exact'
