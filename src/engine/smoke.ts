@@ -4,6 +4,7 @@
  */
 import {argv} from 'node:process'
 import {fileURLToPath} from 'node:url'
+import {UserError} from '../config/errors.js'
 import type {EngineInfo} from './start.js'
 import type {AnyEngine} from './registry.js'
 
@@ -20,6 +21,11 @@ async function smoke(engine: AnyEngine, device: string): Promise<SmokeReport> {
 }
 
 if (argv[1] === fileURLToPath(import.meta.url)) {
-  const report = await smoke(argv[2] as AnyEngine, argv[3] ?? 'auto')
-  process.stdout.write(`${JSON.stringify(report)}\n`)
+  try {
+    const report = await smoke(argv[2] as AnyEngine, argv[3] ?? 'auto')
+    process.stdout.write(`${JSON.stringify(report)}\n`)
+  } catch (error) {
+    process.stderr.write(`${error instanceof UserError ? error.message : (error as Error).stack}\n`)
+    process.exitCode = 1
+  }
 }

@@ -1,5 +1,5 @@
 /** Python environments of our own (`python3 -m venv`), which hold the libraries that the engines stand on. */
-import {existsSync, mkdirSync, rmSync} from 'node:fs'
+import {existsSync, mkdirSync, renameSync, rmSync} from 'node:fs'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import {lastLines, runCommand, type Outcome} from './run-command.js'
@@ -28,6 +28,28 @@ export async function ensureVenv(folder: string): Promise<string> {
     })
   }
   return python
+}
+
+/**
+ * Makes the environment `folder` anew by `work`; what was there before comes back when `work` fails, also when an earlier attempt was killed half-way.
+ */
+export async function renewVenv<T>(folder: string, work: () => Promise<T>): Promise<T> {
+  const aside = `${folder}.before`
+  const restore = (): void => {
+    if (!existsSync(aside)) return
+    rmSync(folder, {recursive: true, force: true})
+    renameSync(aside, folder)
+  }
+  restore()
+  if (existsSync(folder)) renameSync(folder, aside)
+  try {
+    const result = await work()
+    rmSync(aside, {recursive: true, force: true})
+    return result
+  } catch (error) {
+    restore()
+    throw error
+  }
 }
 
 /** Runs `pip install` in the environment of `python`; lines that tell of progress go to `note`. */

@@ -4,7 +4,7 @@ import {chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync
 import {hostname, tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, beforeEach, test} from 'node:test'
-import {UserError} from '../../src/config/errors.js'
+import {type UserError} from '../../src/config/errors.js'
 import {packageFolder} from '../../src/engine/places.js'
 import {buildAddon, builtAddon} from '../../src/engine/torch/build.js'
 import type {TorchInfo} from '../../src/engine/torch/find.js'
@@ -14,7 +14,10 @@ const torch: TorchInfo = {root: join(folder, 'torch'), version: '2.13.0', cuda: 
 const calls = join(folder, 'calls')
 const before = {CXX: process.env['CXX'], XDG_CACHE_HOME: process.env['XDG_CACHE_HOME']}
 after(() => {
-  for (const [name, value] of Object.entries(before)) value === undefined ? delete process.env[name] : (process.env[name] = value)
+  for (const [name, value] of Object.entries(before)) {
+    if (value === undefined) delete process.env[name]
+    else process.env[name] = value
+  }
   rmSync(folder, {recursive: true})
 })
 

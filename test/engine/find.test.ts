@@ -4,7 +4,7 @@ import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {dirname, join} from 'node:path'
 import {after, test} from 'node:test'
-import {UserError} from '../../src/config/errors.js'
+import {type UserError} from '../../src/config/errors.js'
 import {recentEnough, searchTorch} from '../../src/engine/torch/find.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'dinov2-find-'))

@@ -11,7 +11,7 @@ import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {lastLines, runCommand} from '../run-command.js'
-import {ensureVenv, pipInstall, type Note} from '../venv.js'
+import {ensureVenv, pipInstall, renewVenv, type Note} from '../venv.js'
 import {packageBinding, privateBinding, privateTensorflow, privateWheel, tensorflowPackage, TENSORFLOW_VERSION} from './find.js'
 
 /** Sizes as of TensorFlow 2.21 for Linux on x86-64. */
@@ -51,16 +51,7 @@ export async function installTensorflow({cuda, force, note, confirm}: Tensorflow
     const size = TENSORFLOW_SIZES[cuda ? 'cuda' : 'cpu']
     if (!(await confirm(`TensorFlow ${TENSORFLOW_VERSION} goes to ${privateTensorflow()}: ${size}. Go on?`)))
       throw new UserError('Nothing was installed: the question was answered with no', {exit: 1, code: 'DECLINED'})
-    rmSync(privateTensorflow(), {recursive: true, force: true})
-    const python = await ensureVenv(privateTensorflow())
-    const {status, log} = await pipInstall(python, requirement(cuda), note)
-    wheel = status === 0 ? privateWheel() : null
-    if (!wheel)
-      throw new UserError(`pip could not install TensorFlow ${TENSORFLOW_VERSION}:\n${lastLines(log)}`, {
-        exit: 5,
-        code: 'NO_DOWNLOAD',
-        hint: `TensorFlow ${TENSORFLOW_VERSION} needs Python 3.10 to 3.13; PIP_INDEX_URL names another package index`
-      })
+    wheel = await renewVenv(privateTensorflow(), () => fill(cuda, note))
   } else note(`TensorFlow ${wheel.version} is here (${wheel.folder})`)
   if (!existsSync(privateBinding())) {
     note('compiling the binding of @tensorflow/tfjs-node-gpu (about 15 seconds)')
@@ -68,6 +59,19 @@ export async function installTensorflow({cuda, force, note, confirm}: Tensorflow
   }
   linkIntoPackage(npm.folder, wheel.folder, note)
   return {binding: privateBinding(), version: wheel.version}
+}
+
+/** Makes the private environment and puts TensorFlow's wheel into it. */
+async function fill(cuda: boolean, note: Note): Promise<NonNullable<ReturnType<typeof privateWheel>>> {
+  const python = await ensureVenv(privateTensorflow())
+  const {status, log} = await pipInstall(python, requirement(cuda), note)
+  const wheel = status === 0 ? privateWheel() : null
+  if (wheel) return wheel
+  throw new UserError(`pip could not install TensorFlow ${TENSORFLOW_VERSION}:\n${lastLines(log)}`, {
+    exit: 5,
+    code: 'NO_DOWNLOAD',
+    hint: `TensorFlow ${TENSORFLOW_VERSION} needs Python 3.10 to 3.13; PIP_INDEX_URL names another package index`
+  })
 }
 
 /** Compiles the package's two source files against the wheel's headers and libraries. */

@@ -87,6 +87,16 @@ async function ofPython(): Promise<{root: string; python: string} | null> {
   return status === 0 && origin && python ? {root: dirname(origin), python} : null
 }
 
+/** The complete libtorch in the private environment. pip writes RECORD last: without it an installation was interrupted. */
+export function installedTorch(): TorchInfo | null {
+  for (const site of sitePackages(privateTorch())) {
+    if (!readdirSync(site).some(name => /^torch-.*\.dist-info$/.test(name) && existsSync(join(site, name, 'RECORD')))) continue
+    const torch = read(join(site, 'torch'), 'private', join(privateTorch(), 'bin', 'python'))
+    if (torch) return torch
+  }
+  return null
+}
+
 export type Search = {
   readonly torch: TorchInfo | null
   /** Why places that were looked at do not serve, one sentence each. */ readonly passedOver: readonly string[]
@@ -119,17 +129,10 @@ export async function searchTorch(env: Readonly<Record<string, string | undefine
   if (imported && recentEnough(imported.version)) return {torch: imported, passedOver}
   if (imported) passedOver.push(`torch ${imported.version} of ${imported.python} is older than ${oldest}`)
   else if (python) passedOver.push(`the torch that ${python.python} imports from ${python.root} has no ${LIBRARY} or no headers`)
-  for (const site of sitePackages(privateTorch())) {
-    // pip writes RECORD last: without it an installation was interrupted.
-    const complete = readdirSync(site).some(name => /^torch-.*\.dist-info$/.test(name) && existsSync(join(site, name, 'RECORD')))
-    const torch = complete ? read(join(site, 'torch'), 'private', join(privateTorch(), 'bin', 'python')) : null
-    if (torch && recentEnough(torch.version)) return {torch, passedOver}
-    passedOver.push(
-      torch
-        ? `the private torch ${torch.version} is older than ${oldest}`
-        : `the private environment ${privateTorch()} holds no complete torch`
-    )
-  }
+  const own = installedTorch()
+  if (own && recentEnough(own.version)) return {torch: own, passedOver}
+  if (own) passedOver.push(`the private torch ${own.version} is older than ${oldest}`)
+  else if (existsSync(privateTorch())) passedOver.push(`the private environment ${privateTorch()} holds no complete torch`)
   return {torch: null, passedOver}
 }
 

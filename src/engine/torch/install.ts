@@ -4,11 +4,10 @@
  * The plain `torch` of Python's package index carries CUDA on x86-64 Linux, several gigabytes of it; the CPU build is a tenth. So the CPU build is the default, looked for
  * first where the user's pip looks anyway (a mirror, a folder of wheels), then at PyTorch's own host or the index that `DINOV2_TORCH_INDEX` names.
  */
-import {rmSync} from 'node:fs'
 import {UserError} from '../../config/errors.js'
-import {lastLines} from '../run-command.js'
-import {ensureVenv, pipInstall, type Note} from '../venv.js'
-import {privateTorch, searchTorch, TORCH_VERSION, type TorchInfo} from './find.js'
+import {lastLines, type Outcome} from '../run-command.js'
+import {ensureVenv, pipInstall, renewVenv, type Note} from '../venv.js'
+import {installedTorch, privateTorch, searchTorch, TORCH_VERSION, type TorchInfo} from './find.js'
 
 const INDEX = 'https://download.pytorch.org/whl/cpu'
 
@@ -53,27 +52,35 @@ export async function installTorch({cuda, force, note, confirm}: TorchInstall): 
     )
   if (!(await confirm(`PyTorch ${TORCH_VERSION} goes to ${privateTorch()}: ${TORCH_SIZES[cuda ? 'cuda' : 'cpu']}. Go on?`)))
     throw new UserError('Nothing was installed: the question was answered with no', {exit: 1, code: 'DECLINED'})
-  if (force || before.torch) rmSync(privateTorch(), {recursive: true, force: true})
+  return renewVenv(privateTorch(), () => fill(cuda, note))
+}
+
+/** Makes the private environment and puts PyTorch into it. */
+async function fill(cuda: boolean, note: Note): Promise<TorchInfo> {
   const python = await ensureVenv(privateTorch())
-  let log = ''
-  let installed = false
+  let outcome: Outcome | undefined
   for (const args of attempts(cuda)) {
-    const outcome = await pipInstall(python, args, note)
-    log = outcome.log
-    if ((installed = outcome.status === 0)) break
+    outcome = await pipInstall(python, args, note)
+    if (outcome.status === 0) break
   }
-  if (!installed)
-    throw new UserError(`pip could not install torch ${TORCH_VERSION}:\n${lastLines(log)}`, {
+  if (outcome?.status !== 0)
+    throw new UserError(`pip could not install torch ${TORCH_VERSION}:\n${lastLines(outcome?.log ?? '')}`, {
       exit: 5,
       code: 'NO_DOWNLOAD',
       hint: 'set DINOV2_TORCH_INDEX to a package index that has it, or DINOV2_TORCH to a torch that is here'
     })
-  const {torch} = await searchTorch()
+  const torch = installedTorch()
   if (!torch)
     throw new UserError(`pip reported success, but ${privateTorch()} holds no complete libtorch`, {
       exit: 5,
       code: 'NO_ENGINE',
       hint: 'try again with --force'
+    })
+  if (cuda && !torch.cuda)
+    throw new UserError(`pip installed torch ${torch.version}, which has no CUDA`, {
+      exit: 5,
+      code: 'NO_CUDA',
+      hint: `set DINOV2_TORCH_INDEX to an index of CUDA builds, such as ${INDEX.replace(/cpu$/, 'cu130')}`
     })
   return torch
 }
