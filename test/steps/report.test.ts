@@ -101,7 +101,7 @@ test('collapse, infinity, a rising end, waiting and gradient bursts are named', 
     said(
       lines(
         t => t,
-        t => ({cls_cosine: t})
+        t => ({cls_cosine: 0.9 + 0.1 * t})
       )
     ).some(text => /^- The student has collapsed/.test(text))
   )

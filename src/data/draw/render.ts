@@ -254,23 +254,27 @@ export function render(scene: Scene, size: number): Uint8Array {
     const across = upright ? p[1] : p[2]
     const u = (p[0] * c + across * s) * ground.scale
     const v = (across * c - p[0] * s) * ground.scale
-    const e = 0.03
-    ground.surface(u + e, v, spot)
-    const hu = spot.height
-    ground.surface(u, v + e, spot)
-    const hv = spot.height
     ground.surface(u, v, spot)
-    const su = ((spot.height - hu) / e) * ground.relief
-    const sv = ((spot.height - hv) / e) * ground.relief
+    const {height, mix, seam} = spot
+    let su = 0
+    let sv = 0
+    if (height !== 0) {
+      // at height 0 all surfaces are even: plain ones, and the bottoms of joints
+      const e = 0.03
+      ground.surface(u + e, v, spot)
+      su = ((height - spot.height) / e) * ground.relief
+      ground.surface(u, v + e, spot)
+      sv = ((height - spot.height) / e) * ground.relief
+    }
     const [tx, ty] = [su * c - sv * s, su * s + sv * c] // back from the turned plane
     const length = norm(tx, ty, 1)
     const normal: Vector = upright ? [tx / length, ty / length, 1 / length] : [tx / length, 1 / length, ty / length]
     const [base, other, joint] = ground.colours
     const mixed = (i: number): number => {
-      const body = base[i]! + spot.mix * (other[i]! - base[i]!)
-      return body + spot.seam * (joint[i]! - body)
+      const body = base[i]! + mix * (other[i]! - base[i]!)
+      return body + seam * (joint[i]! - body)
     }
-    return lit(scene, p, normal, view, [mixed(0), mixed(1), mixed(2)], 0, 1, 1 - 0.4 * spot.seam, known, colour)
+    return lit(scene, p, normal, view, [mixed(0), mixed(1), mixed(2)], 0, 1, 1 - 0.4 * seam, known, colour)
   }
 
   const light = new Float64Array(size * size * 3)
@@ -296,11 +300,10 @@ export function render(scene: Scene, size: number): Uint8Array {
   return develop(light, size, film)
 }
 
-/** Three more rays around the one in the middle of a pixel, in pixels. */
+/** Two more rays beside the one in the middle of a pixel, in pixels: on a slant, so that neither rows nor columns coincide. */
 const CORNERS = [
-  [-0.38, -0.1],
-  [0.1, 0.38],
-  [0.28, -0.28]
+  [-0.33, 0.2],
+  [0.33, -0.2]
 ] as const
 
 /** The pixels that differ so much from a neighbour that one ray is not enough for them; the grain of a ground may be rougher than the outline of a solid. */
