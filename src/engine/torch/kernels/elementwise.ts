@@ -141,3 +141,5 @@ define('Select', ({condition, t, e}) => {
     where = op('reshape', where, [condition!.shape[0]!, ...new Array<number>(rank - 1).fill(1)])
   return [op('where.self', to(where, scalarType.bool), h(t!), h(e!)), upcastType(t!.dtype, e!.dtype)]
 })
+
+define('BitwiseAnd', ({a, b}) => [op('bitwise_and.Tensor', h(a!), h(b!)), 'int32'])

@@ -1,9 +1,10 @@
 /** Convolution, pooling, normalisation over batches, and resizing. TensorFlow.js hands images as [B, Y, X, C]; libtorch wants [B, C, Y, X]. */
 import {backend_util} from '../../../tensor/tf.js'
 import type {TensorInfo} from '../../../tensor/tf.js'
-import {op, ops} from '../binding.js'
+import {op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {asFloat, define, fromFloats, h} from './define.js'
+import {deviceName} from './device.js'
+import {asFloat, define, fromFloats, h, to} from './define.js'
 import {activate} from './matrix.js'
 
 const channelsFirst = (x: Handle): Handle => op('permute', x, [0, 3, 1, 2])
@@ -291,3 +292,62 @@ for (const [name, nearest] of [
   define(`${name}Grad`, ({dy, images}, attrs) => [resizeBack(dy!, images!, attrs, nearest), 'float32'])
 }
 define('FlipLeftRight', ({image}) => op('flip', h(image!), [2]))
+
+/**
+ * Pieces of images brought to one size (tfjs `image.cropAndResize`): boxes [n, 4] hold y1, x1, y2, x2 as shares of the sides, boxInd [n] the image of each.
+ * What lies outside the image is `extrapolationValue`.
+ */
+define('CropAndResize', ({image, boxes, boxInd}, {cropSize, method, extrapolationValue}) => {
+  const [, height, width, channels] = image!.shape as [number, number, number, number]
+  const [rows, columns] = cropSize as [number, number]
+  const count = boxes!.shape[0]!
+  const flatImage = op('reshape', asFloat(image!), [-1, channels])
+  const first = op('mul.Scalar', op('reshape', to(h(boxInd!), scalarType.int64), [count, 1, 1]), height * width)
+  /** Where the crop looks along one axis, [n, length]. */
+  const places = (axis: 0 | 1, side: number, length: number): Handle => {
+    const [low, high] = [op('slice.Tensor', h(boxes!), 1, axis, axis + 1, 1), op('slice.Tensor', h(boxes!), 1, axis + 2, axis + 3, 1)]
+    if (length === 1) return op('mul.Scalar', op('add.Tensor', low, high), 0.5 * (side - 1))
+    const step = op('mul.Scalar', op('sub.Tensor', high, low), (side - 1) / (length - 1))
+    const index = fromFloats(
+      Float32Array.from({length}, (_, i) => i),
+      [1, length]
+    )
+    return op('add.Tensor', op('mul.Scalar', low, side - 1), op('mul.Tensor', step, index))
+  }
+  const y = op('unsqueeze', places(0, height, rows), 2) //             [n, rows, 1]
+  const x = op('unsqueeze', places(1, width, columns), 1) //           [n, 1, columns]
+  const within = (at: Handle, side: number): Handle => op('logical_and', op('ge.Scalar', at, 0), op('le.Scalar', at, side - 1))
+  const inside = op('unsqueeze', op('logical_and', within(y, height), within(x, width)), 3)
+  /** Pixels at whole places, [n, rows, columns, C]; places outside are drawn to the edge and overwritten at the end. */
+  const pixels = (row: Handle, column: Handle): Handle => {
+    const [r, c] = [to(op('clamp', row, 0, height - 1), scalarType.int64), to(op('clamp', column, 0, width - 1), scalarType.int64)]
+    const index = op('add.Tensor', op('add.Tensor', first, op('mul.Scalar', r, width)), c)
+    return op('reshape', op('index_select', flatImage, 0, op('reshape', index, [-1])), [count, rows, columns, channels])
+  }
+  let value: Handle
+  if (method === 'nearest') value = pixels(op('floor', op('add.Scalar', y, 0.5)), op('floor', op('add.Scalar', x, 0.5)))
+  else {
+    const mix = (a: Handle, b: Handle, part: Handle): Handle =>
+      op('add.Tensor', a, op('mul.Tensor', op('sub.Tensor', b, a), op('unsqueeze', part, 3)))
+    const [top, bottom, left, right] = [op('floor', y), op('ceil', y), op('floor', x), op('ceil', x)]
+    const across = op('sub.Tensor', x, left)
+    value = mix(
+      mix(pixels(top, left), pixels(top, right), across),
+      mix(pixels(bottom, left), pixels(bottom, right), across),
+      op('sub.Tensor', y, top)
+    )
+  }
+  return [op('where.self', inside, value, op('full', [], extrapolationValue as number, scalarType.float32, null, deviceName())), 'float32']
+})
+
+/** Channels spread over blocks of pixels. */
+define('DepthToSpace', ({x}, {blockSize, dataFormat}) => {
+  const side = blockSize as number
+  const last = dataFormat !== 'NCHW'
+  const value = last ? h(x!) : op('permute', h(x!), [0, 2, 3, 1])
+  const [batch, height, width, channels] = torch().shape(value) as [number, number, number, number]
+  const depth = channels / (side * side)
+  const split = op('reshape', value, [batch, height, width, side, side, depth])
+  const spread = op('reshape', op('permute', split, [0, 1, 3, 2, 4, 5]), [batch, height * side, width * side, depth])
+  return last ? spread : op('contiguous', op('permute', spread, [0, 3, 1, 2]))
+})

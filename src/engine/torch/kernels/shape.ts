@@ -147,6 +147,11 @@ define('MirrorPad', ({x}, {paddings, mode}) => {
   return value === h(x!) ? op('clone', value) : value
 })
 define('Tile', ({x}, {reps}) => op('tile', h(x!), reps as number[]))
+// Arguments and result are shapes, as int32 vectors.
+define('BroadcastArgs', ({s0, s1}) => {
+  const read = (x: TensorInfo): number[] => [...new Int32Array(torch().toBytes(h(x), scalarType.int32))]
+  return [op('clone', to(fromIndices(backend_util.assertAndGetBroadcastShape(read(s0!), read(s1!))), scalarType.int32)), 'int32']
+})
 define('BroadcastTo', ({x}, {shape}) => op('contiguous', op('broadcast_to', h(x!), shape as number[])))
 
 define('SpaceToBatchND', ({x}, {blockShape, paddings}) => {
