@@ -1,0 +1,120 @@
+# dinov2 from a fresh clone.
+#
+#   make demo                 set everything up, then go the whole way on real pictures (under 15 minutes on 2 cores)
+#   make demo IMAGES=photos   the same on a folder of yours; sub-folders that name classes are used for scoring only
+#   make test                 everything that is held true
+#   make bench                speed beside PyTorch and others, on this machine
+#
+# The demo is written as a Makefile that you might copy: each artefact is a target, so what is finished is not done again.
+
+SHELL  := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test setup build bench clean
+
+DINOV2 := node bin/run.js
+CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dinov2
+OUT    := demo
+
+# ------------------------------------------------------------------------------------------------------------------- setup
+
+setup: node_modules/.package-lock.json dist/stamp
+	$(DINOV2) engine install torch --yes
+
+node_modules/.package-lock.json: package-lock.json
+	npm ci --ignore-scripts
+	npm rebuild hnswlib-node
+	touch $@
+
+SOURCES := $(shell find bin src commands configs test bench -name '*.ts' -o -name '*.js' -o -name '*.yaml') tsconfig.json package.json
+build: dist/stamp
+dist/stamp: $(SOURCES) node_modules/.package-lock.json
+	npx tsc -p .
+	touch $@
+
+# -------------------------------------------------------------------------------------------------------------------- demo
+
+# Where the pictures come from: yours, a set that lies beside the project, or pictures that the tool draws.
+BESIDE := ../shared/data/cls-scenes6
+ifdef IMAGES
+  TRAIN := $(firstword $(wildcard $(IMAGES)/train) $(IMAGES))
+  VAL   := $(wildcard $(IMAGES)/val)
+else ifneq ($(wildcard $(BESIDE)/train),)
+  TRAIN := $(BESIDE)/train
+  VAL   := $(BESIDE)/val
+else
+  TRAIN := $(OUT)/samples/train
+  VAL   := $(OUT)/samples/val
+endif
+
+# Some pictures to ask with and to look at: every so many of the test set, or of the pictures themselves.
+QUERIES := $(or $(VAL),$(TRAIN))
+MODEL   := $(OUT)/run/final/backbone.safetensors
+STEPS   := 1000
+VIEW    := --size 48
+LOOK    := --size 192
+
+demo: $(OUT)/knn.json $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html
+	@echo
+	@echo "Done. Look at:"
+	@echo "  $(OUT)/report.html       how the run went: losses, health, scores"
+	@echo "  $(OUT)/neighbours.html   pictures and what the model finds most alike"
+	@echo "  $(OUT)/pca.png           patch features as colours"
+
+ifneq ($(filter $(OUT)/samples/%,$(TRAIN)),)
+$(OUT)/samples/train: | setup
+	@echo "No pictures were named and none lie beside: drawing a set of 16 kinds. Your own: make demo IMAGES=folder"
+	$(DINOV2) samples draw -o $(OUT)/samples
+$(OUT)/samples/val: $(OUT)/samples/train
+endif
+
+$(MODEL): | setup $(TRAIN)
+	$(DINOV2) pretrain $(TRAIN) --config small --set train.steps=$(STEPS) -o $(OUT)/run --force
+
+$(OUT)/features.arrow: $(MODEL)
+	$(DINOV2) embed $(TRAIN) --model $< $(VIEW) -o $@ --force
+
+$(OUT)/photos.index: $(OUT)/features.arrow
+	$(DINOV2) index $< -o $@ --force
+
+$(OUT)/queries.txt: | setup $(QUERIES)
+	find $(QUERIES) -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o -iname '*.webp' \) | LC_ALL=C sort | awk -v n="$$(find $(QUERIES) -type f | wc -l)" 'NR % int(n / 12 + 1) == 1' | sed "s|^|$(CURDIR)/|; s|$(CURDIR)//|/|" > $@
+
+$(OUT)/neighbours.jsonl: $(OUT)/photos.index $(OUT)/queries.txt $(MODEL)
+	$(DINOV2) search $< $(OUT)/queries.txt --model $(MODEL) -k 8 -o $@ --force
+
+# The rows of search as pictures, once as a page and once as one PNG.
+$(OUT)/neighbours.html $(OUT)/neighbours.png: $(OUT)/neighbours.jsonl
+	$(DINOV2) visualize neighbours $< -o $@ --force
+
+$(OUT)/pca.png: $(OUT)/queries.txt $(MODEL)
+	$(DINOV2) visualize pca $(OUT)/queries.txt --model $(MODEL) $(LOOK) -o $@ --force
+
+# Is the model worth anything? Against raw pixels and against itself before training, by nearest neighbours. Needs folders that name classes.
+$(OUT)/knn.json: $(MODEL)
+	@if [ "$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
+	  set -x; $(DINOV2) knn-eval --train $(TRAIN) $(if $(VAL),--val $(VAL)) --model $< $(VIEW) -k 10,20 --baseline pixels --baseline untrained -o $@ --force; \
+	else echo '{}' > $@; echo "$(TRAIN) has no folders that name classes, so nothing is scored."; fi
+
+$(OUT)/report.html: $(MODEL) $(OUT)/knn.json
+	cp $(OUT)/knn.json $(OUT)/run/knn.json
+	$(DINOV2) report $(OUT)/run -o $@ --force
+
+# -------------------------------------------------------------------------------------------------------------------- test
+
+PYTHON := $(CACHE)/test-python
+$(PYTHON)/stamp: test/python/requirements.txt
+	python3 -m venv $(PYTHON)
+	$(PYTHON)/bin/pip install --quiet -r $<
+	touch $@
+
+test: setup $(PYTHON)/stamp
+	npx eslint .
+	npx prettier --check --log-level warn .
+	node --test --test-concurrency=2 "dist/test/**/*.test.js"
+
+bench: setup
+	bash bench/all
+
+clean:
+	rm -rf dist $(OUT)
