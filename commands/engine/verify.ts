@@ -1,7 +1,8 @@
 /** `dinov2 engine verify`: agreement with recorded tensors of the reference implementation. */
 import {Flags} from '@oclif/core'
 import {Command, engineFlags, reportFlags} from '../../src/cli/command.js'
-import type {Check} from '../../src/steps/verify.js'
+
+type Check = import('../../src/steps/verify.js').Check
 
 export default class EngineVerify extends Command {
   static override group = 'Engine'

@@ -1,10 +1,20 @@
 /** Python environments of our own (`python3 -m venv`), which hold the libraries that the engines stand on. */
-import {existsSync, mkdirSync, renameSync, rmSync} from 'node:fs'
+import {existsSync, mkdirSync, readdirSync, renameSync, rmSync} from 'node:fs'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import {lastLines, runCommand, type Outcome} from './run-command.js'
 
 export type Note = (sentence: string) => void
+
+/** Python's `site-packages` folders of an environment `venv`. */
+export function sitePackages(venv: string): string[] {
+  return ['lib', 'lib64'].flatMap(lib => {
+    const folder = join(venv, lib)
+    if (!existsSync(folder)) return []
+    const versions = readdirSync(folder).filter(name => name.startsWith('python3'))
+    return versions.map(name => join(folder, name, 'site-packages')).filter(path => existsSync(path))
+  })
+}
 
 /** Makes the environment `folder` if its interpreter is not there; → the interpreter. Errors of status 5 name what is missing. */
 export async function ensureVenv(folder: string): Promise<string> {

@@ -8,7 +8,7 @@ import {existsSync, readdirSync, readFileSync} from 'node:fs'
 import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
 import {dataFolder} from '../places.js'
-import {sitePackages} from '../torch/find.js'
+import {sitePackages} from '../venv.js'
 
 /** The version of TensorFlow that `engine install tensorflow` takes. */
 export const TENSORFLOW_VERSION = '2.21.0'

@@ -5,7 +5,7 @@
  * handle's shape always equals the shape that TensorFlow.js believes. `disposeData` frees at once; no garbage collector is waited
  * for. To TensorFlow.js every real number is `float32`; inside, a tensor may be bfloat16, and reading it back widens it.
  */
-import {DataStorage, KernelBackend, engine, env, registerBackend, removeBackend, setBackend} from '../../tensor/tf.js'
+import {DataStorage, KernelBackend, engine, env, registerBackend, setBackend} from '../../tensor/tf.js'
 import type {BackendValues, DataId, DataType, TensorInfo, TimingInfo} from '../../tensor/tf.js'
 import {loadAddon, scalarType, torch} from './binding.js'
 import type {Handle} from './binding.js'
@@ -171,7 +171,6 @@ export async function startTorch({addon, device = 'cpu', threads}: TorchStart): 
   if (!current) {
     current = new TorchBackend()
     await import('./kernels/index.js')
-    removeBackend('torch')
     registerBackend('torch', () => current!, 10)
   }
   env().set('CHECK_COMPUTATION_FOR_ERRORS', false)

@@ -9,6 +9,7 @@ import {dirname, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {dataFolder} from '../places.js'
 import {runCommand} from '../run-command.js'
+import {sitePackages} from '../venv.js'
 
 /** One libtorch on this machine. */
 export type TorchInfo = {
@@ -35,16 +36,6 @@ const LIBRARY = process.platform === 'darwin' ? 'libtorch_cpu.dylib' : 'libtorch
 
 /** The private environment of `engine install torch`. */
 export const privateTorch = (): string => join(dataFolder(), 'torch')
-
-/** Python's `site-packages` folders of an environment `venv`. */
-export function sitePackages(venv: string): string[] {
-  return ['lib', 'lib64'].flatMap(lib => {
-    const folder = join(venv, lib)
-    if (!existsSync(folder)) return []
-    const versions = readdirSync(folder).filter(name => name.startsWith('python3'))
-    return versions.map(name => join(folder, name, 'site-packages')).filter(path => existsSync(path))
-  })
-}
 
 /** All places where a folder that somebody named may hold a libtorch: itself, `torch` below it, or the packages of an environment. */
 const candidates = (folder: string): string[] => [folder, join(folder, 'torch'), ...sitePackages(folder).map(site => join(site, 'torch'))]
