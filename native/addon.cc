@@ -337,9 +337,14 @@ napi_value call(napi_env env, napi_callback_info info) {
       }
       c10::InferenceMode guard;
       op.handle.callBoxed(stack);
-    } catch (const c10::Error& error) {
+    } catch (const JsError&) {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {  // of libtorch, or of a library below it such as oneDNN
+      const auto* own = dynamic_cast<const c10::Error*>(&error);
+      const std::string reason = own ? own->what_without_backtrace() : error.what();
       std::ostringstream message;
-      const std::string reason = error.what_without_backtrace();
       message << op.name << ": " << reason.substr(0, reason.find("\nException raised from")) << "\n  called with (";
       for (size_t i = 0; i < stack.size(); i++) message << (i ? ", " : "") << describe(stack[i]);
       message << ")";
