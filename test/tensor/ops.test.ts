@@ -1,0 +1,325 @@
+/**
+ * The fused operations of the model, each with its plain twin: `checkOp` holds value, gradient, number of tensors and memory together.
+ *
+ * T rows, C channels, I inputs, O outputs; groups of unlike lengths stand for packed crops of unlike sizes.
+ */
+import assert from 'node:assert/strict'
+import {describe, test} from 'node:test'
+import {attention, attentionBackward, attentionForward, plainAttention, rowsOf} from '../../src/tensor/ops/attention.js'
+import {gelu, geluBackward, geluForward, plainGelu, plainSwiglu, swigluBackward, swigluForward} from '../../src/tensor/ops/gelu.js'
+import {layerNorm, layerNormBackward, layerNormForward, plainLayerNorm} from '../../src/tensor/ops/layer-norm.js'
+import {linear, linearBackward, linearForward, plainLinear, scaledBackward, scaledResidual, scaleRows} from '../../src/tensor/ops/linear.js'
+import {imageMean, imageStd, normalizePixels, patchRows} from '../../src/tensor/ops/patches.js'
+import {addRows, takeRows} from '../../src/tensor/ops/rows.js'
+import {
+  add,
+  concat,
+  dispose,
+  gather,
+  mul,
+  reshape,
+  slice,
+  square,
+  tensor2d,
+  tidy,
+  unsortedSegmentSum,
+  zerosLike
+} from '../../src/tensor/tf.js'
+import type {Tensor2D} from '../../src/tensor/tf.js'
+import {rng} from '../../src/tensor/random.js'
+import {apart, normal, onPlain, onTorch, put, take, whole} from '../engine-for-tests.js'
+import {checkOp} from './check-op.js'
+import type {OpCheck} from './check-op.js'
+
+const [T, I, O] = [37, 24, 40]
+const layer = {weight: normal('weight', [O, I], 0.3), bias: normal('bias', [O])}
+const x = normal('x', [T, I])
+
+describe('checkOp notices', () => {
+  const inputs = {x: normal('x', [4, 3])}
+  const right = {inputs, forward: ({x}: {x: Tensor2D}) => square(x), plain: ({x}: {x: Tensor2D}) => square(x)}
+  const slope = (dy: Tensor2D, x: Tensor2D, by: number): Tensor2D => tidy(() => mul(mul(dy, x), by))
+  const lies: Record<string, [Partial<OpCheck<typeof inputs>>, RegExp]> = {
+    'a wrong value': [{plain: ({x}) => mul(square(x), 1.001)}, /value differs by/],
+    'a wrong gradient': [{backward: (dy, {x}) => ({x: slope(dy, x, 2.001)})}, /gradient of x differs by/],
+    'a gradient that is wrong on the tape as well': [
+      // To the tape, what is read out and put in again is a constant.
+      {plain: ({x}) => mul(x, tensor2d(x.dataSync(), [4, 3])), backward: (dy, {x}) => ({x: slope(dy, x, 1)})},
+      /central differences are off by/
+    ],
+    'a missing gradient': [{backward: () => ({})}, /every float input has a gradient/],
+    'a tensor left behind': [{forward: ({x}) => square(x.clone())}, /tensors after the forward half/],
+    'one left by the backward half': [{backward: (dy, {x}) => ({x: mul(mul(dy, x), 2)})}, /tensors after the backward half/]
+  }
+  for (const [what, [change, message]] of Object.entries(lies)) test(what, () => assert.rejects(checkOp({...right, ...change}), message))
+  test('nothing where all is well', () => checkOp({...right, backward: (dy, {x}) => ({x: slope(dy, x, 2)})}))
+})
+
+describe('linear', () => {
+  test('x·Wᵀ + b', () =>
+    checkOp({
+      inputs: {x, ...layer},
+      forward: ({x, weight, bias}) => linearForward(x, {weight, bias}),
+      plain: ({x, weight, bias}) => plainLinear(x, {weight, bias}),
+      backward: (dy, {x, weight}) => linearBackward(dy, x, weight),
+      taped: ({x, weight, bias}) => linear(x, {weight, bias})
+    }))
+
+  test('without a bias', () =>
+    checkOp({
+      inputs: {x, weight: layer.weight},
+      forward: ({x, weight}) => linearForward(x, {weight}),
+      plain: ({x, weight}) => plainLinear(x, {weight}),
+      backward: (dy, {x, weight}) => {
+        const {x: dx, weight: dw, bias} = linearBackward(dy, x, weight)
+        bias.dispose()
+        return {x: dx, weight: dw}
+      }
+    }))
+
+  test('with GELU, with a residual, and with both', async () => {
+    const inputs = {x, ...layer, residual: normal('residual', [T, O])}
+    for (const activation of [undefined, 'gelu'] as const) {
+      const options = activation ? {activation} : {}
+      await checkOp({
+        inputs,
+        forward: ({x, weight, bias, residual}) => linearForward(x, {weight, bias}, {...options, residual}),
+        plain: ({x, weight, bias, residual}) => plainLinear(x, {weight, bias}, {...options, residual})
+      })
+      await checkOp({
+        inputs: {x, ...layer},
+        forward: ({x, weight, bias}) => linearForward(x, {weight, bias}, options),
+        plain: ({x, weight, bias}) => plainLinear(x, {weight, bias}, options)
+      })
+    }
+  })
+
+  test('a branch scaled by γ onto the stream: LayerScale folded into the weights', () =>
+    checkOp({
+      inputs: {stream: normal('stream', [T, O]), a: x, ...layer, gamma: normal('gamma', [O])},
+      forward: ({stream, a, weight, bias, gamma}) => scaledResidual(stream, a, {weight, bias}, gamma),
+      plain: ({stream, a, weight, bias, gamma}) => add(stream, mul(plainLinear(a, {weight, bias}), gamma)),
+      backward: (dy, {a, weight, bias, gamma}) => ({stream: dy.clone(), ...scaledBackward(dy, a, {weight, bias}, gamma)}),
+      limits: {gradient: 5e-5} // γ's gradient is a sum over rows of products that cancel
+    }))
+
+  test('the same without γ', () =>
+    checkOp({
+      inputs: {stream: normal('stream', [T, O]), a: x, ...layer},
+      forward: ({stream, a, weight, bias}) => scaledResidual(stream, a, {weight, bias}, undefined),
+      plain: ({stream, a, weight, bias}) => add(stream, plainLinear(a, {weight, bias})),
+      backward: (dy, {a, weight, bias}) => {
+        const {gamma, ...found} = scaledBackward(dy, a, {weight, bias}, undefined)
+        assert.equal(gamma, undefined)
+        return {stream: dy.clone(), ...found}
+      }
+    }))
+
+  test('γ by rows of W, and on b', () =>
+    checkOp({
+      inputs: {...layer, gamma: normal('gamma', [O])},
+      forward: ({weight, bias, gamma}) => {
+        const scaled = scaleRows({weight, bias}, gamma)
+        return {y: scaled.weight, bias: scaled.bias}
+      },
+      plain: ({weight, gamma}) => mul(weight, gamma.expandDims(1))
+    }))
+
+  test('one row, one output', () =>
+    checkOp({
+      inputs: {x: normal('x', [1, I]), weight: normal('weight', [1, I]), bias: normal('bias', [1])},
+      forward: ({x, weight, bias}) => linearForward(x, {weight, bias}),
+      plain: ({x, weight, bias}) => plainLinear(x, {weight, bias}),
+      backward: (dy, {x, weight}) => linearBackward(dy, x, weight)
+    }))
+})
+
+describe('activations', () => {
+  test('GELU is x·Φ(x), far out as well', async () => {
+    await checkOp({
+      inputs: {x: normal('x', [T, I], 2)},
+      forward: ({x}) => geluForward(x),
+      plain: ({x}) => plainGelu(x),
+      backward: (dy, {x}) => ({x: geluBackward(dy, x)}),
+      taped: ({x}) => gelu(x)
+    })
+    // Φ at whole numbers, from a table.
+    const points = {shape: [5], data: Float32Array.of(-30, -1, 0, 1, 30)}
+    const expected = {shape: [5], data: Float32Array.of(0, -0.15865525, 0, 0.84134475, 30)}
+    for (const engine of [onPlain, onTorch]) {
+      await engine()
+      const at = put(points)
+      assert.ok(apart(await take(geluForward(at)), expected) < 1e-6)
+      at.dispose()
+    }
+  })
+
+  test('SwiGLU is SiLU of the first half times the second', () =>
+    checkOp({
+      inputs: {ab: normal('ab', [T, 2 * I], 2)},
+      forward: ({ab}) => swigluForward(ab),
+      plain: ({ab}) => plainSwiglu(ab),
+      backward: (dy, {ab}) => ({ab: swigluBackward(dy, ab)})
+    }))
+})
+
+describe('layer norm', () => {
+  const inputs = {x: normal('x', [T, I], 3, 5), weight: normal('weight', [I], 1, 1), bias: normal('bias', [I])}
+
+  test('value, statistics and gradients', () =>
+    checkOp({
+      inputs,
+      forward: ({x, weight, bias}) => layerNormForward(x, {weight, bias}),
+      plain: ({x, weight, bias}) => plainLayerNorm(x, {weight, bias}).y,
+      backward: (dy, {x, weight, bias}, {mean, rstd}) => layerNormBackward(dy, x, {mean, rstd}, {weight, bias}),
+      taped: ({x, weight, bias}) => layerNorm(x, {weight, bias})
+    }))
+
+  test('the gradient of a residual path is added on the way', () =>
+    checkOp({
+      inputs,
+      // The stream goes two ways, through the norm and past it; the gradient of the second is what `onto` stands for.
+      forward: ({x, weight, bias}) =>
+        tidy(() => {
+          const {y, mean, rstd} = layerNormForward(x, {weight, bias})
+          return {y: concat([y, x], 1), mean, rstd}
+        }),
+      plain: ({x, weight, bias}) => concat([plainLayerNorm(x, {weight, bias}).y, x], 1),
+      backward: (dy, {x, weight, bias}, {mean, rstd}) =>
+        tidy(() => {
+          const [through, onto] = [slice(dy, [0, 0], [T, I]), slice(dy, [0, I], [T, I])]
+          return layerNormBackward(through, x, {mean: mean as Tensor2D, rstd: rstd as Tensor2D}, {weight, bias}, onto)
+        })
+    }))
+
+  test('a row of equal numbers becomes the bias', async () => {
+    const equal = {shape: [2, I] as const, data: new Float32Array(2 * I).fill(4)}
+    for (const engine of [onPlain, onTorch]) {
+      await engine()
+      const [x, weight, bias] = [put(equal), put(inputs.weight), put(inputs.bias)]
+      const y = await take(tidy(() => layerNormForward(x, {weight, bias}).y))
+      assert.ok(apart(y, {shape: [2, I], data: Float32Array.from([...inputs.bias.data, ...inputs.bias.data])}) < 1e-5)
+      dispose([x, weight, bias])
+    }
+  })
+})
+
+describe('attention', () => {
+  for (const [what, groups, heads, width] of [
+    ['one sequence, one head', [{count: 1, length: 5}], 1, 8],
+    ['several groups and heads', [{count: 3, length: 7}, {count: 5, length: 4}, {count: 1, length: 1}], 3, 4], // prettier-ignore
+    ['as in a model', [{count: 2, length: 26}, {count: 4, length: 10}], 2, 16] // prettier-ignore
+  ] as const)
+    test(what, () =>
+      checkOp({
+        inputs: {qkv: normal('qkv', [rowsOf(groups), 3 * heads * width])},
+        forward: ({qkv}) => attentionForward(qkv, groups, heads),
+        plain: ({qkv}) => plainAttention(qkv, groups, heads),
+        backward: (dy, {qkv}) => ({qkv: attentionBackward(dy, qkv, groups, heads)}),
+        taped: ({qkv}) => attention(qkv, groups, heads)
+      })
+    )
+
+  test('no sequence sees another', async () => {
+    const groups = [
+      {count: 2, length: 6},
+      {count: 3, length: 4}
+    ]
+    const qkv = normal('qkv', [24, 24])
+    await onTorch()
+    const whole = put(qkv)
+    const all = await take(attentionForward(whole, groups, 2))
+    for (let i = 0, start = 0; i < 5; i++) {
+      const length = i < 2 ? 6 : 4
+      const own = tidy(() => attentionForward(slice(whole, [start, 0], [length, 24]), [{count: 1, length}], 2))
+      const expected = {shape: [length, 8], data: all.data.slice(start * 8, (start + length) * 8)}
+      assert.ok(apart(await take(own), expected) < 1e-6)
+      start += length
+    }
+    whole.dispose()
+  })
+
+  test('large scores do not overflow', async () => {
+    const qkv = normal('qkv', [10, 24], 40)
+    for (const engine of [onPlain, onTorch]) {
+      await engine()
+      const rows = put(qkv)
+      const dy = put(normal('dy', [10, 8]))
+      const [y, dx] = [attentionForward(rows, [{count: 2, length: 5}], 2), attentionBackward(dy, rows, [{count: 2, length: 5}], 2)]
+      for (const found of [await take(y), await take(dx)]) assert.ok(found.data.every(Number.isFinite))
+      rows.dispose()
+      dy.dispose()
+    }
+  })
+})
+
+describe('rows', () => {
+  const rows = whole([4, 0, 11, 7, 36])
+  test('taken', () =>
+    checkOp({
+      inputs: {x, rows},
+      forward: ({x, rows}) => takeRows(x, rows),
+      plain: ({x, rows}) => gather(x, rows),
+      backward: (dy, {x, rows}) => ({x: tidy(() => addRows(zerosLike(x), rows, dy))})
+    }))
+
+  test('added with one factor', () =>
+    checkOp({
+      inputs: {x, rows, y: normal('y', [5, I])},
+      forward: ({x, rows, y}) => addRows(x, rows, y, 1.75),
+      plain: ({x, rows, y}) => add(x, mul(unsortedSegmentSum(y, rows, T), 1.75)),
+      backward: (dy, {rows}) => ({x: dy.clone(), y: tidy(() => mul(takeRows(dy, rows), 1.75))})
+    }))
+
+  test('added with a factor for each', () =>
+    checkOp({
+      inputs: {x, rows, y: normal('y', [5, I])},
+      forward: ({x, rows, y}) => tidy(() => addRows(x, rows, y, put(normal('factor', [5, 1])))),
+      plain: ({x, rows, y}) => add(x, unsortedSegmentSum(mul(y, put(normal('factor', [5, 1]))), rows, T)),
+      backward: (dy, {rows}) => ({x: dy.clone(), y: tidy(() => mul(takeRows(dy, rows), put(normal('factor', [5, 1]))))})
+    }))
+})
+
+describe('pixels', () => {
+  const [B, H, W, P] = [2, 6, 9, 3]
+  const random = rng(1, 'bytes')
+  const bytes = Uint8Array.from({length: B * H * W * 3}, () => random.int(256))
+
+  test('are normalised by channel', async () => {
+    const expected = {
+      shape: [B, H, W, 3],
+      data: Float32Array.from(bytes, (byte, i) => (byte / 255 - imageMean[i % 3]!) / imageStd[i % 3]!)
+    }
+    for (const engine of [onPlain, onTorch]) {
+      await engine()
+      assert.ok(apart(await take(normalizePixels(bytes, [B, H, W])), expected) < 1e-6)
+    }
+    assert.throws(() => normalizePixels(bytes, [B, H, W + 1]), /expected 360 bytes for 2 images of 6 × 10 but received 324/)
+  })
+
+  test('are cut into patches: grid by rows, each patch by channel, y and x', async () => {
+    const values = Float32Array.from(bytes, (_, i) => i)
+    const expected = new Float32Array(values.length)
+    let at = 0
+    for (let b = 0; b < B; b++)
+      for (let row = 0; row < H / P; row++)
+        for (let column = 0; column < W / P; column++)
+          for (let c = 0; c < 3; c++)
+            for (let y = 0; y < P; y++)
+              for (let x = 0; x < P; x++) expected[at++] = values[((b * H + row * P + y) * W + column * P + x) * 3 + c]!
+    for (const engine of [onPlain, onTorch]) {
+      await engine()
+      const images = put({shape: [B, H, W, 3] as const, data: values})
+      assert.deepEqual(await take(patchRows(images, P)), {shape: [(B * H * W) / P / P, 3 * P * P], data: expected})
+      images.dispose()
+    }
+  })
+
+  test('patches carry gradients back to their pixels', () =>
+    checkOp({
+      inputs: {images: normal('images', [B, H, W, 3])},
+      forward: ({images}) => patchRows(images, P),
+      plain: ({images}) => reshape(patchRows(images, P), [(B * H * W) / P / P, 3 * P * P]),
+      taped: ({images}) => patchRows(images, P)
+    }))
+})
