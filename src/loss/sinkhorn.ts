@@ -9,7 +9,8 @@ import {fast} from '../tensor/ops/kernel.js'
 
 /**
  * Sinkhorn–Knopp (Cuturi 2013; SwAV, Caron et al. 2020): Q = exp(s/τ), then by turns each prototype's total is made 1/K and each row's
- * total 1/n; at the end rows sum to one. The largest score is taken off first, which leaves the result as it is.
+ * total 1/n; at the end rows sum to one. The largest score of each prototype is taken off first: the first turn divides by its total
+ * anyway, so the result is as it is, and a prototype that no row comes near does not vanish in float32. `iterations` is at least 1.
  */
 export function sinkhorn(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
   const fused = fast('Dinov2Sinkhorn', {scores}, {temperature, iterations})
@@ -20,7 +21,7 @@ export function sinkhorn(scores: Tensor2D, temperature: number, iterations = 3):
 export function plainSinkhorn(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
   const [n, K] = scores.shape
   return tidy(() => {
-    let q = exp(div<Tensor2D>(sub(scores, max(scores)), temperature))
+    let q = exp(div<Tensor2D>(sub(scores, max(scores, 0, true)), temperature))
     q = div(q, sum(q))
     for (let i = 0; i < iterations; i++) {
       q = div(div(q, sum(q, 0, true)), K)

@@ -56,9 +56,10 @@ function replace(into: Named, name: string, value: Tensor): void {
   into.set(name, keep(value))
 }
 
-/** The L2 norm of all gradients together, as a number. */
+/** The L2 norm of all gradients together, as a number; 0 where there are none. */
 export function globalNorm(grads: Iterable<Tensor>): number {
   const all = [...grads]
+  if (all.length === 0) return 0
   const found = fastInPlace('Dinov2GlobalNorm', {grads: all})
   if (typeof found === 'number') return found
   return tidy(() => {

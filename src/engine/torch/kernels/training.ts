@@ -64,7 +64,7 @@ defineInPlace('Dinov2Ema', ({teacher, student}, {momentum}) => {
 define('Dinov2Sinkhorn', ({scores}, {temperature, iterations}) => {
   const [n, K] = scores!.shape as [number, number]
   const s = to(h(scores!), scalarType.float32)
-  const q = op('sub.Tensor', s, op('max', s))
+  const q = op('sub.Tensor', s, op('amax', s, [0], true))
   inPlace('div_.Scalar', q, temperature as number)
   inPlace('exp_', q)
   inPlace('div_.Tensor', q, op('sum', q))
