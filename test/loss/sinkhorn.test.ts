@@ -1,0 +1,98 @@
+/** Teacher targets: Sinkhorn–Knopp and centring, the kernel against its plain twin, and what their rows and columns must sum to. */
+import assert from 'node:assert/strict'
+import {test} from 'node:test'
+import {centred, nextCenter, plainSinkhorn, sinkhorn} from '../../src/loss/sinkhorn.js'
+import {dispose, zeros} from '../../src/tensor/tf.js'
+import type {Tensor2D} from '../../src/tensor/tf.js'
+import {apart, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
+import {checkOp} from '../tensor/check-op.js'
+
+const [n, K] = [24, 10]
+const scores = normal('scores', [n, K], 0.3)
+
+const totals = ({shape: [rows, columns], data}: Values): {rows: number[]; columns: number[]} => {
+  const found = {rows: new Array<number>(rows!).fill(0), columns: new Array<number>(columns!).fill(0)}
+  data.forEach((x, at) => {
+    found.rows[Math.floor(at / columns!)]! += x
+    found.columns[at % columns!]! += x
+  })
+  return found
+}
+async function targetsOf(values: Values<readonly [number, number]>, temperature: number, iterations?: number): Promise<Values> {
+  const s = put(values)
+  const q = await take(sinkhorn(s, temperature, iterations))
+  s.dispose()
+  return q
+}
+
+test('the kernel is its twin, at every temperature and number of turns', async () => {
+  for (const [temperature, turns] of [
+    [0.04, 3],
+    [0.07, 3],
+    [1, 1],
+    [0.05, 10]
+  ] as const)
+    await checkOp({
+      inputs: {scores},
+      forward: ({scores}) => sinkhorn(scores, temperature, turns),
+      plain: ({scores}) => plainSinkhorn(scores, temperature, turns)
+    })
+})
+
+test('rows sum to one; each turn brings prototypes nearer to rows / prototypes', async () => {
+  for (const engine of [onPlain, onTorch]) {
+    await engine()
+    let before = Infinity
+    for (const turns of [1, 3, 20, 200]) {
+      const q = await targetsOf(scores, 0.1, turns)
+      const {rows, columns} = totals(q)
+      assert.ok(q.data.every(x => x >= 0))
+      for (const row of rows) assert.ok(Math.abs(row - 1) < 1e-5, `${row}`)
+      const off = Math.max(...columns.map(column => Math.abs(column - n / K)))
+      assert.ok(off < before / 2, `${turns} turns: ${off} after ${before}`)
+      before = off
+    }
+    assert.ok(before < 1e-4)
+  }
+})
+
+test('what is added to all scores, or to those of one prototype, changes nothing', async () => {
+  for (const engine of [onPlain, onTorch]) {
+    await engine()
+    const still = await targetsOf(scores, 0.05)
+    const shifted = await targetsOf({...scores, data: scores.data.map(x => x + 2)}, 0.05)
+    assert.ok(apart(shifted, still) < 1e-4)
+    const favoured = await targetsOf({...scores, data: scores.data.map((x, i) => x + (i % K === 3 ? 0.5 : 0))}, 0.05)
+    assert.ok(apart(favoured, still) < 1e-4)
+  }
+})
+
+test('prototypes that no row comes near stay finite', async () => {
+  for (const engine of [onPlain, onTorch]) {
+    await engine()
+    // At 0.04, exp underflows for scores 4.2 below the largest.
+    const far = {...scores, data: scores.data.map((x, i) => x * 3 - (i % K === 7 ? 9 : 0))}
+    const q = await targetsOf(far, 0.04)
+    assert.ok(q.data.every(Number.isFinite))
+    for (const row of totals(q).rows) assert.ok(Math.abs(row - 1) < 1e-5)
+  }
+})
+
+test('centring: softmax of what the centre leaves; the centre follows the mean', async () => {
+  for (const engine of [onPlain, onTorch]) {
+    await engine()
+    const s = put(scores)
+    const none = zeros([1, K]) as Tensor2D
+    const first = await take(centred(s, none, 0.04))
+    for (const row of totals(first).rows) assert.ok(Math.abs(row - 1) < 1e-5)
+    const center = nextCenter(none, s, 0.9)
+    const {columns} = totals(scores)
+    const {data} = await take(center)
+    columns.forEach((total, k) => assert.ok(Math.abs(data[k]! - (0.1 * total) / n) < 1e-6))
+    // A centre that is the mean already stays.
+    const mean = put({shape: [1, K] as const, data: Float32Array.from(columns, total => total / n)})
+    const still = await take(nextCenter(mean, s, 0.3))
+    assert.ok(apart(still, await take(mean)) < 1e-5)
+    dispose([s, none])
+  }
+})
