@@ -1,6 +1,7 @@
 /**
- * The engines of tests: libtorch in float32 on two threads, and TensorFlow.js's plain CPU backend, where every fused operation is its plain twin.
+ * The engines of tests: libtorch in float32, and TensorFlow.js's plain CPU backend, where every fused operation is its plain twin.
  *
+ * libtorch has one thread: at the sizes of tests a second one only waits. DINOV2_DEVICE names another device than the CPU.
  * Both may run in one process by turns; tensors are made after the change and disposed before the next.
  */
 import {startEngine} from '../src/engine/start.js'
@@ -13,7 +14,7 @@ const started = new Set<string>()
 async function use(engine: 'torch' | 'cpu'): Promise<void> {
   if (started.has(engine)) await setBackend(engine)
   else {
-    const threads = engine === 'torch' ? {threads: 2, device: process.env['DINOV2_DEVICE'] ?? 'cpu'} : {}
+    const threads = engine === 'torch' ? {threads: 1, device: process.env['DINOV2_DEVICE'] ?? 'cpu'} : {}
     await startEngine({engine, precision: 'fp32', note: () => undefined, ...threads})
     started.add(engine)
   }

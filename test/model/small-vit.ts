@@ -13,7 +13,7 @@ const plain: VitConfig = {
   heads: 3,
   patch: 4,
   ffn: 'mlp',
-  hidden: 20,
+  hidden: 24,
   registers: 0,
   grid: 3,
   layerScale: true,
