@@ -1,5 +1,6 @@
 /** AdamW (Loshchilov and Hutter 2019) over whole trees, clipping by norm, and the teacher's moving average. */
-import {Tensor, add, dispose, div, keep, mul, sqrt, square, sub, sum, tidy} from '../tensor/tf.js'
+import {add, dispose, div, keep, mul, sqrt, square, sub, sum, tidy} from '../tensor/tf.js'
+import type {Tensor} from '../tensor/tf.js'
 import {fastInPlace} from '../tensor/ops/in-place.js'
 
 /** Parameters by path. */
