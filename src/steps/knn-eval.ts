@@ -39,6 +39,8 @@ export type KnnOptions = {
   readonly nul?: boolean
   readonly stdin?: AsyncIterable<Uint8Array>
   readonly engine: EngineRequest
+  /** Multiplications from which an engine's matrix product is worth starting; by default about a second of plain loops. */
+  readonly engineWork?: number
   readonly batch?: number
   readonly workers?: number
   readonly maxPixels?: number
@@ -102,15 +104,11 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
   const notes: string[] = []
   const scored: {features: FeatureName; sets: Sets}[] = []
   let fingerprint: string | null | undefined
-  let products: Products | undefined
+  let started = false
   if (model === undefined && baselines.length === 0) {
     const {sets, meta} = await fromEmbeddings(options)
     fingerprint = meta.fingerprint
     scored.push({features: 'model', sets})
-    if (workOf(sets) > engineWork) {
-      yield {kind: 'started', engine: await startEngine(options.engine)}
-      products = throughEngine
-    }
   } else {
     if (model === undefined && baselines.includes('untrained'))
       throw new UserError('The untrained baseline has the architecture of a model, but no model was named.', {
@@ -125,6 +123,7 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
     if (model !== undefined) {
       const info = await startEngine(options.engine)
       yield {kind: 'started', engine: info}
+      started = true
       using embedder = await loadEmbedder(model, {...options.features, precision: info.precision, toolVersion: options.toolVersion})
       fingerprint = embedder.meta.fingerprint
       scored.push({
@@ -140,12 +139,13 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
           sets: yield* bothSets('untrained', options, onBad, (refs, bad) => modelRows(refs, held, options, info, bad))
         })
       }
-      if (workOf(scored[0]!.sets) > engineWork) products = throughEngine
     }
     if (baselines.includes('pixels'))
       scored.push({features: 'pixels', sets: yield* bothSets('pixels', options, onBad, (refs, bad) => pixelRows(refs, options, bad))})
   }
-  return score(scored, options, notes, fingerprint, products)
+  const muchWork = scored.some(({sets}) => workOf(sets) > (options.engineWork ?? 1e9))
+  if (muchWork && !started) yield {kind: 'started', engine: await startEngine(options.engine)}
+  return score(scored, options, notes, fingerprint, muchWork ? throughEngine : undefined)
 }
 
 // ---- rows --------------------------------------------------------------------------------------------------------------------------------------------
@@ -277,14 +277,16 @@ const folderOf = (id: string): string | undefined => id.split('/').at(-2) || und
 
 // ---- scores ------------------------------------------------------------------------------------------------------------------------------------------
 
-/** Multiplications from which an engine's matrix product is worth starting: about ten seconds of plain loops. */
-const engineWork = 1e10
 const workOf = ({train, val = train}: Sets): number => train.vectors.count * val.vectors.count * train.vectors.dim
 
-const throughEngine: Products = (queries, rows, dim) =>
-  tidy(() =>
-    matMul(tensor2d(queries, [queries.length / dim, dim]), tensor2d(rows, [rows.length / dim, dim]), false, true).dataSync<'float32'>()
-  )
+const throughEngine: Products = (queries, rows, dim) => {
+  const out = tidy(() => matMul(tensor2d(queries, [queries.length / dim, dim]), tensor2d(rows, [rows.length / dim, dim]), false, true)) // [Q, N]
+  try {
+    return out.dataSync<'float32'>() // outside of the tidy, which would look through all of these numbers for tensors
+  } finally {
+    out.dispose()
+  }
+}
 
 /** Of every classified image the share of draws in which it was right (0 or 1 where there is one), and each draw's share of right images. */
 type Outcome = {readonly k: number; readonly top1: Float64Array; readonly top5: Float64Array; readonly tries: number[]}

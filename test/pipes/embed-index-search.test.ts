@@ -214,7 +214,7 @@ test('--dry-run counts a long list without opening it, and tells the time', asyn
 })
 
 test('knn-eval from folders and from embeddings agree', async () => {
-  const direct = await run([
+  const folders = run([
     'knn-eval',
     '--train',
     'photos',
@@ -234,6 +234,6 @@ test('knn-eval from folders and from embeddings agree', async () => {
   assert.match(stored.stdout, /24 images, each by the others, 3 classes/)
   assert.deepEqual(
     (JSON.parse(await readFile(join(dir, 'knn.json'), 'utf8')) as {scores: object}).scores,
-    (JSON.parse((await direct).stdout) as {scores: object}).scores
+    (JSON.parse((await folders).stdout) as {scores: object}).scores
   )
 })

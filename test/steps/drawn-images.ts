@@ -5,19 +5,19 @@ import {encodeImage} from '../../src/data/encode.js'
 import {rng} from '../../src/tensor/random.js'
 
 /** One picture of class `kind`, as PNG. */
-export async function drawnImage(kind: number, number: number, side = 40): Promise<Uint8Array> {
+export async function drawnImage(kind: number, number: number, width = 40, height = 40): Promise<Uint8Array> {
   const random = rng(9, kind, number)
-  const [angle, width, shift] = [kind * 0.9 + 0.1 * random.normal(), 3 + 2 * kind, 10 * random.uniform()]
-  const pixels = new Uint8Array(side * side * 3)
-  for (let y = 0; y < side; y++)
-    for (let x = 0; x < side; x++) {
-      const wave = Math.sin((x * Math.cos(angle) + y * Math.sin(angle) + shift) / width)
+  const [angle, stripe, shift] = [kind * 0.9 + 0.1 * random.normal(), 3 + 2 * kind, 10 * random.uniform()]
+  const pixels = new Uint8Array(width * height * 3)
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const wave = Math.sin((x * Math.cos(angle) + y * Math.sin(angle) + shift) / stripe)
       for (let c = 0; c < 3; c++) {
         const value = 128 + 90 * wave * Math.cos(kind * 2 + c) + 20 * random.normal()
-        pixels[(y * side + x) * 3 + c] = Math.max(0, Math.min(255, Math.round(value)))
+        pixels[(y * width + x) * 3 + c] = Math.max(0, Math.min(255, Math.round(value)))
       }
     }
-  return encodeImage(pixels, {width: side, height: side})
+  return encodeImage(pixels, {width, height})
 }
 
 /** Writes `each` pictures of every class as `folder/<class>/<number>.png`; → the paths, sorted. */

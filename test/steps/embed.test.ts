@@ -23,7 +23,7 @@ import {
 } from '../../src/steps/embed.js'
 import {normalizePixels} from '../../src/tensor/ops/patches.js'
 import {memory, tidy} from '../../src/tensor/tf.js'
-import {drawnFolder} from './drawn-images.js'
+import {drawnFolder, drawnImage} from './drawn-images.js'
 import {saveTiny, tiny} from './tiny-backbone.js'
 
 let dir: string
@@ -190,9 +190,14 @@ describe('rows', () => {
     }
     assert.equal(memory().numTensors, before_)
   })
-  test('uncropped images of several shapes', async () => {
-    const found = await all(embed(listImages(images.slice(0, 3)), borrowed({transform: {resize: 40}}), {batch: 8, workers: 0}))
-    assert.equal(found.vectors.length, 3 * tiny.width)
+  test('uncropped images of several shapes: a batch ends where the shape changes', async () => {
+    const wide = join(dir, 'wide.png')
+    await writeFile(wide, await drawnImage(1, 0, 80, 40))
+    const inputs = [...images.slice(0, 2), wide, images[2]!]
+    const found = await all(embed(listImages(inputs), borrowed({transform: {resize: 42}}), {batch: 8, workers: 0}))
+    assert.deepEqual(found.ids, inputs)
+    assert.deepEqual(found.sizes, [2, 1, 1])
+    assert.equal(found.vectors.length, 4 * tiny.width)
   })
   test('after a signal no further batch is begun', async () => {
     const stop = new AbortController()

@@ -88,6 +88,14 @@ test('from embeddings: the shares that counting by hand gives, at every k, in ev
   assert.ok(Math.abs(mean - report.scores[1]!.top1) < 1e-12)
 })
 
+test('an engine’s matrix product gives the same shares and leaves no tensor', async () => {
+  const options = {train: [await save('t.arrow', draw(90, 'train'))], val: [await save('v.arrow', draw(45, 'val'))], k: [1, 5, 20]}
+  const plain = await run(options)
+  const before_ = memory().numTensors
+  assert.deepEqual(await run({...options, engineWork: 0}), plain)
+  assert.equal(memory().numTensors, before_)
+})
+
 test('leaving one out equals counting by hand, and k is limited to what is left', async () => {
   const train = draw(60, 'loo')
   const report = await run({train: [await save('loo.arrow', train)], k: [3, 10, 200]})
