@@ -52,7 +52,7 @@ QUERIES := $(or $(VAL),$(TRAIN))
 MODEL   := $(OUT)/run/final/backbone.safetensors
 STEPS   := 1000
 VIEW    := --size 48
-LOOK    := --size 192
+LOOK    := --size 192 --no-foreground
 
 demo: $(OUT)/knn.json $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html
 	@echo

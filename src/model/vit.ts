@@ -162,14 +162,14 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
     const view: View = masks ? {images, masks} : {images}
     const grid = gridOf(view, config)
     const x = encode(params, view, config, stream)
-    const y = cast(layerNormForward(x, params.norm).y, 'fp32')
+    const y = layerNormForward(cast(x, 'fp32'), params.norm).y
     return {...split(y, grid, config), prenorm: reshape(cast(x, 'fp32'), [grid.count, tokensOf(grid, config), config.width])}
   })
 }
 
 /** The normed tokens of one view as packed rows [B·S, C] float32, sequence by sequence: cls, registers, patches. */
 export function normedTokens(params: Vit, view: View, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
-  return tidy(() => cast(layerNormForward(encode(params, view, config, stream), params.norm).y, 'fp32'))
+  return tidy(() => layerNormForward(cast(encode(params, view, config, stream), 'fp32'), params.norm).y)
 }
 
 export type IntermediateOptions = {
@@ -196,7 +196,8 @@ export function intermediateLayers(
     const out: {patches: Tensor3D; cls: Tensor2D}[] = []
     encode(params, {images}, config, stream, (block, x) => {
       if (!wanted.has(block)) return
-      const y = cast(norm ? layerNormForward(x, params.norm).y : x, 'fp32')
+      const last = cast(x, 'fp32')
+      const y = norm ? layerNormForward(last, params.norm).y : last
       const {patches, cls} = split(y, grid, config)
       out.push({patches, cls})
     })
