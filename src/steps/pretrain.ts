@@ -97,7 +97,14 @@ export async function freshState(settings: Settings, plan: Derived): Promise<Tra
   }
   const backbone = initVit(plan.vit, seed, settings.student.layerscale)
   const student = flat({backbone, ...heads})
-  if (settings.student.pretrained_weights) await startFrom(settings.student.pretrained_weights, student, plan)
+  if (settings.student.pretrained_weights) {
+    try {
+      await startFrom(settings.student.pretrained_weights, student, plan)
+    } catch (error) {
+      dispose([...student.values()])
+      throw error
+    }
+  }
   const copy = (make: (x: Tensor) => Tensor): Named => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
   const K = plan.dinoHead.prototypes
   return {
