@@ -39,11 +39,9 @@ const says = ({part, name, error, limit}: Check): string => `${part}: ${name} is
 test('on libtorch every recorded tensor and number is judged, within the limits of the project, and passes', async () => {
   const recording = index()
   const checks: Check[] = []
-  for await (const check of verify({golden: folder, engine: 'torch', precision: 'fp32', threads: 2, note: () => undefined})) checks.push(check)
-  assert.deepEqual(
-    checks.filter(({pass}) => !pass).map(says),
-    []
-  )
+  for await (const check of verify({golden: folder, engine: 'torch', precision: 'fp32', threads: 2, note: () => undefined}))
+    checks.push(check)
+  assert.deepEqual(checks.filter(({pass}) => !pass).map(says), [])
   assert.equal(memory().numTensors, 0)
   const judged = new Map(checks.filter(({limit}) => limit !== null).map(check => [`${check.part}: ${check.name}`, check]))
   const expect = (part: string, name: string, measure: Check['measure'], limit: number): void => {
@@ -61,7 +59,12 @@ test('on libtorch every recorded tensor and number is judged, within the limits 
     assert.ok(recorded.length > 50 && recorded.some(key => key.startsWith('masked.')), absent)
     for (const key of recorded) {
       const gradient = key.startsWith('grad.') && key !== 'grad.scalar'
-      expect(`vit ${name}`, key.replace(/^grad\.blocks\.\d+\.(\d+)\./, 'grad.blocks.$1.'), 'max', gradient ? LIMITS.gradient : LIMITS.forward)
+      expect(
+        `vit ${name}`,
+        key.replace(/^grad\.blocks\.\d+\.(\d+)\./, 'grad.blocks.$1.'),
+        'max',
+        gradient ? LIMITS.gradient : LIMITS.forward
+      )
     }
     expect(`vit ${name}`, 'parameters without a recorded gradient', 'count', 0)
     expect(`vit ${name}`, 'weights: .pth as .safetensors', 'count', 0)
@@ -71,7 +74,8 @@ test('on libtorch every recorded tensor and number is judged, within the limits 
   const given = /^(head\.(x|gy)|sinkhorn\.in|dino\.(student|teacher)|ibot\.(student|masks|teacher_logits_padded)|koleo\.x)$/
   const recorded = (await names('losses')).filter(key => !given.test(key))
   assert.ok(recorded.length >= 18, absent)
-  for (const key of recorded) expect(key.split('.')[0]!.replace('center', 'centering'), key, 'max', /grad|\.g/.test(key) ? LIMITS.gradient : LIMITS.forward)
+  for (const key of recorded)
+    expect(key.split('.')[0]!.replace('center', 'centering'), key, 'max', /grad|\.g/.test(key) ? LIMITS.gradient : LIMITS.forward)
 
   // Training: every number of every step, every tensor of student and teacher, the centres.
   for (const run of ['train', 'train_untied'] as const) {
@@ -79,7 +83,12 @@ test('on libtorch every recorded tensor and number is judged, within the limits 
     assert.equal(config.lr.length, 3)
     steps.slice(0, 3).forEach((step, i) => {
       for (const name of Object.keys(step))
-        expect(`${run} step ${i + 1}`, name, name === 'n_masked' ? 'count' : 'max', name.startsWith('grad_norm') ? LIMITS.gradient : LIMITS.forward)
+        expect(
+          `${run} step ${i + 1}`,
+          name,
+          name === 'n_masked' ? 'count' : 'max',
+          name.startsWith('grad_norm') ? LIMITS.gradient : LIMITS.forward
+        )
     })
     const final = await names(`${run}_final`)
     assert.ok(final.length > 100, absent)

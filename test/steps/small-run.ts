@@ -4,8 +4,8 @@ import {initHead} from '../../src/model/init.js'
 import type {Named} from '../../src/optim/adamw.js'
 import type {StepBatch, StepRates, StepSettings, TrainState} from '../../src/steps/train-step.js'
 import {rng} from '../../src/tensor/random.js'
-import {add, dispose, tensor, tidy, zeros, zerosLike} from '../../src/tensor/tf.js'
-import type {Tensor, Tensor2D} from '../../src/tensor/tf.js'
+import {dispose, tensor, tidy, zerosLike} from '../../src/tensor/tf.js'
+import type {Tensor2D} from '../../src/tensor/tf.js'
 import {flat} from '../../src/tensor/tree.js'
 import {normal, put} from '../engine-for-tests.js'
 import {configs, smallVit} from '../model/small-vit.js'
@@ -110,6 +110,3 @@ export const freeState = ({student, teacher, moments, centers}: TrainState): voi
   for (const named of [student, teacher, moments.m, moments.v]) dispose([...named.values()])
   if (centers) dispose([centers.dino, centers.ibot])
 }
-
-/** A copy of a tensor with numbers of its own: what is trained changes in place. */
-export const copyOf = <T extends Tensor>(x: T): T => tidy(() => add(x, zeros(x.shape)) as T)

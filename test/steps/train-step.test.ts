@@ -9,7 +9,7 @@ import type {Named} from '../../src/optim/adamw.js'
 import {rng} from '../../src/tensor/random.js'
 import {add, dispose, mul, scalar, softmax, tensor, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {flat, grow} from '../../src/tensor/tree.js'
+import {grow} from '../../src/tensor/tree.js'
 import {counted, held, normal, onPlain, onTorch, put} from '../engine-for-tests.js'
 import {batchOf, freeBatch, freeState, images, rates, settingsOf, stateOf, variants, type Variant} from './small-run.js'
 
