@@ -7,8 +7,8 @@
  *
  * T rows of all packed sequences, C width, F hidden width of the feed-forward layer.
  */
-import {mul, tidy} from '../tensor/tf.js'
-import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
+import {div, exp, expandDims, max, mul, reshape, slice, sub, sum, tidy} from '../tensor/tf.js'
+import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {attentionBackward, attentionForward} from '../tensor/ops/attention.js'
 import type {Group} from '../tensor/ops/attention.js'
 import {geluBackward, geluForward, swigluBackward, swigluForward} from '../tensor/ops/gelu.js'
@@ -16,6 +16,7 @@ import {layerNormBackward, layerNormForward} from '../tensor/ops/layer-norm.js'
 import type {Norm, NormStats} from '../tensor/ops/layer-norm.js'
 import {linearBackward, linearForward, scaleRows, scaledBackward, scaledResidual} from '../tensor/ops/linear.js'
 import type {Linear} from '../tensor/ops/linear.js'
+import {cast, castLike} from '../tensor/ops/precision.js'
 import {addRows, takeRows} from '../tensor/ops/rows.js'
 
 export type Mlp = {fc1: Linear; fc2: Linear}
@@ -88,11 +89,43 @@ export function blockInference(x: Tensor2D, p: Block, groups: readonly Group[], 
   return tidy(() => {
     const qkv = linearForward(layerNormForward(x, p.norm1, p.attn.qkv.weight).y, p.attn.qkv)
     const middle = scaledResidual(x, attentionForward(qkv, groups, heads), p.attn.proj, p.ls1?.gamma)
+    return feedForward(middle, p)
+  })
+}
+
+/** The second half of a block without training: middle + γ₂ ⊙ FFN(LN₂ middle); [T, C] → [T, C]. */
+function feedForward(middle: Tensor2D, p: Block): Tensor2D {
+  return tidy(() => {
     const gated = isGated(p.mlp)
     const first = gated ? (p.mlp as SwiGlu).w12 : (p.mlp as Mlp).fc1
     const n2 = layerNormForward(middle, p.norm2, first.weight).y
     const hidden = gated ? swigluForward(linearForward(n2, first)) : linearForward(n2, first, {activation: 'gelu'})
     return scaledResidual(middle, hidden, gated ? (p.mlp as SwiGlu).w3 : (p.mlp as Mlp).fc2, p.ls2?.gamma)
+  })
+}
+
+/**
+ * As `blockInference`, for the first row of each sequence alone: x [B·N, C] → [B, C]. Of all other rows only keys and values are needed, so a last block whose
+ * cls token is all that is asked for costs a fifth. Scores and sums are float32.
+ */
+export function blockFirstRows(x: Tensor2D, p: Block, {count: B, length: N}: Group, heads: number): Tensor2D {
+  return tidy(() => {
+    const C = x.shape[1]
+    const K = C / heads
+    const first = (rows: Tensor2D): Tensor2D => reshape(slice(reshape(rows, [B, N, C]), [0, 0, 0], [B, 1, C]), [B, C])
+    const {weight, bias} = p.attn.qkv
+    const n1 = layerNormForward(x, p.norm1, weight).y
+    const q = linearForward(first(n1), {weight: slice(weight, [0, 0], [C, C]), bias: slice(bias, [0], [C])}) //      [B, C]
+    const kv = linearForward(n1, {weight: slice(weight, [C, 0], [2 * C, C]), bias: slice(bias, [C], [2 * C])}) //    [B·N, 2C]
+    const both = reshape(cast(kv, 'fp32'), [B, N, 2, heads, K])
+    const part = (i: number): Tensor => reshape(slice(both, [0, 0, i, 0, 0], [B, N, 1, heads, K]), [B, N, heads, K])
+    const query = reshape(mul(cast(q, 'fp32'), K ** -0.5), [B, 1, heads, K])
+    const scores = sum(mul(part(0), query), 3) //                                                                    [B, N, H]
+    const shifted = exp(sub(scores, max(scores, 1, true)))
+    const weights = div(shifted, sum(shifted, 1, true)) //                                                           [B, N, H]
+    const out = reshape(sum(mul(part(1), expandDims(weights, 3)), 1), [B, C]) as Tensor2D //                         [B, C]
+    const middle = scaledResidual(first(x), castLike(out, p.attn.proj.weight), p.attn.proj, p.ls1?.gamma)
+    return feedForward(middle, p)
   })
 }
 

@@ -17,7 +17,7 @@ import {cast, castLike} from '../tensor/ops/precision.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {patchRows} from '../tensor/ops/patches.js'
 import {free} from '../tensor/tree.js'
-import {blockBackward, blockForward, blockInference} from './block.js'
+import {blockBackward, blockFirstRows, blockForward, blockInference} from './block.js'
 import type {Block, BlockOptions, BlockSaved} from './block.js'
 import type {VitConfig} from './config.js'
 import {positionsFor, resampleBackward} from './positions.js'
@@ -164,6 +164,20 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
     const x = encode(params, view, config, stream)
     const y = layerNormForward(cast(x, 'fp32'), params.norm).y
     return {...split(y, grid, config), prenorm: reshape(cast(x, 'fp32'), [grid.count, tokensOf(grid, config), config.width])}
+  })
+}
+
+/**
+ * The normed cls tokens [B, C] of normalised images [B, H, W, 3], float32: what `forward` gives as `cls`, without computing what the last block would only
+ * do for the other tokens. The caller owns the result.
+ */
+export function clsTokens(params: Vit, images: Tensor4D, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
+  return tidy(() => {
+    const view: View = {images}
+    const group = groupOf(gridOf(view, config), config)
+    const x = encode({...params, blocks: params.blocks.slice(0, -1)}, view, config, stream)
+    const last = blockFirstRows(x, params.blocks[params.blocks.length - 1]!, group, config.heads)
+    return layerNormForward(cast(last, 'fp32'), params.norm).y
   })
 }
 

@@ -17,7 +17,7 @@ import type {Transform} from '../data/geometry.js'
 import type {ImageRef} from '../data/source.js'
 import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../files/embeddings.js'
 import type {VitConfig} from '../model/config.js'
-import {forward, intermediateLayers} from '../model/vit.js'
+import {clsTokens, forward, intermediateLayers} from '../model/vit.js'
 import {normalizeRows} from '../search/exact.js'
 import {normalizePixels} from '../tensor/ops/patches.js'
 import type {Precision} from '../tensor/ops/precision.js'
@@ -142,6 +142,7 @@ export function embedderOf(
     async vectors({pixels, height, width}, count) {
       const out = tidy(() => {
         const images = normalizePixels(pixels, [count, height, width]) //                                     [B, H, W, 3]
+        if (lastOnly && pool === 'cls') return clsTokens(params, images, config, precision) //                [B, C]
         const outputs = lastOnly
           ? [forward(params, images, config, {stream: precision})]
           : intermediateLayers(params, images, config, {n: blocks, stream: precision}) //                     n of {cls [B, C], patches [B, N, C]}

@@ -42,7 +42,7 @@ export function fromIndices(values: readonly number[]): Handle {
 }
 
 /** Brings a handle made outside `op` under the care of the current scope. */
-function lent(handle: Handle): Handle {
+export function lent(handle: Handle): Handle {
   const alias = op('alias', handle)
   torch().release(handle)
   return alias

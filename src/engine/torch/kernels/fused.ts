@@ -8,7 +8,7 @@
 import {inPlace, op, ops, run, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {deviceName} from './device.js'
-import {define, defineMany, h, to} from './define.js'
+import {define, defineMany, h, lent, to} from './define.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
@@ -17,6 +17,13 @@ const onCpu = (): boolean => deviceName() === 'cpu'
 define('Dinov2Cast', ({x}, {precision}) => copyAs(h(x!), precision === 'bf16' ? bfloat16 : float32))
 define('Dinov2CastLike', ({x, like}) => copyAs(h(x!), typeOf(h(like!))))
 const copyAs = (x: Handle, type: number): Handle => (typeOf(x) === type ? op('alias', x) : to(x, type))
+
+define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
+  const y = to(lent(torch().fromBytes(pixels as Uint8Array, scalarType.uint8, shape as number[])), float32)
+  inPlace('sub_.Tensor', y, h(centre!))
+  inPlace('mul_.Tensor', y, h(scale!))
+  return [y, 'float32']
+})
 
 // ---------------------------------------------------------------------------------------------------------------- linear
 
