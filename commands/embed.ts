@@ -66,7 +66,7 @@ export default class Embed extends Command {
         hint: 'Give -o FILE, a pipe, or --format jsonl.'
       })
     const bad = this.badImages(flags)
-    const progress = this.progress()
+    let progress = this.progress()
     const {embedImages} = await import('../src/steps/embed-images.js')
     const events = embedImages({
       ...work,
@@ -84,7 +84,9 @@ export default class Embed extends Command {
     let step = await events.next()
     for (; !step.done; step = await events.next()) {
       const event = step.value
-      if (event.kind === 'resumed') {
+      if (event.kind === 'ready')
+        progress = this.progress() // rates are of images, not of loading the model
+      else if (event.kind === 'resumed') {
         this.note(`going on behind ${event.rows} rows that are done`)
         progress.startAt(event.rows)
         bad.accept(event.rows)

@@ -42,6 +42,8 @@ export type EmbedWork = EmbedInputs & {
 }
 
 export type EmbedEvent =
+  /** Engine and model are there; from here on images pass. */
+  | {readonly kind: 'ready'}
   | {readonly kind: 'resumed'; readonly rows: number}
   /** `waiting`: seconds that the engine stood still for want of images, so far. */
   | {readonly kind: 'rows'; readonly rows: number; readonly waiting: number}
@@ -113,6 +115,7 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   let rows = resumed
   const keep = async (): Promise<EmbedEvent[]> => ((await output.keep()) ? [{kind: 'kept', rows}] : [])
   try {
+    yield {kind: 'ready'}
     if (resumed > 0) yield {kind: 'resumed', rows}
     const left = resumed > 0 ? leaveOutDone(all(), output.resumedIds(), held.transform, onBad) : all()
     const made = embed(left, held, {batch, onBad, ...decoding(work)})
