@@ -52,8 +52,9 @@ export default class Pretrain extends Command {
 
     const {gatherImages, startEngine} = await import('../src/steps/prepare.js')
     const {forecast, pretrain} = await import('../src/steps/pretrain.js')
-    if (!flags['dry-run']) await openFolder(flags.output, {force: flags.force, resume: flags.resume})
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
+    if (!flags['dry-run']) await openFolder(flags.output, {force: flags.force, resume: flags.resume})
+    bad.accept(images.length)
     const engine = await startEngine({
       engine: flags.engine,
       device: flags.device,
@@ -83,10 +84,19 @@ export default class Pretrain extends Command {
     let waited = 0
     let spent = 0
     let outcome: unknown
-    const events = pretrain({...options, resume: flags.resume, signal: this.signal, onBad: image => bad.add(image)})
+    const events = pretrain({
+      ...options,
+      resume: flags.resume,
+      signal: this.signal,
+      onBad: ({pathBase64, ...image}) => {
+        bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
+        bad.accept(-1) // all were taken for good at first
+      },
+      goOn: () => !bad.tooMany
+    })
     for await (const event of events) {
       if (event.kind === 'resumed') {
-        this.note(`going on from ${event.path}`)
+        this.note(`going on from ${event.path}${event.precision ? `, which was trained in ${event.precision}` : ''}`)
         bar.startAt(event.step * plan.batch)
       } else if (event.kind === 'step') {
         waited = 0.95 * waited + event.dataWait
@@ -103,11 +113,11 @@ export default class Pretrain extends Command {
         outcome = {run: flags.output, step: event.step, checkpoint: event.path, finished: false}
         bar.stop()
         this.note(`stopped at step ${event.step}; ${event.path} is written. Go on with the same command and --resume.`)
+        await bad.finish()
       } else if (event.kind === 'finished') {
         bar.stop()
         this.note(`${event.model} after ${event.step} steps. ${event.health.words}`)
         outcome = {run: flags.output, step: event.step, model: event.model, finished: true, health: event.health}
-        bad.accept(images.length - bad.count)
         await bad.finish()
         if (!event.health.healthy) {
           throw new UserError(`The run ended unhealthy; ${event.health.words}.`, {

@@ -49,9 +49,10 @@ export async function pruneStates(run: string, keep: number, every: number): Pro
     if (every === 0 || step % every !== 0) await rm(path, {force: true})
 }
 
-/** Reads a checkpoint tensor by tensor. Throws a `UserError` where the file is damaged or is no checkpoint of a run. */
+/** Reads a checkpoint tensor by tensor, after `check` has seen its metadata and not thrown. Throws a `UserError` where the file is damaged or is no checkpoint of a run. */
 export async function readState(
   path: string,
+  check: (metadata: Readonly<Record<string, string>>) => void,
   take: (name: string, shape: readonly number[], values: Float32Array) => void
 ): Promise<{step: number; metadata: Readonly<Record<string, string>>}> {
   const file = await openSafetensors(path)
@@ -59,6 +60,7 @@ export async function readState(
     const step = Number(file.metadata['step'])
     if (!Number.isInteger(step))
       throw new UserError(`${path} is no checkpoint of a training run: its metadata names no step.`, {code: 'BAD_CHECKPOINT'})
+    check(file.metadata)
     for (const [name, entry] of file.tensors) take(name, entry.shape, await entry.readFloat32())
     return {step, metadata: file.metadata}
   } finally {

@@ -48,13 +48,20 @@ export type PretrainOptions = {
   readonly resume?: boolean
   readonly signal?: AbortSignal
   readonly onBad?: (bad: BadImage) => void
+  /** Asked after each step; false ends the run as a signal does, with a checkpoint. */
+  readonly goOn?: () => boolean
 }
 
 /** Averages since the last line of metrics, as written there. */
 export type Metrics = Readonly<Record<string, number>> & {readonly step: number}
 
 export type PretrainEvent =
-  | {readonly kind: 'resumed'; readonly step: number; readonly path: string}
+  | {
+      readonly kind: 'resumed'
+      readonly step: number
+      readonly path: string /** Of the run so far, where it differs. */
+      readonly precision?: string
+    }
   | {readonly kind: 'step'; readonly step: number; readonly report: StepReport; readonly dataWait: number; readonly seconds: number}
   | {readonly kind: 'metrics'; readonly metrics: Metrics}
   | {readonly kind: 'checkpoint'; readonly step: number; readonly path: string}
@@ -150,8 +157,47 @@ function* stateTensors({student, teacher, moments, centers}: TrainState): Genera
       yield {name: `${group}.${name}`, shape: leaf.shape, read: async () => (await leaf.data()) as Float32Array}
 }
 
-/** Fills a state from a checkpoint file. Throws a `UserError` where names or shapes differ, with all differences. */
-export async function loadState(path: string, state: TrainState): Promise<TrainState> {
+/** Settings that say how a run is carried out, not what it computes: these may change when it is resumed. */
+const FREE = new Set([
+  'train.workers',
+  'train.cache_mb',
+  'train.log_every',
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+  'train.keep_every'
+])
+
+/** Throws a `UserError` of status 2 where a run is to go on with other settings, or other images, than it began with. */
+function refuseChanges(path: string, metadata: Readonly<Record<string, string>>, settings: Settings, images: number): void {
+  const before = metadata['settings']
+  const changes: string[] = []
+  if (before) {
+    const known = JSON.parse(before) as Record<string, Record<string, unknown>>
+    for (const [section, values] of Object.entries(settings))
+      for (const [key, value] of Object.entries(values)) {
+        const old = known[section]?.[key]
+        if (!FREE.has(`${section}.${key}`) && JSON.stringify(old) !== JSON.stringify(value))
+          changes.push(`${section}.${key} was ${JSON.stringify(old)} and is ${JSON.stringify(value)}`)
+      }
+  }
+  if (metadata['images'] && metadata['images'] !== String(images)) changes.push(`there were ${metadata['images']} images and are ${images}`)
+  if (changes.length === 0) return
+  throw new UserError(`The run of ${path} cannot go on as it began: ${changes.join('; ')}.`, {
+    exit: 2,
+    code: 'SETTINGS',
+    hint: 'Resume with its own config.yaml and the same images, or begin a new run from its model with student.pretrained_weights.'
+  })
+}
+
+/**
+ * Fills a state from a checkpoint file. `check` sees the file's metadata first.
+ * Throws what `check` throws, and a `UserError` where names or shapes differ, with all differences.
+ */
+export async function loadState(
+  path: string,
+  state: TrainState,
+  check: (metadata: Readonly<Record<string, string>>) => void = () => undefined
+): Promise<TrainState & {metadata: Readonly<Record<string, string>>}> {
   const places = new Map<string, {shape: readonly number[]; put(value: Tensor): void}>()
   const maps: [string, Named][] = [
     ['student', state.student],
@@ -179,7 +225,7 @@ export async function loadState(path: string, state: TrainState): Promise<TrainS
         }
       })
   const wrong: string[] = []
-  const {step} = await readState(path, (name, shape, values) => {
+  const {step, metadata} = await readState(path, check, (name, shape, values) => {
     const place = places.get(name)
     if (!place || place.shape.join() !== shape.join()) {
       wrong.push(place ? `${name} is [${shape.join(', ')}] there and [${place.shape.join(', ')}] here` : `${name} has no place here`)
@@ -190,6 +236,7 @@ export async function loadState(path: string, state: TrainState): Promise<TrainS
   })
   for (const name of places.keys()) if (!wrong.some(line => line.startsWith(`${name} `))) wrong.push(`${name} is missing there`)
   if (wrong.length > 0) {
+    wrong.sort((a, b) => Number(!a.startsWith('student')) - Number(!b.startsWith('student'))) // the rest differs as the student does
     throw new UserError(
       `The checkpoint ${path} does not fit the settings: ${wrong.slice(0, 12).join('; ')}${wrong.length > 12 ? `; and ${wrong.length - 12} more` : ''}.`,
       {
@@ -199,7 +246,7 @@ export async function loadState(path: string, state: TrainState): Promise<TrainS
       }
     )
   }
-  return {...state, step}
+  return {...state, step, metadata}
 }
 
 /** One batch of bytes as tensors of the engine; the caller frees them. */
@@ -248,15 +295,22 @@ function refuseUnhealthy(report: StepReport, step: number, ids: readonly string[
   )
 }
 
-/** Says how a run went, from the averages of its last steps. K prototypes, so that ln K is the loss of a model that knows nothing. */
-export function judge(last: Metrics, prototypes: number, settings: Settings): Health {
+/** Says how a run went, from its last lines of metrics. K prototypes, so that ln K is the loss of a model that knows nothing. */
+export function judge(lines: readonly Metrics[], prototypes: number, settings: Settings): Health {
+  const mean = (name: string): number => lines.reduce((sum, line) => sum + (line[name] ?? 0), 0) / Math.max(1, lines.length)
   const uniform = Math.log(prototypes)
   const weight = settings.dino.loss_weight
-  const loss = weight > 0 ? ((last['dino_local'] ?? 0) + (last['dino_global'] ?? 0)) / weight : 0 // the weights of all pairs sum to one
-  if ((last['cls_cosine'] ?? 0) > 0.98)
+  const loss = weight > 0 ? (mean('dino_local') + mean('dino_global')) / weight : uniform // the weights of all pairs sum to one
+  const alike = mean('cls_cosine')
+  if (alike > 0.98)
     return {
       healthy: false,
-      words: `collapsed: all images look alike to the model (mean cosine of cls tokens ${last['cls_cosine']!.toFixed(3)}, expected well below 1)`
+      words: `collapsed: all images look alike to the model (mean cosine of cls tokens ${alike.toFixed(3)}, expected well below 1)`
+    }
+  if (weight > 0 && loss < 0.02 * uniform && mean('teacher_entropy') < 0.02 * uniform)
+    return {
+      healthy: false,
+      words: `collapsed: one prototype for every image (DINO loss ${loss.toFixed(3)} and entropy of the teacher ${mean('teacher_entropy').toFixed(3)})`
     }
   if (weight > 0 && loss > 0.998 * uniform)
     return {
@@ -265,9 +319,12 @@ export function judge(last: Metrics, prototypes: number, settings: Settings): He
     }
   return {
     healthy: true,
-    words: `healthy: DINO loss ${loss.toFixed(3)} a pair against ${uniform.toFixed(3)} for a uniform guess, mean cosine of cls tokens ${(last['cls_cosine'] ?? 0).toFixed(3)}`
+    words: `healthy: DINO loss ${loss.toFixed(3)} a pair against ${uniform.toFixed(3)} for a uniform guess, mean cosine of cls tokens ${alike.toFixed(3)}`
   }
 }
+
+/** Lines of metrics that the verdict looks at: the noise of a single one must not decide. */
+const JUDGED = 5
 
 /**
  * Trains from step 0, or from the newest checkpoint, to the end of the plan or until `signal` aborts; then a checkpoint is written first.
@@ -278,17 +335,25 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   const {train} = settings
   const fixed = stepSettings(settings, plan, precision)
   const metricsFile = join(run, 'metrics.jsonl')
-  const metadata = {tool: `dinov2 ${options.version}`, settings: options.yaml, precision, images: String(images.length)}
+  const metadata = {tool: `dinov2 ${options.version}`, settings: JSON.stringify(settings), precision, images: String(images.length)}
   let state = await freshState(settings, plan)
   let lastPath: string | undefined
   if (options.resume) {
     const newest = (await listStates(run)).at(-1)
     if (!newest)
       throw new UserError(`${run} has no checkpoint to go on from.`, {exit: 3, code: 'NO_INPUT', hint: 'Start it anew with --force.'})
-    state = await loadState(newest.path, state)
+    const {metadata: made, ...loaded} = await loadState(newest.path, state, found =>
+      refuseChanges(newest.path, found, settings, images.length)
+    )
+    state = loaded
     lastPath = newest.path
     await keepLines(metricsFile, state.step)
-    yield {kind: 'resumed', step: state.step, path: newest.path}
+    yield {
+      kind: 'resumed',
+      step: state.step,
+      path: newest.path,
+      ...(made['precision'] === precision ? {} : {precision: made['precision'] ?? 'another'})
+    }
   } else {
     await mkdir(run, {recursive: true})
     for (const old of ['checkpoints', 'final']) await rm(join(run, old), {recursive: true, force: true})
@@ -303,7 +368,6 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   }
   const crops = cropSettings(settings)
   const average = new Averages()
-  let recent: Metrics | undefined
   const batches = cropBatches({
     refs: images,
     sampler: shuffledSampler(images.length, train.seed),
@@ -339,11 +403,11 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
       })
       yield {kind: 'step', step: state.step, report, dataWait: made.waitSeconds, seconds}
       if (state.step % train.log_every === 0 || state.step === plan.steps) {
-        recent = metricsLine(state.step, average.take(), rates, plan.batch)
-        await appendFile(metricsFile, JSON.stringify(recent) + '\n')
-        yield {kind: 'metrics', metrics: recent}
+        const metrics = metricsLine(state.step, average.take(), rates, plan.batch)
+        await appendFile(metricsFile, JSON.stringify(metrics) + '\n')
+        yield {kind: 'metrics', metrics}
       }
-      const stopping = signal?.aborted === true
+      const stopping = signal?.aborted === true || options.goOn?.() === false
       if (state.step % train.checkpoint_every === 0 || state.step === plan.steps || stopping) {
         const path = await checkpoint()
         yield {kind: 'checkpoint', step: state.step, path}
@@ -354,13 +418,9 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
       }
     }
     const model = await saveFinal(run, state, options)
-    recent ??= await lastMetrics(metricsFile)
-    yield {
-      kind: 'finished',
-      step: state.step,
-      model,
-      health: recent ? judge(recent, plan.dinoHead.prototypes, settings) : {healthy: true, words: 'no step was taken'}
-    }
+    const last = (await parsed(metricsFile)).slice(-JUDGED)
+    const health = last.length > 0 ? judge(last, plan.dinoHead.prototypes, settings) : {healthy: true, words: 'no step was taken'}
+    yield {kind: 'finished', step: state.step, model, health}
   } finally {
     dispose([...state.student.values(), ...state.teacher.values(), ...state.moments.m.values(), ...state.moments.v.values()])
     if (state.centers) dispose([state.centers.dino, state.centers.ibot])
@@ -419,8 +479,6 @@ async function keepLines(file: string, until: number): Promise<void> {
   const kept = (await parsed(file)).filter(({step}) => step <= until)
   await writeFile(file, kept.map(line => JSON.stringify(line) + '\n').join(''))
 }
-
-const lastMetrics = async (file: string): Promise<Metrics | undefined> => (await parsed(file)).at(-1)
 
 /** Writes `final/`: the teacher's backbone as safetensors and as a Hugging Face folder, and its heads. Returns the path of the backbone. */
 async function saveFinal(run: string, {teacher, step}: TrainState, {plan, settings, version}: PretrainOptions): Promise<string> {
