@@ -43,13 +43,7 @@ export default class Embed extends Command {
       nul: flags.null,
       model: flags.model,
       features: {pool: flags.pool, layers: flags.layers, normalize: flags.normalize, transform},
-      engine: {
-        engine: flags.engine,
-        device: flags.device,
-        precision: flags.precision,
-        ...(flags.threads ? {threads: flags.threads} : {}),
-        note: (line: string) => this.note(line)
-      },
+      engine: this.engineRequest(flags),
       ...(flags.batch === undefined ? {} : {batch: flags.batch}),
       ...(flags.workers === undefined ? {} : {workers: flags.workers}),
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),

@@ -93,13 +93,7 @@ export default class KnnEval extends Command {
       seed: flags.seed ?? 0,
       nul: flags.null,
       stdin: process.stdin,
-      engine: {
-        engine: flags.engine,
-        device: flags.device,
-        precision: flags.precision,
-        ...(flags.threads ? {threads: flags.threads} : {}),
-        note: line => this.note(line)
-      },
+      engine: this.engineRequest(flags),
       ...(flags.batch === undefined ? {} : {batch: flags.batch}),
       ...(flags.workers === undefined ? {} : {workers: flags.workers}),
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),

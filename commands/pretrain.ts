@@ -55,13 +55,7 @@ export default class Pretrain extends Command {
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
     if (!flags['dry-run']) await openFolder(flags.output, {force: flags.force, resume: flags.resume})
     bad.accept(images.length)
-    const engine = await startEngine({
-      engine: flags.engine,
-      device: flags.device,
-      precision: flags.precision,
-      ...(flags.threads ? {threads: flags.threads} : {}),
-      note: line => this.note(line)
-    })
+    const engine = await startEngine(this.engineRequest(flags))
     if (engine.precision !== 'fp32' && engine.precision !== 'bf16') {
       throw new UserError(`pretrain computes in fp32 or bf16, not in ${engine.precision}.`, {exit: 2, code: 'USAGE'})
     }

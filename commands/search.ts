@@ -82,13 +82,7 @@ export default class Search extends Command {
             images: queries,
             nul: flags.null,
             model: flags.model,
-            engine: {
-              engine: flags.engine,
-              device: flags.device,
-              precision: flags.precision,
-              ...(flags.threads ? {threads: flags.threads} : {}),
-              note: line => this.note(line)
-            },
+            engine: this.engineRequest(flags),
             toolVersion: this.config.version,
             ...(flags.batch === undefined ? {} : {batch: flags.batch}),
             ...(flags.workers === undefined ? {} : {workers: flags.workers}),

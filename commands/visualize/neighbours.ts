@@ -66,13 +66,7 @@ export default class VisualizeNeighbours extends Command {
             images: queries,
             nul: flags.null,
             model: flags.model,
-            engine: {
-              engine: flags.engine,
-              device: flags.device,
-              precision: flags.precision,
-              ...(flags.threads ? {threads: flags.threads} : {}),
-              note: line => this.note(line)
-            },
+            engine: this.engineRequest(flags),
             toolVersion: this.config.version,
             onBad: bad.add,
             signal: this.signal

@@ -57,13 +57,7 @@ export default class VisualizePca extends Command {
       images,
       nul: flags.null,
       model: flags.model,
-      engine: {
-        engine: flags.engine,
-        device: flags.device,
-        precision: flags.precision,
-        ...(flags.threads ? {threads: flags.threads} : {}),
-        note: line => this.note(line)
-      },
+      engine: this.engineRequest(flags),
       ...(flags.size === undefined ? {} : {size: flags.size}),
       foreground: flags.foreground,
       smooth: flags.smooth,

@@ -14,7 +14,7 @@ import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape} from './argv.js'
 import {BadImages} from './bad-images.js'
 import {report, type Report} from './errors.js'
-import {environmentName, type MaxBad} from './flags.js'
+import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
 import {flush, install, reportDefectsWith, stopSignal, stopStatus} from './leaving.js'
 import {openOutput, type Output} from './output.js'
 import {Progress, type ProgressOptions} from './progress.js'
@@ -26,6 +26,15 @@ export {Progress} from './progress.js'
 
 /** Where the value of a flag came from, e.g. `command line`, `DINOV2_BATCH`, `run.yaml`, `default`. */
 export type Sources = Readonly<Record<string, string>>
+
+/** What the engine flags say, with somewhere to say what was chosen. */
+export type EngineAsked = {
+  readonly engine: EngineChoice
+  readonly device: string
+  readonly precision: PrecisionChoice
+  readonly threads?: number
+  readonly note: (sentence: string) => void
+}
 
 /** Thrown to leave early with status 0, e.g. after `--print-config`. */
 class Leave extends Error {}
@@ -131,6 +140,12 @@ export abstract class Command extends OclifCommand {
     if (fromStdin > 1) throw new UserError('stdin (-) is named twice; it can be read once.', {exit: 2, code: 'USAGE'})
     if (fromStdin === 1 && process.stdin.isTTY) this.note('reading a list from the terminal; Ctrl-D ends it')
     return inputs
+  }
+
+  /** The engine that the engine flags ask for, as a step wants to hear it. */
+  engineRequest(flags: {engine: EngineChoice; device: string; precision: PrecisionChoice; threads?: number | undefined}): EngineAsked {
+    const {engine, device, precision, threads} = flags
+    return {engine, device, precision, ...(threads ? {threads} : {}), note: sentence => this.note(sentence)}
   }
 
   /** Whether `--json` was asked for, known also when parsing failed. */

@@ -71,16 +71,6 @@ function operator(name: string): number {
   return id
 }
 
-/** Whether libtorch has this operator (`name` or `name.overload`, namespace `aten` unless another is written). */
-export function hasOperator(name: string): boolean {
-  try {
-    operator(name)
-    return true
-  } catch {
-    return false
-  }
-}
-
 /** Handles made by kernels that are still running; see `scoped`. */
 let scope: Handle[] | undefined
 
