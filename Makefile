@@ -111,7 +111,7 @@ $(PYTHON)/stamp: test/python/requirements.txt
 test: setup $(PYTHON)/stamp
 	npx eslint .
 	npx prettier --check --log-level warn .
-	node --test --test-concurrency=2 "dist/test/**/*.test.js"
+	node --test --test-concurrency=2 --test-reporter=spec $$(find dist/test -name '*.test.js' | LC_ALL=C sort)
 
 bench: setup
 	bash bench/all
