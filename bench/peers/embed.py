@@ -92,7 +92,7 @@ def run():
 
 
 if mode.startswith("cosine"):
-    mine, theirs = np.load(sys.argv[7]), run()
+    mine, theirs = np.load(sys.argv[7])[: len(files)], run()
     cosine = (mine * theirs).sum(1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(theirs, axis=1)
     print(json.dumps({"images": len(files), "least": float(cosine.min()), "mean": float(cosine.mean())}))
     sys.exit()
