@@ -64,6 +64,7 @@ demo: $(OUT)/knn.json $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neig
 ifneq ($(filter $(OUT)/samples/%,$(TRAIN)),)
 $(OUT)/samples/train: | setup
 	@echo "No pictures were named and none lie beside: drawing a set of 16 kinds. Your own: make demo IMAGES=folder"
+	mkdir -p $(OUT)
 	$(DINOV2) samples draw -o $(OUT)/samples
 $(OUT)/samples/val: $(OUT)/samples/train
 endif
