@@ -12,7 +12,7 @@ import type {Settings} from '../config/table.js'
 import type {CropSettings} from '../data/augment.js'
 import {cropBatches} from '../data/batches.js'
 import type {BadImage, CropBatch} from '../data/batches.js'
-import {maskSettings} from '../data/masks.js'
+import {collateMasks, maskSettings} from '../data/masks.js'
 import {shuffledSampler} from '../data/sampler.js'
 import type {ImageList} from '../data/table.js'
 import {saveBackbone, saveHuggingFace} from '../files/backbone.js'
@@ -267,6 +267,15 @@ export function stepBatch(
   }
 }
 
+/** Lets a batch's tensors go. */
+const freeBatch = ({globals, locals, masks}: StepBatch): void => dispose([globals, masks, ...(locals ? [locals] : [])])
+
+/** Lets all tensors of a state go. */
+function freeState({student, teacher, moments, centers}: TrainState): void {
+  for (const named of [student, teacher, moments.m, moments.v]) dispose([...named.values()])
+  if (centers) dispose([centers.dino, centers.ibot])
+}
+
 /** The crops that the settings ask for. */
 export const cropSettings = ({crops}: Settings): CropSettings => ({
   globalSize: crops.global_crops_size,
@@ -388,7 +397,7 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
       const rates = ratesAt(plan, made.step)
       const stepped = trainStep(state, batch, rates, fixed, rng(train.seed, 'drop path', made.step))
       state = stepped.state
-      dispose([batch.globals, batch.masks, ...(batch.locals ? [batch.locals] : [])])
+      freeBatch(batch)
       const {report} = stepped
       refuseUnhealthy(report, made.step, made.ids, lastPath)
       const seconds = (performance.now() - begun) / 1000 + made.waitSeconds
@@ -422,8 +431,7 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
     const health = last.length > 0 ? judge(last, plan.dinoHead.prototypes, settings) : {healthy: true, words: 'no step was taken'}
     yield {kind: 'finished', step: state.step, model, health}
   } finally {
-    dispose([...state.student.values(), ...state.teacher.values(), ...state.moments.m.values(), ...state.moments.v.values()])
-    if (state.centers) dispose([state.centers.dino, state.centers.ibot])
+    freeState(state)
   }
 }
 
@@ -541,7 +549,6 @@ export async function forecast({
   for (const leaf of state.student.values()) parameters += leaf.size
   const B = plan.batch
   const noise = (bytes: number): Uint8Array => Uint8Array.from({length: bytes}, () => random.int(256))
-  const {collateMasks} = await import('../data/masks.js')
   const times: number[] = []
   for (let i = 0; i < 3; i++) {
     const masks = collateMasks(
@@ -560,11 +567,10 @@ export async function forecast({
     const begun = performance.now()
     const batch = stepBatch(made, B, crops, plan.vit.patch)
     state = trainStep(state, batch, ratesAt(plan, i), fixed, rng(settings.train.seed, 'drop path', i)).state
-    dispose([batch.globals, batch.masks, ...(batch.locals ? [batch.locals] : [])])
+    freeBatch(batch)
     times.push((performance.now() - begun) / 1000)
   }
-  dispose([...state.student.values(), ...state.teacher.values(), ...state.moments.m.values(), ...state.moments.v.values()])
-  if (state.centers) dispose([state.centers.dino, state.centers.ibot])
+  freeState(state)
   const secondsPerStep = Math.min(...times.slice(1))
   const {peak} = memory() as {peak?: number}
   return {images, steps: plan.steps, parameters, secondsPerStep, seconds: secondsPerStep * plan.steps, peakBytes: peak}
