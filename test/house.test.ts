@@ -82,10 +82,16 @@ type Rule = {
 const table: Readonly<Record<string, Rule>> = {
   commands: {rooms: ['cli', 'config'], types: ['steps'], later: ['steps'], node: true},
   cli: {rooms: ['config'], node: true},
-  steps: {rooms: ['model', 'loss', 'optim', 'data', 'search', 'files', 'tensor', 'engine', 'config'], node: true},
+  steps: {
+    rooms: ['model', 'loss', 'optim', 'probe', 'metrics', 'curate', 'data', 'search', 'files', 'tensor', 'engine', 'config'],
+    node: true
+  },
   model: {rooms: ['tensor'], node: false},
   loss: {rooms: ['tensor'], node: false},
   optim: {rooms: ['tensor'], node: false},
+  probe: {rooms: ['optim', 'loss', 'model', 'tensor'], node: false},
+  metrics: {rooms: ['tensor'], node: false},
+  curate: {rooms: ['search', 'tensor', 'config'], node: false},
   data: {rooms: ['tensor', 'config'], node: true},
   search: {rooms: ['config'], types: ['tensor'], node: true},
   files: {rooms: ['tensor', 'config'], types: ['model'], node: true},
