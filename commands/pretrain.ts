@@ -51,7 +51,7 @@ export default class Pretrain extends Command {
     const bad = this.badImages(flags)
 
     const {gatherImages, startEngine} = await import('../src/steps/prepare.js')
-    const {forecast, pretrain} = await import('../src/steps/pretrain.js')
+    const {pretrain} = await import('../src/steps/pretrain.js')
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
     if (!flags['dry-run']) await openFolder(flags.output, {force: flags.force, resume: flags.resume})
     bad.accept(images.length)
@@ -63,6 +63,7 @@ export default class Pretrain extends Command {
     const options = {images, settings, plan, precision, run: flags.output, yaml: settingsYaml(settings), version: this.config.version}
 
     if (flags['dry-run']) {
+      const {forecast} = await import('../src/steps/forecast.js')
       const {images: _, ...rest} = options
       const bill = await forecast({...rest, images: images.length})
       const hours = bill.seconds / 3600

@@ -12,7 +12,7 @@ import type {Settings} from '../config/table.js'
 import type {CropSettings} from '../data/augment.js'
 import {cropBatches} from '../data/batches.js'
 import type {BadImage, CropBatch} from '../data/batches.js'
-import {collateMasks, maskSettings} from '../data/masks.js'
+import {maskSettings} from '../data/masks.js'
 import {shuffledSampler} from '../data/sampler.js'
 import type {ImageList} from '../data/table.js'
 import {saveBackbone, saveHuggingFace} from '../files/backbone.js'
@@ -27,7 +27,7 @@ import {cosine} from '../optim/schedule.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {normalizePixels} from '../tensor/ops/patches.js'
 import {rng} from '../tensor/random.js'
-import {dispose, memory, tensor, tidy, zeros, zerosLike} from '../tensor/tf.js'
+import {dispose, tensor, tidy, zeros, zerosLike} from '../tensor/tf.js'
 import type {Tensor, Tensor2D} from '../tensor/tf.js'
 import {flat} from '../tensor/tree.js'
 import {loadBackbone} from './backbone.js'
@@ -268,10 +268,10 @@ export function stepBatch(
 }
 
 /** Lets a batch's tensors go. */
-const freeBatch = ({globals, locals, masks}: StepBatch): void => dispose([globals, masks, ...(locals ? [locals] : [])])
+export const freeBatch = ({globals, locals, masks}: StepBatch): void => dispose([globals, masks, ...(locals ? [locals] : [])])
 
 /** Lets all tensors of a state go. */
-function freeState({student, teacher, moments, centers}: TrainState): void {
+export function freeState({student, teacher, moments, centers}: TrainState): void {
   for (const named of [student, teacher, moments.m, moments.v]) dispose([...named.values()])
   if (centers) dispose([centers.dino, centers.ibot])
 }
@@ -522,56 +522,4 @@ async function saveFinal(run: string, {teacher, step}: TrainState, {plan, settin
     {force: true}
   )
   return path
-}
-
-export type Forecast = {
-  readonly images: number
-  readonly steps: number
-  readonly parameters: number
-  readonly secondsPerStep: number
-  readonly seconds: number
-  /** Bytes of tensors at the highest point of a step; undefined where the engine does not tell. */
-  readonly peakBytes: number | undefined
-}
-
-/** Takes three steps on drawn noise of the right sizes and says from them what the run will need. Nothing is written. */
-export async function forecast({
-  images,
-  settings,
-  plan,
-  precision
-}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision'> & {images: number}): Promise<Forecast> {
-  const fixed = stepSettings(settings, plan, precision)
-  const crops = cropSettings(settings)
-  const random = rng(settings.train.seed, 'forecast')
-  let state = await freshState(settings, plan)
-  let parameters = 0
-  for (const leaf of state.student.values()) parameters += leaf.size
-  const B = plan.batch
-  const noise = (bytes: number): Uint8Array => Uint8Array.from({length: bytes}, () => random.int(256))
-  const times: number[] = []
-  for (let i = 0; i < 3; i++) {
-    const masks = collateMasks(
-      random,
-      2 * B,
-      maskSettings(crops.globalSize, plan.vit.patch, settings.ibot.mask_sample_probability, settings.ibot.mask_ratio_min_max)
-    )
-    const made: CropBatch = {
-      step: i,
-      ids: [],
-      waitSeconds: 0,
-      globals: noise(2 * B * crops.globalSize ** 2 * 3),
-      locals: noise(crops.localCount * B * crops.localSize ** 2 * 3),
-      ...masks
-    }
-    const begun = performance.now()
-    const batch = stepBatch(made, B, crops, plan.vit.patch)
-    state = trainStep(state, batch, ratesAt(plan, i), fixed, rng(settings.train.seed, 'drop path', i)).state
-    freeBatch(batch)
-    times.push((performance.now() - begun) / 1000)
-  }
-  freeState(state)
-  const secondsPerStep = Math.min(...times.slice(1))
-  const {peak} = memory() as {peak?: number}
-  return {images, steps: plan.steps, parameters, secondsPerStep, seconds: secondsPerStep * plan.steps, peakBytes: peak}
 }
