@@ -51,7 +51,7 @@ const SYSTEM: Readonly<Record<string, string>> = {
 }
 
 /** The encoded bytes of an image: those it brought along, a member's place in its shard, or the whole file. */
-function readBytes({path, bytes, range}: ImageRef): Uint8Array {
+export function readBytes({path, bytes, range}: Pick<ImageRef, 'path' | 'bytes' | 'range'>): Uint8Array {
   if (bytes) return bytes
   const name = typeof path === 'string' ? path : Buffer.from(path)
   let file: number | undefined
@@ -180,6 +180,38 @@ export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS}: DecodeO
       throw tooMany(size.width, size.height, maxPixels)
     }
     throw new RefusedImage(explain(format, message))
+  }
+}
+
+/** Numbers of a TIFF of one channel, as they are stored: no colour management, nothing scaled, NaN kept. */
+export type TiffNumbers = {
+  readonly width: number
+  readonly height: number
+  /** Whether the file holds whole numbers of 8 or 16 bits, or floating-point ones. */
+  readonly kind: 'whole' | 'float'
+  readonly data: Uint8Array | Uint16Array | Float32Array // [height, width]
+}
+
+/** Reads such a TIFF, its first page. Raises RefusedImage where it has several channels, samples of another kind, or more pixels than `maxPixels`. */
+export async function decodeTiffNumbers(bytes: Uint8Array, {maxPixels = MAX_PIXELS}: DecodeOptions = {}): Promise<TiffNumbers> {
+  try {
+    const {width, height, channels, depth} = await sharp(bytes, {limitInputPixels: false}).metadata()
+    if (width * height > maxPixels) throw tooMany(width, height, maxPixels)
+    if (channels !== 1) throw new RefusedImage(`it is a TIFF of ${channels} channels, where one number a pixel is wanted`)
+    const how = depth === 'float' || depth === 'double' ? 'float' : depth === 'ushort' ? 'ushort' : depth === 'uchar' ? 'uchar' : undefined
+    if (how === undefined)
+      throw new RefusedImage(`it is a TIFF with samples of kind ${depth}; 8 and 16 bits without sign and floating point are read`)
+    const {data, info} = await sharp(bytes, {failOn: 'truncated', limitInputPixels: maxPixels})
+      .toColourspace(how === 'ushort' ? 'grey16' : 'b-w')
+      .raw({depth: how})
+      .toBuffer({resolveWithObject: true})
+    if (info.channels !== 1) throw new RefusedImage(`it is a TIFF of ${info.channels} channels, where one number a pixel is wanted`)
+    const own = new Uint8Array(data) // at the start of a buffer of its own, whatever the alignment of sharp's
+    const typed = how === 'float' ? new Float32Array(own.buffer) : how === 'ushort' ? new Uint16Array(own.buffer) : own
+    return {width: info.width, height: info.height, kind: how === 'float' ? 'float' : 'whole', data: typed}
+  } catch (error) {
+    if (error instanceof RefusedImage) throw error
+    throw new RefusedImage(explain('tiff', (error as Error).message))
   }
 }
 

@@ -45,7 +45,8 @@ function fromFields(row: Record<string, unknown>, line: number, {name, base}: Li
     return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has no path`)
   const shown = bytes ?? (path as string)
   if (shown.includes('\0')) return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has a NUL inside its path`)
-  const ref = refOf(shown, opened(shown, base), fields)
+  const found = refOf(shown, opened(shown, base), fields)
+  const ref = base === '' || Object.keys(fields).length === 0 ? found : {...found, base}
   return given === undefined || given === '' ? ref : {...ref, id: given}
 }
 

@@ -16,6 +16,8 @@ export type ImageRef = {
   readonly pathBase64?: string
   /** What rides along to the output: `label`, `depth`, `mask`, `group`, … */
   readonly fields: Readonly<Record<string, unknown>>
+  /** The folder that paths in `fields` are relative to: that of the list; absent on stdin (the process's own) and for images without fields. */
+  readonly base?: string
   /** First folder under the given root (`photos/cat/1.jpg` found under `photos` → `cat`): the label of images that have no `label` field. Absent for lists and for files that lie in the root itself. */
   readonly folder?: string
   /** The encoded image itself, for members of a tar shard. */

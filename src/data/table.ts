@@ -65,18 +65,20 @@ type Packed = {
   p: string | {b: string}
   b?: string
   f?: Record<string, unknown>
+  a?: string
   d?: string
   r?: [number, number]
   x?: string
   y?: string
 }
 
-function pack({id, path, pathBase64, fields, folder, range, problem, bytes}: ImageRef): Packed {
+function pack({id, path, pathBase64, fields, base, folder, range, problem, bytes}: ImageRef): Packed {
   return {
     i: id,
     p: typeof path === 'string' ? path : {b: Buffer.from(path).toString('base64')},
     ...(pathBase64 === undefined ? {} : {b: pathBase64}),
     ...(Object.keys(fields).length ? {f: fields} : {}),
+    ...(base === undefined ? {} : {a: base}),
     ...(folder === undefined ? {} : {d: folder}),
     ...(range ? {r: [range.offset, range.size] as [number, number]} : {}),
     ...(problem === undefined ? {} : {x: problem}),
@@ -84,12 +86,13 @@ function pack({id, path, pathBase64, fields, folder, range, problem, bytes}: Ima
   }
 }
 
-function unpack({i, p, b, f = {}, d, r, x, y}: Packed): ImageRef {
+function unpack({i, p, b, f = {}, a, d, r, x, y}: Packed): ImageRef {
   return {
     id: i,
     path: typeof p === 'string' ? p : Buffer.from(p.b, 'base64'),
     fields: f,
     ...(b === undefined ? {} : {pathBase64: b}),
+    ...(a === undefined ? {} : {base: a}),
     ...(d === undefined ? {} : {folder: d}),
     ...(r ? {range: {offset: r[0], size: r[1]}} : {}),
     ...(x === undefined ? {} : {problem: x}),

@@ -150,7 +150,12 @@ test('JSON Lines: fields ride along, ids are kept, broken rows are counted and n
     await all(['-'], {...piped(rows.join('\n')), cwd: join(folder, 'lists')})
   ]) {
     assert.equal(refs.length, 6)
-    assert.deepEqual(refs[0], {id: 'x/1.jpg', path: join(folder, 'lists/x/1.jpg'), fields: {label: 'cat', depth: 'd/1.png', n: 3}})
+    assert.deepEqual(refs[0], {
+      id: 'x/1.jpg',
+      path: join(folder, 'lists/x/1.jpg'),
+      fields: {label: 'cat', depth: 'd/1.png', n: 3},
+      base: join(folder, 'lists')
+    })
     assert.equal(labelOf(refs[0]!), 'cat')
     assert.deepEqual([refs[1]!.id, refs[1]!.path], ['second', '/abs/2.jpg'])
     assert.match(refs[2]!.problem!, /line 3 of .* is not a JSON object/)

@@ -1,0 +1,129 @@
+/**
+ * Finds the map that belongs to each image: a depth map or a mask.
+ *
+ * Either a field of the list names it (`depth`, `mask`; relative to the list), or it lies in a folder of its own under the same relative path with any ending. What the path of
+ * an image is relative to: the folder that was named; where several were, the folder that holds them all, so that one folder of maps serves train and val
+ * (`images/train/a.jpg`, `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). An image without a map, or with two, is told as a bad input with the reason.
+ */
+import {promises as fs} from 'node:fs'
+import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
+import type {BadImage} from './batches.js'
+import type {MapRef} from './maps.js'
+import type {ImageRef} from './ref.js'
+
+export type PairOptions = {
+  /** The field of a list that names the map. */
+  readonly field: 'depth' | 'mask'
+  /** The folder of maps; absent: only fields count. */
+  readonly folder?: string
+  /** The inputs that images were listed from: folders, files, lists. Needed with `folder`. */
+  readonly roots?: readonly string[]
+}
+
+/** An image and its map. */
+export type Pair = {readonly image: ImageRef; readonly map: MapRef}
+
+/** Endings by which a file in a folder of maps may be one. */
+const MAPS = new Set(['.png', '.tif', '.tiff', '.npy'])
+
+const wordOf = (field: 'depth' | 'mask'): string => (field === 'depth' ? 'depth map' : 'mask')
+
+/** The longest folder that all these lie in. */
+function commonFolder(folders: readonly string[]): string {
+  const [first, ...rest] = folders.map(folder => folder.split(sep))
+  let length = first?.length ?? 0
+  for (const parts of rest) {
+    let same = 0
+    while (same < length && parts[same] === first![same]) same++
+    length = same
+  }
+  return first?.slice(0, length).join(sep) || sep
+}
+
+/**
+ * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked for.
+ *
+ * `roots` that do not exist (brace patterns, `-`) count as what images name by themselves.
+ */
+export function mapFinder({field, folder, roots = []}: PairOptions): (image: ImageRef) => Promise<MapRef | {readonly reason: string}> {
+  const word = wordOf(field)
+  let base: Promise<{common: string; only: string | undefined}> | undefined
+  const findBase = async (): Promise<{common: string; only: string | undefined}> => {
+    const folders: string[] = []
+    for (const root of new Set(roots.filter(root => root !== '-'))) {
+      const full = resolve(root)
+      const stats = await fs.stat(full).catch(() => undefined)
+      folders.push(stats?.isDirectory() ? full : dirname(full))
+    }
+    return {
+      common: folders.length > 0 ? commonFolder(folders) : process.cwd(),
+      only: folders.length === 1 ? basename(folders[0]!) : undefined
+    }
+  }
+  const listings = new Map<string, Promise<Map<string, string[]>>>()
+  /** Files of one folder by their name without ending. */
+  const listing = (place: string): Promise<Map<string, string[]>> => {
+    const known = listings.get(place)
+    if (known) return known
+    const made = fs.readdir(place).then(
+      names => {
+        const stems = new Map<string, string[]>()
+        for (const name of names.sort()) {
+          const ending = extname(name)
+          if (name.startsWith('.') || !MAPS.has(ending.toLowerCase())) continue
+          const stem = name.slice(0, -ending.length)
+          const held = stems.get(stem)
+          if (held) held.push(name)
+          else stems.set(stem, [name])
+        }
+        return stems
+      },
+      () => new Map<string, string[]>()
+    )
+    listings.set(place, made)
+    return made
+  }
+  const inFolder = async (path: string): Promise<MapRef | {readonly reason: string}> => {
+    const {common, only} = await (base ??= findBase())
+    const under = relative(common, resolve(path))
+    const inside = under !== '' && !isAbsolute(under) && under.split(sep)[0] !== '..' ? under : basename(path)
+    const stem = basename(inside).slice(0, basename(inside).length - extname(inside).length) || basename(inside)
+    const places = [join(folder!, dirname(inside)), ...(only === undefined ? [] : [join(folder!, only, dirname(inside))])]
+    for (const place of places) {
+      const names = (await listing(place)).get(stem) ?? []
+      if (names.length === 1) return {path: join(place, names[0]!)}
+      if (names.length > 1) return {reason: `it has ${names.length} ${word}s: ${names.join(', ')} in ${place}`}
+    }
+    return {reason: `it has no ${word}: there is no ${join(places[0]!, stem)}.png, .tif or .npy`}
+  }
+  return async image => {
+    if (image.problem !== undefined) return {reason: image.problem}
+    const named = image.fields[field]
+    if (typeof named === 'string' && named !== '')
+      return {path: isAbsolute(named) || image.base === undefined ? named : resolve(image.base, named)}
+    if (folder === undefined) return {reason: `it has no ${word}: its row has no field ${field}, and no folder of ${word}s was named`}
+    if (typeof image.path !== 'string')
+      return {reason: `its ${word} cannot be found, because its name is not UTF-8; name the ${word} in a list`}
+    return inFolder(image.bytes || image.range ? image.id : image.path)
+  }
+}
+
+/** Images with their maps, in order; those without one are told to `onBad`. No map is opened here. */
+export async function* pairs(
+  images: AsyncIterable<ImageRef>,
+  {onBad, ...options}: PairOptions & {readonly onBad?: (bad: BadImage) => void}
+): AsyncGenerator<Pair> {
+  const find = mapFinder(options)
+  for await (const image of images) {
+    const map = await find(image)
+    if ('reason' in map) {
+      const {id, path, pathBase64} = image
+      onBad?.({
+        id,
+        path: typeof path === 'string' && path !== '' ? path : id,
+        reason: map.reason,
+        ...(pathBase64 === undefined ? {} : {pathBase64})
+      })
+    } else yield {image, map}
+  }
+}
