@@ -83,7 +83,7 @@ const table: Readonly<Record<string, Rule>> = {
   commands: {rooms: ['cli', 'config'], types: ['steps'], later: ['steps'], node: true},
   cli: {rooms: ['config'], node: true},
   steps: {
-    rooms: ['model', 'loss', 'optim', 'probe', 'metrics', 'curate', 'data', 'search', 'files', 'tensor', 'engine', 'config'],
+    rooms: ['model', 'loss', 'optim', 'probe', 'metrics', 'curate', 'data', 'search', 'files', 'tensor', 'engine', 'build', 'config'],
     node: true
   },
   model: {rooms: ['tensor'], node: false},
@@ -92,11 +92,12 @@ const table: Readonly<Record<string, Rule>> = {
   probe: {rooms: ['optim', 'loss', 'model', 'tensor'], node: false},
   metrics: {rooms: ['tensor'], node: false},
   curate: {rooms: ['search', 'tensor', 'config'], node: false},
-  data: {rooms: ['tensor', 'config'], node: true},
+  data: {rooms: ['build', 'tensor', 'config'], node: true},
   search: {rooms: ['config'], types: ['tensor'], node: true},
   files: {rooms: ['tensor', 'config'], types: ['model'], node: true},
   config: {rooms: [], node: true},
-  engine: {rooms: ['tensor', 'config'], node: true},
+  build: {rooms: ['config'], node: true},
+  engine: {rooms: ['build', 'tensor', 'config'], node: true},
   tensor: {rooms: [], node: false}
 }
 

@@ -1,7 +1,7 @@
 /** Installing an engine and proving that it computes: the work of `dinov2 engine install`. */
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
-import {lastLines, runCommand} from '../engine/run-command.js'
+import {lastLines, runCommand} from '../build/run-command.js'
 import type {SmokeReport} from '../engine/smoke.js'
 import {installTensorflow} from '../engine/tensorflow/install.js'
 import {buildAddon} from '../engine/torch/build.js'

@@ -7,7 +7,7 @@
 import {existsSync} from 'node:fs'
 import {join} from 'node:path'
 import {UserError} from '../config/errors.js'
-import {packageFolder} from '../engine/places.js'
+import {packageFolder} from '../build/places.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.js'
 import {PRECISIONS, type Precision} from '../engine/registry.js'
 import {verifyBackbone} from './verify/backbone.js'

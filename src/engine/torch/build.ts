@@ -1,40 +1,15 @@
 /**
- * Compiling the addon against the libtorch that was found.
+ * The addon of the torch engine, compiled against the libtorch that was found.
  *
- * A wheel of PyTorch carries headers and libraries, so g++ is all that is needed. The result is cached by (torch version, ABI, CUDA, hash of the sources and of the
- * command line): a change of any of them compiles anew, and an old addon is never loaded into a new libtorch. Every source file has an object of its own, kept by
- * content, so that a change in one file compiles one file. An addon appears under its final name by a rename, whole or not at all; a lock keeps several processes
- * (the ranks of one machine) from compiling the same thing at once, but only saves work: two builders would do no harm.
+ * A wheel of PyTorch carries headers and libraries, so g++ is all that is needed. The result is kept by torch version, ABI, CUDA, sources and
+ * command line (`build/compile.ts`): an old addon is never loaded into a new libtorch.
  */
-import {createHash} from 'node:crypto'
-import {
-  existsSync,
-  mkdirSync,
-  openSync,
-  closeSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-  writeSync
-} from 'node:fs'
-import {createRequire} from 'node:module'
-import {availableParallelism, hostname} from 'node:os'
-import {basename, dirname, join} from 'node:path'
-import {UserError} from '../../config/errors.js'
-import {cacheFolder, packageFolder} from '../places.js'
-import {lastLines, runCommand} from '../run-command.js'
+import {existsSync, readdirSync} from 'node:fs'
+import {dirname, join} from 'node:path'
+import {buildAddon as build, builtAddon as built, nodeFlags, sharedFlags, type Note, type Recipe} from '../../build/compile.js'
 import {findTorch, type TorchInfo} from './find.js'
 
-export type Note = (sentence: string) => void
-
-const onStderr: Note = sentence => void process.stderr.write(`dinov2: ${sentence}\n`)
-
-/** The C++ compiler: `CXX`, else g++ (clang++ on macOS). */
-const compiler = (): string => process.env['CXX'] ?? (process.platform === 'darwin' ? 'clang++' : 'g++')
+export type {Note} from '../../build/compile.js'
 
 /** Folders with the CUDA runtime's headers: the toolkit's, or those of the packages that PyTorch's CUDA wheels depend on. */
 function cudaIncludes(torch: TorchInfo): string[] {
@@ -51,155 +26,33 @@ const buildsCuda = (torch: TorchInfo): boolean =>
   torch.cuda && cudaIncludes(torch).some(folder => existsSync(join(folder, 'cuda_runtime_api.h')))
 
 function flags(torch: TorchInfo): {compile: string[]; link: string[]} {
-  const {include_dir: napi} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string}
   const cuda = buildsCuda(torch)
   const lib = join(torch.root, 'lib')
   const includes = [join(torch.root, 'include'), join(torch.root, 'include/torch/csrc/api/include'), ...(cuda ? cudaIncludes(torch) : [])]
-  const darwin = process.platform === 'darwin'
+  const openmp = process.platform === 'darwin' ? [] : ['-fopenmp']
   // libtorch's headers warn about themselves: -isystem keeps the log to our own lines.
   const compile = [
-    '-std=c++20',
-    '-O3',
-    '-fPIC',
-    '-Wall',
-    ...(darwin ? [] : ['-fopenmp']),
+    ...nodeFlags(),
+    ...openmp,
     `-D_GLIBCXX_USE_CXX11_ABI=${torch.cxx11abi}`,
-    '-DNAPI_VERSION=8'
+    ...(cuda ? ['-DDINOV2_CUDA'] : []),
+    ...includes.flatMap(folder => ['-isystem', folder])
   ]
-  if (cuda) compile.push('-DDINOV2_CUDA')
-  compile.push('-isystem', napi, ...includes.flatMap(folder => ['-isystem', folder]))
   // libtorch_cuda registers its kernels when it is loaded; no symbol of ours needs it, so the linker must not drop it.
   const libraries = cuda ? ['-Wl,--no-as-needed', '-ltorch_cpu', '-lc10', '-ltorch_cuda', '-lc10_cuda'] : ['-ltorch_cpu', '-lc10']
-  const link = ['-shared', ...(darwin ? ['-undefined', 'dynamic_lookup'] : ['-fopenmp']), `-L${lib}`, `-Wl,-rpath,${lib}`, ...libraries]
+  const link = [...sharedFlags(), ...openmp, `-L${lib}`, `-Wl,-rpath,${lib}`, ...libraries]
   return {compile, link}
 }
 
-const digest = (...parts: (string | Buffer)[]): string => {
-  const hash = createHash('sha256')
-  for (const part of parts) hash.update(part).update('\0')
-  return hash.digest('hex').slice(0, 16)
-}
-
-type Plan = {
-  readonly sources: readonly {path: string; object: string}[]
-  readonly folder: string
-  readonly objects: string
-  readonly compile: readonly string[]
-  readonly link: readonly string[]
-}
-
-/** What would be compiled and where it would lie; reads the sources, runs nothing. */
-function plan(torch: TorchInfo): Plan {
-  const native = join(packageFolder(), 'native')
-  const files = readdirSync(native).sort()
-  const headers = files.filter(name => name.endsWith('.h')).map(name => readFileSync(join(native, name)))
-  const {compile, link} = flags(torch)
-  const recipe = [compiler(), ...compile].join(' ')
-  const tag = `${torch.version}-abi${torch.cxx11abi}-${buildsCuda(torch) ? 'cuda' : 'cpu'}`
-  const objects = join(cacheFolder(), 'native', 'objects', tag)
-  const sources = files
-    .filter(name => name.endsWith('.cc'))
-    .map(name => ({
-      path: join(native, name),
-      object: join(objects, `${basename(name, '.cc')}-${digest(recipe, readFileSync(join(native, name)), ...headers)}.o`)
-    }))
-  if (sources.length === 0) throw new Error(`No C++ sources in ${native}`)
-  const folder = join(cacheFolder(), 'native', `${tag}-${digest(...sources.map(source => basename(source.object)), ...link)}`)
-  return {sources, folder, objects, compile, link}
-}
-
-const sleep = (milliseconds: number): Promise<void> => new Promise(done => setTimeout(done, milliseconds))
-
-/** Milliseconds without a sign of life after which a lock counts as left behind. */
-const STALE = 30_000
-
-/** Takes the lock, or waits until `done()` holds or the lock is free; → the release, or null when there is nothing left to do. */
-async function lock(path: string, done: () => boolean): Promise<(() => void) | null> {
-  for (;;) {
-    if (done()) return null
-    try {
-      const file = openSync(path, 'wx')
-      writeSync(file, `${process.pid} ${hostname()}\n`)
-      closeSync(file)
-      const heartbeat = setInterval(() => {
-        const now = new Date()
-        try {
-          utimesSync(path, now, now)
-        } catch {
-          // Somebody removed the lock; the rename at the end is right all the same.
-        }
-      }, STALE / 6)
-      heartbeat.unref()
-      return () => {
-        clearInterval(heartbeat)
-        rmSync(path, {force: true})
-      }
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    }
-    if (leftBehind(path)) rmSync(path, {force: true})
-    else await sleep(300)
-  }
-}
-
-/** Whether the holder of the lock is gone: silent for long, or a process of this machine that no longer runs. */
-function leftBehind(path: string): boolean {
-  try {
-    if (Date.now() - statSync(path).mtimeMs > STALE) return true
-    const [pid, host] = readFileSync(path, 'utf8').trim().split(' ')
-    if (!pid || host !== hostname()) return false
-    process.kill(Number(pid), 0)
-    return false
-  } catch (error) {
-    // ESRCH: the process is gone. ENOENT: the lock is, and the next round takes it.
-    return (error as NodeJS.ErrnoException).code === 'ESRCH'
-  }
-}
-
-/** Runs `work` over `items`, at most `width` at a time; the first failure is thrown after the others have ended. */
-async function inParallel<T>(items: readonly T[], width: number, work: (item: T) => Promise<void>): Promise<void> {
-  const queue = [...items]
-  const failures: unknown[] = []
-  const worker = async (): Promise<void> => {
-    for (let item = queue.shift(); item !== undefined && failures.length === 0; item = queue.shift())
-      await work(item).catch(error => failures.push(error))
-  }
-  await Promise.all(Array.from({length: Math.min(width, items.length)}, worker))
-  if (failures.length > 0) throw failures[0]
-}
-
-/** Runs the compiler; a failure becomes an error of status 5 with the last lines and the path of the whole log. */
-async function compileStep(args: readonly string[], what: string, folder: string): Promise<void> {
-  const {status, log, missing} = await runCommand(compiler(), args)
-  if (missing) {
-    const hint =
-      process.platform === 'darwin' ? 'xcode-select --install' : 'sudo apt install g++   (or set CXX to a compiler that knows C++20)'
-    throw new UserError(`The torch engine has to be compiled once, but the C++ compiler \`${compiler()}\` cannot be started (${missing})`, {
-      exit: 5,
-      code: 'NO_COMPILER',
-      hint
-    })
-  }
-  if (status === 0) return
-  const file = join(folder, `failed-${what}.log`)
-  writeFileSync(file, `${compiler()} ${args.join(' ')}\n\n${log}`)
-  const killed = status === null || /Killed|fatal error: Killed|cannot allocate memory/i.test(log)
-  const hint = killed
-    ? 'the compiler was ended from outside, most often for want of memory: each file needs about 1.5 GB'
-    : 'expected torch 2.11 to 2.13 and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
-  throw new UserError(`Compiling ${what} of the torch engine failed:\n${lastLines(log)}\nThe whole log is ${file}`, {
-    exit: 5,
-    code: 'COMPILE_FAILED',
-    hint
-  })
-}
-
-/** Objects of other sources that nobody has used for two weeks. */
-function forgetOldObjects({objects, sources}: Plan): void {
-  const kept = new Set(sources.map(source => source.object))
-  for (const name of readdirSync(objects)) {
-    const path = join(objects, name)
-    if (!kept.has(path) && Date.now() - statSync(path).mtimeMs > 14 * 24 * 3600_000) rmSync(path, {force: true})
+/** How the addon is compiled against `torch`. */
+function recipe(torch: TorchInfo): Recipe {
+  return {
+    what: 'the torch engine',
+    folder: 'native',
+    tag: `${torch.version}-abi${torch.cxx11abi}-${buildsCuda(torch) ? 'cuda' : 'cpu'}`,
+    ...flags(torch),
+    starting: `compiling the torch engine against libtorch ${torch.version} (once, about a minute)`,
+    hint: 'expected torch 2.11 to 2.13 and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
   }
 }
 
@@ -207,40 +60,13 @@ function forgetOldObjects({objects, sources}: Plan): void {
  * The path of the addon compiled for `torch`; compiles it when it is not in the cache, saying so by `note`.
  * Errors of status 5: no compiler, or a compilation that fails.
  */
-export async function buildAddon(torch: TorchInfo, note: Note = onStderr): Promise<string> {
-  const what = plan(torch)
-  const addon = join(what.folder, 'addon.node')
-  if (existsSync(addon)) return addon
-  mkdirSync(what.folder, {recursive: true})
-  mkdirSync(what.objects, {recursive: true})
-  const release = await lock(`${what.folder}.lock`, () => existsSync(addon))
-  if (!release) return addon
-  try {
-    const missing = what.sources.filter(({object}) => !existsSync(object))
-    if (missing.length > 0) note(`compiling the torch engine against libtorch ${torch.version} (once, about a minute)`)
-    await inParallel(missing, Math.max(1, Math.min(availableParallelism(), 8)), async ({path, object}) => {
-      const half = `${object}.${process.pid}`
-      await compileStep([...what.compile, '-c', path, '-o', half], basename(path), what.folder)
-      renameSync(half, object)
-    })
-    const half = join(what.folder, `addon.${process.pid}.node`)
-    await compileStep([...what.sources.map(({object}) => object), ...what.link, '-o', half], 'the link', what.folder)
-    renameSync(half, addon)
-    forgetOldObjects(what)
-  } finally {
-    release()
-  }
-  return addon
-}
+export const buildAddon = (torch: TorchInfo, note?: Note): Promise<string> => build(recipe(torch), note)
 
 /** The addon's path if it is compiled already, else null. */
-export function builtAddon(torch: TorchInfo): string | null {
-  const addon = join(plan(torch).folder, 'addon.node')
-  return existsSync(addon) ? addon : null
-}
+export const builtAddon = (torch: TorchInfo): string | null => built(recipe(torch))
 
 /** Finds libtorch, compiles the addon where needed, and says where both lie. Errors of status 5 when either cannot be had. */
-export async function locateAddon(note: Note = onStderr): Promise<{addon: string; torch: TorchInfo}> {
+export async function locateAddon(note?: Note): Promise<{addon: string; torch: TorchInfo}> {
   const torch = await findTorch()
   return {addon: await buildAddon(torch, note), torch}
 }

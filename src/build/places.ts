@@ -1,4 +1,4 @@
-/** Where the engines keep what they install and compile: folders of the XDG base directory specification, nothing beside the project. */
+/** Where what is installed and compiled is kept: folders of the XDG base directory specification, nothing beside the project. */
 import {existsSync} from 'node:fs'
 import {homedir} from 'node:os'
 import {dirname, isAbsolute, join} from 'node:path'
