@@ -87,8 +87,8 @@ export function normalizeRows(rows: Float32Array, dim: number): Float32Array {
   return rows
 }
 
-/** The best k of a stream of scores: a heap whose root is the worst that is kept. */
-class Best {
+/** The best k of a stream of scores: a heap whose root is the worst that is kept. `before` orders rows of equal score. */
+export class Best {
   readonly #rows: Int32Array
   readonly #scores: Float64Array
   readonly #before: (a: number, b: number) => boolean
