@@ -193,3 +193,19 @@ define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
 // ------------------------------------------------------------------------------------------------------------------- rows
 
 define('Dinov2AddRows', ({x, rows, y}, {factor}) => op('index_add', h(x!), 0, h(rows!), to(h(y!), typeOf(h(x!))), factor as number))
+
+// ------------------------------------------------------------------------------------------------------------------- maps
+
+/** [B, H, W, C] as libtorch sees it, [B, C, H, W], without moving a number: its kernels know channels that lie last. */
+const channelsFirst = (x: Handle): Handle => op('permute', x, [0, 3, 1, 2])
+const channelsLast = (x: Handle): Handle => op('contiguous', op('permute', x, [0, 2, 3, 1]))
+
+define('Dinov2Resize', ({x}, {size, alignCorners}) =>
+  channelsLast(op('upsample_bilinear2d', channelsFirst(h(x!)), size as number[], alignCorners as boolean, null, null))
+)
+
+define('Dinov2ResizeGrad', ({dy}, {from, alignCorners}) => {
+  const [B, Y, X, C] = dy!.shape as [number, number, number, number]
+  const [H, W] = from as [number, number]
+  return channelsLast(op('upsample_bilinear2d_backward', channelsFirst(h(dy!)), [Y, X], [B, C, H, W], alignCorners as boolean, null, null))
+})
