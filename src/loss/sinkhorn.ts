@@ -1,7 +1,7 @@
 /**
  * Teacher targets (spec §2.3): Sinkhorn–Knopp, or softmax over centred scores.
  *
- * n rows, K prototypes, teacher temperature τ. All float32.
+ * n rows, K prototypes, teacher temperature τ. Sums and exponentials are float32; targets are held as the scores are.
  */
 import {add, div, exp, max, mean, mul, softmax, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'

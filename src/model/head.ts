@@ -8,6 +8,7 @@
 import {div, maximum, mul, norm, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {geluBackward, geluForward} from '../tensor/ops/gelu.js'
+import {fast} from '../tensor/ops/kernel.js'
 import {linearBackward, linearForward} from '../tensor/ops/linear.js'
 import type {Linear} from '../tensor/ops/linear.js'
 import {cast} from '../tensor/ops/precision.js'
@@ -71,12 +72,15 @@ export function headBackward(dz: Tensor2D, {inputs, pres, raw}: HeadSaved, {mlp}
   })
 }
 
-/** The prototypes g·v/‖v‖ [K, D] (weight normalisation, Salimans and Kingma 2016). */
-export const prototypes = ({last_layer: {weight_g, weight_v}}: Head): Tensor2D =>
-  tidy(() => mul<Tensor2D>(weight_v, div(weight_g, norm(weight_v, 2, 1, true))))
+/** The prototypes g·v/‖v‖ [K, D] (weight normalisation, Salimans and Kingma 2016), held in `precision`. */
+export const prototypes = ({last_layer: {weight_g, weight_v}}: Head, precision: Precision = 'fp32'): Tensor2D =>
+  (fast('Dinov2Prototypes', {v: weight_v, g: weight_g}, {precision})?.[0] ??
+    tidy(() => cast(mul<Tensor2D>(weight_v, div(weight_g, norm(weight_v, 2, 1, true))), precision))) as Tensor2D
 
 /** Gradient [K, D] of the prototypes → gradients of gain and direction. */
 export function prototypesBackward(dw: Tensor2D, {last_layer: {weight_g, weight_v}}: Head): Head['last_layer'] {
+  const fused = fast('Dinov2PrototypesGrad', {dw, v: weight_v, g: weight_g})
+  if (fused) return {weight_g: fused[0] as Tensor2D, weight_v: fused[1] as Tensor2D}
   return tidy(() => {
     const length = norm(weight_v, 2, 1, true) //                            [K, 1]
     const direction = div<Tensor2D>(weight_v, length)

@@ -5,7 +5,7 @@
  * where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K prototypes, n masked patches.
  */
 import {prototypeLoss} from '../loss/cross-entropy.js'
-import type {Picks, PrototypeLoss} from '../loss/cross-entropy.js'
+import type {PrototypeLoss, Share} from '../loss/cross-entropy.js'
 import {koleo} from '../loss/koleo.js'
 import {centred, nextCenter, sinkhorn} from '../loss/sinkhorn.js'
 import type {BlockOptions} from '../model/block.js'
@@ -24,7 +24,7 @@ import {cast} from '../tensor/ops/precision.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {addRows, takeRows} from '../tensor/ops/rows.js'
 import type {Rng} from '../tensor/random.js'
-import {Tensor, add, concat, dispose, fill, mul, slice, square, stack, sub, sum, tensor1d, tidy, zeros} from '../tensor/tf.js'
+import {Tensor, add, concat, dispose, fill, log, mul, slice, square, stack, sub, sum, tensor1d, tidy, zeros} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor4D} from '../tensor/tf.js'
 import {flat, free, grow} from '../tensor/tree.js'
 
@@ -107,15 +107,15 @@ function enterHead(rows: Tensor2D[], head: Head, precision: Precision): HeadPass
   return tidy(() => {
     const {head: low} = headCopy(head, precision)
     const {z, saved} = headForward(rows.length === 1 ? rows[0]! : concat(rows), low)
-    return {z, saved, head, low, w: cast(prototypes(head), precision)}
+    return {z, saved, head, low, w: prototypes(head, precision)}
   })
 }
 
-/** All scores of teacher rows, [n, K] float32. */
+/** All scores of teacher rows, [n, K], held in `precision`. */
 const scoresOf = (rows: Tensor2D, head: Head, precision: Precision): Tensor2D =>
   tidy(() => {
     const {head: low} = headCopy(head, precision)
-    return cast(linearForward(cast(headForward(rows, low).z, precision), {weight: cast(prototypes(head), precision)}), 'fp32')
+    return linearForward(cast(headForward(rows, low).z, precision), {weight: prototypes(head, precision)})
   })
 
 type Targets = {cls: Tensor2D /* [2B, K] */; patches?: Tensor2D /* [n, K] */; centers?: {dino: Tensor2D; ibot: Tensor2D}; entropy: Scalar}
@@ -149,7 +149,7 @@ function teacherTargets(
       patchScores = slice(all, [count, 0], [n, -1])
     }
     const target = (scores: Tensor2D, center: Tensor2D | undefined): Tensor2D =>
-      centering === 'centering' ? centred(scores, center!, rates.teacherTemp) : sinkhorn(scores, rates.teacherTemp)
+      centering === 'centering' ? centred(cast(scores, 'fp32'), center!, rates.teacherTemp) : sinkhorn(scores, rates.teacherTemp)
     const targets = target(clsScores, centers?.dino)
     return {
       cls: targets,
@@ -157,15 +157,22 @@ function teacherTargets(
       ...(centering === 'centering'
         ? {
             centers: {
-              dino: nextCenter(centers!.dino, clsScores),
-              ibot: patchScores ? nextCenter(centers!.ibot, patchScores) : centers!.ibot.clone()
+              dino: nextCenter(centers!.dino, cast(clsScores, 'fp32')),
+              ibot: patchScores ? nextCenter(centers!.ibot, cast(patchScores, 'fp32')) : centers!.ibot.clone()
             }
           }
         : {}),
-      entropy: tidy(() => mul(sum(mul(targets, targets.add(1e-12).log())), -1 / count)) as Scalar
+      entropy: meanEntropy(targets)
     }
   })
 }
+
+/** Mean entropy of rows of chances [n, K], in nats. */
+const meanEntropy = (chances: Tensor2D): Scalar =>
+  tidy(() => {
+    const t = cast(chances, 'fp32')
+    return mul<Scalar>(sum(mul(t, log(add(t, 1e-12)))), -1 / t.shape[0])
+  })
 
 /** Numbers of the rows of cls tokens and of masked patches in the packed tokens of a view. */
 function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
@@ -254,37 +261,34 @@ export function studentGradients(
   const dinoPass = enterHead(shared && patchRows ? [clsRows, patchRows] : [clsRows], student.dino_head, precision)
   const ibotPass = student.ibot_head && patchRows ? enterHead([patchRows], student.ibot_head, precision) : undefined
 
-  // Cross-entropies; each gives its losses, the gradient of its rows and of the prototypes.
-  const weigh = (rows: number, weight: number): Tensor1D => fill([rows], weight)
-  const int32 = (values: Int32Array): Tensor1D => tensor1d(values, 'int32')
-  const part = (pass: HeadPass, start: number, rows: number, of: Tensor2D, picks: Picks): PrototypeLoss =>
-    tidy(() => prototypeLoss(slice(pass.z, [start, 0], [rows, -1]), pass.w, of, picks, studentTemp))
-  const image = (i: number): number => i % B
-  const localLoss = tidy(() =>
+  // Cross-entropies. Rows of local crops are compared with both global crops of their image, those of a global crop with the other one.
+  const int32 = (length: number, value: (i: number) => number): Tensor1D =>
+    tensor1d(
+      Int32Array.from({length}, (_, i) => value(i)),
+      'int32'
+    )
+  const fromLocal: Share[] =
     locals > 0
-      ? part(dinoPass, 0, locals * B, targets.cls, {
-          teachers: [
-            int32(Int32Array.from({length: locals * B}, (_, i) => image(i))),
-            int32(Int32Array.from({length: locals * B}, (_, i) => B + image(i)))
-          ],
-          weights: weigh(locals * B, dinoWeight / (terms * B))
-        })
-      : undefined
-  )
-  const globalLoss = tidy(() =>
-    part(dinoPass, locals * B, twoB, targets.cls, {
-      teachers: [int32(Int32Array.from({length: twoB}, (_, i) => (i + B) % twoB))], // the other global crop of the image
-      weights: weigh(twoB, dinoWeight / (terms * B))
-    })
-  )
-  const ibotLoss = tidy(() =>
+      ? [
+          {
+            ...{rows: locals * B, targets: targets.cls, weights: fill([locals * B], dinoWeight / (terms * B))},
+            first: int32(locals * B, i => i % B),
+            second: int32(locals * B, i => B + (i % B))
+          }
+        ]
+      : []
+  const fromGlobal: Share = {
+    ...{rows: twoB, targets: targets.cls, weights: fill([twoB], dinoWeight / (terms * B))},
+    first: int32(twoB, i => (i + B) % twoB)
+  }
+  const fromPatches: Share[] =
     n > 0
-      ? part(ibotPass ?? dinoPass, ibotPass ? 0 : locals * B + twoB, n, targets.patches!, {
-          teachers: [int32(Int32Array.from({length: n}, (_, i) => i))],
-          weights: tensor1d(batch.weights.map(w => (w * ibotWeight) / twoB))
-        })
-      : undefined
-  )
+      ? [{rows: n, targets: targets.patches!, weights: tensor1d(batch.weights.map(w => (w * ibotWeight) / twoB)), first: int32(n, i => i)}]
+      : []
+  const together = [...fromLocal, fromGlobal, ...(ibotPass ? [] : fromPatches)]
+  const dinoLoss = prototypeLoss(dinoPass.z, dinoPass.w, together, studentTemp)
+  const ibotLoss = ibotPass && prototypeLoss(ibotPass.z, ibotPass.w, fromPatches, studentTemp)
+  for (const {first, second, weights} of [...fromLocal, fromGlobal, ...fromPatches]) dispose([first, weights, ...(second ? [second] : [])])
   const spread = tidy(() => {
     if (koleoWeight === 0) return undefined
     const crops = [0, 1].map(crop => koleo(slice(clsRows, [locals * B + crop * B, 0], [B, -1])))
@@ -297,22 +301,23 @@ export function studentGradients(
   dispose([clsRows, ...(patchRows ? [patchRows] : [])])
   const measured = tidy(() => {
     const zero = fill([], 0) as Scalar
-    const total = (loss: PrototypeLoss | undefined): Scalar => (loss ? sum<Scalar>(loss.losses) : zero)
-    return stack([total(localLoss), total(globalLoss), total(ibotLoss), spread?.loss ?? zero, targets.entropy, alike])
+    const total = ({losses}: PrototypeLoss, start: number, rows: number): Scalar =>
+      rows > 0 ? sum<Scalar>(slice(losses, [start], [rows])) : zero
+    const ofPatches = ibotLoss ? total(ibotLoss, 0, n) : total(dinoLoss, locals * B + twoB, n)
+    const ofCls = [total(dinoLoss, 0, locals * B), total(dinoLoss, locals * B, twoB)]
+    return stack([...ofCls, ofPatches, spread?.loss ?? zero, targets.entropy, alike])
   })
 
   // Heads backward.
-  const leave = (pass: HeadPass, losses: (PrototypeLoss | undefined)[]): {dx: Tensor2D; grads: Head} =>
+  const leave = (pass: HeadPass, {dz, dw}: PrototypeLoss): {dx: Tensor2D; grads: Head} =>
     tidy(() => {
-      const there = losses.filter((loss): loss is PrototypeLoss => loss !== undefined)
-      const dz = there.length === 1 ? there[0]!.dz : concat(there.map(loss => loss.dz))
-      const dw = there.map(loss => loss.dw).reduce((a, b) => add(a, b))
       const {dx, mlp} = headBackward(dz, pass.saved, pass.low)
       return {dx: cast(dx, 'fp32'), grads: {mlp, last_layer: prototypesBackward(dw, pass.head)}}
     })
-  const viaDino = leave(dinoPass, shared ? [localLoss, globalLoss, ibotLoss] : [localLoss, globalLoss])
-  const viaIbot = ibotPass && leave(ibotPass, [ibotLoss])
-  for (const loss of [localLoss, globalLoss, ibotLoss]) if (loss) free(loss)
+  const viaDino = leave(dinoPass, dinoLoss)
+  free(dinoLoss)
+  const viaIbot = ibotPass && leave(ibotPass, ibotLoss!)
+  if (ibotLoss) free(ibotLoss)
   for (const pass of [dinoPass, ibotPass]) if (pass) letGo(pass)
 
   // Gradient of all tokens: zero but for the rows the losses touched.

@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {crossEntropy, prototypeLoss} from '../../src/loss/cross-entropy.js'
+import type {Share} from '../../src/loss/cross-entropy.js'
 import {dinoLoss, ibotLoss} from '../../src/loss/dino.js'
 import {cast} from '../../src/tensor/ops/precision.js'
-import {add, dispose, div, gather, logSoftmax, matMul, mul, neg, reshape, slice, softmax, sum, tidy} from '../../src/tensor/tf.js'
+import {add, concat, dispose, div, gather, logSoftmax, matMul, mul, neg, reshape, slice, softmax, sum, tidy} from '../../src/tensor/tf.js'
 import type {Tensor1D, Tensor2D, Tensor3D} from '../../src/tensor/tf.js'
 import {apart, counted, held, normal, onPlain, onTorch, put, take, whole, type Values} from '../engine-for-tests.js'
 import {checkOp} from '../tensor/check-op.js'
@@ -71,17 +72,39 @@ const teachers = [whole([0, 6, 2, 2, 1, 5, 4, 3, 0, 1, 6]), whole([3, 3, 1, 0, 2
 const targets = chances('targets', [n, K])
 const weights = positive('weights', R)
 
+/** Rows 0 … 5 with two targets each, and rows 6 … 10 with one, from a table of their own. */
+const split = 6
+const others = chances('others', [n, K])
+const part = (values: Values, start: number, end: number): Values<readonly [number]> => ({
+  shape: [end - start],
+  data: values.data.slice(start, end)
+})
+const sharesOf = (): Share[] => [
+  {
+    ...{rows: split, targets: put(targets), weights: put(part(weights, 0, split))},
+    first: put(part(teachers[0]!, 0, split)),
+    second: put(part(teachers[1]!, 0, split))
+  },
+  {rows: R - split, targets: put(others), weights: put(part(weights, split, R)), first: put(part(teachers[0]!, split, R))}
+]
+const letGo = (shares: Share[]): void => {
+  for (const {targets: t, first, second, weights: w} of shares) dispose([t, first, w, ...(second ? [second] : [])])
+}
+
 test('rows against prototypes: losses and both gradients', () =>
   checkOp({
     inputs: {z: normal('z', [R, D]), w: normal('w', [K, D])},
     forward: ({z, w}) =>
       tidy(() => {
-        const picks = {teachers: teachers.map(rows => put(rows)), weights: put(weights)}
-        const {losses, dz, dw} = prototypeLoss(z, w, put(targets), picks, temperature, 4)
+        const {losses, dz, dw} = prototypeLoss(z, w, sharesOf(), temperature, 4)
         return {y: losses, dz, dw}
       }),
     plain: ({z, w}) => {
-      const target = teachers.map(rows => gather(put(targets), put(rows))).reduce((a, b) => add(a, b))
+      const [both, single] = sharesOf()
+      const target = concat([
+        add<Tensor2D>(gather(both!.targets, both!.first), gather(both!.targets, both!.second!)),
+        gather(single!.targets, single!.first)
+      ])
       return plain(matMul(z, w, false, true), target, put(weights))
     },
     backward: (_, _inputs, {dz, dw}) => ({z: dz!.clone(), w: dw!.clone()}),
@@ -93,18 +116,19 @@ test('in pieces of any size the result is that of all at once, and no tensor sta
   for (const engine of [onPlain, onTorch]) {
     await engine()
     const start = {tensors: counted(), bytes: held()}
-    const [z, w, t] = [put(normal('z', [R, D])), put(normal('w', [K, D])), put(targets)]
-    const picks = {teachers: teachers.map(rows => put(rows)), weights: put(weights)}
+    const [z, w] = [put(normal('z', [R, D])), put(normal('w', [K, D]))]
+    const shares = sharesOf()
     const at = async (chunk?: number): Promise<Values[]> => {
       const before = counted()
-      const {losses, dz, dw} = prototypeLoss(z, w, t, picks, temperature, chunk)
+      const {losses, dz, dw} = prototypeLoss(z, w, shares, temperature, chunk)
       assert.equal(counted() - before, 3)
       return [await take(losses), await take(dz), await take(dw)]
     }
     const together = await at()
     for (const chunk of [1, 2, 3, 5, R - 1, R, R + 1, 1000])
       (await at(chunk)).forEach((part, i) => assert.ok(apart(part, together[i]!) < 2e-6, `pieces of ${chunk}`))
-    dispose([z, w, t, ...picks.teachers, picks.weights])
+    dispose([z, w])
+    letGo(shares)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
   }
 })
@@ -112,17 +136,18 @@ test('in pieces of any size the result is that of all at once, and no tensor sta
 test('prototypes in bf16: losses within 1 %, gradients float32 and near', async () => {
   await onTorch()
   const unit = normal('z', [R, D], 1 / Math.sqrt(D))
-  const [z, w, t] = [put(unit), put(normal('w', [K, D], 1 / Math.sqrt(D))), put(targets)]
-  const picks = {teachers: teachers.slice(0, 1).map(rows => put(rows)), weights: put(weights)}
+  const [z, w] = [put(unit), put(normal('w', [K, D], 1 / Math.sqrt(D)))]
+  const shares = sharesOf()
   const low = cast(w, 'bf16')
-  const [exact, near] = [prototypeLoss(z, w, t, picks, temperature), prototypeLoss(z, low, t, picks, temperature)]
+  const [exact, near] = [prototypeLoss(z, w, shares, temperature), prototypeLoss(z, low, shares, temperature)]
   for (const [name, limit] of [
     ['losses', 0.01],
     ['dz', 0.03],
     ['dw', 0.03]
   ] as const)
     assert.ok(apart(await take(near[name]), await take(exact[name])) < limit, name)
-  dispose([z, w, t, low, ...picks.teachers, picks.weights])
+  dispose([z, w, low])
+  letGo(shares)
 })
 
 test('DINO: every student crop against every teacher crop, each by hand', async () => {

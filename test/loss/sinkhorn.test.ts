@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {centred, nextCenter, plainSinkhorn, sinkhorn} from '../../src/loss/sinkhorn.js'
+import {cast} from '../../src/tensor/ops/precision.js'
 import {dispose, zeros} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {apart, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
@@ -95,4 +96,17 @@ test('centring: softmax of what the centre leaves; the centre follows the mean',
     assert.ok(apart(still, await take(mean)) < 1e-5)
     dispose([s, none])
   }
+})
+
+test('scores in bf16: targets near those of float32, also over several blocks of prototypes; rows still sum to one', async () => {
+  await onTorch()
+  const wide = normal('wide', [9, 1100], 0.3)
+  const s = put(wide)
+  const low = cast(s, 'bf16')
+  const exact = cast(low, 'fp32')
+  const [near, expected] = [await take(sinkhorn(low, 0.07)), await take(plainSinkhorn(exact, 0.07))]
+  assert.ok(apart(near, expected) < 0.01)
+  for (const row of totals(near).rows) assert.ok(Math.abs(row - 1) < 2e-3)
+  assert.ok(apart(await take(sinkhorn(exact, 0.07)), expected) < 1e-5)
+  dispose([s, low, exact])
 })

@@ -5,14 +5,13 @@
  * product, and two batched products with a softmax between them beat the tiled attention kernel at the lengths of image crops.
  * On a GPU the flash kernels are taken. Reductions, statistics and gradients of weights are float32 whatever the inputs are.
  */
-import {inPlace, op, ops, run, scalarType, torch} from '../binding.js'
+import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {deviceName} from './device.js'
+import {hasOwn, onCpu} from './device.js'
 import {define, defineMany, h, lent, to} from './define.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
-const onCpu = (): boolean => deviceName() === 'cpu'
 
 define('Dinov2Cast', ({x}, {precision}) => copyAs(h(x!), precision === 'bf16' ? bfloat16 : float32))
 define('Dinov2CastLike', ({x, like}) => copyAs(h(x!), typeOf(h(like!))))
@@ -28,7 +27,7 @@ define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
 // ---------------------------------------------------------------------------------------------------------------- linear
 
 /** x·Wᵀ + b, exact GELU where asked. */
-function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
+export function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
   if (onCpu()) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
   const y = op('linear', x, weight, bias)
   return gelu ? op('gelu', y, 'none') : y
@@ -126,20 +125,12 @@ function weigh(q: Handle, k: Handle, width: number): {p: Handle; scaled: Handle}
   return {p: op('softmax.int', op('matmul', scaled, op('transpose.int', k, -1, -2)), -1), scaled}
 }
 
-/** Whether this machine has the addon's own bfloat16 attention for heads of a width. */
-const ready = new Map<number, boolean>()
-function hasOwnAttention(width: number): boolean {
-  let answer = ready.get(width)
-  if (answer === undefined) ready.set(width, (answer = run('dinov2::attention_ready', width) as boolean))
-  return answer
-}
-
 define('Dinov2Attention', ({qkv}, {groups, heads}) => {
   const H = heads as number
   const [T, C3] = qkv!.shape as [number, number]
   const [C, K] = [C3 / 3, C3 / 3 / H]
   const x = h(qkv!)
-  if (typeOf(x) === bfloat16 && onCpu() && hasOwnAttention(K)) {
+  if (typeOf(x) === bfloat16 && hasOwn('attention', K)) {
     const all = groups as Groups
     return op(
       'dinov2::attention',

@@ -1,10 +1,10 @@
-/** Kernels of the trainer that change tensors in place, and Sinkhorn–Knopp (see `tensor/ops/in-place.ts` and `loss/sinkhorn.ts`). */
+/** Kernels of the trainer that change tensors in place (see `tensor/ops/in-place.ts`). */
 import {registerKernel} from '../../../tensor/tf.js'
 import type {KernelConfig, Tensor} from '../../../tensor/tf.js'
-import {inPlace, op, ops, run, scalarType, scoped} from '../binding.js'
+import {op, ops, run, scalarType, scoped} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {deviceName} from './device.js'
-import {define, h, to} from './define.js'
+import {h} from './define.js'
 
 type Attrs = {lists: Record<string, Tensor[]>; answer: {value?: number}} & Record<string, number>
 
@@ -59,19 +59,4 @@ defineInPlace('Dinov2Scale', ({tensors}, {factor}) => {
 defineInPlace('Dinov2Ema', ({teacher, student}, {momentum}) => {
   run('_foreach_mul_.Scalar', teacher!, momentum!)
   run('_foreach_add_.List', teacher!, student!, 1 - momentum!)
-})
-
-define('Dinov2Sinkhorn', ({scores}, {temperature, iterations}) => {
-  const [n, K] = scores!.shape as [number, number]
-  const s = to(h(scores!), scalarType.float32)
-  const q = op('sub.Tensor', s, op('amax', s, [0], true))
-  inPlace('div_.Scalar', q, temperature as number)
-  inPlace('exp_', q)
-  inPlace('div_.Tensor', q, op('sum', q))
-  for (let i = 0; i < (iterations as number); i++) {
-    inPlace('div_.Tensor', q, op('mul.Scalar', op('sum.dim_IntList', q, [0], true), K))
-    inPlace('div_.Tensor', q, op('mul.Scalar', op('sum.dim_IntList', q, [1], true), n))
-  }
-  inPlace('mul_.Scalar', q, n)
-  return q
 })
