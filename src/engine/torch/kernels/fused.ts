@@ -200,3 +200,14 @@ define('Dinov2ResizeGrad', ({dy}, {from, alignCorners}) => {
   const [H, W] = from as [number, number]
   return channelsLast(op('upsample_bilinear2d_backward', channelsFirst(h(dy!)), [Y, X], [B, C, H, W], alignCorners as boolean, null, null))
 })
+
+/** Cross-entropy of rows with class numbers, summed, and its gradient. */
+defineMany('Dinov2PixelLoss', ({scores, labels}, {ignore}) => {
+  const logs = op('_log_softmax', h(scores!), 1, false)
+  const target = to(h(labels!), scalarType.int64)
+  const sumUp = 2 // reduction
+  const [loss, weight] = ops('nll_loss_forward', logs, target, null, sumUp, ignore as number)
+  const one = op('ones_like', loss!)
+  const slope = op('nll_loss_backward', one, logs, target, null, sumUp, ignore as number, weight!)
+  return [loss!, op('_log_softmax_backward_data', slope, logs, 1, float32)]
+})
