@@ -23,7 +23,7 @@ import {
 } from 'node:fs'
 import {createRequire} from 'node:module'
 import {availableParallelism, hostname} from 'node:os'
-import {basename, join} from 'node:path'
+import {basename, delimiter, join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import {cacheFolder, packageFolder} from './places.js'
 import {lastLines, runCommand} from './run-command.js'
@@ -50,6 +50,12 @@ export type Recipe = {
 
 /** The C++ compiler: `CXX`, else g++ (clang++ on macOS). */
 export const compiler = (): string => process.env['CXX'] ?? (process.platform === 'darwin' ? 'clang++' : 'g++')
+
+/** Whether a program can be found, as the shell would find it. */
+const isThere = (program: string): boolean =>
+  program.includes('/')
+    ? existsSync(program)
+    : (process.env['PATH'] ?? '').split(delimiter).some(folder => existsSync(join(folder, program)))
 
 /** What every addon is compiled with: Node's own headers, whose warnings are not ours. */
 export function nodeFlags(): string[] {
@@ -200,7 +206,7 @@ export async function buildAddon(recipe: Recipe, note: Note = noteOnStderr): Pro
   if (!release) return addon
   try {
     const missing = what.sources.filter(({object}) => !existsSync(object))
-    if (missing.length > 0) note(recipe.starting)
+    if (missing.length > 0 && isThere(compiler())) note(recipe.starting)
     await inParallel(missing, Math.max(1, Math.min(availableParallelism(), 8)), async ({path, object}) => {
       const half = `${object}.${process.pid}`
       await compileStep([...recipe.compile, '-c', path, '-o', half], basename(path), what.folder, recipe)

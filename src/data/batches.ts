@@ -7,10 +7,11 @@
  */
 import {UserError} from '../config/errors.js'
 import {rng} from '../tensor/random.js'
-import {viewBytes, type CropSettings} from './augment.js'
 import {makeCache} from './cache.js'
 import type {Transform} from './geometry.js'
 import {collateMasks, type MaskSettings, type Masks} from './masks.js'
+import {builtNative, readyNative} from './native.js'
+import {viewBytes, type CropSettings} from './plan.js'
 import {defaultWorkers, Pool} from './pool.js'
 import type {ImageRef} from './ref.js'
 import type {Sampler} from './sampler.js'
@@ -53,6 +54,8 @@ export type LoadOptions = {
   readonly maxPixels?: number
   /** Told of each image that could not be used, once, in order. What it throws ends the stream. */
   readonly onBad?: (bad: BadImage) => void
+  /** Whether the compiled twins may be used: the same bytes, sooner. True if absent. */
+  readonly native?: boolean
 }
 
 const wire = ({id, path, bytes, range, problem}: ImageRef): WireRef => ({
@@ -68,6 +71,12 @@ const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImage => ({
   path: typeof path === 'string' && path !== '' ? path : id,
   reason,
   ...(pathBase64 === undefined ? {} : {pathBase64})
+})
+
+/** The parts of a worker's set-up that may be absent. */
+const settingsOf = (maxPixels: number | undefined, native: string | undefined): {maxPixels?: number; native?: string} => ({
+  ...(maxPixels === undefined ? {} : {maxPixels}),
+  ...(native === undefined ? {} : {native})
 })
 
 const seconds = (): number => performance.now() / 1000
@@ -101,7 +110,10 @@ async function* streamPixels(
   tally: Tally
 ): AsyncGenerator<PixelBatch, void, undefined> {
   const {batch, transform, workers = defaultWorkers(), prefetch = 3, maxPixels, onBad} = options
-  const pool = new Pool({kind: 'pixels', transform, ...(maxPixels === undefined ? {} : {maxPixels})}, workers)
+  const pool = new Pool(
+    {kind: 'pixels', transform, ...settingsOf(maxPixels, options.native === false ? undefined : builtNative())},
+    workers
+  )
   const size = chunkOf(batch, workers)
   const limit = Math.max(1, prefetch) * batch + size
   const queue: {refs: ImageRef[]; answers: Promise<readonly Answer[]>}[] = []
@@ -241,8 +253,9 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
   const total = refs.length
   if (sampler.size !== total)
     throw new RangeError(`Expected a sampler over the ${total} images of the list but received one over ${sampler.size}.`)
+  const native = options.native === false ? undefined : await readyNative()
   const cache = makeCache(total, options.cacheBytes ?? 512 * 2 ** 20)
-  const pool = new Pool({kind: 'crops', crops, seed, ...(cache ? {cache} : {}), ...(maxPixels === undefined ? {} : {maxPixels})}, workers)
+  const pool = new Pool({kind: 'crops', crops, seed, ...(cache ? {cache} : {}), ...settingsOf(maxPixels, native)}, workers)
   const size = chunkOf(batch, workers)
   const reasons = new Map<number, string>() // of images known to be bad
   const told = new Set<number>()

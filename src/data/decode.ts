@@ -11,6 +11,7 @@ import sharp from 'sharp'
 import {decodeBmp} from './bmp.js'
 import {fitGeometry, type Transform} from './geometry.js'
 import type {ImageRef} from './ref.js'
+import type {NativePixels} from './native.js'
 import {resample, type Raster} from './resample.js'
 import {sniff, type Format} from './sniff.js'
 
@@ -216,16 +217,20 @@ export async function decodeTiffNumbers(bytes: Uint8Array, {maxPixels = MAX_PIXE
 }
 
 /**
- * Decodes and makes ready: [H, W, 3] bytes by `fitGeometry`, bicubic, equal to Pillow's to the last bit.
+ * Decodes and makes ready: [H, W, 3] bytes by `fitGeometry`, bicubic, equal to Pillow's to the last bit, with `native` or without.
  *
  * Raises RefusedImage as `decodeRgb`, and where an image without a crop would become larger than 16 million pixels (a very long one).
  */
-export async function loadPixels(ref: ImageRef, transform: Transform, options: DecodeOptions = {}): Promise<Raster> {
+export async function loadPixels(
+  ref: ImageRef,
+  transform: Transform,
+  {native, ...options}: DecodeOptions & {readonly native?: NativePixels | undefined} = {}
+): Promise<Raster> {
   const image = await decodeRgb(ref, options)
   const {size, window} = fitGeometry(image.width, image.height, transform)
   if (window.width * window.height > MAX_OUTPUT)
     throw new RefusedImage(
       `it is ${image.width} × ${image.height} and would become ${window.width} × ${window.height} pixels, more than ${MAX_OUTPUT}; crop it`
     )
-  return {width: window.width, height: window.height, data: resample(image, size, {window})}
+  return {width: window.width, height: window.height, data: native ? native.resize(image, size, {window}) : resample(image, size, {window})}
 }

@@ -7,6 +7,7 @@
 import {isMainThread, parentPort, workerData} from 'node:worker_threads'
 import {multiCrop, type CropSettings} from './augment.js'
 import {ImageCache, type CacheHandle} from './cache.js'
+import {loadNative} from './native.js'
 import {decodeRgb, loadPixels, MAX_PIXELS, RefusedImage, type Transform} from './decode.js'
 import type {ImageRef} from './ref.js'
 
@@ -14,7 +15,11 @@ import type {ImageRef} from './ref.js'
 export type WireRef = Pick<ImageRef, 'id' | 'path' | 'bytes' | 'range' | 'problem'>
 
 /** What stays the same for the life of a worker. */
-export type Setup = {readonly maxPixels?: number} & (
+export type Setup = {
+  readonly maxPixels?: number
+  /** Path of the compiled twin of what is written in TypeScript, if there is one. */
+  readonly native?: string
+} & (
   | {readonly kind: 'pixels'; readonly transform: Transform}
   | {readonly kind: 'crops'; readonly crops: CropSettings; readonly seed: number; readonly cache?: CacheHandle}
 )
@@ -31,14 +36,15 @@ export type Reply = {readonly job: number; readonly answers: readonly Answer[]} 
 /** A function that works on items one after the other. */
 export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<Answer[]> {
   const maxPixels = setup.maxPixels ?? MAX_PIXELS
+  const native = setup.native === undefined ? undefined : loadNative(setup.native)
   const cache = setup.kind === 'crops' && setup.cache ? new ImageCache(setup.cache) : undefined
 
   async function answer({ref, index = -1, position = 0}: Item): Promise<Answer> {
-    if (setup.kind === 'pixels') return loadPixels(ref as ImageRef, setup.transform, {maxPixels})
+    if (setup.kind === 'pixels') return loadPixels(ref as ImageRef, setup.transform, {maxPixels, native})
     const known = cache?.get(index)
     const image = known ?? (await decodeRgb(ref as ImageRef, {maxPixels}))
     if (!known) cache?.put(index, image)
-    return {data: multiCrop(setup.seed, position, image, setup.crops), width: image.width, height: image.height}
+    return {data: multiCrop(setup.seed, position, image, setup.crops, {native}), width: image.width, height: image.height}
   }
 
   return async items => {

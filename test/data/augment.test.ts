@@ -1,13 +1,17 @@
 /** Crops are drawn as torchvision draws them, each view on its own stream, and the same position gives the same bytes. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {BLUR, colourJitter, makeView, multiCrop, randomCropBox, viewBytes, type CropSettings} from '../../src/data/augment.js'
+import {changeColours, makeView as makePlanned, multiCrop} from '../../src/data/augment.js'
 import {gaussianBlur, solarize, toGrey} from '../../src/data/colour.js'
-import {resample} from '../../src/data/resample.js'
-import {rng} from '../../src/tensor/random.js'
+import {BLUR, drawJitter, planView, randomCropBox, viewBytes, type CropSettings, type View} from '../../src/data/plan.js'
+import {resample, type Raster} from '../../src/data/resample.js'
+import {rng, type Rng} from '../../src/tensor/random.js'
 import {draw} from './drawn.js'
 
 const settings: CropSettings = {globalSize: 32, localSize: 16, globalScale: [0.32, 1], localScale: [0.05, 0.32], localCount: 4}
+/** Draws a view and makes it. */
+const makeView = (random: Rng, image: Raster, view: View, chosen: CropSettings, out: Uint8Array): void =>
+  makePlanned(image, planView(random, image.width, image.height, view, chosen), out)
 /** Nothing but the cut and what is asked for. */
 const bare = (more: Partial<CropSettings> = {}): CropSettings => ({
   ...settings,
@@ -104,13 +108,11 @@ test('each kind of view gets its changes as often as it should', () => {
 
 test('jitter of no strength changes nothing, and order is drawn', () => {
   const image = draw(20, 20).data
-  const still = image.slice()
-  colourJitter(rng(1), still, {brightness: 0, contrast: 0, saturation: 0, hue: 0})
-  assert.deepEqual(still, image)
+  assert.deepEqual(drawJitter(rng(1), {brightness: 0, contrast: 0, saturation: 0, hue: 0}), [])
   const seen = new Set<string>()
   for (let i = 0; i < 60; i++) {
     const pixels = image.slice()
-    colourJitter(rng(6, i), pixels, {brightness: 0.4, contrast: 0.4, saturation: 0.2, hue: 0.1})
+    for (const change of drawJitter(rng(6, i), {brightness: 0.4, contrast: 0.4, saturation: 0.2, hue: 0.1})) changeColours(pixels, change)
     seen.add(Buffer.from(pixels).toString('latin1'))
   }
   assert.equal(seen.size, 60)

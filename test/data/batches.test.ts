@@ -173,7 +173,13 @@ test('training: the same batches for any number of workers, any prefetch, with a
   assert.ok(upperbound > 0)
   assert.deepEqual([...plain.bad].sort(), ['003.png', '004.png'])
   assert.equal(plain.stats.bad, 2)
-  for (const more of [{workers: 1}, {workers: 3, prefetch: 4}, {workers: 2, cacheBytes: 2 << 20}, {workers: 0, cacheBytes: 1 << 20}]) {
+  for (const more of [
+    {workers: 1},
+    {workers: 1, native: false},
+    {workers: 3, prefetch: 4},
+    {workers: 2, cacheBytes: 2 << 20},
+    {workers: 0, cacheBytes: 1 << 20}
+  ]) {
     const other = await run(more)
     assert.deepEqual(other.prints, plain.prints)
     assert.deepEqual(other.bad, plain.bad)
