@@ -54,5 +54,10 @@ export default tseslint.config(
       ]
     }
   },
-  {files: ['**/*.js'], languageOptions: {globals: {process: 'readonly', URL: 'readonly', console: 'readonly'}}}
+  {files: ['**/*.js'], languageOptions: {globals: {process: 'readonly', URL: 'readonly', console: 'readonly'}}},
+  {
+    files: ['bin/*.js'], // CommonJS, for the reason that stands there
+    languageOptions: {sourceType: 'commonjs', globals: {require: 'readonly', __dirname: 'readonly'}},
+    rules: {'@typescript-eslint/no-require-imports': 'off'}
+  }
 )

@@ -11,7 +11,7 @@ import {report} from './errors.js'
 import {flush, install, stopStatus, whoReportsDefects} from './leaving.js'
 
 /**
- * Runs the command line `argv` for the package that holds `from` (the URL of its binary) and ends the process with the status of the contract.
+ * Runs the command line `argv` for the package that holds `from` (the URL of a file beside its package.json) and ends the process with the status of the contract.
  * The process is ended rather than left to drain, so that a pipe on stdin which nobody finished reading cannot keep it.
  */
 export async function main(from: string, argv: readonly string[] = process.argv.slice(2)): Promise<void> {

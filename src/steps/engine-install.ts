@@ -1,6 +1,7 @@
 /** Installing an engine and proving that it computes: the work of `dinov2 engine install`. */
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
+import {readyNative} from '../data/native.js'
 import {lastLines, runCommand} from '../build/run-command.js'
 import type {SmokeReport} from '../engine/smoke.js'
 import {installTensorflow} from '../engine/tensorflow/install.js'
@@ -38,6 +39,7 @@ export async function installEngine({engine, ...options}: InstallRequest): Promi
   if (engine === 'torch') {
     const torch = await installTorch(options)
     await buildAddon(torch, note)
+    await readyNative(note)
     where = torch.root
   } else {
     where = (await installTensorflow(options)).binding
