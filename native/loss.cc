@@ -1,8 +1,9 @@
 /**
  * Loops of the heads and their losses, where rows are K prototypes wide (65,536 in Meta's recipes) and every pass over memory counts.
  *
- * Each operator is one that TypeScript writes as a plain twin (`loss/cross-entropy.ts`, `loss/sinkhorn.ts`, `model/head.ts`). Scores and targets may be bfloat16 or
- * float32; sums, exponentials and norms are float32. R student rows, n teacher rows, K prototypes, D width of the bottleneck.
+ * Each operator is one that TypeScript writes as a plain twin (`loss/cross-entropy.ts`, `loss/targets.ts`, `model/head.ts`). They are given pieces of k of the K columns,
+ * which stay in the cache from one loop to the next. Scores may be bfloat16 or float32; sums, exponentials and norms are float32. R student rows, n teacher rows,
+ * D width of the bottleneck.
  */
 #include <torch/library.h>
 
@@ -15,168 +16,207 @@ namespace {
 
 using namespace dinov2;
 
-// ----------------------------------------------------------------------------------------------------------- cross-entropy
+// ------------------------------------------------------------------------------------------------------------ normalisers
 
-/**
- * One row: s becomes the gradient of weight·(mass·logΣexp(s/τ) − Σ t·s/τ), where t is one row of targets or the sum of two. → the weighted loss.
- * Not a number anywhere in s or t comes out as a loss that is not a number.
- */
-template <typename S, typename T>
-DINOV2_INLINE float crossEntropyRowBody(S* s, const T* t, const T* u, int64_t K, float weight, float inverse) {
-  float most = -INFINITY, mass = 0, along = 0, total = 0;
+/** log Σ exp(s/τ − v) of one row of k scores; v may be absent. */
+template <typename S>
+DINOV2_INLINE float logSumRowBody(const S* s, const float* v, int64_t k, float inverse) {
+  float most = -INFINITY, total = 0;
+  if (v) {
 #pragma omp simd reduction(max : most)
-  for (int64_t k = 0; k < K; k++) {
-    const float x = load(s + k);
-    most = x > most ? x : most;
-  }
-  if (u) {
-#pragma omp simd reduction(+ : mass, along)
-    for (int64_t k = 0; k < K; k++) {
-      const float target = load(t + k) + load(u + k);
-      mass += target;
-      along += target * (load(s + k) - most);
+    for (int64_t j = 0; j < k; j++) {
+      const float x = load(s + j) * inverse - v[j];
+      most = x > most ? x : most;
     }
-  } else {
-#pragma omp simd reduction(+ : mass, along)
-    for (int64_t k = 0; k < K; k++) {
-      const float target = load(t + k);
-      mass += target;
-      along += target * (load(s + k) - most);
-    }
-  }
 #pragma omp simd reduction(+ : total)
-  for (int64_t k = 0; k < K; k++) total += exponential((load(s + k) - most) * inverse);
-  const float by = weight * inverse;
-  const float share = by * mass / total;
-  if (u) {
-#pragma omp simd
-    for (int64_t k = 0; k < K; k++) store(s + k, exponential((load(s + k) - most) * inverse) * share - by * (load(t + k) + load(u + k)));
+    for (int64_t j = 0; j < k; j++) total += exponential(load(s + j) * inverse - v[j] - most);
   } else {
-#pragma omp simd
-    for (int64_t k = 0; k < K; k++) store(s + k, exponential((load(s + k) - most) * inverse) * share - by * load(t + k));
+#pragma omp simd reduction(max : most)
+    for (int64_t j = 0; j < k; j++) {
+      const float x = load(s + j);
+      most = x > most ? x : most;
+    }
+    most *= inverse;
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = 0; j < k; j++) total += exponential(load(s + j) * inverse - most);
   }
-  return weight * (mass * std::log(total) - along * inverse);
+  return most + std::log(total);
 }
-DINOV2_LOOP(crossEntropyRow)
+DINOV2_LOOP(logSumRow)
 
-/**
- * Weighted cross-entropy of scores [R, K] with the rows `first` (and `second`, where given; int32 [R]) of targets [n, K].
- * The scores become the gradient of the weighted sum. → losses [R], float32.
- */
-at::Tensor crossEntropy(at::Tensor& scores, const at::Tensor& targets, const at::Tensor& first, const std::optional<at::Tensor>& second, const at::Tensor& weights,
-                        double temperature) {
-  TORCH_CHECK(plain(scores) && plain(targets) && scores.dim() == 2 && targets.dim() == 2 && scores.size(1) == targets.size(1), "expected scores and targets by rows of one width");
-  const int64_t R = scores.size(0), K = scores.size(1), n = targets.size(0);
-  const auto a = first.contiguous(), b = second ? second->contiguous() : at::Tensor(), w = weights.contiguous();
-  TORCH_CHECK(a.numel() == R && w.numel() == R && (!b.defined() || b.numel() == R), "expected a target and a weight for each of ", R, " rows");
-  const int32_t* const one = a.const_data_ptr<int32_t>();
-  const int32_t* const two = b.defined() ? b.const_data_ptr<int32_t>() : nullptr;
-  const float* const weight = w.const_data_ptr<float>();
-  for (int64_t r = 0; r < R; r++) TORCH_CHECK(one[r] >= 0 && one[r] < n && (!two || (two[r] >= 0 && two[r] < n)), "row ", r, " names a target beyond ", n);
-  auto losses = at::empty({R}, scores.options().dtype(at::kFloat));
-  float* const out = losses.mutable_data_ptr<float>();
-  typed(scores, [&](auto* s) {
-    typed(targets, [&](auto* t) {
-      using T = std::remove_pointer_t<decltype(t)>;
-      at::parallel_for(0, R, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; r++)
-          out[r] = crossEntropyRow(s + r * K, static_cast<const T*>(t + one[r] * K), static_cast<const T*>(two ? t + two[r] * K : nullptr), K, weight[r], static_cast<float>(1 / temperature));
-      });
+/** log Σ exp(s/τ − v) by rows of a piece [R, k] → [R]. */
+at::Tensor logSumOfRows(const at::Tensor& s, const std::optional<at::Tensor>& v, double temperature) {
+  TORCH_CHECK(plain(s) && s.dim() == 2 && (!v || (plain(*v) && v->numel() == s.size(1))), "expected scores by rows");
+  const int64_t R = s.size(0), k = s.size(1);
+  auto out = at::empty({R}, s.options().dtype(at::kFloat));
+  float* const to = out.mutable_data_ptr<float>();
+  const float* const off = v ? v->const_data_ptr<float>() : nullptr;
+  typed(s, [&](auto* from) {
+    using S = std::remove_pointer_t<decltype(from)>;
+    at::parallel_for(0, R, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; r++) to[r] = logSumRow(static_cast<const S*>(from + r * k), off, k, static_cast<float>(1 / temperature));
     });
   });
-  return losses;
+  return out;
 }
 
 // ---------------------------------------------------------------------------------------------------------------- Sinkhorn
 
-constexpr int64_t kBlock = 512;  // prototypes at once: the rows of a block stay in the second-level cache
+constexpr int64_t kBlock = 128;  // columns at once: the exponentials of a block stay in the second-level cache
+constexpr float kLeast = 1e-37f;
 
-/** exp((s − most of the prototype)/τ) into e, for one block of columns; `most` is scratch. */
+/** The largest s/τ of each of `width` columns. */
 template <typename S>
-DINOV2_INLINE void sinkhornStartBody(const S* s, S* e, int64_t n, int64_t K, int64_t width, float inverse, float* most) {
-  for (int64_t k = 0; k < width; k++) most[k] = -INFINITY;
+DINOV2_INLINE void columnMostBody(const S* s, int64_t n, int64_t k, int64_t width, float inverse, float* most) {
+  for (int64_t j = 0; j < width; j++) most[j] = -INFINITY;
   for (int64_t i = 0; i < n; i++) {
-    const S* row = s + i * K;
+    const S* row = s + i * k;
 #pragma omp simd
-    for (int64_t k = 0; k < width; k++) {
-      const float x = load(row + k);
-      most[k] = x > most[k] ? x : most[k];
+    for (int64_t j = 0; j < width; j++) {
+      const float x = load(row + j);
+      most[j] = x > most[j] ? x : most[j];
     }
   }
-  for (int64_t i = 0; i < n; i++) {
-    const S* row = s + i * K;
-    S* to = e + i * K;
 #pragma omp simd
-    for (int64_t k = 0; k < width; k++) store(to + k, exponential((load(row + k) - most[k]) * inverse));
-  }
+  for (int64_t j = 0; j < width; j++) most[j] *= inverse;
 }
-DINOV2_LOOP(sinkhornStart)
+DINOV2_LOOP(columnMost)
 
-/** A turn for one block: v = 1 / (K · Σᵢ uᵢ·e), and each row's share Σ e·v of the block into `part` [n]. */
+/**
+ * A turn for one block of columns: their totals of p = exp(s/τ − v − u) over `share` = n/K go into v by their logarithms, and what the block then adds to the total of
+ * each row into `part` [n]. `p` [n, width] and `totals` [width] are scratch.
+ */
 template <typename S>
-DINOV2_INLINE void sinkhornTurnBody(const S* e, int64_t n, int64_t K, int64_t width, const float* u, float* v, float* part) {
-  for (int64_t k = 0; k < width; k++) v[k] = 0;
+DINOV2_INLINE void sinkhornTurnBody(const S* s, int64_t n, int64_t k, int64_t width, float inverse, float share, const float* u, float* v, float* p, float* totals,
+                                    float* part) {
+  for (int64_t j = 0; j < width; j++) totals[j] = 0;
   for (int64_t i = 0; i < n; i++) {
-    const S* row = e + i * K;
-    const float by = u[i];
+    const S* row = s + i * k;
+    float* to = p + i * width;
+    const float off = u[i];
 #pragma omp simd
-    for (int64_t k = 0; k < width; k++) v[k] += by * load(row + k);
+    for (int64_t j = 0; j < width; j++) {
+      const float x = exponential(load(row + j) * inverse - v[j] - off);
+      to[j] = x;
+      totals[j] += x;
+    }
   }
-  const float count = static_cast<float>(K);
-#pragma omp simd
-  for (int64_t k = 0; k < width; k++) v[k] = 1.0f / (count * v[k]);
+  for (int64_t j = 0; j < width; j++) {
+    const float total = (totals[j] < kLeast ? kLeast : totals[j]) / share;
+    v[j] += std::log(total);
+    totals[j] = 1.0f / total;
+  }
   for (int64_t i = 0; i < n; i++) {
-    const S* row = e + i * K;
+    const float* row = p + i * width;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t k = 0; k < width; k++) sum += load(row + k) * v[k];
+    for (int64_t j = 0; j < width; j++) sum += row[j] * totals[j];
     part[i] = sum;
   }
 }
 DINOV2_LOOP(sinkhornTurn)
 
-template <typename S>
-DINOV2_INLINE void sinkhornEndBody(S* e, int64_t n, int64_t K, int64_t width, const float* u, const float* v) {
+/**
+ * One turn of Sinkhorn–Knopp over a piece of scores [n, k] of K prototypes: u [n], v [k] (absent before the first turn) → the new v, and what the piece adds to the total of
+ * each row [n].
+ */
+std::tuple<at::Tensor, at::Tensor> sinkhornTurns(const at::Tensor& s, const at::Tensor& u, const std::optional<at::Tensor>& v, int64_t prototypes, double temperature) {
+  TORCH_CHECK(plain(s) && plain(u) && s.dim() == 2 && u.numel() == s.size(0) && (!v || v->numel() == s.size(1)), "expected scores by rows");
+  const int64_t n = s.size(0), k = s.size(1), blocks = (k + kBlock - 1) / kBlock;
+  const float inverse = static_cast<float>(1 / temperature), share = static_cast<float>(double(n) / double(prototypes));
+  auto next = v ? v->clone() : at::empty({k}, u.options());
+  auto sums = at::empty({n}, u.options());
+  std::vector<float> parts(blocks * n);
+  float* const to = next.mutable_data_ptr<float>();
+  const float* const off = u.const_data_ptr<float>();
+  typed(s, [&](auto* from) {
+    using S = std::remove_pointer_t<decltype(from)>;
+    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      std::vector<float> p(n * kBlock), totals(kBlock);
+      for (int64_t b = begin; b < end; b++) {
+        const int64_t at = b * kBlock, width = std::min(kBlock, k - at);
+        if (!v) columnMost(static_cast<const S*>(from + at), n, k, width, inverse, to + at);
+        sinkhornTurn(static_cast<const S*>(from + at), n, k, width, inverse, share, off, to + at, p.data(), totals.data(), parts.data() + b * n);
+      }
+    });
+  });
+  float* const sum = sums.mutable_data_ptr<float>();
   for (int64_t i = 0; i < n; i++) {
-    S* row = e + i * K;
-    const float by = u[i];
-#pragma omp simd
-    for (int64_t k = 0; k < width; k++) store(row + k, load(row + k) * by * v[k]);
+    double total = 0;
+    for (int64_t b = 0; b < blocks; b++) total += parts[b * n + i];
+    sum[i] = static_cast<float>(total);
   }
+  return {next, sums};
 }
-DINOV2_LOOP(sinkhornEnd)
+
+// ----------------------------------------------------------------------------------------------------------- cross-entropy
+
+/** One row of teacher scores and what its targets exp(s/τ − u − v) need. */
+template <typename T>
+struct Teacher {
+  const T* s;
+  float u;
+};
+
+/** One row and `k` columns: the gradient by s of weight·(mass·logΣexp(s/τ) − Σ t·s/τ), t being the targets of one teacher row or the sum of two. → Σ t·s/τ. */
+template <typename S, typename T>
+DINOV2_INLINE float columnLossRowBody(S* gradient, const S* s, Teacher<T> a, Teacher<T> b, const float* v, int64_t k, float lse, float weight, float inverse, float inverseT) {
+  const float by = weight * inverse;
+  float along = 0;
+  if (b.s) {
+#pragma omp simd reduction(+ : along)
+    for (int64_t j = 0; j < k; j++) {
+      const float x = load(s + j) * inverse;
+      const float t = exponential(load(a.s + j) * inverseT - v[j] - a.u) + exponential(load(b.s + j) * inverseT - v[j] - b.u);
+      along += t * x;
+      store(gradient + j, by * (2 * exponential(x - lse) - t));
+    }
+  } else {
+#pragma omp simd reduction(+ : along)
+    for (int64_t j = 0; j < k; j++) {
+      const float x = load(s + j) * inverse;
+      const float t = exponential(load(a.s + j) * inverseT - v[j] - a.u);
+      along += t * x;
+      store(gradient + j, by * (exponential(x - lse) - t));
+    }
+  }
+  return along;
+}
+DINOV2_LOOP(columnLossRow)
 
 /**
- * Sinkhorn–Knopp of scores [n, K] → targets [n, K], held as the scores are. The matrix is exp(s/τ) between two vectors of factors, one for rows and one for prototypes;
- * a turn finds both in one pass over memory, block of prototypes by block.
+ * What a piece of columns gives for rows that are compared with one set of targets: s [R, k] of the student with temperature τ, lse and weights [R]; scores t [n, k], u [n] and
+ * v [k] of the teacher with its own τ; `first` and `second` (int32 [R]) say which of its rows, row r where absent. Writes the gradient [R, k]; → Σ t·s/τ by rows, float32.
  */
-at::Tensor sinkhorn(const at::Tensor& scores, double temperature, int64_t iterations) {
-  TORCH_CHECK(plain(scores) && scores.dim() == 2 && iterations >= 1, "expected scores by rows");
-  const int64_t n = scores.size(0), K = scores.size(1), blocks = (K + kBlock - 1) / kBlock;
-  auto out = at::empty_like(scores);
-  std::vector<float> u(n, 1.0f), v(K), part(blocks * n);
-  const auto each = [&](auto&& body) {
-    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; b++) body(b, b * kBlock, std::min(kBlock, K - b * kBlock));
-    });
-  };
-  typed(scores, [&](auto* s) {
-    using S = std::remove_pointer_t<decltype(s)>;
-    S* const e = static_cast<S*>(out.mutable_data_ptr());
-    for (int64_t turn = 0; turn < iterations; turn++) {
-      each([&](int64_t b, int64_t at, int64_t width) {
-        if (turn == 0) sinkhornStart(static_cast<const S*>(s + at), e + at, n, K, width, static_cast<float>(1 / temperature), v.data() + at);
-        sinkhornTurn(static_cast<const S*>(e + at), n, K, width, static_cast<const float*>(u.data()), v.data() + at, part.data() + b * n);
+at::Tensor columnLoss(at::Tensor& gradient, const at::Tensor& s, const at::Tensor& lse, const at::Tensor& weights, const at::Tensor& t, const at::Tensor& u, const at::Tensor& v,
+                      const std::optional<at::Tensor>& first, const std::optional<at::Tensor>& second, double temperature, double temperatureT) {
+  TORCH_CHECK(plain(s) && plain(t) && plain(gradient) && gradient.sizes() == s.sizes() && gradient.scalar_type() == s.scalar_type() && s.size(1) == t.size(1),
+              "expected scores by rows of one width");
+  const int64_t R = s.size(0), k = s.size(1), n = t.size(0);
+  const auto a = first ? first->contiguous() : at::Tensor(), b = second ? second->contiguous() : at::Tensor();
+  TORCH_CHECK(lse.numel() == R && weights.numel() == R && u.numel() == n && v.numel() == k && (a.defined() ? a.numel() == R : n >= R) && (!b.defined() || b.numel() == R),
+              "expected a target and a weight for each of ", R, " rows");
+  const int32_t* const one = a.defined() ? a.const_data_ptr<int32_t>() : nullptr;
+  const int32_t* const two = b.defined() ? b.const_data_ptr<int32_t>() : nullptr;
+  for (int64_t r = 0; r < R; r++) TORCH_CHECK((!one || (one[r] >= 0 && one[r] < n)) && (!two || (two[r] >= 0 && two[r] < n)), "row ", r, " names a target beyond ", n);
+  auto along = at::empty({R}, lse.options());
+  float* const out = along.mutable_data_ptr<float>();
+  const float *const total = lse.const_data_ptr<float>(), *const weight = weights.const_data_ptr<float>(), *const row = u.const_data_ptr<float>(),
+                     *const column = v.const_data_ptr<float>();
+  typed(s, [&](auto* from) {
+    typed(t, [&](auto* teacher) {
+      using S = std::remove_pointer_t<decltype(from)>;
+      using T = std::remove_pointer_t<decltype(teacher)>;
+      S* const to = static_cast<S*>(gradient.mutable_data_ptr());
+      const auto pick = [&](int64_t i) { return Teacher<T>{teacher + i * k, row[i]}; };
+      at::parallel_for(0, R, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; r++)
+          out[r] = columnLossRow(to + r * k, static_cast<const S*>(from + r * k), pick(one ? one[r] : r), two ? pick(two[r]) : Teacher<T>{nullptr, 0}, column, k, total[r],
+                                 weight[r], static_cast<float>(1 / temperature), static_cast<float>(1 / temperatureT));
       });
-      for (int64_t i = 0; i < n; i++) {
-        double sum = 0;
-        for (int64_t b = 0; b < blocks; b++) sum += part[b * n + i];
-        u[i] = static_cast<float>(1 / (turn + 1 < iterations ? sum * n : sum));
-      }
-    }
-    each([&](int64_t, int64_t at, int64_t width) { sinkhornEnd(e + at, n, K, width, static_cast<const float*>(u.data()), static_cast<const float*>(v.data() + at)); });
+    });
   });
-  return out;
+  return along;
 }
 
 // ---------------------------------------------------------------------------------------------------- weight normalisation
@@ -245,15 +285,19 @@ std::tuple<at::Tensor, at::Tensor> weightNormGrad(const at::Tensor& dw, const at
 }
 
 TORCH_LIBRARY_FRAGMENT(dinov2, library) {
-  library.def("cross_entropy_(Tensor(a!) scores, Tensor targets, Tensor first, Tensor? second, Tensor weights, float temperature) -> Tensor");
-  library.def("sinkhorn(Tensor scores, float temperature, int iterations) -> Tensor");
+  library.def("log_sum_of_rows(Tensor s, Tensor? v, float temperature) -> Tensor");
+  library.def("sinkhorn_turn(Tensor s, Tensor u, Tensor? v, int prototypes, float temperature) -> (Tensor, Tensor)");
+  library.def(
+      "column_loss(Tensor(a!) gradient, Tensor s, Tensor lse, Tensor weights, Tensor t, Tensor u, Tensor v, Tensor? first, Tensor? second, float temperature, float "
+      "temperature_t) -> Tensor");
   library.def("weight_norm(Tensor v, Tensor g, bool low) -> Tensor");
   library.def("weight_norm_grad(Tensor dw, Tensor v, Tensor g) -> (Tensor, Tensor)");
   library.def("loss_ready() -> bool", [] { return true; });
 }
 TORCH_LIBRARY_IMPL(dinov2, CPU, library) {
-  library.impl("cross_entropy_", crossEntropy);
-  library.impl("sinkhorn", sinkhorn);
+  library.impl("log_sum_of_rows", logSumOfRows);
+  library.impl("sinkhorn_turn", sinkhornTurns);
+  library.impl("column_loss", columnLoss);
   library.impl("weight_norm", weightNorm);
   library.impl("weight_norm_grad", weightNormGrad);
 }

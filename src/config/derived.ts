@@ -140,6 +140,11 @@ export function derive(settings: Settings, world = 1): Derived {
   const {dino, ibot, train, student, teacher, optim, crops} = settings
   const vit = architecture(settings)
   const batch = train.batch_size_per_gpu * world
+  if (train.accumulate > train.batch_size_per_gpu)
+    throw wrong(
+      `train.accumulate ${train.accumulate} is more than the ${train.batch_size_per_gpu} images of a batch.`,
+      'A part holds one image at least.'
+    )
   const steps = train.steps > 0 ? train.steps : Math.max(1, Math.trunc(optim.epochs * train.OFFICIAL_EPOCH_LENGTH))
   const epochLength = train.steps > 0 ? steps / optim.epochs : train.OFFICIAL_EPOCH_LENGTH
   const inSteps = (epochs: number): number => Math.trunc(epochs * epochLength + 1e-9)

@@ -93,6 +93,16 @@ export const table = {
       ['centering', 'sinkhorn_knopp'],
       'How the teacher is kept from collapsing: a running centre, or Sinkhorn-Knopp.'
     ),
+    memory: choice(
+      'fast',
+      ['fast', 'balanced', 'small'],
+      "What the forward pass keeps for the backward pass: fast keeps what is dear to compute; balanced each block's input, its queries, keys, values and attention; small each block's input alone, and computes the rest anew. The numbers are the same."
+    ),
+    accumulate: integer(
+      1,
+      {min: 1, max: 65536},
+      'In how many parts a batch goes through the networks, one after the other; their gradients are added. Images a step, learning rate, Sinkhorn-Knopp and centres are those of the whole batch; KoLeo looks for neighbours within a part, and stochastic depth draws in each part by itself.'
+    ),
     workers: integer(0, {max: 1024}, 'Threads that decode and crop images. 0: one a core. Also written train.num_workers.'),
     cache_mb: integer(512, {}, 'Memory in MiB for decoded images that are met again in later epochs. 0: none.'),
     log_every: integer(10, {min: 1}, 'Steps between two lines of metrics.jsonl.'),

@@ -3,11 +3,13 @@
  *
  * CE(t, s) = −Σₖ tₖ·log softmax(s/τ)ₖ. R student rows, n teacher rows, K prototypes, D bottleneck width.
  */
-import {add, concat, div, exp, gather, logSumExp, matMul, mul, reshape, slice, sub, sum, tidy} from '../tensor/tf.js'
+import {add, concat, dispose, div, exp, gather, logSumExp, matMul, mul, reshape, slice, sub, sum, tensor1d, tidy} from '../tensor/tf.js'
 import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {fast} from '../tensor/ops/kernel.js'
-import {linearForward} from '../tensor/ops/linear.js'
 import {cast, castLike} from '../tensor/ops/precision.js'
+import {heldScores, pieces, productScores} from './scores.js'
+import {joinedLogSum, logSumOfRows, targetsOf} from './targets.js'
+import type {Targets} from './targets.js'
 
 export type RowLoss = {losses: Tensor1D /* [R], weighted */; gradient: Tensor2D /* [R, K], of the weighted sum */}
 
@@ -26,58 +28,124 @@ export function crossEntropy(scores: Tensor2D, targets: Tensor2D, weights: Tenso
   })
 }
 
-export type PrototypeLoss = {losses: Tensor1D /* [R] */; dz: Tensor2D /* [R, D] float32 */; dw: Tensor2D /* [K, D] float32 */}
-
-/** Student rows that are compared with teacher rows of one kind (cls tokens, masked patches). */
-export type Share = {
+/** Student rows that are compared with one set of targets. */
+export type Segment = {
+  /** How many; they lie behind the rows of the segments before. */
   readonly rows: number
-  readonly targets: Tensor2D /* [n, K] */
-  /** Teacher row whose target a student row is compared with, int32 [rows]. */
-  readonly first: Tensor1D
-  /** A second one, whose targets are added to the first's. */
-  readonly second?: Tensor1D
-  /** Weight of each student row, [rows]. */
-  readonly weights: Tensor1D
+  /** Of the teacher, each row with a sum of one. */
+  readonly targets: Targets
+  /** The teacher row, or the two whose losses are added up, that each student row is compared with; int32 [rows] each. Where left out, row i has row i. */
+  readonly teachers?: readonly [Tensor1D] | readonly [Tensor1D, Tensor1D]
+}
+
+export type PrototypeLoss = {losses: Tensor1D /* [R], weighted */; dz: Tensor2D /* [R, D] float32 */}
+
+export type LossOptions = {
+  /** Columns at a time; targets whose scores are held are held by pieces of these. */
+  readonly width: number
+  /** Whether the student's scores are kept between the two passes, R·K numbers in the precision of `w`, or computed again. */
+  readonly hold: boolean
+  /** Given the gradient [k, D] of the prototypes from `start` on, float32, piece by piece. */
+  readonly onPrototypes: (start: number, dw: Tensor2D) => void
 }
 
 /**
- * Cross-entropy of rows z [R, D] scored against prototypes w [K, D], `chunk` rows at a time, so that the R × K scores never exist whole.
- * The rows are those of the shares, one behind the other. Products are taken in the precision of `w`.
+ * Weighted cross-entropy of rows z [R, D] scored against prototypes w [K, D]; the weights are [R]. Two passes over pieces of columns: the first finds the
+ * normalisers, the second losses and gradients, so that neither scores nor targets nor gradients of scores ever exist whole. Products are taken in the
+ * precision of `w`.
  */
-export function prototypeLoss(z: Tensor2D, w: Tensor2D, shares: readonly Share[], temperature: number, chunk = 1024): PrototypeLoss {
-  const covered = shares.reduce((sum, {rows}) => sum + rows, 0)
-  if (covered !== z.shape[0]) throw new RangeError(`expected shares of ${z.shape[0]} rows but received ${covered}`)
-  const fused = fast('Dinov2PrototypeLoss', {z, w}, {shares, temperature, chunk})
-  if (fused) return {losses: fused[0] as Tensor1D, dz: fused[1] as Tensor2D, dw: fused[2] as Tensor2D}
-  return plainPrototypeLoss(z, w, shares, temperature, chunk)
+export function prototypeLoss(
+  z: Tensor2D,
+  w: Tensor2D,
+  segments: readonly Segment[],
+  weights: Tensor1D,
+  temperature: number,
+  {width, hold, onPrototypes}: LossOptions
+): PrototypeLoss {
+  const low = castLike(z, w)
+  const computed = productScores(low, w)
+  const held = hold ? heldScores(computed) : undefined
+  const scores = held ?? computed
+  const parts = [...pieces(scores.prototypes, width)]
+  const {lse, mass} = tidy(() => ({
+    lse: joinedLogSum(parts.map(([start, count]) => tidy(() => logSumOfRows(scores.columns(start, count), temperature)))),
+    mass: massOf(segments)
+  }))
+  let sums: {along: Tensor1D; dz: Tensor2D} | undefined
+  for (const [start, count] of parts) {
+    const before = sums
+    sums = tidy(() => {
+      const {along, gradient} = columnLoss(scores.columns(start, count), lse, weights, pieceOf(segments, start, count), temperature)
+      const own = slice(w, [start, 0], [count, w.shape[1]])
+      onPrototypes(
+        start,
+        tidy(() => cast(matMul<Tensor2D>(gradient, low, true, false), 'fp32'))
+      )
+      const dz = cast(matMul<Tensor2D>(gradient, own), 'fp32')
+      return before ? {along: add<Tensor1D>(before.along, along), dz: add<Tensor2D>(before.dz, dz)} : {along, dz}
+    })
+    if (before) dispose([before.along, before.dz])
+  }
+  held?.dispose()
+  const {along, dz} = sums!
+  const losses = tidy(() => mul<Tensor1D>(sub(mul(mass, lse), along), weights))
+  dispose([low, lse, mass, along])
+  return {losses, dz}
 }
 
-/** The plain twin of `prototypeLoss`. */
-export const plainPrototypeLoss = (z: Tensor2D, w: Tensor2D, shares: readonly Share[], temperature: number, chunk: number): PrototypeLoss =>
+/** Σₖ t of each row, which is how many teachers it has; [R]. */
+const massOf = (segments: readonly Pick<Segment, 'rows' | 'teachers'>[]): Tensor1D =>
+  tensor1d(segments.flatMap(({rows, teachers}) => new Array<number>(rows).fill(teachers?.length ?? 1)))
+
+/** What a segment's targets are in some columns: scores s [n, k], u [n] and v [k] (see `targets.ts`), and the teacher's temperature. */
+export type SegmentPiece = Pick<Segment, 'rows' | 'teachers'> & {
+  readonly s: Tensor2D
+  readonly u: Tensor1D
+  readonly v: Tensor1D
+  readonly temperature: number
+}
+
+/** The columns `start` to `start + count` of all segments; what several segments share is computed once. */
+function pieceOf(segments: readonly Segment[], start: number, count: number): SegmentPiece[] {
+  const known = new Map<Targets, Pick<SegmentPiece, 's' | 'v'>>()
+  return segments.map(({rows, targets, teachers}) => {
+    const own = known.get(targets) ?? {s: targets.scores.columns(start, count), v: slice(targets.columns, [start], [count])}
+    known.set(targets, own)
+    return {rows, ...own, u: targets.rows, temperature: targets.temperature, ...(teachers ? {teachers} : {})}
+  })
+}
+
+export type ColumnLoss = {along: Tensor1D /* [R], Σₖ t·s/τ */; gradient: Tensor2D /* [R, k] of s, held as s is */}
+
+/** What one piece of columns gives for student scores s [R, k] with lse [R] over all columns, and weights [R]. */
+export function columnLoss(
+  s: Tensor2D,
+  lse: Tensor1D,
+  weights: Tensor1D,
+  segments: readonly SegmentPiece[],
+  temperature: number
+): ColumnLoss {
+  const fused = fast('Dinov2ColumnLoss', {s, lse, weights}, {segments, temperature})
+  if (fused) return {along: fused[0] as Tensor1D, gradient: fused[1] as Tensor2D}
+  return plainColumnLoss(s, lse, weights, segments, temperature)
+}
+
+/** The plain twin of `columnLoss`. */
+export const plainColumnLoss = (
+  s: Tensor2D,
+  lse: Tensor1D,
+  weights: Tensor1D,
+  segments: readonly SegmentPiece[],
+  temperature: number
+): ColumnLoss =>
   tidy(() => {
-    const losses: Tensor1D[] = []
-    const dz: Tensor2D[] = []
-    let dw: Tensor2D | undefined
-    let at = 0
-    for (const {rows: R, targets, first, second, weights} of shares) {
-      for (let start = 0; start < R; start += chunk) {
-        const rows = Math.min(chunk, R - start)
-        const step = tidy(() => {
-          const part = castLike(slice(z, [at + start, 0], [rows, z.shape[1]]), w)
-          const scores = cast(linearForward(part, {weight: w}), 'fp32') //  [rows, K]
-          const pick = (from: Tensor1D): Tensor2D => gather(targets, slice(from, [start], [rows]))
-          const target = second ? add<Tensor2D>(pick(first), pick(second)) : pick(first) // [rows, K]
-          const {losses: own, gradient} = crossEntropy(scores, target, slice(weights, [start], [rows]), temperature)
-          const low = castLike(gradient, w)
-          const more = cast(matMul<Tensor2D>(low, part, true, false), 'fp32')
-          return {losses: own, dz: cast(matMul<Tensor2D>(low, w), 'fp32'), dw: dw ? add<Tensor2D>(dw, more) : more}
-        })
-        dw?.dispose()
-        dw = step.dw
-        losses.push(step.losses)
-        dz.push(step.dz)
-      }
-      at += R
-    }
-    return {losses: losses.length === 1 ? losses[0]! : concat(losses), dz: dz.length === 1 ? dz[0]! : concat(dz), dw: dw!}
+    const by = (x: Tensor1D): Tensor2D => reshape(x, [-1, 1])
+    const rows = segments.map(({s: scores, u, v, temperature: own, teachers}) => {
+      const all = targetsOf(scores, u, v, own)
+      return teachers ? teachers.map(of => gather(all, of)).reduce((a, b) => add(a, b)) : all
+    })
+    const t = rows.length === 1 ? rows[0]! : concat(rows, 0) //                    [R, k]
+    const x = div<Tensor2D>(cast(s, 'fp32'), temperature)
+    const p = mul<Tensor2D>(exp(sub(x, by(lse))), by(massOf(segments)))
+    return {along: sum<Tensor1D>(mul(t, x), 1), gradient: castLike(mul<Tensor2D>(sub(p, t), div(by(weights), temperature)), s)}
   })

@@ -1,23 +1,26 @@
 /**
- * Teacher targets (spec §2.3): Sinkhorn–Knopp, or softmax over centred scores.
+ * Teacher targets as the definitions say it (spec §2.3), over scores that exist whole: for checks, and as the twins of `targets.ts`.
  *
- * n rows, K prototypes, teacher temperature τ. Sums and exponentials are float32; targets are held as the scores are.
+ * n rows, K prototypes, teacher temperature τ. All float32.
  */
-import {add, div, exp, max, mean, mul, softmax, sub, sum, tidy} from '../tensor/tf.js'
+import {add, dispose, div, exp, max, mean, mul, softmax, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'
-import {fast} from '../tensor/ops/kernel.js'
+import {wholeScores} from './scores.js'
+import {centredTargets, sinkhornTargets, targetColumns} from './targets.js'
 
-/**
- * Sinkhorn–Knopp (Cuturi 2013; SwAV, Caron et al. 2020): Q = exp(s/τ), then by turns each prototype's total is made 1/K and each row's
- * total 1/n; at the end rows sum to one. The largest score of each prototype is taken off first: the first turn divides by its total
- * anyway, so the result is as it is, and a prototype that no row comes near does not vanish in float32. `iterations` is at least 1.
- */
-export function sinkhorn(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
-  const fused = fast('Dinov2Sinkhorn', {scores}, {temperature, iterations})
-  return (fused?.[0] ?? plainSinkhorn(scores, temperature, iterations)) as Tensor2D
+/** Sinkhorn–Knopp by way of the two vectors of `targets.ts`, written out: scores [n, K] → targets [n, K]. */
+export function sinkhorn(scores: Tensor2D, temperature: number, iterations = 3, width = scores.shape[1]): Tensor2D {
+  const targets = sinkhornTargets(wholeScores(scores), temperature, width, iterations)
+  const all = targetColumns(targets, 0, scores.shape[1])
+  dispose([targets.rows, targets.columns])
+  return all
 }
 
-/** The plain twin of `sinkhorn`. */
+/**
+ * The plain twin of `sinkhorn`: Q = exp(s/τ), then by turns each prototype's total is made 1/K and each row's total 1/n; at the end rows sum to one.
+ * The largest score of each prototype is taken off first: the first turn divides by its total anyway, so the result is as it is, and a prototype that
+ * no row comes near does not vanish in float32. `iterations` is at least 1.
+ */
 export function plainSinkhorn(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
   const [n, K] = scores.shape
   return tidy(() => {
@@ -31,10 +34,22 @@ export function plainSinkhorn(scores: Tensor2D, temperature: number, iterations 
   })
 }
 
-/** softmax((s − c)/τ) by rows; the centre c is [1, K]. */
-export const centred = (scores: Tensor2D, center: Tensor2D, temperature: number): Tensor2D =>
+/** softmax((s − c)/τ) by rows, by way of the two vectors; the centre c is [1, K]. */
+export function centred(scores: Tensor2D, center: Tensor2D, temperature: number, width = scores.shape[1]): Tensor2D {
+  const {targets, mean: unused} = centredTargets(wholeScores(scores), center, temperature, width)
+  const all = targetColumns(targets, 0, scores.shape[1])
+  dispose([targets.rows, targets.columns, unused])
+  return all
+}
+
+/** The plain twin of `centred`. */
+export const plainCentred = (scores: Tensor2D, center: Tensor2D, temperature: number): Tensor2D =>
   tidy(() => softmax(div<Tensor2D>(sub(scores, center), temperature)))
 
-/** The centre after these scores: m·c + (1 − m)·mean; → [1, K]. */
+/** The centre after scores of this mean [1, K]: m·c + (1 − m)·mean; → [1, K]. */
+export const centerAfter = (center: Tensor2D, average: Tensor2D, momentum = 0.9): Tensor2D =>
+  tidy(() => add<Tensor2D>(mul(center, momentum), mul(average, 1 - momentum)))
+
+/** The centre after these scores [n, K]. */
 export const nextCenter = (center: Tensor2D, scores: Tensor2D, momentum = 0.9): Tensor2D =>
-  tidy(() => add<Tensor2D>(mul(center, momentum), mul(mean(scores, 0, true), 1 - momentum)))
+  tidy(() => centerAfter(center, mean<Tensor2D>(scores, 0, true), momentum))

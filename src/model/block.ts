@@ -2,8 +2,8 @@
  * One transformer block: x += γ₁ ⊙ Attn(LN₁ x); x += γ₂ ⊙ FFN(LN₂ x) (spec §1.2), as an explicit forward and backward half.
  *
  * The trainer runs blocks in order and frees each one's saved tensors as soon as its backward half is done; TensorFlow.js's tape would
- * hold them all to the end. What is saved: the block's input, the sum between the branches, packed qkv, attention output and the
- * pre-activation of the feed-forward layer; normalised rows and activations are computed anew.
+ * hold them all to the end. What is saved is a choice (`MemoryLevel`); what is not saved is computed anew by the same operations on the
+ * same numbers, so that the gradients are those of the quickest level, bit for bit.
  *
  * T rows of all packed sequences, C width, F hidden width of the feed-forward layer.
  */
@@ -41,13 +41,24 @@ export type Kept = {
 
 export type BlockOptions = {readonly heads: number; readonly attn?: Kept; readonly mlp?: Kept}
 
-type Branch = {x?: Tensor2D; stats: NormStats}
-/** Tensors that the backward half needs; `free` them when it is done. */
+/**
+ * What the forward half keeps for the backward half, by row of the branches and in order of memory:
+ * `fast` the inputs of both branches, packed qkv, attention output and pre-activation of the feed-forward layer, so that only normalised rows and activations
+ * are computed anew; `balanced` the block's input, packed qkv and attention output; `small` the block's input alone.
+ */
+export type MemoryLevel = 'fast' | 'balanced' | 'small'
+
+/** The attention branch up to its last layer; x are the rows that the branch is computed for. */
+type Attended = {x: Tensor2D; stats: NormStats; qkv: Tensor2D /* [T, 3C] */; out: Tensor2D /* [T, C] */}
+/** The feed-forward branch up to its activation. */
+type Fed = {x: Tensor2D; stats: NormStats; pre: Tensor2D /* [T, F] or [T, 2F] */}
+
+/** Tensors that the backward half needs; `free` them when it is done. Which are there depends on the level. */
 export type BlockSaved = {
-  x: Tensor2D
-  middle: Tensor2D
-  attn: Branch & {qkv: Tensor2D; out: Tensor2D}
-  mlp: Branch & {pre: Tensor2D}
+  /** The block's input, where a branch is to be computed anew. */
+  x?: Tensor2D
+  attn?: Partial<Attended>
+  mlp?: Fed
 }
 
 /** What a branch ends with: γ ⊙ (a·Wᵀ + b) added to all rows, or to the kept ones with its factor. */
@@ -58,29 +69,68 @@ function end(x: Tensor2D, a: Tensor2D, p: Linear, gamma: Tensor1D | undefined, k
 
 const isGated = (mlp: Mlp | SwiGlu): mlp is SwiGlu => 'w12' in mlp
 
-/** x [T, C] → y [T, C] and what the backward half needs. Both are the caller's. */
-export function blockForward(x: Tensor2D, p: Block, groups: readonly Group[], options: BlockOptions): {y: Tensor2D; saved: BlockSaved} {
+/** The attention branch up to its last layer. */
+function attend(x: Tensor2D, p: Block, groups: readonly Group[], {heads, attn}: BlockOptions): Attended {
   return tidy(() => {
-    const {heads} = options
-    const xa = options.attn ? takeRows(x, options.attn.rows) : x
-    const n1 = layerNormForward(xa, p.norm1, p.attn.qkv.weight)
-    const qkv = linearForward(n1.y, p.attn.qkv) //                                          [T, 3C]
-    const out = attentionForward(qkv, options.attn?.groups ?? groups, heads) //             [T, C]
-    const middle = end(x, out, p.attn.proj, p.ls1?.gamma, options.attn)
+    const xa = attn ? takeRows(x, attn.rows) : x.clone()
+    const {y, mean, rstd} = layerNormForward(xa, p.norm1, p.attn.qkv.weight)
+    const qkv = linearForward(y, p.attn.qkv)
+    return {x: xa, stats: {mean, rstd}, qkv, out: attentionForward(qkv, attn?.groups ?? groups, heads)}
+  })
+}
 
-    const xm = options.mlp ? takeRows(middle, options.mlp.rows) : middle
-    const first = isGated(p.mlp) ? p.mlp.w12 : p.mlp.fc1
-    const n2 = layerNormForward(xm, p.norm2, first.weight)
-    const pre = linearForward(n2.y, first) //                                               [T, F] or [T, 2F]
-    const hidden = isGated(p.mlp) ? swigluForward(pre) : geluForward(pre)
-    const y = end(middle, hidden, isGated(p.mlp) ? p.mlp.w3 : p.mlp.fc2, p.ls2?.gamma, options.mlp)
-    const saved: BlockSaved = {
-      x: x.clone(),
-      middle: middle.clone(),
-      attn: {...(options.attn ? {x: xa} : {}), stats: {mean: n1.mean, rstd: n1.rstd}, qkv, out},
-      mlp: {...(options.mlp ? {x: xm} : {}), stats: {mean: n2.mean, rstd: n2.rstd}, pre}
-    }
-    return {y, saved}
+/** The feed-forward branch up to its activation. */
+function feed(middle: Tensor2D, p: Block, {mlp}: BlockOptions): Fed {
+  return tidy(() => {
+    const x = mlp ? takeRows(middle, mlp.rows) : middle.clone()
+    const first = firstOf(p)
+    const {y, mean, rstd} = layerNormForward(x, p.norm2, first.weight)
+    return {x, stats: {mean, rstd}, pre: linearForward(y, first)}
+  })
+}
+
+const firstOf = ({mlp}: Block): Linear => (isGated(mlp) ? mlp.w12 : mlp.fc1)
+const lastOf = ({mlp}: Block): Linear => (isGated(mlp) ? mlp.w3 : mlp.fc2)
+const activate = ({mlp}: Block, pre: Tensor2D): Tensor2D => (isGated(mlp) ? swigluForward(pre) : geluForward(pre))
+
+/** x [T, C] → y [T, C] and what the backward half needs. Both are the caller's. */
+export function blockForward(
+  x: Tensor2D,
+  p: Block,
+  groups: readonly Group[],
+  options: BlockOptions,
+  level: MemoryLevel = 'fast'
+): {y: Tensor2D; saved: BlockSaved} {
+  return tidy(() => {
+    const {middle, attn} = tidy(() => {
+      const all = attend(x, p, groups, options)
+      const sum = end(x, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
+      return {middle: sum, attn: level === 'fast' ? all : level === 'balanced' ? {qkv: all.qkv, out: all.out} : {}}
+    })
+    const mlp = feed(middle, p, options)
+    const y = tidy(() => end(middle, activate(p, mlp.pre), lastOf(p), p.ls2?.gamma, options.mlp))
+    if (level === 'fast') return {y, saved: {attn, mlp}}
+    return {y, saved: {x: x.clone(), ...(level === 'balanced' ? {attn} : {})}}
+  })
+}
+
+/** What a level left out, computed as the forward half did. The tensors are the caller's, those that were saved excepted. */
+function restored(saved: BlockSaved, p: Block, groups: readonly Group[], options: BlockOptions): {attn: Attended; mlp: Fed} {
+  const {x, attn, mlp} = saved
+  if (attn?.x && mlp) return {attn: attn as Attended, mlp}
+  return tidy(() => {
+    const all = attn?.qkv && attn.out ? normed(x!, p, options, attn.qkv, attn.out) : attend(x!, p, groups, options)
+    const middle = end(x!, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
+    return {attn: all, mlp: feed(middle, p, options)}
+  })
+}
+
+/** The attention branch from its saved qkv and output. */
+function normed(x: Tensor2D, p: Block, {attn}: BlockOptions, qkv: Tensor2D, out: Tensor2D): Attended {
+  return tidy(() => {
+    const xa = attn ? takeRows(x, attn.rows) : x.clone()
+    const {mean, rstd} = layerNormForward(xa, p.norm1, p.attn.qkv.weight)
+    return {x: xa, stats: {mean, rstd}, qkv: qkv.clone(), out: out.clone()}
   })
 }
 
@@ -96,11 +146,10 @@ export function blockInference(x: Tensor2D, p: Block, groups: readonly Group[], 
 /** The second half of a block without training: middle + γ₂ ⊙ FFN(LN₂ middle); [T, C] → [T, C]. */
 function feedForward(middle: Tensor2D, p: Block): Tensor2D {
   return tidy(() => {
-    const gated = isGated(p.mlp)
-    const first = gated ? (p.mlp as SwiGlu).w12 : (p.mlp as Mlp).fc1
+    const first = firstOf(p)
     const n2 = layerNormForward(middle, p.norm2, first.weight).y
-    const hidden = gated ? swigluForward(linearForward(n2, first)) : linearForward(n2, first, {activation: 'gelu'})
-    return scaledResidual(middle, hidden, gated ? (p.mlp as SwiGlu).w3 : (p.mlp as Mlp).fc2, p.ls2?.gamma)
+    const hidden = isGated(p.mlp) ? swigluForward(linearForward(n2, first)) : linearForward(n2, first, {activation: 'gelu'})
+    return scaledResidual(middle, hidden, lastOf(p), p.ls2?.gamma)
   })
 }
 
@@ -129,7 +178,7 @@ export function blockFirstRows(x: Tensor2D, p: Block, {count: B, length: N}: Gro
   })
 }
 
-/** dy [T, C] → gradient of the block's input [T, C] and of its parameters (a tree like `p`, float32). */
+/** dy [T, C] → gradient of the block's input [T, C] and of its parameters (a tree like `p`, float32). `saved` stays the caller's. */
 export function blockBackward(
   dy: Tensor2D,
   saved: BlockSaved,
@@ -138,43 +187,66 @@ export function blockBackward(
   options: BlockOptions
 ): {dx: Tensor2D; grads: Block} {
   return tidy(() => {
-    const {heads} = options
-    const {mlp, attn} = saved
-
-    // Feed-forward branch.
-    const gated = isGated(p.mlp)
-    const [first, last] = gated ? [(p.mlp as SwiGlu).w12, (p.mlp as SwiGlu).w3] : [(p.mlp as Mlp).fc1, (p.mlp as Mlp).fc2]
-    const xm = mlp.x ?? saved.middle
-    const dm = taken(dy, options.mlp)
-    const hidden = gated ? swigluForward(mlp.pre) : geluForward(mlp.pre)
-    const g2 = scaledBackward(dm, hidden, last, p.ls2?.gamma)
-    const dpre = gated ? swigluBackward(g2.a, mlp.pre) : geluBackward(g2.a, mlp.pre)
-    const n2 = layerNormForward(xm, p.norm2, first.weight).y
-    const g1 = linearBackward(dpre, n2, first.weight)
-    const norm2 = layerNormBackward(g1.x, xm, mlp.stats, p.norm2, options.mlp ? undefined : dy)
-    const dmiddle = options.mlp ? addRows(dy, options.mlp.rows, norm2.x) : norm2.x
-
-    // Attention branch.
-    const xa = attn.x ?? saved.x
-    const da = taken(dmiddle, options.attn)
-    const gp = scaledBackward(da, attn.out, p.attn.proj, p.ls1?.gamma)
-    const dqkv = attentionBackward(gp.a, attn.qkv, options.attn?.groups ?? groups, heads)
-    const n1 = layerNormForward(xa, p.norm1, p.attn.qkv.weight).y
-    const gq = linearBackward(dqkv, n1, p.attn.qkv.weight)
-    const norm1 = layerNormBackward(gq.x, xa, attn.stats, p.norm1, options.attn ? undefined : dmiddle)
-    const dx = options.attn ? addRows(dmiddle, options.attn.rows, norm1.x) : norm1.x
-
-    const outer: Linear = {weight: g2.weight, bias: g2.bias}
-    const inner: Linear = {weight: g1.weight, bias: g1.bias}
+    const {attn, mlp} = restored(saved, p, groups, options)
+    const fed = feedBackward(dy, mlp, p, options.mlp)
+    const attended = attendBackward(fed.dx, attn, p, groups, options)
     const grads: Block = {
-      norm1: {weight: norm1.weight, bias: norm1.bias},
-      attn: {qkv: {weight: gq.weight, bias: gq.bias}, proj: {weight: gp.weight, bias: gp.bias}},
-      ...(gp.gamma ? {ls1: {gamma: gp.gamma}} : {}),
-      norm2: {weight: norm2.weight, bias: norm2.bias},
-      mlp: gated ? {w12: inner, w3: outer} : {fc1: inner, fc2: outer},
-      ...(g2.gamma ? {ls2: {gamma: g2.gamma}} : {})
+      norm1: attended.norm,
+      attn: {qkv: attended.qkv, proj: attended.proj},
+      ...(attended.gamma ? {ls1: {gamma: attended.gamma}} : {}),
+      norm2: fed.norm,
+      mlp: isGated(p.mlp) ? {w12: fed.first, w3: fed.last} : {fc1: fed.first, fc2: fed.last},
+      ...(fed.gamma ? {ls2: {gamma: fed.gamma}} : {})
     }
-    return {dx, grads}
+    return {dx: attended.dx, grads}
+  })
+}
+
+/** The gradient of a stream [T, C] of which a branch took the kept rows: `dy` of the stream past the branch, and `own` of the branch's rows. */
+const joined = (dy: Tensor2D, own: Tensor2D, kept: Kept | undefined): Tensor2D => (kept ? addRows(dy, kept.rows, own) : own)
+
+/** Backward half of the feed-forward branch; what is large is let go as soon as it has served. */
+function feedBackward(dy: Tensor2D, {x, stats, pre}: Fed, p: Block, kept: Kept | undefined) {
+  return tidy(() => {
+    const {dpre, last, gamma} = tidy(() => {
+      const g = scaledBackward(taken(dy, kept), activate(p, pre), lastOf(p), p.ls2?.gamma)
+      const back = isGated(p.mlp) ? swigluBackward(g.a, pre) : geluBackward(g.a, pre)
+      return {dpre: back, last: {weight: g.weight, bias: g.bias}, gamma: g.gamma}
+    })
+    const first = firstOf(p)
+    const g = tidy(() => linearBackward(dpre, layerNormForward(x, p.norm2, first.weight).y, first.weight))
+    const norm = layerNormBackward(g.x, x, stats, p.norm2, kept ? undefined : dy)
+    return {
+      dx: joined(dy, norm.x, kept),
+      first: {weight: g.weight, bias: g.bias},
+      last,
+      norm: {weight: norm.weight, bias: norm.bias},
+      ...(gamma ? {gamma} : {})
+    }
+  })
+}
+
+/** Backward half of the attention branch. */
+function attendBackward(dy: Tensor2D, {x, stats, qkv, out}: Attended, p: Block, groups: readonly Group[], {heads, attn}: BlockOptions) {
+  return tidy(() => {
+    const {dqkv, proj, gamma} = tidy(() => {
+      const g = scaledBackward(taken(dy, attn), out, p.attn.proj, p.ls1?.gamma)
+      return {
+        dqkv: attentionBackward(g.a, qkv, attn?.groups ?? groups, heads),
+        proj: {weight: g.weight, bias: g.bias},
+        gamma: g.gamma
+      }
+    })
+    const {weight} = p.attn.qkv
+    const g = tidy(() => linearBackward(dqkv, layerNormForward(x, p.norm1, weight).y, weight))
+    const norm = layerNormBackward(g.x, x, stats, p.norm1, attn ? undefined : dy)
+    return {
+      dx: joined(dy, norm.x, attn),
+      qkv: {weight: g.weight, bias: g.bias},
+      proj,
+      norm: {weight: norm.weight, bias: norm.bias},
+      ...(gamma ? {gamma} : {})
+    }
   })
 }
 

@@ -5,7 +5,7 @@
  * The last product is left to the losses, which take it in pieces, so that the K-wide logits of all rows need not exist at once.
  * R rows, C input width, D bottleneck width, K prototypes.
  */
-import {div, maximum, mul, norm, sub, sum, tidy} from '../tensor/tf.js'
+import {div, maximum, mul, norm, slice, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {geluBackward, geluForward} from '../tensor/ops/gelu.js'
 import {fast} from '../tensor/ops/kernel.js'
@@ -77,8 +77,14 @@ export const prototypes = ({last_layer: {weight_g, weight_v}}: Head, precision: 
   (fast('Dinov2Prototypes', {v: weight_v, g: weight_g}, {precision})?.[0] ??
     tidy(() => cast(mul<Tensor2D>(weight_v, div(weight_g, norm(weight_v, 2, 1, true))), precision))) as Tensor2D
 
+/** The prototypes `start` to `start + count` of a last layer, copied. */
+export const somePrototypes = ({weight_g, weight_v}: Head['last_layer'], start: number, count: number): Head['last_layer'] => ({
+  weight_g: slice(weight_g, [start, 0], [count, 1]),
+  weight_v: slice(weight_v, [start, 0], [count, weight_v.shape[1]])
+})
+
 /** Gradient [K, D] of the prototypes → gradients of gain and direction. */
-export function prototypesBackward(dw: Tensor2D, {last_layer: {weight_g, weight_v}}: Head): Head['last_layer'] {
+export function prototypesBackward(dw: Tensor2D, {last_layer: {weight_g, weight_v}}: Pick<Head, 'last_layer'>): Head['last_layer'] {
   const fused = fast('Dinov2PrototypesGrad', {dw, v: weight_v, g: weight_g})
   if (fused) return {weight_g: fused[0] as Tensor2D, weight_v: fused[1] as Tensor2D}
   return tidy(() => {

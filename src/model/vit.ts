@@ -18,7 +18,7 @@ import type {Precision} from '../tensor/ops/precision.js'
 import {patchRows} from '../tensor/ops/patches.js'
 import {free} from '../tensor/tree.js'
 import {blockBackward, blockFirstRows, blockForward, blockInference} from './block.js'
-import type {Block, BlockOptions, BlockSaved} from './block.js'
+import type {Block, BlockOptions, BlockSaved, MemoryLevel} from './block.js'
 import type {VitConfig} from './config.js'
 import {positionsFor, resampleBackward} from './positions.js'
 
@@ -237,9 +237,16 @@ export type Packed = {readonly y: Tensor2D /* [T, C] float32 */; readonly trace:
 
 /**
  * A training pass over several views at once: all their sequences packed into one (spec §3), no tape.
- * `options` holds what each block is told (heads, kept sequences of stochastic depth).
+ * `options` holds what each block is told (heads, kept sequences of stochastic depth), `level` what it saves. Of the views' images nothing but the shape is
+ * needed afterwards.
  */
-export function forwardTrain(params: Vit, views: readonly View[], config: VitConfig, options: readonly BlockOptions[]): Packed {
+export function forwardTrain(
+  params: Vit,
+  views: readonly View[],
+  config: VitConfig,
+  options: readonly BlockOptions[],
+  level: MemoryLevel = 'fast'
+): Packed {
   const grids = views.map(view => gridOf(view, config))
   const groups = grids.map(grid => groupOf(grid, config))
   const {x: first, pixels} = tidy(() => {
@@ -249,7 +256,7 @@ export function forwardTrain(params: Vit, views: readonly View[], config: VitCon
   let x = first
   const saved: BlockSaved[] = []
   params.blocks.forEach((p, i) => {
-    const step = blockForward(x, p, groups, options[i]!)
+    const step = blockForward(x, p, groups, options[i]!, level)
     dispose(x)
     x = step.y
     saved.push(step.saved)

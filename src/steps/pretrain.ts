@@ -83,7 +83,9 @@ export const stepSettings = ({dino, ibot, train, optim}: Settings, plan: Derived
   clipGrad: optim.clip_grad,
   betas: [optim.adamw_beta1, optim.adamw_beta2],
   eps: 1e-8,
-  rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult}
+  rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult},
+  memory: train.memory,
+  accumulate: train.accumulate
 })
 
 /** What the schedules say about step number `step`, counted from 0. */
@@ -159,6 +161,7 @@ function* stateTensors({student, teacher, moments, centers}: TrainState): Genera
 
 /** Settings that say how a run is carried out, not what it computes: these may change when it is resumed. */
 const FREE = new Set([
+  'train.memory', // every level computes the same numbers
   'train.workers',
   'train.cache_mb',
   'train.log_every',

@@ -5,28 +5,32 @@
  * where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K prototypes, n masked patches.
  */
 import {prototypeLoss} from '../loss/cross-entropy.js'
-import type {PrototypeLoss, Share} from '../loss/cross-entropy.js'
+import type {Segment} from '../loss/cross-entropy.js'
 import {koleo} from '../loss/koleo.js'
-import {centred, nextCenter, sinkhorn} from '../loss/sinkhorn.js'
-import type {BlockOptions} from '../model/block.js'
+import {columnsAtOnce, heldScores, productScores} from '../loss/scores.js'
+import type {HeldScores, Scores} from '../loss/scores.js'
+import {centerAfter} from '../loss/sinkhorn.js'
+import {centredTargets, entropy, sinkhornTargets, someTargets} from '../loss/targets.js'
+import type {Targets} from '../loss/targets.js'
+import type {BlockOptions, MemoryLevel} from '../model/block.js'
 import type {VitConfig} from '../model/config.js'
 import {drawKept} from '../model/drop-path.js'
-import {headBackward, headCopy, headForward, prototypes, prototypesBackward, unit} from '../model/head.js'
-import type {Head, HeadSaved} from '../model/head.js'
+import {headBackward, headCopy, headForward, prototypes, prototypesBackward, somePrototypes, unit} from '../model/head.js'
+import type {Head} from '../model/head.js'
 import {backwardTrain, computeCopy, forwardTrain, gridOf, normedTokens} from '../model/vit.js'
 import type {View, Vit} from '../model/vit.js'
 import {adamw, clip, ema} from '../optim/adamw.js'
 import type {Named} from '../optim/adamw.js'
 import {groupOf} from '../optim/groups.js'
 import type {GroupRules} from '../optim/groups.js'
-import {linearForward} from '../tensor/ops/linear.js'
-import {cast} from '../tensor/ops/precision.js'
+import {cast, castLike} from '../tensor/ops/precision.js'
 import type {Precision} from '../tensor/ops/precision.js'
+import {RowSum, addAll} from '../tensor/ops/row-sum.js'
 import {addRows, takeRows} from '../tensor/ops/rows.js'
 import type {Rng} from '../tensor/random.js'
-import {Tensor, add, concat, dispose, fill, log, mul, slice, square, stack, sub, sum, tensor1d, tidy, zeros} from '../tensor/tf.js'
+import {Tensor, add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor4D} from '../tensor/tf.js'
-import {flat, free, grow} from '../tensor/tree.js'
+import {flat, free, grow, leaves} from '../tensor/tree.js'
 
 /** A network with its heads, keys as in Meta's training checkpoints. */
 export type Network = {backbone: Vit; dino_head: Head; ibot_head?: Head}
@@ -58,6 +62,10 @@ export type StepSettings = {
   readonly betas: readonly [number, number]
   readonly eps: number
   readonly rules: GroupRules
+  /** What the student's forward pass keeps; `fast` where not said. */
+  readonly memory?: MemoryLevel
+  /** In how many parts a batch goes through the networks; 1 where not said. */
+  readonly accumulate?: number
 }
 
 /** What a schedule says about one step. */
@@ -80,6 +88,17 @@ export type StepBatch = {
   readonly weights: Float32Array /* [n] */
 }
 
+/** Makes the crops of the images `from` to `to` (exclusive) of a batch, crop-major. The tensor is the caller's. */
+export type CropsOf = (from: number, to: number) => Tensor4D
+
+/** The same with crops that are made when they are needed, so that the pixels of a large batch need not exist at once. */
+export type LazyBatch = Omit<StepBatch, 'globals' | 'locals'> & {
+  readonly globals: CropsOf
+  readonly locals?: CropsOf
+  /** Local crops of an image, m. */
+  readonly localCount: number
+}
+
 /** What a step measured. Losses are weighted as they are optimised; `total` is their sum. */
 export type StepReport = {
   readonly losses: {
@@ -100,79 +119,188 @@ export type StepReport = {
 
 const modules = (named: Named): Network => grow<Network>(named)
 
-/** Gradients of a head for student rows and their losses. */
-type HeadPass = {z: Tensor2D; saved: HeadSaved; head: Head; low: Head; w: Tensor2D}
+/** A head in the precision of products, once a step; `free` what is `owned`. */
+type HeadCopy = {low: Head; w: Tensor2D /* [K, D], the prototypes */; owned: Tensor[]}
 
-function enterHead(rows: Tensor2D[], head: Head, precision: Precision): HeadPass {
-  return tidy(() => {
-    const {head: low} = headCopy(head, precision)
-    const {z, saved} = headForward(rows.length === 1 ? rows[0]! : concat(rows), low)
-    return {z, saved, head, low, w: prototypes(head, precision)}
+function copyHead(head: Head, precision: Precision): HeadCopy {
+  const {head: low, owned} = headCopy(head, precision)
+  const w = prototypes(head, precision)
+  return {low, w, owned: [...owned, w]}
+}
+
+/** Part of a batch: what goes through the networks at once. */
+type Part = {
+  /** Images. */
+  readonly b: number
+  /** Local crops of an image, m. */
+  readonly m: number
+  readonly globals: () => Tensor4D /* [2b, G, G, 3]; the caller's */
+  readonly locals?: () => Tensor4D /* [m·b, S, S, 3]; the caller's */
+  readonly masks: Tensor2D /* [2b, N] */
+  readonly indices: Int32Array
+  readonly weights: Float32Array
+}
+
+/** The crops of the images `from` to `to` of B: crop-major, so one piece of each crop. */
+function cropsOf(crops: Tensor4D | CropsOf, B: number, from: number, to: number): Tensor4D {
+  if (typeof crops === 'function') return crops(from, to)
+  if (to - from === B) return crops.clone()
+  const each = crops.shape[0] / B
+  const [, height, width, channels] = crops.shape
+  const own = (crop: number): Tensor4D => slice(crops, [crop * B + from, 0, 0, 0], [to - from, height, width, channels])
+  return tidy(() => concat(Array.from({length: each}, (_, crop) => own(crop))))
+}
+
+/** Local crops of an image. */
+const localCrops = (batch: StepBatch | LazyBatch): number =>
+  'localCount' in batch ? batch.localCount : batch.locals ? batch.locals.shape[0] / (batch.masks.shape[0] / 2) : 0
+
+/** A batch in `count` parts, whose numbers of images differ by one at most. What is new of them, the masks, is the caller's. */
+function partsOf(batch: StepBatch | LazyBatch, count: number): Part[] {
+  const [twoB, N] = batch.masks.shape
+  const B = twoB / 2
+  if (count > B) throw new RangeError(`expected at most ${B} parts, one an image, but received ${count}`)
+  return Array.from({length: count}, (_, i) => {
+    const [from, to] = [Math.floor((i * B) / count), Math.floor(((i + 1) * B) / count)]
+    const b = to - from
+    const indices: number[] = []
+    const weights: number[] = []
+    batch.indices.forEach((at, j) => {
+      const [row, patch] = [Math.trunc(at / N), at % N]
+      const image = row % B
+      if (image < from || image >= to) return
+      indices.push(((row < B ? 0 : b) + image - from) * N + patch)
+      weights.push(batch.weights[j]!)
+    })
+    const {globals, locals, masks} = batch
+    return {
+      b,
+      m: localCrops(batch),
+      globals: () => cropsOf(globals, B, from, to),
+      ...(locals ? {locals: () => cropsOf(locals, B, from, to)} : {}),
+      masks: tidy(() => (b === B ? masks.clone() : concat([slice(masks, [from, 0], [b, N]), slice(masks, [B + from, 0], [b, N])]))),
+      indices: Int32Array.from(indices),
+      weights: Float32Array.from(weights)
+    }
   })
 }
 
-/** All scores of teacher rows, [n, K], held in `precision`. */
-const scoresOf = (rows: Tensor2D, head: Head, precision: Precision): Tensor2D =>
-  tidy(() => {
-    const {head: low} = headCopy(head, precision)
-    return linearForward(cast(headForward(rows, low).z, precision), {weight: prototypes(head, precision)})
-  })
+/** Targets of all rows of a batch, part behind part, and what was found beside them. */
+type TeacherSays = {
+  cls: Targets /* 2b rows of each part */
+  patches?: Targets /* n rows */
+  centers?: {dino: Tensor2D; ibot: Tensor2D}
+  entropy: Scalar
+  dispose: () => void
+}
 
-type Targets = {cls: Tensor2D /* [2B, K] */; patches?: Tensor2D /* [n, K] */; centers?: {dino: Tensor2D; ibot: Tensor2D}; entropy: Scalar}
-
-/** The teacher's targets for a batch, and the centres that follow from it. */
-function teacherTargets(
+/** The teacher's targets for a batch, and the centres that follow from it: over all parts together. */
+function teacherSays(
   teacher: Network,
-  batch: StepBatch,
+  parts: readonly Part[],
   rates: StepRates,
   settings: StepSettings,
-  centers: TrainState['centers']
-): Targets {
+  centers: TrainState['centers'],
+  widths: Widths
+): TeacherSays {
   const {vit, precision, centering} = settings
-  const count = batch.globals.shape[0]
-  const n = batch.indices.length
-  return tidy(() => {
-    const {params} = computeCopy(teacher.backbone, precision)
-    const view: View = {images: batch.globals}
-    const y = normedTokens(params, view, vit)
-    const {cls, patches} = rowNumbers(view, vit, batch.indices)
-    const clsRows = takeRows(y, tensor1d(cls, 'int32'))
-    const patchRows = n > 0 ? takeRows(y, tensor1d(patches, 'int32')) : undefined
-    let clsScores: Tensor2D
-    let patchScores: Tensor2D | undefined
-    if (teacher.ibot_head || !patchRows) {
-      clsScores = scoresOf(clsRows, teacher.dino_head, precision)
-      patchScores = patchRows && scoresOf(patchRows, teacher.ibot_head ?? teacher.dino_head, precision)
-    } else {
-      const all = scoresOf(concat([clsRows, patchRows]), teacher.dino_head, precision)
-      clsScores = slice(all, [0, 0], [count, -1])
-      patchScores = slice(all, [count, 0], [n, -1])
+  const backbone = computeCopy(teacher.backbone, precision)
+  const heads = {dino: copyHead(teacher.dino_head, precision), ibot: teacher.ibot_head && copyHead(teacher.ibot_head, precision)}
+  const rows = parts.map(part =>
+    tidy(() => {
+      const view: View = {images: part.globals()}
+      const {cls, patches} = rowNumbers(view, vit, part.indices)
+      const {clsRows, patchRows} = tidy(() => rowsForHeads(normedTokens(backbone.params, view, vit), cls, patches))
+      const through = (x: Tensor2D, {low, w}: HeadCopy): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
+      if (heads.ibot || !patchRows)
+        return {cls: through(clsRows, heads.dino), ...(patchRows ? {patches: through(patchRows, heads.ibot ?? heads.dino)} : {})}
+      const both = through(concat([clsRows, patchRows]), heads.dino)
+      return {cls: slice(both, [0, 0], [cls.length, -1]), patches: slice(both, [cls.length, 0], [patches.length, -1])}
+    })
+  )
+  dispose(backbone.owned)
+  const joined = (list: readonly Tensor2D[]): Tensor2D => {
+    const all = tidy(() => (list.length === 1 ? list[0]!.clone() : concat([...list])))
+    dispose([...list])
+    return all
+  }
+  const z = {
+    cls: joined(rows.map(({cls}) => cls)),
+    patches: rows.some(({patches}) => patches) ? joined(rows.flatMap(({patches}) => (patches ? [patches] : []))) : undefined
+  }
+  for (const head of [heads.dino, heads.ibot]) if (head) dispose(head.owned.filter(leaf => leaf !== head.w))
+
+  // Where there is room, scores are computed once and kept; over several parts they would be those of the whole batch.
+  const holds: HeldScores[] = []
+  const scoresOf = (rows: Tensor2D, w: Tensor2D, width: number): Scores => {
+    const scores = productScores(rows, w)
+    if (parts.length > 1 || (settings.memory ?? 'fast') !== 'fast') return scores
+    const held = heldScores(scores)
+    holds.push(held)
+    return held
+  }
+  const average: Record<'dino' | 'ibot', Tensor2D | undefined> = {dino: undefined, ibot: undefined}
+  const target = (rows: Tensor2D, which: 'dino' | 'ibot'): Targets => {
+    const {w} = (which === 'ibot' ? heads.ibot : undefined) ?? heads.dino
+    const width = which === 'ibot' ? widths.ibot : widths.dino
+    const scores = scoresOf(rows, w, width)
+    if (centering === 'sinkhorn_knopp') return sinkhornTargets(scores, rates.teacherTemp, width)
+    const {targets, mean} = centredTargets(scores, centers![which], rates.teacherTemp, width)
+    average[which] = mean
+    return targets
+  }
+  const cls = target(z.cls, 'dino')
+  const patches = z.patches && target(z.patches, 'ibot')
+  const next = (which: 'dino' | 'ibot'): Tensor2D => {
+    const mean = average[which]
+    if (!mean) return centers![which].clone()
+    const center = centerAfter(centers![which], mean)
+    dispose(mean)
+    return center
+  }
+  return {
+    cls,
+    ...(patches ? {patches} : {}),
+    ...(centering === 'centering' ? {centers: {dino: next('dino'), ibot: next('ibot')}} : {}),
+    entropy: entropy(cls, widths.dino),
+    dispose: () => {
+      for (const targets of [cls, patches]) if (targets) dispose([targets.rows, targets.columns])
+      for (const held of holds) held.dispose()
+      dispose([z.cls, ...(z.patches ? [z.patches] : []), heads.dino.w, ...(heads.ibot ? [heads.ibot.w] : [])])
     }
-    const target = (scores: Tensor2D, center: Tensor2D | undefined): Tensor2D =>
-      centering === 'centering' ? centred(cast(scores, 'fp32'), center!, rates.teacherTemp) : sinkhorn(scores, rates.teacherTemp)
-    const targets = target(clsScores, centers?.dino)
-    return {
-      cls: targets,
-      ...(patchScores ? {patches: target(patchScores, centers?.ibot)} : {}),
-      ...(centering === 'centering'
-        ? {
-            centers: {
-              dino: nextCenter(centers!.dino, cast(clsScores, 'fp32')),
-              ibot: patchScores ? nextCenter(centers!.ibot, cast(patchScores, 'fp32')) : centers!.ibot.clone()
-            }
-          }
-        : {}),
-      entropy: meanEntropy(targets)
-    }
-  })
+  }
 }
 
-/** Mean entropy of rows of chances [n, K], in nats. */
-const meanEntropy = (chances: Tensor2D): Scalar =>
-  tidy(() => {
-    const t = cast(chances, 'fp32')
-    return mul<Scalar>(sum(mul(t, log(add(t, 1e-12)))), -1 / t.shape[0])
-  })
+/** The rows of y that heads see: cls tokens, and masked patches where there are any. */
+const rowsForHeads = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRows: Tensor2D; patchRows?: Tensor2D} =>
+  tidy(() => ({
+    clsRows: takeRows(y, tensor1d(cls, 'int32')),
+    ...(patches.length > 0 ? {patchRows: takeRows(y, tensor1d(patches, 'int32'))} : {})
+  }))
+
+/** Columns of scores that each head takes at a time: the same for teacher and student, since scores are held by these pieces. */
+type Widths = {readonly dino: number; readonly ibot: number}
+
+function widthsOf(student: Network, parts: readonly Part[]): Widths {
+  const K = (head: Head): number => head.last_layer.weight_v.shape[0]
+  const teacher = {cls: 0, patches: 0}
+  const own = {cls: 0, patches: 0, both: 0}
+  for (const {b, m, indices} of parts) {
+    teacher.cls += 2 * b
+    teacher.patches += indices.length
+    own.cls = Math.max(own.cls, (2 + m) * b)
+    own.patches = Math.max(own.patches, indices.length)
+    own.both = Math.max(own.both, (2 + m) * b + indices.length)
+  }
+  const {dino_head: dino, ibot_head: ibot} = student
+  if (ibot)
+    return {
+      dino: columnsAtOnce(Math.max(teacher.cls, own.cls), K(dino)),
+      ibot: columnsAtOnce(Math.max(teacher.patches, own.patches), K(ibot))
+    }
+  const width = columnsAtOnce(Math.max(teacher.cls, teacher.patches, own.both), K(dino))
+  return {dino: width, ibot: width}
+}
 
 /** Numbers of the rows of cls tokens and of masked patches in the packed tokens of a view. */
 function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
@@ -189,20 +317,26 @@ function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int3
 /**
  * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's.
  * `random` draws the kept sequences of stochastic depth and may be left out where there is none.
+ *
+ * With `accumulate` above one the batch goes through the networks in parts, one after the other. Targets (Sinkhorn–Knopp, centres) are those of the whole batch,
+ * and all losses but one are weighed as in the whole batch, so that the gradient is the same. KoLeo looks for neighbours within a part, as the reference does within one
+ * GPU, and stochastic depth draws what is kept in each part by itself.
  */
 export function trainStep(
   state: TrainState,
-  batch: StepBatch,
+  batch: StepBatch | LazyBatch,
   rates: StepRates,
   settings: StepSettings,
   random?: Rng
 ): {state: TrainState; report: StepReport} {
   const {rules} = settings
   const student = modules(state.student)
-  const targets = teacherTargets(modules(state.teacher), batch, rates, settings, state.centers)
-
-  const {grads, report} = studentGradients(student, batch, targets, settings, random)
-  free([targets.cls, ...(targets.patches ? [targets.patches] : []), targets.entropy])
+  const parts = partsOf(batch, settings.accumulate ?? 1)
+  const widths = widthsOf(student, parts)
+  const targets = teacherSays(modules(state.teacher), parts, rates, settings, state.centers, widths)
+  const {grads, report} = gradientsOfParts(student, parts, targets, settings, widths, random)
+  targets.dispose()
+  dispose([targets.entropy, ...parts.map(({masks}) => masks)])
 
   // Clip each sub-module apart, then step.
   const gradNorms: Record<string, number> = {}
@@ -230,143 +364,240 @@ export function trainStep(
   }
 }
 
-/** Student pass, losses and the gradient of every student parameter, by path. */
+type Gradients = {grads: Named; report: Omit<StepReport, 'gradNorms' | 'masked'>}
+
+/** Student pass, losses and the gradient of every student parameter, by path, for given targets of a batch. */
 export function studentGradients(
   student: Network,
-  batch: StepBatch,
-  targets: Pick<Targets, 'cls' | 'patches' | 'entropy'>,
+  batch: StepBatch | LazyBatch,
+  targets: {readonly cls: Targets; readonly patches?: Targets; readonly entropy: Scalar},
   settings: StepSettings,
   random?: Rng
-): {grads: Named; report: Omit<StepReport, 'gradNorms' | 'masked'>} {
-  const {vit, precision, dinoWeight, ibotWeight, koleoWeight, studentTemp} = settings
-  const twoB = batch.globals.shape[0]
-  const B = twoB / 2
-  const n = targets.patches ? batch.indices.length : 0
-  const locals = batch.locals ? batch.locals.shape[0] / B : 0
-  const terms = 2 + 2 * locals
+): Gradients {
+  const parts = partsOf(batch, settings.accumulate ?? 1)
+  const found = gradientsOfParts(student, parts, targets, settings, widthsOf(student, parts), random)
+  dispose(parts.map(({masks}) => masks))
+  return found
+}
 
-  const views: View[] = [{images: batch.globals, masks: batch.masks}, ...(batch.locals ? [{images: batch.locals}] : [])]
-  const {params, owned} = computeCopy(student.backbone, precision)
-  const options = blockOptions(views, settings, random)
-  const {y, trace} = forwardTrain(params, views, vit, options)
+/** What the student's passes add to, part by part. */
+type Sums = {
+  /** Gradients of all but the last layers, by path; empty before the first part. */
+  others: Named
+  readonly last: ReadonlyMap<string, {gain: RowSum; direction: RowSum}>
+  /** Losses: local, global, iBOT, KoLeo. */
+  losses: Tensor1D /* [4] */
+  /** Sum of the unit cls tokens of the first global crops. */
+  cls: Tensor2D /* [1, C] */
+}
 
-  // Rows that the heads see: local cls, global cls, masked patches.
-  const global = rowNumbers(views[0]!, vit, batch.indices)
-  const local = batch.locals ? rowNumbers(views[1]!, vit, new Int32Array(0)).cls.map(row => row + global.rows) : new Int32Array(0)
-  const clsAt = tensor1d(Int32Array.from([...local, ...global.cls]), 'int32')
-  const patchAt = tensor1d(global.patches, 'int32')
-  const clsRows = takeRows(y, clsAt) //                                                      [m·B + 2B, C]
-  const patchRows = n > 0 ? takeRows(y, patchAt) : undefined //                               [n, C]
-  const shared = !student.ibot_head
-  const dinoPass = enterHead(shared && patchRows ? [clsRows, patchRows] : [clsRows], student.dino_head, precision)
-  const ibotPass = student.ibot_head && patchRows ? enterHead([patchRows], student.ibot_head, precision) : undefined
-
-  // Cross-entropies. Rows of local crops are compared with both global crops of their image, those of a global crop with the other one.
-  const int32 = (length: number, value: (i: number) => number): Tensor1D =>
-    tensor1d(
-      Int32Array.from({length}, (_, i) => value(i)),
-      'int32'
-    )
-  const fromLocal: Share[] =
-    locals > 0
-      ? [
-          {
-            ...{rows: locals * B, targets: targets.cls, weights: fill([locals * B], dinoWeight / (terms * B))},
-            first: int32(locals * B, i => i % B),
-            second: int32(locals * B, i => B + (i % B))
-          }
-        ]
-      : []
-  const fromGlobal: Share = {
-    ...{rows: twoB, targets: targets.cls, weights: fill([twoB], dinoWeight / (terms * B))},
-    first: int32(twoB, i => (i + B) % twoB)
+function gradientsOfParts(
+  student: Network,
+  parts: readonly Part[],
+  targets: {readonly cls: Targets; readonly patches?: Targets; readonly entropy: Scalar},
+  settings: StepSettings,
+  widths: Widths,
+  random: Rng | undefined
+): Gradients {
+  const {vit, precision} = settings
+  const backbone = computeCopy(student.backbone, precision)
+  const heads: Heads = {
+    dino: copyHead(student.dino_head, precision),
+    ...(student.ibot_head ? {ibot: copyHead(student.ibot_head, precision)} : {})
   }
-  const fromPatches: Share[] =
-    n > 0
-      ? [{rows: n, targets: targets.patches!, weights: tensor1d(batch.weights.map(w => (w * ibotWeight) / twoB)), first: int32(n, i => i)}]
-      : []
-  const together = [...fromLocal, fromGlobal, ...(ibotPass ? [] : fromPatches)]
-  const dinoLoss = prototypeLoss(dinoPass.z, dinoPass.w, together, studentTemp)
-  const ibotLoss = ibotPass && prototypeLoss(ibotPass.z, ibotPass.w, fromPatches, studentTemp)
-  for (const {first, second, weights} of [...fromLocal, fromGlobal, ...fromPatches]) dispose([first, weights, ...(second ? [second] : [])])
-  const spread = tidy(() => {
-    if (koleoWeight === 0) return undefined
-    const crops = [0, 1].map(crop => koleo(slice(clsRows, [locals * B + crop * B, 0], [B, -1])))
-    return {
-      loss: mul<Scalar>(add(crops[0]!.loss, crops[1]!.loss), koleoWeight),
-      gradient: mul<Tensor2D>(concat(crops.map(c => c.gradient)), koleoWeight)
+  const names = student.ibot_head ? ['dino_head', 'ibot_head'] : ['dino_head']
+  const sums: Sums = {
+    others: new Map(),
+    last: new Map(
+      names.map(name => {
+        const [K, D] = student[name as 'dino_head'].last_layer.weight_v.shape
+        return [name, {gain: new RowSum([K, 1]), direction: new RowSum([K, D])}]
+      })
+    ),
+    losses: zeros([4]) as Tensor1D,
+    cls: zeros([1, vit.width]) as Tensor2D
+  }
+  const B = parts.reduce((sum, {b}) => sum + b, 0)
+  const start = {cls: 0, patches: 0}
+  for (const part of parts) {
+    const own = {
+      cls: someTargets(targets.cls, start.cls, 2 * part.b),
+      patches: targets.patches && part.indices.length > 0 ? someTargets(targets.patches, start.patches, part.indices.length) : undefined
     }
-  })
-  const alike = tidy(() => meanCosine(slice(clsRows, [locals * B, 0], [B, -1])))
-  dispose([clsRows, ...(patchRows ? [patchRows] : [])])
-  const measured = tidy(() => {
-    const zero = fill([], 0) as Scalar
-    const total = ({losses}: PrototypeLoss, start: number, rows: number): Scalar =>
-      rows > 0 ? sum<Scalar>(slice(losses, [start], [rows])) : zero
-    const ofPatches = ibotLoss ? total(ibotLoss, 0, n) : total(dinoLoss, locals * B + twoB, n)
-    const ofCls = [total(dinoLoss, 0, locals * B), total(dinoLoss, locals * B, twoB)]
-    return stack([...ofCls, ofPatches, spread?.loss ?? zero, targets.entropy, alike])
-  })
+    addPart(student, {params: backbone.params, heads}, part, B, own, settings, widths, sums, random)
+    dispose([own.cls.rows, ...(own.patches ? [own.patches.rows] : [])])
+    start.cls += 2 * part.b
+    start.patches += part.indices.length
+  }
+  dispose([...backbone.owned, ...heads.dino.owned, ...(heads.ibot?.owned ?? [])])
 
-  // Heads backward.
-  const leave = (pass: HeadPass, {dz, dw}: PrototypeLoss): {dx: Tensor2D; grads: Head} =>
-    tidy(() => {
-      const {dx, mlp} = headBackward(dz, pass.saved, pass.low)
-      return {dx: cast(dx, 'fp32'), grads: {mlp, last_layer: prototypesBackward(dw, pass.head)}}
-    })
-  const viaDino = leave(dinoPass, dinoLoss)
-  free(dinoLoss)
-  const viaIbot = ibotPass && leave(ibotPass, ibotLoss!)
-  if (ibotLoss) free(ibotLoss)
-  for (const pass of [dinoPass, ibotPass]) if (pass) letGo(pass)
-
-  // Gradient of all tokens: zero but for the rows the losses touched.
-  const dy = tidy(() => {
-    const clsCount = locals * B + twoB
-    let dcls: Tensor2D = slice(viaDino.dx, [0, 0], [clsCount, -1])
-    if (spread) {
-      const globalPart: Tensor2D = add(slice(dcls, [locals * B, 0], [twoB, -1]), spread.gradient)
-      dcls = locals > 0 ? concat([slice(dcls, [0, 0], [locals * B, -1]), globalPart]) : globalPart
-    }
-    let grad = addRows(zeros(y.shape), clsAt, dcls)
-    if (n > 0) grad = addRows(grad, patchAt, viaIbot ? viaIbot.dx : slice(viaDino.dx, [clsCount, 0], [n, -1]))
-    return grad
-  })
-  free([viaDino.dx, ...(viaIbot ? [viaIbot.dx] : []), ...(spread ? [spread.loss, spread.gradient] : []), clsAt, patchAt, y])
-
-  const backbone = backwardTrain(dy, params, trace, vit)
-  dispose(dy)
-  dispose(owned)
-  for (const {attn, mlp} of options)
-    for (const kept of [attn, mlp]) if (kept) free([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
-
-  const values = measured.dataSync<'float32'>() as unknown as Float32Array
-  const [dino_local, dino_global, ibot, koleoLoss, entropy, cosine] = values as unknown as [number, number, number, number, number, number]
-  dispose([measured, alike])
-  const grads: Named = flat({backbone, dino_head: viaDino.grads, ...(viaIbot ? {ibot_head: viaIbot.grads} : {})})
+  const grads: Named = new Map()
+  const found = new Map(sums.others)
+  for (const [name, {gain, direction}] of sums.last) {
+    const own = [gain.take(), direction.take()]
+    if (own[0]) found.set(`${name}.last_layer.weight_g`, own[0])
+    if (own[1]) found.set(`${name}.last_layer.weight_v`, own[1])
+  }
+  for (const [name] of leaves(student)) if (found.has(name)) grads.set(name, found.get(name)!) // in the order of the parameters
+  const measured = tidy(() => concat([sums.losses, stack([targets.entropy, sum<Scalar>(square(sums.cls))])]))
+  const [dino_local, dino_global, ibot, koleoLoss, teacherEntropy, length] = measured.dataSync<'float32'>() as unknown as Six
+  dispose([measured, sums.losses, sums.cls])
   return {
     grads,
     report: {
       losses: {dino_local, dino_global, koleo: koleoLoss, ibot, total: dino_local + dino_global + koleoLoss + ibot},
-      teacherEntropy: entropy,
-      clsCosine: cosine
+      teacherEntropy,
+      clsCosine: B < 2 ? 0 : (length - B) / (B * (B - 1)) // mean of û·û' over pairs: (‖Σ û‖² − B) / (B·(B − 1))
     }
   }
 }
 
-/** Mean cosine between different rows of x [B, C]: (‖Σ û‖² − B) / (B·(B − 1)); zero where there is one row. */
-function meanCosine(x: Tensor2D): Scalar {
-  const B = x.shape[0]
-  if (B < 2) return fill([], 0) as Scalar
-  const total = sum<Scalar>(square(sum(unit(x), 0)))
-  return mul<Scalar>(sub(total, B), 1 / (B * (B - 1)))
+type Six = [number, number, number, number, number, number]
+type Heads = {dino: HeadCopy; ibot?: HeadCopy}
+
+/** One part of a batch of B images: forward, losses, backward; everything is added to `sums`. */
+function addPart(
+  student: Network,
+  {params, heads}: {params: Vit; heads: Heads},
+  part: Part,
+  B: number,
+  targets: {cls: Targets; patches: Targets | undefined},
+  settings: StepSettings,
+  widths: Widths,
+  sums: Sums,
+  random: Rng | undefined
+): void {
+  const {vit, dinoWeight, ibotWeight, koleoWeight, studentTemp, memory = 'fast'} = settings
+  const {b} = part
+  const n = targets.patches ? part.indices.length : 0
+  const locals = part.m
+  const terms = 2 + 2 * locals
+
+  const images = [part.globals(), ...(part.locals ? [part.locals()] : [])]
+  const views: View[] = images.map((crops, i) => (i === 0 ? {images: crops, masks: part.masks} : {images: crops}))
+  const options = blockOptions(views, settings, random)
+  const {y, trace} = forwardTrain(params, views, vit, options, memory)
+  dispose(images)
+
+  // Rows that the heads see: local cls, global cls, masked patches.
+  const global = rowNumbers(views[0]!, vit, part.indices)
+  const local = views[1] ? rowNumbers(views[1], vit, new Int32Array(0)).cls.map(row => row + global.rows) : new Int32Array(0)
+  const [T, clsCount] = [y.shape, (locals + 2) * b]
+  const clsAt = [...local, ...global.cls]
+  const {clsRows, patchRows} = rowsForHeads(y, Int32Array.from(clsAt), n > 0 ? global.patches : new Int32Array(0))
+  dispose(y)
+
+  // Cross-entropies. Rows of cls tokens, then the patches where they share the head.
+  const shared = !heads.ibot
+  const int32 = (length: number, at: (i: number) => number): Tensor1D =>
+    tensor1d(
+      Int32Array.from({length}, (_, i) => at(i)),
+      'int32'
+    )
+  const crossing = [int32(locals * b, i => i % b), int32(locals * b, i => b + (i % b)), int32(2 * b, i => (i + b) % (2 * b))] as const
+  const clsSegments: Segment[] = [
+    ...(locals > 0 ? [{rows: locals * b, targets: targets.cls, teachers: [crossing[0], crossing[1]] as const}] : []),
+    {rows: 2 * b, targets: targets.cls, teachers: [crossing[2]] as const} // the other global crop of the image
+  ]
+  const clsWeights = new Array<number>(clsCount).fill(dinoWeight / (terms * B))
+  const patchSegments: Segment[] = n > 0 ? [{rows: n, targets: targets.patches!}] : []
+  const patchWeights = n > 0 ? [...part.weights].map(w => (w * ibotWeight) / (2 * B)) : []
+  const through = (name: 'dino' | 'ibot', rows: Tensor2D[], segments: Segment[], weights: number[]): HeadPass =>
+    passHead(student[`${name}_head`]!, heads[name]!, rows, segments, weights, studentTemp, {
+      width: widths[name],
+      hold: memory === 'fast',
+      into: sums.last.get(`${name}_head`)!
+    })
+  const viaDino =
+    shared && patchRows
+      ? through('dino', [clsRows, patchRows], [...clsSegments, ...patchSegments], [...clsWeights, ...patchWeights])
+      : through('dino', [clsRows], clsSegments, clsWeights)
+  const viaIbot = !shared && patchRows ? through('ibot', [patchRows], patchSegments, patchWeights) : undefined
+  dispose([...crossing])
+
+  const spread = tidy(() => {
+    const by = koleoWeight * (b / B)
+    const crops = [0, 1].map(crop => koleo(slice(clsRows, [(locals + crop) * b, 0], [b, -1])))
+    return {
+      loss: mul<Scalar>(add(crops[0]!.loss, crops[1]!.loss), by),
+      gradient: mul<Tensor2D>(concat(crops.map(c => c.gradient)), by)
+    }
+  })
+  const measured = tidy(() => {
+    const total = (pass: HeadPass, from: number, rows: number): Scalar => sum<Scalar>(slice(pass.losses, [from], [rows]))
+    const patches = n === 0 ? (fill([], 0) as Scalar) : viaIbot ? sum<Scalar>(viaIbot.losses) : total(viaDino, clsCount, n)
+    const losses = stack([
+      total(viaDino, 0, locals * b),
+      total(viaDino, locals * b, 2 * b),
+      patches,
+      koleoWeight === 0 ? fill([], 0) : spread.loss
+    ])
+    return {
+      losses: add<Tensor1D>(sums.losses, losses as Tensor1D),
+      cls: add<Tensor2D>(sums.cls, sum<Tensor2D>(unit(slice(clsRows, [locals * b, 0], [b, -1])), 0, true))
+    }
+  })
+  dispose([sums.losses, sums.cls, clsRows, ...(patchRows ? [patchRows] : [])])
+  Object.assign(sums, measured)
+
+  // Gradient of all tokens: zero but for the rows the losses touched.
+  const dy = tidy(() => {
+    const dcls = slice(viaDino.dx, [0, 0], [clsCount, -1])
+    const dglobal = koleoWeight === 0 ? undefined : add<Tensor2D>(slice(dcls, [locals * b, 0], [2 * b, -1]), spread.gradient)
+    const touched = [
+      ...(dglobal ? [...(locals > 0 ? [slice(dcls, [0, 0], [locals * b, -1])] : []), dglobal] : [dcls]),
+      ...(n > 0 ? [viaIbot ? viaIbot.dx : slice(viaDino.dx, [clsCount, 0], [n, -1])] : [])
+    ] as Tensor2D[]
+    const at = tensor1d(Int32Array.from([...clsAt, ...(n > 0 ? global.patches : [])]), 'int32')
+    return addRows(zeros(T), at, touched.length === 1 ? touched[0]! : concat(touched))
+  })
+  for (const pass of [viaDino, viaIbot]) if (pass) dispose([pass.dx, pass.losses])
+  dispose([spread.loss, spread.gradient])
+
+  const own = backwardTrain(dy, params, trace, vit)
+  dispose(dy)
+  for (const {attn, mlp} of options)
+    for (const kept of [attn, mlp]) if (kept) free([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
+
+  const grads = flat({backbone: own, dino_head: {mlp: viaDino.mlp}, ...(viaIbot ? {ibot_head: {mlp: viaIbot.mlp}} : {})})
+  const fresh = [...grads].filter(([name]) => !sums.others.has(name))
+  const known = [...grads].filter(([name]) => sums.others.has(name))
+  const added = addAll(
+    known.map(([name]) => sums.others.get(name)!),
+    known.map(([, grad]) => grad)
+  )
+  known.forEach(([name], i) => sums.others.set(name, added[i]!))
+  for (const [name, grad] of fresh) sums.others.set(name, grad)
 }
 
-/** Frees a head pass but for what belongs to the student's own parameters. */
-function letGo({z, saved, low, w, head}: HeadPass): void {
-  free([z, ...saved.inputs, ...saved.pres, saved.raw, w])
-  const own = new Set(flat(head).values())
-  for (const leaf of flat({mlp: low.mlp}).values()) if (!own.has(leaf)) dispose(leaf)
+/** What a head gives for its rows: losses, the gradient of the rows, and of its MLP. */
+type HeadPass = {losses: Tensor1D; dx: Tensor2D /* [R, C] float32 */; mlp: Head['mlp']}
+
+/** Rows through a head, their cross-entropies, and back; the gradient of the last layer is added to `into`. */
+function passHead(
+  {last_layer}: Head,
+  {low, w}: HeadCopy,
+  rows: Tensor2D[],
+  segments: readonly Segment[],
+  weights: readonly number[],
+  temperature: number,
+  {width, hold, into}: {width: number; hold: boolean; into: {gain: RowSum; direction: RowSum}}
+): HeadPass {
+  return tidy(() => {
+    const {z, saved} = headForward(rows.length === 1 ? rows[0]! : concat(rows), low)
+    const {losses, dz} = prototypeLoss(z, w, segments, tensor1d([...weights]), temperature, {
+      width,
+      hold,
+      onPrototypes: (start, dw) =>
+        tidy(() => {
+          const own = prototypesBackward(dw, {last_layer: somePrototypes(last_layer, start, dw.shape[0])})
+          into.gain.add(start, own.weight_g)
+          into.direction.add(start, own.weight_v)
+        })
+    })
+    const {dx, mlp} = headBackward(dz, saved, low)
+    return {losses, dx: cast(dx, 'fp32'), mlp}
+  })
 }
 
 /** What each block is told: heads, and the sequences kept by stochastic depth. */

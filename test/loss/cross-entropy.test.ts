@@ -1,12 +1,33 @@
 /** Cross-entropies with soft targets: against the tape on a plain twin, and in pieces as at once. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {crossEntropy, prototypeLoss} from '../../src/loss/cross-entropy.js'
-import type {Share} from '../../src/loss/cross-entropy.js'
+import {columnLoss, crossEntropy, prototypeLoss} from '../../src/loss/cross-entropy.js'
+import type {PrototypeLoss, SegmentPiece} from '../../src/loss/cross-entropy.js'
 import {dinoLoss, ibotLoss} from '../../src/loss/dino.js'
+import {wholeScores} from '../../src/loss/scores.js'
+import type {Targets} from '../../src/loss/targets.js'
 import {cast} from '../../src/tensor/ops/precision.js'
-import {add, concat, dispose, div, gather, logSoftmax, matMul, mul, neg, reshape, slice, softmax, sum, tidy} from '../../src/tensor/tf.js'
-import type {Tensor1D, Tensor2D, Tensor3D} from '../../src/tensor/tf.js'
+import {RowSum} from '../../src/tensor/ops/row-sum.js'
+import {
+  add,
+  concat,
+  dispose,
+  div,
+  exp,
+  gather,
+  logSoftmax,
+  matMul,
+  mul,
+  neg,
+  reshape,
+  slice,
+  softmax,
+  sub,
+  sum,
+  tidy,
+  zeros
+} from '../../src/tensor/tf.js'
+import type {Tensor, Tensor1D, Tensor2D, Tensor3D} from '../../src/tensor/tf.js'
 import {apart, counted, held, normal, onPlain, onTorch, put, take, whole, type Values} from '../engine-for-tests.js'
 import {checkOp} from '../tensor/check-op.js'
 
@@ -72,74 +93,111 @@ const teachers = [whole([0, 6, 2, 2, 1, 5, 4, 3, 0, 1, 6]), whole([3, 3, 1, 0, 2
 const targets = chances('targets', [n, K])
 const weights = positive('weights', R)
 
-/** Rows 0 … 5 with two targets each, and rows 6 … 10 with one, from a table of their own. */
-const split = 6
-const others = chances('others', [n, K])
-const part = (values: Values, start: number, end: number): Values<readonly [number]> => ({
-  shape: [end - start],
-  data: values.data.slice(start, end)
-})
-const sharesOf = (): Share[] => [
-  {
-    ...{rows: split, targets: put(targets), weights: put(part(weights, 0, split))},
-    first: put(part(teachers[0]!, 0, split)),
-    second: put(part(teachers[1]!, 0, split))
-  },
-  {rows: R - split, targets: put(others), weights: put(part(weights, split, R)), first: put(part(teachers[0]!, split, R))}
-]
-const letGo = (shares: Share[]): void => {
-  for (const {targets: t, first, second, weights: w} of shares) dispose([t, first, w, ...(second ? [second] : [])])
+/** Known targets as scores that are their logarithms, at temperature one; all their tensors besides. */
+function known(values: Values<readonly [number, number]>): {targets: Targets; tensors: Tensor[]} {
+  const scores: Tensor2D = put({...values, data: Float32Array.from(values.data, Math.log)})
+  const [rows, columns] = values.shape.map(size => zeros([size])) as [Tensor1D, Tensor1D]
+  return {targets: {scores: wholeScores(scores), rows, columns, temperature: 1}, tensors: [scores, rows, columns]}
+}
+
+type All = PrototypeLoss & {dw: Tensor2D}
+
+/** Losses and both gradients of rows with two teachers each, but for the last three, which have one. */
+function against(z: Tensor2D, w: Tensor2D, width: number, hold = false): All {
+  const {targets: of, tensors} = known(targets)
+  const sum = new RowSum([K, D])
+  const rows = teachers.map(row => [put(whole([...row.data].slice(0, R - 3))), put(whole([...row.data].slice(R - 3)))] as const)
+  const by = put(weights)
+  const segments = [
+    {rows: R - 3, targets: of, teachers: [rows[0]![0], rows[1]![0]] as const},
+    {rows: 3, targets: of, teachers: [rows[0]![1]] as const}
+  ]
+  const found = prototypeLoss(z, w, segments, by, temperature, {width, hold, onPrototypes: (start, dw) => sum.add(start, dw)})
+  dispose([...tensors, ...rows.flat(), by])
+  return {...found, dw: sum.take()!}
 }
 
 test('rows against prototypes: losses and both gradients', () =>
   checkOp({
     inputs: {z: normal('z', [R, D]), w: normal('w', [K, D])},
-    forward: ({z, w}) =>
-      tidy(() => {
-        const {losses, dz, dw} = prototypeLoss(z, w, sharesOf(), temperature, 4)
-        return {y: losses, dz, dw}
-      }),
+    forward: ({z, w}) => {
+      const {losses, dz, dw} = against(z, w, 6)
+      return {y: losses, dz, dw}
+    },
     plain: ({z, w}) => {
-      const [both, single] = sharesOf()
-      const target = concat([
-        add<Tensor2D>(gather(both!.targets, both!.first), gather(both!.targets, both!.second!)),
-        gather(single!.targets, single!.first)
-      ])
-      return plain(matMul(z, w, false, true), target, put(weights))
+      const [first, second] = teachers.map(rows => gather(put(targets), put(rows))) as [Tensor2D, Tensor2D]
+      const twice = put({shape: [R, 1], data: Float32Array.from({length: R}, (_, i) => (i < R - 3 ? 1 : 0))})
+      return plain(matMul(z, w, false, true), add(first, mul(second, twice)), put(weights))
     },
     backward: (_, _inputs, {dz, dw}) => ({z: dz!.clone(), w: dw!.clone()}),
     ones: true,
     limits: {slope: 2e-2, gradient: 5e-5}
   }))
 
-test('in pieces of any size the result is that of all at once, and no tensor stays', async () => {
+test('in pieces of any size, held or not, the result is that of all at once, and no tensor stays', async () => {
   for (const engine of [onPlain, onTorch]) {
     await engine()
     const start = {tensors: counted(), bytes: held()}
     const [z, w] = [put(normal('z', [R, D])), put(normal('w', [K, D]))]
-    const shares = sharesOf()
-    const at = async (chunk?: number): Promise<Values[]> => {
+    const at = async (width: number, hold: boolean): Promise<Values[]> => {
       const before = counted()
-      const {losses, dz, dw} = prototypeLoss(z, w, shares, temperature, chunk)
+      const {losses, dz, dw} = against(z, w, width, hold)
       assert.equal(counted() - before, 3)
       return [await take(losses), await take(dz), await take(dw)]
     }
-    const together = await at()
-    for (const chunk of [1, 2, 3, 5, R - 1, R, R + 1, 1000])
-      (await at(chunk)).forEach((part, i) => assert.ok(apart(part, together[i]!) < 2e-6, `pieces of ${chunk}`))
+    const together = await at(K, false)
+    for (const width of [1, 2, 3, 7, K - 1, K, K + 1, 1000]) {
+      const [again, held] = [await at(width, false), await at(width, true)]
+      again.forEach((part, i) => assert.ok(apart(part, together[i]!) < 4e-6, `pieces of ${width}`))
+      assert.deepEqual(held, again, 'what is held is what would be computed')
+    }
     dispose([z, w])
-    letGo(shares)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
   }
 })
 
+test('a piece of columns: the kernel is its twin; rows with one teacher, with two, and each with its own', async () => {
+  const given = {
+    s: normal('s', [R + n, K], 0.4),
+    lse: normal('lse', [R + n], 1, 6),
+    t: normal('t', [n, K], 0.1),
+    u: normal('u', [n], 1, 1),
+    v: normal('v', [K], 1, 1),
+    weights: positive('weights', R + n)
+  }
+  const teacherTemperature = 0.05
+  await checkOp({
+    inputs: given,
+    forward: ({s, lse, t, u, v, weights}) =>
+      tidy(() => {
+        const of = {s: t, u, v, temperature: teacherTemperature}
+        const [one, two] = teachers.map(rows => put(rows)) as [Tensor1D, Tensor1D]
+        const segments: SegmentPiece[] = [
+          {...of, rows: 4, teachers: [slice(one, [0], [4]), slice(two, [0], [4])]},
+          {...of, rows: R - 4, teachers: [slice(one, [4], [R - 4])]},
+          {...of, rows: n}
+        ]
+        const {gradient, along} = columnLoss(s, lse, weights, segments, temperature)
+        return {y: gradient, along}
+      }),
+    plain: ({s, lse, t, u, v, weights}) =>
+      tidy(() => {
+        const chance = exp(sub(sub(div(t, teacherTemperature), v), reshape(u, [-1, 1]))) as Tensor2D
+        const [one, two] = teachers.map(rows => gather(chance, put(rows))) as [Tensor2D, Tensor2D]
+        const twice = put({shape: [R, 1], data: Float32Array.from({length: R}, (_, i) => (i < 4 ? 1 : 0))})
+        const target = concat([add<Tensor2D>(one, mul(two, twice)), chance])
+        const mass = put({shape: [R + n, 1], data: Float32Array.from({length: R + n}, (_, i) => (i < 4 ? 2 : 1))})
+        const p = mul(exp(sub(div(s, temperature), reshape(lse, [-1, 1]))), mass)
+        return mul(sub(p, target), div(reshape(weights, [-1, 1]), temperature))
+      })
+  })
+})
+
 test('prototypes in bf16: losses within 1 %, gradients float32 and near', async () => {
   await onTorch()
-  const unit = normal('z', [R, D], 1 / Math.sqrt(D))
-  const [z, w] = [put(unit), put(normal('w', [K, D], 1 / Math.sqrt(D)))]
-  const shares = sharesOf()
+  const [z, w] = [put(normal('z', [R, D], 1 / Math.sqrt(D))), put(normal('w', [K, D], 1 / Math.sqrt(D)))]
   const low = cast(w, 'bf16')
-  const [exact, near] = [prototypeLoss(z, w, shares, temperature), prototypeLoss(z, low, shares, temperature)]
+  const [exact, near] = [against(z, w, 8), against(z, low, 8)]
   for (const [name, limit] of [
     ['losses', 0.01],
     ['dz', 0.03],
@@ -147,7 +205,6 @@ test('prototypes in bf16: losses within 1 %, gradients float32 and near', async 
   ] as const)
     assert.ok(apart(await take(near[name]), await take(exact[name])) < limit, name)
   dispose([z, w, low])
-  letGo(shares)
 })
 
 test('DINO: every student crop against every teacher crop, each by hand', async () => {

@@ -1,11 +1,13 @@
 /** Teacher targets: Sinkhorn–Knopp and centring, the kernel against its plain twin, and what their rows and columns must sum to. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {centred, nextCenter, plainSinkhorn, sinkhorn} from '../../src/loss/sinkhorn.js'
+import {heldScores, wholeScores} from '../../src/loss/scores.js'
+import {centred, nextCenter, plainCentred, plainSinkhorn, sinkhorn} from '../../src/loss/sinkhorn.js'
+import {entropy, sinkhornTargets, someTargets, targetColumns} from '../../src/loss/targets.js'
 import {cast} from '../../src/tensor/ops/precision.js'
 import {dispose, zeros} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {apart, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
+import {apart, counted, held, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
 import {checkOp} from '../tensor/check-op.js'
 
 const [n, K] = [24, 10]
@@ -38,6 +40,45 @@ test('the kernel is its twin, at every temperature and number of turns', async (
       forward: ({scores}) => sinkhorn(scores, temperature, turns),
       plain: ({scores}) => plainSinkhorn(scores, temperature, turns)
     })
+})
+
+test('in pieces of any width, held or not, the targets are those of all columns at once, and no tensor stays', async () => {
+  for (const engine of [onPlain, onTorch]) {
+    await engine()
+    const start = {tensors: counted(), bytes: held()}
+    const s = put(scores)
+    const center = put(normal('center', [1, K], 0.1))
+    const expected = {sinkhorn: await take(plainSinkhorn(s, 0.05)), centred: await take(plainCentred(s, center, 0.05))}
+    for (const width of [1, 3, 4, K - 1, K, 100]) {
+      assert.ok(apart(await take(sinkhorn(s, 0.05, 3, width)), expected.sinkhorn) < 1e-5, `pieces of ${width}`)
+      assert.ok(apart(await take(centred(s, center, 0.05, width)), expected.centred) < 1e-5, `pieces of ${width}`)
+      const kept = heldScores(wholeScores(s))
+      const [one, two] = [sinkhornTargets(kept, 0.05, width), sinkhornTargets(wholeScores(s), 0.05, width)]
+      for (const name of ['rows', 'columns'] as const) assert.deepEqual(await take(one[name]), await take(two[name]))
+      kept.dispose()
+    }
+    dispose([s, center])
+    assert.deepEqual({tensors: counted(), bytes: held()}, start)
+  }
+})
+
+test('entropy is the mean of −Σ t·log t, and some rows are those rows', async () => {
+  for (const engine of [onPlain, onTorch]) {
+    await engine()
+    const s = put(scores)
+    const targets = sinkhornTargets(wholeScores(s), 0.05, 4)
+    const all = await take(targetColumns(targets, 0, K))
+    const expected = -[...all.data].reduce((total, t) => total + (t > 0 ? t * Math.log(t) : 0), 0) / n
+    for (const width of [3, K]) {
+      const [found] = (await take(entropy(targets, width))).data
+      assert.ok(Math.abs(found! - expected) < 1e-5)
+    }
+    const some = someTargets(targets, 5, 7)
+    const part = await take(targetColumns(some, 2, 6))
+    assert.deepEqual(part.shape, [7, 6])
+    part.data.forEach((t, i) => assert.ok(Math.abs(t - all.data[(5 + Math.floor(i / 6)) * K + 2 + (i % 6)]!) < 1e-6))
+    dispose([some.rows, targets.rows, targets.columns, s])
+  }
 })
 
 test('rows sum to one; each turn brings prototypes nearer to rows / prototypes', async () => {
@@ -104,9 +145,10 @@ test('scores in bf16: targets near those of float32, also over several blocks of
   const s = put(wide)
   const low = cast(s, 'bf16')
   const exact = cast(low, 'fp32')
-  const [near, expected] = [await take(sinkhorn(low, 0.07)), await take(plainSinkhorn(exact, 0.07))]
-  assert.ok(apart(near, expected) < 0.01)
-  for (const row of totals(near).rows) assert.ok(Math.abs(row - 1) < 2e-3)
-  assert.ok(apart(await take(sinkhorn(exact, 0.07)), expected) < 1e-5)
+  for (const width of [1100, 512, 100]) {
+    const [near, expected] = [await take(sinkhorn(low, 0.07, 3, width)), await take(plainSinkhorn(exact, 0.07))]
+    assert.ok(apart(near, expected) < 1e-5) // of scores that are rounded once, all that follows is float32
+    for (const row of totals(near).rows) assert.ok(Math.abs(row - 1) < 1e-5)
+  }
   dispose([s, low, exact])
 })

@@ -5,18 +5,19 @@ import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {expectedShapes} from '../../src/files/architecture.js'
 import {blockBackward, blockForward, blockInference} from '../../src/model/block.js'
-import type {Block, BlockOptions, BlockSaved, Kept} from '../../src/model/block.js'
+import type {Block, BlockOptions, BlockSaved, Kept, MemoryLevel} from '../../src/model/block.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {drawKept, keptCount} from '../../src/model/drop-path.js'
 import {plainAttention, rowsOf, type Group} from '../../src/tensor/ops/attention.js'
 import {plainGelu, plainSwiglu} from '../../src/tensor/ops/gelu.js'
 import {plainLayerNorm} from '../../src/tensor/ops/layer-norm.js'
 import {plainLinear} from '../../src/tensor/ops/linear.js'
+import {cast} from '../../src/tensor/ops/precision.js'
 import {rng} from '../../src/tensor/random.js'
 import {Tensor, add, dispose, gather, mul, unsortedSegmentSum} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {flat, grow} from '../../src/tensor/tree.js'
-import {apart, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
+import {flat, grow, map} from '../../src/tensor/tree.js'
+import {apart, counted, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
 import {checkOp} from '../tensor/check-op.js'
 import {configs, parameter} from './small-vit.js'
 
@@ -68,13 +69,20 @@ function withOptions<T>(heads: number, rate: number, f: (options: BlockOptions) 
 }
 
 for (const [kind, config] of Object.entries(configs))
-  for (const rate of [0, 0.5, 0.3])
-    test(`${kind}, ${rate === 0 ? 'every sequence' : `stochastic depth ${rate}`}: value and gradients of all parameters`, () =>
+  for (const [rate, level] of [
+    [0, 'fast'],
+    [0.5, 'fast'],
+    [0.3, 'fast'],
+    [0, 'small'],
+    [0.3, 'balanced'],
+    [0.3, 'small']
+  ] as const)
+    test(`${kind}, ${rate === 0 ? 'every sequence' : `stochastic depth ${rate}`}, ${level}: value and gradients of all parameters`, () =>
       checkOp({
         inputs: inputsOf(config),
         forward: inputs =>
           withOptions(config.heads, rate, options => {
-            const {y, saved} = blockForward(stream(inputs), blockOf(inputs), groups, options)
+            const {y, saved} = blockForward(stream(inputs), blockOf(inputs), groups, options, level)
             return {y, ...Object.fromEntries(flat(saved))}
           }),
         plain: inputs => withOptions(config.heads, rate, options => plainBlock(stream(inputs), blockOf(inputs), options)),
@@ -85,6 +93,41 @@ for (const [kind, config] of Object.entries(configs))
           }),
         limits: {gradient: 5e-5, slope: 2e-2}
       }))
+
+test('what a level computes anew is what it might have saved: gradients are the same bit for bit, in float32 and in bf16', async () => {
+  for (const engine of [onPlain, onTorch]) {
+    await engine()
+    for (const precision of ['fp32', 'bf16'] as const)
+      for (const config of Object.values(configs))
+        for (const rate of [0, 0.4]) {
+          const start = counted()
+          const inputs = Object.fromEntries(Object.entries(inputsOf(config)).map(([name, values]) => [name, put(values)]))
+          const dy = put(normal('dy', [T, config.width]))
+          const block = blockOf(inputs)
+          const low = map(block, leaf => (leaf.rank === 2 ? cast(leaf, precision) : leaf.clone()))
+          const found = new Map<MemoryLevel, Values[]>()
+          const saved = new Map<MemoryLevel, number>()
+          for (const level of ['fast', 'balanced', 'small'] as const) {
+            const {values, count} = withOptions(config.heads, rate, options => {
+              const forward = blockForward(stream(inputs), low, groups, options, level)
+              const back = blockBackward(dy, forward.saved, low, groups, options)
+              const out = [forward.y, back.dx, ...flat(back.grads).values()]
+              const read = out.map(x => ({shape: x.shape, data: x.dataSync<'float32'>().slice()}))
+              const tensors = flat(forward.saved).size
+              dispose([...out, ...flat(forward.saved).values()])
+              return {values: read, count: tensors}
+            })
+            found.set(level, values)
+            saved.set(level, count)
+          }
+          assert.deepEqual(found.get('balanced'), found.get('fast'))
+          assert.deepEqual(found.get('small'), found.get('fast'))
+          assert.deepEqual([...saved.values()], [9, 3, 1])
+          dispose([...Object.values(inputs), dy, ...flat(low).values()])
+          assert.equal(counted(), start)
+        }
+  }
+})
 
 test('inference gives what the forward half of training gives', async () => {
   for (const engine of [onPlain, onTorch]) {

@@ -3,12 +3,23 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {studentGradients, trainStep, type Network, type StepRates, type StepReport, type StepSettings} from '../../src/steps/train-step.js'
+import {wholeScores} from '../../src/loss/scores.js'
+import type {Targets} from '../../src/loss/targets.js'
+import {
+  studentGradients,
+  trainStep,
+  type LazyBatch,
+  type Network,
+  type StepBatch,
+  type StepRates,
+  type StepReport,
+  type StepSettings
+} from '../../src/steps/train-step.js'
 import {updateError} from '../../src/steps/verify/checks.js'
 import type {Named} from '../../src/optim/adamw.js'
 import {rng} from '../../src/tensor/random.js'
-import {add, dispose, mul, scalar, softmax, tensor, tidy} from '../../src/tensor/tf.js'
-import type {Tensor2D} from '../../src/tensor/tf.js'
+import {add, concat, dispose, mul, scalar, softmax, tensor, tidy, zeros} from '../../src/tensor/tf.js'
+import type {Tensor, Tensor1D, Tensor2D, Tensor4D} from '../../src/tensor/tf.js'
 import {grow} from '../../src/tensor/tree.js'
 import {counted, held, normal, onPlain, onTorch, put} from '../engine-for-tests.js'
 import {batchOf, freeBatch, freeState, images, rates, settingsOf, stateOf, variants, type Variant} from './small-run.js'
@@ -78,6 +89,14 @@ for (const [what, variant] of Object.entries(variants))
       }
   })
 
+/** Targets that are known whole, [n, K]: scores that are their logarithms, at temperature one. Consumes the tensor. */
+function given(chances: Tensor2D): {targets: Targets; tensors: Tensor[]} {
+  const scores = tidy(() => chances.log<Tensor2D>())
+  const [rows, columns] = [zeros([chances.shape[0]]) as Tensor1D, zeros([chances.shape[1]]) as Tensor1D]
+  chances.dispose()
+  return {targets: {scores: wholeScores(scores), rows, columns, temperature: 1}, tensors: [scores, rows, columns]}
+}
+
 for (const what of ['shared head, Sinkhorn', 'own head, centring, registers', 'stochastic depth'])
   test(`${what}: the gradients are the slopes of the total loss`, async () => {
     await onTorch()
@@ -87,7 +106,8 @@ for (const what of ['shared head, Sinkhorn', 'own head, centring, registers', 's
     const state = stateOf(variant)
     const batch = batchOf(variant)
     const chances = (name: string, rows: number): Tensor2D => tidy(() => softmax(put(normal(name, [rows, 16]))))
-    const targets = {cls: chances('cls', 2 * images), patches: chances('patches', batch.indices.length), entropy: scalar(0)}
+    const [cls, patches] = [given(chances('cls', 2 * images)), given(chances('patches', batch.indices.length))]
+    const targets = {cls: cls.targets, patches: patches.targets, entropy: scalar(0)}
     const at = (named: Named): ReturnType<typeof studentGradients> =>
       studentGradients(grow<Network>(named), batch, targets, settings, rng(3, 'drop path'))
     const {grads} = at(state.student)
@@ -135,7 +155,7 @@ for (const what of ['shared head, Sinkhorn', 'own head, centring, registers', 's
       assert.ok(off < 0.02, `${part}: off by ${off} of the gradient's norm`)
     }
     dispose([...grads.values()])
-    dispose(targets)
+    dispose([...cls.tensors, ...patches.tensors, targets.entropy])
     freeBatch(batch)
     freeState(state)
     assert.equal(counted(), start)
@@ -201,4 +221,103 @@ test('in bf16 the losses are within 1 % of float32, step by step', async () => {
         assert.ok(off < 0.01 && off > 0, `${what}, step ${i + 1}: ${name} differs by ${off}`)
       }
   }
+})
+
+for (const [what, variant] of Object.entries(variants))
+  test(`${what}: every level of memory takes the same steps, bit for bit, in float32 and in bf16`, async () => {
+    for (const [engine, precision] of [
+      [onPlain, 'fp32'],
+      [onTorch, 'fp32'],
+      [onTorch, 'bf16']
+    ] as const) {
+      await engine()
+      const fast = await train(variant, {precision, memory: 'fast'})
+      for (const memory of ['balanced', 'small'] as const) {
+        const other = await train(variant, {precision, memory})
+        assert.deepEqual(other.reports, fast.reports)
+        assert.deepEqual(same(other.after.student, fast.after.student), [])
+        assert.deepEqual(same(other.after.teacher, fast.after.teacher), [])
+      }
+    }
+  })
+
+for (const what of ['shared head, Sinkhorn', 'own head, centring, registers', 'no local crops', 'nothing masked, own head'])
+  test(`${what}: a batch in parts gives the step of the whole batch, within rounding`, async () => {
+    const variant = variants[what]!
+    for (const engine of [onPlain, onTorch]) {
+      await engine()
+      const whole = await train(variant, {batch: 5, koleoWeight: 0})
+      for (const accumulate of engine === onTorch ? [2, 3, 5] : [2]) {
+        const parts = await train(variant, {batch: 5, koleoWeight: 0, accumulate})
+        for (const [i, expected] of whole.reports.entries()) {
+          const found = parts.reports[i]!
+          assert.equal(found.masked, expected.masked)
+          for (const [name, value] of Object.entries(expected.losses))
+            assert.ok(
+              Math.abs(found.losses[name as 'total'] - value) <= 2e-5 * Math.max(Math.abs(value), 0.1),
+              `${accumulate} parts, ${name}`
+            )
+          for (const [name, norm] of Object.entries(expected.gradNorms))
+            assert.ok(Math.abs(found.gradNorms[name]! - norm) <= 1e-4 * norm, `${accumulate} parts, gradient of ${name}`)
+          assert.ok(Math.abs(found.teacherEntropy - expected.teacherEntropy) < 1e-4)
+          assert.ok(Math.abs(found.clsCosine - expected.clsCosine) < 1e-5)
+        }
+        for (const network of ['student', 'teacher'] as const)
+          for (const [name, expected] of whole.after[network]) {
+            const third = expected.length / 3
+            const counts = name.endsWith('qkv.bias') ? (i: number): boolean => i < third || i >= 2 * third : undefined
+            const off = updateError(whole.before[network].get(name)!, parts.after[network].get(name)!, expected, counts)
+            assert.ok(off < 5e-3, `${accumulate} parts, ${network} ${name}: the update is off by ${off}`)
+          }
+      }
+    }
+  })
+
+test('in parts, KoLeo is the mean of what the parts have, by their images; crops may be made when they are needed', async () => {
+  await onTorch()
+  const variant = variants['shared head, Sinkhorn']!
+  const settings = settingsOf(variant, {dinoWeight: 0, ibotWeight: 0, accumulate: 2})
+  const start = counted()
+  const whole = batchOf(variant, 0, 5)
+  const {globals, locals, masks, indices, weights} = whole
+  const some = (crops: Tensor4D, from: number, to: number): Tensor4D =>
+    tidy(() => {
+      const each = crops.shape[0] / 5
+      return concat(Array.from({length: each}, (_, crop) => crops.slice<Tensor4D>(5 * crop + from, to - from)))
+    })
+  const once = (batch: StepBatch | LazyBatch, own: StepSettings): StepReport => {
+    const {state, report} = trainStep(stateOf(variant), batch, rates, own)
+    freeState(state)
+    return report
+  }
+  const parts = once(whole, settings)
+  const lazy = {masks, indices, weights, localCount: variant.locals, globals: some.bind(null, globals), locals: some.bind(null, locals!)}
+  assert.deepEqual(once(lazy, settings), parts)
+
+  const alone = [
+    [0, 2],
+    [2, 5]
+  ].map(([from, to]) => {
+    const b = to! - from!
+    const own = tidy(() => ({
+      globals: some(globals, from!, to!),
+      locals: some(locals!, from!, to!),
+      masks: concat([masks.slice<Tensor2D>(from!, b), masks.slice<Tensor2D>(5 + from!, b)])
+    }))
+    const N = masks.shape[1]
+    const inside = [...indices].filter(at => Math.trunc(at / N) % 5 >= from! && Math.trunc(at / N) % 5 < to!)
+    const moved = inside.map(at => (Math.trunc(at / N) < 5 ? at - from! * N : at - (5 + from! - b) * N))
+    const {losses} = once(
+      {...own, indices: Int32Array.from(moved), weights: Float32Array.from(moved, () => 1)},
+      {...settings, accumulate: 1}
+    )
+    dispose(own)
+    return (b / 5) * losses.koleo
+  })
+  assert.ok(Math.abs(parts.losses.koleo - (alone[0]! + alone[1]!)) < 1e-6, `${parts.losses.koleo} is not ${alone.join(' + ')}`)
+  const state = stateOf(variant)
+  assert.throws(() => trainStep(state, whole, rates, {...settings, accumulate: 6}), /expected at most 5 parts/)
+  freeState(state)
+  freeBatch(whole)
+  assert.equal(counted(), start)
 })

@@ -27,7 +27,7 @@ define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
 // ---------------------------------------------------------------------------------------------------------------- linear
 
 /** x·Wᵀ + b, exact GELU where asked. */
-export function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
+function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
   if (onCpu()) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
   const y = op('linear', x, weight, bias)
   return gelu ? op('gelu', y, 'none') : y

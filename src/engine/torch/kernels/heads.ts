@@ -1,114 +1,96 @@
 /**
- * Kernels of the heads and their losses, whose rows are K prototypes wide: cross-entropy over prototypes in pieces, Sinkhorn–Knopp, weight normalisation
- * (see `loss/cross-entropy.ts`, `loss/sinkhorn.ts`, `model/head.ts`). On a CPU the addon's own loops go once over memory where operators go five times.
+ * Kernels of the heads and their losses, whose rows are K prototypes wide and are taken by pieces of columns: cross-entropy, Sinkhorn–Knopp, weight normalisation
+ * (see `loss/cross-entropy.ts`, `loss/targets.ts`, `model/head.ts`). On a CPU the addon's own loops go once over memory where operators go five times.
  */
 import type {Tensor} from '../../../tensor/tf.js'
-import {inPlace, op, ops, scalarType, scoped, torch} from '../binding.js'
+import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {define, defineMany, h, to} from './define.js'
 import {hasOwn} from './device.js'
-import {linear} from './fused.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
 
 const rowsOf = (x: Handle, start: number, count: number): Handle => op('slice.Tensor', x, 0, start, start + count, 1)
 
-/** One share's losses; `scores` [rows, K] become, or are replaced by, the gradient. */
-function crossEntropy(
-  scores: Handle,
-  targets: Handle,
-  first: Handle,
-  second: Handle | null,
-  weights: Handle,
-  temperature: number
-): {losses: Handle; gradient: Handle} {
-  if (hasOwn('loss')) {
-    const losses = op('dinov2::cross_entropy_', scores, targets, first, second, weights, temperature)
-    return {losses, gradient: scores}
-  }
-  const pick = (rows: Handle): Handle => to(op('index_select', targets, 0, rows), float32)
-  const target = second ? op('add.Tensor', pick(first), pick(second)) : pick(first)
-  const s = op('div.Scalar', to(scores, float32), temperature)
-  const lse = op('logsumexp', s, [1], true)
-  const mass = op('sum.dim_IntList', target, [1], true)
-  const own = op('sub.Tensor', op('mul.Tensor', mass, lse), op('sum.dim_IntList', op('mul.Tensor', target, s), [1], true))
-  const gradient = op('sub.Tensor', s, lse)
-  inPlace('exp_', gradient)
-  inPlace('mul_.Tensor', gradient, mass)
-  inPlace('sub_.Tensor', gradient, target)
-  inPlace('mul_.Tensor', gradient, op('div.Scalar', op('unsqueeze', weights, 1), temperature))
-  return {losses: op('mul.Tensor', op('squeeze.dim', own, 1), weights), gradient: to(gradient, typeOf(scores))}
+/** A float32 copy of s/τ − v − u, which may be changed. */
+function exponent(s: Handle, temperature: number, u?: Handle, v?: Handle): Handle {
+  const x = op('div.Scalar', to(s, float32), temperature)
+  if (v) inPlace('sub_.Tensor', x, v)
+  if (u) inPlace('sub_.Tensor', x, op('unsqueeze', u, 1))
+  return x
 }
 
-type Shares = readonly {
-  readonly rows: number
-  readonly targets: Tensor
-  readonly first: Tensor
-  readonly second?: Tensor
-  readonly weights: Tensor
-}[]
-
-defineMany('Dinov2PrototypeLoss', ({z, w}, attrs) => {
-  const {shares, temperature, chunk} = attrs as unknown as {shares: Shares; temperature: number; chunk: number}
-  const R = z!.shape[0]!
-  const weight = h(w!)
-  const unit = to(h(z!), typeOf(weight))
-  const losses: Handle[] = []
-  const dz: Handle[] = []
-  let dw: Handle | undefined
-  for (let start = 0; start < R; start += chunk) {
-    const count = Math.min(chunk, R - start)
-    // What a piece needs is let go before the next one.
-    const [more, own, ...each] = scoped(() => {
-      const part = rowsOf(unit, start, count)
-      const scores = linear(part, weight, null, false) //                                  [count, K]
-      const found: Handle[] = []
-      const gradients: Handle[] = []
-      let at = 0 // where a share begins
-      for (const share of shares) {
-        const from = Math.max(at, start)
-        const length = Math.min(at + share.rows, start + count) - from
-        at += share.rows
-        if (length <= 0) continue
-        const piece = (x: Tensor): Handle => rowsOf(h(x), from - at + share.rows, length)
-        const {losses: some, gradient} = crossEntropy(
-          rowsOf(scores, from - start, length),
-          h(share.targets),
-          piece(share.first),
-          share.second ? piece(share.second) : null,
-          piece(share.weights),
-          temperature
-        )
-        found.push(some)
-        gradients.push(gradient)
-      }
-      const gradient = hasOwn('loss') ? scores : op('cat', gradients, 0)
-      return [op('mm', op('t', gradient), part), op('mm', gradient, weight), ...found]
-    })
-    if (dw === undefined) dw = to(more!, float32)
-    else inPlace('add_.Tensor', dw, more!)
-    dz.push(to(own!, float32))
-    losses.push(...each)
-  }
-  const joined = (parts: Handle[]): Handle => (parts.length === 1 ? parts[0]! : op('cat', parts, 0))
-  return [joined(losses), joined(dz), dw!]
+define('Dinov2LogSumOfRows', ({s, v}, {temperature}) => {
+  const own = v ? h(v) : undefined
+  const found = hasOwn('loss')
+    ? op('dinov2::log_sum_of_rows', op('contiguous', h(s!)), own ?? null, temperature as number)
+    : op('logsumexp', exponent(h(s!), temperature as number, undefined, own), [1], false)
+  return [found, 'float32']
 })
 
-define('Dinov2Sinkhorn', ({scores}, {temperature, iterations}) => {
-  const [n, K] = scores!.shape as [number, number]
-  if (hasOwn('loss')) return op('dinov2::sinkhorn', op('contiguous', h(scores!)), temperature as number, iterations as number)
-  const s = to(h(scores!), float32)
-  const q = op('sub.Tensor', s, op('amax', s, [0], true))
-  inPlace('div_.Scalar', q, temperature as number)
-  inPlace('exp_', q)
-  inPlace('div_.Tensor', q, op('sum', q))
-  for (let i = 0; i < (iterations as number); i++) {
-    inPlace('div_.Tensor', q, op('mul.Scalar', op('sum.dim_IntList', q, [0], true), K))
-    inPlace('div_.Tensor', q, op('mul.Scalar', op('sum.dim_IntList', q, [1], true), n))
+defineMany('Dinov2SinkhornTurn', ({s, u, v}, {temperature, prototypes}) => {
+  const [tau, K] = [temperature as number, prototypes as number]
+  if (hasOwn('loss'))
+    return ops('dinov2::sinkhorn_turn', op('contiguous', h(s!)), h(u!), v ? h(v) : null, K, tau).map(x => [x, 'float32'] as const)
+  const before = v ? h(v) : op('div.Scalar', to(op('amax', h(s!), [0], false), float32), tau)
+  const p = exponent(h(s!), tau, h(u!), before)
+  inPlace('exp_', p)
+  const totals = op('sum.dim_IntList', p, [0], false)
+  inPlace('clamp_min_', totals, 1e-37)
+  inPlace('mul_.Scalar', totals, K / s!.shape[0]!)
+  return [
+    [op('add.Tensor', before, op('log', totals)), 'float32'],
+    [op('mv', p, op('reciprocal', totals)), 'float32']
+  ]
+})
+
+/** exp(s/τ − u − v), float32. */
+function targets(s: Handle, u: Handle, v: Handle, temperature: number): Handle {
+  const x = exponent(s, temperature, u, v)
+  inPlace('exp_', x)
+  return x
+}
+define('Dinov2Targets', ({s, u, v}, {temperature}) => [targets(h(s!), h(u!), h(v!), temperature as number), 'float32'])
+
+type Segments = readonly {
+  readonly rows: number
+  readonly s: Tensor
+  readonly u: Tensor
+  readonly v: Tensor
+  readonly temperature: number
+  readonly teachers?: readonly Tensor[]
+}[]
+
+defineMany('Dinov2ColumnLoss', ({s, lse, weights}, attrs) => {
+  const {segments, temperature} = attrs as unknown as {segments: Segments; temperature: number}
+  const scores = op('contiguous', h(s!))
+  const gradient = op('empty_like', scores, null, null, null, null, null)
+  const along: Handle[] = []
+  let at = 0
+  for (const {rows, s: t, u, v, temperature: tau, teachers} of segments) {
+    const [own, to_] = [rowsOf(scores, at, rows), rowsOf(gradient, at, rows)]
+    const [total, weight] = [rowsOf(h(lse!), at, rows), rowsOf(h(weights!), at, rows)]
+    at += rows
+    const [first, second] = (teachers ?? []).map(h)
+    if (hasOwn('loss')) {
+      const picks = [first ?? null, second ?? null] as const
+      along.push(op('dinov2::column_loss', to_, own, total, weight, op('contiguous', h(t)), h(u), h(v), ...picks, temperature, tau))
+      continue
+    }
+    const all = targets(h(t), h(u), h(v), tau)
+    const pick = (row: Handle): Handle => op('index_select', all, 0, row)
+    const target = second ? op('add.Tensor', pick(first!), pick(second)) : first ? pick(first) : all
+    const x = exponent(own, temperature)
+    along.push(op('sum.dim_IntList', op('mul.Tensor', target, x), [1], false))
+    inPlace('sub_.Tensor', x, op('unsqueeze', total, 1))
+    inPlace('exp_', x)
+    if (second) inPlace('mul_.Scalar', x, 2)
+    inPlace('sub_.Tensor', x, target)
+    inPlace('mul_.Tensor', x, op('unsqueeze', op('div.Scalar', weight, temperature), 1))
+    inPlace('copy_', to_, x, false)
   }
-  inPlace('mul_.Scalar', q, n)
-  return to(q, typeOf(h(scores!)))
+  return [[along.length === 1 ? along[0]! : op('cat', along, 0), 'float32'], gradient]
 })
 
 const lengths = (v: Handle): Handle => op('linalg_vector_norm', v, 2, [1], true)

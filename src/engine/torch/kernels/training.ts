@@ -1,7 +1,7 @@
 /** Kernels of the trainer that change tensors in place (see `tensor/ops/in-place.ts`). */
 import {registerKernel} from '../../../tensor/tf.js'
 import type {KernelConfig, Tensor} from '../../../tensor/tf.js'
-import {op, ops, run, scalarType, scoped} from '../binding.js'
+import {inPlace, op, ops, run, scalarType, scoped, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {deviceName} from './device.js'
 import {h} from './define.js'
@@ -59,4 +59,13 @@ defineInPlace('Dinov2Scale', ({tensors}, {factor}) => {
 defineInPlace('Dinov2Ema', ({teacher, student}, {momentum}) => {
   run('_foreach_mul_.Scalar', teacher!, momentum!)
   run('_foreach_add_.List', teacher!, student!, 1 - momentum!)
+})
+
+defineInPlace('Dinov2AddAt', ({into, piece}, {start}) => {
+  const rows = torch().shape(piece![0]!)[0]!
+  inPlace('add_.Tensor', op('slice.Tensor', into![0]!, 0, start!, start! + rows, 1), piece![0]!)
+})
+
+defineInPlace('Dinov2AddAll', ({into, more}) => {
+  run('_foreach_add_.List', into!, more!, 1)
 })

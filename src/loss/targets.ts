@@ -1,0 +1,199 @@
+/**
+ * Teacher targets that never exist whole (spec §2.3).
+ *
+ * Sinkhorn–Knopp scales rows and columns of exp(s/τ), and centring takes a centre off and divides by a row's sum; either way a target is
+ *
+ *     t[r, k] = exp(s[r, k]/τ − u[r] − v[k]),
+ *
+ * so that two vectors say all, and the student's loss asks for the columns it is at. n rows, K prototypes, teacher temperature τ. All float32.
+ */
+import {
+  add,
+  concat,
+  dispose,
+  div,
+  exp,
+  log,
+  logSumExp,
+  max,
+  maximum,
+  mean,
+  mul,
+  neg,
+  reshape,
+  slice,
+  sub,
+  sum,
+  tidy,
+  zeros
+} from '../tensor/tf.js'
+import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
+import {fast} from '../tensor/ops/kernel.js'
+import {cast} from '../tensor/ops/precision.js'
+import {pieces, someRows} from './scores.js'
+import type {Scores} from './scores.js'
+
+export type Targets = {
+  readonly scores: Scores
+  /** u, logarithms of what the rows are divided by. */
+  readonly rows: Tensor1D /* [n] */
+  /** v, the same of the columns. */
+  readonly columns: Tensor1D /* [K] */
+  readonly temperature: number
+}
+
+/** Below this a total counts as this: a row that no prototype reaches at first is reached in the next turn. */
+const LEAST = 1e-37
+
+/** s/τ − v − u, in float32; s [n, k], u [n], v [k]. */
+const exponent = (s: Tensor2D, temperature: number, u?: Tensor1D, v?: Tensor1D): Tensor2D =>
+  tidy(() => {
+    let x: Tensor2D = div(cast(s, 'fp32'), temperature)
+    if (v) x = sub(x, v)
+    return u ? sub(x, reshape(u, [-1, 1])) : x
+  })
+
+/** log Σₖ exp(s/τ − v) of each row of a piece; s [n, k], v [k] → [n]. */
+export function logSumOfRows(s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D {
+  const fused = fast('Dinov2LogSumOfRows', {s, v}, {temperature})
+  return (fused?.[0] ?? plainLogSumOfRows(s, temperature, v)) as Tensor1D
+}
+
+/** The plain twin of `logSumOfRows`. */
+export const plainLogSumOfRows = (s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D =>
+  tidy(() => logSumExp<Tensor1D>(exponent(s, temperature, undefined, v), 1))
+
+/**
+ * One turn of Sinkhorn–Knopp over a piece: its columns are brought to a total of n/K, then counted by rows. s [n, k], u [n], v [k] (absent before the first
+ * turn, where the largest score of each prototype stands for it) → the new v [k], and what the piece adds to the total of each row [n].
+ */
+export function sinkhornTurn(
+  s: Tensor2D,
+  u: Tensor1D,
+  v: Tensor1D | undefined,
+  prototypes: number,
+  temperature: number
+): [Tensor1D, Tensor1D] {
+  const fused = fast('Dinov2SinkhornTurn', {s, u, v}, {temperature, prototypes})
+  return (fused as [Tensor1D, Tensor1D] | undefined) ?? plainSinkhornTurn(s, u, v, prototypes, temperature)
+}
+
+/** The plain twin of `sinkhornTurn`. */
+export const plainSinkhornTurn = (
+  s: Tensor2D,
+  u: Tensor1D,
+  v: Tensor1D | undefined,
+  prototypes: number,
+  temperature: number
+): [Tensor1D, Tensor1D] =>
+  tidy(() => {
+    const before = v ?? max<Tensor1D>(exponent(s, temperature), 0)
+    const p = exp(exponent(s, temperature, u, before)) //                         [n, k]
+    const totals = mul<Tensor1D>(maximum(sum<Tensor1D>(p, 0), LEAST), prototypes / s.shape[0]) // [k], over what they should be
+    return [add<Tensor1D>(before, log(totals)), sum<Tensor1D>(div(p, totals), 1)]
+  })
+
+/**
+ * Targets of Sinkhorn–Knopp (Cuturi 2013; SwAV, Caron et al. 2020) from scores [n, K]: by turns each prototype's total is made n/K and each row's one; rows sum
+ * to one in the end. The scores are asked for once a turn, `width` columns at a time. `iterations` is at least 1. The caller owns the vectors.
+ */
+export function sinkhornTargets(scores: Scores, temperature: number, width: number, iterations = 3): Targets {
+  const parts = [...pieces(scores.prototypes, width)]
+  let u = zeros([scores.rows]) as Tensor1D
+  let vs: (Tensor1D | undefined)[] = parts.map(() => undefined)
+  for (let turn = 0; turn < iterations; turn++) {
+    let totals: Tensor1D | undefined
+    vs = parts.map(([start, count], i) => {
+      const {v, sums} = tidy(() => {
+        const [next, own] = sinkhornTurn(scores.columns(start, count), u, vs[i], scores.prototypes, temperature)
+        return {v: next, sums: totals ? add<Tensor1D>(totals, own) : own}
+      })
+      dispose([...(vs[i] ? [vs[i]] : []), ...(totals ? [totals] : [])])
+      totals = sums
+      return v
+    })
+    const next = tidy(() => add<Tensor1D>(u, log(maximum(totals!, LEAST))))
+    dispose([u, totals!])
+    u = next
+  }
+  const all = vs as Tensor1D[]
+  const columns = concat(all)
+  dispose(all)
+  return {scores, rows: u, columns, temperature}
+}
+
+/**
+ * Targets of centring, softmax((s − c)/τ) by rows, from scores [n, K] and a centre [1, K]; and the mean of the scores [1, K], from which the next centre follows.
+ * The caller owns both.
+ */
+export function centredTargets(scores: Scores, center: Tensor2D, temperature: number, width: number): {targets: Targets; mean: Tensor2D} {
+  const found = tidy(() => {
+    const columns = div<Tensor1D>(reshape(center, [-1]), temperature)
+    const parts = [...pieces(scores.prototypes, width)].map(([start, count]) =>
+      tidy(() => {
+        const s = scores.columns(start, count)
+        return {rows: logSumOfRows(s, temperature, slice(columns, [start], [count])), mean: mean<Tensor2D>(cast(s, 'fp32'), 0, true)}
+      })
+    )
+    return {
+      columns,
+      rows: joinedLogSum(parts.map(({rows}) => rows)),
+      average:
+        parts.length === 1
+          ? parts[0]!.mean
+          : concat<Tensor2D>(
+              parts.map(part => part.mean),
+              1
+            )
+    }
+  })
+  return {targets: {scores, rows: found.rows, columns: found.columns, temperature}, mean: found.average}
+}
+
+/** log Σ exp over pieces, from those of each piece [n]. */
+export const joinedLogSum = (parts: readonly Tensor1D[]): Tensor1D =>
+  tidy(() =>
+    parts.length === 1
+      ? parts[0]!.clone()
+      : logSumExp<Tensor1D>(
+          concat(
+            parts.map(part => reshape(part, [1, -1])),
+            0
+          ),
+          0
+        )
+  )
+
+/** Columns `start` to `start + count` of the targets, [n, count]; the caller's. */
+export const targetColumns = ({scores, rows, columns, temperature}: Targets, start: number, count: number): Tensor2D =>
+  tidy(() => targetsOf(scores.columns(start, count), rows, slice(columns, [start], [count]), temperature))
+
+/** exp(s/τ − u − v); s [n, k], u [n], v [k] → [n, k] float32. */
+export function targetsOf(s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D {
+  const fused = fast('Dinov2Targets', {s, u, v}, {temperature})
+  return (fused?.[0] ?? plainTargets(s, u, v, temperature)) as Tensor2D
+}
+
+/** The plain twin of `targetsOf`. */
+export const plainTargets = (s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D =>
+  tidy(() => exp(exponent(s, temperature, u, v)))
+
+/** The targets of rows `from` to `from + count`; what is new of them is the caller's: `rows`. */
+export const someTargets = (targets: Targets, from: number, count: number): Targets => ({
+  ...targets,
+  scores: someRows(targets.scores, from, count),
+  rows: slice(targets.rows, [from], [count])
+})
+
+/** Mean over the rows of −Σₖ t·log t, in nats. */
+export function entropy({scores, rows, columns, temperature}: Targets, width: number): Scalar {
+  return tidy(() => {
+    const parts = [...pieces(scores.prototypes, width)].map(([start, count]) =>
+      tidy(() => {
+        const x = exponent(scores.columns(start, count), temperature, rows, slice(columns, [start], [count]))
+        return sum<Scalar>(mul(exp(x), x))
+      })
+    )
+    return div<Scalar>(neg(parts.reduce((a, b) => add(a, b))), scores.rows)
+  })
+}

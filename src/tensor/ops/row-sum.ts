@@ -1,0 +1,52 @@
+/**
+ * A sum of tensors [K, D] that arrive piece by piece, rows at a time, and maybe several times over: the gradient of the prototypes.
+ *
+ * Where the engine can add in place, the sum exists once and nothing beside it. Elsewhere the pieces are kept and joined at the end; they must then come
+ * with the same borders each time.
+ */
+import {add, concat, dispose, keep, tidy, zeros} from '../tf.js'
+import type {Tensor, Tensor2D} from '../tf.js'
+import {fastInPlace} from './in-place.js'
+import {isFused} from './kernel.js'
+
+export class RowSum {
+  private whole: Tensor2D | undefined
+  private readonly pieces = new Map<number, Tensor2D>()
+
+  constructor(private readonly shape: readonly [number, number]) {}
+
+  /** Adds a piece [k, D] to the rows from `start` on. The piece stays the caller's. */
+  add(start: number, piece: Tensor2D): void {
+    if (isFused('Dinov2AddAt')) {
+      this.whole ??= keep(zeros(this.shape as [number, number]) as Tensor2D)
+      fastInPlace('Dinov2AddAt', {into: [this.whole], piece: [piece]}, {start})
+      return
+    }
+    const before = this.pieces.get(start)
+    this.pieces.set(start, keep(before ? tidy(() => add<Tensor2D>(before, piece)) : piece.clone()))
+    if (before) dispose(before)
+  }
+
+  /** The sum, the caller's from now on; undefined where nothing was added. */
+  take(): Tensor2D | undefined {
+    if (this.whole || this.pieces.size === 0) return this.whole
+    const parts = [...this.pieces].sort(([a], [b]) => a - b).map(([, piece]) => piece)
+    const all = keep(concat(parts, 0))
+    dispose(parts)
+    return all
+  }
+}
+
+/** Adds each tensor of `more` to its partner, in place where the engine can. Consumes both lists; returns the sums. */
+export function addAll(into: readonly Tensor[], more: readonly Tensor[]): Tensor[] {
+  if (into.length === 0) return []
+  if (fastInPlace('Dinov2AddAll', {into, more}) !== undefined) {
+    dispose([...more])
+    return [...into]
+  }
+  return into.map((tensor, i) => {
+    const sum = keep(tidy(() => add(tensor, more[i]!)))
+    dispose([tensor, more[i]!])
+    return sum
+  })
+}
