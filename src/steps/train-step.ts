@@ -232,7 +232,7 @@ function teacherSays(
 
   // Where there is room, scores are computed once and kept; over several parts they would be those of the whole batch.
   const holds: HeldScores[] = []
-  const scoresOf = (rows: Tensor2D, w: Tensor2D, width: number): Scores => {
+  const scoresOf = (rows: Tensor2D, w: Tensor2D): Scores => {
     const scores = productScores(rows, w)
     if (parts.length > 1 || (settings.memory ?? 'fast') !== 'fast') return scores
     const held = heldScores(scores)
@@ -243,7 +243,7 @@ function teacherSays(
   const target = (rows: Tensor2D, which: 'dino' | 'ibot'): Targets => {
     const {w} = (which === 'ibot' ? heads.ibot : undefined) ?? heads.dino
     const width = which === 'ibot' ? widths.ibot : widths.dino
-    const scores = scoresOf(rows, w, width)
+    const scores = scoresOf(rows, w)
     if (centering === 'sinkhorn_knopp') return sinkhornTargets(scores, rates.teacherTemp, width)
     const {targets, mean} = centredTargets(scores, centers![which], rates.teacherTemp, width)
     average[which] = mean

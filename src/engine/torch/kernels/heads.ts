@@ -9,7 +9,6 @@ import {define, defineMany, h, to} from './define.js'
 import {hasOwn} from './device.js'
 
 const {bfloat16, float32} = scalarType
-const typeOf = (x: Handle): number => torch().type(x)
 
 const rowsOf = (x: Handle, start: number, count: number): Handle => op('slice.Tensor', x, 0, start, start + count, 1)
 
