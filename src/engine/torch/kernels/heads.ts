@@ -3,7 +3,7 @@
  * (see `loss/cross-entropy.ts`, `loss/targets.ts`, `model/head.ts`). On a CPU the addon's own loops go once over memory where operators go five times.
  */
 import type {Tensor} from '../../../tensor/tf.js'
-import {inPlace, op, ops, scalarType, torch} from '../binding.js'
+import {inPlace, op, ops, scalarType} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {define, defineMany, h, to} from './define.js'
 import {hasOwn} from './device.js'
