@@ -1,7 +1,7 @@
 /** `dinov2 embed`: one vector for each image. */
 import {Flags} from '@oclif/core'
 import {Command, badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../src/cli/command.js'
-import {modelFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
+import {borderFlags, modelFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
 import {duration} from '../src/cli/progress.js'
 import {UserError} from '../src/config/errors.js'
 
@@ -27,6 +27,7 @@ export default class Embed extends Command {
     ...inputFlags,
     ...vectorFlags,
     ...pixelFlags,
+    ...borderFlags,
     ...engineFlags,
     ...badFlags,
     config: settingsFlags.config,

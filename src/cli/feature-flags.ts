@@ -74,6 +74,14 @@ export const pixelFlags = {
   })
 }
 
+/** For commands that take one vector of a whole image: where a mask or a map lies on the image, nothing may be cut off. */
+export const borderFlags = {
+  'crop-borders': Flags.boolean({
+    helpGroup: 'IMAGES',
+    summary: 'First cut off even bars of one colour on two opposite sides (letter boxes).'
+  })
+}
+
 /** Which of the model's outputs a vector is. */
 export const vectorFlags = {
   pool: Flags.option({options: poolings})({
@@ -102,10 +110,12 @@ export function transformOf(flags: {
   readonly resize?: number | undefined
   readonly crop?: number | undefined
   readonly 'no-crop'?: boolean | undefined
-}): {readonly resize: number; readonly crop?: number} {
-  if (flags.size !== undefined) return {resize: Math.round((flags.size * 8) / 7), crop: flags.size}
+  readonly 'crop-borders'?: boolean | undefined
+}): {readonly resize: number; readonly crop?: number; readonly cropBorders?: boolean} {
+  const borders = flags['crop-borders'] ? {cropBorders: true} : {}
+  if (flags.size !== undefined) return {resize: Math.round((flags.size * 8) / 7), crop: flags.size, ...borders}
   const resize = flags.resize ?? 256
-  if (flags['no-crop']) return {resize}
+  if (flags['no-crop']) return {resize, ...borders}
   const crop = flags.crop ?? 224
   if (crop > resize) {
     throw new UserError(`A crop of ${crop} pixels does not fit into images whose short side is ${resize}.`, {
@@ -114,5 +124,5 @@ export function transformOf(flags: {
       hint: flags.crop === undefined ? `Give --crop too, or --size ${resize} for both.` : `Give --resize too, or --size ${crop} for both.`
     })
   }
-  return {resize, crop}
+  return {resize, crop, ...borders}
 }

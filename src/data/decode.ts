@@ -9,6 +9,7 @@
 import {closeSync, fstatSync, lstatSync, openSync, readSync, statSync} from 'node:fs'
 import sharp from 'sharp'
 import {decodeBmp} from './bmp.js'
+import {cropBorders} from './borders.js'
 import {fitGeometry, type Transform} from './geometry.js'
 import type {ImageRef} from './ref.js'
 import type {NativePixels} from './native.js'
@@ -226,7 +227,8 @@ export async function loadPixels(
   transform: Transform,
   {native, ...options}: DecodeOptions & {readonly native?: NativePixels | undefined} = {}
 ): Promise<Raster> {
-  const image = await decodeRgb(ref, options)
+  const whole = await decodeRgb(ref, options)
+  const image = transform.cropBorders ? cropBorders(whole) : whole
   const {size, window} = fitGeometry(image.width, image.height, transform)
   if (window.width * window.height > MAX_OUTPUT)
     throw new RefusedImage(

@@ -11,6 +11,8 @@ export type Transform = {
   readonly crop?: number
   /** Without a crop: both sides become multiples of it. */
   readonly patch?: number
+  /** Letter-box bars are cut off before anything else (`borders.ts`). */
+  readonly cropBorders?: boolean
 }
 
 /** Size after resizing, and the window that is kept of it. */

@@ -37,17 +37,20 @@ export type FeatureSettings = {
 export const usualFeatures: FeatureSettings = {pool: 'cls', layers: 1, normalize: false, transform: {resize: 256, crop: 224}}
 
 /** The transform as it stands in a file's record, and back. */
-export const preprocessingOf = ({resize, crop, patch}: Transform): Readonly<Record<string, unknown>> =>
-  crop === undefined
-    ? {resize, crop: null, multiple: patch, interpolation: 'bicubic', mean: 'imagenet', std: 'imagenet'}
-    : {resize, crop, interpolation: 'bicubic', mean: 'imagenet', std: 'imagenet'}
+export const preprocessingOf = ({resize, crop, patch, cropBorders}: Transform): Readonly<Record<string, unknown>> => ({
+  ...(crop === undefined ? {resize, crop: null, multiple: patch} : {resize, crop}),
+  interpolation: 'bicubic',
+  mean: 'imagenet',
+  std: 'imagenet',
+  ...(cropBorders ? {borders: 'cropped'} : {})
+})
 
 /**
  * The settings with which a file's vectors were made, so that queries can be made in the same way.
  * Throws `UserError` when the record comes from elsewhere and does not say.
  */
 export function settingsOf(meta: EmbeddingMeta, name: string): FeatureSettings {
-  const {resize, crop, multiple} = meta.preprocessing ?? {}
+  const {resize, crop, multiple, borders} = meta.preprocessing ?? {}
   if (typeof resize !== 'number' || meta.pooling === null || meta.layers === null) {
     throw new UserError(`${name} does not say how its vectors were made, so images cannot be embedded in the same way.`, {
       exit: 2,
@@ -55,8 +58,10 @@ export function settingsOf(meta: EmbeddingMeta, name: string): FeatureSettings {
       hint: 'Embed the images as the indexed ones were, and search with the embeddings.'
     })
   }
-  const transform: Transform =
-    typeof crop === 'number' ? {resize, crop} : {resize, ...(typeof multiple === 'number' ? {patch: multiple} : {})}
+  const transform: Transform = {
+    ...(typeof crop === 'number' ? {resize, crop} : {resize, ...(typeof multiple === 'number' ? {patch: multiple} : {})}),
+    ...(borders === 'cropped' ? {cropBorders: true} : {})
+  }
   return {pool: meta.pooling, layers: meta.layers, normalize: meta.normalized, transform}
 }
 
@@ -105,7 +110,7 @@ export function embedderOf(
       `--layers ${String(layers)} does not fit ${name}, which has ${depth} blocks.`,
       `Give a number from 1 to ${depth}, or a list of blocks from 0 to ${depth - 1}.`
     )
-  const {resize, crop} = given.transform
+  const {resize, crop, cropBorders} = given.transform
   if (crop !== undefined && crop % patch !== 0) {
     const below = Math.max(patch, crop - (crop % patch))
     throw usage(
@@ -118,7 +123,7 @@ export function embedderOf(
       'Uncropped images differ in their number of patches, but the rows of an output have one length.',
       'Give --crop, or --pool mean.'
     )
-  const transform: Transform = crop === undefined ? {resize, patch} : {resize, crop}
+  const transform: Transform = {...(crop === undefined ? {resize, patch} : {resize, crop}), ...(cropBorders ? {cropBorders} : {})}
   const n = blocks.length
   const side = crop === undefined ? 0 : crop / patch
   const dim = pool === 'patch' ? side * side * n * C : pool === 'cls+mean' ? (n + 1) * C : n * C
