@@ -1,7 +1,7 @@
 /**
  * Where images come from: folders, files, lists, stdin and tar shards become one stream of `ImageRef`.
  *
- * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a shard one sample. The order is
+ * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a shard some headers. The order is
  * that of the inputs; within a folder, that of the bytes of the paths.
  */
 import {createReadStream, promises as fs} from 'node:fs'
@@ -130,7 +130,7 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
       base: dirname(resolve(open)),
       ...(format !== 'plain' ? {format} : nul ? {format: 'nul' as const} : {})
     })
-  } else if (kind === 'shard') for await (const ref of readShard(given, open, note)) yield [ref]
+  } else if (kind === 'shard') yield* readShard(given, open, note)
   else yield [refOf(given, open)]
 }
 

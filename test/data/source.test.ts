@@ -220,14 +220,14 @@ test('tar shards: keys end at the first dot of the base name; side members becom
     ['s-00.tar/a.b/0001', 's-00.tar/a.b/0002', `s-00.tar/${'long/'.repeat(40)}ü`, 's-00.tar/bare']
   )
   assert.deepEqual(
-    refs.map(({bytes}) => Buffer.from(bytes!).toString()),
+    refs.map(({range}) => tar.toString('utf8', range!.offset, range!.offset + range!.size)),
     ['IMAGE1', 'IMAGE2', 'IMAGE4', 'IMAGE5']
   )
   assert.deepEqual(
     refs.slice(0, 2).map(({fields}) => fields),
     [{caption: 'one', label: '7'}, {text: 'two words'}]
   )
-  for (const {range, bytes} of refs) assert.deepEqual(tar.subarray(range!.offset, range!.offset + range!.size), bytes)
+  assert.ok(refs.every(({bytes, path}) => bytes === undefined && path === join(folder, 's-00.tar'))) // listed, not read
   assert.deepEqual(
     notes.map(({reason}) => reason),
     ['a second image of its sample', 'a hidden file', 'a sample without an image'].sort(
@@ -236,7 +236,7 @@ test('tar shards: keys end at the first dot of the base name; side members becom
   )
   const damaged = await all(['s-{01..02}.tar'], {cwd: folder})
   assert.ok(damaged.filter(({problem}) => /damaged or no tar/.test(problem ?? '')).length === 2)
-  assert.deepEqual(splitKey('a/b.c/d.e.f'), {key: 'a/b.c/d', kind: 'e.f'})
+  assert.deepEqual(splitKey(Buffer.from('a/b.c/d.e.f')), {key: Buffer.from('a/b.c/d'), kind: 'e.f'})
 })
 
 test('brace ranges', () => {
