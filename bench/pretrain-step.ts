@@ -15,7 +15,11 @@ import {count, flat} from '../src/tensor/tree.js'
 /** What can be taken away, by the family of native loops that then says it is not ready, and what stands in its place. */
 export const techniques = {
   attention: 'attention as two batched products with a softmax between, and its gradients likewise',
-  loss: 'cross-entropy, Sinkhorn–Knopp and weight normalisation as compositions of operators'
+  loss: 'cross-entropy, Sinkhorn–Knopp and weight normalisation as compositions of operators',
+  norm: 'layer normalisation and its gradient as libtorch has them, the residual added apart',
+  rows: 'rows of kept sequences picked, scaled, rounded and added by an operator each',
+  gelu: 'the gradient of GELU as libtorch has it',
+  sums: 'gradients of biases and LayerScale by general reductions'
 } as const
 export type Technique = keyof typeof techniques
 

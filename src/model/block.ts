@@ -202,22 +202,19 @@ export function blockBackward(
   })
 }
 
-/** The gradient of a stream [T, C] of which a branch took the kept rows: `dy` of the stream past the branch, and `own` of the branch's rows. */
-const joined = (dy: Tensor2D, own: Tensor2D, kept: Kept | undefined): Tensor2D => (kept ? addRows(dy, kept.rows, own) : own)
-
 /** Backward half of the feed-forward branch; what is large is let go as soon as it has served. */
 function feedBackward(dy: Tensor2D, {x, stats, pre}: Fed, p: Block, kept: Kept | undefined) {
   return tidy(() => {
     const {dpre, last, gamma} = tidy(() => {
-      const g = scaledBackward(taken(dy, kept), activate(p, pre), lastOf(p), p.ls2?.gamma)
+      const g = scaledBackward(taken(dy, kept, lastOf(p).weight), activate(p, pre), lastOf(p), p.ls2?.gamma)
       const back = isGated(p.mlp) ? swigluBackward(g.a, pre) : geluBackward(g.a, pre)
       return {dpre: back, last: {weight: g.weight, bias: g.bias}, gamma: g.gamma}
     })
     const first = firstOf(p)
     const g = tidy(() => linearBackward(dpre, layerNormForward(x, p.norm2, first.weight).y, first.weight))
-    const norm = layerNormBackward(g.x, x, stats, p.norm2, kept ? undefined : dy)
+    const norm = layerNormBackward(g.x, x, stats, p.norm2, dy, kept?.rows)
     return {
-      dx: joined(dy, norm.x, kept),
+      dx: norm.x,
       first: {weight: g.weight, bias: g.bias},
       last,
       norm: {weight: norm.weight, bias: norm.bias},
@@ -230,7 +227,7 @@ function feedBackward(dy: Tensor2D, {x, stats, pre}: Fed, p: Block, kept: Kept |
 function attendBackward(dy: Tensor2D, {x, stats, qkv, out}: Attended, p: Block, groups: readonly Group[], {heads, attn}: BlockOptions) {
   return tidy(() => {
     const {dqkv, proj, gamma} = tidy(() => {
-      const g = scaledBackward(taken(dy, attn), out, p.attn.proj, p.ls1?.gamma)
+      const g = scaledBackward(taken(dy, attn, p.attn.proj.weight), out, p.attn.proj, p.ls1?.gamma)
       return {
         dqkv: attentionBackward(g.a, qkv, attn?.groups ?? groups, heads),
         proj: {weight: g.weight, bias: g.bias},
@@ -239,9 +236,9 @@ function attendBackward(dy: Tensor2D, {x, stats, qkv, out}: Attended, p: Block, 
     })
     const {weight} = p.attn.qkv
     const g = tidy(() => linearBackward(dqkv, layerNormForward(x, p.norm1, weight).y, weight))
-    const norm = layerNormBackward(g.x, x, stats, p.norm1, attn ? undefined : dy)
+    const norm = layerNormBackward(g.x, x, stats, p.norm1, dy, attn?.rows)
     return {
-      dx: joined(dy, norm.x, attn),
+      dx: norm.x,
       qkv: {weight: g.weight, bias: g.bias},
       proj,
       norm: {weight: norm.weight, bias: norm.bias},
@@ -250,8 +247,7 @@ function attendBackward(dy: Tensor2D, {x, stats, qkv, out}: Attended, p: Block, 
   })
 }
 
-/** The gradient that reaches a branch: of the kept rows, with their factor. */
-function taken(dy: Tensor2D, kept: Kept | undefined): Tensor2D {
-  if (!kept) return dy
-  return mul(takeRows(dy, kept.rows), kept.factor)
+/** The gradient that reaches a branch: of the kept rows, with their factor, held as the branch's weights are. */
+function taken(dy: Tensor2D, kept: Kept | undefined, like: Tensor2D): Tensor2D {
+  return kept ? takeRows(dy, kept.rows, kept.factor, like) : castLike(dy, like)
 }

@@ -9,6 +9,7 @@ import {attention, attentionBackward, attentionForward, plainAttention, rowsOf} 
 import {gelu, geluBackward, geluForward, plainGelu, plainSwiglu, swigluBackward, swigluForward} from '../../src/tensor/ops/gelu.js'
 import {layerNorm, layerNormBackward, layerNormForward, plainLayerNorm} from '../../src/tensor/ops/layer-norm.js'
 import {linear, linearBackward, linearForward, plainLinear, scaledBackward, scaledResidual, scaleRows} from '../../src/tensor/ops/linear.js'
+import {cast} from '../../src/tensor/ops/precision.js'
 import {imageMean, imageStd, normalizePixels, patchRows} from '../../src/tensor/ops/patches.js'
 import {addRows, takeRows} from '../../src/tensor/ops/rows.js'
 import {
@@ -322,4 +323,91 @@ describe('pixels', () => {
       plain: ({images}) => reshape(patchRows(images, P), [(B * H * W) / P / P, 3 * P * P]),
       taped: ({images}) => patchRows(images, P)
     }))
+})
+
+describe('native loops in bf16, beside float32 on the same numbers', () => {
+  // More rows than one piece of a sum, widths that fill no vector.
+  const [rows, width, taken] = [131, 39, 50]
+  const places = whole(
+    Array.from({length: rows}, (_, i) => i)
+      .filter(i => (i * 7) % 13 < 5)
+      .slice(0, taken)
+  )
+  const n = places.shape[0]
+  const low = <X extends Tensor2D>(x: X): X => tidy(() => cast(x, 'bf16'))
+  const wide = (x: Tensor2D): Tensor2D => cast(x, 'fp32')
+
+  test('layer normalisation of bf16 rows into bf16, and its gradient added to picked rows', async () => {
+    await onTorch()
+    const all = tidy(() => {
+      const [x, onto] = [low(put(normal('x', [n, width], 2, 1))), put(normal('onto', [rows, width]))]
+      const p = {weight: put(normal('weight', [width])), bias: put(normal('bias', [width]))}
+      const dy = low(put(normal('dy', [n, width])))
+      const near = layerNormForward(x, p, x)
+      const exact = plainLayerNorm(wide(x), p)
+      const at = put(places)
+      const found = layerNormBackward(dy, x, near, p, onto, at)
+      const grads = layerNormBackward(wide(dy), wide(x), exact, p)
+      return {y: near.y, exact: exact.y, ...found, dx: addRows(onto, at, grads.x), dw: grads.weight, db: grads.bias}
+    })
+    assert.ok(apart(await take(all.y), await take(all.exact)) < 5e-3)
+    assert.ok(apart(await take(all.x), await take(all.dx)) < 1e-5)
+    assert.ok(apart(await take(all.weight), await take(all.dw)) < 1e-5)
+    assert.ok(apart(await take(all.bias), await take(all.db)) < 1e-5)
+  })
+
+  test('rows picked with a factor into bf16, and bf16 rows added', async () => {
+    await onTorch()
+    for (const factor of [1.25, normal('factor', [n, 1])]) {
+      const all = tidy(() => {
+        const [x, at, by] = [put(normal('x', [rows, width])), put(places), typeof factor === 'number' ? factor : put(factor)]
+        const picked = takeRows(x, at, by, low(x))
+        return {picked, exact: takeRows(x, at, by), added: addRows(x, at, picked, by), twin: addRows(x, at, wide(picked), by)}
+      })
+      assert.ok(apart(await take(all.picked), await take(all.exact)) < 4e-3)
+      assert.ok(apart(await take(all.added), await take(all.twin)) < 1e-6)
+    }
+  })
+
+  test('GELU and its gradient: nothing but the rounding of the result, far out as well', async () => {
+    await onTorch()
+    const values = {shape: [1, 4001], data: Float32Array.from({length: 4001}, (_, i) => (i - 2000) / 100)} as const
+    const all = tidy(() => {
+      const x = low(put(values))
+      const dy = low(put({shape: [1, 4001], data: new Float32Array(4001).fill(1)} as const))
+      return {y: geluForward(x), exact: plainGelu(wide(x)), dx: geluBackward(dy, x), slope: geluBackward(wide(dy), wide(x))}
+    })
+    for (const [found, expected] of [
+      [await take(all.y), await take(all.exact)],
+      [await take(all.dx), await take(all.slope)]
+    ] as const)
+      expected.data.forEach((value, i) =>
+        assert.ok(Math.abs(found.data[i]! - value) <= Math.abs(value) / 250 + 1e-5, `${i}: ${found.data[i]} for ${value}`)
+      )
+  })
+
+  test('gradients of a linear layer: sums over bf16 rows, and LayerScale', async () => {
+    await onTorch()
+    const all = tidy(() => {
+      const [dy, a, weight] = [low(put(normal('dy', [rows, width]))), low(put(normal('a', [rows, 24]))), low(put(normal('w', [width, 24])))]
+      const [bias, gamma] = [put(normal('bias', [width])), put(normal('gamma', [width]))]
+      const near = scaledBackward(dy, a, {weight, bias}, gamma)
+      const exact = scaledBackward(wide(dy), wide(a), {weight: wide(weight), bias}, gamma)
+      return {near, exact}
+    })
+    assert.ok(apart(await take(all.near.bias), await take(all.exact.bias)) < 1e-5)
+    for (const name of ['weight', 'gamma', 'a'] as const)
+      assert.ok(apart(await take(all.near[name]!), await take(all.exact[name]!)) < 0.02, name)
+  })
+
+  test('rows that are named twice, or lie outside, are refused', async () => {
+    await onTorch()
+    const [x, y] = [put(normal('x', [4, 3])), put(normal('y', [2, 3]))]
+    for (const wrong of [whole([1, 1]), whole([0, 4]), whole([-1, 2])]) {
+      const at = put(wrong)
+      assert.throws(() => addRows(x, at, y), /rows must be different ones of 4/)
+      at.dispose()
+    }
+    dispose([x, y])
+  })
 })

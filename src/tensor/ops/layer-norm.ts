@@ -2,6 +2,7 @@
 import {add, customGrad, mean, mul, rsqrt, square, sub, sum, tidy} from '../tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
 import {fast} from './kernel.js'
+import {addRows} from './rows.js'
 
 export type Norm = {weight: Tensor1D /* [C] */; bias: Tensor1D /* [C] */}
 
@@ -28,22 +29,27 @@ export const plainLayerNorm = (x: Tensor2D, {weight, bias}: Norm): {y: Tensor2D}
 
 export type NormGrads = {x: Tensor2D; weight: Tensor1D; bias: Tensor1D}
 
-/** Gradients for dy [T, C]; `onto`, where given, is added to the gradient of x (the residual path). */
+/**
+ * Gradients for dy [T, C]. Where `onto` is given (the residual path), the gradient of x is added to it: row by row, or row i to row `rows[i]` of a taller `onto`, so
+ * that the result has the rows of `onto`; the rows are different ones.
+ */
 export function layerNormBackward(
   dy: Tensor2D,
   x: Tensor2D,
   {mean: centre, rstd}: NormStats,
   {weight, bias}: Norm,
-  onto?: Tensor2D
+  onto?: Tensor2D,
+  rows?: Tensor1D
 ): NormGrads {
-  const fused = fast('Dinov2LayerNormGrad', {dy, x, mean: centre, rstd, weight, bias, onto})
+  const fused = fast('Dinov2LayerNormGrad', {dy, x, mean: centre, rstd, weight, bias, onto, rows})
   if (fused) return {x: fused[0] as Tensor2D, weight: fused[1] as Tensor1D, bias: fused[2] as Tensor1D}
   return tidy(() => {
     const normal = mul(sub(x, centre), rstd) //                           [T, C]
     const slope: Tensor2D = mul(dy, weight)
     const along = mean<Tensor2D>(mul(slope, normal), 1, true) //          [T, 1]
     const dx: Tensor2D = mul(sub(sub(slope, mean(slope, 1, true)), mul(normal, along)), rstd)
-    return {x: onto ? add(dx, onto) : dx, weight: sum<Tensor1D>(mul(dy, normal), 0), bias: sum<Tensor1D>(dy, 0)}
+    const whole = onto && rows ? addRows(onto, rows, dx) : onto ? add<Tensor2D>(dx, onto) : dx
+    return {x: whole, weight: sum<Tensor1D>(mul(dy, normal), 0), bias: sum<Tensor1D>(dy, 0)}
   })
 }
 

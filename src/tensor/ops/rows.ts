@@ -1,19 +1,24 @@
 /** Picking rows and adding onto rows: what stochastic depth over kept samples, and masked patches, are made of. T rows, C channels. */
 import {add, gather, mul, tidy, unsortedSegmentSum} from '../tf.js'
-import type {Tensor1D, Tensor2D} from '../tf.js'
+import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
 import {fast} from './kernel.js'
 
-/** The rows of x [T, C] at `rows` [n] (int32) → [n, C]. */
-export function takeRows(x: Tensor2D, rows: Tensor1D): Tensor2D {
-  return gather(x, rows)
+/** A factor as kernels take it: by row [n, 1], or one number. */
+const factorOf = (factor: Tensor2D | number): {factors: Tensor2D | undefined; factor: number} =>
+  typeof factor === 'number' ? {factors: undefined, factor} : {factors: factor, factor: 1}
+
+/** factor·(the rows of x [T, C] at `rows` [n], int32) → [n, C]; a factor by row is [n, 1]. The result is held as `like` is held (as x where none is given). */
+export function takeRows(x: Tensor2D, rows: Tensor1D, factor: Tensor2D | number = 1, like?: Tensor): Tensor2D {
+  const {factors, factor: by} = factorOf(factor)
+  const fused = fast('Dinov2TakeRows', {x, rows, factors, like}, {factor: by})
+  if (fused) return fused[0] as Tensor2D
+  return factor === 1 ? gather(x, rows) : tidy(() => mul<Tensor2D>(gather(x, rows), factor))
 }
 
 /** x [T, C] with factor·y [n, C] added at `rows` [n]; each row occurs at most once. A factor by row is [n, 1]. */
 export function addRows(x: Tensor2D, rows: Tensor1D, y: Tensor2D, factor: Tensor2D | number = 1): Tensor2D {
-  return tidy(() => {
-    const scaled = typeof factor === 'number' ? y : mul<Tensor2D>(y, factor)
-    const by = typeof factor === 'number' ? factor : 1
-    const fused = fast('Dinov2AddRows', {x, rows, y: scaled}, {factor: by})
-    return fused ? (fused[0] as Tensor2D) : add<Tensor2D>(x, mul(unsortedSegmentSum(scaled, rows, x.shape[0]), by))
-  })
+  const {factors, factor: by} = factorOf(factor)
+  const fused = fast('Dinov2AddRows', {x, rows, y, factors}, {factor: by})
+  if (fused) return fused[0] as Tensor2D
+  return tidy(() => add<Tensor2D>(x, unsortedSegmentSum(factor === 1 ? y : mul<Tensor2D>(y, factor), rows, x.shape[0])))
 }
