@@ -47,9 +47,11 @@ export function readLayers(
   const known = [...flags, ...(settings ? settingsByPath.keys() : [])]
 
   const take = (path: string, value: unknown, source: string): void => {
-    if (flags.includes(path)) {
-      flagValues.delete(path)
-      flagValues.set(path, {name: path, value, source})
+    // Flags may stand together under their first word: `dedup: {threshold: 0.9}` is --dedup-threshold; words may be joined as in Meta's files.
+    const flag = [path, path.replace('.', '-'), path.replace('.', '-').replaceAll('_', '-')].find(name => flags.includes(name))
+    if (flag !== undefined && !settingsByPath.has(path)) {
+      flagValues.delete(flag)
+      flagValues.set(flag, {name: flag, value, source})
       return
     }
     const all = `${path.split('.')[0]}.*`

@@ -36,16 +36,25 @@ function opened(path: string | Buffer, base: string): string | Buffer {
   return path[0] === SLASH ? path : Buffer.concat([Buffer.from(`${base}/`), path])
 }
 
-/** The image of one row of fields, or the problem with it. `path` and `id` are taken out; the rest rides along. */
+/** `[offset, size]`: where an image lies in the file of its path, as lists write members of a tar shard. */
+function rangeOf(range: unknown): {offset: number; size: number} | undefined {
+  if (!Array.isArray(range) || range.length !== 2 || !range.every(n => Number.isSafeInteger(n) && (n as number) >= 0)) return undefined
+  const [offset, size] = range as [number, number]
+  return {offset, size}
+}
+
+/** The image of one row of fields, or the problem with it. `path`, `id` and a `range` are taken out; the rest rides along. */
 function fromFields(row: Record<string, unknown>, line: number, {name, base}: ListOptions): ImageRef {
-  const {path, id, path_base64: odd, ...fields} = row
+  const {path, id, path_base64: odd, range, ...fields} = row
   const given = typeof id === 'string' || typeof id === 'number' ? String(id) : undefined
   const bytes = typeof odd === 'string' && odd !== '' ? Buffer.from(odd, 'base64') : undefined
   if (!bytes && (typeof path !== 'string' || path === ''))
     return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has no path`)
   const shown = bytes ?? (path as string)
   if (shown.includes('\0')) return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has a NUL inside its path`)
-  const found = refOf(shown, opened(shown, base), fields)
+  const place = rangeOf(range)
+  const plain = refOf(shown, opened(shown, base), place || range === undefined ? fields : {...fields, range})
+  const found = place ? {...plain, range: place} : plain
   const ref = base === '' || Object.keys(fields).length === 0 ? found : {...found, base}
   return given === undefined || given === '' ? ref : {...ref, id: given}
 }

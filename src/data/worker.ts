@@ -9,6 +9,7 @@ import {multiCrop, type CropSettings} from './augment.js'
 import {ImageCache, type CacheHandle} from './cache.js'
 import {loadNative} from './native.js'
 import {decodeRgb, loadPixels, MAX_PIXELS, RefusedImage, type Transform} from './decode.js'
+import {measure, type Measures} from './measures.js'
 import type {ImageRef} from './ref.js'
 
 /** What a worker needs to know of an image: no fields. */
@@ -21,14 +22,19 @@ export type Setup = {
   readonly native?: string
 } & (
   | {readonly kind: 'pixels'; readonly transform: Transform}
+  | {readonly kind: 'measures'}
   | {readonly kind: 'crops'; readonly crops: CropSettings; readonly seed: number; readonly cache?: CacheHandle}
 )
 
 /** One image to work on; `index` is its number in the set and `position` its place in the stream of training (both only for crops). */
 export type Item = {readonly ref: WireRef; readonly index?: number; readonly position?: number}
 
-/** Pixels [height, width, 3] (for crops: all views, one after the other; width and height are those of the image), or why there are none. */
-export type Answer = {readonly data: Uint8Array; readonly width: number; readonly height: number} | {readonly reason: string}
+/**
+ * Pixels [height, width, 3] (for crops: all views, one after the other; width and height are those of the image; for measures: the descriptor's float32
+ * numbers as bytes), or why there are none.
+ */
+export type Answer =
+  {readonly data: Uint8Array; readonly width: number; readonly height: number; readonly measures?: Measures} | {readonly reason: string}
 
 export type Request = {readonly job: number; readonly items: readonly Item[]}
 export type Reply = {readonly job: number; readonly answers: readonly Answer[]} | {readonly job: number; readonly defect: string}
@@ -41,6 +47,10 @@ export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<A
 
   async function answer({ref, index = -1, position = 0}: Item): Promise<Answer> {
     if (setup.kind === 'pixels') return loadPixels(ref as ImageRef, setup.transform, {maxPixels, native})
+    if (setup.kind === 'measures') {
+      const {measures, descriptor} = measure(await decodeRgb(ref as ImageRef, {maxPixels}))
+      return {data: new Uint8Array(descriptor.buffer), width: measures.width, height: measures.height, measures}
+    }
     const known = cache?.get(index)
     const image = known ?? (await decodeRgb(ref as ImageRef, {maxPixels}))
     if (!known) cache?.put(index, image)

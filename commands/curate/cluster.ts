@@ -1,0 +1,23 @@
+/** `dinov2 curate cluster`: every image gets its place in a hierarchy of clusters. */
+import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
+import {curateFlags, poolArg, stageFlags} from '../../src/cli/curate-flags.js'
+
+export default class CurateCluster extends CurateCommand {
+  static override group = 'Data'
+  static override summary = 'Give every image its place in a hierarchy of clusters.'
+  static override description =
+    'Hierarchical k-means with resampling (Vo et al. 2024). Rows get the field cluster, from the top level down, such as 2/17/141, and their distance to the centre; curate sample draws evenly from them.'
+  static override examples = [
+    '<%= config.bin %> curate cluster photos.parquet --levels 1000,100,10 -o clustered.jsonl',
+    '<%= config.bin %> curate cluster photos --model vits14.pth --html clusters.html -o clustered.jsonl'
+  ]
+  static override statuses = {4: 'more images were refused than --max-bad allows'}
+  static override args = {...poolArg}
+  static override flags = {...stageFlags.cluster, ...curateFlags}
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(CurateCluster)
+    const step = await import('../../src/steps/curate/run.js')
+    return this.curated(step, args.images, flags, [planOf('cluster', flags, step.parseSeeds)])
+  }
+}

@@ -1,0 +1,25 @@
+/** `dinov2 curate dedup`: near-duplicates go out, one of each set stays. */
+import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
+import {curateFlags, poolArg, stageFlags} from '../../src/cli/curate-flags.js'
+
+export default class CurateDedup extends CurateCommand {
+  static override group = 'Data'
+  static override summary = 'Keep one of each set of near-duplicates.'
+  static override description =
+    'Images that are more alike than the threshold are joined, and of all that hang together one is kept: the one with most pixels. Without a model, perceptual features are compared, which know re-encoded, resized, blurred and recoloured copies, but no crops. A rejected row names its twin and how like it is. With --calibrate the threshold is found on copies made of the images themselves.'
+  static override examples = [
+    '<%= config.bin %> curate dedup photos -o unique.jsonl --rejected copies.jsonl',
+    '<%= config.bin %> embed photos --model vits14.pth | <%= config.bin %> curate dedup - --threshold 0.97 -o unique.jsonl',
+    '<%= config.bin %> curate dedup photos --model vits14.pth --calibrate --wanted-precision 0.999 -o unique.jsonl',
+    '<%= config.bin %> curate dedup photos --since unique.jsonl --cache features -o more.jsonl'
+  ]
+  static override statuses = {4: 'more images were refused than --max-bad allows'}
+  static override args = {...poolArg}
+  static override flags = {...stageFlags.dedup, ...curateFlags}
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(CurateDedup)
+    const step = await import('../../src/steps/curate/run.js')
+    return this.curated(step, args.images, flags, [planOf('dedup', flags, step.parseSeeds)])
+  }
+}

@@ -1,0 +1,156 @@
+/** Near-duplicates out, one picture of each component kept: the one with most pixels, among equals the one whose id comes first by its bytes. */
+import {keepBest} from '../../curate/near-duplicates.js'
+import {exactUpTo, pairRecall, pairsAbove, type PairMethod, type Pairs} from '../../curate/neighbours.js'
+import type {RowSource} from '../../curate/rows.js'
+import {calibrate, type CalibrateOptions} from './calibrate.js'
+import {usualThreshold} from './features.js'
+import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
+import type {Pool} from './pool.js'
+
+export type DedupOptions = {
+  /** Undefined: what suits the features. */
+  readonly threshold: number | undefined
+  /** Neighbours of a row that are looked at. */
+  readonly k: number
+  readonly method: 'auto' | PairMethod
+  /** Lists: clusters looked into for each row; graph: candidates. */
+  readonly probes: number | undefined
+  /** Finds the threshold on copies made of the pool's own pictures; undefined: it is not sought. */
+  readonly calibrate: CalibrateOptions | undefined
+}
+
+/** Numbers of the rows, best picture first. */
+export function ranks(pool: Pool, rows: Int32Array): Int32Array {
+  const size = (i: number): number => {
+    const row = rows[i]!
+    const known = pool.measures?.[row]
+    if (known) return known.width * known.height
+    const {width, height} = pool.ref(row).fields
+    return typeof width === 'number' && typeof height === 'number' ? width * height : 0
+  }
+  const sizes = Float64Array.from(rows, (_, i) => size(i))
+  const ids = Array.from(rows, row => Buffer.from(pool.ref(row).id))
+  const order = Int32Array.from(rows, (_, i) => i).sort((a, b) => sizes[b]! - sizes[a]! || Buffer.compare(ids[a]!, ids[b]!) || a - b)
+  const rank = new Int32Array(rows.length)
+  for (const [place, i] of order.entries()) rank[i] = place
+  return rank
+}
+
+/** Rows with the same vector to the last bit are pairs whatever the threshold: a picture without detail has a descriptor too short to reach it. */
+export function* samePairs(source: RowSource): Generator<[number, number]> {
+  const first = new Map<number, number[]>()
+  const D = source.dim
+  const some = Math.max(1, Math.floor((1 << 20) / D))
+  for (let from = 0; from < source.count; from += some) {
+    const n = Math.min(some, source.count - from)
+    const block = Float32Array.from(source.block(from, n))
+    const words = new Int32Array(block.buffer)
+    for (let i = 0; i < n; i++) {
+      let hash = 0x811c9dc5
+      for (let d = i * D; d < (i + 1) * D; d++) hash = Math.imul(hash ^ words[d]!, 0x01000193) ^ (hash >>> 15)
+      const row = from + i
+      const others = first.get(hash)
+      if (!others) {
+        first.set(hash, [row])
+        continue
+      }
+      const own = block.subarray(i * D, (i + 1) * D)
+      const same = others.find(other => {
+        const theirs = source.gather([other])
+        return theirs.every((x, d) => x === own[d])
+      })
+      if (same === undefined) others.push(row)
+      else yield [same, row]
+    }
+  }
+}
+
+/** Finds near-duplicates. */
+export async function* dedupStage(context: Context, options: DedupOptions): Stage {
+  const {pool, rows, maker, seed, signal} = context
+  const {features, source} = vectorsOf(context)
+  const says: string[] = []
+  let threshold = options.threshold ?? usualThreshold(features.meta)
+  let calibration: object | undefined
+  if (options.calibrate) {
+    const found = yield* calibrate(context, options.calibrate)
+    threshold = options.threshold ?? found.threshold
+    calibration = found
+    says.push(...found.says)
+  }
+  const method: PairMethod = options.method === 'auto' ? (rows.length <= exactUpTo ? 'exact' : 'lists') : options.method
+  const N = rows.length
+  const arithmetic = await arithmeticFor((N * N * source.dim) / 2, maker)
+  const fixed = pool.fixed && Uint8Array.from(rows, row => pool.fixed![row]!)
+  const search = {
+    threshold,
+    k: options.k,
+    method,
+    seed,
+    arithmetic,
+    ...(options.probes === undefined ? {} : {probes: options.probes}),
+    ...(fixed ? {settled: fixed} : {})
+  }
+  const near = yield* inPieces(
+    pairsAbove(source, search),
+    ({rows: done, of}) => ({kind: 'work', label: 'comparing', done, total: of}),
+    signal
+  )
+  const pairs = withSame(near, [...samePairs(source)])
+  const {keeper, size, groups} = keepBest(N, pairs, ranks(pool, rows), fixed)
+  const kept = Uint8Array.from(keeper, (k, i) => (k === i ? 1 : 0))
+  const gone = kept.reduce((n, k) => n + (k ? 0 : 1), 0)
+  let recall: {recall: number; pairs: number} | undefined
+  if (method !== 'exact') {
+    recall = pairRecall(source, near, {...search, arithmetic})
+    says.push(
+      recall
+        ? `${method === 'graph' ? 'the graph' : 'inverted lists'} found ${(100 * recall.recall).toFixed(1)} % of ${plural(recall.pairs, 'true pair')} of drawn rows`
+        : 'drawn rows have no pairs, so the share that was found is not known'
+    )
+  }
+  says.unshift(`${plural(gone, 'near-duplicate')} of ${plural(groups, 'picture')} above ${threshold.toFixed(3)}`)
+  const dot = (a: number, b: number): number => {
+    const both = source.gather([a, b])
+    let sum = 0
+    for (let d = 0; d < source.dim; d++) sum += both[d]! * both[source.dim + d]!
+    return sum
+  }
+  const largest = [...rows.keys()]
+    .filter(i => kept[i] && size[i]! > 1)
+    .sort((a, b) => size[b]! - size[a]! || a - b)
+    .slice(0, 12)
+  return {
+    kept,
+    note: i =>
+      kept[i]
+        ? size[i]! > 1
+          ? {reason: fixed?.[i] ? 'kept before' : 'best of its near-duplicates', duplicates: size[i]! - 1}
+          : {reason: fixed?.[i] ? 'kept before' : 'no near-duplicate'}
+        : {reason: 'near-duplicate', twin: pool.ref(rows[keeper[i]!]!).id, similarity: rounded(dot(i, keeper[i]!))},
+    report: {
+      threshold: rounded(threshold),
+      neighbours: options.k,
+      method,
+      pairs: pairs.a.length,
+      groups,
+      ...(recall ? {recall: rounded(recall.recall)} : {}),
+      ...(calibration ? {calibration} : {})
+    },
+    says,
+    groups: largest.map(k => ({
+      title: `kept ${pool.ref(rows[k]!).id} and its near-duplicates`,
+      members: [k, ...[...rows.keys()].filter(i => i !== k && keeper[i] === k)].slice(0, 12),
+      size: size[k]!
+    }))
+  }
+}
+
+function withSame(near: Pairs, same: readonly (readonly [number, number])[]): Pairs {
+  if (same.length === 0) return near
+  return {
+    a: Int32Array.from([...near.a, ...same.map(([a]) => a)]),
+    b: Int32Array.from([...near.b, ...same.map(([, b]) => b)]),
+    similarity: Float32Array.from([...near.similarity, ...same.map(() => 1)])
+  }
+}
