@@ -334,8 +334,7 @@ export function trainStep(
   const parts = partsOf(batch, settings.accumulate ?? 1)
   const widths = widthsOf(student, parts)
   const targets = teacherSays(modules(state.teacher), parts, rates, settings, state.centers, widths)
-  const {grads, report} = gradientsOfParts(student, parts, targets, settings, widths, random)
-  targets.dispose()
+  const {grads, report} = gradientsOfParts(student, parts, targets, settings, widths, random, targets.dispose)
   dispose([targets.entropy, ...parts.map(({masks}) => masks)])
 
   // Clip each sub-module apart, then step.
@@ -397,7 +396,8 @@ function gradientsOfParts(
   targets: {readonly cls: Targets; readonly patches?: Targets; readonly entropy: Scalar},
   settings: StepSettings,
   widths: Widths,
-  random: Rng | undefined
+  random: Rng | undefined,
+  onTargetsDone?: () => void
 ): Gradients {
   const {vit, precision} = settings
   const backbone = computeCopy(student.backbone, precision)
@@ -424,12 +424,16 @@ function gradientsOfParts(
       cls: someTargets(targets.cls, start.cls, 2 * part.b),
       patches: targets.patches && part.indices.length > 0 ? someTargets(targets.patches, start.patches, part.indices.length) : undefined
     }
-    addPart(student, {params: backbone.params, heads}, part, B, own, settings, widths, sums, random)
-    dispose([own.cls.rows, ...(own.patches ? [own.patches.rows] : [])])
+    addPart(student, {params: backbone.params, heads}, part, B, own, settings, widths, sums, random, () => {
+      dispose([own.cls.rows, ...(own.patches ? [own.patches.rows] : [])])
+      if (part !== parts.at(-1)) return
+      dispose([...heads.dino.owned, ...(heads.ibot?.owned ?? [])]) // what follows is the dearest moment of a step
+      onTargetsDone?.()
+    })
     start.cls += 2 * part.b
     start.patches += part.indices.length
   }
-  dispose([...backbone.owned, ...heads.dino.owned, ...(heads.ibot?.owned ?? [])])
+  dispose(backbone.owned)
 
   const grads: Named = new Map()
   const found = new Map(sums.others)
@@ -455,7 +459,7 @@ function gradientsOfParts(
 type Six = [number, number, number, number, number, number]
 type Heads = {dino: HeadCopy; ibot?: HeadCopy}
 
-/** One part of a batch of B images: forward, losses, backward; everything is added to `sums`. */
+/** One part of a batch of B images: forward, losses, backward; everything is added to `sums`. Once the heads have served, `onHeadsDone` is called. */
 function addPart(
   student: Network,
   {params, heads}: {params: Vit; heads: Heads},
@@ -465,7 +469,8 @@ function addPart(
   settings: StepSettings,
   widths: Widths,
   sums: Sums,
-  random: Rng | undefined
+  random: Rng | undefined,
+  onHeadsDone: () => void
 ): void {
   const {vit, dinoWeight, ibotWeight, koleoWeight, studentTemp, memory = 'fast'} = settings
   const {b} = part
@@ -514,6 +519,7 @@ function addPart(
       : through('dino', [clsRows], clsSegments, clsWeights)
   const viaIbot = !shared && patchRows ? through('ibot', [patchRows], patchSegments, patchWeights) : undefined
   dispose([...crossing])
+  onHeadsDone()
 
   const spread = tidy(() => {
     const by = koleoWeight * (b / B)
