@@ -7,7 +7,7 @@
  */
 import {UserError} from '../config/errors.js'
 import {rng} from '../tensor/random.js'
-import {makeCache} from './cache.js'
+import {ImageCache, makeCache, type CacheStats} from './cache.js'
 import type {Transform} from './geometry.js'
 import {collateMasks, type MaskSettings, type Masks} from './masks.js'
 import {builtNative, readyNative} from './native.js'
@@ -36,12 +36,41 @@ export type LoadStats = {
   readonly batches: number
   readonly images: number
   readonly bad: number
+  /** Whether the compiled twins did the work. */
+  readonly native: boolean
+  /** Decoded images in memory; absent where none are kept. */
+  readonly cache?: CacheStats
 }
 
 /** Batches, and at any time what was done so far. Ending the iteration (break, return) ends the workers. */
 export type Batches<T> = AsyncGenerator<T, void, undefined> & {stats(): LoadStats}
 
-type Tally = {-readonly [key in keyof LoadStats]: LoadStats[key]}
+/** A stream's stats as it goes. */
+class Tally {
+  waitSeconds = 0
+  batches = 0
+  images = 0
+  bad = 0
+  native = false
+  cache: ImageCache | undefined
+
+  stats(): LoadStats {
+    const {waitSeconds, batches, images, bad, native, cache} = this
+    return {waitSeconds, batches, images, bad, native, ...(cache ? {cache: cache.stats()} : {})}
+  }
+}
+
+/** What a stream did, as a sentence for those who ask for details. */
+export function describeLoad({images, waitSeconds, native, cache}: LoadStats): string {
+  const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
+  const asked = cache ? cache.hits + cache.misses : 0
+  return (
+    `${images} images were made ready by ${native ? 'native code' : 'JavaScript'}; ${waitSeconds.toFixed(1)} s were spent waiting for them` +
+    (cache
+      ? `; ${cache.images} decoded ones are kept in ${mib(cache.bytes)} of ${mib(cache.limit)} MiB, where ${asked === 0 ? 0 : Math.round((100 * cache.hits) / asked)} % of those asked for were found`
+      : '; none are kept in memory')
+  )
+}
 
 export type LoadOptions = {
   /** Images a batch. */
@@ -100,8 +129,8 @@ const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
  * batch ends where the size changes. Memory: about (prefetch + 1) batches. Raises what `refs` raises and what `onBad` throws.
  */
 export function pixelBatches(refs: AsyncIterable<ImageRef>, options: LoadOptions & {readonly transform: Transform}): Batches<PixelBatch> {
-  const tally: Tally = {waitSeconds: 0, batches: 0, images: 0, bad: 0}
-  return Object.assign(streamPixels(refs, options, tally), {stats: () => ({...tally})})
+  const tally = new Tally()
+  return Object.assign(streamPixels(refs, options, tally), {stats: () => tally.stats()})
 }
 
 async function* streamPixels(
@@ -110,10 +139,9 @@ async function* streamPixels(
   tally: Tally
 ): AsyncGenerator<PixelBatch, void, undefined> {
   const {batch, transform, workers = defaultWorkers(), prefetch = 3, maxPixels, onBad} = options
-  const pool = new Pool(
-    {kind: 'pixels', transform, ...settingsOf(maxPixels, options.native === false ? undefined : builtNative())},
-    workers
-  )
+  const native = options.native === false ? undefined : builtNative()
+  tally.native = native !== undefined
+  const pool = new Pool({kind: 'pixels', transform, ...settingsOf(maxPixels, native)}, workers)
   const size = chunkOf(batch, workers)
   const limit = Math.max(1, prefetch) * batch + size
   const queue: {refs: ImageRef[]; answers: Promise<readonly Answer[]>}[] = []
@@ -241,8 +269,8 @@ export type CropOptions = LoadOptions & {
  * told once to `onBad`. Raises UserError (exit 4) where no image of the set can be decoded, and what `onBad` throws.
  */
 export function cropBatches(options: CropOptions): Batches<CropBatch> {
-  const tally: Tally = {waitSeconds: 0, batches: 0, images: 0, bad: 0}
-  return Object.assign(streamCrops(options, tally), {stats: () => ({...tally})})
+  const tally = new Tally()
+  return Object.assign(streamCrops(options, tally), {stats: () => tally.stats()})
 }
 
 /** Place of a batch: what to show there, and the bad images that were passed over for it. */
@@ -254,7 +282,9 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
   if (sampler.size !== total)
     throw new RangeError(`Expected a sampler over the ${total} images of the list but received one over ${sampler.size}.`)
   const native = options.native === false ? undefined : await readyNative()
+  tally.native = native !== undefined
   const cache = makeCache(total, options.cacheBytes ?? 512 * 2 ** 20)
+  tally.cache = cache && new ImageCache(cache)
   const pool = new Pool({kind: 'crops', crops, seed, ...(cache ? {cache} : {}), ...settingsOf(maxPixels, native)}, workers)
   const size = chunkOf(batch, workers)
   const reasons = new Map<number, string>() // of images known to be bad

@@ -5,7 +5,15 @@ import {mkdirSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {test, type TestContext} from 'node:test'
 import {setTimeout as sleep} from 'node:timers/promises'
-import {cropBatches, pixelBatches, type BadImage, type CropOptions, type PixelBatch} from '../../src/data/batches.js'
+import {
+  cropBatches,
+  describeLoad,
+  pixelBatches,
+  type BadImage,
+  type CropOptions,
+  type LoadStats,
+  type PixelBatch
+} from '../../src/data/batches.js'
 import {ImageCache, makeCache} from '../../src/data/cache.js'
 import {loadPixels} from '../../src/data/decode.js'
 import {maskSettings} from '../../src/data/masks.js'
@@ -189,6 +197,33 @@ test('training: the same batches for any number of workers, any prefetch, with a
   assert.notDeepEqual((await run({seed: 2})).prints, plain.prints)
 })
 
+test('training: what was found in memory, and the time lost waiting, are told as they were', async t => {
+  const folder = await album(t, 10)
+  const refs = await imageTable(listImages([folder]))
+  const go = async (pause: number, more: Partial<CropOptions> = {}): Promise<{stats: LoadStats; seconds: number; sum: number}> => {
+    const stream = cropBatches(training(folder, refs, {batch: 5, end: 8, workers: 1, ...more}))
+    const begun = performance.now()
+    let sum = 0
+    for await (const {waitSeconds} of stream) {
+      sum += waitSeconds
+      await sleep(pause)
+    }
+    return {stats: stream.stats(), seconds: (performance.now() - begun) / 1000, sum}
+  }
+  const {stats, seconds, sum} = await go(0)
+  assert.ok(stats.cache && stats.native)
+  assert.deepEqual([stats.cache.images, stats.cache.hits, stats.cache.misses], [10, 30, 10]) // four passes over ten
+  assert.equal(stats.cache.bytes, 10 * 4800)
+  assert.ok(Math.abs(sum - stats.waitSeconds) < 1e-6)
+  assert.ok(stats.waitSeconds > 0.5 * seconds, `${stats.waitSeconds} of ${seconds}`) // nothing was done but waiting
+  assert.match(describeLoad(stats), /^40 images were made ready by native code; .* 10 decoded ones are kept in 0 of 512 MiB, where 75 % /)
+  const slow = await go(60)
+  assert.ok(slow.stats.waitSeconds < 0.5 * slow.seconds, `${slow.stats.waitSeconds} of ${slow.seconds}`) // the first batch may be waited for
+  const bare = await go(0, {cacheBytes: 0, native: false})
+  assert.deepEqual([bare.stats.cache, bare.stats.native], [undefined, false])
+  assert.match(describeLoad(bare.stats), /by JavaScript; .*; none are kept in memory$/)
+})
+
 test('training: a bad image gives its place to the next good one by number', async t => {
   const folder = await album(t, 6, {bad: [2, 3]})
   const refs = await imageTable(listImages([folder]))
@@ -259,12 +294,13 @@ test('the cache keeps what fits, once', () => {
   one.put(3, draw(20, 10))
   assert.deepEqual(two.get(3), draw(20, 10))
   assert.equal(two.get(4), undefined)
-  const {bytes} = one
+  const {bytes} = one.stats()
+  assert.deepEqual(two.stats(), {bytes, limit: 1 << 20, images: 1, hits: 1, misses: 1})
   two.put(3, draw(20, 10))
-  assert.equal(one.bytes, bytes)
+  assert.equal(one.stats().bytes, bytes)
   one.put(5, draw(700, 700))
   assert.equal(one.get(5), undefined) // 1.47 MB into 1 MiB
   for (let i = 6; i < 10; i++) one.put(i, draw(400, 300, i))
-  assert.ok(two.get(7) && !two.get(9) && two.bytes <= 1 << 20)
+  assert.ok(two.get(7) && !two.get(9) && two.stats().bytes <= 1 << 20)
   assert.equal(makeCache(10, 0), undefined)
 })
