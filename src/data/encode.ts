@@ -27,3 +27,13 @@ export async function encodeImage(
     ? image.png({compressionLevel: 6, adaptiveFiltering: true}).toBuffer()
     : image.jpeg({quality, chromaSubsampling: '4:4:4'}).toBuffer()
 }
+
+/** Encodes whole numbers [height, width] as a grey PNG of 16 bits: maps of depth. */
+export async function encodeGrey16(values: Uint16Array, {width, height}: {width: number; height: number}): Promise<Uint8Array> {
+  if (values.length !== width * height)
+    throw new RangeError(`Expected ${width * height} numbers for ${width} × ${height} pixels but received ${values.length}.`)
+  return sharp(values, {raw: {width, height, channels: 1}})
+    .toColourspace('grey16')
+    .png({compressionLevel: 6, adaptiveFiltering: true})
+    .toBuffer()
+}
