@@ -52,8 +52,11 @@ export abstract class Command extends OclifCommand {
   static usesSettings = false
   /** Exit statuses worth naming in help beyond those of all commands. */
   static statuses: Readonly<Record<number, string>> = {}
-  /** Whether stdout carries data rows when `--output` is `-`; then `--json` reports as the last line of stderr. Set to false where the report is the result. */
-  static dataToStdout = true
+  /**
+   * Whether stdout carries data rows when `--output` is `-`; then `--json` reports as the last line of stderr. False where the report is the result; `always` where rows go to
+   * stdout whatever `--output` names.
+   */
+  static dataToStdout: boolean | 'always' = true
 
   #flags: Record<string, unknown> = {}
   #sources: Sources = {}
@@ -302,7 +305,8 @@ export abstract class Command extends OclifCommand {
 
   #json(value: unknown): void {
     const output = this.#flags['output'] ?? this.#early('output') ?? (this.ctor.flags?.['output'] as Flag | undefined)?.default
-    const taken = output === '-' && this.#class.dataToStdout
+    const {dataToStdout} = this.#class
+    const taken = dataToStdout === 'always' || (output === '-' && dataToStdout)
     const stream = taken ? process.stderr : process.stdout
     stream.write(JSON.stringify(value) + '\n')
   }

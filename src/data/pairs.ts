@@ -41,25 +41,43 @@ function commonFolder(folders: readonly string[]): string {
 }
 
 /**
- * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked for.
+ * A function from the path of an image to its place below the inputs: its path relative to the folder that was named, or to the one that holds all that were; the name alone where it
+ * lies elsewhere. `only` is the name of that folder where there is one alone.
  *
- * `roots` that do not exist (brace patterns, `-`) count as what images name by themselves.
+ * Inputs that do not exist (brace patterns, `-`) count as their parent folders.
+ */
+export function placeFinder(
+  roots: readonly string[]
+): (path: string) => Promise<{readonly inside: string; readonly only: string | undefined}> {
+  const findBase = async (): Promise<{common: string; only: string | undefined}> => {
+    const folders = new Set<string>()
+    for (const root of roots) {
+      if (root === '-') continue
+      const full = resolve(root)
+      const stats = await fs.stat(full).catch(() => undefined)
+      folders.add(stats?.isDirectory() ? full : dirname(full))
+    }
+    const all = [...folders]
+    return {common: all.length > 0 ? commonFolder(all) : process.cwd(), only: all.length === 1 ? basename(all[0]!) : undefined}
+  }
+  let base: ReturnType<typeof findBase> | undefined
+  return async path => {
+    const {common, only} = await (base ??= findBase())
+    const under = relative(common, resolve(path))
+    const inside = under !== '' && !isAbsolute(under) && under.split(sep)[0] !== '..' ? under : basename(path)
+    return {inside, only}
+  }
+}
+
+/** The name of a file without folders and ending. */
+export const stemOf = (path: string): string => basename(path).slice(0, basename(path).length - extname(path).length) || basename(path)
+
+/**
+ * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked for.
  */
 export function mapFinder({field, folder, roots = []}: PairOptions): (image: ImageRef) => Promise<MapRef | {readonly reason: string}> {
   const word = wordOf(field)
-  let base: Promise<{common: string; only: string | undefined}> | undefined
-  const findBase = async (): Promise<{common: string; only: string | undefined}> => {
-    const folders: string[] = []
-    for (const root of new Set(roots.filter(root => root !== '-'))) {
-      const full = resolve(root)
-      const stats = await fs.stat(full).catch(() => undefined)
-      folders.push(stats?.isDirectory() ? full : dirname(full))
-    }
-    return {
-      common: folders.length > 0 ? commonFolder(folders) : process.cwd(),
-      only: folders.length === 1 ? basename(folders[0]!) : undefined
-    }
-  }
+  const placeOf = placeFinder(roots)
   const listings = new Map<string, Promise<Map<string, string[]>>>()
   /** Files of one folder by their name without ending. */
   const listing = (place: string): Promise<Map<string, string[]>> => {
@@ -84,10 +102,8 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     return made
   }
   const inFolder = async (path: string): Promise<MapRef | {readonly reason: string}> => {
-    const {common, only} = await (base ??= findBase())
-    const under = relative(common, resolve(path))
-    const inside = under !== '' && !isAbsolute(under) && under.split(sep)[0] !== '..' ? under : basename(path)
-    const stem = basename(inside).slice(0, basename(inside).length - extname(inside).length) || basename(inside)
+    const {inside, only} = await placeOf(path)
+    const stem = stemOf(inside)
     const places = [join(folder!, dirname(inside)), ...(only === undefined ? [] : [join(folder!, only, dirname(inside))])]
     for (const place of places) {
       const names = (await listing(place)).get(stem) ?? []

@@ -21,10 +21,11 @@ import type {Pair} from '../data/pairs.js'
 import type {Raster} from '../data/resample.js'
 import type {SourceNote} from '../data/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.js'
+import {refuseExisting} from '../files/atomic.js'
 import {saveHead} from '../files/head-file.js'
 import {align, depthErrors, meanErrors} from '../metrics/depth.js'
 import type {DepthAlignment, DepthCrop, DepthErrors, DepthMeasure} from '../metrics/depth.js'
-import {comparison, differenceOf, meanOf, type Interval} from '../metrics/intervals.js'
+import {differenceOf, meanOf, type Interval} from '../metrics/intervals.js'
 import {initVit} from '../model/init.js'
 import type {DepthBins, LinearDepthHead} from '../probe/depth-head.js'
 import {rng} from '../tensor/random.js'
@@ -36,7 +37,7 @@ import {gatherPairs, loadSample, samples, type DepthDataOptions, type DepthRange
 import {backboneFeatures, pixelFeatures, tensorOf, type FeatureSource} from './depth-features.js'
 import {depthPage} from './depth-page.js'
 import {fourBlocks, linearProbe, openDepthProbe, predictDepth, type DepthSpec} from './depth-probe.js'
-import {cachedRecipe, ChannelMoments, publishedRecipe, trainDepthHead, type DepthBatch, type DepthRecipe} from './depth-train.js'
+import {cachedRecipe, ChannelMoments, countBins, publishedRecipe, trainDepthHead, type DepthBatch, type DepthRecipe} from './depth-train.js'
 
 export type DepthBaseline = 'mean' | 'mean-map' | 'pixels' | 'untrained'
 export type DepthSetKind = 'val' | 'test' | 'out-of-domain'
@@ -159,7 +160,6 @@ type NamedSet = {readonly name: string; readonly kind: DepthSetKind; readonly pa
 type Teller = {
   readonly features: 'model' | DepthBaseline
   readonly tell: (sample: DepthSample) => Promise<Float32Array>
-  readonly let: () => void
 }
 
 /**
@@ -169,12 +169,14 @@ type Teller = {
  */
 export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<DepthEvent, {report: DepthReport; page?: string}> {
   const trains = options.head === 'lin1' || options.head === 'lin4'
+  if (options.headOut !== undefined) await refuseExisting(options.headOut, options.force ? {force: true} : {})
   const {train, sets} = await gatherSets(options, trains)
   const info = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: info.precision})
   const notes: string[] = []
   const work = new Work(options, backbone, info)
   const tellers: Teller[] = []
+  const held: (() => void)[] = []
   try {
     const opened = trains ? undefined : await openDepthProbe(options.head, {backbone, ...ends(options)})
     const range: DepthRange = {min: options.min ?? opened?.range.min ?? 0.001, max: options.max ?? opened?.range.max ?? 10}
@@ -190,11 +192,13 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
     const dense: DenseSettings = opened?.dense ?? {layers: blocksFor(options, backbone), cls: true, norm: options.norm}
     const bins: DepthBins = {...options.bins, ...range}
     const source = backboneFeatures(backbone, dense)
+    if (opened) held.push(() => opened[Symbol.dispose]())
     let probe = opened
     let trained: DepthReport['head']['trained']
     let good: readonly Pair[] = []
     if (train.length > 0) {
-      const first = yield* work.look(train, data, trains ? source : undefined, 'train')
+      const first = yield* work.look(train, data, trains ? source : undefined, bins, 'train')
+      held.push(() => first.let())
       good = first.pairs
       if (good.length === 0)
         throw new UserError('None of the training pairs can be used.', {exit: 3, code: 'NO_INPUT', hint: 'The reasons are named above.'})
@@ -202,7 +206,9 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
       if (trains) {
         const begun = performance.now()
         const {head, loss} = yield* work.train(first, data, source, bins, 'head')
-        probe = linearProbe(head, {dense, bins, ...(size === undefined ? {} : {size})})
+        const made = linearProbe(head, {dense, bins, ...(size === undefined ? {} : {size})})
+        held.push(() => made[Symbol.dispose]())
+        probe = made
         trained = {
           ...work.recipe,
           images: good.length,
@@ -216,27 +222,20 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
       first.let()
       tellers.push(...means(first, options.baselines))
     } else if (options.baselines.length > 0) notes.push('no baselines: they need training pairs (--train)')
-    const asked = probe!
+    const asked = probe! // opened, or trained above
     tellers.unshift({
       features: 'model',
-      tell: sample => predictDepth(source, asked, sample.photo, [sample.height, sample.width], options.flip),
-      let: () => asked[Symbol.dispose]()
+      tell: sample => predictDepth(source, asked, sample.photo, [sample.height, sample.width], options.flip)
     })
     if (train.length > 0) {
       if (options.baselines.includes('pixels'))
-        tellers.push(yield* work.baseline('pixels', good, data, pixelFeatures(backbone.config), bins))
+        tellers.push(yield* work.baseline('pixels', good, data, pixelFeatures(backbone.config), bins, held))
       if (options.baselines.includes('untrained')) {
         // As for nearest neighbours: from 1e-5, as in the recipes, all images would come out alike.
         const params = initVit(backbone.config, options.seed, 1)
+        held.push(() => free(params))
         const fresh = backboneFeatures({params, config: backbone.config, precision: 'fp32'}, dense)
-        const teller = yield* work.baseline('untrained', good, data, fresh, bins)
-        tellers.push({
-          ...teller,
-          let: () => {
-            teller.let()
-            free(params)
-          }
-        })
+        tellers.push(yield* work.baseline('untrained', good, data, fresh, bins, held))
       }
     }
     const reports: DepthSetReport[] = []
@@ -269,7 +268,7 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
     for (const [i, set] of reports.entries()) cases.push(await work.cases(set, sets[i]!, tellers[0]!, data))
     return {report, page: await depthPage(report, cases)}
   } finally {
-    for (const teller of tellers) teller.let()
+    for (const release of held) release()
   }
 }
 
@@ -336,6 +335,8 @@ type Looked = {
   readonly truths: FeatureCache
   readonly maps: FeatureCache
   readonly moments: ChannelMoments | undefined
+  /** How often the depth of each bin occurs. */
+  readonly frequency: Float64Array
   /** Images by the size of their views. */
   readonly groups: readonly (readonly number[])[]
   /** Mean over images of the mean depth of their valid pixels, in metres. */
@@ -361,10 +362,9 @@ function addPlaces({sum, count}: Looked['places'], {truth, valid, width, height}
 /** The mean depth, of all and of every place, as tellers of depth. */
 function means({mean, places}: Looked, baselines: readonly DepthBaseline[]): Teller[] {
   const grid = Float32Array.from(places.sum, (sum, i) => (places.count[i]! > 0 ? sum / places.count[i]! : mean))
-  const nothing = (): void => undefined
   const all: Teller[] = [
-    {features: 'mean', tell: async ({width, height}) => new Float32Array(width * height).fill(mean), let: nothing},
-    {features: 'mean-map', tell: async sample => resizeDepth(grid, PLACES, sample), let: nothing}
+    {features: 'mean', tell: async ({width, height}) => new Float32Array(width * height).fill(mean)},
+    {features: 'mean-map', tell: async sample => resizeDepth(grid, PLACES, sample)}
   ]
   return all.filter(({features}) => (baselines as readonly string[]).includes(features))
 }
@@ -397,6 +397,7 @@ class Work {
     all: readonly Pair[],
     data: DepthDataOptions,
     source: FeatureSource | undefined,
+    bins: DepthBins,
     what: string
   ): AsyncGenerator<DepthEvent, Looked> {
     const {cached, cacheMemory, cacheDisk, signal} = this.options
@@ -405,6 +406,7 @@ class Work {
     const truths = featureCache({memory: cacheMemory})
     const moments = keep ? new ChannelMoments(source.width) : undefined
     const places = {sum: new Float64Array(PLACES.width * PLACES.height), count: new Float64Array(PLACES.width * PLACES.height)}
+    const frequency = new Float64Array(bins.count)
     const pairs: Pair[] = []
     const sizes = new Map<string, number[]>()
     let total = 0
@@ -412,6 +414,7 @@ class Work {
       const index = pairs.length
       pairs.push(sample.pair)
       total += addPlaces(places, sample)
+      countBins(frequency, sample.truth, sample.valid, bins)
       const {photo} = sample
       const {width, height} = cached ? photo : augmentedSize(photo, this.augmentation)
       const group = sizes.get(`${width} ${height}`)
@@ -431,6 +434,7 @@ class Work {
       truths,
       maps,
       moments,
+      frequency,
       groups: [...sizes.values()],
       mean: total / Math.max(1, pairs.length),
       places,
@@ -463,7 +467,7 @@ class Work {
       load: cached
         ? (images, step) => this.#kept(looked, data, source, images, step)
         : (images, step) => this.#views(looked.pairs, data, source, images, step),
-      ...(recipe.standardize && looked.moments ? {scale: looked.moments.finish()} : {}),
+      ...(recipe.standardize && looked.moments ? {scale: looked.moments.finish(), frequency: looked.frequency} : {}),
       ...(signal ? {signal} : {}),
       onStep: (step, loss) => {
         queue.push({kind: 'step', what, step, steps: recipe.steps, loss})
@@ -528,23 +532,21 @@ class Work {
     )
   }
 
-  /** Trains a baseline's head as the model's was, and gives it as a teller. */
+  /** Trains a baseline's head as the model's was, and gives it as a teller; what lets it go is added to `held`. */
   async *baseline(
     features: DepthBaseline,
     pairs: readonly Pair[],
     data: DepthDataOptions,
     source: FeatureSource,
-    bins: DepthBins
+    bins: DepthBins,
+    held: (() => void)[]
   ): AsyncGenerator<DepthEvent, Teller> {
-    const looked = yield* this.look(pairs, data, source, features)
+    const looked = yield* this.look(pairs, data, source, bins, features)
     try {
       const {head} = yield* this.train(looked, data, source, bins, features)
       const probe = linearProbe(head, {dense: {layers: [], cls: false, norm: false}, bins})
-      return {
-        features,
-        tell: sample => predictDepth(source, probe, sample.photo, [sample.height, sample.width], this.options.flip),
-        let: () => probe[Symbol.dispose]()
-      }
+      held.push(() => probe[Symbol.dispose]())
+      return {features, tell: sample => predictDepth(source, probe, sample.photo, [sample.height, sample.width], this.options.flip)}
     } finally {
       looked.let()
     }
@@ -700,8 +702,9 @@ export function verdict(gains: readonly DepthGain[], over: DepthBaseline, alignm
     gains.find(g => g.over === over && g.alignment === alignment && g.measure === wanted)!
   )
   const {difference, interval} = rmse!
-  // Errors, of which less is better: turned round for the words that all evaluations use.
-  const word = comparison({mean: -difference, interval: [-interval[1], -interval[0]]})
+  // Not the words for scores of which more is better: that an error "is above" another would be read the wrong way.
+  const word =
+    interval[1] < 0 ? 'beats' : interval[0] > 0 ? 'is worse than' : difference < 0 ? 'is better than, but not surely,' : 'does not beat'
   const signed = (value: number, digits: number): string => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(digits)}`
   const figure = ({difference: mean, interval: [low, high]}: DepthGain, digits: number): string =>
     `${signed(mean, digits)} (${signed(low, digits)} to ${signed(high, digits)})`
