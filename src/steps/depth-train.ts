@@ -148,7 +148,7 @@ const START = 256
 export function initDepthHead(width: number, bins: number, seed: number, frequency?: ArrayLike<number>): LinearDepthHead {
   const random = rng(seed, 'depth head')
   const draw = (length: number): Float32Array => Float32Array.from({length}, () => (2 * random.uniform() - 1) / Math.sqrt(width))
-  const weight = tensor(draw(bins * width), [bins, width])
+  const weight = tensor(draw(bins * width), [bins, width]) as Tensor2D
   const bias = draw(bins)
   if (frequency) {
     let total = 0

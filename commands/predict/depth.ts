@@ -1,0 +1,99 @@
+/** `dinov2 predict depth`: depth maps of images. */
+import {Flags} from '@oclif/core'
+import {badFlags, Command, engineFlags, imagesArg, inputFlags, openFolder, outputFlags, reportFlags} from '../../src/cli/command.js'
+import {depthFlags, positive} from '../../src/cli/depth-flags.js'
+import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
+
+export default class PredictDepth extends Command {
+  static override group = 'Results'
+  static override dataToStdout = 'always' as const
+  static override summary = 'Write a depth map for each image.'
+  static override description =
+    'Each map is a grey PNG of 16 bits of the size of its image, under the same relative path in the output folder: depth-eval and visualize depth read it with --depths. stdout gets a JSON line for each image: id, path, depth (the map), width, height, scale (metres a unit: 0.001, or 1/256 where the head tells depths above 65 m), min, median and max in metres; the fields of a list ride along.\n\nHeads are those of depth-eval --head-out, or published ones, linear and DPT.'
+  static override examples = [
+    '<%= config.bin %> predict depth photos --model run --head depth.safetensors -o depth',
+    '<%= config.bin %> predict depth photos --model dinov2_vits14 --head dinov2_vits14_nyu_dpt -o depth --colour | jq -r .colour',
+    'find photos -name "*.jpg" | <%= config.bin %> predict depth - --model run --head depth.safetensors -o depth > depth.jsonl'
+  ]
+  static override args = {...imagesArg}
+  static override flags = {
+    ...inputFlags,
+    model: modelFlag,
+    head: Flags.string({
+      required: true,
+      helpValue: 'FILE',
+      summary: 'A head of depth-eval --head-out, an mmcv checkpoint, or the name of a released head.'
+    }),
+    output: Flags.string({char: 'o', required: true, helpValue: 'FOLDER', summary: 'Folder for the maps; made where it is not there.'}),
+    force: outputFlags.force,
+    colour: Flags.boolean({summary: 'Write a picture in colours beside each map, near light and far dark, each in its own range.'}),
+    'depth-scale': positive({
+      helpValue: 'METRES',
+      summary: 'Metres that one unit of a map stands for; by default 0.001, or 1/256 for heads beyond 65 m.'
+    }),
+    'min-depth': depthFlags['min-depth'],
+    'max-depth': depthFlags['max-depth'],
+    size: Flags.integer({
+      min: 8,
+      max: 4096,
+      helpGroup: 'IMAGES',
+      helpValue: 'PIXELS',
+      summary: 'Short side that the model sees; by default what the head was trained on, else the image as it is.'
+    }),
+    flip: Flags.boolean({
+      allowNo: true,
+      default: true,
+      helpGroup: 'IMAGES',
+      summary: 'Average each prediction with that of the mirrored image.'
+    }),
+    'max-pixels': pixelFlags['max-pixels'],
+    engine: engineFlags.engine,
+    device: engineFlags.device,
+    precision: engineFlags.precision,
+    threads: engineFlags.threads,
+    ...badFlags,
+    json: reportFlags.json,
+    quiet: reportFlags.quiet,
+    verbose: reportFlags.verbose
+  }
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(PredictDepth)
+    const images = this.inputs(args.images)
+    await openFolder(flags.output, {force: flags.force})
+    const bad = this.badImages(flags)
+    const {predictDepths} = await import('../../src/steps/depth-predict.js')
+    const rows = predictDepths({
+      images,
+      nul: flags.null,
+      model: flags.model,
+      head: flags.head,
+      ...(flags['min-depth'] === undefined ? {} : {min: flags['min-depth']}),
+      ...(flags['max-depth'] === undefined ? {} : {max: flags['max-depth']}),
+      ...(flags.size === undefined ? {} : {size: flags.size}),
+      flip: flags.flip,
+      engine: this.engineRequest(flags),
+      ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
+      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onSkip: skipped => this.detail(JSON.stringify(skipped)),
+      signal: this.signal,
+      output: flags.output,
+      ...(flags['depth-scale'] === undefined ? {} : {scale: flags['depth-scale']}),
+      colour: flags.colour,
+      force: flags.force
+    })
+    const progress = this.progress()
+    let step = await rows.next()
+    for (let done = 1; !step.done; done++) {
+      process.stdout.write(JSON.stringify(step.value) + '\n')
+      bad.accept()
+      progress.update(done)
+      step = await rows.next()
+    }
+    progress.stop()
+    await bad.finish()
+    const report = {output: flags.output, images: step.value.images}
+    this.note(`${report.images} maps in ${flags.output}`)
+    return report
+  }
+}
