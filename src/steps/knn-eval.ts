@@ -6,18 +6,18 @@
  * same architecture with fresh weights, which tells what the architecture alone brings.
  */
 import {UserError} from '../config/errors.js'
-import {pixelBatches, type BadImage} from '../data/batches.js'
-import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../data/source.js'
+import type {BadImage} from '../data/batches.js'
+import {noImages, type ImageRef, type SourceNote} from '../data/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.js'
-import {openAll, refuseMixing, type EmbeddingMeta, type Fields} from '../files/embeddings.js'
+import {refuseMixing, type EmbeddingMeta} from '../files/embeddings.js'
 import {nearest, normalizeRows, rowAt, VectorBuilder, type Products, type Vectors} from '../search/exact.js'
 import {bootstrap, hits, someOfEach, temperature, usualK, vote} from '../search/knn.js'
-import {imageMean, imageStd} from '../tensor/ops/patches.js'
 import {rng} from '../tensor/random.js'
 import {matMul, tensor2d, tidy} from '../tensor/tf.js'
-import {embed, embedderOf, loadEmbedder, usualBatch, type Embedder, type FeatureSettings} from './embed.js'
+import {loadEmbedder, type FeatureSettings} from './embed.js'
+import {embeddingRows, modelRows, pixelRows, refsOf, unlabelled, untrained, type Baseline, type Rows} from './labelled-rows.js'
 
-export type Baseline = 'pixels' | 'untrained'
+export type {Baseline} from './labelled-rows.js'
 /** Which features a score is of. */
 export type FeatureName = 'model' | Baseline
 
@@ -132,7 +132,7 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
       })
       told = true
       if (baselines.includes('untrained')) {
-        const fresh = await untrained(embedder, options, seed)
+        const fresh = await untrained(embedder, options.features, options.toolVersion, seed)
         using held = fresh
         scored.push({
           features: 'untrained',
@@ -150,60 +150,6 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
 
 // ---- rows --------------------------------------------------------------------------------------------------------------------------------------------
 
-/** Rows as they come from images: vectors [n, D], and ids and labels of the images they are of. */
-type Rows = AsyncGenerator<{
-  readonly ids: readonly string[]
-  readonly labels: readonly (string | undefined)[]
-  readonly vectors: Float32Array
-}>
-
-const decoding = ({workers, maxPixels}: KnnOptions): {workers?: number; maxPixels?: number} => ({
-  ...(workers === undefined ? {} : {workers}),
-  ...(maxPixels === undefined ? {} : {maxPixels})
-})
-
-async function* modelRows(
-  refs: AsyncIterable<ImageRef>,
-  embedder: Embedder,
-  options: KnnOptions,
-  {device}: EngineInfo,
-  onBad: (bad: BadImage) => void
-): Rows {
-  const batch = options.batch ?? usualBatch(embedder.config, embedder.transform, device)
-  const {signal} = options
-  for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onBad, ...decoding(options), ...(signal ? {signal} : {})}))
-    yield {ids, vectors, labels: fields.map(labelIn)}
-}
-
-/** The label among the fields of a row. */
-const labelIn = ({label}: Fields): string | undefined => (label === undefined || label === null || label === '' ? undefined : String(label))
-
-const pixelSide = 32
-
-/** The baseline's vectors: 32 × 32 pixels less ImageNet's mean, over its deviation. */
-async function* pixelRows(refs: AsyncIterable<ImageRef>, options: KnnOptions, onBad: (bad: BadImage) => void): Rows {
-  for await (const {refs: some, pixels} of pixelBatches(refs, {
-    batch: 256,
-    transform: {resize: pixelSide, crop: pixelSide},
-    onBad,
-    ...decoding(options)
-  })) {
-    options.signal?.throwIfAborted()
-    const vectors = new Float32Array(pixels.length) // [n, 32 · 32 · 3]
-    for (let i = 0; i < pixels.length; i++) vectors[i] = (pixels[i]! / 255 - imageMean[i % 3]!) / imageStd[i % 3]!
-    yield {ids: some.map(({id}) => id), labels: some.map(labelOf), vectors}
-  }
-}
-
-/** The model's architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, all images come out alike and the score is chance. */
-async function untrained({config}: Embedder, options: KnnOptions, seed: number): Promise<Embedder> {
-  const {initVit} = await import('../model/init.js')
-  const {free} = await import('../tensor/tree.js')
-  const params = initVit(config, seed, 1)
-  const backbone = {config, params, precision: 'fp32' as const, fingerprint: `untrained ${seed}`, [Symbol.dispose]: () => free(params)}
-  return embedderOf(backbone, {...options.features, toolVersion: options.toolVersion}, 'the untrained model')
-}
-
 async function* bothSets(
   features: FeatureName,
   options: KnnOptions,
@@ -213,10 +159,7 @@ async function* bothSets(
   const one = async function* (set: 'train' | 'val', inputs: readonly string[]): AsyncGenerator<KnnEvent, Labelled> {
     let builder: VectorBuilder | undefined
     const labels: string[] = []
-    const refs = listImages(inputs, {
-      ...(options.nul ? {nul: true} : {}),
-      ...(options.onSkip && features === 'model' ? {onSkip: options.onSkip} : {})
-    })
+    const refs = refsOf(inputs, options, features === 'model' ? options.onSkip : undefined)
     for await (const {ids, labels: some, vectors} of rowsOf(refs, onBad)) {
       options.signal?.throwIfAborted()
       const D = vectors.length / ids.length
@@ -233,31 +176,16 @@ async function* bothSets(
   return {train, val: options.val === undefined ? undefined : yield* one('val', options.val)}
 }
 
-function unlabelled(id: string): never {
-  throw new UserError(`${id} has no label.`, {
-    exit: 2,
-    code: 'NO_LABEL',
-    hint: 'A label is the folder under the given root (train/cat/1.jpg under train), or the label field of a list.'
-  })
-}
-
 async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: EmbeddingMeta}> {
   const load = async (sources: readonly string[]): Promise<{set: Labelled; meta: EmbeddingMeta}> => {
-    const source = await openAll(sources, {...(options.stdin ? {stdin: options.stdin} : {}), ignoreLength: true})
+    const source = await embeddingRows(sources, options)
     try {
       const {meta} = source
-      if (meta.pooling === 'patch')
-        throw new UserError(`${source.name} holds patch tokens; an image is classified by one vector.`, {
-          exit: 2,
-          code: 'PATCH_TOKENS',
-          hint: 'Embed with --pool cls or mean.'
-        })
       const builder = new VectorBuilder(meta.dim)
       const labels: string[] = []
-      for await (const {ids, vectors, fields} of source.rows) {
-        options.signal?.throwIfAborted()
+      for await (const {ids, vectors, labels: some} of source.rows) {
         builder.append(normalizeRows(vectors, meta.dim))
-        for (const [i, id] of ids.entries()) labels.push(labelIn(fields[i]!) ?? folderOf(id) ?? unlabelled(id))
+        for (const [i, id] of ids.entries()) labels.push(some[i] ?? unlabelled(id))
       }
       if (builder.count === 0)
         throw new UserError(`${source.name} holds no rows.`, {exit: 3, code: 'NO_INPUT', hint: 'Were all images refused?'})
@@ -271,9 +199,6 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
   if (val) refuseMixing({name: options.train[0]!, meta: train.meta}, {name: options.val[0]!, meta: val.meta}, {ignoreLength: true})
   return {sets: {train: train.set, val: val?.set}, meta: train.meta}
 }
-
-/** The folder that an id lies in, which is its label where there is no label field. */
-const folderOf = (id: string): string | undefined => id.split('/').at(-2) || undefined
 
 // ---- scores ------------------------------------------------------------------------------------------------------------------------------------------
 
