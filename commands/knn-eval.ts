@@ -1,7 +1,7 @@
 /** `dinov2 knn-eval`: how good features are, by the labels of their nearest neighbours. */
 import {Flags, Errors} from '@oclif/core'
 import {Command, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags, strictBadFlags} from '../src/cli/command.js'
-import {modelForImagesFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
+import {borderFlags, modelForImagesFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
 import {UserError} from '../src/config/errors.js'
 
 /** Numbers separated by commas; `all` where it is allowed. */
@@ -59,6 +59,7 @@ export default class KnnEval extends Command {
     }),
     layers: vectorFlags.layers,
     ...pixelFlags,
+    ...borderFlags,
     ...engineFlags,
     ...strictBadFlags,
     seed: settingsFlags.seed,

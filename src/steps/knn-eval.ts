@@ -13,9 +13,9 @@ import {refuseMixing, type EmbeddingMeta} from '../files/embeddings.js'
 import {nearest, normalizeRows, rowAt, VectorBuilder, type Products, type Vectors} from '../search/exact.js'
 import {bootstrap, hits, someOfEach, temperature, usualK, vote} from '../search/knn.js'
 import {rng} from '../tensor/random.js'
-import {matMul, tensor2d, tidy} from '../tensor/tf.js'
 import {loadEmbedder, type FeatureSettings} from './embed.js'
-import {embeddingRows, modelRows, pixelRows, refsOf, unlabelled, untrained, type Baseline, type Rows} from './labelled-rows.js'
+import {throughEngine} from './engine-products.js'
+import {embeddingRows, modelRows, pixelRows, refsAgain, unlabelled, untrained, type Baseline, type Rows} from './labelled-rows.js'
 
 export type {Baseline} from './labelled-rows.js'
 /** Which features a score is of. */
@@ -90,6 +90,9 @@ export type KnnEvent =
   | {readonly kind: 'started'; readonly engine: EngineInfo}
   | {readonly kind: 'embedded'; readonly features: FeatureName; readonly set: 'train' | 'val'; readonly rows: number}
 
+/** The images of each set, as often as they are wanted. */
+type Images = Readonly<Record<'train' | 'val', () => AsyncIterable<ImageRef>>>
+
 /** Rows with their labels. */
 type Labelled = {readonly vectors: Vectors; readonly labels: readonly string[]}
 type Sets = {readonly train: Labelled; readonly val: Labelled | undefined}
@@ -116,6 +119,10 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
         code: 'NO_MODEL',
         hint: 'Give --model.'
       })
+    const images: Images = {
+      train: refsAgain(options.train, options, options.onSkip),
+      val: refsAgain(options.val ?? [], options, options.onSkip)
+    }
     let told = false // of bad images, once is enough
     const onBad = (bad: BadImage): void => {
       if (!told) options.onBad?.(bad)
@@ -128,7 +135,7 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
       fingerprint = embedder.meta.fingerprint
       scored.push({
         features: 'model',
-        sets: yield* bothSets('model', options, onBad, (refs, bad) => modelRows(refs, embedder, options, info, bad))
+        sets: yield* bothSets('model', options, images, onBad, (refs, bad) => modelRows(refs, embedder, options, info, bad))
       })
       told = true
       if (baselines.includes('untrained')) {
@@ -136,12 +143,17 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
         using held = fresh
         scored.push({
           features: 'untrained',
-          sets: yield* bothSets('untrained', options, onBad, (refs, bad) => modelRows(refs, held, options, info, bad))
+          sets: yield* bothSets('untrained', options, images, onBad, (refs, bad) => modelRows(refs, held, options, info, bad))
         })
       }
     }
     if (baselines.includes('pixels'))
-      scored.push({features: 'pixels', sets: yield* bothSets('pixels', options, onBad, (refs, bad) => pixelRows(refs, options, bad))})
+      scored.push({
+        features: 'pixels',
+        sets: yield* bothSets('pixels', options, images, onBad, (refs, bad) =>
+          pixelRows(refs, {...options, cropBorders: options.features.transform.cropBorders ?? false}, bad)
+        )
+      })
   }
   const muchWork = scored.some(({sets}) => workOf(sets) > (options.engineWork ?? 1e9))
   if (muchWork && !started) yield {kind: 'started', engine: await startEngine(options.engine)}
@@ -153,14 +165,14 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
 async function* bothSets(
   features: FeatureName,
   options: KnnOptions,
+  images: Images,
   onBad: (bad: BadImage) => void,
   rowsOf: (refs: AsyncIterable<ImageRef>, onBad: (bad: BadImage) => void) => Rows
 ): AsyncGenerator<KnnEvent, Sets> {
   const one = async function* (set: 'train' | 'val', inputs: readonly string[]): AsyncGenerator<KnnEvent, Labelled> {
     let builder: VectorBuilder | undefined
     const labels: string[] = []
-    const refs = refsOf(inputs, options, features === 'model' ? options.onSkip : undefined)
-    for await (const {ids, labels: some, vectors} of rowsOf(refs, onBad)) {
+    for await (const {ids, labels: some, vectors} of rowsOf(images[set](), onBad)) {
       options.signal?.throwIfAborted()
       const D = vectors.length / ids.length
       builder ??= new VectorBuilder(D)
@@ -203,15 +215,6 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
 // ---- scores ------------------------------------------------------------------------------------------------------------------------------------------
 
 const workOf = ({train, val = train}: Sets): number => train.vectors.count * val.vectors.count * train.vectors.dim
-
-const throughEngine: Products = (queries, rows, dim) => {
-  const out = tidy(() => matMul(tensor2d(queries, [queries.length / dim, dim]), tensor2d(rows, [rows.length / dim, dim]), false, true)) // [Q, N]
-  try {
-    return out.dataSync<'float32'>() // outside of the tidy, which would look through all of these numbers for tensors
-  } finally {
-    out.dispose()
-  }
-}
 
 /** Of every classified image the share of draws in which it was right (0 or 1 where there is one), and each draw's share of right images. */
 type Outcome = {readonly k: number; readonly top1: Float64Array; readonly top5: Float64Array; readonly tries: number[]}

@@ -21,6 +21,8 @@ export type RowOptions = {
   readonly batch?: number
   readonly workers?: number
   readonly maxPixels?: number
+  /** Of `pixelRows`: letter-box bars are cut off first, as the model's transform says for the others. */
+  readonly cropBorders?: boolean
   readonly toolVersion: string
   readonly signal?: AbortSignal
 }
@@ -63,7 +65,7 @@ const pixelSide = 32
 export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOptions, onBad: (bad: BadImage) => void): Rows {
   for await (const {refs: some, pixels} of pixelBatches(refs, {
     batch: 256,
-    transform: {resize: pixelSide, crop: pixelSide},
+    transform: {resize: pixelSide, crop: pixelSide, ...(options.cropBorders ? {cropBorders: true} : {})},
     onBad,
     ...decoding(options)
   })) {
@@ -86,6 +88,23 @@ export async function untrained({config}: Embedder, features: FeatureSettings, t
 /** Images of a set, in the order of its inputs. */
 export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkip?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
   listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkip ? {onSkip} : {})})
+
+/** The same for several passes over one set: what stdin names is kept, since it can be read once. Each call begins a pass; one must end before the next. */
+export function refsAgain(
+  inputs: readonly string[],
+  options: RowOptions,
+  onSkip?: (note: SourceNote) => void
+): () => AsyncIterable<ImageRef> {
+  let passes = 0
+  const kept: ImageRef[] = []
+  return async function* () {
+    if (passes++ > 0 && inputs.includes('-')) return yield* kept
+    for await (const ref of refsOf(inputs, options, passes === 1 ? onSkip : undefined)) {
+      if (inputs.includes('-')) kept.push(ref)
+      yield ref
+    }
+  }
+}
 
 export function unlabelled(id: string): never {
   throw new UserError(`${id} has no label.`, {

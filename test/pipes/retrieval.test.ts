@@ -1,0 +1,92 @@
+/** `retrieval-eval` and `knn-eval` in a shell: lists on stdin that are wanted several times, embeddings through a pipe, and what is refused. */
+import assert from 'node:assert/strict'
+import {existsSync} from 'node:fs'
+import {readFile, writeFile} from 'node:fs/promises'
+import {join} from 'node:path'
+import {before, test} from 'node:test'
+import {folder, realBinary, run as runProgram, shell as runShell, type Ended} from '../cli/program.js'
+import {drawnFolder} from '../steps/drawn-images.js'
+import {saveTiny} from '../steps/tiny-backbone.js'
+
+const dir = folder()
+const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4'}
+const run = (args: readonly string[], input = ''): Promise<Ended> => runProgram(realBinary, args, {env, cwd: dir, input})
+const shell = (line: string): Promise<Ended> =>
+  runShell(realBinary, `set -o pipefail; export DINOV2_ENGINE=wasm DINOV2_WORKERS=1 DINOV2_BATCH=4; ${line}`, dir)
+let names: string[]
+before(async () => {
+  await saveTiny(join(dir, 'tiny.safetensors'))
+  names = (await drawnFolder(join(dir, 'photos'), ['one', 'two'], 4)).map(path => path.slice(dir.length + 1))
+})
+type Report = {images: number; scores: {features: string; map: number}[]}
+
+test('a list on stdin serves the model and both baselines, and says what the folder says', async () => {
+  const eachGroup = ['--group-regex', '/?(one|two)', '--query', 'all', '--model', 'tiny.safetensors', '--size', '28', '--json', '-q']
+  const rows = names.map(path => JSON.stringify({path, group: path.split('/')[1]})).join('\n')
+  const flags = eachGroup.slice(2)
+  const [piped, named] = [await run(['retrieval-eval', '-', ...flags], rows), await run(['retrieval-eval', 'photos', ...flags])]
+  assert.equal(piped.status, 0, piped.stderr)
+  const [a, b] = [JSON.parse(piped.stdout) as Report, JSON.parse(named.stdout) as Report]
+  assert.deepEqual(a.scores, b.scores)
+  assert.deepEqual(
+    a.scores.map(({features}) => features),
+    ['model', 'untrained', 'pixels', 'chance']
+  )
+  const labelled = names.map(path => JSON.stringify({path, label: path.split('/')[1]})).join('\n')
+  const knn = [
+    'knn-eval',
+    '--train',
+    '-',
+    '--model',
+    'tiny.safetensors',
+    '--size',
+    '28',
+    '--baseline',
+    'untrained',
+    '--baseline',
+    'pixels',
+    '-k',
+    '1',
+    '-q'
+  ]
+  const voted = await run(knn, labelled)
+  assert.equal(voted.status, 0, voted.stderr)
+  assert.match(voted.stdout, /8 images, each by the others.*untrained.*pixels/s)
+})
+
+test('embeddings through a pipe; report, queries and page in files', async () => {
+  const done = await shell(
+    '$P embed photos --model tiny.safetensors --size 28 -q | $P retrieval-eval - --html page.html --queries q.jsonl -o report.json -k 1,3'
+  )
+  assert.equal(done.status, 0, done.stderr)
+  assert.match(done.stdout, /2 queries among 8 images in 2 groups.*random order/s)
+  const report = JSON.parse(await readFile(join(dir, 'report.json'), 'utf8')) as Report
+  assert.equal(report.images, 8)
+  const lines = (await readFile(join(dir, 'q.jsonl'), 'utf8')).trim().split('\n')
+  assert.equal(lines.length, 2)
+  assert.deepEqual(Object.keys(JSON.parse(lines[0]!) as object), ['query', 'group', 'averagePrecision', 'ranks', 'found'])
+  assert.match(await readFile(join(dir, 'page.html'), 'utf8'), /best queries|Best queries/)
+})
+
+test('what is refused: images without a model, a bad pattern, no group, a missing folder; bad images are status 4 and leave no file', async () => {
+  const cases: [number, string[], RegExp][] = [
+    [2, [names[0]!], /--model/],
+    [2, ['photos', '--group-regex', '('], /regular expression/],
+    [2, ['photos', '--group-prefix', '2', '--group-regex', 'x'], /group-regex/],
+    [2, ['photos', '-k', '1,x'], /whole numbers/],
+    [3, [], /No images or embeddings/],
+    [3, ['absent', '--model', 'tiny.safetensors'], /absent/]
+  ]
+  for (const [status, args, words] of cases) {
+    const ended = await run(['retrieval-eval', ...args])
+    assert.equal(ended.status, status, args.join(' ') + ended.stderr)
+    assert.match(ended.stderr, words)
+  }
+  await writeFile(join(dir, 'bad.txt'), [...names, 'absent.png'].join('\n'))
+  const bad = ['retrieval-eval', 'bad.txt', '--group-prefix', '2', '--baseline', 'pixels', '-o', 'bad.json']
+  const refused = await run(bad)
+  assert.equal(refused.status, 4, refused.stderr)
+  assert.ok(!existsSync(join(dir, 'bad.json')))
+  const allowed = await run([...bad, '--max-bad', '1'])
+  assert.equal(allowed.status, 0, allowed.stderr)
+})
