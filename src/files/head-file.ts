@@ -17,7 +17,7 @@ export type Head = {
   /** What kind of head it is and how its input is made: plain values, as each task defines them. */
   readonly spec: object
   /** Fingerprint of the backbone, number of images, scores: plain values. */
-  readonly trainedOn: {readonly fingerprint: string} & object
+  readonly trainedOn: {readonly fingerprint: string} & Readonly<Record<string, unknown>>
 }
 
 const wrong = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'WRONG_HEAD', hint})

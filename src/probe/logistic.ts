@@ -108,12 +108,16 @@ export function logistic(
   const [n, F] = x.shape
   const K = classes
   const truth = tidy(() => oneHot(tensor1d(Int32Array.from(labels), 'int32'), K) as Tensor2D) // [n, K]
+  // Small problems are quicker in plain loops than in calls to an engine.
+  const rows = n * F * K < fewProducts ? Float64Array.from(x.dataSync()) : undefined
+  const slopeFor = (lambda: number): Slope =>
+    rows ? at => meanLossPlain(rows, labels, at, n, F, K, lambda) : at => meanLoss(x, truth, at, lambda)
   let parameters = new Float64Array(K * F + K)
   try {
     const out: Logistic[] = []
     for (const C of Cs) {
       if (options.goOn?.() === false) break
-      const solved = lbfgs(at => meanLoss(x, truth, at, 1 / (C * n)), parameters, options)
+      const solved = lbfgs(slopeFor(1 / (C * n)), parameters, options)
       parameters = solved.at as Float64Array<ArrayBuffer>
       out.push({
         weight: Float32Array.from(parameters.subarray(0, K * F)),
@@ -128,8 +132,47 @@ export function logistic(
   }
 }
 
+const fewProducts = 5e5
+
+/** The plain twin of `meanLoss`, in float64 loops. */
+export function meanLossPlain(
+  x: ArrayLike<number>,
+  labels: ArrayLike<number>,
+  at: Float64Array,
+  n: number,
+  F: number,
+  K: number,
+  lambda: number
+): {value: number; gradient: Float64Array} {
+  const gradient = new Float64Array(K * F + K)
+  const scores = new Float64Array(K)
+  let value = 0
+  for (let i = 0; i < n; i++) {
+    let top = -Infinity
+    for (let k = 0; k < K; k++) {
+      let score = at[K * F + k]!
+      for (let f = 0; f < F; f++) score += x[i * F + f]! * at[k * F + f]!
+      scores[k] = score
+      top = Math.max(top, score)
+    }
+    let mass = 0
+    for (let k = 0; k < K; k++) mass += Math.exp(scores[k]! - top)
+    value += (Math.log(mass) + top - scores[labels[i]!]!) / n
+    for (let k = 0; k < K; k++) {
+      const g = (Math.exp(scores[k]! - top) / mass - Number(k === labels[i])) / n
+      gradient[K * F + k]! += g
+      for (let f = 0; f < F; f++) gradient[k * F + f]! += g * x[i * F + f]!
+    }
+  }
+  for (let i = 0; i < K * F; i++) {
+    value += (lambda / 2) * at[i]! ** 2
+    gradient[i]! += lambda * at[i]!
+  }
+  return {value, gradient}
+}
+
 /** Mean cross-entropy with its penalty λ‖W‖²/2, and the gradient. */
-function meanLoss(x: Tensor2D, truth: Tensor2D, at: Float64Array, lambda: number): {value: number; gradient: Float64Array} {
+export function meanLoss(x: Tensor2D, truth: Tensor2D, at: Float64Array, lambda: number): {value: number; gradient: Float64Array} {
   const [n, F] = x.shape
   const K = truth.shape[1]
   const values = Float32Array.from(at)

@@ -4,8 +4,8 @@ import {existsSync, readFileSync} from 'node:fs'
 import {test} from 'node:test'
 import {best} from '../../src/metrics/accuracy.js'
 import {classifierOf, freeGrid, gridScores, gridStep, initGrid, usualKinds} from '../../src/probe/linear-grid.js'
-import {classifierScores, lbfgs, logistic, usualC} from '../../src/probe/logistic.js'
-import {dispose, memory, softmax, tensor1d, tensor2d} from '../../src/tensor/tf.js'
+import {classifierScores, lbfgs, logistic, meanLoss, meanLossPlain, usualC} from '../../src/probe/logistic.js'
+import {dispose, memory, oneHot, softmax, tensor1d, tensor2d, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {onPlain, onTorch} from '../engine-for-tests.js'
 import {golden} from '../files/scratch.js'
@@ -104,6 +104,18 @@ for (const [name, engine] of [
     assert.equal(memory().numTensors, before)
   })
 }
+
+test('the slope by the engine and in plain loops are the same', async () => {
+  await onTorch()
+  const n = recorded.y.length
+  const x = rows(recorded.x)
+  const truth = tidy(() => oneHot(tensor1d(Int32Array.from(recorded.y), 'int32'), K) as Tensor2D)
+  const at = Float64Array.from({length: K * D + K}, (_, i) => Math.sin(i) / 3)
+  const [fast, plain] = [meanLoss(x, truth, at, 0.01), meanLossPlain(recorded.x, recorded.y, at, n, D, K, 0.01)]
+  assert.ok(Math.abs(fast.value - plain.value) < 1e-5)
+  near(fast.gradient, plain.gradient, 1e-5, 'gradient')
+  dispose([x, truth])
+})
 
 test('the search finds the bottom of a curved valley', () => {
   const {at, value} = lbfgs(
