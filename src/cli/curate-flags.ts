@@ -49,7 +49,7 @@ export const curateFlags = {
   only: Flags.string({
     helpGroup: 'POOL',
     helpValue: 'LIST',
-    summary: 'Take part only the ids of this list, e.g. what an earlier stage kept; its fields ride along.'
+    summary: 'Only the ids of this list take part, e.g. what an earlier stage kept; its fields ride along.'
   }),
   since: Flags.string({
     helpGroup: 'POOL',

@@ -62,27 +62,6 @@ export const someRows = (source: RowSource, chosen: Int32Array): RowSource => ({
   gather: rows => source.gather(Int32Array.from({length: rows.length}, (_, i) => chosen[rows[i]!]!))
 })
 
-/** One source behind the other. */
-export function bothRows(a: RowSource, b: RowSource): RowSource {
-  return {
-    dim: a.dim,
-    count: a.count + b.count,
-    block(from, n) {
-      if (from + n <= a.count) return a.block(from, n)
-      if (from >= a.count) return b.block(from - a.count, n)
-      const out = new Float32Array(n * a.dim)
-      out.set(a.block(from, a.count - from))
-      out.set(b.block(0, from + n - a.count), (a.count - from) * a.dim)
-      return out
-    },
-    gather(rows) {
-      const out = new Float32Array(rows.length * a.dim)
-      for (let i = 0; i < rows.length; i++) out.set(rows[i]! < a.count ? a.gather([rows[i]!]) : b.gather([rows[i]! - a.count]), i * a.dim)
-      return out
-    }
-  }
-}
-
 /** Rows taken at once where each meets `width` others: so many that the products stay near 32 MB, and the rows themselves too. */
 export const stretchOf = (dim: number, width: number): number =>
   Math.max(16, Math.min(8192, Math.floor((8 << 20) / Math.max(1, width)), Math.floor((8 << 20) / Math.max(1, dim))))

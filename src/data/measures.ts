@@ -93,7 +93,7 @@ function hashOf(levels: Float64Array): string {
   return digits
 }
 
-const rounded = (x: number): number => Number(x.toPrecision(5))
+const rounded = (x: number): number => Number(Number(x.toPrecision(5)).toFixed(4))
 
 /** Measures and descriptor of one picture. */
 export function measure(image: Raster): {readonly measures: Measures; readonly descriptor: Float32Array} {

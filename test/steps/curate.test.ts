@@ -289,6 +289,31 @@ test('embeddings are a pool: from any format, by pipe, restricted to a list, in 
   }
 })
 
+test('calibration finds a threshold on copies, with and without a model, and says what it finds', async () => {
+  const said = await good('dedup', '1.jsonl', '--calibrate', '--calibration-images', '12', '-f', '-o', 'calibrated.jsonl')
+  const found = /threshold (0\.\d+) for a precision of 0\.99, from copies of 12 pictures: finds (\d+\.\d) %/.exec(said)
+  assert.ok(found, said)
+  assert.ok(Number(found[1]) > 0.3 && Number(found[1]) < 1)
+  assert.ok(Number(found[2]) > 20, said)
+  assert.match(said, /found by kind: JPEG quality 75 \d+ %.*middle 70 % \d+ %/)
+  assert.ok(said.includes(`above ${Number(found[1]).toFixed(3)}`), 'it is the threshold in force')
+  const other = await good(
+    'dedup',
+    '1.jsonl',
+    '--model',
+    'tiny.safetensors',
+    '--size',
+    '28',
+    '--calibrate',
+    '--calibration-images',
+    '6',
+    '-f',
+    '-o',
+    'calibrated.jsonl'
+  )
+  assert.match(other, /copies/)
+})
+
 test('odd pools and mistakes give sentences', async () => {
   await vectors(
     'alike.npy',

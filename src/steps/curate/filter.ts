@@ -1,7 +1,7 @@
 /** The first stage: what is no picture to learn from is left out by size, shape, contrast, sharpness and noise, by its hash, and by its distance to seeds. */
 import {hashPairs} from '../../curate/hashes.js'
 import {nearestRows} from '../../curate/neighbours.js'
-import {stretchOf, stretches} from '../../curate/rows.js'
+import {arrayRows, stretchOf, stretches} from '../../curate/rows.js'
 import {UserError} from '../../config/errors.js'
 import {arithmeticFor, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
 import {openOther} from './pool.js'
@@ -30,7 +30,7 @@ export async function* filterStage(context: Context, options: FilterOptions): St
     throw new UserError(`${pool.name} holds vectors that say nothing of the pictures' size and sharpness.`, {
       exit: 2,
       code: 'NO_IMAGES',
-      hint: 'Name the images, or a file of features that --cache wrote (perceptual.arrow).'
+      hint: 'Name the images, or a file of features that --cache wrote (perceptual.arrow), or leave the stage out: --stages dedup.'
     })
   const fixed = (i: number): boolean => pool.fixed?.[rows[i]!] === 1
   const reasons: (string | undefined)[] = []
@@ -82,12 +82,7 @@ export async function* filterStage(context: Context, options: FilterOptions): St
     const seeds = yield* openOther('the seeds', options.seeds, features, maker, {...context, pool: pool.name})
     const D = source.dim
     const arithmetic = await arithmeticFor(rows.length * seeds.ids.length * D, maker)
-    const rowsOfSeeds = {
-      dim: D,
-      count: seeds.ids.length,
-      block: (from: number, n: number) => seeds.vectors.subarray(from * D, (from + n) * D),
-      gather: () => seeds.vectors
-    }
+    const rowsOfSeeds = arrayRows(seeds.vectors, D)
     for (const {from, block, n} of stretches(source, stretchOf(D, 2048))) {
       const near = nearestRows(rowsOfSeeds, Float32Array.from(block), 1, {arithmetic})
       for (let i = from; i < from + n; i++) {

@@ -159,8 +159,12 @@ async function imagePool(
   const refused: Refused[] = []
   let rows = 0
   const {admit, missing} = gate(only)
-  for (const ref of since?.values() ?? []) if (admit(ref.id) === 'in') table.push(withoutBytes(ref))
-  const known = new Set(since?.keys())
+  const known = new Set<string>()
+  for (const ref of since?.values() ?? [])
+    if (admit(ref.id) === 'in') {
+      table.push(withoutBytes(ref))
+      known.add(ref.id)
+    }
   for await (const ref of listImages(inputs, {stdin, ...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})) {
     signal?.throwIfAborted()
     if (known.delete(ref.id)) {
@@ -341,7 +345,6 @@ async function vectorPool(
 export type OtherSet = {
   readonly name: string
   readonly ids: readonly string[]
-  readonly paths: readonly string[]
   readonly vectors: Float32Array /* [n, D] */
 }
 
@@ -358,19 +361,18 @@ export async function* openOther(
 ): AsyncGenerator<FeatureEvent, OtherSet> {
   const {vectors: given, stdin} = await kindOf(inputs, options.stdin ?? process.stdin)
   const builder = new MatrixBuilder(meta.dim, Infinity)
-  const [ids, paths]: [string[], string[]] = [[], []]
+  const ids: string[] = []
   const take = (rows: MatrixRows): OtherSet => {
     const vectors = rows.gather(Int32Array.from({length: rows.count}, (_, i) => i))
-    return {name, ids, paths, vectors}
+    return {name, ids, vectors}
   }
   if (given) {
     const source = await openAll(inputs, {stdin, ignoreLength: true})
     try {
       refuseMixing({name: options.pool, meta}, source, {ignoreLength: true})
-      for await (const {ids: some, vectors, fields} of source.rows) {
+      for await (const {ids: some, vectors} of source.rows) {
         builder.append(comparable(vectors, meta))
         ids.push(...some)
-        paths.push(...fields.map(({path}, i) => (typeof path === 'string' ? path : some[i]!)))
       }
     } finally {
       await source.close()
@@ -399,11 +401,7 @@ export async function* openOther(
       code: 'ALL_BAD',
       hint: 'Give --bad FILE to see why.'
     })
-  for (const i of good) {
-    const {id, path} = table.at(i)!
-    ids.push(id)
-    paths.push(typeof path === 'string' ? path : id)
-  }
+  for (const i of good) ids.push(table.at(i)!.id)
   const set = take(features.rows)
   features.rows.close()
   return set
