@@ -16,7 +16,7 @@ export function parseLayers(text: string): Layers {
   return text.includes(',') ? numbers : numbers[0]!
 }
 
-const layers = Flags.custom<Layers>({parse: async input => parseLayers(input)})
+export const layers = Flags.custom<Layers>({parse: async input => parseLayers(input)})
 
 /** The model. */
 export const modelFlag = Flags.string({

@@ -1,8 +1,11 @@
 /**
- * Pages that carry everything in themselves: no script, no font, no picture from elsewhere. They can be mailed, archived and opened from a disk, in light and dark.
+ * Pages that carry everything in themselves: no font, picture or script from elsewhere. They can be mailed, archived and opened from a disk, in light and dark. A page has no script but one
+ * of ours where it was given one, and the browser is told its hash, so that nothing else in the page can run.
  *
  * Text becomes markup only through `html`, which escapes whatever is put into it; so a file called `<img onerror=…>` is a name and nothing else.
  */
+
+import {createHash} from 'node:crypto'
 
 /** Markup that is safe to put into a page as it is. */
 export class Markup {
@@ -80,21 +83,25 @@ svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; } svg .axis { s
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1rem; font-size: 0.8rem; color: var(--quiet); } .legend i { display: inline-block; width: 1.1em; height: 0.25em; margin-right: 0.4em; vertical-align: middle; }
 `
 
-/** A whole page. `style` is added to the house's own. */
-export function page({title, body, style = ''}: {title: string; body: Content; style?: string}): string {
+/** A whole page. `style` is added to the house's own; `script`, where there is one, runs at the end. */
+export function page({title, body, style = '', script}: {title: string; body: Content; style?: string; script?: string}): string {
+  const runs = script === undefined ? '' : `; script-src 'sha256-${createHash('sha256').update(script).digest('base64')}'`
   return `${html`<!doctype html>
     <html lang="en">
       <head>
         <meta charset="utf-8" />
         <meta name="viewport" content="width=device-width, initial-scale=1" />
-        <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'" />
+        <meta
+          http-equiv="Content-Security-Policy"
+          content="default-src 'none'; img-src data:; style-src 'unsafe-inline'${new Markup(runs)}"
+        />
         <title>${title}</title>
         <style>
           ${new Markup(STYLE + style)}
         </style>
       </head>
       <body>
-        ${body}
+        ${body}${script !== undefined && new Markup(`<script>${script}</script>`)}
       </body>
     </html>`}\n`
 }

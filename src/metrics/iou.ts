@@ -8,6 +8,7 @@
  *     mIoU, mean acc.    means over the classes for which the quotient exists
  *     pixel accuracy     intersections of all classes / labelled pixels
  */
+import {bootstrap, type Estimate} from './intervals.js'
 
 /** Counts [K · K], truth by prediction. */
 export type Confusion = Float64Array
@@ -106,38 +107,20 @@ export function miouOf(areas: Float64Array, classes: number): number {
   return sum / n
 }
 
-export type IouInterval = {readonly low: number; readonly high: number}
+/** Sums of the areas of images, drawn ones as often as they were drawn. */
+function summed(images: readonly Float64Array[], items: Int32Array, classes: number): Float64Array {
+  const sum = new Float64Array(3 * classes)
+  for (const item of items) addCounts(sum, images[item]!)
+  return sum
+}
 
-/**
- * 95 % intervals of mIoU, and of the difference to each rival on the same images, by drawing images with replacement: in every draw counts are added up anew
- * (Efron 1979, percentile intervals). `images[i]` holds the areas of image i; rivals have the same images in the same order.
- */
-export function bootstrapMiou(
-  images: readonly Float64Array[],
-  rivals: readonly (readonly Float64Array[])[],
-  classes: number,
-  random: () => number,
-  draws = 1000
-): {own: IouInterval; over: readonly IouInterval[]} {
-  const n = images.length
-  const all = [images, ...rivals]
-  const values = all.map(() => new Float64Array(draws))
-  const sums = all.map(() => new Float64Array(3 * classes))
-  for (let d = 0; d < draws; d++) {
-    for (const sum of sums) sum.fill(0)
-    for (let i = 0; i < n; i++) {
-      const drawn = Math.floor(random() * n)
-      all.forEach((set, s) => addCounts(sums[s]!, set[drawn]!))
-    }
-    sums.forEach((sum, s) => (values[s]![d] = miouOf(sum, classes)))
-  }
-  const interval = (list: Float64Array): IouInterval => {
-    const sorted = list.filter(Number.isFinite).sort()
-    const at = (share: number): number => sorted[Math.round(share * (sorted.length - 1))] ?? NaN
-    return {low: at(0.025), high: at(0.975)}
-  }
-  return {
-    own: interval(values[0]!),
-    over: rivals.map((_, r) => interval(values[0]!.map((value, d) => value - values[r + 1]![d]!)))
-  }
+/** mIoU of a set with its interval over draws of images; in every draw counts are added up anew. `images[i]` holds the areas of image i. */
+export const miouEstimate = (images: readonly Float64Array[], classes: number, seed: number): Estimate =>
+  bootstrap(images.length, items => miouOf(summed(images, items, classes), classes), seed)
+
+/** How much higher the mIoU of one set of predictions is than that of another for the same images, in the same order. Throws a RangeError where they are not equally many. */
+export function miouGain(own: readonly Float64Array[], rival: readonly Float64Array[], classes: number, seed: number): Estimate {
+  if (own.length !== rival.length) throw new RangeError(`expected areas of the same images but received ${own.length} and ${rival.length}`)
+  const of = (set: readonly Float64Array[], items: Int32Array): number => miouOf(summed(set, items, classes), classes)
+  return bootstrap(own.length, items => of(own, items) - of(rival, items), seed)
 }

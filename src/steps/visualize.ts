@@ -1,36 +1,20 @@
 /** Pictures of what a model sees: patch features as colours. */
-import {UserError} from '../config/errors.js'
 import {enlarge, fit, paste, sheet} from '../data/canvas.js'
-import {loadPixels, RefusedImage, type Raster} from '../data/decode.js'
+import type {Raster} from '../data/decode.js'
 import {encodeImage} from '../data/encode.js'
 import {resample} from '../data/resample.js'
-import {listImages, noImages, type ImageRef} from '../data/source.js'
-import {startEngine, type EngineRequest} from '../engine/start.js'
 import {dataUri, html, page} from '../files/html.js'
-import type {VitConfig} from '../model/config.js'
 import {colourPatches, type PatchGrid} from '../model/foreground.js'
 import {forward} from '../model/vit.js'
-import {normalizePixels} from '../tensor/ops/patches.js'
 import {dispose} from '../tensor/tf.js'
-import {loadBackbone} from './backbone.js'
+import {seePictures, type SeeOptions} from './see-pictures.js'
 
-export type PcaOptions = {
-  readonly images: readonly string[]
-  readonly nul?: boolean
-  readonly model: string
-  readonly engine: EngineRequest
-  /** Short side of an image in pixels; made a multiple of the patch. By default what the model was trained with, several times that for small grids. */
-  readonly size?: number
+export type PcaOptions = SeeOptions & {
   /** Colours only what stands in front. */
   readonly foreground: boolean
   /** Smooth instead of square patches. */
   readonly smooth: boolean
-  /** Images shown at most, the first ones. */
-  readonly limit: number
   readonly format: 'png' | 'html'
-  readonly signal?: AbortSignal
-  readonly onImage?: (done: number) => void
-  readonly onBad?: (bad: {id: string; path: string; reason: string}) => void
 }
 
 export type PcaReport = {
@@ -45,62 +29,32 @@ export type PcaReport = {
   readonly fingerprint: string
 }
 
-/** The short side for a model: its own size, or the least multiple of it that gives 16 patches. */
-export const usualSize = ({grid, patch}: VitConfig): number => grid * patch * Math.max(1, Math.ceil(16 / grid))
-
-type Seen = PatchGrid & {readonly id: string; readonly photo: Raster}
-
 /**
  * Runs images through a backbone and draws their patch features as colours, on one scale for all of them, beside the images.
  *
  * Throws a `UserError`: no images (exit 3), a missing engine (exit 5), a model that is not one.
  */
 export async function visualizePca(options: PcaOptions): Promise<{content: Uint8Array | string; report: PcaReport}> {
-  const {images, nul = false, limit, signal, onImage, onBad} = options
-  const refs: ImageRef[] = []
-  let leftOut = 0
-  for await (const ref of listImages(images, {nul})) {
-    if (refs.length < limit) refs.push(ref)
-    else leftOut++
-  }
-  if (refs.length === 0) throw noImages(images)
-  const info = await startEngine(options.engine)
-  using backbone = await loadBackbone(options.model, {precision: info.precision})
-  const {config, params, precision, fingerprint} = backbone
+  const {
+    pictures: seen,
+    leftOut,
+    size,
+    config,
+    fingerprint
+  } = await seePictures(options, ({config, params, precision}) => async (input, photo): Promise<PatchGrid> => {
+    const {cls, registers, patches, prenorm} = forward(params, input, config, {stream: precision})
+    const features = await patches.data<'float32'>() // [N, C]
+    dispose([cls, registers, patches, prenorm])
+    return {rows: photo.height / config.patch, columns: photo.width / config.patch, features}
+  })
   const {patch, width} = config
-  const size = options.size ?? usualSize(config)
-  if (size < 2 * patch)
-    throw new UserError(`Expected a size of at least two patches of ${patch} pixels but received ${size}.`, {
-      exit: 2,
-      code: 'USAGE',
-      hint: `Try --size ${usualSize(config)}.`
-    })
-
-  const seen: Seen[] = []
-  for (const ref of refs) {
-    signal?.throwIfAborted()
-    try {
-      const photo = await loadPixels(ref, {resize: Math.round(size / patch) * patch, patch})
-      const input = normalizePixels(photo.data, [1, photo.height, photo.width])
-      const {cls, registers, patches, prenorm} = forward(params, input, config, {stream: precision})
-      const features = await patches.data<'float32'>() // [N, C]
-      dispose([input, cls, registers, patches, prenorm])
-      seen.push({id: ref.id, photo, rows: photo.height / patch, columns: photo.width / patch, features})
-      onImage?.(seen.length)
-    } catch (error) {
-      if (!(error instanceof RefusedImage)) throw error
-      onBad?.({id: ref.id, path: typeof ref.path === 'string' ? ref.path : ref.id, reason: error.message})
-    }
-  }
-  if (seen.length === 0) throw new UserError('None of the images could be read.', {exit: 3, code: 'NO_INPUT'})
-
   const colouring = colourPatches(seen, width, {separate: options.foreground})
   const patches = seen.reduce((sum, {rows, columns}) => sum + rows * columns, 0)
   const inFront = colouring.front.reduce((sum, mask) => sum + mask.reduce((n, bit) => n + bit, 0), 0)
   const report: PcaReport = {
     images: seen.length,
     leftOut,
-    size: Math.round(size / patch) * patch,
+    size,
     patches,
     foreground: options.foreground ? inFront / patches : undefined,
     explained: colouring.explained.map(share => Number(share.toFixed(4))),

@@ -1,8 +1,7 @@
 /** mIoU and its relatives on cases worked out by hand, with mmsegmentation's treatment of ignored pixels and absent classes. */
 import assert from 'node:assert/strict'
 import {describe, it} from 'node:test'
-import {addCounts, areasOf, bootstrapMiou, countPixels, emptyConfusion, miouOf, scoresOf} from '../../src/metrics/iou.js'
-import {rng} from '../../src/tensor/random.js'
+import {addCounts, areasOf, countPixels, emptyConfusion, miouEstimate, miouGain, miouOf, scoresOf} from '../../src/metrics/iou.js'
 
 const near = (found: number | null | undefined, expected: number): void =>
   assert.ok(typeof found === 'number' && Math.abs(found - expected) < 1e-12, `${found} where ${expected} was expected`)
@@ -55,19 +54,17 @@ describe('intervals of mIoU', () => {
   }
   const set = Array.from({length: 40}, (_, i) => image(50 + (i % 7), 10 + (i % 5)))
   const worse = Array.from({length: 40}, (_, i) => image(40 + (i % 7), 20 + (i % 5)))
-  const draws = (): (() => number) => {
-    const random = rng(1, 'draws')
-    return () => random.uniform()
-  }
 
-  it('hold the score, are the same for the same draws, and pair images', () => {
+  it('hold the score, are the same for the same seed, and pair images', () => {
     const sum = new Float64Array(6)
     for (const one of set) addCounts(sum, one)
-    const {own, over} = bootstrapMiou(set, [set, worse], 2, draws(), 400)
-    const score = miouOf(sum, 2)
-    assert.ok(own.low < score && score < own.high && own.high - own.low < 0.05, `${own.low} ${score} ${own.high}`)
-    assert.deepEqual(over[0], {low: 0, high: 0}) // the same predictions differ by nothing in every draw
-    assert.ok(over[1]!.low > 0.05)
-    assert.deepEqual(bootstrapMiou(set, [], 2, draws(), 400).own, own)
+    const {mean, interval} = miouEstimate(set, 2, 3)
+    near(mean, miouOf(sum, 2))
+    assert.ok(interval[0] < mean && mean < interval[1] && interval[1] - interval[0] < 0.05, `${interval.join()} around ${mean}`)
+    assert.deepEqual(miouEstimate(set, 2, 3), {mean, interval})
+    assert.deepEqual(miouGain(set, set, 2, 3), {mean: 0, interval: [0, 0]}) // the same predictions differ by nothing in every draw
+    const gain = miouGain(set, worse, 2, 3)
+    assert.ok(gain.interval[0] > 0.05 && gain.interval[0] < gain.mean)
+    assert.throws(() => miouGain(set, worse.slice(1), 2, 3), /areas of the same images but received 40 and 39/)
   })
 })

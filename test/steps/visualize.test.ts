@@ -11,7 +11,8 @@ import {decodeRgb, type Raster} from '../../src/data/decode.js'
 import {drawPicture} from '../../src/data/draw/picture.js'
 import {encodeImage} from '../../src/data/encode.js'
 import {answerRows, neighbourSheet, type Answer} from '../../src/steps/neighbours.js'
-import {usualSize, visualizePca} from '../../src/steps/visualize.js'
+import {usualSize} from '../../src/steps/see-pictures.js'
+import {visualizePca} from '../../src/steps/visualize.js'
 import {memory} from '../../src/tensor/tf.js'
 
 const model = fileURLToPath(new URL('../../../test/golden/vit_plain.safetensors', import.meta.url))
