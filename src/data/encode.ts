@@ -37,3 +37,13 @@ export async function encodeGrey16(values: Uint16Array, {width, height}: {width:
     .png({compressionLevel: 6, adaptiveFiltering: true})
     .toBuffer()
 }
+
+/** Encodes numbers 0 to 255 [height, width] as a grey PNG of 8 bits: masks of class numbers. */
+export async function encodeGrey8(values: Uint8Array, {width, height}: {width: number; height: number}): Promise<Uint8Array> {
+  if (values.length !== width * height)
+    throw new RangeError(`Expected ${width * height} numbers for ${width} × ${height} pixels but received ${values.length}.`)
+  return sharp(values, {raw: {width, height, channels: 1}})
+    .toColourspace('b-w')
+    .png({compressionLevel: 6, adaptiveFiltering: true})
+    .toBuffer()
+}

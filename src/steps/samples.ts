@@ -3,8 +3,8 @@ import {createHash} from 'node:crypto'
 import {mkdir, readFile, rm, stat, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
-import {CLASSES, drawPicture, type Picture} from '../data/draw/picture.js'
-import {encodeImage} from '../data/encode.js'
+import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture} from '../data/draw/picture.js'
+import {encodeGrey16, encodeGrey8, encodeImage} from '../data/encode.js'
 import {atomicFolder, refuseExisting} from '../files/atomic.js'
 import {download} from '../files/download.js'
 import {PHOTO_SETS, photoSet, untar, type PhotoSet} from '../files/photo-sets.js'
@@ -24,6 +24,8 @@ export type DrawOptions = {
   readonly size: number
   readonly seed: number
   readonly format: 'png' | 'jpg'
+  /** Also write depth and masks of every picture. */
+  readonly maps?: boolean
   readonly force: boolean
   readonly signal?: AbortSignal
   readonly onPicture?: (done: number, total: number) => void
@@ -76,13 +78,14 @@ export function chooseClasses(text: string): string[] {
 }
 
 /**
- * Draws `{train,val}/<class>/<nnn>.png` into a new folder. The bytes of a picture depend on seed, split, class, number and size only, so a larger set holds
+ * Draws `{train,val}/<class>/<nnn>.png` into a new folder; with `maps` also `depth/` (16 bits, thousandths of a unit, 0 where nothing is met) and `masks/` (numbers
+ * of `masks/classes.txt`) under the same names. The bytes of a picture depend on seed, split, class, number and size only, so a larger set holds
  * a smaller one.
  *
  * Throws a `UserError` when the folder exists (without `force`, or when it is not one that was drawn), or on wrong numbers (exit 2).
  */
 export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
-  const {output, perClass, valPerClass, size, seed, format, force, signal, onPicture} = options
+  const {output, perClass, valPerClass, size, seed, format, maps = false, force, signal, onPicture} = options
   const classes = chooseClasses(options.classes)
   await guard(output, force)
   const pictures: Picture[] = classes.flatMap(kind => [
@@ -96,25 +99,35 @@ export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
     output,
     async folder => {
       for (const split of [...(perClass > 0 ? ['train'] : []), ...(valPerClass > 0 ? ['val'] : [])])
-        for (const kind of classes) await mkdir(join(folder, split, kind), {recursive: true})
+        for (const kind of classes)
+          for (const above of maps ? ['', 'depth', 'masks'] : ['']) await mkdir(join(folder, above, split, kind), {recursive: true})
+      if (maps) await writeFile(join(folder, 'masks', 'classes.txt'), REGIONS.join('\n') + '\n')
       // one picture is encoded and written while the next is drawn
       let writing: Promise<void> = Promise.resolve()
       for (const [done, picture] of pictures.entries()) {
         signal?.throwIfAborted()
-        const pixels = drawPicture(picture, size, seed)
+        const drawn = maps ? drawWithMaps(picture, size, seed) : {pixels: drawPicture(picture, size, seed)}
         await writing
-        const name = `${String(picture.number).padStart(digits, '0')}.${format}`
-        writing = encodeImage(pixels, {width: size, height: size, format: format === 'jpg' ? 'jpeg' : 'png'}).then(async file => {
+        const square = {width: size, height: size}
+        const name = String(picture.number).padStart(digits, '0')
+        const put = async (file: Uint8Array, ...where: string[]): Promise<void> => {
           whole.update(file)
           bytes += file.length
-          await writeFile(join(folder, picture.split, picture.kind, name), file)
+          await writeFile(join(folder, ...where), file)
+        }
+        writing = encodeImage(drawn.pixels, {...square, format: format === 'jpg' ? 'jpeg' : 'png'}).then(async file => {
+          await put(file, picture.split, picture.kind, `${name}.${format}`)
+          if (!('depth' in drawn)) return
+          const units = Uint16Array.from(drawn.depth, depth => Math.min(65_535, Math.round(depth * 1000)))
+          await put(await encodeGrey16(units, square), 'depth', picture.split, picture.kind, `${name}.png`)
+          await put(await encodeGrey8(drawn.regions, square), 'masks', picture.split, picture.kind, `${name}.png`)
         })
         writing.catch(() => undefined) // seen at the next await
         await new Promise(resolve => setImmediate(resolve)) // lets signals in
         onPicture?.(done + 1, pictures.length)
       }
       await writing
-      await writeNote(folder, {drawn: true, classes, train: perClass, val: valPerClass, size, seed, format})
+      await writeNote(folder, {drawn: true, classes, train: perClass, val: valPerClass, size, seed, format, ...(maps ? {maps: true} : {})})
     },
     {force}
   )

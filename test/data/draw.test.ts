@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {chance} from '../../src/data/draw/chance.js'
-import {CLASSES, drawPicture, type Picture} from '../../src/data/draw/picture.js'
+import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture} from '../../src/data/draw/picture.js'
 import {compose} from '../../src/data/draw/scene.js'
 import {THINGS, clutter} from '../../src/data/draw/things.js'
 
@@ -80,4 +80,26 @@ test('colours, light and background are drawn alike for all classes', () => {
   }
   const [star, tree] = [mean('star'), mean('tree')]
   for (let c = 0; c < 3; c++) assert.ok(Math.abs(star[c]! - tree[c]!) < 0.1, `channel ${c}: ${star[c]} and ${tree[c]}`)
+})
+
+test('maps: the picture stays as it is; regions and depth say what a ray meets', () => {
+  for (const kind of ['mug', 'bricks', 'house']) {
+    const picture = {kind, split: 'train', number: 3} as const
+    const {pixels, depth, regions} = drawWithMaps(picture, 48, 0)
+    assert.deepEqual(pixels, drawPicture(picture, 48, 0))
+    assert.equal(depth.length, 48 * 48)
+    for (const [i, region] of regions.entries()) {
+      assert.ok(region < REGIONS.length)
+      assert.equal(depth[i] === 0, region === 0, 'depth is unknown where nothing is met, and only there')
+      assert.ok(depth[i]! >= 0 && depth[i]! <= 40)
+    }
+    if (kind !== 'bricks') continue // where all is floor, what stands higher in the picture is farther away
+    const floor = REGIONS.indexOf('floor')
+    const mean = (row: number): number => {
+      const own = [...depth.subarray(row * 48, (row + 1) * 48)].filter((_, x) => regions[row * 48 + x] === floor)
+      return own.length < 24 ? NaN : own.reduce((a, b) => a + b, 0) / own.length
+    }
+    const rows = Array.from({length: 48}, (_, row) => mean(row)).filter(Number.isFinite)
+    assert.ok(rows.length > 5 && rows[0]! > rows.at(-1)!, kind)
+  }
 })

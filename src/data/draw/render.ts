@@ -143,8 +143,14 @@ function lit(
   return facing > 0 ? open : UNKNOWN
 }
 
+/** What each pixel of a picture shows, by number: the names of the ids in `Maps`. */
+export const REGIONS = ['background', 'floor', 'wall', 'thing'] as const
+
+/** Truth beside a picture [size, size]: depth along the axis of the camera in world units (0 where nothing is met), and the number of the region. */
+export type Maps = {readonly depth: Float32Array; readonly regions: Uint8Array}
+
 /** Draws a scene as `size` × `size` pixels; sRGB bytes [size, size, 3]. */
-export function render(scene: Scene, size: number): Uint8Array {
+export function render(scene: Scene, size: number, maps?: Maps): Uint8Array {
   const {camera, things, floor, wall, sky, film} = scene
   const [right, upright, ahead] = camera.turn
   const [ox, oy, oz] = camera.from
@@ -289,6 +295,11 @@ export function render(scene: Scene, size: number): Uint8Array {
       solid[row * size + column] = hit.thing ? 1 : 0
       surfaces.push(hit.thing ?? hit.ground)
       opens[row * size + column] = hit.open
+      if (maps) {
+        const [x, y] = [at(column), -at(row)]
+        maps.depth[row * size + column] = hit.thing || hit.ground ? (hit.t * camera.zoom) / sqrt(x * x + y * y + camera.zoom ** 2) : 0
+        maps.regions[row * size + column] = hit.thing ? 3 : hit.ground === undefined ? 0 : hit.ground === wall ? 2 : 1
+      }
     }
   for (const i of edges(light, solid, size)) {
     for (const [du, dv] of CORNERS) {
