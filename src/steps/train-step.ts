@@ -555,7 +555,7 @@ function addPart(
       ...(n > 0 ? [viaIbot ? viaIbot.dx : slice(viaDino.dx, [clsCount, 0], [n, -1])] : [])
     ] as Tensor2D[]
     const at = tensor1d(Int32Array.from([...clsAt, ...(n > 0 ? global.patches : [])]), 'int32')
-    return addRows(zeros(T), at, touched.length === 1 ? touched[0]! : concat(touched))
+    return addRows(fill(T, 0), at, touched.length === 1 ? touched[0]! : concat(touched))
   })
   for (const pass of [viaDino, viaIbot]) if (pass) dispose([pass.dx, pass.losses])
   dispose([spread.loss, spread.gradient])

@@ -386,6 +386,42 @@ describe('native loops in bf16, beside float32 on the same numbers', () => {
       )
   })
 
+  test('attention and its gradient, for sequences shorter and longer than a vector and heads of several widths', async () => {
+    await onTorch()
+    const groups = [
+      {count: 2, length: 1},
+      {count: 2, length: 5},
+      {count: 3, length: 16},
+      {count: 2, length: 33},
+      {count: 1, length: 70}
+    ]
+    for (const [heads, size] of [
+      [2, 16],
+      [3, 64],
+      [1, 80]
+    ] as const) {
+      const all = tidy(() => {
+        const qkv = low(put(normal('qkv', [rowsOf(groups), 3 * heads * size])))
+        const dy = low(put(normal('dy', [rowsOf(groups), heads * size])))
+        return {
+          y: attentionForward(qkv, groups, heads),
+          exact: plainAttention(wide(qkv), groups, heads),
+          dx: attentionBackward(dy, qkv, groups, heads),
+          slope: attentionBackward(wide(dy), wide(qkv), groups, heads)
+        }
+      })
+      for (const [name, found, expected] of [
+        ['value', await take(all.y), await take(all.exact)],
+        ['gradient', await take(all.dx), await take(all.slope)]
+      ] as const) {
+        assert.ok(apart(found, expected) < 0.01, `${name} at ${heads} × ${size}: ${apart(found, expected)}`)
+        const [a, b] = [found.data as Float32Array, expected.data as Float32Array]
+        const dot = (x: Float32Array, y: Float32Array): number => x.reduce((sum, value, i) => sum + value * y[i]!, 0)
+        assert.ok(dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b)) > 0.99998, name)
+      }
+    }
+  })
+
   test('gradients of a linear layer: sums over bf16 rows, and LayerScale', async () => {
     await onTorch()
     const all = tidy(() => {

@@ -9,6 +9,7 @@ import {DataStorage, KernelBackend, engine, env, registerBackend, setBackend} fr
 import type {BackendValues, DataId, DataType, TensorInfo, TimingInfo} from '../../tensor/tf.js'
 import {loadAddon, scalarType, torch} from './binding.js'
 import type {Handle} from './binding.js'
+import {forgetDevice} from './kernels/device.js'
 
 type Entry = {
   handle: Handle
@@ -168,6 +169,7 @@ export async function startTorch({addon, device = 'cpu', threads}: TorchStart): 
   const native = loadAddon(addon)
   if (threads) native.setThreads(threads)
   native.setDevice(device)
+  forgetDevice()
   if (!current) {
     current = new TorchBackend()
     await import('./kernels/index.js')

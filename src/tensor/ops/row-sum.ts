@@ -4,7 +4,7 @@
  * Where the engine can add in place, the sum exists once and nothing beside it. Elsewhere the pieces are kept and joined at the end; they must then come
  * with the same borders each time.
  */
-import {add, concat, dispose, keep, tidy, zeros} from '../tf.js'
+import {add, concat, dispose, fill, keep, tidy} from '../tf.js'
 import type {Tensor, Tensor2D} from '../tf.js'
 import {fastInPlace} from './in-place.js'
 import {isFused} from './kernel.js'
@@ -18,7 +18,7 @@ export class RowSum {
   /** Adds a piece [k, D] to the rows from `start` on. The piece stays the caller's. */
   add(start: number, piece: Tensor2D): void {
     if (isFused('Dinov2AddAt')) {
-      this.whole ??= keep(zeros(this.shape as [number, number]) as Tensor2D)
+      this.whole ??= keep(fill(this.shape as [number, number], 0) as Tensor2D) // not `zeros`, which are written in JavaScript and copied
       fastInPlace('Dinov2AddAt', {into: [this.whole], piece: [piece]}, {start})
       return
     }

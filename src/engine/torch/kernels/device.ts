@@ -1,8 +1,16 @@
 /** Where new tensors of the torch engine go, and which loops of the addon serve there. */
 import {run, torch} from '../binding.js'
 
-/** The current device as libtorch writes it: `cpu`, `cuda:0`. */
-export const deviceName = (): string => torch().describe().device
+let device: string | undefined
+
+/** The current device as libtorch writes it: `cpu`, `cuda:0`. Asked for by nearly every kernel, so remembered until `forgetDevice`. */
+export const deviceName = (): string => (device ??= torch().describe().device)
+
+/** To be called when the device changes. */
+export function forgetDevice(): void {
+  device = undefined
+  ready.clear()
+}
 
 export const onCpu = (): boolean => deviceName() === 'cpu'
 

@@ -195,6 +195,11 @@ define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
   const K = C3 / 3 / H
   const x = h(qkv!)
   const grad = to(h(dy!), typeOf(x))
+  if (typeOf(x) === bfloat16 && hasOwn('attention', K)) {
+    const all = groups as Groups
+    const [counts, lengths] = [all.map(({count}) => count), all.map(({length}) => length)]
+    return op('dinov2::attention_grad', op('contiguous', grad), op('contiguous', x), counts, lengths, H)
+  }
   const dx = op('new_empty', x, [T, C3])
   let start = 0
   for (const group of groups as Groups) {
