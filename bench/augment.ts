@@ -12,7 +12,7 @@ import sharp from 'sharp'
 import {multiCrop} from '../src/data/augment.js'
 import {decodeRgb} from '../src/data/decode.js'
 import {loadNative, readyNative} from '../src/data/native.js'
-import {planViews, viewBytes, type CropSettings, type ViewPlan} from '../src/data/plan.js'
+import {planViews, shrinkOf, viewBytes, type CropSettings, type ViewPlan} from '../src/data/plan.js'
 import type {Raster} from '../src/data/resample.js'
 import {listImages, type ImageRef} from '../src/data/source.js'
 
@@ -41,6 +41,8 @@ const out = new Uint8Array(viewBytes(crops))
 const plansOf = (i: number): ViewPlan[] => planViews(1, i, images[i]!.width, images[i]!.height, crops)
 const bare = (i: number): ViewPlan[] => plansOf(i).map(({size, box}) => ({size, box, flip: false, changes: [], solarize: false}))
 
+const shrink = (width: number, height: number): number => shrinkOf(width, height, crops)
+
 /** What each candidate does with photo number i. */
 const work: Record<string, (i: number) => unknown> = {
   'decode: sharp (libvips), full size': i => decodeRgb(refs[i]!),
@@ -57,7 +59,8 @@ const work: Record<string, (i: number) => unknown> = {
   'all of it, decoded already: TypeScript': i => multiCrop(1, i, images[i]!, crops, {out}),
   'all of it, decoded already: native': i => multiCrop(1, i, images[i]!, crops, {out, native}),
   'decode and all of it: TypeScript': async i => multiCrop(1, i, await decodeRgb(refs[i]!), crops, {out}),
-  'decode and all of it: native': async i => multiCrop(1, i, await decodeRgb(refs[i]!), crops, {out, native})
+  'decode and all of it: native': async i => multiCrop(1, i, await decodeRgb(refs[i]!), crops, {out, native}),
+  'decode and all of it: native, train.decode=shrunk': async i => multiCrop(1, i, await decodeRgb(refs[i]!, {shrink}), crops, {out, native})
 }
 
 const processor = (): number => {

@@ -3,8 +3,8 @@
  *
  * What comes out is what the reference loaders see (Pillow's `convert('RGB')`), so features agree: the first frame; upright by EXIF; alpha is dropped, not
  * composited (what lies under transparent pixels shows, as in Pillow; in a GIF that is black here); grey three times over; 16 bits scaled to 8 by their upper byte; CMYK through
- * its profile or a standard one; an embedded colour profile is applied unless it is sRGB itself or broken. JPEGs are decoded in full size: shrinking while
- * loading is faster and gives other pixels. Resizing is our own (`resample.ts`), equal to Pillow's.
+ * its profile or a standard one; an embedded colour profile is applied unless it is sRGB itself or broken. JPEGs are decoded in full size unless training asks for less:
+ * shrinking while loading is faster and gives other pixels. Resizing is our own (`resample.ts`), equal to Pillow's.
  */
 import {closeSync, fstatSync, lstatSync, openSync, readSync, statSync} from 'node:fs'
 import sharp from 'sharp'
@@ -31,6 +31,8 @@ const MAX_OUTPUT = 1 << 24
 export type DecodeOptions = {
   /** Width × height above which an image is refused before anything of it is decoded; 200 million by default. */
   readonly maxPixels?: number
+  /** By how much to shrink the sides of an upright JPEG of that size while decoding it: 1, 2, 4 or 8. Other formats and sizes are decoded in full. */
+  readonly shrink?: ((width: number, height: number) => number) | undefined
 }
 
 /** An input that is not used. Its message is one clause in plain words: `the file is empty`. */
@@ -129,7 +131,17 @@ function explain(format: Format, message: string): string {
   return `it is ${WORD[format]} that is ${cut ? 'cut off or damaged' : 'damaged or of a kind that is not read'}${said ? ` (${said})` : ''}`
 }
 
-async function decodeWithSharp(bytes: Uint8Array, format: Format, maxPixels: number): Promise<Raster> {
+/** What is left of an upright JPEG when its sides shrink, undefined where they do not: no fewer times than the decoder can, so that it does nearly all of it. */
+async function shrunkSize(
+  bytes: Uint8Array,
+  shrink: (width: number, height: number) => number
+): Promise<{width: number; height: number} | undefined> {
+  const {autoOrient} = await sharp(bytes, {limitInputPixels: false}).metadata()
+  const by = shrink(autoOrient.width, autoOrient.height)
+  return by > 1 ? {width: Math.floor(autoOrient.width / by), height: Math.floor(autoOrient.height / by)} : undefined
+}
+
+async function decodeWithSharp(bytes: Uint8Array, format: Format, maxPixels: number, shrink: DecodeOptions['shrink']): Promise<Raster> {
   const input = {failOn: 'truncated', limitInputPixels: maxPixels} as const
   let ignoreIcc = true
   if (mayHaveProfile(format, bytes)) {
@@ -140,9 +152,11 @@ async function decodeWithSharp(bytes: Uint8Array, format: Format, maxPixels: num
       throw new RefusedImage(`it is ${WORD[format]} of ${channels} channels; save the three that show`)
     ignoreIcc = icc === undefined || isSrgb(icc)
   }
+  const size = format === 'jpeg' && shrink ? await shrunkSize(bytes, shrink) : undefined
   const render = (without: boolean) =>
     sharp(bytes, {...input, ignoreIcc: without})
       .autoOrient()
+      .resize(size ? {...size, fit: 'fill'} : {})
       .toColourspace('srgb')
       .removeAlpha()
       .raw({depth: 'uchar'})
@@ -164,7 +178,7 @@ async function decodeWithSharp(bytes: Uint8Array, format: Format, maxPixels: num
  *
  * Raises RefusedImage, whose message is the reason, for whatever is not an image that can be used; nothing else is raised for bad input.
  */
-export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS}: DecodeOptions = {}): Promise<Raster> {
+export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS, shrink}: DecodeOptions = {}): Promise<Raster> {
   if (ref.problem !== undefined) throw new RefusedImage(ref.problem)
   const bytes = readBytes(ref)
   const found = sniff(bytes.subarray(0, 4096), ref.id)
@@ -172,7 +186,7 @@ export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS}: DecodeO
   const {format, width = 0, height = 0} = found
   if (width * height > maxPixels) throw tooMany(width, height, maxPixels)
   try {
-    return format === 'bmp' ? decodeBmp(bytes) : await decodeWithSharp(bytes, format, maxPixels)
+    return format === 'bmp' ? decodeBmp(bytes) : await decodeWithSharp(bytes, format, maxPixels, shrink)
   } catch (error) {
     if (error instanceof RefusedImage) throw error
     const {message} = error as Error

@@ -18,6 +18,8 @@ export type CropSettings = {
   readonly localScale: readonly [number, number]
   /** How many small views. */
   readonly localCount: number
+  /** `shrunk`: large JPEGs are decoded at a half, a quarter or an eighth of their sides, see `shrinkOf`; `full` if absent. */
+  readonly decode?: 'full' | 'shrunk'
   /** Width over height of what is cut out, before it is made square; [3/4, 4/3] if absent. */
   readonly ratio?: readonly [number, number]
   /**
@@ -76,6 +78,20 @@ export function randomCropBox(
   const w = shape > ratio[1] ? Math.max(1, roundHalfEven(height * ratio[1])) : width
   const h = shape < ratio[0] ? Math.max(1, roundHalfEven(width / ratio[0])) : height
   return {x: Math.floor((width - w) / 2), y: Math.floor((height - h) / 2), width: w, height: h}
+}
+
+/**
+ * By how much the sides of a JPEG of width × height may shrink while it is decoded: 8, 4 or 2 where even the smallest crop still has at least the pixels
+ * that come out of it, so that nothing is enlarged that was not before; else 1. Pixels differ from those of full decoding, as those of any other
+ * way to shrink do.
+ */
+export function shrinkOf(width: number, height: number, settings: CropSettings): number {
+  const [narrow, wide] = settings.ratio ?? [3 / 4, 4 / 3]
+  const room = (scale: readonly [number, number], size: number): number =>
+    Math.sqrt(scale[0] * width * height * Math.min(narrow, 1 / wide)) / size
+  const large = room(settings.globalScale, settings.globalSize)
+  const least = settings.localCount > 0 ? Math.min(large, room(settings.localScale, settings.localSize)) : large
+  return [8, 4, 2].find(by => least >= by) ?? 1
 }
 
 /** What may be done to the colours of a view, in the order that was drawn. */

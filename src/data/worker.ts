@@ -6,6 +6,7 @@
  */
 import {isMainThread, parentPort, workerData} from 'node:worker_threads'
 import {multiCrop, type CropSettings} from './augment.js'
+import {shrinkOf} from './plan.js'
 import {ImageCache, type CacheHandle} from './cache.js'
 import {loadNative} from './native.js'
 import {decodeRgb, loadPixels, MAX_PIXELS, RefusedImage, type Transform} from './decode.js'
@@ -43,6 +44,10 @@ export type Reply = {readonly job: number; readonly answers: readonly Answer[]} 
 export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<Answer[]> {
   const maxPixels = setup.maxPixels ?? MAX_PIXELS
   const native = setup.native === undefined ? undefined : loadNative(setup.native)
+  const shrink =
+    setup.kind === 'crops' && setup.crops.decode === 'shrunk'
+      ? (width: number, height: number): number => shrinkOf(width, height, setup.crops)
+      : undefined
   const cache = setup.kind === 'crops' && setup.cache ? new ImageCache(setup.cache) : undefined
 
   async function answer({ref, index = -1, position = 0}: Item): Promise<Answer> {
@@ -52,7 +57,7 @@ export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<A
       return {data: new Uint8Array(descriptor.buffer), width: measures.width, height: measures.height, measures}
     }
     const known = cache?.get(index)
-    const image = known ?? (await decodeRgb(ref as ImageRef, {maxPixels}))
+    const image = known ?? (await decodeRgb(ref as ImageRef, {maxPixels, shrink}))
     if (!known) cache?.put(index, image)
     return {data: multiCrop(setup.seed, position, image, setup.crops, {native}), width: image.width, height: image.height}
   }

@@ -280,7 +280,8 @@ export function freeState({student, teacher, moments, centers}: TrainState): voi
 }
 
 /** The crops that the settings ask for. */
-export const cropSettings = ({crops}: Settings): CropSettings => ({
+export const cropSettings = ({crops, train}: Settings): CropSettings => ({
+  decode: train.decode,
   globalSize: crops.global_crops_size,
   localSize: crops.local_crops_size,
   globalScale: crops.global_crops_scale,

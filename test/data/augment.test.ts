@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {changeColours, makeView as makePlanned, multiCrop} from '../../src/data/augment.js'
 import {gaussianBlur, solarize, toGrey} from '../../src/data/colour.js'
-import {BLUR, drawJitter, planView, randomCropBox, viewBytes, type CropSettings, type View} from '../../src/data/plan.js'
+import {BLUR, drawJitter, planView, randomCropBox, shrinkOf, viewBytes, type CropSettings, type View} from '../../src/data/plan.js'
 import {resample, type Raster} from '../../src/data/resample.js'
 import {rng, type Rng} from '../../src/tensor/random.js'
 import {draw} from './drawn.js'
@@ -129,4 +129,22 @@ test('crops are a function of seed and position alone; views do not shift one an
   assert.deepEqual(fewer, one.subarray(0, fewer.length))
   const [first, second] = [one.subarray(0, 3072), one.subarray(3072, 6144)]
   assert.notDeepEqual(first, second)
+})
+
+test('a photo shrinks in decoding only so far that no crop comes out of fewer pixels than it has', () => {
+  const published: CropSettings = {globalSize: 224, localSize: 98, globalScale: [0.32, 1], localScale: [0.05, 0.32], localCount: 8}
+  assert.deepEqual(
+    [shrinkOf(4032, 3024, published), shrinkOf(2000, 1500, published), shrinkOf(1000, 750, published), shrinkOf(300, 200, published)],
+    [4, 2, 1, 1]
+  )
+  for (let i = 0; i < 300; i++) {
+    const random = rng(7, i)
+    const [width, height] = [100 + random.int(6000), 100 + random.int(6000)]
+    const by = shrinkOf(width, height, published)
+    if (by === 1) continue
+    const {size, box} = planView(random, Math.floor(width / by), Math.floor(height / by), i % 2 ? 'local' : 'global1', published)
+    const shape = width / height
+    if (shape < 3 && shape > 1 / 3)
+      assert.ok(box.width >= size - 1 && box.height >= size - 1, `${width} × ${height}: ${box.width} × ${box.height}`)
+  }
 })

@@ -21,7 +21,7 @@ import {shuffledSampler} from '../../src/data/sampler.js'
 import {listImages, type ImageRef} from '../../src/data/source.js'
 import {ImageTable, imageTable} from '../../src/data/table.js'
 import {UserError} from '../../src/config/errors.js'
-import {draw, folderFor, png} from './drawn.js'
+import {draw, folderFor, jpeg, png} from './drawn.js'
 
 /** A folder of `count` drawn images, some of them bad, of two sizes if wanted. */
 async function album(t: TestContext, count: number, {bad = [] as number[], sizes = 1} = {}): Promise<string> {
@@ -222,6 +222,20 @@ test('training: what was found in memory, and the time lost waiting, are told as
   const bare = await go(0, {cacheBytes: 0, native: false})
   assert.deepEqual([bare.stats.cache, bare.stats.native], [undefined, false])
   assert.match(describeLoad(bare.stats), /by JavaScript; .*; none are kept in memory$/)
+})
+
+test('training: shrunk decoding gives the same batches however they are made, and leaves small images alone', async t => {
+  const folder = folderFor(t)
+  for (let i = 0; i < 4; i++) writeFileSync(join(folder, `${i}.jpg`), await jpeg(draw(i === 0 ? 40 : 400, i === 0 ? 40 : 300, i)))
+  const refs = await imageTable(listImages([folder]))
+  const prints = async (decode: 'full' | 'shrunk', more: Partial<CropOptions>): Promise<string[]> => {
+    const base = training(folder, refs, {batch: 4, end: 3, sampler: {size: 4, at: position => position % 4}, ...more})
+    const batches = await collect(cropBatches({...base, crops: {...base.crops, decode}}))
+    return batches.map(({globals, locals}) => createHash('sha256').update(globals).update(locals).digest('hex'))
+  }
+  const shrunk = await prints('shrunk', {workers: 0, cacheBytes: 0})
+  assert.deepEqual(await prints('shrunk', {workers: 2}), shrunk)
+  assert.notDeepEqual(await prints('full', {workers: 2}), shrunk)
 })
 
 test('training: a bad image gives its place to the next good one by number', async t => {

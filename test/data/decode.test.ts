@@ -9,6 +9,7 @@ import sharp from 'sharp'
 import {decodeRgb, loadPixels, RefusedImage} from '../../src/data/decode.js'
 import {listImages, type ImageRef, type SourceNote} from '../../src/data/source.js'
 import {bmp, draw, folderFor, gif, jpeg, png, tiff, webp} from './drawn.js'
+import {resample} from '../../src/data/resample.js'
 import {difference} from './fixtures.js'
 
 const image = draw(37, 23)
@@ -238,3 +239,45 @@ if (existsSync(shared))
       assert.ok(difference(new Uint8Array(other.data), new Uint8Array(upright.data)).mean < 4, `orientation ${n}`)
     }
   })
+
+test('a JPEG shrinks while it is decoded where that is asked for: upright, floor of its sides, nearly as if it was resized afterwards', async t => {
+  const folder = folderFor(t)
+  const image = draw(417, 301)
+  const ref = (name: string): ImageRef => ({id: name, path: join(folder, name), fields: {}})
+  writeFileSync(
+    join(folder, 'plain.jpg'),
+    await sharp(image.data, {raw: {width: 417, height: 301, channels: 3}})
+      .jpeg({quality: 95})
+      .toBuffer()
+  )
+  writeFileSync(
+    join(folder, 'turned.jpg'),
+    await sharp(image.data, {raw: {width: 417, height: 301, channels: 3}})
+      .jpeg({quality: 95})
+      .withMetadata({orientation: 6})
+      .toBuffer()
+  )
+  writeFileSync(join(folder, 'plain.png'), await png(image))
+  const asked: string[] = []
+  const by = (factor: number) => ({
+    shrink: (width: number, height: number): number => {
+      asked.push(`${width} × ${height}`)
+      return factor
+    }
+  })
+  for (const name of ['plain.jpg', 'turned.jpg']) {
+    const full = await decodeRgb(ref(name))
+    assert.deepEqual(await decodeRgb(ref(name), by(1)), full)
+    for (const factor of [2, 4, 8]) {
+      const small = await decodeRgb(ref(name), by(factor))
+      const size = {width: Math.floor(full.width / factor), height: Math.floor(full.height / factor)}
+      assert.deepEqual({width: small.width, height: small.height}, size)
+      const {mean} = difference(new Uint8Array(small.data), resample(full, size))
+      assert.ok(mean < 4, `${name} ${factor}: ${mean}`)
+    }
+  }
+  assert.deepEqual([...new Set(asked)], ['417 × 301', '301 × 417'])
+  assert.deepEqual(await decodeRgb(ref('plain.png'), by(4)), await decodeRgb(ref('plain.png')))
+  writeFileSync(join(folder, 'cut.jpg'), readFileSync(join(folder, 'plain.jpg')).subarray(0, 900))
+  await assert.rejects(decodeRgb(ref('cut.jpg'), by(4)), RefusedImage)
+})
