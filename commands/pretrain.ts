@@ -1,5 +1,5 @@
 /** `dinov2 pretrain`: self-supervised pretraining on a plain folder of images. */
-import {Flags} from '@oclif/core'
+import {Errors, Flags} from '@oclif/core'
 import {
   Command,
   badFlags,
@@ -14,6 +14,14 @@ import {
 import {derive} from '../src/config/derived.js'
 import {UserError} from '../src/config/errors.js'
 
+const batchSize = Flags.custom<number | 'auto'>({
+  parse: async input => {
+    if (input === 'auto') return input
+    if (/^[1-9]\d*$/.test(input)) return Number(input)
+    throw new Errors.CLIError(`expected a number of images or auto, but received ${input}`, {exit: 2})
+  }
+})
+
 export default class Pretrain extends Command {
   static override group = 'Training'
   static override usesSettings = true
@@ -25,17 +33,23 @@ export default class Pretrain extends Command {
     '<%= config.bin %> <%= command.id %> photos --config small -o run',
     '<%= config.bin %> <%= command.id %> photos --config small --set train.steps=400 --set optim.base_lr=0.004 -o run',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --config small -o run',
+    '<%= config.bin %> <%= command.id %> photos --config vits14 --batch auto --dry-run',
     '<%= config.bin %> <%= command.id %> photos -o run --config run/config.yaml --resume'
   ]
   static override statuses = {6: 'a loss was not finite, or the run collapsed'}
   static override args = {...imagesArg}
   static override flags = {
-    output: Flags.string({char: 'o', required: true, helpValue: 'FOLDER', summary: 'The run folder.'}),
+    output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder; only --dry-run can do without.'}),
     force: outputFlags.force,
     resume: outputFlags.resume,
     ...inputFlags,
     ...settingsFlags,
     ...engineFlags,
+    batch: batchSize({
+      helpGroup: 'ENGINE',
+      helpValue: 'N|auto',
+      summary: 'Images a step; auto takes as many as the memory allows and says how many. By default train.batch_size_per_gpu.'
+    }),
     ...badFlags,
     ...reportFlags
   }
@@ -45,35 +59,59 @@ export default class Pretrain extends Command {
     const inputs = this.inputs(args.images)
     const {settingsYaml, withSetting} = await import('../src/config/settings.js')
     let resolved = this.resolved
-    if (flags.batch !== undefined) resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
-    const {settings} = resolved
-    const plan = derive(settings)
+    if (typeof flags.batch === 'number') resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
+    if (flags.batch !== 'auto') derive(resolved.settings) // contradictions are told before anything is read
     const bad = this.badImages(flags)
+    const dry = flags['dry-run']
+    const run = flags.output
+    if (run === undefined && !dry) {
+      throw new UserError('Where the run goes is not said.', {
+        exit: 2,
+        code: 'USAGE',
+        hint: 'Name a folder: -o run. Only --dry-run can do without.'
+      })
+    }
 
     const {gatherImages, startEngine} = await import('../src/steps/prepare.js')
     const {pretrain} = await import('../src/steps/pretrain.js')
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
-    if (!flags['dry-run']) await openFolder(flags.output, {force: flags.force, resume: flags.resume})
+    if (!dry) await openFolder(run!, {force: flags.force, resume: flags.resume})
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))
     if (engine.precision !== 'fp32' && engine.precision !== 'bf16') {
       throw new UserError(`pretrain computes in fp32 or bf16, not in ${engine.precision}.`, {exit: 2, code: 'USAGE'})
     }
     const precision = engine.precision
-    const options = {images, settings, plan, precision, run: flags.output, yaml: settingsYaml(settings), version: this.config.version}
+    if (flags.batch === 'auto') {
+      const {autoBatch, gib} = await import('../src/steps/auto-batch.js')
+      const found = await autoBatch(resolved.settings, {precision, device: engine.device, images: images.length})
+      this.note(
+        `--batch auto: ${found.batch} images a step, for which ${gib(found.expected)} of ${gib(found.limit)} are expected to be needed`
+      )
+      resolved = withSetting(resolved, 'train.batch_size_per_gpu', found.batch, '--batch')
+    }
+    const {settings} = resolved
+    const plan = derive(settings)
 
-    if (flags['dry-run']) {
+    if (dry) {
       const {forecast} = await import('../src/steps/forecast.js')
-      const {images: _, ...rest} = options
-      const bill = await forecast({...rest, images: images.length})
+      const bill = await forecast({images, settings, plan, precision})
       const hours = bill.seconds / 3600
+      const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`
+      const {state, copies, activations, base} = bill.parts
       this.note(
         `${bill.images} images, ${bill.steps} steps of ${plan.batch}, ${(bill.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
-          `${bill.secondsPerStep.toFixed(3)} s a step, ${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(bill.seconds / 60).toFixed(1)} minutes`}` +
-          (bill.peakBytes === undefined ? '' : `, ${(bill.peakBytes / 2 ** 30).toFixed(2)} GiB of tensors at the peak`)
+          `${bill.secondsPerStep.toFixed(3)} s a step (${Math.round(100 * bill.dataWait)} % of it waiting for images), ` +
+          `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(bill.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(bill.checkpointBytes)}` +
+          (bill.processBytes === undefined ? '' : `; ${gib(bill.processBytes)} of memory at the peak`) +
+          (activations === undefined
+            ? ''
+            : `: state ${gib(state)}, copies of weights ${gib(copies)}, activations and gradients ${gib(activations)}` +
+              (base === undefined ? '' : `, the rest of the process ${gib(base + (bill.processBytes! - bill.parts.process!))}`))
       )
       return bill
     }
+    const options = {images, settings, plan, precision, run: run!, yaml: settingsYaml(settings), version: this.config.version}
 
     const bar = this.progress({total: plan.steps * plan.batch, unit: 'images', label: 'pretrain'})
     let waited = 0
@@ -105,20 +143,20 @@ export default class Pretrain extends Command {
           waiting: `${Math.round((100 * waited) / spent)}%`
         })
       } else if (event.kind === 'stopped') {
-        outcome = {run: flags.output, step: event.step, checkpoint: event.path, finished: false}
+        outcome = {run: run!, step: event.step, checkpoint: event.path, finished: false}
         bar.stop()
         this.note(`stopped at step ${event.step}; ${event.path} is written. Go on with the same command and --resume.`)
         await bad.finish()
       } else if (event.kind === 'finished') {
         bar.stop()
         this.note(`${event.model} after ${event.step} steps. ${event.health.words}`)
-        outcome = {run: flags.output, step: event.step, model: event.model, finished: true, health: event.health}
+        outcome = {run: run!, step: event.step, model: event.model, finished: true, health: event.health}
         await bad.finish()
         if (!event.health.healthy) {
           throw new UserError(`The run ended unhealthy; ${event.health.words}.`, {
             exit: 6,
             code: 'UNHEALTHY',
-            hint: `The model stands in ${event.model} all the same. Look at it with: dinov2 report ${flags.output} -o run.html`
+            hint: `The model stands in ${event.model} all the same. Look at it with: dinov2 report ${run!} -o run.html`
           })
         }
       }

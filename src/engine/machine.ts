@@ -60,3 +60,14 @@ export async function cudaDevices(env: Readonly<Record<string, string | undefine
     bf16: Number(capability) >= 8
   }))
 }
+
+/** Bytes that this process may still take on a device (`cpu`, `cuda:0`); undefined where nothing tells. */
+export async function freeMemory(device: string): Promise<number | undefined> {
+  if (device === 'cpu') return process.availableMemory()
+  const number = /^cuda(?::(\d+))?$/.exec(device)?.[1] ?? '0'
+  const {status, stdout} = await runCommand('nvidia-smi', ['--query-gpu=memory.free', '--format=csv,noheader,nounits', '-i', number], {
+    timeout: 10_000
+  })
+  const free = Number(stdout.trim())
+  return status === 0 && Number.isFinite(free) && stdout.trim() !== '' ? free * 2 ** 20 : undefined
+}

@@ -1,8 +1,22 @@
-/** What a run will need, before it is begun: a few steps on drawn noise of the right sizes, timed and measured. Nothing is written. */
+/**
+ * What a run will need, before it is begun: its first steps are taken on its own images, by the same code, timed and measured. Nothing of it stays on disk.
+ *
+ * The first batches were made before anyone waited for them, so they are left out of the time; what decoded images will yet fill of the cache is added to the memory, and
+ * checkpoints are counted at the speed at which a file is written here.
+ */
+import {mkdtemp, open, rm} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {cropBatches} from '../data/batches.js'
 import type {CropBatch} from '../data/batches.js'
+import {decodeRgb} from '../data/decode.js'
 import {collateMasks, maskSettings} from '../data/masks.js'
+import type {MaskSettings} from '../data/masks.js'
+import {shuffledSampler} from '../data/sampler.js'
+import type {ImageList} from '../data/table.js'
 import {rng} from '../tensor/random.js'
-import {memory} from '../tensor/tf.js'
+import {memoryParts, stateBytes} from './memory.js'
+import type {MemoryParts} from './memory.js'
 import {cropSettings, freeBatch, freeState, freshState, ratesAt, stepBatch, stepSettings} from './pretrain.js'
 import type {PretrainOptions} from './pretrain.js'
 import {trainStep} from './train-step.js'
@@ -11,50 +25,149 @@ export type Forecast = {
   readonly images: number
   readonly steps: number
   readonly parameters: number
+  /** Mean, waiting for images included, checkpoints not. */
   readonly secondsPerStep: number
+  /** Share of that time lost waiting for images. */
+  readonly dataWait: number
+  /** Of one checkpoint. */
+  readonly checkpointSeconds: number
+  readonly checkpointBytes: number
+  /** Of the whole run. */
   readonly seconds: number
   /** Bytes of tensors at the highest point of a step; undefined where the engine does not tell. */
   readonly peakBytes: number | undefined
+  /** Bytes of the process at its highest point; undefined where the system does not tell. */
+  readonly processBytes: number | undefined
+  /** What the probe's own peak was made of. */
+  readonly parts: MemoryParts
 }
 
-/** Takes three steps on drawn noise of the right sizes and says from them what the run will need. Nothing is written. */
-export async function forecast({
-  images,
-  settings,
-  plan,
-  precision
-}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision'> & {images: number}): Promise<Forecast> {
+export type ForecastOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'precision'> & {
+  /** The images, or how many there would be: then noise is drawn in their place. */
+  readonly images: ImageList | number
+  /** A folder on the disk that checkpoints would go to; the system's temporary one if absent. */
+  readonly folder?: string
+  /** Steps that are taken: `warm` unmeasured ones, then at least `least`, and more until `seconds` are over, `most` at most. Where steps are slow, two are enough. */
+  readonly probe?: {readonly warm: number; readonly least: number; readonly most: number; readonly seconds: number}
+}
+
+/** A batch ahead of each worker is made before the first step; three more wait in the queue (see `data/batches.ts`). */
+const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
+
+/** Takes the first steps of a run and says from them what all of it will need. Throws what reading its images throws. */
+export async function forecast({images, settings, plan, precision, folder, probe = PROBE}: ForecastOptions): Promise<Forecast> {
+  const {train, ibot} = settings
   const fixed = stepSettings(settings, plan, precision)
   const crops = cropSettings(settings)
-  const random = rng(settings.train.seed, 'forecast')
+  const masks = maskSettings(crops.globalSize, plan.vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
   let state = await freshState(settings, plan)
   let parameters = 0
   for (const leaf of state.student.values()) parameters += leaf.size
-  const B = plan.batch
-  const noise = (bytes: number): Uint8Array => Uint8Array.from({length: bytes}, () => random.int(256))
-  const times: number[] = []
-  for (let i = 0; i < 3; i++) {
-    const masks = collateMasks(
-      random,
-      2 * B,
-      maskSettings(crops.globalSize, plan.vit.patch, settings.ibot.mask_sample_probability, settings.ibot.mask_ratio_min_max)
-    )
-    const made: CropBatch = {
-      step: i,
-      ids: [],
-      waitSeconds: 0,
-      globals: noise(2 * B * crops.globalSize ** 2 * 3),
-      locals: noise(crops.localCount * B * crops.localSize ** 2 * 3),
-      ...masks
+  const count = typeof images === 'number' ? images : images.length
+  const batches =
+    typeof images === 'number'
+      ? noise(settings, plan.batch, masks)
+      : cropBatches({
+          refs: images,
+          sampler: shuffledSampler(images.length, train.seed),
+          batch: plan.batch,
+          crops,
+          masks,
+          seed: train.seed,
+          end: plan.steps,
+          cacheBytes: train.cache_mb * 2 ** 20,
+          ...(train.workers > 0 ? {workers: train.workers} : {})
+        })
+  const warm = Math.min(probe.warm, Math.max(1, plan.steps - 1))
+  let [taken, measured, seconds, waited] = [0, 0, 0, 0]
+  const started = performance.now()
+  try {
+    for await (const made of batches) {
+      const begun = performance.now()
+      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, train.accumulate)
+      state = trainStep(state, batch, ratesAt(plan, made.step), fixed, rng(train.seed, 'drop path', made.step)).state
+      freeBatch(batch)
+      taken++
+      const slow = performance.now() - started > 1500 * probe.seconds // and not waited for
+      if (taken > warm || plan.steps === 1 || (slow && taken > 1)) {
+        seconds += (performance.now() - begun) / 1000 + made.waitSeconds
+        waited += made.waitSeconds
+        measured++
+      }
+      const least = slow ? Math.min(2, probe.least) : probe.least
+      if (measured >= probe.most || (measured >= least && seconds >= probe.seconds)) break
     }
-    const begun = performance.now()
-    const batch = stepBatch(made, B, crops, plan.vit.patch)
-    state = trainStep(state, batch, ratesAt(plan, i), fixed, rng(settings.train.seed, 'drop path', i)).state
-    freeBatch(batch)
-    times.push((performance.now() - begun) / 1000)
+    const parts = memoryParts(state, precision)
+    const bytes = stateBytes(state)
+    const secondsPerByte = await writing(folder ?? tmpdir(), Math.min(bytes, 2 ** 26))
+    const checkpoints = Math.ceil(plan.steps / train.checkpoint_every)
+    const secondsPerStep = seconds / Math.max(1, measured)
+    const teacher = bytes / 4 // written once more at the end, its backbone twice
+    const cache = typeof images === 'number' ? 0 : await uncached(images, taken * plan.batch, train.cache_mb * 2 ** 20)
+    return {
+      images: count,
+      steps: plan.steps,
+      parameters,
+      secondsPerStep,
+      dataWait: seconds > 0 ? waited / seconds : 0,
+      checkpointSeconds: bytes * secondsPerByte,
+      checkpointBytes: bytes,
+      seconds: secondsPerStep * plan.steps + (checkpoints * bytes + 2 * teacher) * secondsPerByte,
+      peakBytes: parts.tensors,
+      processBytes: parts.process === undefined ? undefined : parts.process + cache,
+      parts
+    }
+  } finally {
+    await batches.return(undefined)
+    freeState(state)
   }
-  freeState(state)
-  const secondsPerStep = Math.min(...times.slice(1))
-  const {peak} = memory() as {peak?: number}
-  return {images, steps: plan.steps, parameters, secondsPerStep, seconds: secondsPerStep * plan.steps, peakBytes: peak}
+}
+
+/** Batches of drawn noise, without end. */
+export async function* noise(
+  settings: PretrainOptions['settings'],
+  batch: number,
+  masks: MaskSettings
+): AsyncGenerator<CropBatch, void, undefined> {
+  const {globalSize, localSize, localCount} = cropSettings(settings)
+  const random = rng(settings.train.seed, 'forecast')
+  const pixels = (bytes: number): Uint8Array => Uint8Array.from({length: bytes}, () => random.int(256))
+  const globals = pixels(2 * batch * globalSize ** 2 * 3)
+  const locals = pixels(localCount * batch * localSize ** 2 * 3)
+  for (let step = 0; ; step++) {
+    yield await Promise.resolve({step, ids: [], waitSeconds: 0, globals, locals, ...collateMasks(random, 2 * batch, masks)})
+  }
+}
+
+/** Bytes of decoded images that the cache will yet take after `seen` of them were met, from the sizes of a few. */
+async function uncached(images: ImageList, seen: number, most: number): Promise<number> {
+  const few = Math.min(16, images.length)
+  let [bytes, read] = [0, 0]
+  for (let i = 0; i < few && most > 0; i++) {
+    try {
+      const {data} = await decodeRgb(images.at(Math.floor((i * images.length) / few))!)
+      bytes += data.length
+      read++
+    } catch {
+      // the run itself will name it
+    }
+  }
+  if (read === 0) return 0
+  const filled = (count: number): number => Math.min(most, (bytes / read) * count)
+  return filled(images.length) - filled(Math.min(seen, images.length))
+}
+
+/** Seconds a byte of a file takes to reach a disk. */
+async function writing(folder: string, bytes: number): Promise<number> {
+  const own = await mkdtemp(join(folder, 'dinov2-forecast-'))
+  try {
+    const begun = performance.now()
+    const file = await open(join(own, 'probe'), 'w')
+    await file.writeFile(new Uint8Array(bytes).fill(1))
+    await file.sync()
+    await file.close()
+    return (performance.now() - begun) / 1000 / bytes
+  } finally {
+    await rm(own, {recursive: true, force: true})
+  }
 }

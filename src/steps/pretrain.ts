@@ -27,12 +27,14 @@ import {cosine} from '../optim/schedule.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {normalizePixels} from '../tensor/ops/patches.js'
 import {rng} from '../tensor/random.js'
-import {dispose, tensor, tidy, zeros, zerosLike} from '../tensor/tf.js'
-import type {Tensor, Tensor2D} from '../tensor/tf.js'
+import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../tensor/tf.js'
+import type {Tensor2D} from '../tensor/tf.js'
 import {flat} from '../tensor/tree.js'
 import {loadBackbone} from './backbone.js'
+import {memoryParts} from './memory.js'
+import type {MemoryParts} from './memory.js'
 import {trainStep} from './train-step.js'
-import type {StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
+import type {CropsOf, LazyBatch, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
 
 export type PretrainOptions = {
   readonly images: ImageList
@@ -252,26 +254,39 @@ export async function loadState(
   return {...state, step, metadata}
 }
 
-/** One batch of bytes as tensors of the engine; the caller frees them. */
+/** One batch of bytes for the engine, for `freeBatch`. Where it is computed in parts, the crops of each are made when it comes to it. */
 export function stepBatch(
   {globals, locals, masks, indices, weights}: CropBatch,
   batch: number,
   crops: CropSettings,
-  patch: number
-): StepBatch {
+  patch: number,
+  parts = 1
+): StepBatch | LazyBatch {
   const {globalSize: G, localSize: S, localCount} = crops
   const N = Math.floor(G / patch) ** 2
-  return {
-    globals: normalizePixels(globals, [2 * batch, G, G]),
-    ...(localCount > 0 ? {locals: normalizePixels(locals, [localCount * batch, S, S])} : {}),
-    masks: tensor(Float32Array.from(masks), [2 * batch, N]),
-    indices,
-    weights
-  }
+  const rest = {masks: tensor(Float32Array.from(masks), [2 * batch, N]) as Tensor2D, indices, weights}
+  if (parts === 1)
+    return {
+      globals: normalizePixels(globals, [2 * batch, G, G]),
+      ...(localCount > 0 ? {locals: normalizePixels(locals, [localCount * batch, S, S])} : {}),
+      ...rest
+    }
+  const some =
+    (bytes: Uint8Array, each: number, side: number): CropsOf =>
+    (from, to) => {
+      const own = new Uint8Array(each * (to - from) * side * side * 3)
+      for (let crop = 0; crop < each; crop++) {
+        const start = (crop * batch + from) * side * side * 3
+        own.set(bytes.subarray(start, start + (to - from) * side * side * 3), crop * (to - from) * side * side * 3)
+      }
+      return normalizePixels(own, [each * (to - from), side, side])
+    }
+  return {globals: some(globals, 2, G), ...(localCount > 0 ? {locals: some(locals, localCount, S)} : {}), localCount, ...rest}
 }
 
 /** Lets a batch's tensors go. */
-export const freeBatch = ({globals, locals, masks}: StepBatch): void => dispose([globals, masks, ...(locals ? [locals] : [])])
+export const freeBatch = ({globals, locals, masks}: StepBatch | LazyBatch): void =>
+  dispose([globals, locals, masks].filter(crops => crops instanceof Tensor))
 
 /** Lets all tensors of a state go. */
 export function freeState({student, teacher, moments, centers}: TrainState): void {
@@ -397,7 +412,7 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   try {
     for await (const made of batches) {
       const begun = performance.now()
-      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch)
+      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, train.accumulate)
       const rates = ratesAt(plan, made.step)
       const stepped = trainStep(state, batch, rates, fixed, rng(train.seed, 'drop path', made.step))
       state = stepped.state
@@ -416,7 +431,7 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
       })
       yield {kind: 'step', step: state.step, report, dataWait: made.waitSeconds, seconds}
       if (state.step % train.log_every === 0 || state.step === plan.steps) {
-        const metrics = metricsLine(state.step, average.take(), rates, plan.batch)
+        const metrics = metricsLine(state.step, average.take(), rates, plan.batch, memoryParts(state, precision))
         await appendFile(metricsFile, JSON.stringify(metrics) + '\n')
         yield {kind: 'metrics', metrics}
       }
@@ -457,8 +472,8 @@ class Averages {
   }
 }
 
-/** One line of metrics.jsonl: means since the last line, the rates of this step, images a second, and the share of time lost waiting. */
-function metricsLine(step: number, means: Map<string, number>, rates: StepRates, batch: number): Metrics {
+/** One line of metrics.jsonl: means since the last line, the rates of this step, images a second, the share of time lost waiting, and what memory was made of at its peak. */
+function metricsLine(step: number, means: Map<string, number>, rates: StepRates, batch: number, parts: MemoryParts): Metrics {
   const seconds = means.get('seconds') ?? 0
   const waited = means.get('waited') ?? 0
   means.delete('seconds')
@@ -473,7 +488,10 @@ function metricsLine(step: number, means: Map<string, number>, rates: StepRates,
     momentum: round(rates.momentum),
     teacher_temp: round(rates.teacherTemp),
     images_per_second: round(batch / seconds),
-    data_wait: round(waited / seconds)
+    data_wait: round(waited / seconds),
+    ...Object.fromEntries(
+      Object.entries(parts).flatMap(([name, bytes]) => (bytes === undefined ? [] : [[`memory_${name}_mib`, Math.round(bytes / 2 ** 20)]]))
+    )
   }
 }
 

@@ -10,13 +10,17 @@ import {setTimeout as sleep} from 'node:timers/promises'
 import {derive} from '../../src/config/derived.js'
 import {readLayers, resolveSettings} from '../../src/config/settings.js'
 import type {Settings} from '../../src/config/table.js'
+import type {CropBatch} from '../../src/data/batches.js'
 import {encodeImage} from '../../src/data/encode.js'
+import {maskSettings} from '../../src/data/masks.js'
 import {openSafetensors} from '../../src/files/safetensors.js'
 import {listStates} from '../../src/files/training-state.js'
 import {forward} from '../../src/model/vit.js'
 import {loadBackbone} from '../../src/steps/backbone.js'
-import {forecast} from '../../src/steps/forecast.js'
-import {freshState, judge, loadState, ratesAt} from '../../src/steps/pretrain.js'
+import {memoryLine} from '../../src/steps/auto-batch.js'
+import {forecast, noise, type Forecast} from '../../src/steps/forecast.js'
+import {cropSettings, freeBatch, freshState, judge, loadState, ratesAt, stepBatch, stepSettings} from '../../src/steps/pretrain.js'
+import {trainStep} from '../../src/steps/train-step.js'
 import {dispose} from '../../src/tensor/tf.js'
 import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../cli/program.js'
 import {counted, held, normal, onTorch, put, take} from '../engine-for-tests.js'
@@ -168,6 +172,50 @@ describe('a run', () => {
     file[Symbol.dispose]()
     face[Symbol.dispose]()
     assert.equal(counted(), start)
+  })
+
+  test('needs the memory that --dry-run said, within 15 %, and the metrics say what it was made of', async () => {
+    const [, , ...rest] = flags('unmade', '--json', '--seed', '5', '--dry-run').filter(
+      (_, i, all) => i !== all.indexOf('--output') && i !== all.indexOf('--output') + 1
+    )
+    const ended = await runBinary(realBinary, ['pretrain', pictures, ...rest])
+    assert.equal(ended.status, 0, ended.stderr)
+    assert.match(ended.stderr, /8 images, 60 steps of 8, .* s a step \(\d+ % of it waiting for images\).* at the peak: state .* GiB/)
+    const bill = JSON.parse(ended.stdout) as Forecast
+    const last = metricsOf('straight').at(-1)!
+    const near = (said: number, was: number, what: string): void =>
+      assert.ok(Math.abs(said / was - 1) < 0.15, `${what}: ${said} was said and ${was} needed`)
+    near(bill.processBytes! / 2 ** 20, last['memory_process_mib']!, 'process')
+    assert.equal(Math.round(bill.parts.state / 2 ** 20), last['memory_state_mib'])
+    near(bill.parts.state + bill.parts.copies + bill.parts.activations!, bill.peakBytes!, 'tensors')
+    assert.ok(Math.abs(bill.peakBytes! / 2 ** 20 - last['memory_tensors_mib']!) <= 1)
+    assert.ok(!existsSync(at('unmade')))
+  })
+
+  test('at every level of memory ends with the same bytes, and goes on at another', async () => {
+    const small = await pretrain('small', '--seed', '5', '--set', 'train.memory=small')
+    assert.equal(small.status, 0, small.stderr)
+    sameFiles(at('straight', 'final'), at('small', 'final'), files(at('straight', 'final')))
+    const on = await pretrain('small', '--seed', '5', '--set', 'train.memory=balanced', '--resume')
+    assert.equal(on.status, 0, on.stderr)
+  })
+
+  test('--batch auto takes what fits, at most every image once, and says so; other words are refused', async () => {
+    const ended = await pretrain('unmade', '--json', '--dry-run', '--batch', 'auto')
+    assert.equal(ended.status, 0, ended.stderr)
+    assert.match(ended.stderr, /--batch auto: 8 images a step, for which .* GiB of .* GiB are expected to be needed/)
+    assert.match(ended.stderr, /8 images, 60 steps of 8,/)
+    for (const batch of ['many', '0', '1.5']) {
+      const refused = await pretrain('unmade', '--batch', batch)
+      assert.equal(refused.status, 2)
+      assert.match(refused.stderr, /expected a number of images or auto, but received/)
+    }
+    const parts = await pretrain('unmade', '--set', 'train.accumulate=9')
+    assert.equal(parts.status, 2)
+    assert.match(parts.stderr, /train\.accumulate 9 is more than the 8 images of a batch/)
+    const nowhere = await runBinary(realBinary, ['pretrain', pictures, '--config', recipeFile])
+    assert.equal(nowhere.status, 2)
+    assert.match(nowhere.stderr, /Where the run goes is not said/)
   })
 
   test('with more workers has the same bytes; with another seed it has not', async () => {
@@ -370,12 +418,42 @@ describe('beneath the command', () => {
     assert.equal(counted(), start)
   })
 
-  test('a forecast leaves nothing in the engine', async () => {
+  test('a forecast on noise leaves nothing in the engine', async () => {
     const start = {tensors: counted(), bytes: held()}
-    const own = withSets()
-    const bill = await forecast({images: 10, settings: own, plan: derive(own), precision: 'fp32'})
-    assert.equal(bill.seconds, bill.secondsPerStep * steps)
+    const own = withSets('train.accumulate=3', 'train.memory=small')
+    const probe = {warm: 1, least: 1, most: 2, seconds: 0}
+    const bill = await forecast({images: 10, settings: own, plan: derive(own), precision: 'fp32', probe})
+    assert.ok(bill.seconds > bill.secondsPerStep * steps && bill.checkpointSeconds > 0)
+    assert.equal(bill.dataWait, 0)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
+    assert.equal(bill.checkpointBytes, bill.parts.state)
+    assert.ok(bill.parts.state > 16 * bill.parameters - 1 && bill.parts.state < 17 * bill.parameters)
+  })
+
+  test('a step in parts, its crops made when they are needed, is the step of the whole batch', async () => {
+    const own = withSets('student.drop_path_rate=0', 'dino.koleo_loss_weight=0')
+    const plan = derive(own)
+    const crops = cropSettings(own)
+    const masks = maskSettings(crops.globalSize, plan.vit.patch, 0.5, [0.1, 0.5])
+    const made = (await noise(own, plan.batch, masks).next()).value as CropBatch
+    const reports = []
+    for (const parts of [1, 3]) {
+      const state = await freshState(own, plan)
+      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, parts)
+      const next = trainStep(state, batch, ratesAt(plan, 0), {...stepSettings(own, plan, 'fp32'), accumulate: parts})
+      freeBatch(batch)
+      freeState(next.state)
+      reports.push(next.report)
+    }
+    const [whole, split] = reports
+    for (const name of ['dino_local', 'dino_global', 'ibot'] as const)
+      assert.ok(Math.abs(split!.losses[name] / whole!.losses[name] - 1) < 1e-5, name)
+    assert.ok(Math.abs(split!.gradNorms['backbone']! / whole!.gradNorms['backbone']! - 1) < 1e-4)
+  })
+
+  test('memory grows in a line with the batch: the line goes through two points and never falls', () => {
+    assert.deepEqual(memoryLine({images: 2, bytes: 100}, {images: 10, bytes: 180}), {fixed: 80, perImage: 10})
+    assert.deepEqual(memoryLine({images: 2, bytes: 100}, {images: 10, bytes: 90}), {fixed: 100, perImage: 0})
   })
 
   test('health: collapsed, not learning, healthy, each in words', () => {
