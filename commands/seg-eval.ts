@@ -182,8 +182,13 @@ export default class SegEval extends Command {
     let progress = this.progress()
     let at = ''
     let losses = {sum: 0, count: 0}
-    let step = await events.next()
-    for (; !step.done; step = await events.next()) {
+    const next = (): ReturnType<typeof events.next> =>
+      events.next().catch(async (error: unknown) => {
+        if (error instanceof UserError && error.code === 'NO_INPUT') await bad.finish() // too many bad pairs are the reason why there is no good one
+        throw error
+      })
+    let step = await next()
+    for (; !step.done; step = await next()) {
       const {value} = step
       if (value.kind === 'checked') bad.accept(value.pairs)
       if (value.kind === 'started') await bad.finish() // all pairs were looked at: too many bad ones end the run before anything is computed
