@@ -9,7 +9,7 @@ import {listImages, noImages, type ImageRef, type SourceNote} from '../data/sour
 import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.js'
 import {openAtomic} from '../files/atomic.js'
 import {loadBackbone} from './backbone.js'
-import {backboneExtractor, predictClasses, type Prediction, type SegmentProtocol} from './segment.js'
+import {backboneExtractor, predictClasses, turn, type Prediction, type SegmentProtocol} from './segment.js'
 import {badOf} from './segment-data.js'
 import {readyHead, type ReadyHead} from './segment-head.js'
 
@@ -54,6 +54,7 @@ export async function* segmentImages(options: SegmentImages): AsyncGenerator<Seg
   })
   let done = 0
   for (let next: IteratorResult<ImageRef> = first; !next.done && done < limit; next = await refs.next()) {
+    await turn()
     if (signal?.aborted) return
     const ref = next.value
     try {

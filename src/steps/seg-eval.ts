@@ -23,6 +23,7 @@ import {
   backboneExtractor,
   pixelExtractor,
   predictClasses,
+  turn,
   untrainedExtractor,
   type Extractor,
   type FoldedHead,
@@ -281,6 +282,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
     const areas: Float64Array[] = []
     const begun = performance.now()
     for (let i = 0; i < samples.length; i++) {
+      await turn()
       signal?.throwIfAborted()
       const {photo, labels} = await samples.sample(i)
       const prediction = await predictClasses(photo, extractor, head, protocol)

@@ -19,7 +19,7 @@ import {concat, dispose, mul, reshape, slice, tensor, tensor1d, tidy, zerosLike}
 import type {Scalar, Tensor2D, Tensor4D} from '../tensor/tf.js'
 import {free} from '../tensor/tree.js'
 import {featureCache, type FeatureCache} from './dense-features.js'
-import {resizedTo, type Extractor} from './segment.js'
+import {resizedTo, turn, type Extractor} from './segment.js'
 import type {SampleSet} from './segment-data.js'
 
 export type TrainSettings = {
@@ -89,12 +89,14 @@ export async function* trainHead(
   try {
     if (!views) {
       for (let i = 0; i < set.length; i++) {
+        await turn()
         if (signal?.aborted) return head
         await remember(set, extractor, settings.size, i, cache)
         yield {kind: 'features', done: i + 1, of: set.length}
       }
     }
     for (let step = 0; step < steps; step++) {
+      await turn()
       if (signal?.aborted) break
       const chosen = Array.from({length: batch}, (_, b) => at(step * batch + b))
       const made = views

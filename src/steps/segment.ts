@@ -197,5 +197,5 @@ export async function predictClasses(
   }
 }
 
-/** Rows of one map [1, h, w, D] of numbers as a tensor [h·w, D]. */
-export const rowsOfMap = (data: Float32Array, channels: number): Tensor2D => tensor(data, [data.length / channels, channels])
+/** Lets signals and timers have their turn: work whose pictures and features are at hand never waits for anything, and would otherwise not hear a Ctrl-C. */
+export const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
