@@ -39,7 +39,7 @@ export default class DepthEval extends Command {
   static override statuses = {6: 'the loss of the head was not finite'}
   static override summary = 'Train and score a depth head on frozen features, or score an existing one.'
   static override description =
-    'Images are paired with depth maps: 16-bit PNG, TIFF (whole or floating-point numbers) or .npy; depth that is 0, negative or not finite is unknown. A pair whose map is missing, of another size or without a known depth in range is named and counts as bad input. A linear head (one block or four, class token joined to the patches, 256 bins) is trained as published: 38,400 steps of 16 random views, which takes a GPU; or with --cached on features computed once, in minutes. The loss is SigLoss plus half the gradient loss as it was meant; the published heads were in effect trained with SigLoss alone (--gradient-weight 0). The head after the last step is scored: nothing is chosen on the sets that are scored.\n\nErrors are averaged over the valid pixels of an image, then over images. Each set is scored in metres, and with scale, or scale and shift, fitted image by image, which is what remains comparable where cameras and scenes are not those of training. Baselines see the same training pairs: mean (one depth for all), mean-map (one for each place), pixels (a linear head of colour and place), untrained (the same architecture with fresh weights, LayerScale at 1). Intervals are by drawing images with replacement; for neighbouring frames of one film they are too narrow.'
+    'Images are paired with depth maps: 16-bit PNG, TIFF (whole or floating-point numbers) or .npy; depth that is 0, negative or not finite is unknown. A pair whose map is missing, of another size or without a known depth in range is named and counts as bad input. A linear head (one block or four, class token joined to the patches, 256 bins) is trained as published: 38,400 steps of 16 random views, which takes a GPU; or with --cached on features computed once, in minutes. The loss is SigLoss plus half the gradient loss as it was meant; the published heads were in effect trained with SigLoss alone, as --cached does (--gradient-weight 0). The head after the last step is scored: nothing is chosen on the sets that are scored.\n\nErrors are averaged over the valid pixels of an image, then over images. Each set is scored in metres, and with scale, or scale and shift, fitted image by image, which is what remains comparable where cameras and scenes are not those of training. Baselines see the same training pairs: mean (one depth for all), mean-map (one for each place), pixels (a linear head of colour and place), untrained (the same architecture with fresh weights, LayerScale at 1). Intervals are by drawing images with replacement; for neighbouring frames of one film they are too narrow.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --train rooms/images/train --val rooms/images/val --depths rooms/depth --model run --cached --size 224 --html depth.html',
     '<%= config.bin %> <%= command.id %> --train train.csv --val val.csv --out-of-domain outdoors.csv --model vits14.pth --cached --head lin1 --head-out depth.safetensors',
@@ -148,17 +148,15 @@ export default class DepthEval extends Command {
       max: 10_000_000,
       helpGroup: 'TRAINING',
       helpValue: 'N',
-      summary: 'Steps of training; 38,400, with --cached 400. The schedule is stretched over them.'
+      summary: 'Steps of training; 38,400, with --cached 1,200. The schedule is stretched over them.'
     }),
     'step-images': Flags.integer({min: 1, max: 4096, helpGroup: 'TRAINING', helpValue: 'N', summary: 'Views a step; 16, with --cached 8.'}),
-    lr: positive({helpGroup: 'TRAINING', helpValue: 'RATE', summary: 'Highest learning rate; 1e-4, with --cached 1e-3.'}),
-    wd: notNegative({helpGroup: 'TRAINING', helpValue: 'DECAY', summary: 'Weight decay; 0.01, with --cached 0.1.'}),
+    lr: positive({helpGroup: 'TRAINING', helpValue: 'RATE', summary: 'Highest learning rate; 1e-4, with --cached 1e-2.'}),
+    wd: notNegative({helpGroup: 'TRAINING', helpValue: 'DECAY', summary: 'Weight decay; 0.01.'}),
     'gradient-weight': notNegative({
       helpGroup: 'TRAINING',
       helpValue: 'W',
-      default: async () => 0.5,
-      defaultHelp: async () => '0.5',
-      summary: 'Weight of the gradient loss beside SigLoss.'
+      summary: 'Weight of the gradient loss beside SigLoss; 0.5, with --cached 0.'
     }),
     engine: engineFlags.engine,
     device: engineFlags.device,
@@ -221,7 +219,7 @@ export default class DepthEval extends Command {
         ...(flags['step-images'] === undefined ? {} : {batch: flags['step-images']}),
         ...(flags.lr === undefined ? {} : {lr: flags.lr}),
         ...(flags.wd === undefined ? {} : {weightDecay: flags.wd}),
-        gradientWeight: flags['gradient-weight']
+        ...(flags['gradient-weight'] === undefined ? {} : {gradientWeight: flags['gradient-weight']})
       },
       baselines: asked.filter(name => name !== 'none'),
       seed: flags.seed ?? 0,
