@@ -1,8 +1,8 @@
 /**
  * Bicubic resampling after Pillow; rules and reasons stand in the twin, src/data/resample.ts.
  *
- * Columns are squeezed four rows at a time: the rows are laid side by side, pixel by pixel with a fourth channel to fill up, so that one tap is one load of
- * sixteen bytes and one multiplication of sixteen lanes. Rows are squeezed along the line, sixteen bytes to a lane.
+ * Columns are squeezed four rows at a time: the rows are laid side by side, pixel by pixel with a fourth channel to fill up, so that one tap is one load and
+ * one multiplication of sixteen lanes. Rows are squeezed along the line, sixteen bytes to a lane.
  */
 #include <algorithm>
 #include <cstring>
@@ -97,33 +97,41 @@ Weights mirror(int64_t width, const Box& window) {
   return made;
 }
 
-/** Four rows of `width` pixels, side by side: [width, 4 rows, RGB and one to fill up]. Reads nothing behind the rows. */
-void interleave(const uint8_t* const rows[4], int64_t width, uint8_t* quad) {
-  const uint8_t *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
-  for (int64_t x = 0; x + 1 < width; x++) {
-    std::memcpy(quad + 16 * x, a + 3 * x, 4);
-    std::memcpy(quad + 16 * x + 4, b + 3 * x, 4);
-    std::memcpy(quad + 16 * x + 8, c + 3 * x, 4);
-    std::memcpy(quad + 16 * x + 12, d + 3 * x, 4);
-  }
-  uint8_t* last = quad + 16 * (width - 1);
-  for (int r = 0; r < 4; r++) {
-    std::memcpy(last + 4 * r, rows[r] + 3 * (width - 1), 3);
-    last[4 * r + 3] = 0;
+/** Four rows of `width` pixels, side by side and widened once for all taps: [width, 4 rows, RGB and one to fill up]. Reads nothing behind the rows. */
+CLONES void interleave(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, int64_t width, int32_t* quad) {
+  for (int64_t x = 0; x < width; x++) {
+    alignas(16) uint8_t packed[16];
+    const int64_t most = x + 1 < width ? 4 : 3;
+    if (most == 4) {
+      std::memcpy(packed, a + 3 * x, 4);
+      std::memcpy(packed + 4, b + 3 * x, 4);
+      std::memcpy(packed + 8, c + 3 * x, 4);
+      std::memcpy(packed + 12, d + 3 * x, 4);
+    } else {
+      std::memset(packed, 0, 16);
+      std::memcpy(packed, a + 3 * x, 3);
+      std::memcpy(packed + 4, b + 3 * x, 3);
+      std::memcpy(packed + 8, c + 3 * x, 3);
+      std::memcpy(packed + 12, d + 3 * x, 3);
+    }
+    Bytes bytes;
+    std::memcpy(&bytes, packed, 16);
+    const Lanes wide = WIDE(bytes);
+    std::memcpy(quad + 16 * x, &wide, 64);
   }
 }
 
 /** Columns of four interleaved rows → four lines of 3 · count bytes and one more that is not used. */
-CLONES void squeezeQuad(const uint8_t* quad, const int64_t* first, const int32_t* values, int64_t taps, int64_t count, int64_t low, uint8_t* out,
+CLONES void squeezeQuad(const int32_t* quad, const int64_t* first, const int32_t* values, int64_t taps, int64_t count, int64_t low, uint8_t* out,
                         int64_t pitch) {
   for (int64_t i = 0; i < count; i++) {
-    const uint8_t* p = quad + 16 * (first[i] - low);
+    const int32_t* p = quad + 16 * (first[i] - low);
     Lanes sum = {};
     sum += kHalf;
     for (int64_t t = 0; t < taps; t++) {
-      Bytes bytes;
-      std::memcpy(&bytes, p + 16 * t, 16);
-      sum += WIDE(bytes) * values[i * taps + t];
+      Lanes sample;
+      std::memcpy(&sample, p + 16 * t, 64);
+      sum += sample * values[i * taps + t];
     }
     Bytes bytes;
     NARROW(sum, bytes)
@@ -145,12 +153,12 @@ void squeezeColumns(Scratch& scratch, const uint8_t* source, int64_t sourcePitch
   const int64_t count = weights.first.size();
   const int64_t width = weights.high - weights.low;
   const int64_t line = 3 * count;
-  uint8_t* quad = scratch.quad.need(16 * width);
+  int32_t* quad = scratch.quad.of<int32_t>(16 * width);
   uint8_t* lines = exact ? scratch.lines.need(4 * pitchOf(line)) : nullptr;
   for (int64_t y = 0; y < rows; y += 4) {
     const uint8_t* four[4];
     for (int64_t r = 0; r < 4; r++) four[r] = source + std::min(y + r, rows - 1) * sourcePitch + 3 * weights.low;
-    interleave(four, width, quad);
+    interleave(four[0], four[1], four[2], four[3], width, quad);
     if (!exact) {
       squeezeQuad(quad, weights.first.data(), weights.values.data(), weights.taps, count, weights.low, out + y * pitch, pitch);
       continue;
