@@ -296,11 +296,10 @@ export const stageFlags = {
     resample: Flags.integer({
       min: 0,
       max: 100,
-      default: 3,
       helpGroup: 'STAGE',
       helpValue: 'N',
       summary:
-        'How often each level is clustered again from the rows near its centroids, which spreads clusters evenly; 0 is plain k-means.'
+        'How often each level is clustered again from the rows near its centroids, which spreads clusters evenly; 0 is plain k-means. 3 by default, 0 for perceptual features, whose clusters it would empty.'
     }),
     nearest: counts({
       helpGroup: 'STAGE',

@@ -3,12 +3,14 @@ import {balancedSample, evenness, type Draw} from '../../curate/balance.js'
 import {hierarchicalKMeans, membersOf, pathOf, type Hierarchy} from '../../curate/hierarchy.js'
 import {distancesToCentroids} from '../../curate/kmeans.js'
 import {UserError} from '../../config/errors.js'
+import {isPerceptual} from './features.js'
 import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage, type StageEvent, type Verdict} from './stage.js'
 
 export type ClusterOptions = {
   /** Clusters of each level from the rows upwards; undefined: about one for 20 rows, then an eighth of it, and so on. */
   readonly levels: readonly number[] | undefined
-  readonly resample: number
+  /** Undefined: 3, and 0 for perceptual features: their rows lie so far from each other that the rows near a centroid do not stand for its cluster. */
+  readonly resample: number | undefined
   /** Rows taken from each cluster for resampling; undefined: half its mean size. */
   readonly nearest: readonly number[] | undefined
   readonly iterations: number | undefined
@@ -61,7 +63,8 @@ export function carried({rows, said}: Pick<Context, 'rows' | 'said'>): Hierarchy
 
 async function* build(context: Context, options: ClusterOptions): AsyncGenerator<StageEvent, Hierarchy> {
   const {rows, seed, signal, maker} = context
-  const {source} = vectorsOf(context)
+  const {features, source} = vectorsOf(context)
+  const resample = options.resample ?? (isPerceptual(features.meta) ? 0 : 3)
   const levels = (options.levels ?? usualLevels(rows.length)).map(k => Math.min(k, rows.length))
   for (const [l, k] of levels.entries())
     if (l > 0 && k >= levels[l - 1]! && levels[l - 1]! > 1)
@@ -71,12 +74,12 @@ async function* build(context: Context, options: ClusterOptions): AsyncGenerator
         hint: 'Give --levels from many to few, e.g. --levels 1000,100,10.'
       })
   const iterations = options.iterations
-  const arithmetic = await arithmeticFor((iterations ?? 20) * (1 + options.resample) * rows.length * levels[0]! * source.dim, maker)
+  const arithmetic = await arithmeticFor((iterations ?? 20) * (1 + resample) * rows.length * levels[0]! * source.dim, maker)
   const nearest = options.nearest ?? levels.map((k, l) => Math.max(1, Math.round((l === 0 ? rows.length : levels[l - 1]!) / k / 2)))
   return yield* inPieces(
     hierarchicalKMeans(source, {
       levels,
-      resample: options.resample,
+      resample,
       nearest,
       seed,
       start: options.start,
