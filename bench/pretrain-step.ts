@@ -12,9 +12,13 @@ import {memory, randomNormal, tensor2d, tidy, zerosLike} from '../src/tensor/tf.
 import type {Tensor} from '../src/tensor/tf.js'
 import {count, flat} from '../src/tensor/tree.js'
 
-/** What can be taken away, by the family of native loops that then says it is not ready, and what stands in its place. */
+/**
+ * What can be taken away, and what then stands in its place. The first is a setting; the others are families of native loops, which then say that they are not ready,
+ * so that kernels compose libtorch's operators as they do on other devices.
+ */
 export const techniques = {
-  attention: 'attention as two batched products with a softmax between, and its gradients likewise',
+  depth: 'every branch computed for all sequences, as stochastic depth by masking does',
+  attention: 'attention as two batched products with a softmax between, and its gradient likewise',
   loss: 'cross-entropy, Sinkhorn–Knopp and weight normalisation as compositions of operators',
   norm: 'layer normalisation and its gradient as libtorch has them, the residual added apart',
   rows: 'rows of kept sequences picked, scaled, rounded and added by an operator each',
@@ -27,7 +31,9 @@ export type RunOptions = {
   readonly arch: 's' | 'b' | 'l'
   readonly batch: number
   readonly precision: 'bf16' | 'fp32'
-  readonly memory: string
+  readonly memory: 'fast' | 'balanced' | 'small'
+  /** Parts of a batch, one after the other. */
+  readonly accumulate: number
   readonly prototypes: number
   readonly steps: number
   readonly threads: number
@@ -38,6 +44,8 @@ export type RunOptions = {
 export type Outcome = {
   /** Of each step after one of warm-up. */
   readonly seconds: number[]
+  /** CPU seconds of each, all threads together: what others on the machine disturb less. */
+  readonly cpu: number[]
   readonly loss: number
   /** Bytes. `tensors` is the most that tensors held at once; `rest` is that without state and copies. */
   readonly memory: {base: number; state: number; copies: number; rest: number; tensors: number}
@@ -167,18 +175,26 @@ export async function onePretrainRun(options: RunOptions): Promise<Outcome> {
   const batch = batchOf(options.batch, vit, sizes[arch].local)
   const settings: StepSettings = {
     ...{vit, precision, centering: 'sinkhorn_knopp', dinoWeight: 1, ibotWeight: 1, koleoWeight: 0.1, studentTemp: 0.1},
-    dropPath: new Array<number>(vit.depth).fill(0.3),
+    dropPath: new Array<number>(vit.depth).fill(options.off.includes('depth') ? 0 : 0.3),
+    ...(options.memory === 'fast' ? {} : {memory: options.memory}),
+    ...(options.accumulate > 1 ? {accumulate: options.accumulate} : {}),
     ...{clipGrad: 3, betas: [0.9, 0.999], eps: 1e-8},
     rules: {depth: vit.depth, layerwiseDecay: 0.9, patchEmbedLrMult: 0.2}
   }
   const rates = {lr: 1e-4, lastLayerLr: 1e-4, wd: 0.04, momentum: 0.99, teacherTemp: 0.05}
   const seconds: number[] = []
+  const cpu: number[] = []
   let loss = 0
   for (let step = 0; step <= steps; step++) {
     if (step === 1) profile?.reset()
     const begun = performance.now()
+    const before = process.cpuUsage()
     const next = trainStep(state, batch, rates, settings, rng(0, 'drop path', step))
-    if (step > 0) seconds.push((performance.now() - begun) / 1e3)
+    const spent = process.cpuUsage(before)
+    if (step > 0) {
+      seconds.push((performance.now() - begun) / 1e3)
+      cpu.push((spent.user + spent.system) / 1e6)
+    }
     state = next.state
     loss = next.report.losses.total
   }
@@ -187,6 +203,7 @@ export async function onePretrainRun(options: RunOptions): Promise<Outcome> {
   const {peak} = bytes()
   return {
     seconds,
+    cpu,
     loss,
     memory: {base, state: stateBytes, copies, rest: peak - stateBytes - copies, tensors: peak},
     profile: profile?.table(steps) ?? ''

@@ -1,11 +1,13 @@
 /**
  * One optimisation step of `dinov2 pretrain` beside the reference's modules in PyTorch: images a second and memory, on this machine.
  *
- * usage: REF=… PYTHON=… node dist/bench/pretrain.js [--arch s] [--batch 8] [--precision bf16] [--repeats 3] [--steps 3] [--off TECHNIQUE,…] [--peer bf16] [--profile]
+ * usage: REF=… PYTHON=… node dist/bench/pretrain.js [--arch s] [--batch 8] [--precision bf16] [--repeats 3] [--steps 3] [--off TECHNIQUE,…] [--peer bf16|fp32|none]
+ *        [--memory fast|balanced|small] [--accumulate 1] [--threads N] [--ablate] [--profile]
  * REF is a checkout of facebookresearch/dinov2. Both sides take random pixels (2 × 224 px and 8 × 98 px an image, or 96 px for ViT-L/16), a head of K = 65,536 for DINO and iBOT, the same masks,
  * drop path 0.3, Sinkhorn–Knopp, KoLeo, clipping, AdamW and the teacher's average; data loading is left out on both sides. Each repeat is a process of its own, ours
  * and the peer's by turns. `--off` takes a technique away (all names with `--list`), which is how the table of what each of them gives is made; `--ablate` runs them all.
- * `--profile` prints the CPU time of each operator instead. Times are of one step; memory is the peak of the whole process, Node or Python included.
+ * `--profile` prints the CPU time of each operator instead. Times are of one step; memory is the peak of
+ * the whole process, Node or Python included. CPU seconds are those of all threads: they say something on a machine that others use as well.
  */
 import {execFileSync} from 'node:child_process'
 import {readFileSync} from 'node:fs'
@@ -22,6 +24,7 @@ const {values} = parseArgs({
     precision: {type: 'string', default: 'bf16'},
     peer: {type: 'string', default: 'bf16'},
     memory: {type: 'string', default: 'fast'},
+    accumulate: {type: 'string', default: '1'},
     prototypes: {type: 'string', default: '65536'},
     repeats: {type: 'string', default: '3'},
     steps: {type: 'string', default: '3'},
@@ -48,7 +51,8 @@ if (values.list) {
     arch: values.arch as 's',
     batch: Number(values.batch),
     precision: values.precision as 'bf16',
-    memory: values.memory,
+    memory: values.memory as 'fast',
+    accumulate: Number(values.accumulate),
     prototypes: Number(values.prototypes),
     steps: Number(values.steps),
     threads: Number(values.threads),
@@ -64,12 +68,12 @@ if (values.list) {
 type Measured = Outcome & {peak: number}
 
 function ours(without: readonly string[]): Measured {
-  const same = ['arch', 'batch', 'precision', 'memory', 'prototypes', 'steps', 'threads'] as const
+  const same = ['arch', 'batch', 'precision', 'memory', 'accumulate', 'prototypes', 'steps', 'threads'] as const
   const args = [process.argv[1]!, '--worker', ...same.flatMap(key => [`--${key}`, values[key]]), '--off', without.join(',')]
   return last(execFileSync(process.execPath, args, {encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit']})) as Measured
 }
 
-function peer(): {seconds: number[]; peak: number; masked: number} {
+function peer(): {seconds: number[]; cpu: number[]; peak: number; masked: number} {
   const file = join(new URL('../../', import.meta.url).pathname, 'bench/peers/pretrain.py')
   return last(
     execFileSync(
@@ -81,7 +85,7 @@ function peer(): {seconds: number[]; peak: number; masked: number} {
         env: {...process.env, THREADS: values.threads}
       }
     )
-  ) as {seconds: number[]; peak: number; masked: number}
+  ) as {seconds: number[]; cpu: number[]; peak: number; masked: number}
 }
 
 function last(text: string): unknown {
@@ -89,15 +93,21 @@ function last(text: string): unknown {
 }
 
 async function compare(): Promise<void> {
-  type Row = {seconds: number[]; peak: number; split?: Outcome['memory']}
+  type Row = {seconds: number[]; cpu: number[]; peak: number; split?: Outcome['memory']}
   const rows = new Map<string, Row>()
-  const note = (name: string, {seconds, peak, memory}: {seconds: number[]; peak: number; memory?: Outcome['memory']}): void => {
-    const row = rows.get(name) ?? {seconds: [], peak: 0}
+  const note = (
+    name: string,
+    {seconds, cpu, peak, memory}: {seconds: number[]; cpu: number[]; peak: number; memory?: Outcome['memory']}
+  ): void => {
+    const row = rows.get(name) ?? {seconds: [], cpu: [], peak: 0}
     row.seconds.push(...seconds)
+    row.cpu.push(...cpu)
     row.peak = Math.max(row.peak, peak)
     if (memory) row.split = memory
     rows.set(name, row)
-    console.error(`${name}: ${seconds.map(s => s.toFixed(2)).join(' ')} s, peak ${peak.toFixed(2)} GiB`)
+    console.error(
+      `${name}: ${seconds.map(s => s.toFixed(2)).join(' ')} s (CPU ${cpu.map(s => s.toFixed(2)).join(' ')}), peak ${peak.toFixed(2)} GiB`
+    )
   }
   const variants = values.ablate ? [[], ...Object.keys(techniques).map(name => [name])] : [off]
   const nameOf = (without: readonly string[]): string => `dinov2 ${values.precision}${without.map(name => `, without ${name}`).join('')}`
@@ -114,10 +124,12 @@ async function compare(): Promise<void> {
   const mine = rows.get(nameOf(variants[0]!))!
   console.log(`${cpus()[0]?.model}, ${values.threads} threads, node ${process.version}`)
   console.log(`ViT-${values.arch.toUpperCase()}, batch ${B}, K = ${values.prototypes}, memory ${values.memory}\n`)
-  console.log('| | images/s, best | median | ours is (best) | (median) | peak GiB |\n| --- | --- | --- | --- | --- | --- |')
+  console.log(
+    '| | images/s, best | median | ours is (best) | (median) | CPU s a step | peak GiB |\n| --- | --- | --- | --- | --- | --- | --- |'
+  )
   for (const [name, row] of rows)
     console.log(
-      `| ${name} | ${best(row).toFixed(2)} | ${median(row).toFixed(2)} | ${row === mine ? '' : `${(best(mine) / best(row)).toFixed(2)} ×`} | ${row === mine ? '' : `${(median(mine) / median(row)).toFixed(2)} ×`} | ${row.peak.toFixed(2)} |`
+      `| ${name} | ${best(row).toFixed(2)} | ${median(row).toFixed(2)} | ${row === mine ? '' : `${(best(mine) / best(row)).toFixed(2)} ×`} | ${row === mine ? '' : `${(median(mine) / median(row)).toFixed(2)} ×`} | ${Math.min(...row.cpu).toFixed(2)} | ${row.peak.toFixed(2)} |`
     )
   const {split} = mine
   if (!split) return

@@ -3,7 +3,7 @@
 usage: pretrain.py PRECISION BATCH ARCH PROTOTYPES STEPS
 REF names a checkout of facebookresearch/dinov2. Two global crops of 224 px and eight local ones of 98 px an image, one head for DINO and iBOT, half of the global
 crops masked by 10 to 50 % in even steps, drop path 0.3, Sinkhorn-Knopp, KoLeo, clipping, AdamW (foreach) and the teacher's average.
-Prints one JSON line: seconds of each step after one of warm-up, and the peak memory of the process in GiB.
+Prints one JSON line: seconds and CPU seconds of each step after one of warm-up, and the peak memory of the process in GiB.
 """
 import json, os, resource, sys, time
 
@@ -82,9 +82,10 @@ def step():
 
 
 step()
-seconds = []
+seconds, cpu = [], []
 for _ in range(steps):
-    begun = time.perf_counter()
+    begun, spent = time.perf_counter(), time.process_time()
     loss = step()
     seconds.append(time.perf_counter() - begun)
-print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "masked": n, "loss": loss}))
+    cpu.append(time.process_time() - spent)
+print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "masked": n, "loss": loss}))
