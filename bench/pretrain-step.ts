@@ -3,14 +3,18 @@ import {readFileSync} from 'node:fs'
 import {startEngine} from '../src/engine/start.js'
 import {torch} from '../src/engine/torch/binding.js'
 import type {VitConfig} from '../src/model/config.js'
+import {drawKept} from '../src/model/drop-path.js'
 import {initHead, initVit} from '../src/model/init.js'
+import {backwardTrain, computeCopy, forwardTrain, gridOf} from '../src/model/vit.js'
+import type {View} from '../src/model/vit.js'
 import type {Named} from '../src/optim/adamw.js'
 import {trainStep} from '../src/steps/train-step.js'
 import type {StepBatch, StepSettings, TrainState} from '../src/steps/train-step.js'
 import {rng} from '../src/tensor/random.js'
-import {memory, randomNormal, tensor2d, tidy, zerosLike} from '../src/tensor/tf.js'
-import type {Tensor} from '../src/tensor/tf.js'
-import {count, flat} from '../src/tensor/tree.js'
+import {addAll} from '../src/tensor/ops/row-sum.js'
+import {dispose, fill, memory, randomNormal, tensor2d, tidy, zerosLike} from '../src/tensor/tf.js'
+import type {Tensor, Tensor2D, Tensor4D} from '../src/tensor/tf.js'
+import {count, flat, leaves} from '../src/tensor/tree.js'
 
 /**
  * What can be taken away, and what then stands in its place. The first is a setting; the others are families of native loops, which then say that they are not ready,
@@ -208,6 +212,55 @@ export async function onePretrainRun(options: RunOptions): Promise<Outcome> {
     memory: {base, state: stateBytes, copies, rest: peak - stateBytes - copies, tensors: peak},
     profile: profile?.table(steps) ?? ''
   }
+}
+
+export type Passes = {packed: {seconds: number; cpu: number}; separate: {seconds: number; cpu: number}}
+
+/** The student's backbone alone, forward and backward: global and local crops in one packed pass, and in a pass each whose gradients are added up; the best of `steps`, by turns. */
+export async function packedAndSeparate({arch, batch: B, precision, steps, threads}: RunOptions): Promise<Passes> {
+  await startEngine({engine: 'torch', device: 'cpu', precision, threads, note: () => undefined})
+  const vit = configOf(arch)
+  const params = initVit(vit, 0)
+  const batch = batchOf(B, vit, sizes[arch].local)
+  const views: View[] = [{images: batch.globals, masks: batch.masks}, {images: batch.locals as Tensor4D}]
+  const once = (together: readonly View[][]): void => {
+    const {params: low, owned} = computeCopy(params, precision)
+    const passes = together.map(some => {
+      const groups = some.map(view => {
+        const {count, rows, columns} = gridOf(view, vit)
+        return {count, length: 1 + rows * columns}
+      })
+      const random = rng(0, 'drop path')
+      const options = Array.from({length: vit.depth}, () => ({
+        heads: vit.heads,
+        attn: drawKept(groups, 0.3, random),
+        mlp: drawKept(groups, 0.3, random)
+      }))
+      return {options, ...forwardTrain(low, some, vit, options)}
+    })
+    const grads = passes.map(({y, trace}) => {
+      const dy = fill(y.shape, 1e-3) as Tensor2D
+      const found = backwardTrain(dy, low, trace, vit)
+      dispose([dy, y])
+      return [...leaves(found)].map(([, leaf]) => leaf)
+    })
+    const sums = grads.reduce((a, b) => addAll(a, b))
+    dispose([...sums, ...owned])
+    for (const {attn, mlp} of passes.flatMap(({options}) => options))
+      for (const {rows, factor} of [attn, mlp]) dispose(typeof factor === 'number' ? [rows] : [rows, factor])
+  }
+  const best = {packed: {seconds: Infinity, cpu: Infinity}, separate: {seconds: Infinity, cpu: Infinity}}
+  const ways = {packed: [views], separate: views.map(view => [view])}
+  for (let step = 0; step <= steps; step++)
+    for (const way of ['packed', 'separate'] as const) {
+      const [begun, before] = [performance.now(), process.cpuUsage()]
+      once(ways[way])
+      const {user, system} = process.cpuUsage(before)
+      if (step === 0) continue
+      best[way].seconds = Math.min(best[way].seconds, (performance.now() - begun) / 1e3)
+      best[way].cpu = Math.min(best[way].cpu, (user + system) / 1e6)
+    }
+  return best
 }
 
 /** Makes families of native loops say that they do not serve here. */

@@ -6,7 +6,7 @@
  * REF is a checkout of facebookresearch/dinov2. Both sides take random pixels (2 × 224 px and 8 × 98 px an image, or 96 px for ViT-L/16), a head of K = 65,536 for DINO and iBOT, the same masks,
  * drop path 0.3, Sinkhorn–Knopp, KoLeo, clipping, AdamW and the teacher's average; data loading is left out on both sides. Each repeat is a process of its own, ours
  * and the peer's by turns. `--off` takes a technique away (all names with `--list`), which is how the table of what each of them gives is made; `--ablate` runs them all.
- * `--profile` prints the CPU time of each operator instead. Times are of one step; memory is the peak of
+ * `--packing` compares one packed pass of the student's backbone with a pass for each size of crop. `--profile` prints the CPU time of each operator instead. Times are of one step; memory is the peak of
  * the whole process, Node or Python included. CPU seconds are those of all threads: they say something on a machine that others use as well.
  */
 import {execFileSync} from 'node:child_process'
@@ -14,8 +14,8 @@ import {readFileSync} from 'node:fs'
 import {availableParallelism, cpus} from 'node:os'
 import {join} from 'node:path'
 import {parseArgs} from 'node:util'
-import {onePretrainRun, techniques} from './pretrain-step.js'
-import type {Outcome, Technique} from './pretrain-step.js'
+import {onePretrainRun, packedAndSeparate, techniques} from './pretrain-step.js'
+import type {Outcome, RunOptions, Technique} from './pretrain-step.js'
 
 const {values} = parseArgs({
   options: {
@@ -32,6 +32,7 @@ const {values} = parseArgs({
     off: {type: 'string', default: ''},
     ablate: {type: 'boolean', default: false},
     profile: {type: 'boolean', default: false},
+    packing: {type: 'boolean', default: false},
     list: {type: 'boolean', default: false},
     worker: {type: 'boolean', default: false}
   }
@@ -46,8 +47,21 @@ const peakOfProcess = (): number => Number(/VmHWM:\s+(\d+)/.exec(readFileSync('/
 
 if (values.list) {
   for (const [name, sentence] of Object.entries(techniques)) console.log(`${name}\t${sentence}`)
+} else if (values.packing) {
+  const {packed, separate} = await packedAndSeparate(runOptions())
+  console.log('| backbone, forward and backward | seconds | CPU seconds |\n| --- | --- | --- |')
+  console.log(`| one packed pass | ${packed.seconds.toFixed(2)} | ${packed.cpu.toFixed(2)} |`)
+  console.log(`| a pass for each size of crop | ${separate.seconds.toFixed(2)} | ${separate.cpu.toFixed(2)} |`)
 } else if (values.worker || values.profile) {
-  const outcome = await onePretrainRun({
+  const outcome = await onePretrainRun(runOptions())
+  if (values.profile) console.log(outcome.profile)
+  else console.log(JSON.stringify({...outcome, peak: peakOfProcess()}))
+} else {
+  await compare()
+}
+
+function runOptions(): RunOptions {
+  return {
     arch: values.arch as 's',
     batch: Number(values.batch),
     precision: values.precision as 'bf16',
@@ -58,11 +72,7 @@ if (values.list) {
     threads: Number(values.threads),
     off,
     profile: values.profile
-  })
-  if (values.profile) console.log(outcome.profile)
-  else console.log(JSON.stringify({...outcome, peak: peakOfProcess()}))
-} else {
-  await compare()
+  }
 }
 
 type Measured = Outcome & {peak: number}
@@ -93,6 +103,8 @@ function last(text: string): unknown {
 }
 
 async function compare(): Promise<void> {
+  if (values.peer !== 'none' && !process.env['REF'])
+    throw new Error('name a checkout of facebookresearch/dinov2 in REF, or leave the peer out with --peer none')
   type Row = {seconds: number[]; cpu: number[]; peak: number; split?: Outcome['memory']}
   const rows = new Map<string, Row>()
   const note = (
