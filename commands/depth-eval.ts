@@ -228,6 +228,13 @@ export default class DepthEval extends Command {
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
       toolVersion: this.config.version,
       page: html !== undefined,
+      judge: async (good, pending) => {
+        // Those to come count as good here: what is too much then is too much at the end.
+        const {kind, value} = flags['max-bad']
+        if (bad.count <= (kind === 'count' ? value : (value / 100) * (bad.count + good + pending))) return
+        bad.accept(good)
+        await bad.finish()
+      },
       onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
       onSkip: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal

@@ -9,7 +9,7 @@ export default class PredictDepth extends Command {
   static override dataToStdout = 'always' as const
   static override summary = 'Write a depth map for each image.'
   static override description =
-    'Each map is a grey PNG of 16 bits of the size of its image, under the same relative path in the output folder: depth-eval and visualize depth read it with --depths. stdout gets a JSON line for each image: id, path, depth (the map), width, height, scale (metres a unit: 0.001, or 1/256 where the head tells depths above 65 m), min, median and max in metres; the fields of a list ride along.\n\nHeads are those of depth-eval --head-out, or published ones, linear and DPT.'
+    'Each map is a grey PNG of 16 bits of the size of its image, under the same relative path in the output folder: depth-eval and visualize depth read it with --depths. stdout gets a JSON line for each image: id, path, predicted (the map), width, height, scale (metres a unit: 0.001, or 1/256 where the head tells depths above 65 m), min, median and max in metres; the fields of a list ride along.\n\nHeads are those of depth-eval --head-out, or published ones, linear and DPT.'
   static override examples = [
     '<%= config.bin %> predict depth photos --model run --head depth.safetensors -o depth',
     '<%= config.bin %> predict depth photos --model dinov2_vits14 --head dinov2_vits14_nyu_dpt -o depth --colour | jq -r .colour',

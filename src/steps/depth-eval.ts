@@ -85,8 +85,8 @@ export type DepthEvalOptions = {
   readonly page: boolean
   readonly onBad?: (bad: BadImage) => void
   readonly onSkip?: (note: SourceNote) => void
-  /** Asked once all training pairs were looked at, and again at the end: throws where too many were refused. */
-  readonly judge?: (good: number) => void
+  /** Asked before anything is computed, and again once all training pairs were looked at: throws where too many were refused. `pending` pairs are still to be looked at. */
+  readonly judge?: (good: number, pending: number) => Promise<void>
   readonly signal?: AbortSignal
 }
 
@@ -171,6 +171,8 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
   const trains = options.head === 'lin1' || options.head === 'lin4'
   if (options.headOut !== undefined) await refuseExisting(options.headOut, options.force ? {force: true} : {})
   const {train, sets} = await gatherSets(options, trains)
+  const pending = sets.reduce((sum, {pairs}) => sum + pairs.length, 0)
+  await options.judge?.(0, train.length + pending)
   const info = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: info.precision})
   const notes: string[] = []
@@ -202,7 +204,10 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
       good = first.pairs
       if (good.length === 0)
         throw new UserError('None of the training pairs can be used.', {exit: 3, code: 'NO_INPUT', hint: 'The reasons are named above.'})
-      options.judge?.(good.length)
+      await options.judge?.(
+        good.length,
+        sets.reduce((sum, {pairs}) => sum + pairs.length, 0)
+      )
       if (trains) {
         const begun = performance.now()
         const {head, loss} = yield* work.train(first, data, source, bins, 'head')
@@ -240,7 +245,6 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
     }
     const reports: DepthSetReport[] = []
     for (const set of sets) reports.push(yield* work.score(set, tellers, data))
-    options.judge?.(good.length + reports.reduce((sum, {images}) => sum + images, 0))
     const report: DepthReport = {
       task: 'depth',
       model: options.model,

@@ -100,7 +100,8 @@ export type PredictDepthOptions = DepthTellOptions & {
 /** One image: what was written of it. */
 export type DepthRow = Readonly<Record<string, unknown>> & {
   readonly id: string
-  readonly depth: string
+  /** The map; `depth`, where a list has it, stays the true one. */
+  readonly predicted: string
   readonly width: number
   readonly height: number
   /** Metres a unit. */
@@ -160,11 +161,11 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
     images++
     const sorted = depth.slice().sort()
     yield {
-      ...ref.fields,
       id: ref.id,
       ...(ref.pathBase64 === undefined ? {} : {path_base64: ref.pathBase64}),
       path: typeof ref.path === 'string' ? ref.path : ref.id,
-      depth: file,
+      ...ref.fields,
+      predicted: file,
       width: photo.width,
       height: photo.height,
       scale,

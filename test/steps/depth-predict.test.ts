@@ -49,7 +49,7 @@ test('maps of 16 bits under the relative paths of the images, and rows that say 
   const rows = await all(options)
   assert.equal(memory().numTensors, before)
   assert.deepEqual(
-    rows.map(({depth}) => depth.slice(root.length)),
+    rows.map(({predicted}) => predicted.slice(root.length)),
     ['/out/a/deep/00.png', '/out/a/deep/01.png', '/out/b/05.png']
   )
   assert.match(
@@ -57,7 +57,7 @@ test('maps of 16 bits under the relative paths of the images, and rows that say 
     /b\/05\.tif: its map would be .*05\.png, which is that of .*05\.png\n\/images\/b\/broken\.png: it is text/
   )
   for (const row of rows) {
-    const {width, height, metres, known} = await readDepth({path: row.depth})
+    const {width, height, metres, known} = await readDepth({path: row.predicted})
     assert.deepEqual([width, height, known, row.scale], [row.width, row.height, width * height, 0.001])
     const sorted = metres.slice().sort()
     for (const [told, at] of [
