@@ -2,7 +2,7 @@
 import {Flags} from '@oclif/core'
 import {readFile} from 'node:fs/promises'
 import {Command, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags, strictBadFlags} from '../src/cli/command.js'
-import {pixelFlags, transformOf} from '../src/cli/feature-flags.js'
+import {borderFlags, pixelFlags, transformOf} from '../src/cli/feature-flags.js'
 import {UserError} from '../src/config/errors.js'
 
 export default class LinearEval extends Command {
@@ -43,6 +43,10 @@ export default class LinearEval extends Command {
     }),
     output: Flags.string({char: 'o', helpValue: 'FILE', summary: 'Write the report here as JSON.'}),
     html: Flags.string({helpValue: 'FILE', summary: 'Write a page with scores, the confusion matrix and pictures.'}),
+    root: Flags.string({
+      helpValue: 'DIR',
+      summary: 'Folder that the names of embeddings start from, for the pictures of --html; by default the present one.'
+    }),
     'head-out': Flags.string({
       helpValue: 'FILE',
       summary: 'Keep the classifier that was chosen (.safetensors), for --head and predict classify.'
@@ -78,6 +82,7 @@ export default class LinearEval extends Command {
     }),
     ...inputFlags,
     ...pixelFlags,
+    ...borderFlags,
     ...engineFlags,
     ...strictBadFlags,
     seed: settingsFlags.seed,
@@ -105,6 +110,8 @@ export default class LinearEval extends Command {
         ? undefined
         : (await readFile(flags.classes, 'utf8')).split(/\r?\n/).filter((line, i, all) => line !== '' || i < all.length - 1)
     const bad = this.badImages(flags)
+    // A head says how its images were made ready; flags stand above it.
+    const given = [flags.size, flags.resize, flags.crop].some(value => value !== undefined) || flags['no-crop'] || flags['crop-borders']
     const {linearEval} = await import('../src/steps/linear-eval.js')
     const events = linearEval({
       train: flags.train ?? [],
@@ -112,7 +119,7 @@ export default class LinearEval extends Command {
       ...(flags.test ? {tests: flags.test} : {}),
       ...(flags.model ? {models: flags.model} : {}),
       baselines: flags.baseline ?? [],
-      transform: transformOf(flags),
+      ...(given ? {transform: transformOf(flags)} : {}),
       blocks: flags.blocks,
       solver: flags.solver,
       cached: flags.cached,
@@ -164,7 +171,7 @@ export default class LinearEval extends Command {
     }
     if (pageOut) {
       const {linearPage} = await import('../src/steps/linear-page.js')
-      pageOut.stream.write(await linearPage(report))
+      pageOut.stream.write(await linearPage(report, {root: flags.root, cropBorders: flags['crop-borders']}))
       await pageOut.commit()
     }
     this.print(table(report))

@@ -13,7 +13,7 @@ import {shuffledSampler} from '../data/sampler.js'
 import {labelOf, noImages, type ImageRef, type SourceNote} from '../data/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.js'
 import {refuseMixing, type EmbeddingMeta} from '../files/embeddings.js'
-import {openHead, saveHead} from '../files/head-file.js'
+import {saveHead} from '../files/head-file.js'
 import {best, byClass, confusion, ranks} from '../metrics/accuracy.js'
 import {comparison, differenceOf, meanOf, type Estimate, type Interval} from '../metrics/intervals.js'
 import {classifierOf, freeGrid, gridScores, gridStep, initGrid, learningRates, usualKinds, type Kind} from '../probe/linear-grid.js'
@@ -22,14 +22,15 @@ import {someOfEach} from '../search/knn.js'
 import {rng} from '../tensor/random.js'
 import {argMax, dispose, equal, reshape, sum, tensor1d, tensor2d, tidy} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'
-import {loadEmbedder, usualBatch, type Embedder, type FeatureSettings} from './embed.js'
-import {publishedClassifier} from './classifier-file.js'
+import {loadBackbone} from './backbone.js'
+import {openClassifier, type Classifier, type ClassifierSpec, type OpenedClassifier} from './classifier-file.js'
+import {embedderOf, settingsOf, usualBatch, usualFeatures, type Embedder, type FeatureSettings} from './embed.js'
 import {
   embeddingRows,
   gatherRows,
   modelRows,
   pixelRows,
-  refsOf,
+  refsAgain,
   unlabelled,
   untrained,
   type LabelledSet,
@@ -47,7 +48,8 @@ export type LinearOptions = RowOptions & {
   /** Backbones; none where train and val are embeddings. */
   readonly models?: readonly string[]
   readonly baselines?: readonly LinearBaseline[]
-  readonly transform: FeatureSettings['transform']
+  /** How images are made ready; absent: as the head was trained, else the usual way. */
+  readonly transform?: FeatureSettings['transform']
   /** Last blocks whose cls tokens are joined in the larger kinds. */
   readonly blocks?: number
   readonly solver?: Solver
@@ -119,7 +121,6 @@ export type LinearEvent =
 
 /** Sets of one contender: all with the same features. */
 type Sets = {readonly train?: LabelledSet; readonly val: LabelledSet; readonly tests: readonly LabelledSet[]}
-type Classifier = {readonly kind: Kind; readonly weight: Float32Array; readonly bias: Float32Array; readonly chosen: string}
 type Judged = {readonly scores: Float32Array; readonly right: Float64Array; readonly top5: Float64Array}
 type Contender = {readonly name: string; readonly chosen: string; readonly judged: readonly Judged[]; readonly tries?: readonly number[]}
 
@@ -148,11 +149,12 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
   const names = ['train', 'val', ...tests]
   const inputsOf = (at: number): readonly string[] => (at === 0 ? options.train : at === 1 ? options.val : [tests[at - 2]!])
   const needTrain = options.head === undefined
+  const images = names.map((_, at) => refsAgain(inputsOf(at), options, options.onSkip))
 
   /** Gathers the sets of one contender. */
   const gather = async function* (
     name: string,
-    rowsOf: (inputs: readonly string[]) => ReturnType<typeof modelRows>,
+    rowsOf: (refs: AsyncIterable<ImageRef>) => ReturnType<typeof modelRows>,
     withTrain: boolean
   ): AsyncGenerator<LinearEvent, Sets> {
     const sets: (LabelledSet | undefined)[] = []
@@ -161,7 +163,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
         sets.push(undefined)
         continue
       }
-      const rows = rowsOf(inputsOf(at))
+      const rows = rowsOf(images[at]!())
       const counted: number[] = []
       const gathered = gatherRows(rows, inputsOf(at), {signal: options.signal, onRows: count => void counted.push(count)})
       for (let done = false; !done;) {
@@ -177,7 +179,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
   const contenders: Contender[] = []
   let fingerprint: string | null = null
   let classes: string[] = options.classes ? [...options.classes] : []
-  let first: {sets: Sets; classifier: Classifier; grid: LinearReport['grid']; spec: object} | undefined
+  let first: {sets: Sets; classifier: Classifier; grid: LinearReport['grid']; spec: HeadSpec} | undefined
   let trainCount = 0
   const bySeed = (n: number): number => n + seed
 
@@ -187,7 +189,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     sets: Sets,
     kinds: readonly Kind[],
     train: (() => AsyncGenerator<LinearEvent, {classifier: Classifier; grid: LinearReport['grid']}>) | undefined,
-    spec: object
+    spec: HeadSpec
   ): AsyncGenerator<LinearEvent> {
     if (classes.length === 0) classes = classesOf(sets.train ?? sets.val, sets, notes)
     const K = classes.length
@@ -210,54 +212,74 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     const {sets, meta, dim} = await fromEmbeddings(options, tests)
     fingerprint = meta.fingerprint
     trainCount = sets.train!.ids.length
-    yield* settle('embeddings', sets, [{name: 'embeddings', start: 0, length: dim}], undefined, {
-      pooling: meta.pooling,
-      layers: meta.layers
+    const known = typeof meta.preprocessing?.['resize'] === 'number' && meta.pooling !== null && meta.layers !== null
+    yield* settle('embeddings', sets, kindsOf(meta, dim, solver), undefined, {
+      kind: 'linear',
+      ...(known ? settingsOf(meta, 'train') : {pool: meta.pooling ?? 'cls', layers: meta.layers ?? 1, normalize: meta.normalized})
     })
   } else {
     for (const [m, path] of models.entries()) {
-      // The larger kinds need blocks that a shallow model lacks; its own depth is the limit.
-      const probe = await loadEmbedder(path, {...features(1, options), precision: info.precision, toolVersion: options.toolVersion})
-      const depth = probe.config.depth
-      probe[Symbol.dispose]()
-      const n = Math.min(blocks, depth)
-      using embedder = await loadEmbedder(path, {...features(n, options), precision: info.precision, toolVersion: options.toolVersion})
-      if (m === 0) fingerprint = embedder.meta.fingerprint
-      yield* one(path, embedder, n)
+      const backbone = await loadBackbone(path, {precision: info.precision})
+      let head: OpenedClassifier | undefined
+      let embedder: Embedder
+      try {
+        if (options.head !== undefined) head = await openClassifier(options.head, backbone, options.classes)
+        // The larger kinds need blocks that a shallow model lacks; its own depth is the limit.
+        const own = head?.features ?? {pool: 'cls+mean' as const, layers: Math.min(blocks, backbone.config.depth), normalize: false}
+        const transform = options.transform ?? head?.transform ?? usualFeatures.transform
+        embedder = embedderOf(backbone, {...own, transform, toolVersion: options.toolVersion}, path)
+      } catch (error) {
+        backbone[Symbol.dispose]()
+        throw error
+      }
+      using held = embedder
+      if (m === 0) fingerprint = held.meta.fingerprint
+      yield* head ? withHead(path, held, head) : one(path, held)
       told = true
-      if (m === 0 && baselines.includes('untrained')) {
-        using fresh = await untrained(embedder, features(n, options), options.toolVersion, seed)
-        yield* one('untrained', fresh, n)
+      if (m === 0 && baselines.includes('untrained') && !head) {
+        using fresh = await untrained(held, settingsOf(held.meta, path), options.toolVersion, seed)
+        yield* one('untrained', fresh)
       }
     }
-    if (baselines.includes('pixels')) {
-      const sets = yield* gather('pixels', inputs => pixelRows(refsOf(inputs, options), options, onBad), needTrain)
-      if (needTrain) yield* settle('pixels', sets, [{name: 'pixels', start: 0, length: sets.val.dim}], undefined, {})
+    if (baselines.includes('pixels') && needTrain) {
+      const cropBorders = options.transform?.cropBorders ?? false
+      const sets = yield* gather('pixels', refs => pixelRows(refs, {...options, cropBorders}, onBad), true)
+      yield* settle('pixels', sets, [{name: 'pixels', start: 0, length: sets.val.dim}], undefined, {
+        kind: 'linear',
+        pool: 'cls',
+        layers: 1,
+        normalize: false
+      })
     }
   }
 
-  async function* one(name: string, embedder: Embedder, n: number): AsyncGenerator<LinearEvent> {
-    const C = embedder.config.width
-    const spec = {kind: 'linear', blocks: n, transform: embedder.transform}
-    const rowsOf = (inputs: readonly string[]): ReturnType<typeof modelRows> =>
-      modelRows(refsOf(inputs, options, name === models[0] ? options.onSkip : undefined), embedder, options, info, onBad)
-    if (options.head !== undefined) {
-      if (name === 'untrained') return
-      const loaded = await classifierFrom(options.head, embedder.meta.fingerprint, C, n, options.classes)
-      classes = [...loaded.classes]
-      const sets = yield* gather(name, rowsOf, false)
-      yield* settle(
-        name,
-        sets,
-        [],
-        async function* () {
-          yield {kind: 'note', text: `scoring with ${options.head}: ${loaded.classifier.chosen}`}
-          return {classifier: loaded.classifier, grid: []}
-        },
-        spec
+  /** Scores a classifier that is there. */
+  async function* withHead(name: string, embedder: Embedder, {classifier, classes: names}: OpenedClassifier): AsyncGenerator<LinearEvent> {
+    classes = [...names]
+    const sets = yield* gather(name, refs => modelRows(refs, embedder, options, info, onBad), false)
+    if (!sets.val.labels.some(label => names.includes(label)))
+      throw new UserError(
+        `No class of val is one of the head's: ${[...new Set(sets.val.labels)].sort().slice(0, 5).join(', ')} there, ${names.slice(0, 5).join(', ')} in the head.`,
+        {exit: 2, code: 'CLASSES', hint: 'Classes of a published head are numbers unless --classes names them.'}
       )
-      return
-    }
+    const spec = {kind: 'linear' as const, ...settingsOf(embedder.meta, name)}
+    yield* settle(
+      name,
+      sets,
+      [],
+      async function* () {
+        yield {kind: 'note', text: `scoring with ${options.head}: ${classifier.chosen}`}
+        return {classifier, grid: []}
+      },
+      spec
+    )
+  }
+
+  async function* one(name: string, embedder: Embedder): AsyncGenerator<LinearEvent> {
+    const C = embedder.config.width
+    const n = embedder.meta.dim / C - 1
+    const spec = {kind: 'linear' as const, ...settingsOf(embedder.meta, name)}
+    const rowsOf = (refs: AsyncIterable<ImageRef>): ReturnType<typeof modelRows> => modelRows(refs, embedder, options, info, onBad)
     const kinds = solver === 'lbfgs' ? [{name: 'cls', start: (n - 1) * C, length: C}] : usualKinds(n, C)
     if (cached) {
       const sets = yield* gather(name, rowsOf, true)
@@ -267,7 +289,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     }
     const sets = yield* gather(name, rowsOf, false)
     const refs: ImageRef[] = []
-    for await (const ref of refsOf(options.train, options)) refs.push(ref)
+    for await (const ref of images[0]!()) refs.push(ref)
     if (refs.length === 0) throw noImages(options.train)
     trainCount = refs.length
     const labels = refs.map(ref => labelOf(ref) ?? unlabelled(ref.id))
@@ -316,7 +338,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
           ['weight', {shape: [K, kind.length], data: weight}],
           ['bias', {shape: [K], data: bias}]
         ]),
-        spec: {...first.spec, start: kind.start, length: kind.length, classes},
+        spec: {...first.spec, start: kind.start, length: kind.length, classes} satisfies ClassifierSpec,
         trainedOn: {
           fingerprint: fingerprint ?? 'unknown',
           images: trainCount,
@@ -348,7 +370,21 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
   }
 }
 
-const features = (layers: number, {transform}: LinearOptions): FeatureSettings => ({pool: 'cls+mean', layers, normalize: false, transform})
+/** What is known of a head before its kind is chosen. */
+type HeadSpec = Omit<ClassifierSpec, 'start' | 'length' | 'classes'>
+
+/**
+ * The kinds of features in rows of embeddings: those of the protocol as far as they are in there. Logistic regression reads the whole vector, whatever it is.
+ */
+export function kindsOf({pooling, layers}: Pick<EmbeddingMeta, 'pooling' | 'layers'>, dim: number, solver: Solver): Kind[] {
+  const whole = [{name: 'embeddings', start: 0, length: dim}]
+  const n = typeof layers === 'number' ? layers : (layers?.length ?? 1)
+  if (solver === 'lbfgs' || (pooling !== 'cls' && pooling !== 'cls+mean')) return whole
+  const mean = pooling === 'cls+mean'
+  const C = dim / (mean ? n + 1 : n)
+  if (!Number.isInteger(C)) return whole
+  return usualKinds(n, C).filter(({start, length}) => start + length <= dim)
+}
 
 /** Class numbers of labels; −1 for a class that is not known. */
 function numbers(labels: readonly string[], classes: readonly string[]): Int32Array {
@@ -727,43 +763,6 @@ async function fromEmbeddings(options: LinearOptions, tests: readonly string[]):
     rest.push(own.set)
   }
   return {sets: {train: train.set, val: rest[0]!, tests: rest.slice(1)}, meta: train.meta, dim: train.set.dim}
-}
-
-type HeadSpec = {blocks: number; start: number; length: number; classes: string[]}
-
-/** A classifier from a file: a head of ours, or a published one (`.pth`). Throws a `UserError` (exit 2) where it does not fit the features. */
-async function classifierFrom(
-  path: string,
-  fingerprint: string | null,
-  C: number,
-  n: number,
-  classes: readonly string[] | undefined
-): Promise<{classifier: Classifier; classes: readonly string[]}> {
-  if (/\.(pth|pt|bin)$/.test(path)) {
-    const {kind, weight, bias} = await publishedClassifier(path, n, C)
-    const K = bias.length
-    const names = classes ?? Array.from({length: K}, (_, k) => String(k))
-    if (names.length !== K)
-      throw new UserError(`${path} tells ${K} classes apart, but ${names.length} names were given.`, {
-        exit: 2,
-        code: 'CLASSES',
-        hint: 'One name a line, in the order of the head.'
-      })
-    return {classifier: {kind, weight, bias, chosen: `${kind.name} of ${path}`}, classes: names}
-  }
-  const {tensors, spec} = await openHead(path, {task: 'classify', ...(fingerprint ? {backbone: fingerprint} : {})})
-  const {blocks, start, length, classes: names} = spec as HeadSpec
-  const [weight, bias] = [tensors.get('weight'), tensors.get('bias')]
-  if (!weight || !bias || blocks !== n)
-    throw new UserError(`${path} reads ${blocks} blocks, but ${n} are computed.`, {
-      exit: 2,
-      code: 'WRONG_HEAD',
-      hint: `Give --blocks ${blocks}.`
-    })
-  return {
-    classifier: {kind: {name: `head ${path}`, start, length}, weight: weight.data, bias: bias.data, chosen: `head ${path}`},
-    classes: names
-  }
 }
 
 export {learningRates}

@@ -1,31 +1,26 @@
 /** The page of a linear evaluation: scores, what the model is compared with, the confusion matrix, and pictures it is right and wrong about. */
-import {decodeRgb, RefusedImage} from '../data/decode.js'
-import {encodeImage} from '../data/encode.js'
-import {centred} from '../data/canvas.js'
 import {confusionTable, evalPage, type Picture} from '../files/eval-page.js'
 import {lineChart} from '../files/chart.js'
 import {html} from '../files/html.js'
 import type {Case, LinearReport} from './linear-eval.js'
+import {thumbnail, type ThumbnailOptions} from './thumbnails.js'
 
-const side = 128
 const percent = (share: number): string => (100 * share).toFixed(1)
 
 /** Small pictures of images that can still be opened, with what was said of them. */
-async function shots(cases: readonly Case[]): Promise<Picture[]> {
+async function shots(cases: readonly Case[], options: ThumbnailOptions): Promise<Picture[]> {
   const out: Picture[] = []
   for (const {path, truth, said, confidence} of cases) {
-    try {
-      const raster = centred(await decodeRgb({id: path, path, fields: {}}), side)
-      const caption = said === truth ? `${truth}, ${percent(confidence)} %` : `${truth}, taken for ${said} (${percent(confidence)} %)`
-      out.push({bytes: await encodeImage(raster.data, raster), caption, right: said === truth})
-    } catch (error) {
-      if (!(error instanceof RefusedImage)) throw error
-    }
+    const picture = await thumbnail(path, options)
+    if (!picture) continue
+    const caption = said === truth ? `${truth}, ${percent(confidence)} %` : `${truth}, taken for ${said} (${percent(confidence)} %)`
+    out.push({...picture, caption, right: said === truth})
   }
   return out
 }
 
-export async function linearPage(report: LinearReport): Promise<string> {
+/** The page as text. Pictures that cannot be opened are left out. */
+export async function linearPage(report: LinearReport, options: ThumbnailOptions = {}): Promise<string> {
   const {scores, gains, classes, perClass, confusion, grid, cases, train, val, solver, cached} = report
   const features = [...new Set(grid.map(row => row.features))]
   const named = Object.entries(perClass)
@@ -85,9 +80,9 @@ export async function linearPage(report: LinearReport): Promise<string> {
         <p class="quiet">Rows are the true classes.</p>
         ${confusionTable(classes, confusion.flat())}`,
     pictures: [
-      {title: 'Wrong and sure of it', items: await shots(cases.worst)},
-      {title: 'Right, neither sure nor unsure', items: await shots(cases.typical)},
-      {title: 'Right and sure of it', items: await shots(cases.best)}
+      {title: 'Wrong and sure of it', items: await shots(cases.worst, options)},
+      {title: 'Right, neither sure nor unsure', items: await shots(cases.typical, options)},
+      {title: 'Right and sure of it', items: await shots(cases.best, options)}
     ].filter(({items}) => items.length > 0)
   })
 }

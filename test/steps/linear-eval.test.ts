@@ -5,11 +5,12 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {batchOf, createEmbeddings} from '../../src/files/embeddings.js'
-import {linearEval, type LinearEvent, type LinearOptions, type LinearReport} from '../../src/steps/linear-eval.js'
+import {classifyImages, type ClassifiedImage} from '../../src/steps/classify-predict.js'
+import {kindsOf, linearEval, type LinearEvent, type LinearOptions, type LinearReport} from '../../src/steps/linear-eval.js'
 import {linearPage} from '../../src/steps/linear-page.js'
 import {rng} from '../../src/tensor/random.js'
 import {memory} from '../../src/tensor/tf.js'
-import {drawnFolder} from './drawn-images.js'
+import {drawnFolder, drawnImage} from './drawn-images.js'
 import {saveTiny} from './tiny-backbone.js'
 
 let dir: string
@@ -18,23 +19,28 @@ before(async () => {
   dir = await mkdtemp(join(tmpdir(), 'linear-'))
   await drawnFolder(at('train'), ['a', 'b', 'c'], 12)
   await drawnFolder(at('val'), ['a', 'b', 'c'], 6, 20)
+  await writeFile(at('val/a/020.png'), await drawnImage(0, 20, 200, 150)) // larger than its place on the page
   await saveTiny(at('one.safetensors'), 0)
   await saveTiny(at('two.safetensors'), 1)
 })
 after(() => rm(dir, {recursive: true, force: true}))
+
+const usual = {
+  transform: {resize: 28, crop: 28},
+  seed: 0,
+  steps: 60,
+  rows: 18,
+  engine: {engine: 'torch', precision: 'fp32', note: () => {}},
+  toolVersion: '0',
+  workers: 0
+} as const
 
 async function run(options: Partial<LinearOptions>, events: LinearEvent[] = []): Promise<LinearReport> {
   const work = linearEval({
     train: [at('train')],
     val: [at('val')],
     models: [at('one.safetensors')],
-    transform: {resize: 28, crop: 28},
-    seed: 0,
-    steps: 60,
-    rows: 18,
-    engine: {engine: 'torch', precision: 'fp32', note: () => {}},
-    toolVersion: '0',
-    workers: 0,
+    ...usual,
     ...options
   })
   for (;;) {
@@ -69,7 +75,7 @@ test('the grid beats the largest class on classes that can be told apart, and sa
     18
   )
   const page = await linearPage(report)
-  assert.ok(page.includes('data:image/png') && page.includes('Confusion'))
+  assert.ok(page.includes('data:image/jpeg') && page.includes('Confusion'))
 })
 
 test('the same seed gives the same report; another one need not', async () => {
@@ -97,7 +103,35 @@ test('logistic regression, a head kept and scored again, and two models side by 
   const again = await run({head, train: []})
   assert.equal(again.scores[0]!.top1, report.scores[0]!.top1)
   await assert.rejects(run({head, train: [], models: [at('two.safetensors')]}), /another backbone/)
-  await assert.rejects(run({head, train: [], blocks: 1}), /reads 3 blocks, but 1 are computed/)
+  assert.deepEqual((await run({head, train: [], blocks: 1})).scores, again.scores, 'the head says which features it reads')
+  const {transform: _, ...rest} = usual
+  assert.deepEqual(
+    (await run({...rest, transform: undefined as never, head, train: []})).scores,
+    again.scores,
+    'and how images are made ready'
+  )
+  await assert.rejects(run({head, train: [], val: [at('train/a')]}), /has no label|No class of val/)
+
+  const rows: ClassifiedImage[] = []
+  const bad: string[] = []
+  const work = classifyImages({
+    images: [at('val')],
+    model: at('one.safetensors'),
+    head,
+    top: 2,
+    engine: usual.engine,
+    toolVersion: '0',
+    workers: 0,
+    onBad: ({id}) => void bad.push(id)
+  })
+  for await (const row of work) rows.push(row)
+  assert.equal(rows.length, 18)
+  assert.deepEqual(bad, [])
+  assert.equal(rows.filter(row => row.class === row['label']).length / 18, again.scores[0]!.top1)
+  for (const {top, class: likeliest, probability} of rows) {
+    assert.deepEqual(top[0], {class: likeliest, probability})
+    assert.ok(top.length === 2 && top[0]!.probability >= top[1]!.probability && top[0]!.probability + top[1]!.probability <= 1.00001)
+  }
   assert.equal(memory().numTensors, 0)
 })
 
@@ -143,6 +177,18 @@ test('from embeddings; classes that only val has count as wrong', async () => {
   assert.match(report.notes[0]!, /1 classes are not in train and count as wrong: c2/)
   assert.ok(Math.abs(report.scores[0]!.top1 - 2 / 3) < 1e-12)
   assert.equal(memory().numTensors, 0)
+})
+
+test('rows of embeddings hold the kinds of the protocol as far as their pooling goes', () => {
+  const names = (pooling: 'cls' | 'mean' | 'cls+mean', layers: number | number[], dim: number, solver: 'sgd' | 'lbfgs' = 'sgd'): string[] =>
+    kindsOf({pooling, layers}, dim, solver).map(({name, start, length}) => `${name} ${start}+${length}`)
+  assert.deepEqual(names('cls+mean', 4, 50), ['1 block 30+10', '1 block + mean 30+20', '4 blocks 0+40', '4 blocks + mean 0+50'])
+  assert.deepEqual(names('cls', [2, 5, 8], 30), ['1 block 20+10', '3 blocks 0+30'])
+  assert.deepEqual(names('cls', 1, 10), ['1 block 0+10'])
+  assert.deepEqual(names('cls+mean', 1, 20), ['1 block 0+10', '1 block + mean 0+20'])
+  assert.deepEqual(names('mean', 1, 10), ['embeddings 0+10'])
+  assert.deepEqual(names('cls+mean', 4, 50, 'lbfgs'), ['embeddings 0+50'])
+  assert.deepEqual(kindsOf({pooling: null, layers: null}, 7, 'sgd'), [{name: 'embeddings', start: 0, length: 7}])
 })
 
 test('a published head is read by its width, with the names that are given', async () => {

@@ -1,4 +1,4 @@
-/** `retrieval-eval` and `knn-eval` in a shell: lists on stdin that are wanted several times, embeddings through a pipe, and what is refused. */
+/** Evaluations in a shell: lists on stdin that are wanted several times, embeddings through a pipe, heads kept and used, and what is refused. */
 import assert from 'node:assert/strict'
 import {existsSync} from 'node:fs'
 import {readFile, writeFile} from 'node:fs/promises'
@@ -66,6 +66,59 @@ test('embeddings through a pipe; report, queries and page in files', async () =>
   assert.equal(lines.length, 2)
   assert.deepEqual(Object.keys(JSON.parse(lines[0]!) as object), ['query', 'group', 'averagePrecision', 'ranks', 'found'])
   assert.match(await readFile(join(dir, 'page.html'), 'utf8'), /best queries|Best queries/)
+})
+
+test('linear-eval keeps a head, and predict classify uses it on a list from stdin, row by row', async () => {
+  const few = ['--steps', '20', '--rows', '8', '-q']
+  const labelled = names.map(path => JSON.stringify({path, label: path.split('/')[1], place: 'x'})).join('\n')
+  const made = await run(
+    // prettier-ignore
+    ['linear-eval', '--train', '-', '--val', 'photos', '--model', 'tiny.safetensors', '--size', '28', '--cached', '--baseline', 'majority', '--baseline', 'untrained', '--baseline', 'pixels', '--head-out', 'head.safetensors', '--html', 'linear.html', '-o', 'linear.json', ...few],
+    labelled
+  )
+  assert.equal(made.status, 0, made.stderr)
+  assert.match(made.stdout, /8 images, 8 to train on, 2 classes.*the untrained model.*raw pixels.*the largest class/s)
+  assert.match(await readFile(join(dir, 'linear.html'), 'utf8'), /data:image\/jpeg/)
+  const report = JSON.parse(await readFile(join(dir, 'linear.json'), 'utf8')) as {scores: {top1: number}[]}
+
+  const told = await run(
+    ['predict', 'classify', '-', '--model', 'tiny.safetensors', '--head', 'head.safetensors', '--top', '1', '--json', '-q'],
+    labelled
+  )
+  assert.equal(told.status, 0, told.stderr)
+  const rows = told.stdout
+    .trim()
+    .split('\n')
+    .map(line => JSON.parse(line) as Record<string, unknown>)
+  assert.deepEqual(
+    rows.map(({id, place}) => [id, place]),
+    names.map(path => [path, 'x'])
+  )
+  assert.equal(rows.filter(row => row['class'] === row['label']).length / 8, report.scores[0]!.top1)
+  assert.deepEqual(Object.keys(rows[0]!), ['id', 'label', 'place', 'class', 'probability', 'top'])
+  assert.deepEqual(JSON.parse(told.stderr.trim().split('\n').at(-1)!), {output: '-', images: 8, refused: 0, finished: true})
+
+  const first = await shell('$P predict classify photos --model tiny.safetensors --head head.safetensors -q | head -1')
+  assert.equal(first.status, 0, first.stderr)
+  assert.equal(first.stderr, '')
+  await saveTiny(join(dir, 'other.safetensors'), 1)
+  const other = await run([
+    'predict',
+    'classify',
+    'photos',
+    '--model',
+    'other.safetensors',
+    '--head',
+    'head.safetensors',
+    '-o',
+    'none.jsonl'
+  ])
+  assert.equal(other.status, 2)
+  assert.match(other.stderr, /another backbone/)
+  assert.ok(!existsSync(join(dir, 'none.jsonl')))
+  const released = await run(['predict', 'classify', 'photos', '--model', 'tiny.safetensors', '--head', 'dinov2_vits14_linear'])
+  assert.equal(released.status, 3)
+  assert.match(released.stderr, /models pull dinov2_vits14_linear/)
 })
 
 test('what is refused: images without a model, a bad pattern, no group, a missing folder; bad images are status 4 and leave no file', async () => {

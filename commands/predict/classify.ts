@@ -1,0 +1,88 @@
+/** `dinov2 predict classify`: the likeliest classes of images. */
+import {Flags} from '@oclif/core'
+import {readFile} from 'node:fs/promises'
+import {badFlags, Command, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
+import {borderFlags, modelFlag, pixelFlags, transformOf} from '../../src/cli/feature-flags.js'
+
+export default class PredictClassify extends Command {
+  static override group = 'Results'
+  static override summary = 'Tell the likeliest classes of each image.'
+  static override description =
+    'One line of JSON for each image, in order: id, the fields of the list, class (the likeliest), probability, and top (the first few classes with their probabilities, which are the softmax of the scores, not a promise of how often they are right). Rows come as soon as a batch is computed.\n\nHeads are those of linear-eval --head-out, which say how images are made ready and refuse another backbone, or published linear classifiers (.pth, or their names), whose 1,000 classes are numbers unless --classes names them.'
+  static override examples = [
+    '<%= config.bin %> predict classify photos --model run/final --head linear.safetensors -o classes.jsonl',
+    "find photos -name '*.jpg' -print0 | <%= config.bin %> predict classify -0 - --model run/final --head linear.safetensors | jq -r '[.id, .class] | @tsv'",
+    '<%= config.bin %> predict classify photos --model vits14.pth --head dinov2_vits14_linear --classes imagenet.txt --top 3'
+  ]
+  static override args = {...imagesArg}
+  static override flags = {
+    ...inputFlags,
+    model: modelFlag,
+    head: Flags.string({
+      required: true,
+      helpValue: 'FILE',
+      summary: 'A classifier of linear-eval --head-out, a published .pth, or the name of a released one.'
+    }),
+    output: outputFlags.output,
+    force: outputFlags.force,
+    classes: Flags.string({helpValue: 'FILE', summary: 'Names of the classes, one a line, in the order of the head.'}),
+    top: Flags.integer({min: 1, max: 100_000, default: 5, helpValue: 'N', summary: 'Classes that are told of each image.'}),
+    ...pixelFlags,
+    ...borderFlags,
+    ...engineFlags,
+    ...badFlags,
+    config: settingsFlags.config,
+    set: settingsFlags.set,
+    'print-config': settingsFlags['print-config'],
+    json: reportFlags.json,
+    quiet: reportFlags.quiet,
+    verbose: reportFlags.verbose
+  }
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(PredictClassify)
+    const images = this.inputs(args.images)
+    const output = await this.output(flags.output)
+    const bad = this.badImages(flags)
+    const classes =
+      flags.classes === undefined
+        ? undefined
+        : (await readFile(flags.classes, 'utf8')).split(/\r?\n/).filter((line, i, all) => line !== '' || i < all.length - 1)
+    // A head says how its images were made ready; flags stand above it.
+    const given = [flags.size, flags.resize, flags.crop].some(value => value !== undefined) || flags['no-crop'] || flags['crop-borders']
+    const {signal} = this
+    const {classifyImages} = await import('../../src/steps/classify-predict.js')
+    const rows = classifyImages({
+      images,
+      nul: flags.null,
+      model: flags.model,
+      head: flags.head,
+      ...(classes ? {classes} : {}),
+      top: flags.top,
+      ...(given ? {transform: transformOf(flags)} : {}),
+      engine: this.engineRequest(flags),
+      ...(flags.batch === undefined ? {} : {batch: flags.batch}),
+      ...(flags.workers === undefined ? {} : {workers: flags.workers}),
+      ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
+      toolVersion: this.config.version,
+      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onSkip: skipped => this.detail(JSON.stringify(skipped)),
+      signal
+    })
+    const progress = this.progress()
+    let done = 0
+    let step = await rows.next()
+    for (; !step.done && !signal.aborted; step = await rows.next()) {
+      if (!output.stream.write(JSON.stringify(step.value) + '\n')) await new Promise(resolve => output.stream.once('drain', resolve))
+      bad.accept()
+      progress.update(++done)
+    }
+    if (!step.done) await rows.return(undefined as never)
+    progress.stop()
+    if (signal.aborted) return {output: flags.output, images: done, finished: false}
+    await bad.finish()
+    await output.commit()
+    this.note(`${done} images${flags.output === '-' ? '' : `, in ${flags.output}`}`)
+    return {output: flags.output, images: done, refused: bad.count, finished: true}
+  }
+}
