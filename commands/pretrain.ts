@@ -1,18 +1,10 @@
 /** `dinov2 pretrain`: self-supervised pretraining on a plain folder of images. */
 import {Errors, Flags} from '@oclif/core'
-import {
-  Command,
-  badFlags,
-  engineFlags,
-  imagesArg,
-  inputFlags,
-  openFolder,
-  outputFlags,
-  reportFlags,
-  settingsFlags
-} from '../src/cli/command.js'
-import {derive} from '../src/config/derived.js'
+import {Command, badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../src/cli/command.js'
+import {derive, type Derived} from '../src/config/derived.js'
 import {UserError} from '../src/config/errors.js'
+import type {Settings} from '../src/config/settings.js'
+import type {Evaluation} from '../src/steps/run.js'
 
 const batchSize = Flags.custom<number | 'auto'>({
   parse: async input => {
@@ -27,22 +19,48 @@ export default class Pretrain extends Command {
   static override usesSettings = true
   static override dataToStdout = false
   static override summary = 'Train a backbone on images without labels.'
-  static override description =
-    'Learns from any folder, list or tar shards: DINO, iBOT and KoLeo, as DINOv2 does. The run folder holds config.yaml, metrics.jsonl, checkpoints and, at the end, final/: the backbone as safetensors and as a Hugging Face folder, and its heads. Ctrl-C finishes the step and writes a checkpoint; --resume goes on from it.\n\nSettings have the names of the published configurations; a recipe is a file of them (--config small, vits14, vitl16-short …).'
+  static override description = `Learns from any folder, list or tar shards: DINO, iBOT and KoLeo, as DINOv2 does. The run folder holds config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, final/: the backbone as safetensors and as a Hugging Face folder, and its heads. Ctrl-C finishes the step and writes a checkpoint; --resume goes on from the newest one, also after kill -9, and on the same machine in fp32 the rest is, bit for bit, what it would have been.
+
+Settings have the names of the published configurations; a recipe is a file of them (--config small, vits14, vitl16-short …).
+
+When a run is resumed, how it is carried out may change (train.workers, cache_mb, memory, log_every, checkpoint_every, keep_checkpoints, keep_every). Engine, device, precision and threads may change too; the last digits may then differ. Any other setting, or other images, are refused unless --accept-changes is given; sizes of model and heads can never change. Every difference is printed.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> photos --config small -o run',
     '<%= config.bin %> <%= command.id %> photos --config small --set train.steps=400 --set optim.base_lr=0.004 -o run',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --config small -o run',
-    '<%= config.bin %> <%= command.id %> photos --config vits14 --batch auto --dry-run',
-    '<%= config.bin %> <%= command.id %> photos -o run --config run/config.yaml --resume'
+    '<%= config.bin %> <%= command.id %> photos -o run --config run/config.yaml --resume',
+    '<%= config.bin %> <%= command.id %> photos --config small -o run --eval-images labelled --eval-every 200',
+    '<%= config.bin %> <%= command.id %> photos --config vits14 --batch auto --dry-run'
   ]
-  static override statuses = {6: 'a loss was not finite, or the run collapsed'}
+  static override statuses = {
+    1: 'the disk is full, or the run folder cannot be written; training had gone on, and the last good checkpoint is named',
+    6: 'a loss, a gradient or a weight was not finite (run/not-finite.json says where), or the run collapsed'
+  }
   static override args = {...imagesArg}
   static override flags = {
-    output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder; only --dry-run can do without.'}),
-    force: outputFlags.force,
+    output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder. Needed unless with --dry-run.'}),
+    force: Flags.boolean({char: 'f', summary: 'Begin anew in the folder of a run. What that run wrote is removed; other files stay.'}),
     resume: outputFlags.resume,
+    'accept-changes': Flags.boolean({
+      dependsOn: ['resume'],
+      summary: 'Go on although settings or images differ from those of the run; its checkpoints record from which step on.'
+    }),
     ...inputFlags,
+    'eval-images': Flags.string({
+      multiple: true,
+      helpGroup: 'EVALUATION',
+      helpValue: 'SET',
+      summary:
+        'Labelled images (a folder of folders, or a list with labels) on which the teacher is scored while it learns: k-nearest neighbours, each image by the others. Repeatable.'
+    }),
+    'eval-val': Flags.string({
+      multiple: true,
+      dependsOn: ['eval-images'],
+      helpGroup: 'EVALUATION',
+      helpValue: 'SET',
+      summary: 'Labelled images to be classified by those of --eval-images. Repeatable.'
+    }),
+    'eval-every': Flags.integer({min: 1, default: 500, helpGroup: 'EVALUATION', helpValue: 'N', summary: 'Steps between two such scores.'}),
     ...settingsFlags,
     ...engineFlags,
     batch: batchSize({
@@ -62,27 +80,30 @@ export default class Pretrain extends Command {
     if (typeof flags.batch === 'number') resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
     if (flags.batch !== 'auto') derive(resolved.settings) // contradictions are told before anything is read
     const bad = this.badImages(flags)
-    const dry = flags['dry-run']
-    const run = flags.output
-    if (run === undefined && !dry) {
-      throw new UserError('Where the run goes is not said.', {
+    const output = flags['dry-run'] ? undefined : flags.output
+    if (output === undefined && !flags['dry-run'])
+      throw new UserError('No run folder was named.', {
         exit: 2,
         code: 'USAGE',
-        hint: 'Name a folder: -o run. Only --dry-run can do without.'
+        hint: 'Give --output FOLDER, or --dry-run to see what a run would need.'
       })
-    }
 
-    const {gatherImages, startEngine} = await import('../src/steps/prepare.js')
+    const {gatherImages, openRun, startEngine} = await import('../src/steps/prepare.js')
     const {pretrain} = await import('../src/steps/pretrain.js')
+    const {batchOfRun} = await import('../src/steps/resume.js')
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
-    if (!dry) await openFolder(run!, {force: flags.force, resume: flags.resume})
+    if (output !== undefined) await openRun(output, {force: flags.force, resume: flags.resume})
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))
     if (engine.precision !== 'fp32' && engine.precision !== 'bf16') {
       throw new UserError(`pretrain computes in fp32 or bf16, not in ${engine.precision}.`, {exit: 2, code: 'USAGE'})
     }
     const precision = engine.precision
-    if (flags.batch === 'auto') {
+    const kept = flags.batch === 'auto' && flags.resume && output !== undefined ? await batchOfRun(output) : undefined
+    if (kept !== undefined) {
+      this.note(`--batch auto: ${kept} images a step, as the run began`)
+      resolved = withSetting(resolved, 'train.batch_size_per_gpu', kept, '--batch')
+    } else if (flags.batch === 'auto') {
       const {autoBatch, gib} = await import('../src/steps/auto-batch.js')
       const found = await autoBatch(resolved.settings, {precision, device: engine.device, images: images.length})
       this.note(
@@ -93,7 +114,7 @@ export default class Pretrain extends Command {
     const {settings} = resolved
     const plan = derive(settings)
 
-    if (dry) {
+    if (output === undefined) {
       const {forecast} = await import('../src/steps/forecast.js')
       const bill = await forecast({images, settings, plan, precision})
       const hours = bill.seconds / 3600
@@ -111,15 +132,25 @@ export default class Pretrain extends Command {
       )
       return bill
     }
-    const options = {images, settings, plan, precision, run: run!, yaml: settingsYaml(settings), version: this.config.version}
-
+    const evaluation = flags['eval-images'] && (await this.#evaluation(flags['eval-images'], flags, settings, plan, precision))
     const bar = this.progress({total: plan.steps * plan.batch, unit: 'images', label: 'pretrain'})
     let waited = 0
     let spent = 0
+    let knn: string | undefined
     let outcome: unknown
     const events = pretrain({
-      ...options,
+      images,
+      settings,
+      plan,
+      precision,
+      engine,
+      run: output,
+      yaml: settingsYaml(settings),
+      version: this.config.version,
+      force: flags.force,
       resume: flags.resume,
+      acceptChanges: flags['accept-changes'],
+      ...(evaluation ? {evaluation} : {}),
       signal: this.signal,
       onBad: ({pathBase64, ...image}) => {
         bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
@@ -129,7 +160,8 @@ export default class Pretrain extends Command {
     })
     for await (const event of events) {
       if (event.kind === 'resumed') {
-        this.note(`going on from ${event.path}${event.precision ? `, which was trained in ${event.precision}` : ''}`)
+        this.note(event.path === undefined ? `${output} has no checkpoint yet; beginning at step 0` : `going on from ${event.path}`)
+        for (const change of event.changes) this.note(change)
         bar.startAt(event.step * plan.batch)
       } else if (event.kind === 'step') {
         waited = 0.95 * waited + event.dataWait
@@ -140,27 +172,70 @@ export default class Pretrain extends Command {
           dino: Number((dino_local + dino_global).toFixed(3)),
           ibot: Number(ibot.toFixed(3)),
           koleo: Number(koleo.toFixed(4)),
-          waiting: `${Math.round((100 * waited) / spent)}%`
+          waiting: `${Math.round((100 * waited) / spent)}%`,
+          ...(knn === undefined ? {} : {knn})
         })
+      } else if (event.kind === 'scores') {
+        knn = Object.values(event.scores)
+          .map(share => `${(100 * share).toFixed(1)}%`)
+          .join('/')
+        this.note(`step ${event.step}: ${scoreWords(event.scores)} (${event.seconds.toFixed(1)} s)`)
+      } else if (event.kind === 'warning') {
+        this.warn(event.message)
+      } else if (event.kind === 'checkpoint') {
+        this.detail(`${event.path} is written`)
       } else if (event.kind === 'stopped') {
-        outcome = {run: run!, step: event.step, checkpoint: event.path, finished: false}
+        outcome = {run: output, step: event.step, checkpoint: event.path, finished: false}
         bar.stop()
         this.note(`stopped at step ${event.step}; ${event.path} is written. Go on with the same command and --resume.`)
         await bad.finish()
       } else if (event.kind === 'finished') {
         bar.stop()
         this.note(`${event.model} after ${event.step} steps. ${event.health.words}`)
-        outcome = {run: run!, step: event.step, model: event.model, finished: true, health: event.health}
+        outcome = {run: output, step: event.step, model: event.model, finished: true, health: event.health}
         await bad.finish()
         if (!event.health.healthy) {
           throw new UserError(`The run ended unhealthy; ${event.health.words}.`, {
             exit: 6,
             code: 'UNHEALTHY',
-            hint: `The model stands in ${event.model} all the same. Look at it with: dinov2 report ${run!} -o run.html`
+            hint: `The model stands in ${event.model} all the same. Look at it with: dinov2 report ${output} -o run.html`
           })
         }
       }
     }
     return outcome
   }
+
+  /** The evaluation that goes along with the training; its images are decoded here, before the first step. */
+  async #evaluation(
+    images: readonly string[],
+    flags: {'eval-val'?: string[] | undefined; 'eval-every': number},
+    settings: Settings,
+    {vit}: Derived,
+    precision: 'fp32' | 'bf16'
+  ): Promise<Evaluation> {
+    const {onlineEval} = await import('../src/steps/online-eval.js')
+    const crop = settings.crops.global_crops_size
+    const made = await onlineEval({
+      images,
+      ...(flags['eval-val'] ? {val: flags['eval-val']} : {}),
+      every: flags['eval-every'],
+      vit,
+      precision,
+      transform: {resize: Math.round((crop * 256) / 224), crop},
+      batch: Math.max(1, Math.min(64, Math.round(4096 / ((crop / vit.patch) ** 2 + 1)))),
+      ...(settings.train.workers > 0 ? {workers: settings.train.workers} : {}),
+      onBad: ({path, reason}) => this.warn(`${path} is left out of the evaluation: ${reason}`),
+      onSkip: skipped => this.detail(JSON.stringify(skipped))
+    })
+    const how = flags['eval-val'] ? `${made.val} images by ${made.train}` : `${made.train} images, each by the others`
+    this.note(`scoring every ${made.every} steps: ${how}, ${made.classes} classes, ${Math.ceil(made.bytes / 2 ** 20)} MiB of pixels`)
+    return made
+  }
 }
+
+/** Scores in words: `k-nearest neighbours 41.2 % (k = 10), 39.8 % (k = 20)`. */
+const scoreWords = (scores: Readonly<Record<string, number>>): string =>
+  `k-nearest neighbours ${Object.entries(scores)
+    .map(([name, share]) => `${(100 * share).toFixed(1)} % (k = ${name.replace('knn_', '')})`)
+    .join(', ')}`

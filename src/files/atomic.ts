@@ -210,7 +210,7 @@ function beginError(path: string, error: unknown): unknown {
 }
 
 /** A full disk or a pipe in the place of a file, as a sentence; other errors pass unchanged. */
-function writeError(path: string, error: unknown): unknown {
+export function writeError(path: string, error: unknown): unknown {
   switch ((error as {code?: string}).code) {
     case 'ENOSPC':
     case 'EDQUOT':

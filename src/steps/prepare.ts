@@ -7,6 +7,8 @@ import type {SourceNote} from '../data/source.js'
 import {startEngine as start} from '../engine/start.js'
 import type {EngineInfo, EngineRequest} from '../engine/start.js'
 
+export {openRun} from '../files/run-folder.js'
+
 /**
  * Starts the engine that was asked for, as `engine/start.ts` says. Where that is torch, for which there had to be a C++ compiler, the code that cuts and colours images
  * is compiled too where it is missing, once.

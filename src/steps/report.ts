@@ -2,6 +2,7 @@
 import {lineChart, short, type Series} from '../files/chart.js'
 import {html, page, table, type Content, type Markup} from '../files/html.js'
 import {readRun, type MetricLine, type RunFolder} from '../files/run-folder.js'
+import {limits, symptoms, type Signs, type Symptom} from './health.js'
 
 export type Finding = {readonly good: boolean; readonly text: string}
 
@@ -36,7 +37,8 @@ const CHARTS: readonly {readonly title: string; readonly names: RegExp; readonly
   {title: 'Momentum of the teacher', names: /momentum/},
   {title: 'Temperature of the teacher', names: /temp/, fromZero: true},
   {title: 'Images a second', names: /images_per_second|throughput/, fromZero: true},
-  {title: 'Share of time lost waiting for data', names: /data_wait|waiting/, fromZero: true}
+  {title: 'Share of time lost waiting for data', names: /data_wait|waiting/, fromZero: true},
+  {title: 'Memory (MiB): of the process, and its parts at the peak', names: /rss_mib|^memory_/, fromZero: true}
 ]
 
 /** Time is what happened, not how it went: shown nowhere. */
@@ -67,10 +69,18 @@ function ends(values: readonly number[]): {first: number; last: number; before: 
  * What can be said of a run from its metrics and settings. K is the number of prototypes: while the student tells nothing apart, its loss on class tokens is
  * the weight of that loss times ln K, and a teacher that spreads evenly has an entropy of ln K.
  */
-export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<string, unknown>): Finding[] {
+export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<string, unknown>, notFinite?: unknown): Finding[] {
   const found: Finding[] = []
   const say = (good: boolean, text: string): void => void found.push({good, text})
-  if (lines.length === 0) return [{good: false, text: 'No step was recorded.'}]
+  if (typeof notFinite === 'object' && notFinite !== null) {
+    const {step, layer, terms} = notFinite as {step?: unknown; layer?: unknown; terms?: unknown}
+    const what = Array.isArray(terms) ? `: ${terms.join(', ')}` : ''
+    say(
+      false,
+      `Step ${String(step)} was not finite and stopped the run${what}${typeof layer === 'string' ? `; it began in ${layer}` : ''}.`
+    )
+  }
+  if (lines.length === 0) return [...found, {good: false, text: 'No step was recorded.'}]
   const names = namesOf(lines)
   const number = (name: string): number | undefined => {
     const value = settings.get(name)
@@ -94,39 +104,36 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
 
   const prototypes = number('dino.head_n_prototypes')
   const weight = number('dino.loss_weight') ?? 1
-  const [local, global] = [finite(names.find(name => /dino_local/.test(name))), finite(names.find(name => /dino_global/.test(name)))]
-  if (prototypes !== undefined && weight > 0 && global.length > 0) {
-    const uniform = weight * Math.log(prototypes)
-    const now = (local.length ? ends(local).last : 0) + ends(global).last
-    if (now > 0.998 * uniform)
-      say(
-        false,
-        `The loss on class tokens stands at ${short(now)}, where all prototypes are equally likely (${short(uniform)}): nothing is told apart yet.`
-      )
-    else say(true, `The loss on class tokens is ${short(now)}; a student that tells nothing apart would have ${short(uniform)}.`)
+  const lately = (wanted: RegExp): number | undefined => {
+    const curve = finite(names.find(name => wanted.test(name)))
+    return curve.length > 0 ? ends(curve).last : undefined
   }
-
-  const entropy = finite(names.find(name => /entropy/i.test(name)))
-  if (prototypes !== undefined && entropy.length > 0) {
-    const share = ends(entropy).last / Math.log(prototypes)
-    if (share < 0.05)
-      say(false, `The teacher has collapsed: the entropy of its targets is ${(100 * share).toFixed(0)} % of the largest possible.`)
-    else if (share > 0.995)
-      say(false, 'The targets of the teacher are uniform: there is nothing to learn from them. Lower teacher.teacher_temp.')
-    else say(true, `The entropy of the teacher's targets is ${(100 * share).toFixed(0)} % of the largest possible.`)
+  const [local, global] = [lately(/dino_local/), lately(/dino_global/)]
+  const signs: Signs = {
+    loss: global === undefined ? undefined : (local ?? 0) + global,
+    entropy: lately(/entropy/i),
+    cosine: lately(/cls_cosine/)
   }
-
-  const cosine = finite(names.find(name => /cls_cosine/.test(name)))
-  if (cosine.length > 0) {
-    const {last} = ends(cosine)
-    if (last > 0.98) say(false, `The student has collapsed: the class tokens of different images have a mean cosine of ${last.toFixed(3)}.`)
-    else say(true, `Class tokens of different images have a mean cosine of ${last.toFixed(2)}.`)
-  }
+  const ill = symptoms(prototypes === undefined ? {cosine: signs.cosine} : signs, {prototypes: prototypes ?? NaN, weight})
+  for (const {words} of ill) say(false, `${words[0]!.toUpperCase()}${words.slice(1)}.`)
+  const free = (...causes: Symptom['cause'][]): boolean => !ill.some(({cause}) => causes.includes(cause))
+  if (prototypes !== undefined && weight > 0 && signs.loss !== undefined && free('uniform', 'one prototype'))
+    say(
+      true,
+      `The loss on class tokens is ${short(signs.loss)}; a student that tells nothing apart would have ${short(weight * Math.log(prototypes))}.`
+    )
+  if (prototypes !== undefined && signs.entropy !== undefined && free('flat targets', 'sharp targets'))
+    say(
+      true,
+      `The entropy of the teacher's targets is ${((100 * signs.entropy) / Math.log(prototypes)).toFixed(0)} % of the largest possible.`
+    )
+  if (signs.cosine !== undefined && free('alike'))
+    say(true, `Class tokens of different images have a mean cosine of ${signs.cosine.toFixed(2)}.`)
 
   for (const name of names.filter(name => /grad/i.test(name))) {
     const norms = finite(name)
     const [middle, largest] = [median(norms), Math.max(...norms.slice(Math.floor(norms.length / 10)))]
-    if (norms.length >= 20 && largest > 20 * middle)
+    if (norms.length >= 20 && largest > limits.burst * middle)
       say(false, `${name} once reached ${short(largest)}, ${Math.round(largest / middle)} times its usual size.`)
   }
 
@@ -135,7 +142,7 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
   const waiting = finite(names.find(name => /data_wait/.test(name)))
   if (waiting.length > 0) {
     const share = mean(waiting)
-    if (share > 0.1)
+    if (share > limits.waiting)
       say(
         false,
         `${(100 * share).toFixed(0)} % of the time was lost waiting for data. More train.workers, smaller files or a larger train.cache_mb would help.`
@@ -204,7 +211,7 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
       return new Map<string, unknown>() // of another version of the program: its text is shown all the same
     }
   })
-  const reports = runs.map(({name, lines}, i): RunReport => {
+  const reports = runs.map(({name, lines, notFinite}, i): RunReport => {
     const losses = namesOf(lines).filter(isLoss)
     return {
       run: name,
@@ -215,7 +222,7 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
           return [loss, {first: values[0]!, last: values.at(-1)!, lowest: Math.min(...values)}]
         })
       ),
-      health: findings(lines, settings[i]!)
+      health: findings(lines, settings[i]!, notFinite)
     }
   })
 

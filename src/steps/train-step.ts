@@ -31,6 +31,7 @@ import type {Rng} from '../tensor/random.js'
 import {Tensor, add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor4D} from '../tensor/tf.js'
 import {flat, free, grow, leaves} from '../tensor/tree.js'
+import {notFiniteStep} from './not-finite.js'
 
 /** A network with its heads, keys as in Meta's training checkpoints. */
 export type Network = {backbone: Vit; dino_head: Head; ibot_head?: Head}
@@ -316,6 +317,7 @@ function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int3
 
 /**
  * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's.
+ * Throws `NotFiniteStep` where a loss or gradient is not finite, before anything of the state has changed; it is then still the caller's.
  * `random` draws the kept sequences of stochastic depth and may be left out where there is none.
  *
  * With `accumulate` above one the batch goes through the networks in parts, one after the other. Targets (Sinkhorn–Knopp, centres) are those of the whole batch,
@@ -343,6 +345,13 @@ export function trainStep(
     const own: Named = new Map([...grads].filter(([path]) => path.startsWith(`${name}.`)))
     gradNorms[name] = clip(own, settings.clipGrad > 0 ? settings.clipGrad : Infinity)
     for (const [path, grad] of own) grads.set(path, grad)
+  }
+  // A step that is not finite is not taken: the state stays as it was.
+  const sick = notFiniteStep(report.losses, gradNorms, grads)
+  if (sick) {
+    dispose([...grads.values()])
+    if (targets.centers) free([targets.centers.dino, targets.centers.ibot])
+    throw sick
   }
   const step = state.step + 1
   adamw(state.student, grads, state.moments, {

@@ -19,7 +19,8 @@ import {forward} from '../../src/model/vit.js'
 import {loadBackbone} from '../../src/steps/backbone.js'
 import {memoryLine} from '../../src/steps/auto-batch.js'
 import {forecast, noise, type Forecast} from '../../src/steps/forecast.js'
-import {cropSettings, freeBatch, freshState, judge, loadState, ratesAt, stepBatch, stepSettings} from '../../src/steps/pretrain.js'
+import {judge} from '../../src/steps/health.js'
+import {cropSettings, freeBatch, freshState, loadState, ratesAt, stepBatch, stepSettings} from '../../src/steps/pretrain.js'
 import {trainStep} from '../../src/steps/train-step.js'
 import {dispose} from '../../src/tensor/tf.js'
 import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../cli/program.js'
@@ -98,10 +99,12 @@ const numbers = (path: string): Buffer => {
 const settings: () => Settings = () => resolveSettings(readLayers([recipeFile], [], {flags: [], settings: true}).settings).settings
 
 let straight: Ended
+let config: string
 before(async () => {
   await drawPictures()
   writeFileSync(recipeFile, recipe)
   straight = await pretrain('straight', '--json', '--seed', '5')
+  config = readFileSync(at('straight', 'config.yaml'), 'utf8')
 })
 
 describe('a run', () => {
@@ -111,7 +114,9 @@ describe('a run', () => {
     assert.deepEqual([outcome.step, outcome.finished, outcome.health.healthy], [steps, true, true])
     assert.equal(outcome.model, at('straight', 'final', 'backbone.safetensors'))
     assert.match(straight.stderr, /backbone\.safetensors after 60 steps\. healthy: DINO loss [\d.]+ a pair against 3\.466/)
-    assert.deepEqual([...files(at('straight'))].sort(), [
+    const left = [...files(at('straight'))].filter(name => !name.startsWith('tensorboard/events.out.tfevents.'))
+    assert.equal(left.length, [...files(at('straight'))].length - 1, 'one file of events')
+    assert.deepEqual(left.sort(), [
       'checkpoints/step-0000040.safetensors',
       'checkpoints/step-0000060.safetensors',
       'config.yaml',
@@ -230,9 +235,11 @@ describe('a run', () => {
   test('goes on with its own settings and images only; how it is carried out may change', async () => {
     const free = await pretrain('straight', '--seed', '5', '--resume', '--set', 'train.workers=2', '--set', 'train.keep_checkpoints=5')
     assert.equal(free.status, 0, free.stderr)
+    assert.match(free.stderr, /train\.workers was 1 and is 2: what is computed stays the same/)
     const other = await pretrain('straight', '--seed', '5', '--resume', '--set', 'optim.base_lr=0.001')
     assert.equal(other.status, 2)
     assert.match(other.stderr, /cannot go on as it began: optim\.base_lr was .* and is 0\.001/)
+    assert.match(other.stderr, /--accept-changes/)
   })
 
   test('stopped by Ctrl-C, killed, and resumed twice is the unbroken run, bit for bit', async () => {
@@ -260,9 +267,9 @@ describe('a run', () => {
     assert.equal(third.status, 0, third.stderr)
     sameFiles(at('straight'), at('broken'), [
       ...[...files(at('straight', 'final'))].map(name => join('final', name)),
-      relative(at('straight'), checkpoint('straight', steps)),
-      'config.yaml'
+      relative(at('straight'), checkpoint('straight', steps))
     ])
+    assert.equal(readFileSync(at('broken', 'config.yaml'), 'utf8'), config)
     const lines = metricsOf('broken').map(({step}) => step!)
     assert.equal(lines.at(-1), steps)
     assert.deepEqual(
@@ -270,7 +277,7 @@ describe('a run', () => {
       [...new Set(lines)].sort((a, b) => a - b)
     )
     assert.deepEqual(
-      [...files(at('broken'))].filter(name => !existsSync(at('straight', name)) && !name.startsWith('checkpoints/step-')),
+      [...files(at('broken'))].filter(name => !existsSync(at('straight', name)) && !/^(checkpoints\/step-|tensorboard\/events)/.test(name)),
       [],
       'nothing half written stays'
     )
@@ -280,16 +287,19 @@ describe('a run', () => {
 describe('what goes wrong', () => {
   test('a loss that is not a number: status 6, which step, which images, and what to try', async () => {
     mkdirSync(at('nan', 'final'), {recursive: true})
-    writeFileSync(at('nan', 'final', 'old'), '')
+    for (const name of ['config.yaml', 'metrics.jsonl', 'final/backbone.safetensors', 'mine.txt']) writeFileSync(at('nan', name), '')
     const args = ['--json', '--force', '--set', 'optim.base_lr=1e30', '--set', 'optim.warmup_epochs=0']
     const ended = await pretrain('nan', ...args)
     assert.equal(ended.status, 6, ended.stderr)
     const {code, message, hint} = errorOf(ended)
     assert.equal(code, 'NOT_FINITE')
-    assert.match(message, /^Step \d+ is not finite: .*dino_global is NaN.* Its images: .*\.png/)
-    assert.match(hint!, /lower optim\.base_lr/)
+    assert.match(message, /^Step 2 is not finite: .*dino_global is NaN.*; it began in blocks\.0 of the teacher\. Its images: .*\.png/)
+    assert.match(hint!, /No checkpoint was written yet\. More in .*not-finite\.json\. Try a lower optim\.base_lr/)
     assert.ok(!existsSync(at('nan', 'final')), 'no model comes of it, and --force took the old one')
-    assert.ok(existsSync(at('nan', 'config.yaml')))
+    assert.ok(existsSync(at('nan', 'mine.txt')), 'what no run wrote stays')
+    const why = JSON.parse(readFileSync(at('nan', 'not-finite.json'), 'utf8')) as Record<string, unknown>
+    assert.deepEqual([why['step'], (why['images'] as string[]).length, (why['losses'] as {ibot: unknown}).ibot], [2, 8, 'NaN'])
+    assert.ok((why['gradients'] as string[]).includes('backbone.blocks.0.attn.qkv.weight'))
   })
 
   test('settings that are unknown, out of range or at odds: status 2, before anything is made', async () => {
@@ -457,13 +467,13 @@ describe('beneath the command', () => {
   })
 
   test('health: collapsed, not learning, healthy, each in words', () => {
-    const own = withSets()
+    const scale = {prototypes: 32, weight: 1}
     const line = (loss: number, cosine: number) => ({step: 1, dino_local: (loss * 2) / 3, dino_global: loss / 3, cls_cosine: cosine})
-    assert.match(judge([line(2, 0.99)], 32, own).words, /^collapsed: all images look alike/)
-    assert.match(judge([line(Math.log(32), 0.5)], 32, own).words, /^not learning: .* ln 32 = 3\.466/)
-    assert.deepEqual(judge([{...line(2, 0.5), teacher_entropy: 1}], 32, own).healthy, true)
-    assert.match(judge([{...line(0.001, 0.5), teacher_entropy: 0.001}], 32, own).words, /^collapsed: one prototype/)
-    assert.equal(judge([line(3.47, 0.5), line(3.2, 0.5)], 32, own).healthy, true, 'the noise of one line decides nothing')
-    assert.equal(judge([line(0, 0.5)], 32, withSets('dino.loss_weight=0')).healthy, true)
+    assert.match(judge([line(2, 0.99)], scale).words, /^collapsed: all images look alike/)
+    assert.match(judge([line(Math.log(32), 0.5)], scale).words, /^not learning: .* ln 32 = 3\.466/)
+    assert.deepEqual(judge([{...line(2, 0.5), teacher_entropy: 1}], scale).healthy, true)
+    assert.match(judge([{...line(0.001, 0.5), teacher_entropy: 0.001}], scale).words, /^collapsed: one prototype/)
+    assert.equal(judge([line(3.47, 0.5), line(3.2, 0.5)], scale).healthy, true, 'the noise of one line decides nothing')
+    assert.equal(judge([line(0, 0.5)], {prototypes: 32, weight: 0}).healthy, true)
   })
 })
