@@ -6,13 +6,14 @@ export default class Export extends Command {
   static override group = 'Results'
   static override dataToStdout = false
   static override summary = 'Write a model in the format of another tool.'
-  static override description = `MODEL is whatever holds one: a .pth or .safetensors file, a run folder, a Hugging Face or timm folder, the name of a released model that was pulled.
-safetensors: one file under Meta's names, its architecture in the metadata. hf: a folder that transformers opens. meta: a .pth as Meta's released backbones, for torch.load. timm: a folder that timm.create_model('local-dir:FOLDER') opens.
+  static override description = `MODEL is whatever holds one: a .pth or .safetensors file, a run folder (of an unfinished run the newest checkpoint), one of its checkpoints, a Hugging Face or timm folder, the name of a released model that was pulled.
+safetensors: one file under Meta's names, its architecture in the metadata. hf: a folder that transformers opens. meta: a .pth as Meta's released backbones, for torch.load; with --with-heads as Meta's training writes its teacher ({"teacher": {"backbone.…", "dino_head.…"}}). timm: a folder that timm.create_model('local-dir:FOLDER') opens.
 Numbers are written as float32. A .pth is read by a parser that builds tensors and containers and nothing else; nothing in it is ever executed.`
   static override examples = [
     '<%= config.bin %> export run --to hf -o my-model',
     '<%= config.bin %> export dinov2_vits14 --to safetensors -o vits14.safetensors',
     '<%= config.bin %> export run --to meta --with-heads -o teacher_checkpoint.pth',
+    '<%= config.bin %> export run/checkpoints/step-0003750.safetensors --to meta --with-heads -o teacher_checkpoint.pth',
     '<%= config.bin %> export nyu_head.pth --state-dict-only --to safetensors -o nyu_head.safetensors'
   ]
   static override args = {
@@ -33,8 +34,16 @@ Numbers are written as float32. A .pth is read by a parser that builds tensors a
       summary: 'Of a .pth with foreign objects (mmcv), read only its state_dict; the rest is passed over, never built.'
     }),
     license: Flags.string({helpValue: 'ID', summary: 'Licence of the weights for the model card, e.g. apache-2.0 (hf).'}),
-    resize: Flags.integer({min: 1, default: 256, helpValue: 'PIXELS', summary: 'Shorter edge that the preprocessor resizes to (hf).'}),
-    crop: Flags.integer({min: 1, default: 224, helpValue: 'PIXELS', summary: 'Side of the square that the preprocessor cuts out (hf).'}),
+    resize: Flags.integer({
+      min: 1,
+      helpValue: 'PIXELS',
+      summary: 'Shorter edge that the preprocessor resizes to (hf); by default what the model was trained with, else 256.'
+    }),
+    crop: Flags.integer({
+      min: 1,
+      helpValue: 'PIXELS',
+      summary: 'Side of the square that the preprocessor cuts out (hf); by default what the model was trained with, else 224.'
+    }),
     json: reportFlags.json,
     quiet: reportFlags.quiet,
     'dry-run': reportFlags['dry-run']

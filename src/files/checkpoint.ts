@@ -12,6 +12,7 @@ import {openPth} from './pth.js'
 import {findReleased} from './released.js'
 import {openSafetensors} from './safetensors.js'
 import type {TensorEntry} from './tensor-entry.js'
+import {listStates} from './training-state.js'
 
 export type CheckpointOptions = {
   /** Which of several models in one file: `teacher`, `student`, or the key under which it lies. Default: the teacher where there is one. */
@@ -43,6 +44,7 @@ type Opened = {
   readonly format: Checkpoint['format']
   readonly metadata: Readonly<Record<string, string>>
   readonly tensors: Map<string, TensorEntry>
+  readonly notes?: readonly string[]
   close(): Promise<void>
 }
 
@@ -60,7 +62,8 @@ export async function openCheckpoint(path: string, options: CheckpointOptions = 
       format: opened.format,
       metadata: opened.metadata,
       close: () => opened.close(),
-      ...named
+      ...named,
+      notes: [...(opened.notes ?? []), ...named.notes]
     }
   } catch (error) {
     await opened.close()
@@ -108,13 +111,23 @@ async function openFolder(path: string, options: CheckpointOptions): Promise<Ope
   if (inside.has('config.json')) return openHuggingFace(path, inside, options)
   if (inside.has('backbone.safetensors')) return openPair(join(path, 'backbone.safetensors'), options)
   const final = join(path, 'final', 'backbone.safetensors')
-  if (await stat(final).catch(() => undefined)) return openPair(final, options)
+  const state = (await listStates(path)).at(-1)
+  if (await stat(final).catch(() => undefined)) {
+    const opened = await openPair(final, options)
+    const step = Number(opened.metadata['step'])
+    if (!state || !(state.step > step)) return opened
+    await opened.close() // the run has gone on since it was finished
+  }
+  if (state) {
+    const opened = await openFile(state.path, options)
+    return {...opened, notes: [`${path} is not finished; the teacher of its newest checkpoint is taken (step ${state.step}).`]}
+  }
   const newest = await newestExport(path, inside)
   if (newest) return newest.endsWith('backbone.safetensors') ? openPair(newest, options) : openFile(newest, options)
   throw new UserError(`The folder ${path} holds no model that is known.`, {
     exit: 3,
     code: 'NO_INPUT',
-    hint: 'Expected a run folder (final/backbone.safetensors), a Hugging Face folder (config.json and model.safetensors), or the name of a checkpoint file in it.'
+    hint: 'Expected a run folder (final/backbone.safetensors, or checkpoints), a Hugging Face folder (config.json and model.safetensors), or the name of a checkpoint file in it.'
   })
 }
 
@@ -136,7 +149,7 @@ async function openPair(path: string, options: CheckpointOptions): Promise<Opene
   }
 }
 
-/** The last thing that an unfinished run wrote for others: by the largest number in the name of its folder. */
+/** The last thing that a run of the Python code wrote for others: by the largest number in the name of its folder. */
 async function newestExport(run: string, inside: ReadonlySet<string>): Promise<string | undefined> {
   let best: {step: number; path: string} | undefined
   for (const folder of ['exports', 'eval'].filter(name => inside.has(name)))

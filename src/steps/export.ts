@@ -27,6 +27,7 @@ export type ExportRequest = {
   readonly withHeads?: boolean
   /** For the card of a Hugging Face folder. */
   readonly license?: string
+  /** Of its preprocessor, in pixels; where absent, what the model was trained with, or 256 and 224. */
   readonly resize?: number
   readonly crop?: number
   readonly toolVersion: string
@@ -94,8 +95,8 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
 
   const tick = counter(request, all.length)
   const stream = counted(readBackbone(config, checkpoint), tick)
-  const metadata = {...checkpoint.metadata, tool_version: toolVersion}
-  const preprocessing = {resize: resize ?? 256, crop: crop ?? 224}
+  const metadata = {...ofModel(checkpoint.metadata), tool_version: toolVersion}
+  const preprocessing = {resize: resize ?? pixels(metadata, 'resize') ?? 256, crop: crop ?? pixels(metadata, 'crop') ?? 224}
   if (to === 'hf') await saveHuggingFace(output, config, stream, {force, metadata, preprocessing, modelCard: {license}})
   else if (to === 'timm') await saveTimm(output, config, stream, {force, metadata})
   else if (to === 'safetensors' && !withHeads) await saveBackbone(output, config, stream, metadata, {force})
@@ -109,6 +110,15 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
   }
   return report
 }
+
+/** What a checkpoint of a training run says of the run, not of the model; it stays behind. */
+const ofRun = new Set(['settings', 'images', 'images_fingerprint', 'position', 'window', 'computing', 'history'])
+const ofModel = (metadata: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(metadata).filter(([name]) => !ofRun.has(name)))
+
+/** How many pixels a trained model was used to, where its file says. */
+const pixels = (metadata: Readonly<Record<string, string>>, name: 'resize' | 'crop'): number | undefined =>
+  /^\d+$/.test(metadata[name] ?? '') ? Number(metadata[name]) : undefined
 
 /** A file that holds a head and no backbone: its tensors under the names they have. */
 async function exportHeads(request: ExportRequest, checkpoint: Checkpoint): Promise<ExportReport> {

@@ -1,13 +1,15 @@
 /** `export` from every format to every other: the same numbers, the right wrapping, and nothing half written. */
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'
-import {readdir, readFile, writeFile} from 'node:fs/promises'
+import {mkdir, readdir, readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import {promisify} from 'node:util'
-import {openBackbone} from '../../src/files/backbone.js'
+import {configMetadata} from '../../src/files/architecture.js'
+import {openBackbone, readBackbone, saveBackbone} from '../../src/files/backbone.js'
 import {openCheckpoint} from '../../src/files/checkpoint.js'
 import {openPth} from '../../src/files/pth.js'
+import {writeState} from '../../src/files/training-state.js'
 import {exportFormats, exportModel, type ExportFormat} from '../../src/steps/export.js'
 import {dict, op, pickle, pth, tensor} from '../files/pickle-bytes.js'
 import {golden, projectFolder, scratch} from '../files/scratch.js'
@@ -145,4 +147,58 @@ test('the command: report on stdout under --json, words on stderr, statuses as p
   assert.equal((JSON.parse(again.stdout) as {error: {code: string}}).error.code, 'OUTPUT_EXISTS')
   assert.equal((await run('/no/such.pth', '--to', 'hf', '-o', join(folder, 'b'))).code, 3)
   assert.equal((await run(golden('vit_plain.pth'), '--to', 'onnx', '-o', join(folder, 'b'))).code, 2)
+})
+
+test('any checkpoint of a run is a model: the teacher of the newest, for other tools as Meta writes it', async t => {
+  const run = join(await scratch(t), 'run')
+  const {config, checkpoint} = await openBackbone(golden('vit_plain.pth'), {overrides: {heads: 4}})
+  t.after(() => checkpoint.close())
+  const metadata = {...configMetadata(config), resize: '32', crop: '28', settings: '{}', window: '{}', tool: 'dinov2 1'}
+  for (const step of [10, 20]) {
+    const shown = (group: string, factor: number) =>
+      [...checkpoint.tensors.values()].map(entry => ({
+        name: `${group}.backbone.${entry.name}`,
+        shape: entry.shape,
+        read: async () => (await entry.readFloat32()).map(x => factor * x)
+      }))
+    const head = {name: 'teacher.dino_head.mlp.0.bias', shape: [3], read: async () => Float32Array.of(step, 2, 3)}
+    const groups = [...shown('student', -step), ...shown('teacher', step), ...shown('moment1', 0), ...shown('moment2', 0), head]
+    await writeState(run, step, groups, metadata).written
+  }
+  const expected = await checkpoint.tensors.get('blocks.1.attn.qkv.weight')!.readFloat32()
+  for (const [model, step] of [
+    [run, 20],
+    [join(run, 'checkpoints', 'step-0000010.safetensors'), 10]
+  ] as const) {
+    const output = join(run, `teacher-${step}.pth`)
+    const {config: found, notes} = await exportModel({model, to: 'meta', output, withHeads: true, toolVersion})
+    assert.deepEqual(found, config)
+    assert.deepEqual(notes, model === run ? [`${run} is not finished; the teacher of its newest checkpoint is taken (step 20).`] : [])
+    const file = await openPth(output)
+    assert.deepEqual([...file.roots.keys()], ['teacher'])
+    const teacher = file.roots.get('teacher')!
+    assert.deepEqual([...teacher.keys()].filter(name => !name.startsWith('backbone.')), ['dino_head.mlp.0.bias']) // prettier-ignore
+    assert.deepEqual(await teacher.get('backbone.blocks.1.attn.qkv.weight')!.readFloat32(), expected.map(x => step * x)) // prettier-ignore
+    await file.close()
+  }
+  const student = await openBackbone(run, {root: 'student'})
+  assert.deepEqual(await student.checkpoint.tensors.get('blocks.1.attn.qkv.weight')!.readFloat32(), expected.map(x => -20 * x)) // prettier-ignore
+  await student.checkpoint.close()
+  const hf = join(run, 'hf')
+  await exportModel({model: run, to: 'hf', output: hf, toolVersion})
+  const {size, crop_size: crop} = JSON.parse(await readFile(join(hf, 'preprocessor_config.json'), 'utf8')) as Record<string, object>
+  assert.deepEqual([size, crop], [{shortest_edge: 32}, {height: 28, width: 28}])
+  const {checkpoint: exported} = await openBackbone(hf)
+  await exported.close()
+  assert.deepEqual([exported.metadata['settings'], exported.metadata['tool']], [undefined, 'dinov2 1'])
+  // A finished run is its final model, until it has gone on.
+  await mkdir(join(run, 'final'))
+  await saveBackbone(join(run, 'final', 'backbone.safetensors'), config, readBackbone(config, checkpoint), {step: '20'})
+  const finished = await openCheckpoint(run)
+  await finished.close()
+  assert.equal(finished.path, join(run, 'final', 'backbone.safetensors'))
+  await writeState(run, 30, [{name: 'teacher.backbone.cls_token', shape: [1], read: async () => Float32Array.of(1)}], metadata).written
+  const further = await openCheckpoint(run)
+  await further.close()
+  assert.equal(further.path, join(run, 'checkpoints', 'step-0000030.safetensors'))
 })
