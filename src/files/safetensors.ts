@@ -31,7 +31,8 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     if (file.size < 8) throw broken(`it has ${file.size} bytes, less than the 8 of the header's length`)
     const head = await file.read(0, 8)
     const length = Number(new DataView(head.buffer).getBigUint64(0, true))
-    if (head[0] === 0x50 && head[1] === 0x4b) throw broken('it is a zip archive', 'If it was saved by torch.save, give it the ending .pth.')
+    const isZip = head[0] === 0x50 && head[1] === 0x4b && head[2] === 3 && head[3] === 4 // two bytes alone may be a length
+    if (isZip) throw broken('it is a zip archive', 'If it was saved by torch.save, give it the ending .pth.')
     if (length > MAX_HEADER) throw broken(`its header claims ${length} bytes, more than the ${MAX_HEADER} allowed`)
     if (length < 2 || length > file.size - 8)
       throw broken(`its header claims ${length} bytes, but ${file.size - 8} follow; it is truncated or something else`)

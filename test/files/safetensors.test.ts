@@ -143,6 +143,18 @@ test('every defect of a header has a sentence', async t => {
   }
 })
 
+test('a header whose length begins as a zip archive does is a header', async t => {
+  const path = join(await scratch(t), 'pk.safetensors')
+  const one: TensorSource = {name: 'a', dtype: 'F32', shape: [1], read: () => new Uint8Array(4)}
+  await writeSafetensors(path, [one], {long: ''})
+  const without = Number((await readFile(path)).readBigUInt64LE(0))
+  await writeSafetensors(path, [one], {long: 'x'.repeat(0x4b50 - without)}, {force: true})
+  assert.deepEqual([...(await readFile(path)).subarray(0, 2)], [0x50, 0x4b])
+  const file = await openSafetensors(path)
+  await file.close()
+  assert.deepEqual([...file.tensors.keys()], ['a'])
+})
+
 test('a truncated file is refused wherever it is cut', async t => {
   const path = join(await scratch(t), 'cut.safetensors')
   const whole = await readFile(golden('dino_head.safetensors'))
