@@ -38,7 +38,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
   }
   static override args = {...imagesArg}
   static override flags = {
-    output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder. Needed unless with --dry-run.'}),
+    output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder; only --dry-run can do without.'}),
     force: Flags.boolean({char: 'f', summary: 'Begin anew in the folder of a run. What that run wrote is removed; other files stay.'}),
     resume: outputFlags.resume,
     'accept-changes': Flags.boolean({
@@ -82,17 +82,17 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     const bad = this.badImages(flags)
     const output = flags['dry-run'] ? undefined : flags.output
     if (output === undefined && !flags['dry-run'])
-      throw new UserError('No run folder was named.', {
+      throw new UserError('Where the run goes is not said.', {
         exit: 2,
         code: 'USAGE',
-        hint: 'Give --output FOLDER, or --dry-run to see what a run would need.'
+        hint: 'Name a folder: -o run. Only --dry-run can do without.'
       })
 
     const {gatherImages, openRun, startEngine} = await import('../src/steps/prepare.js')
     const {pretrain} = await import('../src/steps/pretrain.js')
     const {batchOfRun} = await import('../src/steps/resume.js')
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
-    if (output !== undefined) await openRun(output, {force: flags.force, resume: flags.resume})
+    if (output !== undefined) await openRun(output, {force: flags.force, resume: flags.resume, make: false})
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))
     if (engine.precision !== 'fp32' && engine.precision !== 'bf16') {
@@ -225,6 +225,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
       transform: {resize: Math.round((crop * 256) / 224), crop},
       batch: Math.max(1, Math.min(64, Math.round(4096 / ((crop / vit.patch) ** 2 + 1)))),
       ...(settings.train.workers > 0 ? {workers: settings.train.workers} : {}),
+      signal: this.signal,
       onBad: ({path, reason}) => this.warn(`${path} is left out of the evaluation: ${reason}`),
       onSkip: skipped => this.detail(JSON.stringify(skipped))
     })

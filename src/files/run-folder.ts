@@ -23,12 +23,15 @@ const ours = new Set<string>([...Object.values(runNames), 'checkpoints', lockNam
 const isOurs = (name: string): boolean => ours.has(name) || name.startsWith(`${lockName}.`) || /^\.config\.yaml\.tmp-\d+-\d+$/.test(name)
 
 /**
- * Makes the folder of a run, or finds it. Nothing in it is changed yet.
+ * Makes the folder of a run, or finds it; with `make` false it only looks whether it could. Nothing in it is changed yet.
  *
  * Throws `UserError`: it is a file, or holds something and neither `force` nor `resume` is given, or, with `force`, holds something that is no run (exit 2);
  * `resume`, and there is no run to go on with (exit 3); it cannot be made (exit 1).
  */
-export async function openRun(run: string, {force = false, resume = false}: {force?: boolean; resume?: boolean} = {}): Promise<void> {
+export async function openRun(
+  run: string,
+  {force = false, resume = false, make = true}: {force?: boolean; resume?: boolean; make?: boolean} = {}
+): Promise<void> {
   const names = await readdir(run).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined
     if (error.code === 'ENOTDIR')
@@ -48,6 +51,7 @@ export async function openRun(run: string, {force = false, resume = false}: {for
     return
   }
   if (names === undefined) {
+    if (!make) return
     await mkdir(run, {recursive: true}).catch((error: NodeJS.ErrnoException) => {
       throw new UserError(`${run} cannot be made (${error.code}).`, {code: 'WRITE', hint: 'Check the rights of its folder.', cause: error})
     })

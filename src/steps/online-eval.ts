@@ -34,11 +34,13 @@ export type OnlineEvalOptions = {
   readonly transform: {readonly resize: number; readonly crop: number}
   readonly batch: number
   readonly workers?: number
+  /** Ends the decoding of images by throwing its reason. */
+  readonly signal?: AbortSignal
   readonly onBad?: (bad: BadImage) => void
   readonly onSkip?: (note: SourceNote) => void
 }
 
-/** Most bytes of pixels that are kept. */
+/** Most bytes of pixels that are kept of a set. */
 const most = 2 ** 30
 
 /** The values of k that are scored. */
@@ -46,13 +48,15 @@ const ks = [10, 20]
 
 type Labelled = {readonly pixels: Uint8Array[] /* [S, S, 3] each */; readonly labels: string[]}
 
-async function decode(inputs: readonly string[], {transform, batch, workers, onBad, onSkip}: OnlineEvalOptions): Promise<Labelled> {
+async function decode(inputs: readonly string[], options: OnlineEvalOptions): Promise<Labelled> {
+  const {transform, batch, workers, onBad, onSkip} = options
   const pixels: Uint8Array[] = []
   const labels: string[] = []
   const bytes = 3 * transform.crop ** 2
   const refs = listImages(inputs, onSkip ? {onSkip} : {})
   const made = pixelBatches(refs, {batch, transform, ...(workers ? {workers} : {}), ...(onBad ? {onBad} : {})})
-  for await (const {refs: some, pixels: all} of made)
+  for await (const {refs: some, pixels: all} of made) {
+    options.signal?.throwIfAborted()
     for (const [i, ref] of some.entries()) {
       const label = labelOf(ref)
       if (label === undefined)
@@ -65,7 +69,7 @@ async function decode(inputs: readonly string[], {transform, batch, workers, onB
       pixels.push(all.slice(i * bytes, (i + 1) * bytes))
       if (pixels.length * bytes > most)
         throw new UserError(
-          `More than ${Math.floor(most / bytes)} images of ${transform.crop} pixels do not fit in the 1 GiB that evaluation while training keeps.`,
+          `More than ${Math.floor(most / bytes)} images of ${transform.crop} pixels do not fit in the 1 GiB that evaluation while training keeps of a set.`,
           {
             exit: 2,
             code: 'TOO_MANY',
@@ -73,6 +77,7 @@ async function decode(inputs: readonly string[], {transform, batch, workers, onB
           }
         )
     }
+  }
   if (pixels.length === 0) throw noImages(inputs)
   return {pixels, labels}
 }

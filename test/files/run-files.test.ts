@@ -62,6 +62,8 @@ function tests(): void {
   test('a new run is begun in an empty folder or in that of a run, and takes away what a run wrote alone', async t => {
     const folder = await scratch(t)
     const run = join(folder, 'deep', 'run')
+    await openRun(run, {make: false})
+    assert.deepEqual(await readdir(folder), [])
     await openRun(run)
     await openRun(run)
     for (const name of ['config.yaml', 'metrics.jsonl', 'notes.txt']) await writeFile(join(run, name), '')

@@ -12,6 +12,9 @@ import {openSafetensors} from '../../src/files/safetensors.js'
 import {listStates} from '../../src/files/training-state.js'
 import {rng} from '../../src/tensor/random.js'
 import {folder as makeFolder, realBinary, run as runBinary, shell, start, type Ended} from '../cli/program.js'
+import {usualFeatures} from '../../src/steps/embed.js'
+import {knnEval} from '../../src/steps/knn-eval.js'
+import {onTorch} from '../engine-for-tests.js'
 import {drawnFolder} from './drawn-images.js'
 
 const root = makeFolder()
@@ -111,6 +114,27 @@ describe('while it trains', () => {
     for (const {knn_10: ten, knn_20: twenty} of scores) assert.ok(ten! >= 0 && ten! <= 1 && twenty! >= 0 && twenty! <= 1)
     assert.match(straight.stderr, /scoring every 20 steps: 12 images, each by the others, 3 classes, 1 MiB of pixels/)
     assert.match(straight.stderr, /step 80: k-nearest neighbours [\d.]+ % \(k = 10\), [\d.]+ % \(k = 20\)/)
+  })
+
+  test('the last scores are those of knn-eval on the final model', async () => {
+    await onTorch()
+    const events = knnEval({
+      train: [at('pictures')],
+      model: at('straight'),
+      features: {...usualFeatures, transform: {resize: 37, crop: 32}},
+      k: [10, 20],
+      seed: 0,
+      engine: {engine: 'torch', precision: 'fp32', device: 'cpu', threads: 1, note: () => undefined},
+      workers: 1,
+      toolVersion: '0'
+    })
+    let step = await events.next()
+    while (!step.done) step = await events.next()
+    const last = linesOf('straight').at(-1)!
+    assert.deepEqual(
+      step.value.scores.map(({top1}) => Number(top1.toPrecision(7))),
+      [last['knn_10'], last['knn_20']]
+    )
   })
 
   test('a checkpoint says what made it', async () => {
