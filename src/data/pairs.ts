@@ -23,6 +23,8 @@ export type PairOptions = {
 /** An image and its map. */
 export type Pair = {readonly image: ImageRef; readonly map: MapRef}
 
+const LIST = /\.(txt|lst|list|jsonl|ndjson|csv|tsv)$/i
+
 /** Endings by which a file in a folder of maps may be one. */
 const MAPS = new Set(['.png', '.tif', '.tiff', '.npy'])
 
@@ -51,8 +53,10 @@ export function placeFinder(
 ): (path: string) => Promise<{readonly inside: string; readonly only: string | undefined}> {
   const findBase = async (): Promise<{common: string; only: string | undefined}> => {
     const folders = new Set<string>()
-    for (const root of roots) {
-      if (root === '-') continue
+    const named = roots.filter(root => root !== '-')
+    // Lists name their maps themselves; where there is anything else, they say nothing of how it is laid out.
+    const laid = named.filter(root => !LIST.test(root))
+    for (const root of laid.length > 0 ? laid : named) {
       const full = resolve(root)
       const stats = await fs.stat(full).catch(() => undefined)
       folders.add(stats?.isDirectory() ? full : dirname(full))
