@@ -23,10 +23,10 @@ export default class KnnEval extends Command {
   static override dataToStdout = false
   static override summary = 'Score features by the labels of their nearest neighbours.'
   static override description =
-    'Nothing is trained: each val image gets the label that its k nearest train images vote for (weights exp(similarity / 0.07)), for several k at once. Sets are images with --model (the label is the folder under the given root, or the label field of a list), or embeddings that carry labels. Without --val, every train image is classified by the others.\n\nBaselines on the same images: pixels (32 × 32, normalised), and untrained (the same architecture with fresh weights, LayerScale at 1). The 95 % intervals are by drawing the val images with replacement.'
+    'Nothing is trained: each val image gets the label that its k nearest train images vote for (weights exp(similarity / 0.07)), for several k at once. Sets are images with --model (the label is the folder under the given root, or the label field of a list), or embeddings that carry labels. Without --val, every train image is classified by the others.\n\nBaselines on the same images: majority (the largest class of train), pixels (32 × 32, normalised), and untrained (the same architecture with fresh weights, LayerScale at 1; it takes as long as the model). --baseline none leaves them out. The 95 % intervals are by drawing the val images with replacement.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model run/final --size 96',
-    '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model vits14.pth --baseline pixels --baseline untrained --json',
+    '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model vits14.pth --html knn.html --json',
     '<%= config.bin %> <%= command.id %> --train train.arrow --val val.arrow -k 1,5,20 -o knn.json',
     '<%= config.bin %> <%= command.id %> --train photos --model vits14.pth --n-per-class 1,5,all --tries 5'
   ]
@@ -48,8 +48,18 @@ export default class KnnEval extends Command {
     }),
     tries: Flags.integer({min: 1, max: 1000, default: 1, helpValue: 'N', summary: 'Draws of a limited train set; the mean is reported.'}),
     temperature: Flags.string({default: '0.07', helpValue: 'T', summary: 'Divides similarities before the vote.'}),
-    baseline: Flags.option({options: ['pixels', 'untrained'] as const, multiple: true as const})({
-      summary: 'Also score this, for comparison. Repeatable.'
+    baseline: Flags.option({options: ['majority', 'pixels', 'untrained', 'none'] as const, multiple: true as const})({
+      summary: 'Which baselines to score beside the model; by default all that the inputs allow. Repeatable.'
+    }),
+    html: Flags.string({
+      helpGroup: 'PAGE',
+      helpValue: 'FILE',
+      summary: 'Also write a page with scores, the confusion matrix and pictures of images it was right and wrong about.'
+    }),
+    root: Flags.string({
+      helpGroup: 'PAGE',
+      helpValue: 'DIR',
+      summary: 'Folder that the names of embeddings start from; by default the present one.'
     }),
     ...inputFlags,
     pool: Flags.option({options: ['cls', 'mean', 'cls+mean'] as const})({
@@ -77,15 +87,18 @@ export default class KnnEval extends Command {
     if (!(heat > 0))
       throw new UserError(`--temperature: expected a number above 0, but received ${flags.temperature}.`, {exit: 2, code: 'USAGE'})
     this.inputs([...flags.train, ...(flags.val ?? [])])
-    const images = flags.model !== undefined || (flags.baseline ?? []).length > 0
+    const usual = flags.model === undefined ? (['majority'] as const) : (['majority', 'pixels', 'untrained'] as const)
+    const baselines = [...new Set(flags.baseline ?? usual)].filter(name => name !== 'none')
+    const images = flags.model !== undefined || baselines.some(name => name !== 'majority')
     const output = flags.output === undefined ? undefined : await this.output(flags.output)
+    const sheet = flags.html === undefined ? undefined : await this.output(flags.html)
     const bad = this.badImages(flags)
     const {knnEval} = await import('../src/steps/knn-eval.js')
     const events = knnEval({
       train: flags.train,
       ...(flags.val ? {val: flags.val} : {}),
       ...(flags.model === undefined ? {} : {model: flags.model}),
-      baselines: flags.baseline ?? [],
+      baselines,
       features: {pool: flags.pool, layers: flags.layers, normalize: false, transform: transformOf(flags)},
       ...(flags.k ? {k: flags.k.map(k => k!)} : {}),
       ...(flags['n-per-class'] ? {perClass: flags['n-per-class']} : {}),
@@ -123,6 +136,11 @@ export default class KnnEval extends Command {
       output.stream.write(JSON.stringify(report, null, 2) + '\n')
       await output.commit()
     }
+    if (sheet) {
+      const {knnPage} = await import('../src/steps/knn-page.js')
+      sheet.stream.write(await knnPage(report, {root: flags.root, cropBorders: flags['crop-borders']}))
+      await sheet.commit()
+    }
     this.print(table(report))
     return report
   }
@@ -141,7 +159,7 @@ function table({train, val, classes, leaveOneOut, scores, gains}: Report): strin
     ...scores.map(({features, perClass, k, top1, top1Interval: [low, high], top5}) => [
       features,
       ...(limited ? [perClass === null ? 'all' : String(perClass)] : []),
-      String(k),
+      k === 0 ? '' : String(k),
       percent(top1),
       `${percent(low)}–${percent(high)}`,
       percent(top5)
@@ -151,14 +169,19 @@ function table({train, val, classes, leaveOneOut, scores, gains}: Report): strin
   const lines = rows.map(row =>
     row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join('  ')
   )
-  return [head, '', ...lines, ...['pixels', 'untrained'].flatMap(over => verdict(gains.filter(gain => gain.over === over)))].join('\n')
+  return [
+    head,
+    '',
+    ...lines,
+    ...['majority', 'pixels', 'untrained'].flatMap(over => verdict(gains.filter(gain => gain.over === over)))
+  ].join('\n')
 }
 
 /** One sentence on the model beside a baseline: whether it wins, by how much, and how sure that is. */
 function verdict(gains: Report['gains']): string[] {
   const best = gains.reduce<Report['gains'][number] | undefined>((a, b) => (a && a.top1 >= b.top1 ? a : b), undefined)
   if (!best) return []
-  const name = best.over === 'pixels' ? 'raw pixels' : 'the untrained model'
+  const name = best.over === 'pixels' ? 'raw pixels' : best.over === 'majority' ? 'the largest class' : 'the untrained model'
   const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`
   const list = gains.map(({k, top1, interval: [low, high]}) => `k ${k}: ${signed(top1)} (${signed(low)} to ${signed(high)})`).join(', ')
   const [all, none] = [gains.every(({interval}) => interval[0] > 0), gains.every(({interval}) => interval[1] < 0)]

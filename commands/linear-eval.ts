@@ -10,9 +10,9 @@ export default class LinearEval extends Command {
   static override dataToStdout = false
   static override summary = 'Train and score linear classifiers on frozen features.'
   static override description =
-    'As published: 13 learning rates for each of four kinds of features (cls token of the last block or of the last four, with or without the mean patch token) are trained side by side on one pass of the backbone over random crops, for 12,500 steps. The one that is best on val is reported, which flatters it a little; score it on --test sets that took no part. --cached computes features once, without random crops: minutes instead of hours on a small machine, usually a little below. --solver lbfgs is logistic regression on the last cls token, its C chosen on a tenth of train.\n\nBaselines on the same images: majority (the largest class), pixels (32 × 32), untrained (the same architecture with fresh weights). Intervals of 95 % are by drawing the scored images with replacement; of several models the first is compared with the others, image by image.'
+    'As published: 13 learning rates for each of four kinds of features (cls token of the last block or of the last four, with or without the mean patch token) are trained side by side on one pass of the backbone over random crops, for 12,500 steps. The one that is best on val is reported, which flatters it a little; score it on --test sets that took no part. --cached computes features once, without random crops: minutes instead of hours on a small machine, usually a little below. --solver lbfgs is logistic regression on the last cls token, its C chosen on a tenth of train.\n\nBaselines on the same images: majority (the largest class), pixels (32 × 32), untrained (the same architecture with fresh weights, which takes as long as the model and under random crops is scored only when asked for). --baseline none leaves them out. Intervals of 95 % are by drawing the scored images with replacement; of several models the first is compared with the others, image by image.'
   static override examples = [
-    '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model run --size 64 --cached --baseline majority --baseline pixels --baseline untrained',
+    '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model run --size 64 --cached',
     '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model vits14.pth --test other/val -o linear.json --head-out linear.safetensors',
     '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model run-a --model run-b --solver lbfgs --html compare.html',
     '<%= config.bin %> <%= command.id %> --train train.arrow --val val.arrow --solver lbfgs --json',
@@ -77,8 +77,8 @@ export default class LinearEval extends Command {
     }),
     shots: Flags.integer({min: 1, helpValue: 'N', summary: 'Use so many train images of each class.'}),
     tries: Flags.integer({min: 1, max: 1000, default: 1, helpValue: 'N', summary: 'Draws of them; the mean is reported.'}),
-    baseline: Flags.option({options: ['majority', 'pixels', 'untrained'] as const, multiple: true as const})({
-      summary: 'Also score this, for comparison. Repeatable.'
+    baseline: Flags.option({options: ['majority', 'pixels', 'untrained', 'none'] as const, multiple: true as const})({
+      summary: 'Which baselines to score beside the model; by default all that the inputs allow. Repeatable.'
     }),
     ...inputFlags,
     ...pixelFlags,
@@ -110,6 +110,17 @@ export default class LinearEval extends Command {
         ? undefined
         : (await readFile(flags.classes, 'utf8')).split(/\r?\n/).filter((line, i, all) => line !== '' || i < all.length - 1)
     const bad = this.badImages(flags)
+    // With random crops the untrained model would double hours.
+    const cached = flags.cached || flags.solver === 'lbfgs' || flags.shots !== undefined
+    const usual =
+      flags.head !== undefined
+        ? []
+        : flags.model === undefined
+          ? (['majority'] as const)
+          : cached
+            ? (['majority', 'pixels', 'untrained'] as const)
+            : (['majority', 'pixels'] as const)
+    const baselines = [...new Set(flags.baseline ?? usual)].filter(name => name !== 'none')
     // A head says how its images were made ready; flags stand above it.
     const given = [flags.size, flags.resize, flags.crop].some(value => value !== undefined) || flags['no-crop'] || flags['crop-borders']
     const {linearEval} = await import('../src/steps/linear-eval.js')
@@ -118,7 +129,7 @@ export default class LinearEval extends Command {
       val: flags.val,
       ...(flags.test ? {tests: flags.test} : {}),
       ...(flags.model ? {models: flags.model} : {}),
-      baselines: flags.baseline ?? [],
+      baselines,
       ...(given ? {transform: transformOf(flags)} : {}),
       blocks: flags.blocks,
       solver: flags.solver,

@@ -11,8 +11,8 @@ export const temperature = 0.07
 /** The values of k that the reference reports. */
 export const usualK: readonly number[] = [10, 20, 100, 200]
 
-/** What one query gets for each k: classes, best first, five at most. */
-export type Votes = {readonly k: number; readonly classes: readonly number[]}
+/** What one query gets for each k: classes, best first, five at most, and the first one's share of the votes. */
+export type Votes = {readonly k: number; readonly classes: readonly number[]; readonly share: number}
 
 /**
  * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all. Equal sums are ordered by class
@@ -30,7 +30,9 @@ export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: nu
       if (!named.includes(label)) named.push(label)
       sums[label]! += weights[i]! / total
     }
-    return {k, classes: named.sort((a, b) => sums[b]! - sums[a]! || a - b).slice(0, 5)}
+    const ordered = named.sort((a, b) => sums[b]! - sums[a]! || a - b).slice(0, 5)
+    const all = named.reduce((sum, label) => sum + sums[label]!, 0)
+    return {k, classes: ordered, share: ordered.length === 0 ? 0 : sums[ordered[0]!]! / all}
   })
 }
 

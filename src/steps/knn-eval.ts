@@ -11,15 +11,19 @@ import {noImages, type ImageRef, type SourceNote} from '../data/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.js'
 import {refuseMixing, type EmbeddingMeta} from '../files/embeddings.js'
 import {nearest, normalizeRows, rowAt, VectorBuilder, type Products, type Vectors} from '../search/exact.js'
+import {confusion} from '../metrics/accuracy.js'
 import {bootstrap, hits, someOfEach, temperature, usualK, vote} from '../search/knn.js'
 import {rng} from '../tensor/random.js'
+import {pickCases, type Cases} from './classified-cases.js'
 import {loadEmbedder, type FeatureSettings} from './embed.js'
 import {throughEngine} from './engine-products.js'
-import {embeddingRows, modelRows, pixelRows, refsAgain, unlabelled, untrained, type Baseline, type Rows} from './labelled-rows.js'
+import {embeddingRows, modelRows, pathOf, pixelRows, refsAgain, unlabelled, untrained, type Baseline, type Rows} from './labelled-rows.js'
 
 export type {Baseline} from './labelled-rows.js'
 /** Which features a score is of. */
-export type FeatureName = 'model' | Baseline
+export type FeatureName = 'model' | KnnBaseline
+/** `majority` says the largest class of train of every image. */
+export type KnnBaseline = Baseline | 'majority'
 
 export type KnnOptions = {
   /** Images (with `model` or a baseline) or files of embeddings, with labels. */
@@ -27,7 +31,7 @@ export type KnnOptions = {
   /** The same, to be classified; absent: every train row, by the others. */
   readonly val?: readonly string[]
   readonly model?: string
-  readonly baselines?: readonly Baseline[]
+  readonly baselines?: readonly KnnBaseline[]
   readonly features: FeatureSettings
   readonly k?: readonly number[]
   /** Train rows of a class that are used; `undefined` stands for all. */
@@ -55,6 +59,7 @@ export type KnnScore = {
   readonly features: FeatureName
   /** Train rows of a class; null: all. */
   readonly perClass: number | null
+  /** 0 for the largest class, which asks no neighbour. */
   readonly k: number
   readonly top1: number
   /** 95 % interval of top1, by drawing the classified images with replacement. */
@@ -66,7 +71,7 @@ export type KnnScore = {
 
 /** How much better the model is than a baseline, at one k, on the same images. */
 export type KnnGain = {
-  readonly over: Baseline
+  readonly over: KnnBaseline
   readonly k: number
   readonly top1: number
   readonly interval: readonly [low: number, high: number]
@@ -82,6 +87,9 @@ export type KnnReport = {
   readonly gains: readonly KnnGain[]
   /** For the model (else the first baseline) with all train rows: of each class how many were classified, and the share that was right, by k. */
   readonly perClass: Readonly<Record<string, {readonly images: number; readonly top1: Readonly<Record<string, number>>}>>
+  /** For the same, at the k of highest top1: counts [classes, classes] by true class, and images to look at; absent where all train rows were never used. */
+  readonly confusion?: {readonly k: number; readonly classes: readonly string[]; readonly counts: readonly (readonly number[])[]}
+  readonly cases?: Cases
   readonly fingerprint?: string | null
   readonly notes: readonly string[]
 }
@@ -94,7 +102,7 @@ export type KnnEvent =
 type Images = Readonly<Record<'train' | 'val', () => AsyncIterable<ImageRef>>>
 
 /** Rows with their labels. */
-type Labelled = {readonly vectors: Vectors; readonly labels: readonly string[]}
+type Labelled = {readonly vectors: Vectors; readonly labels: readonly string[]; readonly paths: readonly string[]}
 type Sets = {readonly train: Labelled; readonly val: Labelled | undefined}
 
 /**
@@ -103,7 +111,8 @@ type Sets = {readonly train: Labelled; readonly val: Labelled | undefined}
  * Throws `UserError`: no images or rows (exit 3), one without a label (exit 2), train and val of two makings (exit 2), and what model and engine throw.
  */
 export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, KnnReport> {
-  const {model, baselines = [], seed} = options
+  const {model, baselines: asked = [], seed} = options
+  const baselines = asked.filter(name => name !== 'majority')
   const notes: string[] = []
   const scored: {features: FeatureName; sets: Sets}[] = []
   let fingerprint: string | null | undefined
@@ -171,18 +180,21 @@ async function* bothSets(
 ): AsyncGenerator<KnnEvent, Sets> {
   const one = async function* (set: 'train' | 'val', inputs: readonly string[]): AsyncGenerator<KnnEvent, Labelled> {
     let builder: VectorBuilder | undefined
-    const labels: string[] = []
-    for await (const {ids, labels: some, vectors} of rowsOf(images[set](), onBad)) {
+    const [labels, paths]: [string[], string[]] = [[], []]
+    for await (const {ids, labels: some, fields, vectors} of rowsOf(images[set](), onBad)) {
       options.signal?.throwIfAborted()
       const D = vectors.length / ids.length
       builder ??= new VectorBuilder(D)
       builder.append(normalizeRows(vectors, D))
-      for (const [i, id] of ids.entries()) labels.push(some[i] ?? unlabelled(id))
+      for (const [i, id] of ids.entries()) {
+        labels.push(some[i] ?? unlabelled(id))
+        paths.push(pathOf(id, fields[i]))
+      }
       yield {kind: 'embedded', features, set, rows: builder.count}
     }
     options.signal?.throwIfAborted()
     if (!builder) throw noImages(inputs)
-    return {vectors: builder.finish(), labels}
+    return {vectors: builder.finish(), labels, paths}
   }
   const train = yield* one('train', options.train)
   return {train, val: options.val === undefined ? undefined : yield* one('val', options.val)}
@@ -194,14 +206,17 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
     try {
       const {meta} = source
       const builder = new VectorBuilder(meta.dim)
-      const labels: string[] = []
-      for await (const {ids, vectors, labels: some} of source.rows) {
+      const [labels, paths]: [string[], string[]] = [[], []]
+      for await (const {ids, vectors, labels: some, fields} of source.rows) {
         builder.append(normalizeRows(vectors, meta.dim))
-        for (const [i, id] of ids.entries()) labels.push(some[i] ?? unlabelled(id))
+        for (const [i, id] of ids.entries()) {
+          labels.push(some[i] ?? unlabelled(id))
+          paths.push(pathOf(id, fields[i]))
+        }
       }
       if (builder.count === 0)
         throw new UserError(`${source.name} holds no rows.`, {exit: 3, code: 'NO_INPUT', hint: 'Were all images refused?'})
-      return {set: {vectors: builder.finish(), labels}, meta}
+      return {set: {vectors: builder.finish(), labels, paths}, meta}
     } finally {
       await source.close()
     }
@@ -217,7 +232,15 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
 const workOf = ({train, val = train}: Sets): number => train.vectors.count * val.vectors.count * train.vectors.dim
 
 /** Of every classified image the share of draws in which it was right (0 or 1 where there is one), and each draw's share of right images. */
-type Outcome = {readonly k: number; readonly top1: Float64Array; readonly top5: Float64Array; readonly tries: number[]}
+type Outcome = {
+  readonly k: number
+  readonly top1: Float64Array
+  readonly top5: Float64Array
+  readonly tries: number[]
+  /** Class that the last draw said of each image, and its share of the votes. */
+  readonly said: Int32Array
+  readonly share: Float64Array
+}
 
 function score(
   scored: readonly {features: FeatureName; sets: Sets}[],
@@ -243,6 +266,8 @@ function score(
     const {low, high} = bootstrap(values, () => random.uniform())
     return [low, high]
   }
+  const largest = mode(train.labels)
+  const byMajority = Float64Array.from(truth, label => Number(label === largest))
   for (const n of perClass) {
     const before = notes.length
     for (const {features, sets} of scored) {
@@ -265,10 +290,23 @@ function score(
     if (n !== undefined && notes.length > before)
       notes.splice(before, notes.length, ...notes.slice(before).map(note => `with ${n} of a class, ${note}`))
   }
+  const majority = options.baselines?.includes('majority') === true
+  if (majority) {
+    const top1 = average(byMajority)
+    scores.push({
+      features: 'majority',
+      perClass: null,
+      k: 0,
+      top1,
+      top1Interval: interval(byMajority, -1, 0),
+      top5: topFive(train.labels, truth)
+    })
+  }
   const gains: KnnGain[] = []
   const own = full.get('model')
-  for (const over of ['pixels', 'untrained'] as const) {
-    for (const {k, top1} of full.get(over) ?? []) {
+  for (const over of ['majority', 'pixels', 'untrained'] as const) {
+    const others = over === 'majority' ? (majority && own ? own.map(({k}) => ({k, top1: byMajority})) : []) : (full.get(over) ?? [])
+    for (const {k, top1} of others) {
       const mine = own?.find(outcome => outcome.k === k)?.top1
       if (mine?.length !== top1.length) continue // an image that one of them refuses, or another k
       const difference = mine.map((right, i) => right - top1[i]!)
@@ -276,6 +314,7 @@ function score(
     }
   }
   const first = full.get(scored[0]!.features)
+  const shown = first?.reduce((a, b) => (average(b.top1) > average(a.top1) ? b : a))
   return {
     train: train.labels.length,
     val: truth.length,
@@ -285,10 +324,42 @@ function score(
     scores,
     gains,
     perClass: Object.fromEntries(first ? classes.map(label => [label, ofClass(label, truth, first)]) : []),
+    ...(shown
+      ? {confusion: {k: shown.k, classes, counts: countsOf(truth, shown.said, classes)}, cases: casesOf(val ?? train, shown, classes)}
+      : {}),
     ...(fingerprint === undefined ? {} : {fingerprint}),
     notes
   }
 }
+
+/** Labels by how often they occur, most often first; of equal ones the first in order. */
+function byFrequency(labels: readonly string[]): string[] {
+  const counts = new Map<string, number>()
+  for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1)
+  return [...counts.keys()].sort((a, b) => counts.get(b)! - counts.get(a)! || (a < b ? -1 : 1))
+}
+const mode = (labels: readonly string[]): string => byFrequency(labels)[0]!
+
+/** The share of images whose class is among the five largest of train. */
+function topFive(train: readonly string[], truth: readonly string[]): number {
+  const five = byFrequency(train).slice(0, 5)
+  return truth.filter(label => five.includes(label)).length / truth.length
+}
+
+function countsOf(truth: readonly string[], said: Int32Array, classes: readonly string[]): number[][] {
+  const numbers = new Map(classes.map((label, i) => [label, i]))
+  const K = classes.length
+  const counts = confusion(
+    truth.map(label => numbers.get(label)!),
+    said,
+    K
+  )
+  return classes.map((_, k) => [...counts.subarray(k * K, (k + 1) * K)])
+}
+
+/** Images to look at; sure is what most votes agree on. */
+const casesOf = ({labels, paths}: Labelled, {said, share}: Outcome, classes: readonly string[]): Cases =>
+  pickCases(labels.map((truth, i) => ({path: paths[i]!, truth, said: classes[said[i]!]!, confidence: share[i]!})))
 
 const average = (values: Float64Array): number => values.reduce((sum, value) => sum + value, 0) / values.length
 
@@ -344,13 +415,19 @@ function classify(
         : (query: number, row: number) => query === row
     const found = nearest(rows, queries, ks.at(-1)!, {...(skip ? {skip} : {}), ...(products ? {products} : {})})
     for (const k of ks)
-      if (!outcomes.has(k)) outcomes.set(k, {k, top1: new Float64Array(truth.length), top5: new Float64Array(truth.length), tries: []})
+      if (!outcomes.has(k)) {
+        const numbers = (): Float64Array => new Float64Array(truth.length)
+        outcomes.set(k, {k, top1: numbers(), top5: numbers(), tries: [], said: new Int32Array(truth.length), share: numbers()})
+      }
     for (const [q, neighbours] of found.entries()) {
       const votes = vote(neighbours, rowLabels, classes.length, ks, heat)
       const [first, five] = [hits(votes, truth[q]!, 1), hits(votes, truth[q]!, 5)]
       for (const [i, k] of ks.entries()) {
-        if (first[i]) outcomes.get(k)!.top1[q]! += 1
-        if (five[i]) outcomes.get(k)!.top5[q]! += 1
+        const outcome = outcomes.get(k)!
+        if (first[i]) outcome.top1[q]! += 1
+        if (five[i]) outcome.top5[q]! += 1
+        outcome.said[q] = votes[i]!.classes[0]!
+        outcome.share[q] = votes[i]!.share
       }
     }
     for (const k of ks) {
@@ -359,8 +436,10 @@ function classify(
     }
   }
   const n = truth.length
-  return [...outcomes.values()].map(({k, top1, top5, tries: sums}) => ({
+  return [...outcomes.values()].map(({k, top1, top5, tries: sums, said, share}) => ({
     k,
+    said,
+    share,
     top1: top1.map(count => count / draws),
     top5: top5.map(count => count / draws),
     tries: sums.map((sum, i) => (sum - (sums[i - 1] ?? 0)) / n) // counts grow from draw to draw

@@ -144,6 +144,9 @@ export async function embeddingRows(
   return {name, meta, rows: rows(), close: () => source.close()}
 }
 
+/** Where the image of a row lies: its path field, else its id. */
+export const pathOf = (id: string, {path}: Fields = {}): string => (typeof path === 'string' ? path : id)
+
 /** A whole set in memory. */
 export type LabelledSet = {
   readonly x: Float32Array /* [n, D] */
@@ -168,8 +171,7 @@ export async function gatherRows(
     for (const [i, id] of some.entries()) {
       ids.push(id)
       labels.push(own[i] ?? (needed ? unlabelled(id) : ''))
-      const {path} = fields[i] ?? {}
-      paths.push(typeof path === 'string' ? path : id)
+      paths.push(pathOf(id, fields[i]))
     }
     onRows?.(ids.length)
   }

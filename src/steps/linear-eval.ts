@@ -23,6 +23,7 @@ import {rng} from '../tensor/random.js'
 import {argMax, dispose, equal, reshape, sum, tensor1d, tensor2d, tidy} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'
 import {loadBackbone} from './backbone.js'
+import {pickCases, type Cases} from './classified-cases.js'
 import {openClassifier, type Classifier, type ClassifierSpec, type OpenedClassifier} from './classifier-file.js'
 import {embedderOf, settingsOf, usualBatch, usualFeatures, type Embedder, type FeatureSettings} from './embed.js'
 import {
@@ -91,9 +92,6 @@ export type LinearScore = {
 
 export type LinearGain = Estimate & {readonly of: string; readonly over: string; readonly set: string; readonly words: string}
 
-/** An image with what was said of it, for pages. */
-export type Case = {readonly path: string; readonly truth: string; readonly said: string; readonly confidence: number}
-
 export type LinearReport = {
   readonly solver: Solver
   readonly cached: boolean
@@ -109,7 +107,7 @@ export type LinearReport = {
   /** val accuracy of every classifier of the first model. */
   readonly grid: readonly {readonly features: string; readonly rate: number; readonly top1: number}[]
   readonly notes: readonly string[]
-  readonly cases: {readonly worst: readonly Case[]; readonly typical: readonly Case[]; readonly best: readonly Case[]}
+  readonly cases: Cases
   readonly head?: string
 }
 
@@ -141,6 +139,13 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
       exit: 2,
       code: 'NO_MODEL',
       hint: 'Give --model, or leave the baseline out.'
+    })
+  const wanting = models.length === 0 ? baselines.find(name => name === 'pixels') : undefined
+  if (wanting !== undefined)
+    throw new UserError('Embeddings hold no pixels, so raw pixels cannot be scored beside them.', {
+      exit: 2,
+      code: 'NO_IMAGES',
+      hint: 'Give images and --model, or leave the baseline out.'
     })
   let told = false // of bad images, once is enough
   const onBad = (bad: BadImage): void => {
@@ -365,7 +370,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     confusion: classes.map((_, k) => [...counts.subarray(k * K, (k + 1) * K)]),
     grid: first.grid,
     notes,
-    cases: casesOf(first.sets.val, leader.judged[0]!.scores, truth, classes),
+    cases: casesOf(first.sets.val, leader.judged[0]!.scores, classes),
     ...(head === undefined ? {} : {head})
   }
 }
@@ -714,36 +719,19 @@ function majority({train, val, tests}: Sets, classes: readonly string[]): Conten
   return {name: 'majority', chosen: `always ${classes[counts.indexOf(Math.max(...counts))]}`, judged}
 }
 
-const shown = 12
-
-/** Images to look at: wrong and surest, right and least sure of the middle, right and surest. */
-function casesOf({paths, labels}: LabelledSet, scores: Float32Array, truth: Int32Array, classes: readonly string[]): LinearReport['cases'] {
+/** Images of val to look at, by the likelihood of what was said. */
+function casesOf({paths, labels}: LabelledSet, scores: Float32Array, classes: readonly string[]): Cases {
   const K = classes.length
   if (scores.length === 0) return {worst: [], typical: [], best: []}
   const said = best(scores, labels.length, K)
-  const all = [...labels.keys()].map(i => {
-    const own = scores.subarray(i * K, (i + 1) * K)
-    const top = own[said[i]!]!
-    const confidence = 1 / own.reduce((total, score) => total + Math.exp(score - top), 0)
-    return {right: said[i] === truth[i], path: paths[i]!, truth: labels[i]!, said: classes[said[i]!]!, confidence}
-  })
-  const plain = ({path, truth: label, said: answer, confidence}: (typeof all)[number]): Case => ({
-    path,
-    truth: label,
-    said: answer,
-    confidence
-  })
-  const surest = all.toSorted((a, b) => b.confidence - a.confidence || (a.path < b.path ? -1 : 1))
-  const right = surest.filter(item => item.right)
-  const middle = Math.max(0, Math.floor((right.length - shown) / 2))
-  return {
-    worst: surest
-      .filter(item => !item.right)
-      .slice(0, shown)
-      .map(plain),
-    typical: right.slice(middle, middle + shown).map(plain),
-    best: right.slice(0, shown).map(plain)
-  }
+  return pickCases(
+    labels.map((truth, i) => {
+      const own = scores.subarray(i * K, (i + 1) * K)
+      const top = own[said[i]!]!
+      const confidence = 1 / own.reduce((total, score) => total + Math.exp(score - top), 0)
+      return {path: paths[i]!, truth, said: classes[said[i]!]!, confidence}
+    })
+  )
 }
 
 async function fromEmbeddings(options: LinearOptions, tests: readonly string[]): Promise<{sets: Sets; meta: EmbeddingMeta; dim: number}> {

@@ -1,23 +1,12 @@
 /** The page of a linear evaluation: scores, what the model is compared with, the confusion matrix, and pictures it is right and wrong about. */
-import {confusionTable, evalPage, type Picture} from '../files/eval-page.js'
+import {confusionTable, evalPage} from '../files/eval-page.js'
 import {lineChart} from '../files/chart.js'
 import {html} from '../files/html.js'
-import type {Case, LinearReport} from './linear-eval.js'
-import {thumbnail, type ThumbnailOptions} from './thumbnails.js'
+import {caseSections} from './classified-cases.js'
+import type {LinearReport} from './linear-eval.js'
+import type {ThumbnailOptions} from './thumbnails.js'
 
 const percent = (share: number): string => (100 * share).toFixed(1)
-
-/** Small pictures of images that can still be opened, with what was said of them. */
-async function shots(cases: readonly Case[], options: ThumbnailOptions): Promise<Picture[]> {
-  const out: Picture[] = []
-  for (const {path, truth, said, confidence} of cases) {
-    const picture = await thumbnail(path, options)
-    if (!picture) continue
-    const caption = said === truth ? `${truth}, ${percent(confidence)} %` : `${truth}, taken for ${said} (${percent(confidence)} %)`
-    out.push({...picture, caption, right: said === truth})
-  }
-  return out
-}
 
 /** The page as text. Pictures that cannot be opened are left out. */
 export async function linearPage(report: LinearReport, options: ThumbnailOptions = {}): Promise<string> {
@@ -79,10 +68,6 @@ export async function linearPage(report: LinearReport, options: ThumbnailOptions
       html`<h2>Confusion</h2>
         <p class="quiet">Rows are the true classes.</p>
         ${confusionTable(classes, confusion.flat())}`,
-    pictures: [
-      {title: 'Wrong and sure of it', items: await shots(cases.worst, options)},
-      {title: 'Right, neither sure nor unsure', items: await shots(cases.typical, options)},
-      {title: 'Right and sure of it', items: await shots(cases.best, options)}
-    ].filter(({items}) => items.length > 0)
+    pictures: await caseSections(cases, options)
   })
 }

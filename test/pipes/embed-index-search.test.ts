@@ -226,10 +226,12 @@ test('knn-eval from folders and from embeddings agree', async () => {
     '4',
     '-k',
     '1,5',
+    '--baseline',
+    'none',
     '--json'
   ])
   await run([...embed, 'photos', '-o', 'eval.arrow'])
-  const stored = await run(['knn-eval', '--train', 'eval.arrow', '-k', '1,5', '-o', 'knn.json'])
+  const stored = await run(['knn-eval', '--train', 'eval.arrow', '-k', '1,5', '--baseline', 'none', '-o', 'knn.json'])
   assert.equal(stored.status, 0, stored.stderr)
   assert.match(stored.stdout, /24 images, each by the others, 3 classes/)
   assert.deepEqual(
