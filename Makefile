@@ -53,13 +53,21 @@ MODEL   := $(OUT)/run/final/backbone.safetensors
 STEPS   := 1000
 VIEW    := --size 48
 LOOK    := --size 192 --no-foreground
+# Pictures whose every pixel is known, for heads that tell depth and regions.
+SCENES  := $(OUT)/scenes
+DENSE   := --train $(SCENES)/train --val $(SCENES)/val --model $(MODEL) --cached --size 96
 
-demo: $(OUT)/knn.json $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html
+demo: $(OUT)/scores $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png
 	@echo
 	@echo "Done. Look at:"
+	@echo "  $(OUT)/curation.html     what was left out of the pool, and why"
 	@echo "  $(OUT)/report.html       how the run went: losses, health, scores"
+	@echo "  $(OUT)/linear.html       classes read out by one linear layer; depth.html, regions.html: depth and regions"
 	@echo "  $(OUT)/neighbours.html   pictures and what the model finds most alike"
 	@echo "  $(OUT)/pca.png           patch features as colours"
+
+$(OUT)/scores: $(OUT)/knn.json $(OUT)/linear.json $(OUT)/retrieval.json $(OUT)/depth.json $(OUT)/regions.json
+	touch $@
 
 ifneq ($(filter $(OUT)/samples/%,$(TRAIN)),)
 $(OUT)/samples/train: | setup
@@ -69,9 +77,14 @@ $(OUT)/samples/train: | setup
 $(OUT)/samples/val: $(OUT)/samples/train
 endif
 
-$(MODEL): | setup $(TRAIN)
+# From a raw pool to a set worth training on: what cannot be learnt from is left out, and of near-duplicates one is kept.
+$(OUT)/train.jsonl: | setup $(TRAIN)
+	mkdir -p $(OUT)
+	$(DINOV2) curate $(TRAIN) -o $@ --rejected $(OUT)/rejected.jsonl --html $(OUT)/curation.html --force
+
+$(MODEL): $(OUT)/train.jsonl
 	# Status 6 is a verdict on the run, which is printed; the model is there all the same, and the scores below say what it is worth.
-	$(DINOV2) pretrain $(TRAIN) --config small --set train.steps=$(STEPS) -o $(OUT)/run --force || test $$? -eq 6
+	$(DINOV2) pretrain $(OUT)/train.jsonl --config small --set train.steps=$(STEPS) -o $(OUT)/run --force || test $$? -eq 6
 
 $(OUT)/features.arrow: $(MODEL)
 	$(DINOV2) embed $(TRAIN) --model $< $(VIEW) -o $@ --force
@@ -97,6 +110,35 @@ $(OUT)/knn.json: $(MODEL)
 	@if [ "$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
 	  set -x; $(DINOV2) knn-eval --train $(TRAIN) $(if $(VAL),--val $(VAL)) --model $< $(VIEW) -k 10,20 --baseline pixels --baseline untrained -o $@ --force; \
 	else echo '{}' > $@; echo "$(TRAIN) has no folders that name classes, so nothing is scored."; fi
+
+# One linear layer on frozen features; needs a second set to score on.
+$(OUT)/linear.json: $(MODEL)
+	@if [ -n "$(VAL)" ] && [ "$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
+	  set -x; $(DINOV2) linear-eval --train $(TRAIN) --val $(VAL) --model $< $(VIEW) --cached --steps 1000 --baseline majority --baseline pixels --baseline untrained -o $@ --html $(OUT)/linear.html --head-out $(OUT)/classes.safetensors --force; \
+	else echo '{}' > $@; echo "No second set with folders that name classes (IMAGES/val), so no classifier is scored."; fi
+
+# Do pictures of one kind find one another?
+$(OUT)/retrieval.json: $(MODEL)
+	@if [ "$$(find $(QUERIES) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
+	  set -x; $(DINOV2) retrieval-eval $(QUERIES) --model $< $(VIEW) --query all -o $@ --force; \
+	else echo '{}' > $@; fi
+
+# Depth and regions from patch features, on drawn scenes.
+$(SCENES)/samples.json: | setup
+	mkdir -p $(OUT)
+	$(DINOV2) samples draw -o $(SCENES) --maps --per-class 10 --val-per-class 3 --force
+
+$(OUT)/depth.json: $(MODEL) $(SCENES)/samples.json
+	$(DINOV2) depth-eval $(DENSE) --depths $(SCENES)/depth --max-depth 10 --steps 300 -o $@ --html $(OUT)/depth.html --head-out $(OUT)/depth.safetensors --force
+
+$(OUT)/regions.json: $(MODEL) $(SCENES)/samples.json
+	$(DINOV2) seg-eval $(DENSE) --masks $(SCENES)/masks -o $@ --html $(OUT)/regions.html --head-out $(OUT)/regions.safetensors --force
+
+$(OUT)/depth.png: $(OUT)/depth.json
+	$(DINOV2) visualize depth $(SCENES)/val --depths $(SCENES)/depth/val --model $(MODEL) --head $(OUT)/depth.safetensors --limit 8 -o $@ --force
+
+$(OUT)/regions.png: $(OUT)/regions.json
+	$(DINOV2) visualize segment $(SCENES)/val --model $(MODEL) --head $(OUT)/regions.safetensors --limit 8 -o $@ --force
 
 $(OUT)/report.html: $(MODEL) $(OUT)/knn.json
 	cp $(OUT)/knn.json $(OUT)/run/knn.json
