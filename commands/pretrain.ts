@@ -182,6 +182,8 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
         this.note(`step ${event.step}: ${scoreWords(event.scores)} (${event.seconds.toFixed(1)} s)`)
       } else if (event.kind === 'warning') {
         this.warn(event.message)
+      } else if (event.kind === 'loaded') {
+        this.detail(event.words)
       } else if (event.kind === 'checkpoint') {
         this.detail(`${event.path} is written`)
       } else if (event.kind === 'stopped') {

@@ -11,7 +11,7 @@ import type {Derived} from '../config/derived.js'
 import {UserError} from '../config/errors.js'
 import type {Settings} from '../config/table.js'
 import type {CropSettings} from '../data/augment.js'
-import {cropBatches} from '../data/batches.js'
+import {cropBatches, describeLoad} from '../data/batches.js'
 import type {BadImage, CropBatch} from '../data/batches.js'
 import {maskSettings} from '../data/masks.js'
 import {shuffledSampler} from '../data/sampler.js'
@@ -112,6 +112,8 @@ export type RunEvent<Report> =
   | {readonly kind: 'scores'; readonly step: number; readonly scores: Readonly<Record<string, number>>; readonly seconds: number}
   | {readonly kind: 'warning'; readonly message: string}
   | {readonly kind: 'checkpoint'; readonly step: number; readonly path: string}
+  /** How the images were loaded, in words, once, before the run stops or ends. */
+  | {readonly kind: 'loaded'; readonly words: string}
   | {readonly kind: 'stopped'; readonly step: number; readonly path: string}
   | {readonly kind: 'finished'; readonly step: number; readonly model: string; readonly health: Health}
 
@@ -290,11 +292,13 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
         await settle()
         yield* said.splice(0)
         if (failure) throw unwritten(failure, lastGood())
+        yield {kind: 'loaded', words: describeLoad(batches.stats())}
         yield {kind: 'stopped', step, path: last!}
         return
       }
       yield* said.splice(0)
     }
+    yield {kind: 'loaded', words: describeLoad(batches.stats())}
     const model = await saveFinal(learner, options).catch(async (error: unknown) => {
       await settle()
       throw error
