@@ -132,7 +132,7 @@ $(OUT)/depth.json: $(MODEL) $(SCENES)/samples.json
 	$(DINOV2) depth-eval $(DENSE) --depths $(SCENES)/depth --max-depth 10 --steps 300 -o $@ --html $(OUT)/depth.html --head-out $(OUT)/depth.safetensors --force
 
 $(OUT)/regions.json: $(MODEL) $(SCENES)/samples.json
-	$(DINOV2) seg-eval $(DENSE) --masks $(SCENES)/masks -o $@ --html $(OUT)/regions.html --head-out $(OUT)/regions.safetensors --force
+	$(DINOV2) seg-eval $(DENSE) --masks $(SCENES)/masks --steps 300 -o $@ --html $(OUT)/regions.html --head-out $(OUT)/regions.safetensors --force
 
 $(OUT)/depth.png: $(OUT)/depth.json
 	$(DINOV2) visualize depth $(SCENES)/val --depths $(SCENES)/depth/val --model $(MODEL) --head $(OUT)/depth.safetensors --limit 8 -o $@ --force

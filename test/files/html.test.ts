@@ -25,7 +25,7 @@ test('a page carries everything in itself', () => {
   })
   assert.ok(!text.includes('<script'))
   assert.ok(text.includes('&lt;i&gt;'))
-  assert.match(text, /Content-Security-Policy" content="default-src 'none'; img-src data:/)
+  assert.match(text, /Content-Security-Policy"\s+content="default-src 'none'; img-src data:/)
   assert.doesNotMatch(text, /(src|href)="(?!data:)/)
   assert.match(text, /^<!doctype html>/)
   assert.equal(dataUri(Uint8Array.of(1, 2, 3), 'image/png'), 'data:image/png;base64,AQID')
