@@ -5,7 +5,7 @@
  * old one. What is half written goes away with the process, however it ends short of `kill -9`.
  */
 import {randomBytes} from 'node:crypto'
-import {createWriteStream, existsSync} from 'node:fs'
+import {closeSync, createWriteStream, existsSync, openSync} from 'node:fs'
 import {mkdir, open, readdir, realpath, rename, stat, unlink} from 'node:fs/promises'
 import {basename, dirname, join} from 'node:path'
 import type {Writable} from 'node:stream'
@@ -72,7 +72,9 @@ export async function openOutput(target: string, {force = false}: {force?: boole
     toStdout: false,
     path,
     get stream(): Writable {
-      return (stream ??= createWriteStream(path, {highWaterMark: 1 << 20}).on('error', error => (failure ??= error)))
+      if (stream) return stream
+      const flags = direct ? 'w' : made(path)
+      return (stream = createWriteStream(path, {flags, highWaterMark: 1 << 20}).on('error', error => (failure ??= error)))
     },
     async commit() {
       if (over) return
@@ -92,6 +94,19 @@ export async function openOutput(target: string, {force = false}: {force?: boole
       await unlink(path).catch(() => {})
       forgetTemporary(path)
     }
+  }
+}
+
+/**
+ * Makes the file at once, so that an opening still on its way when the process is told to end cannot make it again behind the cleaning up; → the mode
+ * to open it in. Where it cannot be made, the opening says why.
+ */
+function made(path: string): 'r+' | 'w' {
+  try {
+    closeSync(openSync(path, 'wx'))
+    return 'r+'
+  } catch {
+    return 'w'
   }
 }
 

@@ -5,7 +5,7 @@
  * command leaves the old one. A folder is built the same way and renamed as a whole. What is left open when the process exits is removed; after a
  * `kill -9` a hidden `.NAME.tmp-PID-N` may stay behind, never a broken target. Devices and pipes (`/dev/null`, `/dev/fd/3`) are written directly.
  */
-import {rmSync} from 'node:fs'
+import {closeSync, openSync, rmSync} from 'node:fs'
 import {mkdir, open, readdir, realpath, rename, rm, stat, type FileHandle} from 'node:fs/promises'
 import {basename, dirname, join, resolve} from 'node:path'
 import {UserError} from '../config/errors.js'
@@ -66,10 +66,15 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
     throw new UserError(`${path} is a folder, but this output is a file.`, {exit: 2, code: 'OUTPUT_IS_FOLDER', hint: 'Name a file in it.'})
   if (found && !found.isFile()) return direct(path, final)
   const temporary = temporaryName(final)
-  const handle = await open(temporary, 'wx+').catch((error: unknown) => {
+  // Made at once and opened as it is: an opening on its way when the process ends would make the file again behind the cleaning up.
+  const handle = await (async () => {
+    closeSync(openSync(temporary, 'wx'))
+    pending.add(temporary)
+    return open(temporary, 'r+')
+  })().catch((error: unknown) => {
+    if (pending.delete(temporary)) rmSync(temporary, {force: true})
     throw beginError(path, error)
   })
-  pending.add(temporary)
   let open_ = true
   const close = async (): Promise<void> => {
     open_ = false
