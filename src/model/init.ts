@@ -1,6 +1,7 @@
 /** Fresh parameters, drawn as the reference draws them (spec §1.5 and §2.1), from a seed and the parameter's own name. */
 import {tensor} from '../tensor/tf.js'
 import type {Tensor} from '../tensor/tf.js'
+import type {Linear} from '../tensor/ops/linear.js'
 import {rng} from '../tensor/random.js'
 import {grow} from '../tensor/tree.js'
 import type {VitConfig} from './config.js'
@@ -94,3 +95,9 @@ export function initHead({width, hidden, bottleneck, prototypes, layers}: HeadSh
   put('last_layer.weight_v', [prototypes, bottleneck], {uniform: 1 / Math.sqrt(bottleneck)})
   return grow<Head>(named)
 }
+
+/** A linear layer that brings rows of `from` numbers to `to` numbers, drawn as the layers of a head are. */
+export const initProjector = (from: number, to: number, seed: number, name: string): Linear => ({
+  weight: draw(seed, `${name}.weight`, [to, from], {truncated: 0.02}) as Linear['weight'],
+  bias: draw(seed, `${name}.bias`, [to], 'zeros') as Linear['bias']
+})

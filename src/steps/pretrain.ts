@@ -113,7 +113,7 @@ async function startFrom(path: string, student: Named, {vit}: Derived): Promise<
 }
 
 /** Where the tensors of a state lie, by their names in a checkpoint file. */
-function statePlaces(state: TrainState): Map<string, Place> {
+export function statePlaces(state: TrainState): Map<string, Place> {
   const {student, teacher, moments, centers} = state
   const places = placesOf({student, teacher, moment1: moments.m, moment2: moments.v})
   if (centers)
@@ -186,6 +186,23 @@ export const cropSettings = ({crops, train}: Settings): CropSettings => ({
   blurSigma: [0.1, crops.blur_sigma_max]
 })
 
+/** What a step over prototypes measured, as metrics name it. */
+export const measuredOf = (report: Omit<StepReport, 'masked'>): Record<string, number> => ({
+  ...report.losses,
+  ...Object.fromEntries(Object.entries(report.gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm])),
+  teacher_entropy: report.teacherEntropy,
+  cls_cosine: report.clsCosine
+})
+
+/** What the schedules said, as metrics name it. */
+export const ratesShown = (rates: StepRates): Record<string, number> => ({
+  lr: rates.lr,
+  last_layer_lr: rates.lastLayerLr,
+  wd: rates.wd,
+  momentum: rates.momentum,
+  teacher_temp: rates.teacherTemp
+})
+
 /** DINO, iBOT and KoLeo as something that learns; `state` is given up to it. */
 export function pretrainLearner(
   state: TrainState,
@@ -210,20 +227,8 @@ export function pretrainLearner(
         const {report} = stepped
         return {
           report,
-          measured: {
-            ...report.losses,
-            ...Object.fromEntries(Object.entries(report.gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm])),
-            teacher_entropy: report.teacherEntropy,
-            cls_cosine: report.clsCosine,
-            masked_patches: report.masked
-          },
-          rates: {
-            lr: rates.lr,
-            last_layer_lr: rates.lastLayerLr,
-            wd: rates.wd,
-            momentum: rates.momentum,
-            teacher_temp: rates.teacherTemp
-          }
+          measured: {...measuredOf(report), masked_patches: report.masked},
+          rates: ratesShown(rates)
         }
       } finally {
         freeBatch(batch)

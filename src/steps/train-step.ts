@@ -121,16 +121,16 @@ export type StepReport = {
 const modules = (named: Named): Network => grow<Network>(named)
 
 /** A head in the precision of products, once a step; `free` what is `owned`. */
-type HeadCopy = {low: Head; w: Tensor2D /* [K, D], the prototypes */; owned: Tensor[]}
+export type HeadCopy = {low: Head; w: Tensor2D /* [K, D], the prototypes */; owned: Tensor[]}
 
-function copyHead(head: Head, precision: Precision): HeadCopy {
+export function copyHead(head: Head, precision: Precision): HeadCopy {
   const {head: low, owned} = headCopy(head, precision)
   const w = prototypes(head, precision)
   return {low, w, owned: [...owned, w]}
 }
 
 /** Part of a batch: what goes through the networks at once. */
-type Part = {
+export type Part = {
   /** Images. */
   readonly b: number
   /** Local crops of an image, m. */
@@ -157,7 +157,7 @@ const localCrops = (batch: StepBatch | LazyBatch): number =>
   'localCount' in batch ? batch.localCount : batch.locals ? batch.locals.shape[0] / (batch.masks.shape[0] / 2) : 0
 
 /** A batch in `count` parts, whose numbers of images differ by one at most. What is new of them, the masks, is the caller's. */
-function partsOf(batch: StepBatch | LazyBatch, count: number): Part[] {
+export function partsOf(batch: StepBatch | LazyBatch, count: number): Part[] {
   const [twoB, N] = batch.masks.shape
   const B = twoB / 2
   if (count > B) throw new RangeError(`expected at most ${B} parts, one an image, but received ${count}`)
@@ -187,7 +187,7 @@ function partsOf(batch: StepBatch | LazyBatch, count: number): Part[] {
 }
 
 /** Targets of all rows of a batch, part behind part, and what was found beside them. */
-type TeacherSays = {
+export type TeacherSays = {
   cls: Targets /* 2b rows of each part */
   patches?: Targets /* n rows */
   centers?: {dino: Tensor2D; ibot: Tensor2D}
@@ -204,7 +204,7 @@ function teacherSays(
   centers: TrainState['centers'],
   widths: Widths
 ): TeacherSays {
-  const {vit, precision, centering} = settings
+  const {vit, precision} = settings
   const backbone = computeCopy(teacher.backbone, precision)
   const heads = {dino: copyHead(teacher.dino_head, precision), ibot: teacher.ibot_head && copyHead(teacher.ibot_head, precision)}
   const rows = parts.map(part =>
@@ -220,33 +220,58 @@ function teacherSays(
     })
   )
   dispose(backbone.owned)
-  const joined = (list: readonly Tensor2D[]): Tensor2D => {
-    const all = tidy(() => (list.length === 1 ? list[0]!.clone() : concat([...list])))
-    dispose([...list])
-    return all
-  }
   const z = {
     cls: joined(rows.map(({cls}) => cls)),
     patches: rows.some(({patches}) => patches) ? joined(rows.flatMap(({patches}) => (patches ? [patches] : []))) : undefined
   }
   for (const head of [heads.dino, heads.ibot]) if (head) dispose(head.owned.filter(leaf => leaf !== head.w))
+  const said = targetsOfRows(z, {dino: heads.dino.w, ibot: heads.ibot?.w}, rates, settings, centers, widths, parts.length === 1)
+  return {
+    ...said,
+    dispose: () => {
+      said.dispose()
+      dispose([z.cls, ...(z.patches ? [z.patches] : []), heads.dino.w, ...(heads.ibot ? [heads.ibot.w] : [])])
+    }
+  }
+}
 
-  // Where there is room, scores are computed once and kept; over several parts they would be those of the whole batch.
+/** Matrices one below the other, as one; consumes them. */
+export function joined(list: readonly Tensor2D[]): Tensor2D {
+  const all = tidy(() => (list.length === 1 ? list[0]!.clone() : concat([...list])))
+  dispose([...list])
+  return all
+}
+
+/** Scores that would be larger than this, in bytes, are computed again for every turn rather than kept. */
+const HELD = 2 ** 30
+
+/**
+ * Targets for rows that have been through the heads' MLPs, z [n, D], against the prototypes w [K, D] of these heads. `keep`: where there is room, scores are computed once and
+ * kept; over several parts they would be those of the whole batch. Rows and prototypes must outlive the targets, whose `dispose` leaves them.
+ */
+export function targetsOfRows(
+  z: {readonly cls: Tensor2D; readonly patches?: Tensor2D | undefined},
+  w: {readonly dino: Tensor2D; readonly ibot?: Tensor2D | undefined},
+  rates: StepRates,
+  {centering, memory = 'fast', precision}: StepSettings,
+  centers: TrainState['centers'],
+  widths: Widths,
+  keep: boolean
+): TeacherSays {
   const holds: HeldScores[] = []
-  const scoresOf = (rows: Tensor2D, w: Tensor2D): Scores => {
-    const scores = productScores(rows, w)
-    if (parts.length > 1 || (settings.memory ?? 'fast') !== 'fast') return scores
+  const scoresOf = (rows: Tensor2D, own: Tensor2D): Scores => {
+    const scores = productScores(rows, own)
+    const bytes = rows.shape[0] * own.shape[0] * (precision === 'bf16' ? 2 : 4)
+    if (!keep || memory !== 'fast' || bytes > HELD) return scores
     const held = heldScores(scores)
     holds.push(held)
     return held
   }
   const average: Record<'dino' | 'ibot', Tensor2D | undefined> = {dino: undefined, ibot: undefined}
   const target = (rows: Tensor2D, which: 'dino' | 'ibot'): Targets => {
-    const {w} = (which === 'ibot' ? heads.ibot : undefined) ?? heads.dino
-    const width = which === 'ibot' ? widths.ibot : widths.dino
-    const scores = scoresOf(rows, w)
-    if (centering === 'sinkhorn_knopp') return sinkhornTargets(scores, rates.teacherTemp, width)
-    const {targets, mean} = centredTargets(scores, centers![which], rates.teacherTemp, width)
+    const scores = scoresOf(rows, (which === 'ibot' ? w.ibot : undefined) ?? w.dino)
+    if (centering === 'sinkhorn_knopp') return sinkhornTargets(scores, rates.teacherTemp, widths[which])
+    const {targets, mean} = centredTargets(scores, centers![which], rates.teacherTemp, widths[which])
     average[which] = mean
     return targets
   }
@@ -267,7 +292,6 @@ function teacherSays(
     dispose: () => {
       for (const targets of [cls, patches]) if (targets) dispose([targets.rows, targets.columns])
       for (const held of holds) held.dispose()
-      dispose([z.cls, ...(z.patches ? [z.patches] : []), heads.dino.w, ...(heads.ibot ? [heads.ibot.w] : [])])
     }
   }
 }
@@ -280,7 +304,7 @@ const rowsForHeads = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRo
   }))
 
 /** Columns of scores that each head takes at a time: the same for teacher and student, since scores are held by these pieces. */
-type Widths = {readonly dino: number; readonly ibot: number}
+export type Widths = {readonly dino: number; readonly ibot: number}
 
 function widthsOf(student: Network, parts: readonly Part[]): Widths {
   const K = (head: Head): number => head.last_layer.weight_v.shape[0]
@@ -304,7 +328,7 @@ function widthsOf(student: Network, parts: readonly Part[]): Widths {
 }
 
 /** Numbers of the rows of cls tokens and of masked patches in the packed tokens of a view. */
-function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
+export function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
   const {count, rows, columns} = gridOf(view, vit)
   const N = rows * columns
   const S = 1 + vit.registers + N
@@ -323,34 +347,74 @@ function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int3
  * With `accumulate` above one the batch goes through the networks in parts, one after the other. Targets (Sinkhorn–Knopp, centres) are those of the whole batch,
  * and all losses but one are weighed as in the whole batch, so that the gradient is the same. KoLeo looks for neighbours within a part, as the reference does within one
  * GPU, and stochastic depth draws what is kept in each part by itself.
+ *
+ * `guide` says the targets in the place of the state's own teacher, which is then nothing but the average of the student.
  */
 export function trainStep(
   state: TrainState,
   batch: StepBatch | LazyBatch,
   rates: StepRates,
   settings: StepSettings,
-  random?: Rng
+  random?: Rng,
+  guide?: (parts: readonly Part[], widths: Widths) => TeacherSays
 ): {state: TrainState; report: StepReport} {
-  const {rules} = settings
   const student = modules(state.student)
   const parts = partsOf(batch, settings.accumulate ?? 1)
   const widths = widthsOf(student, parts)
-  const targets = teacherSays(modules(state.teacher), parts, rates, settings, state.centers, widths)
+  const targets = guide?.(parts, widths) ?? teacherSays(modules(state.teacher), parts, rates, settings, state.centers, widths)
   const {grads, report} = gradientsOfParts(student, parts, targets, settings, widths, random, targets.dispose)
   dispose([targets.entropy, ...parts.map(({masks}) => masks)])
+  if (guide) withoutMaskToken(grads)
+  const {state: next, gradNorms} = update(state, grads, report.losses, rates, settings, targets.centers)
+  return {state: next, report: {...report, gradNorms, masked: batch.indices.length}}
+}
 
+/** A batch in which nothing is masked and the patch loss is taken on all patches alike, as a student learns from a frozen teacher. */
+export function wholeBatch<T extends {readonly indices: Int32Array; readonly weights: Float32Array}>(
+  batch: T,
+  crops: number,
+  patches: number
+): T {
+  return {
+    ...batch,
+    indices: Int32Array.from({length: crops * patches}, (_, i) => i),
+    weights: new Float32Array(crops * patches).fill(1 / patches)
+  }
+}
+
+/** Takes the gradient of the mask token out: where nothing is ever masked it has none, and is not to decay. */
+export function withoutMaskToken(grads: Named): void {
+  const name = 'backbone.mask_token'
+  const grad = grads.get(name)
+  if (grad) dispose(grad)
+  grads.delete(name)
+}
+
+/**
+ * The second half of a step: gradients clipped, the student moved, its average behind it. Consumes the gradients, and the state where the step is taken.
+ * Throws `NotFiniteStep` where a loss or gradient is not finite; the state is then as it was, and `centers`, which would be the next ones, are freed.
+ */
+export function update(
+  state: TrainState,
+  grads: Named,
+  losses: Readonly<Record<string, number>>,
+  rates: StepRates,
+  settings: StepSettings,
+  centers?: TrainState['centers']
+): {state: TrainState; gradNorms: Record<string, number>} {
+  const {rules} = settings
   // Clip each sub-module apart, then step.
   const gradNorms: Record<string, number> = {}
-  for (const name of Object.keys(student)) {
+  for (const name of new Set([...state.student.keys()].map(path => path.slice(0, path.indexOf('.'))))) {
     const own: Named = new Map([...grads].filter(([path]) => path.startsWith(`${name}.`)))
     gradNorms[name] = clip(own, settings.clipGrad > 0 ? settings.clipGrad : Infinity)
     for (const [path, grad] of own) grads.set(path, grad)
   }
   // A step that is not finite is not taken: the state stays as it was.
-  const sick = notFiniteStep(report.losses, gradNorms, grads)
+  const sick = notFiniteStep(losses, gradNorms, grads)
   if (sick) {
     dispose([...grads.values()])
-    if (targets.centers) free([targets.centers.dino, targets.centers.ibot])
+    if (centers) free([centers.dino, centers.ibot])
     throw sick
   }
   const step = state.step + 1
@@ -365,11 +429,8 @@ export function trainStep(
   })
   for (const grad of grads.values()) dispose(grad)
   ema(state.teacher, state.student, rates.momentum)
-  if (state.centers) free([state.centers.dino, state.centers.ibot])
-  return {
-    state: {...state, step, ...(targets.centers ? {centers: targets.centers} : {})},
-    report: {...report, gradNorms, masked: batch.indices.length}
-  }
+  if (state.centers && centers) free([state.centers.dino, state.centers.ibot])
+  return {state: {...state, step, ...(centers ? {centers} : {})}, gradNorms}
 }
 
 type Gradients = {grads: Named; report: Omit<StepReport, 'gradNorms' | 'masked'>}

@@ -12,6 +12,7 @@ import {startEngine, type EngineInfo, type EngineRequest} from '../engine/start.
 import {PRECISIONS, type Precision} from '../engine/registry.js'
 import {verifyBackbone} from './verify/backbone.js'
 import type {Check} from './verify/checks.js'
+import {verifyDistillation} from './verify/distillation.js'
 import {openGolden} from './verify/golden.js'
 import {verifyLosses} from './verify/losses.js'
 import {verifySchedules} from './verify/schedules.js'
@@ -49,6 +50,7 @@ export async function* verify({golden: folder, precision = 'auto', ...request}: 
     yield* verifySchedules(golden)
     yield* verifyTraining(golden, 'train')
     yield* verifyTraining(golden, 'train_untied')
+    yield* verifyDistillation(golden)
   }
   if (precisions.includes('bf16')) for (const name of backbones) yield* verifyBackbone(golden, name, 'bf16')
   return info

@@ -12,18 +12,18 @@ import {need, onEngine, type Golden, type Recorded, type RecordedStep, type Reco
 
 type Tensors = ReadonlyMap<string, Recorded>
 
-/** The architecture of the recorded student. */
-function architecture(init: Tensors, training: RecordedTraining): VitConfig {
-  const prefix = 'student.backbone.'
+/** The architecture of a recorded network. Throws a `UserError` where parameters are missing. */
+export function architectureOf(init: Tensors, prefix: string, recorded: RecordedTraining['vit'], who: string): VitConfig {
   const shapes = new Map(
     [...init].flatMap(([name, {shape}]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), shape] as const] : []))
   )
-  const config = inferConfig(shapes, {}, overridesOf(training.vit), 'The recorded student')
+  const config = inferConfig(shapes, {}, overridesOf(recorded), who)
   for (const name of expectedShapes(config).keys()) need(init, prefix + name, 'the initial parameters')
   return config
 }
 
-const named = (tensors: Tensors, network: string): Named =>
+/** The tensors of one recorded network, on the engine. */
+export const named = (tensors: Tensors, network: string): Named =>
   new Map(
     [...tensors].flatMap(([name, recorded]) =>
       name.startsWith(`${network}.`) ? [[name.slice(network.length + 1), onEngine(recorded)] as const] : []
@@ -39,7 +39,7 @@ export async function* verifyTraining(golden: Golden, run: 'train' | 'train_unti
     golden.tensors(`${run}_batches`),
     golden.tensors(`${run}_final`)
   ])
-  const vit = architecture(init, training)
+  const vit = architectureOf(init, 'student.backbone.', training.vit, 'The recorded student')
   const settings: StepSettings = {
     vit,
     precision: 'fp32',
