@@ -156,6 +156,20 @@ export const table = {
     teacher_temp: number(0.07, {above: true}, 'The same after its warm-up.'),
     warmup_teacher_temp_epochs: number(30, {}, 'Epochs of that warm-up, which is linear.')
   },
+  distill: {
+    teacher: text('', 'The frozen teacher: a run folder or checkpoint, also given as --teacher.'),
+    from: choice(
+      'auto',
+      ['auto', 'heads', 'features'],
+      'What is handed on: heads are the targets of its DINO and iBOT heads, features its tokens themselves; auto takes the heads where it has any.'
+    ),
+    teacher_crops_size: integer(
+      0,
+      {max: 4096},
+      'Side in pixels at which the teacher sees the global crops, a multiple of its patch. 0: as they are, or the nearest multiple.'
+    ),
+    huber: number(0.5, {}, 'With features: weight of the distance of tokens (Huber) beside that of their directions (cosine).')
+  },
   optim: {
     epochs: number(100, {above: true}, 'Length of the run in epochs of train.OFFICIAL_EPOCH_LENGTH steps.'),
     weight_decay: number(0.04, {}, 'Weight decay at the start.'),

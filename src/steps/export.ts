@@ -112,7 +112,7 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
 }
 
 /** What a checkpoint of a training run says of the run, not of the model; it stays behind. */
-const ofRun = new Set(['settings', 'images', 'images_fingerprint', 'position', 'window', 'computing', 'history'])
+const ofRun = new Set(['settings', 'images', 'images_fingerprint', 'position', 'window', 'computing', 'history', 'taught_by'])
 const ofModel = (metadata: Readonly<Record<string, string>>): Record<string, string> =>
   Object.fromEntries(Object.entries(metadata).filter(([name]) => !ofRun.has(name)))
 

@@ -81,7 +81,8 @@ const free = new Set([
   'train.log_every',
   'train.checkpoint_every',
   'train.keep_checkpoints',
-  'train.keep_every'
+  'train.keep_every',
+  'distill.teacher' // wherever it lies, its weights tell whether it is the same
 ])
 
 /** Images a step of the run in a folder, as its newest checkpoint records it; undefined where there is none. */
@@ -140,13 +141,25 @@ export type Recorded = {
   readonly window: unknown
   /** Changes of course that were accepted so far. */
   readonly history: readonly Change[]
+  /** Fingerprint of a frozen teacher that the run learns from. */
+  readonly taughtBy?: string | undefined
 }
 
 /** From which step on a run went on otherwise than it began. */
 export type Change = {readonly step: number; readonly changes: readonly string[]}
 
 /** Metadata of a checkpoint: what made it, all that going on needs beside the tensors, and what lets other commands open it as a model. */
-export const stateRecord = ({version, settings, plan, computing, set, step, window, history}: Recorded): Record<string, string> => ({
+export const stateRecord = ({
+  version,
+  settings,
+  plan,
+  computing,
+  set,
+  step,
+  window,
+  history,
+  taughtBy
+}: Recorded): Record<string, string> => ({
   ...configMetadata(plan.vit),
   ...cropMetadata(settings),
   tool: `dinov2 ${version}`,
@@ -157,6 +170,7 @@ export const stateRecord = ({version, settings, plan, computing, set, step, wind
   position: String(step * plan.batch), // of the order of images: the next batch begins here
   window: JSON.stringify(window),
   computing: JSON.stringify(computing),
+  ...(taughtBy === undefined ? {} : {taught_by: taughtBy}),
   ...(history.length > 0 ? {history: JSON.stringify(history)} : {})
 })
 
@@ -178,7 +192,7 @@ export type Comparison = {
 /** Holds what a checkpoint records against what a run is to go on with. */
 export function compare(
   metadata: Readonly<Record<string, string>>,
-  {settings, computing, set}: Pick<Recorded, 'settings' | 'computing' | 'set'>
+  {settings, computing, set, taughtBy}: Pick<Recorded, 'settings' | 'computing' | 'set' | 'taughtBy'>
 ): Comparison {
   const [course, carried, digits]: [string[], string[], string[]] = [[], [], []]
   const shown = (value: unknown): string => JSON.stringify(value) ?? 'not recorded'
@@ -196,6 +210,14 @@ export function compare(
     course.push(`there were ${metadata['images']} images and are ${set.images}`)
   else if (metadata['images_fingerprint'] && metadata['images_fingerprint'] !== set.fingerprint)
     course.push(`there are as many images (${set.images}), but others or in another order`)
+  if (metadata['taught_by'] !== taughtBy && metadata['settings'])
+    course.push(
+      metadata['taught_by'] === undefined
+        ? 'there was no frozen teacher and there is one'
+        : taughtBy === undefined
+          ? 'there was a frozen teacher and there is none'
+          : 'the teacher has other weights than the one so far'
+    )
   const before = JSON.parse(metadata['computing'] ?? '{}') as Record<string, unknown>
   for (const [name, value] of Object.entries(computing))
     if (before[name] !== undefined && before[name] !== value) digits.push(`${name} was ${String(before[name])} and is ${String(value)}`)

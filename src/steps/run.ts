@@ -12,7 +12,7 @@ import {UserError} from '../config/errors.js'
 import type {Settings} from '../config/table.js'
 import type {CropSettings} from '../data/augment.js'
 import {cropBatches, describeLoad} from '../data/batches.js'
-import type {BadImage, CropBatch} from '../data/batches.js'
+import type {BadImage, Batches, CropBatch} from '../data/batches.js'
 import {maskSettings} from '../data/masks.js'
 import {shuffledSampler} from '../data/sampler.js'
 import type {ImageList} from '../data/table.js'
@@ -90,6 +90,10 @@ export type RunOptions = {
   readonly acceptChanges?: boolean
   readonly evaluation?: Evaluation
   readonly signal?: AbortSignal
+  /** Fingerprint of a frozen teacher that the run learns from; part of what a resumed run must have in common with the one so far. */
+  readonly taughtBy?: string
+  /** Batches from a step on, where they do not come from `images` alone for this run. */
+  readonly batches?: (start: number) => Batches<CropBatch>
   readonly onBad?: (bad: BadImage) => void
   /** Asked after each step; false ends the run as a signal does, with a checkpoint. */
   readonly goOn?: () => boolean
@@ -139,10 +143,10 @@ export async function* runTraining<Report>(learner: Learner<Report>, options: Ru
 }
 
 async function* underLock<Report>(learner: Learner<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
-  const {images, settings, plan, crops, computing, run, signal, evaluation, version} = options
+  const {images, settings, plan, computing, run, signal, evaluation, version} = options
   const {train} = settings
   const set = imageSet(images)
-  const recorded = {version, settings, plan, computing, set}
+  const recorded = {version, settings, plan, computing, set, taughtBy: options.taughtBy}
   const metricsPath = join(run, runNames.metrics)
   const scale = {prototypes: plan.dinoHead.prototypes, weight: settings.dino.loss_weight}
   const window = new Averages()
@@ -229,19 +233,7 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
   }
   const lastGood = (): string => (last ? `The last good checkpoint is ${last}. ` : 'No checkpoint was written yet. ')
 
-  const batches = cropBatches({
-    refs: images,
-    sampler: shuffledSampler(images.length, train.seed),
-    batch: plan.batch,
-    crops,
-    masks: maskSettings(crops.globalSize, plan.vit.patch, settings.ibot.mask_sample_probability, settings.ibot.mask_ratio_min_max),
-    seed: train.seed,
-    start: learner.step,
-    end: plan.steps,
-    cacheBytes: train.cache_mb * 2 ** 20,
-    ...(train.workers > 0 ? {workers: train.workers} : {}),
-    ...(options.onBad ? {onBad: options.onBad} : {})
-  })
+  const batches = options.batches?.(learner.step) ?? trainingBatches(options, learner.step)
   let written = learner.step // the step of the last checkpoint
   try {
     for (;;) {
@@ -316,6 +308,25 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
     await Promise.all([metrics.close(), events.close()])
   }
 }
+
+/** The batches of a run from step `start` on: which images, crops and masks come at a step follows from seed and step. */
+export const trainingBatches = (
+  {images, settings, plan, crops, onBad}: Pick<RunOptions, 'images' | 'settings' | 'plan' | 'crops' | 'onBad'>,
+  start: number
+): Batches<CropBatch> =>
+  cropBatches({
+    refs: images,
+    sampler: shuffledSampler(images.length, settings.train.seed),
+    batch: plan.batch,
+    crops,
+    masks: maskSettings(crops.globalSize, plan.vit.patch, settings.ibot.mask_sample_probability, settings.ibot.mask_ratio_min_max),
+    seed: settings.train.seed,
+    start,
+    end: plan.steps,
+    cacheBytes: settings.train.cache_mb * 2 ** 20,
+    ...(settings.train.workers > 0 ? {workers: settings.train.workers} : {}),
+    ...(onBad ? {onBad} : {})
+  })
 
 const unwritten = (failure: UserError, lastGood: string): UserError =>
   new UserError(failure.message, {exit: 1, code: failure.code, hint: `${lastGood}Free some space and go on from there with --resume.`})

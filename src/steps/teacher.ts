@@ -7,6 +7,8 @@
  * b images in a part of a batch, N patches of the student, M of the teacher, C the teacher's width, D a head's bottleneck, K prototypes.
  */
 import {createHash} from 'node:crypto'
+import {readFile} from 'node:fs/promises'
+import {join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import {expectedShapes} from '../files/architecture.js'
 import {openBackbone} from '../files/backbone.js'
@@ -19,9 +21,10 @@ import type {Head} from '../model/head.js'
 import {normedTokens} from '../model/vit.js'
 import type {Vit} from '../model/vit.js'
 import {castLike} from '../tensor/ops/precision.js'
+import {imageMean, imageStd} from '../tensor/ops/patches.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {resizeForward} from '../tensor/ops/resize.js'
-import {dispose, reshape, slice, tensor, tidy} from '../tensor/tf.js'
+import {add, dispose, mul, reshape, slice, tensor, tensor1d, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../tensor/tf.js'
 import {grow} from '../tensor/tree.js'
 import {loadBackbone} from './backbone.js'
@@ -45,7 +48,11 @@ export type TeacherPlan = {
   readonly bytes: (precision: Precision) => number
   /** Side of the square that its images were cut to, where the file says so. */
   readonly crop?: number
+  /** Mean and deviation of the channels that its images are normalised by, where they are not those of ImageNet. */
+  readonly normalisation?: Normalisation
 }
+
+type Normalisation = {readonly mean: readonly [number, number, number]; readonly std: readonly [number, number, number]}
 
 type HeadShape = {readonly layers: number; readonly hidden: number; readonly bottleneck: number}
 
@@ -91,11 +98,33 @@ export async function planTeacher(path: string, lesson: Lesson): Promise<Teacher
       ...(heads ? {heads} : {}),
       parameters,
       bytes: precision => (precision === 'bf16' ? 4 * (parameters - linear) + 2 * (linear + headNumbers) : 4 * (parameters + headNumbers)),
-      ...(crop > 0 ? {crop} : {})
+      ...(crop > 0 ? {crop} : {}),
+      ...(await normalisationOf(path))
     }
   } finally {
     await checkpoint.close()
   }
+}
+
+/** What a folder for transformers or timm says of its normalisation, where that is another than ImageNet's. */
+async function normalisationOf(folder: string): Promise<{normalisation?: Normalisation}> {
+  const read = async (name: string): Promise<Record<string, unknown>> => {
+    try {
+      return JSON.parse(await readFile(join(folder, name), 'utf8')) as Record<string, unknown>
+    } catch {
+      return {} // no such file, or no folder: nothing is said
+    }
+  }
+  const [transformers, timm] = [
+    await read('preprocessor_config.json'),
+    (await read('config.json'))['pretrained_cfg'] as {mean?: unknown; std?: unknown} | undefined
+  ]
+  const [mean, std] = [transformers['image_mean'] ?? timm?.mean, transformers['image_std'] ?? timm?.std]
+  const three = (value: unknown): value is [number, number, number] =>
+    Array.isArray(value) && value.length === 3 && value.every(Number.isFinite)
+  if (!three(mean) || !three(std) || std.some(value => value <= 0)) return {}
+  const near = (a: readonly number[], b: readonly number[]): boolean => a.every((value, i) => Math.abs(value - b[i]!) < 1e-3)
+  return near(mean, imageMean) && near(std, imageStd) ? {} : {normalisation: {mean, std}}
 }
 
 const isLinear = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\./.test(name)
@@ -187,10 +216,10 @@ export const sideFor = (side: number, {patch}: VitConfig): number => Math.max(1,
 type Tokens = {readonly cls: Tensor2D; readonly patches: (grid: number) => Tensor2D /* [2b·N, C] */; readonly dispose: () => void}
 
 /** The large crops of a part through the teacher, which sees them at `side` pixels, unmasked. */
-function tokensOf({backbone, vit}: Teacher, part: Part, side: number): Tokens {
+function tokensOf({backbone, vit, normalisation}: Teacher, part: Part, side: number): Tokens {
   const M = side / vit.patch
   const {cls, patches} = tidy(() => {
-    const globals = part.globals()
+    const globals = normalisation ? renormalised(part.globals(), normalisation) : part.globals()
     const images = globals.shape[1] === side ? globals : resizeForward(globals, [side, side])
     const y = normedTokens(backbone, {images}, vit)
     const n = globals.shape[0]
@@ -206,6 +235,14 @@ function tokensOf({backbone, vit}: Teacher, part: Part, side: number): Tokens {
     dispose: () => dispose([cls, patches])
   }
 }
+
+/** Images normalised as ImageNet's are, normalised by another mean and deviation; [n, H, W, 3]. */
+const renormalised = (images: Tensor4D, {mean, std}: Normalisation): Tensor4D =>
+  tidy(() => {
+    const scale = tensor1d(std.map((value, i) => imageStd[i]! / value))
+    const shift = tensor1d(std.map((value, i) => (imageMean[i]! - mean[i]!) / value))
+    return add<Tensor4D>(mul(images, scale), shift)
+  })
 
 /** What a teacher with heads says of a batch, before prototypes: rows for the targets of each grid. */
 type Rows = {readonly cls: Tensor2D /* [2B, D] */; readonly patches: ReadonlyMap<number, Tensor2D> /* [2B·N, D] by grid */}
@@ -258,6 +295,11 @@ export class Lessons {
     const lesson = this.#lesson(step)
     const all = (lesson.features ??= this.#features(parts))
     return {cls: all.get('cls')!, patches: all.get(`patches ${grid}`)!, done: () => this.#asked(step)}
+  }
+
+  /** Lets go of the steps before `step`, which no student will ask for any more. */
+  doneBefore(step: number): void {
+    for (const open of [...this.#open.keys()]) if (open < step) this.#close(open)
   }
 
   /** Lets go of all that is open; the teacher stays the caller's. */
