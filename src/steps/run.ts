@@ -321,7 +321,7 @@ const unwritten = (failure: UserError, lastGood: string): UserError =>
   new UserError(failure.message, {exit: 1, code: failure.code, hint: `${lastGood}Free some space and go on from there with --resume.`})
 
 /** The newest checkpoint that can be opened; those that cannot (a disk that lost power) are passed over, and named. */
-async function newestGood(run: string): Promise<{path: string | undefined; damaged: string[]}> {
+export async function newestGood(run: string): Promise<{path: string | undefined; damaged: string[]}> {
   const damaged: string[] = []
   for (const {path} of (await listStates(run)).reverse()) {
     try {
@@ -435,7 +435,7 @@ function metricsLine(
 const tags: readonly (readonly [names: RegExp, group: string])[] = [
   [/^(dino_local|dino_global|ibot|koleo|total|.*loss.*)$/, 'loss'],
   [/^grad_norm_/, 'grad_norm'],
-  [/^(lr|last_layer_lr|wd|momentum|teacher_temp)$/, 'schedule'],
+  [/^(lr|backbone_lr|last_layer_lr|wd|momentum|teacher_temp)$/, 'schedule'],
   [/^(images_per_second|data_wait|rss_mib|memory_.*)$/, 'machine'],
   [/^knn_/, 'eval']
 ]
