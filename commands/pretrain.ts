@@ -214,7 +214,9 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
         knn = Object.values(event.scores)
           .map(share => `${(100 * share).toFixed(1)}%`)
           .join('/')
-        this.note(`step ${event.step}: ${scoreWords(event.scores)} (${event.seconds.toFixed(1)} s)`)
+        this.note(
+          `${event.step === 0 ? 'before the first step' : `step ${event.step}`}: ${scoreWords(event.scores)} (${event.seconds.toFixed(1)} s)`
+        )
       } else if (event.kind === 'warning') {
         this.warn(event.message)
       } else if (event.kind === 'loaded') {
@@ -229,7 +231,16 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
       } else if (event.kind === 'finished') {
         bar.stop()
         this.note(`${event.model} after ${event.step} steps. ${event.health.words}`)
-        outcome = {run: output, step: event.step, model: event.model, finished: true, health: event.health}
+        if (event.worth?.fell) this.warn(`${event.worth.words}.`)
+        else if (event.worth) this.note(`${event.worth.words}.`)
+        outcome = {
+          run: output,
+          step: event.step,
+          model: event.model,
+          finished: true,
+          health: event.health,
+          ...(event.worth ? {worth: event.worth} : {})
+        }
         await bad.finish()
         if (!event.health.healthy) {
           throw new UserError(`The run ended unhealthy; ${event.health.words}.`, {
@@ -268,7 +279,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     })
     const how = flags['eval-val'] ? `${made.val} images by ${made.train}` : `${made.train} images, each by the others`
     this.note(`scoring every ${made.every} steps: ${how}, ${made.classes} classes, ${Math.ceil(made.bytes / 2 ** 20)} MiB of pixels`)
-    return made
+    return {...made, before: settings.student.pretrained_weights !== ''}
   }
 }
 

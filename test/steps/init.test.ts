@@ -273,4 +273,32 @@ describe('a run', () => {
       rmSync(at(again), {recursive: true})
     }
   })
+
+  test('with labelled images is scored before the first step and at the end; both are in metrics, report and last words', async () => {
+    const ended = await goOn('scored', '--init', at('run'), '--eval-images', at('pictures'), '--json', ...sets('optim.base_lr=0.5'))
+    ok(ended)
+    const lines = readFileSync(at('scored', 'metrics.jsonl'), 'utf8')
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line) as Record<string, number>)
+    const scored = lines.filter(({knn_10: score}) => score !== undefined)
+    assert.deepEqual(
+      scored.map(({step}) => step),
+      [0, 20]
+    )
+    assert.match(ended.stderr, /before the first step: k-nearest neighbours/)
+    assert.match(ended.stderr, /nearest neighbours (fell|rose|went) from [\d.]+ to [\d.]+ % \(k = 10\) and from/)
+    const {findings} = await import('../../src/steps/report.js')
+    const {readRun} = await import('../../src/files/run-folder.js')
+    const said = findings((await readRun(at('scored'))).lines, new Map())
+    assert.ok(said.some(({text}) => /^Nearest neighbours (fell|rose|went) from/.test(text)))
+    const {worthOf} = await import('../../src/steps/health.js')
+    const line = (step: number, score: number) => ({step, values: new Map([['knn_10', score]])})
+    const fell = worthOf([line(0, 0.612), {step: 10, values: new Map([['total', 3]])}, line(20, 0.55)])!
+    assert.deepEqual(
+      [fell.fell, fell.words.split(';')[0]],
+      [true, 'nearest neighbours fell from 61.2 to 55.0 % (k = 10): the weights were better before']
+    )
+    assert.equal(worthOf([line(20, 0.5), line(40, 0.6)]), undefined, 'a run from nothing has no before')
+  })
 })
