@@ -1,9 +1,10 @@
 /** `dinov2 pretrain`: self-supervised pretraining on a plain folder of images. */
 import {Errors, Flags} from '@oclif/core'
 import {Command, badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../src/cli/command.js'
-import {derive, type Derived} from '../src/config/derived.js'
+import {architecture, derive, type Derived} from '../src/config/derived.js'
 import {UserError} from '../src/config/errors.js'
-import type {Settings} from '../src/config/settings.js'
+import type {ResolvedSettings, Settings} from '../src/config/settings.js'
+import type {Origin} from '../src/steps/origin.js'
 import type {Evaluation} from '../src/steps/run.js'
 
 const batchSize = Flags.custom<number | 'auto'>({
@@ -27,6 +28,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
   static override examples = [
     '<%= config.bin %> <%= command.id %> photos --config small -o run',
     '<%= config.bin %> <%= command.id %> photos --config small --set train.steps=400 --set optim.base_lr=0.004 -o run',
+    '<%= config.bin %> <%= command.id %> photos --init dinov2_vits14 -o run',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --config small -o run',
     '<%= config.bin %> <%= command.id %> photos -o run --config run/config.yaml --resume',
     '<%= config.bin %> <%= command.id %> photos --config small -o run --eval-images labelled --eval-every 200',
@@ -41,6 +43,11 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder; only --dry-run can do without.'}),
     force: Flags.boolean({char: 'f', summary: 'Begin anew in the folder of a run. What that run wrote is removed; other files stay.'}),
     resume: outputFlags.resume,
+    init: Flags.string({
+      helpValue: 'M',
+      summary:
+        'Weights to go on from: a run folder, a checkpoint, a .pth, safetensors, a Hugging Face or timm folder, or the name of a released model. Sizes that are not set are taken from them, and learning begins gently.'
+    }),
     'accept-changes': Flags.boolean({
       dependsOn: ['resume'],
       summary: 'Go on although settings or images differ from those of the run; its checkpoints record from which step on.'
@@ -72,6 +79,31 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     ...reportFlags
   }
 
+  /** What the weights of `--init` decide where nobody else did. A run that goes on keeps what they decided when it began, and does not need them. */
+  protected override async refine(resolved: ResolvedSettings, flags: Readonly<Record<string, unknown>>): Promise<ResolvedSettings> {
+    const {init, resume, output} = flags as {init?: string; resume?: boolean; output?: string}
+    const weights = init ?? resolved.settings.student.pretrained_weights
+    if (!weights) return resolved
+    const {readLayers, resolveSettings, withSetting} = await import('../src/config/settings.js')
+    const {decided, lasting, readOrigin, settingsFrom, valueOf} = await import('../src/steps/origin.js')
+    const {settingsOfRun} = await import('../src/steps/resume.js')
+    const path = 'student.pretrained_weights'
+    const known = init === undefined ? (resolved.sources.get(path) ?? path) : '--init'
+    let next = withSetting(resolved, path, await lasting(weights), known)
+    const source = init === undefined ? path : '--init'
+    const begun = resume && output !== undefined ? await settingsOfRun(output) : undefined
+    if (begun) {
+      for (const [name, from] of next.sources)
+        if (from === 'default' && decided(name))
+          next = withSetting(next, name, valueOf({...next, settings: begun}, name) ?? valueOf(next, name), source)
+      return next
+    }
+    this.#origin = await readOrigin(weights, file => resolveSettings(readLayers([file], [], {flags: [], settings: true}).settings).settings)
+    return settingsFrom(this.#origin, next, source, withSetting)
+  }
+
+  #origin: Origin | undefined
+
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Pretrain)
     const inputs = this.inputs(args.images)
@@ -79,6 +111,8 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     let resolved = this.resolved
     if (typeof flags.batch === 'number') resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
     if (flags.batch !== 'auto') derive(resolved.settings) // contradictions are told before anything is read
+    const {bridge, refuseMisfit} = await import('../src/steps/origin.js')
+    if (this.#origin) refuseMisfit(this.#origin.path, this.#origin.config, architecture(resolved.settings))
     const bad = this.badImages(flags)
     const output = flags['dry-run'] ? undefined : flags.output
     if (output === undefined && !flags['dry-run'])
@@ -113,6 +147,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     }
     const {settings} = resolved
     const plan = derive(settings)
+    if (this.#origin) for (const sentence of bridge(this.#origin, plan.vit, plan)) this.note(sentence)
 
     if (output === undefined) {
       const {forecast} = await import('../src/steps/forecast.js')
@@ -179,7 +214,9 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
         knn = Object.values(event.scores)
           .map(share => `${(100 * share).toFixed(1)}%`)
           .join('/')
-        this.note(`step ${event.step}: ${scoreWords(event.scores)} (${event.seconds.toFixed(1)} s)`)
+        this.note(
+          `${event.step === 0 ? 'before the first step' : `step ${event.step}`}: ${scoreWords(event.scores)} (${event.seconds.toFixed(1)} s)`
+        )
       } else if (event.kind === 'warning') {
         this.warn(event.message)
       } else if (event.kind === 'loaded') {
@@ -194,7 +231,16 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
       } else if (event.kind === 'finished') {
         bar.stop()
         this.note(`${event.model} after ${event.step} steps. ${event.health.words}`)
-        outcome = {run: output, step: event.step, model: event.model, finished: true, health: event.health}
+        if (event.worth?.fell) this.warn(`${event.worth.words}.`)
+        else if (event.worth) this.note(`${event.worth.words}.`)
+        outcome = {
+          run: output,
+          step: event.step,
+          model: event.model,
+          finished: true,
+          health: event.health,
+          ...(event.worth ? {worth: event.worth} : {})
+        }
         await bad.finish()
         if (!event.health.healthy) {
           throw new UserError(`The run ended unhealthy; ${event.health.words}.`, {
@@ -233,7 +279,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     })
     const how = flags['eval-val'] ? `${made.val} images by ${made.train}` : `${made.train} images, each by the others`
     this.note(`scoring every ${made.every} steps: ${how}, ${made.classes} classes, ${Math.ceil(made.bytes / 2 ** 20)} MiB of pixels`)
-    return made
+    return {...made, before: settings.student.pretrained_weights !== ''}
   }
 }
 

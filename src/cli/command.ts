@@ -237,6 +237,11 @@ export abstract class Command extends OclifCommand {
     return parsed
   }
 
+  /** Settings that follow from others and from flags; what a command does here is shown by `--print-config` too. */
+  protected async refine(resolved: ResolvedSettings, _flags: Readonly<Record<string, unknown>>): Promise<ResolvedSettings> {
+    return resolved
+  }
+
   protected override async init(): Promise<void> {
     install(signal => this.note(`${signal}: finishing the present step; once more leaves at once`))
   }
@@ -375,6 +380,7 @@ export abstract class Command extends OclifCommand {
       const {withSetting} = await import('../config/settings.js')
       this.#settings = withSetting(this.#settings, 'train.seed', this.#flags['seed'], this.#sources['seed'] ?? 'command line')
     }
+    if (usesSettings && this.#settings) this.#settings = await this.refine(this.#settings, this.#flags)
     if (!this.#isOn('print-config')) return
     const {printSettings} = await import('../config/settings.js')
     const shown = Object.keys((own.flags ?? {}) as object).filter(name => !['config', 'set', 'print-config', 'json'].includes(name))

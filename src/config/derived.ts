@@ -51,8 +51,12 @@ export type Derived = {
   readonly epochLength: number
   /** Learning rate after the scaling rule. */
   readonly lr: number
+  /** First steps in which the heads learn and the backbone stands still. */
+  readonly headWarmup: number
   readonly curves: {
     readonly lr: Curve
+    /** Of the backbone: as lr, but begun after those steps. */
+    readonly backboneLr: Curve
     /** As lr, but 0 for the first steps: for the last layer of the heads. */
     readonly lastLayerLr: Curve
     readonly weightDecay: Curve
@@ -98,6 +102,17 @@ function size(student: Settings['student']): {width: number; depth: number; head
 export const hiddenWidth = (width: number, ffn: 'mlp' | 'swiglu'): number =>
   ffn === 'mlp' ? 4 * width : 8 * Math.ceil(Math.trunc((4 * width * 2) / 3) / 8)
 
+/** The heads that the settings describe; without `ibotHead` masked patches share the DINO head. */
+export function headSizes({dino, ibot}: Pick<Settings, 'dino' | 'ibot'>): {dinoHead: HeadSize; ibotHead: HeadSize | undefined} {
+  const size = (head: Settings['dino'] | Settings['ibot']): HeadSize => ({
+    layers: head.head_nlayers,
+    hidden: head.head_hidden_dim,
+    bottleneck: head.head_bottleneck_dim,
+    prototypes: head.head_n_prototypes
+  })
+  return {dinoHead: size(dino), ibotHead: ibot.separate_head ? size(ibot) : undefined}
+}
+
 /** The backbone that the settings describe; its position grid is that of the global crops. */
 export function architecture({student, crops}: Settings): Architecture {
   const {width, depth, heads} = size(student)
@@ -137,7 +152,7 @@ export const maskMaxPatches = (side: number, patch: number): number => Math.floo
  * Epochs become steps by truncation, as in the Python code; with `train.steps` every length is taken in proportion.
  */
 export function derive(settings: Settings, world = 1): Derived {
-  const {dino, ibot, train, student, teacher, optim, crops} = settings
+  const {ibot, train, student, teacher, optim, crops} = settings
   const vit = architecture(settings)
   const batch = train.batch_size_per_gpu * world
   if (train.accumulate > train.batch_size_per_gpu)
@@ -157,6 +172,14 @@ export function derive(settings: Settings, world = 1): Derived {
       'Shorten it, or set train.steps.'
     )
   }
+  const headWarmup = inSteps(optim.head_warmup_epochs)
+  if (headWarmup > 0 && headWarmup + warmup >= steps) {
+    throw wrong(
+      `optim.head_warmup_epochs ${optim.head_warmup_epochs} (${headWarmup} steps) and optim.warmup_epochs ${optim.warmup_epochs} (${warmup} steps) leave nothing of the run (${steps} steps).`,
+      'Shorten them, or set train.steps.'
+    )
+  }
+  const headClimb = headWarmup > 0 ? Math.min(warmup, headWarmup) : warmup // heads are at their full rate when the backbone begins
   const ratio = ibot.mask_ratio_min_max
   if (ibot.loss_weight > 0 && ibot.mask_sample_probability === 0) {
     throw wrong(
@@ -175,17 +198,10 @@ export function derive(settings: Settings, world = 1): Derived {
     frozen: 0,
     ...more
   })
-  const headSize = (head: Settings['dino'] | Settings['ibot']): HeadSize => ({
-    layers: head.head_nlayers,
-    hidden: head.head_hidden_dim,
-    bottleneck: head.head_bottleneck_dim,
-    prototypes: head.head_n_prototypes
-  })
   const globalGrid = vit.grid
   return {
     vit,
-    dinoHead: headSize(dino),
-    ibotHead: ibot.separate_head ? headSize(ibot) : undefined,
+    ...headSizes(settings),
     dropPath: Array.from({length: vit.depth}, (_, i) =>
       student.drop_path_uniform ? student.drop_path_rate : vit.depth === 1 ? 0 : (student.drop_path_rate * i) / (vit.depth - 1)
     ),
@@ -193,9 +209,11 @@ export function derive(settings: Settings, world = 1): Derived {
     steps,
     epochLength,
     lr,
+    headWarmup,
     curves: {
-      lr: curve(lr, optim.min_lr, {warmup}),
-      lastLayerLr: curve(lr, optim.min_lr, {warmup, frozen}),
+      lr: curve(lr, optim.min_lr, {warmup: headClimb}),
+      backboneLr: curve(lr, optim.min_lr, {warmup, total: steps - headWarmup}),
+      lastLayerLr: curve(lr, optim.min_lr, {warmup: headClimb, frozen}),
       weightDecay: curve(optim.weight_decay, optim.weight_decay_end),
       momentum: curve(teacher.momentum_teacher, teacher.final_momentum_teacher),
       teacherTemperature: curve(teacher.teacher_temp, teacher.teacher_temp, {

@@ -139,7 +139,10 @@ export const table = {
       'Whether that share is the same in all blocks; otherwise it grows from 0 in the first to drop_path_rate in the last.'
     ),
     layerscale: number(1e-5, {}, 'Where LayerScale starts. 0: blocks without LayerScale.'),
-    pretrained_weights: text('', 'Checkpoint from which student and teacher start; empty: random weights.'),
+    pretrained_weights: text(
+      '',
+      'Weights from which student and teacher start, as --init names them: a run, a checkpoint, a released model; empty: random weights. What is not set beside it is taken from them.'
+    ),
     ffn_layer: choice('mlp', ['mlp', 'swiglu', 'swiglufused'], 'Feed-forward layer of a block; swiglu and swiglufused are the same.'),
     num_register_tokens: integer(0, {max: 256}, 'Register tokens.'),
     interpolate_antialias: toggle(false, 'Whether positions are resampled with antialiasing (models with registers).'),
@@ -178,6 +181,11 @@ export const table = {
     warmup_epochs: number(10, {}, 'Epochs in which the learning rate climbs from 0.'),
     min_lr: number(1e-6, {}, 'Learning rate at the end; a cosine leads there.'),
     clip_grad: number(3, {}, 'Largest norm of the gradient of backbone and of each head, one by one. 0: no clipping.'),
+    head_warmup_epochs: number(
+      0,
+      {},
+      'Epochs in which the heads learn and the backbone stands still; its learning rate begins to climb after them. A run that starts from weights without fitting heads sets a twentieth of optim.epochs.'
+    ),
     freeze_last_layer_epochs: number(1, {}, 'Epochs in which the last layer of the heads stands still.'),
     scaling_rule: choice(
       'sqrt_wrt_1024',

@@ -298,6 +298,12 @@ export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: V
   return {...embedding, blocks, norm: {weight: norm.weight, bias: norm.bias}}
 }
 
+/** Lets a trace go whose backward half is not run. */
+export function freeTrace({blocks, pixels, last: {x, stats}}: Trace): void {
+  for (const saved of blocks) free(saved)
+  free([...pixels, x, stats.mean, stats.rstd])
+}
+
 const sumTrees = (a: EmbedGrads, b: EmbedGrads): EmbedGrads => {
   const both = <T extends Tensor>(x: T, y: T): T => add(x, y)
   return {

@@ -13,25 +13,25 @@ export type AdamOptions = {
   readonly eps: number
   /** Steps taken, this one included. */
   readonly step: number
-  /** Learning rate and weight decay of each parameter. */
-  readonly rates: (name: string) => {lr: number; wd: number}
+  /** Learning rate and weight decay of each parameter; `step` where it has taken fewer steps than all else. */
+  readonly rates: (name: string) => {lr: number; wd: number; step?: number}
 }
 
 /**
  * One step: θ ← θ·(1 − lr·wd); m, v ← moving averages; θ ← θ − lr·m̂ / (√v̂ + eps).
  * Consumes `params` and the moments: afterwards the maps hold the new values. Gradients stay the caller's.
  */
-export function adamw(params: Named, grads: Named, {m, v}: AdamState, {betas: [b1, b2], eps, step, rates}: AdamOptions): void {
-  const groups = new Map<string, {lr: number; wd: number; names: string[]}>()
+export function adamw(params: Named, grads: Named, {m, v}: AdamState, {betas: [b1, b2], eps, step: taken, rates}: AdamOptions): void {
+  const groups = new Map<string, {lr: number; wd: number; step: number; names: string[]}>()
   for (const name of params.keys()) {
     if (!grads.has(name)) continue
-    const {lr, wd} = rates(name)
-    const key = `${lr}/${wd}`
+    const {lr, wd, step = taken} = rates(name)
+    const key = `${lr}/${wd}/${step}`
     const group = groups.get(key)
     if (group) group.names.push(name)
-    else groups.set(key, {lr, wd, names: [name]})
+    else groups.set(key, {lr, wd, step, names: [name]})
   }
-  for (const {lr, wd, names} of groups.values()) {
+  for (const {lr, wd, step, names} of groups.values()) {
     const pick = (from: Named): Tensor[] => names.map(name => from.get(name)!)
     if (fastInPlace('Dinov2AdamW', {params: pick(params), grads: pick(grads), m: pick(m), v: pick(v)}, {lr, wd, b1, b2, eps, step}))
       continue

@@ -4,7 +4,6 @@
  * Every step is a pure function of (settings, seed, step, images): which images, which crops, which masks, which sequences stochastic depth
  * keeps. So the state of a run is its parameters, moments, centres and its step, and a resumed run goes on as if it had never stopped. The run around the steps is `run.ts`.
  */
-import {UserError} from '../config/errors.js'
 import type {Derived} from '../config/derived.js'
 import type {Settings} from '../config/table.js'
 import type {CropSettings} from '../data/augment.js'
@@ -19,12 +18,12 @@ import {rng} from '../tensor/random.js'
 import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'
 import {flat} from '../tensor/tree.js'
-import {loadBackbone} from './backbone.js'
 import {memoryParts} from './memory.js'
 import {explain} from './not-finite.js'
+import {weightsFor} from './origin.js'
 import {fillPlaces, placesOf} from './resume.js'
 import type {Place} from './resume.js'
-import {runTraining} from './run.js'
+import {newestGood, runTraining} from './run.js'
 import type {Learner, RunEvent, RunOptions} from './run.js'
 import {trainStep} from './train-step.js'
 import type {CropsOf, LazyBatch, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
@@ -52,34 +51,34 @@ export const stepSettings = ({dino, ibot, train, optim}: Settings, plan: Derived
   eps: 1e-8,
   rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult},
   memory: train.memory,
-  accumulate: train.accumulate
+  accumulate: train.accumulate,
+  headWarmup: plan.headWarmup
 })
 
 /** What the schedules say about step number `step`, counted from 0. */
-export const ratesAt = ({curves}: Derived, step: number): StepRates => ({
+export const ratesAt = ({curves, headWarmup}: Derived, step: number): StepRates => ({
   lr: cosine(curves.lr, step),
+  ...(headWarmup > 0 ? {backboneLr: step < headWarmup ? 0 : cosine(curves.backboneLr, step - headWarmup)} : {}),
   lastLayerLr: cosine(curves.lastLayerLr, step),
   wd: cosine(curves.weightDecay, step),
   momentum: cosine(curves.momentum, step),
   teacherTemp: cosine(curves.teacherTemperature, step)
 })
 
-/** A state at step 0: student and teacher alike, moments zero. */
-export async function freshState(settings: Settings, plan: Derived): Promise<TrainState> {
+/** A state at step 0: student and teacher alike, moments zero. `weights` names what they start from; where it is empty, or has no heads that fit, they are drawn. */
+export async function freshState(settings: Settings, plan: Derived, weights = settings.student.pretrained_weights): Promise<TrainState> {
   const seed = settings.train.seed
-  const heads = {
+  const given: Named = weights ? await weightsFor(weights, plan, seed) : new Map()
+  const drawn = flat({
+    ...(weights ? {} : {backbone: initVit(plan.vit, seed, settings.student.layerscale)}),
     dino_head: initHead({width: plan.vit.width, ...plan.dinoHead}, seed, 'dino_head'),
     ...(plan.ibotHead ? {ibot_head: initHead({width: plan.vit.width, ...plan.ibotHead}, seed, 'ibot_head')} : {})
-  }
-  const backbone = initVit(plan.vit, seed, settings.student.layerscale)
-  const student = flat({backbone, ...heads})
-  if (settings.student.pretrained_weights) {
-    try {
-      await startFrom(settings.student.pretrained_weights, student, plan)
-    } catch (error) {
-      dispose([...student.values()])
-      throw error
-    }
+  })
+  const student: Named = new Map([...given].filter(([name]) => name.startsWith('backbone.'))) // before the heads, as where it is drawn
+  for (const [name, leaf] of drawn) {
+    const own = given.get(name)
+    if (own) dispose(leaf)
+    student.set(name, own ?? leaf)
   }
   const copy = (make: (x: Tensor) => Tensor): Named => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
   const K = plan.dinoHead.prototypes
@@ -91,24 +90,6 @@ export async function freshState(settings: Settings, plan: Derived): Promise<Tra
       ? {centers: {dino: zeros([1, K]) as Tensor2D, ibot: zeros([1, plan.ibotHead?.prototypes ?? K]) as Tensor2D}}
       : {}),
     step: 0
-  }
-}
-
-/** Puts the weights of a checkpoint in the place of the student's backbone. */
-async function startFrom(path: string, student: Named, {vit}: Derived): Promise<void> {
-  const loaded = await loadBackbone(path, {trainable: true})
-  const names = ['width', 'depth', 'heads', 'patch', 'ffn', 'hidden', 'registers', 'grid', 'layerScale'] as const
-  const differs = names.filter(name => loaded.config[name] !== vit[name])
-  if (differs.length > 0) {
-    loaded[Symbol.dispose]()
-    throw new UserError(
-      `student.pretrained_weights ${path} does not fit the settings: ${differs.map(name => `${name} is ${String(loaded.config[name])} there and ${String(vit[name])} here`).join('; ')}.`,
-      {exit: 2, code: 'SETTINGS', hint: 'Set student and crops.global_crops_size to the sizes of the checkpoint.'}
-    )
-  }
-  for (const [name, leaf] of flat(loaded.params)) {
-    dispose(student.get(`backbone.${name}`)!)
-    student.set(`backbone.${name}`, leaf)
   }
 }
 
@@ -197,6 +178,7 @@ export const measuredOf = (report: Omit<StepReport, 'masked'>): Record<string, n
 /** What the schedules said, as metrics name it. */
 export const ratesShown = (rates: StepRates): Record<string, number> => ({
   lr: rates.lr,
+  ...(rates.backboneLr === undefined ? {} : {backbone_lr: rates.backboneLr}),
   last_layer_lr: rates.lastLayerLr,
   wd: rates.wd,
   momentum: rates.momentum,
@@ -244,7 +226,9 @@ export function pretrainLearner(
 /** Trains from step 0, or from the newest checkpoint; as `runTraining`. */
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<PretrainEvent> {
   const {settings, plan, precision, engine} = options
-  const learner = pretrainLearner(await freshState(settings, plan), options)
+  // A run that goes on from a checkpoint has all it needs there; the weights it once began with may be gone.
+  const goingOn = options.resume === true && (await newestGood(options.run)).path !== undefined
+  const learner = pretrainLearner(await freshState(settings, plan, goingOn ? '' : undefined), options)
   const computing = {
     precision,
     ...(engine ? {engine: `${engine.engine} ${engine.version}`, device: engine.device, threads: engine.threads} : {})

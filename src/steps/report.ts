@@ -2,7 +2,7 @@
 import {lineChart, short, type Series} from '../files/chart.js'
 import {html, page, table, type Content, type Markup} from '../files/html.js'
 import {readRun, type MetricLine, type RunFolder} from '../files/run-folder.js'
-import {limits, symptoms, type Signs, type Symptom} from './health.js'
+import {limits, symptoms, worthOf, type Signs, type Symptom} from './health.js'
 
 export type Finding = {readonly good: boolean; readonly text: string}
 
@@ -149,6 +149,9 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
       )
     else say(true, `${(100 * share).toFixed(1)} % of the time was lost waiting for data.`)
   }
+
+  const worth = worthOf(lines)
+  if (worth) say(!worth.fell, `${worth.words[0]!.toUpperCase()}${worth.words.slice(1)}.`)
 
   const scores = names.filter(name => CHARTS[6]!.names.test(name) && !/loss/.test(name))
   for (const name of scores) {

@@ -92,6 +92,15 @@ export async function batchOfRun(run: string): Promise<number | undefined> {
   return settings ? (JSON.parse(settings) as Settings).train.batch_size_per_gpu : undefined
 }
 
+/** The settings of the run in a folder, as its newest checkpoint that can be opened records them; undefined where there is none. */
+export async function settingsOfRun(run: string): Promise<Settings | undefined> {
+  for (const {path} of (await listStates(run)).reverse()) {
+    const settings = (await stateMetadata(path).catch(() => undefined))?.['settings']
+    if (settings) return JSON.parse(settings) as Settings
+  }
+  return undefined
+}
+
 /** What computes, as far as the last digits depend on it. */
 export type Computing = {
   readonly precision: string

@@ -28,8 +28,8 @@ import {bytesOf} from '../files/tensor-entry.js'
 import {listStates, pruneStates, stateMetadata, writeState} from '../files/training-state.js'
 import {globalNorm} from '../optim/adamw.js'
 import type {Named} from '../optim/adamw.js'
-import {judge, judged, Watch} from './health.js'
-import type {Health} from './health.js'
+import {judge, judged, Watch, worthOf} from './health.js'
+import type {Health, Worth} from './health.js'
 import {NotFiniteStep, notFiniteIn} from './not-finite.js'
 import type {Explanation} from './not-finite.js'
 import {compare, cropMetadata, fillPlaces, imageSet, refuseChanges, stateRecord, stateTensors} from './resume.js'
@@ -67,6 +67,8 @@ export type Learner<Report> = {
 export type Evaluation = {
   /** Steps between two evaluations; one more is made at the end. */
   readonly every: number
+  /** Whether the model is judged before the first step too: where it begins with weights that are worth something. */
+  readonly before?: boolean
   /** Scores by name. */
   run(model: Named): Promise<Readonly<Record<string, number>>>
 }
@@ -119,7 +121,7 @@ export type RunEvent<Report> =
   /** How the images were loaded, in words, once, before the run stops or ends. */
   | {readonly kind: 'loaded'; readonly words: string}
   | {readonly kind: 'stopped'; readonly step: number; readonly path: string}
-  | {readonly kind: 'finished'; readonly step: number; readonly model: string; readonly health: Health}
+  | {readonly kind: 'finished'; readonly step: number; readonly model: string; readonly health: Health; readonly worth?: Worth}
 
 /**
  * Trains to the end of the plan, or until `signal` aborts or `goOn` says no; then a checkpoint is written first.
@@ -178,7 +180,7 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
     yield {kind: 'resumed', step: learner.step, path: found.path, changes}
   } else await clearRun(run)
   await atomicFile(join(run, runNames.config), async path => writeFile(path, options.yaml), {force: true})
-  const metrics = await GrowingFile.open(metricsPath, await lengthUntil(metricsPath, learner.step))
+  const metrics = await GrowingFile.open(metricsPath, await lengthUntil(metricsPath, learner.step > 0 ? learner.step : -1))
   const events = await openEvents(join(run, runNames.events), learner.step + 1)
 
   const said: RunEvent<Report>[] = []
@@ -235,7 +237,15 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
 
   const batches = options.batches?.(learner.step) ?? trainingBatches(options, learner.step)
   let written = learner.step // the step of the last checkpoint
+  const score = async (judge: Evaluation): Promise<RunEvent<Report>> => {
+    const {step} = learner
+    const from = performance.now()
+    const scores = await judge.run(learner.model())
+    await line({step, ...scores})
+    return {kind: 'scores', step, scores, seconds: (performance.now() - from) / 1000}
+  }
   try {
+    if (evaluation?.before && learner.step === 0) yield await score(evaluation)
     for (;;) {
       const next = await batches.next().catch(async (error: unknown) => {
         if (learner.step > written) await checkpoint()
@@ -269,12 +279,7 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
         yield {kind: 'metrics', metrics: values}
         for (const message of watch.see(values)) yield {kind: 'warning', message}
       }
-      if (evaluation && (step % evaluation.every === 0 || step === plan.steps)) {
-        const from = performance.now()
-        const scores = await evaluation.run(learner.model())
-        await line({step, ...scores})
-        yield {kind: 'scores', step, scores, seconds: (performance.now() - from) / 1000}
-      }
+      if (evaluation && (step % evaluation.every === 0 || step === plan.steps)) yield await score(evaluation)
       const stopping = signal?.aborted === true || options.goOn?.() === false
       if (step % train.checkpoint_every === 0 || step === plan.steps || stopping) {
         await checkpoint()
@@ -299,9 +304,11 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
     yield* said.splice(0)
     if (failure) throw unwritten(failure, `${lastGood()}The model stands in ${model} all the same. `)
     if (metrics.failure) throw metrics.failure
-    const lines = (await readLines(metricsPath)).filter(({total}) => total !== undefined).slice(-judged)
+    const all = await readLines(metricsPath)
+    const lines = all.filter(({total}) => total !== undefined).slice(-judged)
     const health = lines.length > 0 ? judge(lines, scale) : {healthy: true, words: 'no step was taken'}
-    yield {kind: 'finished', step: learner.step, model, health}
+    const worth = worthOf(all.map(({step, ...values}) => ({step, values: new Map(Object.entries(values))})))
+    yield {kind: 'finished', step: learner.step, model, health, ...(worth ? {worth} : {})}
   } finally {
     await batches.return()
     await settle().catch(() => undefined)
@@ -332,7 +339,7 @@ const unwritten = (failure: UserError, lastGood: string): UserError =>
   new UserError(failure.message, {exit: 1, code: failure.code, hint: `${lastGood}Free some space and go on from there with --resume.`})
 
 /** The newest checkpoint that can be opened; those that cannot (a disk that lost power) are passed over, and named. */
-async function newestGood(run: string): Promise<{path: string | undefined; damaged: string[]}> {
+export async function newestGood(run: string): Promise<{path: string | undefined; damaged: string[]}> {
   const damaged: string[] = []
   for (const {path} of (await listStates(run)).reverse()) {
     try {
@@ -446,7 +453,7 @@ function metricsLine(
 const tags: readonly (readonly [names: RegExp, group: string])[] = [
   [/^(dino_local|dino_global|ibot|koleo|total|.*loss.*)$/, 'loss'],
   [/^grad_norm_/, 'grad_norm'],
-  [/^(lr|last_layer_lr|wd|momentum|teacher_temp)$/, 'schedule'],
+  [/^(lr|backbone_lr|last_layer_lr|wd|momentum|teacher_temp)$/, 'schedule'],
   [/^(images_per_second|data_wait|rss_mib|memory_.*)$/, 'machine'],
   [/^knn_/, 'eval']
 ]

@@ -17,7 +17,7 @@ import type {VitConfig} from '../model/config.js'
 import {drawKept} from '../model/drop-path.js'
 import {headBackward, headCopy, headForward, prototypes, prototypesBackward, somePrototypes, unit} from '../model/head.js'
 import type {Head} from '../model/head.js'
-import {backwardTrain, computeCopy, forwardTrain, gridOf, normedTokens} from '../model/vit.js'
+import {backwardTrain, computeCopy, forwardTrain, freeTrace, gridOf, normedTokens} from '../model/vit.js'
 import type {View, Vit} from '../model/vit.js'
 import {adamw, clip, ema} from '../optim/adamw.js'
 import type {Named} from '../optim/adamw.js'
@@ -67,11 +67,17 @@ export type StepSettings = {
   readonly memory?: MemoryLevel
   /** In how many parts a batch goes through the networks; 1 where not said. */
   readonly accumulate?: number
+  /** First steps in which the heads learn and the backbone stands still; none where not said. */
+  readonly headWarmup?: number
+  /** Leaves the gradients of the backbone out; `trainStep` says so while the backbone stands still. */
+  readonly headsOnly?: boolean
 }
 
 /** What a schedule says about one step. */
 export type StepRates = {
   readonly lr: number
+  /** Of the backbone, where it is not that of the heads. */
+  readonly backboneLr?: number
   readonly lastLayerLr: number
   readonly wd: number
   readonly momentum: number
@@ -362,7 +368,9 @@ export function trainStep(
   const parts = partsOf(batch, settings.accumulate ?? 1)
   const widths = widthsOf(student, parts)
   const targets = guide?.(parts, widths) ?? teacherSays(modules(state.teacher), parts, rates, settings, state.centers, widths)
-  const {grads, report} = gradientsOfParts(student, parts, targets, settings, widths, random, targets.dispose)
+  const resting = state.step < (settings.headWarmup ?? 0)
+  const wanted = resting ? {...settings, headsOnly: true} : settings
+  const {grads, report} = gradientsOfParts(student, parts, targets, wanted, widths, random, targets.dispose)
   dispose([targets.entropy, ...parts.map(({masks}) => masks)])
   if (guide) withoutMaskToken(grads)
   const {state: next, gradNorms} = update(state, grads, report.losses, rates, settings, targets.centers)
@@ -402,7 +410,7 @@ export function update(
   settings: StepSettings,
   centers?: TrainState['centers']
 ): {state: TrainState; gradNorms: Record<string, number>} {
-  const {rules} = settings
+  const {rules, headWarmup = 0} = settings
   // Clip each sub-module apart, then step.
   const gradNorms: Record<string, number> = {}
   for (const name of new Set([...state.student.keys()].map(path => path.slice(0, path.indexOf('.'))))) {
@@ -424,13 +432,23 @@ export function update(
     step,
     rates: name => {
       const group = groupOf(name, rules)
-      return {lr: (group.last ? rates.lastLayerLr : rates.lr) * group.lr, wd: rates.wd * group.wd}
+      const backbone = name.startsWith('backbone.')
+      const lr = group.last ? rates.lastLayerLr : backbone ? (rates.backboneLr ?? rates.lr) : rates.lr
+      return {lr: lr * group.lr, wd: rates.wd * group.wd, ...(backbone ? {step: step - headWarmup} : {})}
     }
   })
   for (const grad of grads.values()) dispose(grad)
-  ema(state.teacher, state.student, rates.momentum)
+  follow(state, rates.momentum, state.step < headWarmup)
   if (state.centers && centers) free([state.centers.dino, state.centers.ibot])
   return {state: {...state, step, ...(centers ? {centers} : {})}, gradNorms}
+}
+
+/** The teacher's average; of a backbone that stands still nothing is averaged, for rounding would move it. */
+function follow({teacher, student}: TrainState, momentum: number, resting: boolean): void {
+  if (!resting) return ema(teacher, student, momentum)
+  const heads: Named = new Map([...teacher].filter(([name]) => !name.startsWith('backbone.')))
+  ema(heads, student, momentum)
+  for (const [name, leaf] of heads) teacher.set(name, leaf)
 }
 
 type Gradients = {grads: Named; report: Omit<StepReport, 'gradNorms' | 'masked'>}
@@ -542,7 +560,7 @@ function addPart(
   random: Rng | undefined,
   onHeadsDone: () => void
 ): void {
-  const {vit, dinoWeight, ibotWeight, koleoWeight, studentTemp, memory = 'fast'} = settings
+  const {vit, dinoWeight, ibotWeight, koleoWeight, studentTemp, memory = 'fast', headsOnly = false} = settings
   const {b} = part
   const n = targets.patches ? part.indices.length : 0
   const locals = part.m
@@ -551,7 +569,7 @@ function addPart(
   const images = [part.globals(), ...(part.locals ? [part.locals()] : [])]
   const views: View[] = images.map((crops, i) => (i === 0 ? {images: crops, masks: part.masks} : {images: crops}))
   const options = blockOptions(views, settings, random)
-  const {y, trace} = forwardTrain(params, views, vit, options, memory)
+  const {y, trace} = forwardTrain(params, views, vit, options, headsOnly ? 'small' : memory)
   dispose(images)
 
   // Rows that the heads see: local cls, global cls, masked patches.
@@ -617,7 +635,7 @@ function addPart(
   Object.assign(sums, measured)
 
   // Gradient of all tokens: zero but for the rows the losses touched.
-  const dy = tidy(() => {
+  const gradient = (): Tensor2D => {
     const dcls = slice(viaDino.dx, [0, 0], [clsCount, -1])
     const dglobal = koleoWeight === 0 ? undefined : add<Tensor2D>(slice(dcls, [locals * b, 0], [2 * b, -1]), spread.gradient)
     const touched = [
@@ -626,16 +644,18 @@ function addPart(
     ] as Tensor2D[]
     const at = tensor1d(Int32Array.from([...clsAt, ...(n > 0 ? global.patches : [])]), 'int32')
     return addRows(fill(T, 0), at, touched.length === 1 ? touched[0]! : concat(touched))
-  })
+  }
+  const dy = headsOnly ? undefined : tidy(gradient)
   for (const pass of [viaDino, viaIbot]) if (pass) dispose([pass.dx, pass.losses])
   dispose([spread.loss, spread.gradient])
 
-  const own = backwardTrain(dy, params, trace, vit)
-  dispose(dy)
+  const own = dy && backwardTrain(dy, params, trace, vit)
+  if (dy) dispose(dy)
+  else freeTrace(trace)
   for (const {attn, mlp} of options)
     for (const kept of [attn, mlp]) if (kept) free([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
 
-  const grads = flat({backbone: own, dino_head: {mlp: viaDino.mlp}, ...(viaIbot ? {ibot_head: {mlp: viaIbot.mlp}} : {})})
+  const grads = flat({...(own ? {backbone: own} : {}), dino_head: {mlp: viaDino.mlp}, ...(viaIbot ? {ibot_head: {mlp: viaIbot.mlp}} : {})})
   const fresh = [...grads].filter(([name]) => !sums.others.has(name))
   const known = [...grads].filter(([name]) => sums.others.has(name))
   const added = addAll(
