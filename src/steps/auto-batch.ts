@@ -38,6 +38,15 @@ export function memoryLine(a: {images: number; bytes: number}, b: {images: numbe
   return {perImage, fixed: a.bytes - perImage * a.images}
 }
 
+/** Bytes that may be used where `free` are: what this process holds already is its own. */
+const usable = (free: number, onCpu: boolean): number => Math.floor((free + (onCpu ? process.memoryUsage.rss() : 0)) * (1 - MARGIN))
+
+/** Bytes that may be used on a device; undefined where it does not tell. */
+export async function mostMemory(device: string): Promise<number | undefined> {
+  const free = await freeMemory(device)
+  return free === undefined ? undefined : usable(free, device === 'cpu')
+}
+
 /**
  * Finds the batch for settings whose own train.batch_size_per_gpu does not count. `images` bounds it: a batch has no image twice.
  * Throws a `UserError` where not even the smallest fits (status 5), or where the engine does not tell what it holds.
@@ -57,7 +66,7 @@ export async function autoBatch(
   const crops = cropSettings(settings)
   const pixels = 3 * (2 * crops.globalSize ** 2 + crops.localCount * crops.localSize ** 2) // bytes of an image's crops
   const cache = onCpu ? settings.train.cache_mb * 2 ** 20 : 0
-  const limit = Math.floor((free + (onCpu ? process.memoryUsage.rss() : 0)) * (1 - MARGIN))
+  const limit = usable(free, onCpu)
   const base = onCpu ? process.memoryUsage.rss() + cache : 0
   const of = (batch: number): Settings => ({...settings, train: {...settings.train, batch_size_per_gpu: batch}})
   const most = Math.max(1, images)

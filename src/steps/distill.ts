@@ -14,12 +14,16 @@ import type {EngineInfo} from '../engine/start.js'
 import {initProjector} from '../model/init.js'
 import type {Named} from '../optim/adamw.js'
 import type {Precision} from '../tensor/ops/precision.js'
-import {Tensor, dispose, tidy, zerosLike} from '../tensor/tf.js'
+import {type Tensor, dispose, tidy, zerosLike} from '../tensor/tf.js'
 import {flat} from '../tensor/tree.js'
 import {featureStep} from './feature-step.js'
+import {forecast} from './forecast.js'
+import type {Forecast, ForecastOptions} from './forecast.js'
 import type {FeatureReport} from './feature-step.js'
 import {memoryParts} from './memory.js'
 import {explain} from './not-finite.js'
+import {onlineEval} from './online-eval.js'
+import type {OnlineEvalOptions} from './online-eval.js'
 import {
   cropSettings,
   freeBatch,
@@ -259,4 +263,27 @@ async function* inStep(
     if (steps.size > 0) lessons.doneBefore(Math.min(...steps.values()))
   }
   if (failure) throw failure.error
+}
+
+/** Nearest-neighbour scores of the teacher itself on a labelled set, by which its students' scores can be judged. */
+export async function scoreTeacher(
+  teacher: Teacher,
+  options: Omit<OnlineEvalOptions, 'vit' | 'precision'>
+): Promise<Readonly<Record<string, number>>> {
+  const made = await onlineEval({...options, vit: teacher.vit, precision: teacher.precision})
+  return made.run(flat({backbone: teacher.backbone}))
+}
+
+/** What teaching one student will need, from its first steps, as `forecast`. The teacher stays the caller's. */
+export async function forecastDistillation({
+  teacher,
+  ...options
+}: Omit<ForecastOptions, 'learner'> & {readonly teacher: Teacher}): Promise<Forecast> {
+  const {settings, plan} = options
+  const lessons = new Lessons(teacher, [plan.vit.grid], teacherSide(settings, teacher))
+  try {
+    return await forecast({...options, learner: distillLearner(await freshStudent(settings, plan, teacher), lessons, options)})
+  } finally {
+    lessons.dispose()
+  }
 }

@@ -15,11 +15,10 @@ import type {MaskSettings} from '../data/masks.js'
 import {shuffledSampler} from '../data/sampler.js'
 import type {ImageList} from '../data/table.js'
 import {rng} from '../tensor/random.js'
-import {memoryParts, stateBytes} from './memory.js'
 import type {MemoryParts} from './memory.js'
-import {cropSettings, freeBatch, freeState, freshState, ratesAt, stepBatch, stepSettings} from './pretrain.js'
+import {cropSettings, freshState, pretrainLearner} from './pretrain.js'
 import type {PretrainOptions} from './pretrain.js'
-import {trainStep} from './train-step.js'
+import type {Learner} from './run.js'
 
 export type Forecast = {
   readonly images: number
@@ -43,6 +42,8 @@ export type Forecast = {
 }
 
 export type ForecastOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'precision'> & {
+  /** What would learn, at its first step; given up to the forecast. Pretraining from random weights where absent. */
+  readonly learner?: Learner<unknown>
   /** The images, or how many there would be: then noise is drawn in their place. */
   readonly images: ImageList | number
   /** A folder on the disk that checkpoints would go to; the system's temporary one if absent. */
@@ -55,14 +56,17 @@ export type ForecastOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'preci
 const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
 
 /** Takes the first steps of a run and says from them what all of it will need. Throws what reading its images throws. */
-export async function forecast({images, settings, plan, precision, folder, probe = PROBE}: ForecastOptions): Promise<Forecast> {
+export async function forecast({images, settings, plan, precision, folder, probe = PROBE, ...given}: ForecastOptions): Promise<Forecast> {
   const {train, ibot} = settings
-  const fixed = stepSettings(settings, plan, precision)
   const crops = cropSettings(settings)
   const masks = maskSettings(crops.globalSize, plan.vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
-  let state = await freshState(settings, plan)
-  let parameters = 0
-  for (const leaf of state.student.values()) parameters += leaf.size
+  const learner = given.learner ?? pretrainLearner(await freshState(settings, plan), {settings, plan, precision})
+  let [parameters, bytes] = [0, 0]
+  for (const [name, {get}] of learner.places()) {
+    const {size} = get()
+    bytes += 4 * size
+    if (name.startsWith('student.')) parameters += size
+  }
   const count = typeof images === 'number' ? images : images.length
   const batches =
     typeof images === 'number'
@@ -84,9 +88,7 @@ export async function forecast({images, settings, plan, precision, folder, probe
   try {
     for await (const made of batches) {
       const begun = performance.now()
-      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, train.accumulate)
-      state = trainStep(state, batch, ratesAt(plan, made.step), fixed, rng(train.seed, 'drop path', made.step)).state
-      freeBatch(batch)
+      learner.take(made)
       taken++
       const slow = performance.now() - started > 1500 * probe.seconds // and not waited for
       if (taken > warm || plan.steps === 1 || (slow && taken > 1)) {
@@ -97,8 +99,7 @@ export async function forecast({images, settings, plan, precision, folder, probe
       const least = slow ? Math.min(2, probe.least) : probe.least
       if (measured >= probe.most || (measured >= least && seconds >= probe.seconds)) break
     }
-    const parts = memoryParts(state, precision)
-    const bytes = stateBytes(state)
+    const parts = learner.memory!() as MemoryParts
     const secondsPerByte = await writing(folder ?? tmpdir(), Math.min(bytes, 2 ** 26))
     const checkpoints = Math.ceil(plan.steps / train.checkpoint_every)
     const secondsPerStep = seconds / Math.max(1, measured)
@@ -119,7 +120,7 @@ export async function forecast({images, settings, plan, precision, folder, probe
     }
   } finally {
     await batches.return(undefined)
-    freeState(state)
+    learner.dispose()
   }
 }
 

@@ -39,7 +39,7 @@ type Sections = Readonly<Record<string, Readonly<Record<string, unknown>>>>
 export const lasting = async (path: string): Promise<string> => ((await stat(path).catch(() => undefined)) ? resolve(path) : path)
 
 /** Sizes of the heads of a file, by the shapes of their layers; a head that lacks something, or is for another width, is none. */
-function headsOf({heads}: Pick<Checkpoint, 'heads'>, width: number): OriginHeads {
+export function headsOf({heads}: Pick<Checkpoint, 'heads'>, width: number): OriginHeads {
   const found: {[name in HeadName]?: HeadSize} = {}
   for (const name of ['dino_head', 'ibot_head'] as const) {
     const layers = [...heads]
@@ -253,4 +253,4 @@ export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dino
 }
 
 /** Gains lie as [K, 1], however a file holds them. */
-const headShape = (name: string, shape: readonly number[]): number[] => (name.endsWith('.weight_g') ? [shape[0]!, 1] : [...shape])
+export const headShape = (name: string, shape: readonly number[]): number[] => (name.endsWith('.weight_g') ? [shape[0]!, 1] : [...shape])

@@ -9,10 +9,10 @@
 import {createHash} from 'node:crypto'
 import {readFile} from 'node:fs/promises'
 import {join} from 'node:path'
+import type {HeadSize} from '../config/derived.js'
 import {UserError} from '../config/errors.js'
 import {expectedShapes} from '../files/architecture.js'
 import {openBackbone} from '../files/backbone.js'
-import type {Checkpoint} from '../files/checkpoint.js'
 import {bytesOf} from '../files/tensor-entry.js'
 import {standardised} from '../loss/feature.js'
 import type {VitConfig} from '../model/config.js'
@@ -28,6 +28,7 @@ import {add, dispose, mul, reshape, slice, tensor, tensor1d, tidy} from '../tens
 import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../tensor/tf.js'
 import {grow} from '../tensor/tree.js'
 import {loadBackbone} from './backbone.js'
+import {headShape, headsOf} from './origin.js'
 import {copyHead, joined, targetsOfRows} from './train-step.js'
 import type {HeadCopy, Part, StepRates, StepSettings, TeacherSays, Widths} from './train-step.js'
 
@@ -36,12 +37,7 @@ export type TeacherPlan = {
   readonly path: string
   readonly vit: VitConfig
   /** Prototypes of its heads; undefined where it has none, or none that a student could share. */
-  readonly heads?: {
-    readonly prototypes: number
-    readonly ibotPrototypes?: number
-    readonly shape: HeadShape
-    readonly ibotShape?: HeadShape
-  }
+  readonly heads?: {readonly dino_head: HeadSize; readonly ibot_head?: HeadSize}
   /** Numbers in the backbone. */
   readonly parameters: number
   /** Bytes that it takes while it teaches. */
@@ -53,8 +49,6 @@ export type TeacherPlan = {
 }
 
 type Normalisation = {readonly mean: readonly [number, number, number]; readonly std: readonly [number, number, number]}
-
-type HeadShape = {readonly layers: number; readonly hidden: number; readonly bottleneck: number}
 
 export type Teacher = TeacherPlan & {
   readonly precision: Precision
@@ -74,7 +68,8 @@ export type Lesson = 'auto' | 'heads' | 'features'
 export async function planTeacher(path: string, lesson: Lesson): Promise<TeacherPlan> {
   const {config: vit, checkpoint} = await openBackbone(path)
   try {
-    const heads = lesson === 'features' ? undefined : headsOf(checkpoint)
+    const found = headsOf(checkpoint, vit.width)
+    const heads = lesson === 'features' || !found.dino_head ? undefined : {...found, dino_head: found.dino_head}
     if (lesson === 'heads' && !heads)
       throw new UserError(`The teacher ${path} has no DINO head, which distill.from=heads asks for.`, {
         exit: 2,
@@ -129,23 +124,6 @@ async function normalisationOf(folder: string): Promise<{normalisation?: Normali
 
 const isLinear = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\./.test(name)
 
-/** The sizes of the heads of a checkpoint; undefined where it has no whole DINO head. */
-function headsOf({heads}: Pick<Checkpoint, 'heads'>): TeacherPlan['heads'] {
-  const shapeOf = (name: string): (HeadShape & {prototypes: number}) | undefined => {
-    const last = heads.get(`${name}.last_layer.weight_v`)?.shape
-    if (!last || !heads.has(`${name}.last_layer.weight_g`)) return undefined
-    const layers = [...heads.keys()].filter(key => key.startsWith(`${name}.mlp.`) && key.endsWith('weight'))
-    const first = heads.get(`${name}.mlp.0.weight`)?.shape ?? heads.get(`${name}.mlp.weight`)?.shape
-    return first && {layers: layers.length, hidden: first[0]!, bottleneck: last[1]!, prototypes: last[0]!}
-  }
-  const [dino, ibot] = [shapeOf('dino_head'), shapeOf('ibot_head')]
-  if (!dino) return undefined
-  const {prototypes, ...shape} = dino
-  if (!ibot) return {prototypes, shape}
-  const {prototypes: ibotPrototypes, ...ibotShape} = ibot
-  return {prototypes, shape, ibotPrototypes, ibotShape}
-}
-
 /**
  * Loads a teacher into the running engine, its weights in `precision`; `most` bytes may be used. Throws `UserError`: it needs more (exit 5), before anything is read; what
  * reading its file throws.
@@ -195,7 +173,7 @@ async function loadHeads(path: string, precision: Precision): Promise<{copies: {
       const entry = checkpoint.heads.get(name)!
       const data = await entry.readFloat32()
       hash.update(`${name}[${entry.shape.join()}]`).update(bytesOf(data))
-      named.push([name, tensor(data, entry.shape as number[])])
+      named.push([name, tensor(data, headShape(name, entry.shape))])
     }
     const heads = grow<{dino_head: Head; ibot_head?: Head}>(named)
     const copies = {
