@@ -324,37 +324,46 @@ const sumTrees = (a: EmbedGrads, b: EmbedGrads): EmbedGrads => {
 export type Copy = {readonly params: Vit; readonly owned: Tensor[]}
 
 /** The copy of a backbone's weights that enters matrix products: linear layers in `precision`, all else shared as it is. */
-export function computeCopy(params: Vit, precision: Precision): Copy {
-  const owned: Tensor[] = []
-  const low = <T extends Tensor>(x: T): T => {
-    const copy = cast(x, precision)
-    owned.push(copy)
-    return copy
-  }
-  const layer = <T extends {weight: Tensor; bias: Tensor}>({weight, bias}: T): T => ({weight: low(weight), bias: low(bias)}) as T
-  const blocks = params.blocks.map((p): Block => ({
-    ...p,
-    attn: {qkv: layer(p.attn.qkv), proj: layer(p.attn.proj)},
-    mlp: 'w12' in p.mlp ? {w12: layer(p.mlp.w12), w3: layer(p.mlp.w3)} : {fc1: layer(p.mlp.fc1), fc2: layer(p.mlp.fc2)}
-  }))
-  return {params: {...params, patch_embed: {proj: layer(params.patch_embed.proj)}, blocks}, owned}
-}
+export const computeCopy = (params: Vit, precision: Precision): Copy => copied(params, precision, false)
 
 /** As `computeCopy`, with LayerScale multiplied into the layers before it once and for all: for passes without training. */
-export function inferenceCopy(params: Vit, precision: Precision): Copy {
-  const folded: Tensor[] = []
-  const scaled = (layer: Linear, ls: {gamma: Tensor1D} | undefined): Linear => {
-    if (!ls) return layer
-    const product = scaleRows(layer, ls.gamma)
-    folded.push(product.weight, product.bias)
-    return product
+export const inferenceCopy = (params: Vit, precision: Precision): Copy => copied(params, precision, true)
+
+function copied(params: Vit, precision: Precision, fold: boolean): Copy {
+  const patches = patchCopy(params.patch_embed, precision)
+  const blocks = params.blocks.map(block => blockCopy(block, precision, fold))
+  return {
+    params: {...params, patch_embed: patches.patch_embed, blocks: blocks.map(({block}) => block)},
+    owned: [...patches.owned, ...blocks.flatMap(({owned}) => owned)]
   }
-  const blocks = params.blocks.map(({ls1, ls2, ...p}): Block => ({
+}
+
+/** The patch embedding in `precision`; `owned` are the caller's. */
+export function patchCopy({proj}: Vit['patch_embed'], precision: Precision): {patch_embed: Vit['patch_embed']; owned: Tensor[]} {
+  const layer = {weight: cast(proj.weight, precision), bias: cast(proj.bias, precision)}
+  return {patch_embed: {proj: layer}, owned: [layer.weight, layer.bias]}
+}
+
+/** A block with its linear layers in `precision`, and with `fold` LayerScale multiplied into the layers before it; `owned` are the caller's, the rest is shared. */
+export function blockCopy({ls1, ls2, ...p}: Block, precision: Precision, fold: boolean): {block: Block; owned: Tensor[]} {
+  const owned: Tensor[] = []
+  const low = ({weight, bias}: Linear): Linear => {
+    const layer = {weight: cast(weight, precision), bias: cast(bias, precision)}
+    owned.push(layer.weight, layer.bias)
+    return layer
+  }
+  const scaled = (layer: Linear, ls: {gamma: Tensor1D} | undefined): Linear => {
+    if (!fold || !ls) return low(layer)
+    const product = scaleRows(layer, ls.gamma)
+    const copy = low(product)
+    dispose([product.weight, product.bias]) // the copy shares their data where the precision is the same
+    return copy
+  }
+  const block: Block = {
+    ...(fold ? {} : {...(ls1 ? {ls1} : {}), ...(ls2 ? {ls2} : {})}),
     ...p,
-    attn: {qkv: p.attn.qkv, proj: scaled(p.attn.proj, ls1)},
-    mlp: 'w12' in p.mlp ? {w12: p.mlp.w12, w3: scaled(p.mlp.w3, ls2)} : {fc1: p.mlp.fc1, fc2: scaled(p.mlp.fc2, ls2)}
-  }))
-  const copy = computeCopy({...params, blocks}, precision)
-  dispose(folded) // the copies share their data where the precision is the same
-  return copy
+    attn: {qkv: low(p.attn.qkv), proj: scaled(p.attn.proj, ls1)},
+    mlp: 'w12' in p.mlp ? {w12: low(p.mlp.w12), w3: scaled(p.mlp.w3, ls2)} : {fc1: low(p.mlp.fc1), fc2: scaled(p.mlp.fc2, ls2)}
+  }
+  return {block, owned}
 }

@@ -3,7 +3,8 @@ import {createHash} from 'node:crypto'
 import {openBackbone, readBackbone} from '../files/backbone.js'
 import {bytesOf} from '../files/tensor-entry.js'
 import type {VitConfig} from '../model/config.js'
-import {computeCopy, inferenceCopy} from '../model/vit.js'
+import type {Block} from '../model/block.js'
+import {blockCopy, patchCopy} from '../model/vit.js'
 import type {Vit} from '../model/vit.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {dispose, tensor} from '../tensor/tf.js'
@@ -35,7 +36,7 @@ export type BackboneOptions = {
 
 /**
  * Loads a backbone into the running engine. Throws what `openBackbone` throws: `UserError` for a missing, damaged or unfitting file.
- * No more than one tensor is held twice.
+ * No more than one block is held in two precisions at a time.
  */
 export async function loadBackbone(
   path: string,
@@ -43,23 +44,39 @@ export async function loadBackbone(
 ): Promise<Backbone> {
   const {config, checkpoint} = await openBackbone(path, {...(root ? {root} : {}), ...(overrides ? {overrides} : {})})
   const hash = createHash('sha256')
-  const named: [string, Tensor][] = []
+  const ready = new Map<string, Tensor>()
+  let masters: [string, Tensor][] = [] // of one block, or of what stands outside of blocks
+  let at = ''
+  /** Puts what has been read into its last form: no more than one block is held in two precisions. */
+  const settle = (): void => {
+    const prefix = /^blocks\.\d+$/.test(at) ? `${at}.` : ''
+    const own = masters.map(([name, leaf]): [string, Tensor] => [name.slice(prefix.length), leaf])
+    const made = prefix
+      ? flat(blockCopy(grow<Block>(own), precision, !trainable).block)
+      : at === 'patch_embed'
+        ? flat({patch_embed: patchCopy(grow<Pick<Vit, 'patch_embed'>>(own).patch_embed, precision).patch_embed})
+        : new Map(own)
+    for (const [name, leaf] of made) ready.set(prefix + name, leaf)
+    const kept = new Set(made.values())
+    for (const [, leaf] of masters) if (!kept.has(leaf)) dispose(leaf)
+    masters = []
+  }
   try {
     for await (const {name, shape, data} of readBackbone(config, checkpoint)) {
       hash.update(`${name}[${shape.join()}]`).update(bytesOf(data))
-      named.push([name, tensor(data, shape as number[])])
+      const place = /^(blocks\.\d+|patch_embed)\./.exec(name)?.[1] ?? ''
+      if (place !== at) settle()
+      at = place
+      masters.push([name, tensor(data, shape as number[])])
     }
+    settle()
   } catch (error) {
-    dispose(named.map(([, leaf]) => leaf))
+    dispose([...masters.map(([, leaf]) => leaf), ...ready.values()])
     throw error
   } finally {
     await checkpoint.close()
   }
-  const masters = grow<Vit>(named)
-  const {params} = (trainable ? computeCopy : inferenceCopy)(masters, precision)
-  // Masters that have a copy in another precision are not needed; what is shared stays.
-  const shared = new Set(flat(params).values())
-  for (const [, leaf] of named) if (!shared.has(leaf)) dispose(leaf)
+  const params = grow<Vit>([...ready])
   return {
     config,
     params,
