@@ -106,21 +106,21 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const inputs = this.inputs(args.images)
     const {settingsYaml, withSetting} = await import('../src/config/settings.js')
     const teacherPlan = this.#teacher!
-    if (flags.batch === 'auto')
-      throw new UserError('distill does not choose the batch by itself.', {exit: 2, code: 'USAGE', hint: 'Give a number: --batch 64.'})
+    if (flags.batch === 'auto' && (this.#students?.length ?? 1) > 1)
+      throw new UserError('--batch auto is for one student.', {exit: 2, code: 'USAGE', hint: 'Give a number of images: --batch 64.'})
     const withBatch = (resolved: ResolvedSettings): ResolvedSettings =>
       typeof flags.batch === 'number' ? withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch') : resolved
     const output = namedRun(flags)
     const described = this.#students ?? [{name: undefined, resolved: this.resolved}]
-    const students: Taught[] = described.map(({name, resolved}) => {
+    const asStudent = ({name, resolved}: (typeof described)[number]): Taught => {
       const {settings} = withBatch(resolved)
       const run = output === undefined || name === undefined ? output : `${output.replace(/\/+$/, '')}/${name}`
       return {name, run, settings, plan: derive(settings)}
-    })
-    const {settings, plan} = students[0]!
+    }
+    const students = described.map(asStudent)
     this.#sameForAll(students)
     const {bridges, distill, teacherSide} = await import('../src/steps/distill.js')
-    teacherSide(settings, teacherPlan)
+    teacherSide(students[0]!.settings, teacherPlan)
 
     const bad = this.badImages(flags)
     const {gatherImages, openRun, startEngine} = await import('../src/steps/prepare.js')
@@ -134,6 +134,12 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const teacher = await loadTeacher(teacherPlan, precision, await mostMemory(engine.device))
     try {
       this.note(teacherWords(teacher))
+      if (flags.batch === 'auto') {
+        const batch = await this.#batch(students[0]!, teacher, {device: engine.device, images: images.length, resume: flags.resume})
+        const chosen = withSetting(described[0]!.resolved, 'train.batch_size_per_gpu', batch, '--batch')
+        students[0] = asStudent({name: described[0]!.name, resolved: chosen})
+      }
+      const {plan} = students[0]!
       for (const {name, settings: own, plan: ownPlan} of students)
         for (const sentence of bridges(own, ownPlan, teacher)) this.note(name === undefined ? sentence : `${name}: ${sentence}`)
       if (output === undefined) {
@@ -191,6 +197,26 @@ Several --student files are taught side by side from one pass of the teacher, ea
     } finally {
       teacher.dispose()
     }
+  }
+
+  /** Images a step where --batch auto chooses them: what a run to be gone on with has, else what fits. */
+  async #batch(
+    {run, settings}: Taught,
+    teacher: Teacher,
+    {device, images, resume}: {device: string; images: number; resume: boolean}
+  ): Promise<number> {
+    const {batchOfRun} = await import('../src/steps/resume.js')
+    const kept = resume && run !== undefined ? await batchOfRun(run) : undefined
+    if (kept !== undefined) {
+      this.note(`--batch auto: ${kept} images a step, as the run began`)
+      return kept
+    }
+    const {batchForStudent} = await import('../src/steps/distill.js')
+    const {gib} = await import('../src/steps/auto-batch.js')
+    const precision = trainingPrecision('distill', teacher.precision)
+    const {batch, expected, limit} = await batchForStudent(settings, {teacher, precision, device, images})
+    this.note(`--batch auto: ${batch} images a step, for which ${gib(expected)} of ${gib(limit)} are expected to be needed`)
+    return batch
   }
 
   /** Students that learn side by side take the same steps on the same crops. Throws a usage error where they would not. */

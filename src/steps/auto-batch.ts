@@ -10,11 +10,10 @@ import type {Settings} from '../config/table.js'
 import {maskSettings} from '../data/masks.js'
 import {freeMemory} from '../engine/machine.js'
 import type {Precision} from '../tensor/ops/precision.js'
-import {rng} from '../tensor/random.js'
 import {memory} from '../tensor/tf.js'
 import {noise} from './forecast.js'
-import {cropSettings, freeBatch, freeState, freshState, ratesAt, stepBatch, stepSettings} from './pretrain.js'
-import {trainStep} from './train-step.js'
+import {cropSettings, freshState, pretrainLearner} from './pretrain.js'
+import type {Learner} from './run.js'
 
 export type AutoBatch = {
   readonly batch: number
@@ -31,6 +30,10 @@ export type AutoBatch = {
 const MARGIN = 0.1
 /** Batches of pixels that wait before the engine, beside the one it works at. */
 const AHEAD = 5
+
+/** Makes what would learn with these settings, at its first step. */
+export type Beginning = (settings: Settings, plan: Derived, precision: Precision) => Promise<Learner<unknown>>
+const fresh: Beginning = async (settings, plan, precision) => pretrainLearner(await freshState(settings, plan), {settings, plan, precision})
 
 /** The line through two points; the least that a further image can cost is nothing. */
 export function memoryLine(a: {images: number; bytes: number}, b: {images: number; bytes: number}): {fixed: number; perImage: number} {
@@ -53,7 +56,7 @@ export async function mostMemory(device: string): Promise<number | undefined> {
  */
 export async function autoBatch(
   settings: Settings,
-  {precision, device, images}: {precision: Precision; device: string; images: number}
+  {precision, device, images, learn = fresh}: {precision: Precision; device: string; images: number; learn?: Beginning}
 ): Promise<AutoBatch> {
   const onCpu = device === 'cpu'
   const free = await freeMemory(device)
@@ -71,41 +74,35 @@ export async function autoBatch(
   const of = (batch: number): Settings => ({...settings, train: {...settings.train, batch_size_per_gpu: batch}})
   const most = Math.max(1, images)
   const least = Math.min(most, Math.max(2, settings.train.accumulate))
-  let state = await freshState(settings, derive(of(least)))
-  const peakOf = async (batch: number): Promise<number> => {
+  /** Bytes of tensors at the highest point of a step of so many images, and those held after it. */
+  const probe = async (batch: number): Promise<{peak: number; held: number}> => {
     const own = of(batch)
     const plan: Derived = derive(own)
     const masks = maskSettings(crops.globalSize, plan.vit.patch, own.ibot.mask_sample_probability, own.ibot.mask_ratio_min_max)
-    for await (const made of noise(own, batch, masks)) {
-      const tensors = stepBatch(made, batch, crops, plan.vit.patch, settings.train.accumulate)
-      state = trainStep(
-        state,
-        tensors,
-        ratesAt(plan, 0),
-        stepSettings(own, plan, precision),
-        rng(settings.train.seed, 'drop path', 0)
-      ).state
-      freeBatch(tensors)
-      break
+    const learner = await learn(own, plan, precision)
+    try {
+      for await (const made of noise(own, batch, masks)) {
+        learner.take(made)
+        break
+      }
+      return memory() as unknown as {peak: number; held: number}
+    } finally {
+      learner.dispose()
     }
-    return (memory() as unknown as {peak: number}).peak
   }
-  try {
-    const room = limit - base
-    const small = {images: least, bytes: await peakOf(least)}
-    if (small.bytes > room) throw tooLarge(small.bytes + base, limit, device)
-    // A second point far enough from the first for the rounding of stochastic depth, as far as there is room.
-    const held = (memory() as unknown as {held: number}).held
-    const dearest = (small.bytes - held) / small.images
-    const next = [5 * least, 2 * least].find(batch => batch <= most && held + batch * dearest < room)
-    const {fixed, perImage} = next ? memoryLine(small, {images: next, bytes: await peakOf(next)}) : {fixed: held, perImage: dearest}
-    const each = perImage + (onCpu ? AHEAD * pixels : 0)
-    const fits = Math.min(most, Math.floor((room - fixed) / Math.max(1, each)))
-    const batch = Math.max(least, fits >= 16 ? 8 * Math.floor(fits / 8) : fits)
-    return {batch, expected: base + fixed + each * batch, limit, fixed, perImage: each}
-  } finally {
-    freeState(state)
-  }
+  const room = limit - base
+  const {peak, held} = await probe(least)
+  if (peak > room) throw tooLarge(peak + base, limit, device)
+  // A second point far enough from the first for the rounding of stochastic depth, as far as there is room.
+  const dearest = (peak - held) / least
+  const next = [5 * least, 2 * least].find(batch => batch <= most && held + batch * dearest < room)
+  const {fixed, perImage} = next
+    ? memoryLine({images: least, bytes: peak}, {images: next, bytes: (await probe(next)).peak})
+    : {fixed: held, perImage: dearest}
+  const each = perImage + (onCpu ? AHEAD * pixels : 0)
+  const fits = Math.min(most, Math.floor((room - fixed) / Math.max(1, each)))
+  const batch = Math.max(least, fits >= 16 ? 8 * Math.floor(fits / 8) : fits)
+  return {batch, expected: base + fixed + each * batch, limit, fixed, perImage: each}
 }
 
 const tooLarge = (needed: number, limit: number, device: string): UserError =>

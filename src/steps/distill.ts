@@ -16,6 +16,8 @@ import type {Named} from '../optim/adamw.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {type Tensor, dispose, tidy, zerosLike} from '../tensor/tf.js'
 import {flat} from '../tensor/tree.js'
+import {autoBatch} from './auto-batch.js'
+import type {AutoBatch} from './auto-batch.js'
 import {featureStep} from './feature-step.js'
 import {forecast} from './forecast.js'
 import type {Forecast, ForecastOptions} from './forecast.js'
@@ -272,6 +274,28 @@ export async function scoreTeacher(
 ): Promise<Readonly<Record<string, number>>> {
   const made = await onlineEval({...options, vit: teacher.vit, precision: teacher.precision})
   return made.run(flat({backbone: teacher.backbone}))
+}
+
+/** The largest batch with which one student can be taught, as `autoBatch`. The teacher stays the caller's. */
+export async function batchForStudent(
+  settings: Settings,
+  {teacher, ...options}: {teacher: Teacher; precision: Precision; device: string; images: number}
+): Promise<AutoBatch> {
+  return autoBatch(settings, {
+    ...options,
+    learn: async (own, plan, precision) => {
+      const lessons = new Lessons(teacher, [plan.vit.grid], teacherSide(own, teacher))
+      const learner = distillLearner(await freshStudent(own, plan, teacher), lessons, {settings: own, plan, precision})
+      return {
+        ...learner,
+        step: 0,
+        dispose: () => {
+          learner.dispose()
+          lessons.dispose()
+        }
+      }
+    }
+  })
 }
 
 /** What teaching one student will need, from its first steps, as `forecast`. The teacher stays the caller's. */

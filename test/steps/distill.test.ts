@@ -220,8 +220,7 @@ describe('sentences', () => {
     ['prototypes that are not the teacher’s', () => ['--teacher', at('run'), '--config', at('both.yaml'), '--set', 'dino.head_n_prototypes=64'], 2, /dino\.head_n_prototypes is 64 \(--set\), but the DINO head of the teacher .* has 32 prototypes/], // prettier-ignore
     ['heads that the teacher has not', () => ['--teacher', at('bare', 'weights.safetensors'), '--config', at('both.yaml'), '--set', 'distill.from=heads'], 2, /has no DINO head, which distill\.from=heads asks for/], // prettier-ignore
     ['crops that do not fit the student’s patch', () => ['--teacher', at('run'), '--config', at('both.yaml'), '--set', 'student.patch_size=7', '--set', 'crops.global_crops_size=32'], 2, /crops\.global_crops_size 32 is not a multiple of student\.patch_size 7/], // prettier-ignore
-    ['a teacher’s crop that does not fit its patch', () => ['--teacher', at('run'), '--config', at('both.yaml'), '--set', 'distill.teacher_crops_size=30'], 2, /distill\.teacher_crops_size 30 is not a multiple of the patch of the teacher .*, 8 pixels\.\n.*32/], // prettier-ignore
-    ['--batch auto', () => ['--teacher', at('run'), '--config', at('both.yaml'), '--batch', 'auto'], 2, /does not choose the batch/]
+    ['a teacher’s crop that does not fit its patch', () => ['--teacher', at('run'), '--config', at('both.yaml'), '--set', 'distill.teacher_crops_size=30'], 2, /distill\.teacher_crops_size 30 is not a multiple of the patch of the teacher .*, 8 pixels\.\n.*32/] // prettier-ignore
   ]
   for (const [what, args, status, says] of refused)
     test(what, async () => {
@@ -243,6 +242,14 @@ describe('sentences', () => {
       return true
     })
     await assert.rejects(loadTeacher(plan, 'bf16', 1000), /Take a smaller teacher|may be used/)
+  })
+
+  test('--batch auto says how many images fit, for one student alone', async () => {
+    const ended = await distill('--teacher', at('run'), '--config', at('both.yaml'), '--batch', 'auto', '--dry-run', '--json')
+    assert.equal(ended.status, 0, ended.stderr)
+    assert.match(ended.stderr, /--batch auto: 12 images a step/) // no image comes twice in a batch
+    const two = await teach('never', '--student', at('small.yaml'), '--student', at('wide.yaml'), '--batch', 'auto')
+    assert.deepEqual([two.status, /--batch auto is for one student/.test(two.stderr)], [2, true])
   })
 
   test('--dry-run tells steps, hours and memory, and writes nothing', async () => {
