@@ -28,7 +28,7 @@ import {
 } from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {rng} from '../../src/tensor/random.js'
-import {apart, normal, onPlain, onTorch, put, take, whole} from '../engine-for-tests.js'
+import {apart, normal, onPlain, onTorch, put, take, whole, counted} from '../engine-for-tests.js'
 import {checkOp} from './check-op.js'
 import type {OpCheck} from './check-op.js'
 
@@ -206,6 +206,40 @@ describe('layer norm', () => {
 })
 
 describe('attention', () => {
+  test('sequences too long for all their weights at once go in pieces, and each comes out as it does alone', async () => {
+    await onTorch()
+    // 8 heads of 1,100 tokens: the weights of one sequence are 37 MiB, so that each is a piece of its own; the short ones go together.
+    const groups = [
+      {count: 3, length: 1100},
+      {count: 5, length: 7}
+    ]
+    const [qkv, dy] = [put(normal('long', [rowsOf(groups), 48])), put(normal('slopes', [rowsOf(groups), 16]))]
+    const before = counted()
+    const [y, dx] = [attentionForward(qkv, groups, 8), attentionBackward(dy, qkv, groups, 8)]
+    const [whole, slope] = [await take(y), await take(dx)]
+    for (const [start, length] of [
+      [0, 1100],
+      [2200, 1100],
+      [3314, 7]
+    ] as const) {
+      const one = [{count: 1, length}]
+      const alone = tidy(() => {
+        const rows = slice(qkv, [start, 0], [length, 48])
+        return {y: attentionForward(rows, one, 8), dx: attentionBackward(slice(dy, [start, 0], [length, 16]), rows, one, 8)}
+      })
+      const part = (all: Float32Array, width: number): Float32Array => all.subarray(start * width, (start + length) * width)
+      assert.ok(apart(await take(alone.y), {shape: [length, 16], data: part(whole.data as Float32Array, 16)}) < 1e-6)
+      assert.ok(apart(await take(alone.dx), {shape: [length, 48], data: part(slope.data as Float32Array, 48)}) < 2e-6)
+      alone.y.dispose()
+      alone.dx.dispose()
+    }
+    y.dispose()
+    dx.dispose()
+    assert.equal(counted(), before)
+    qkv.dispose()
+    dy.dispose()
+  })
+
   for (const [what, groups, heads, width] of [
     ['one sequence, one head', [{count: 1, length: 5}], 1, 8],
     ['several groups and heads', [{count: 3, length: 7}, {count: 5, length: 4}, {count: 1, length: 1}], 3, 4], // prettier-ignore

@@ -155,6 +155,16 @@ function split(qkv: Handle, start: number, {count, length}: Groups[number], head
   return [op('select.int', five, 0, 0), op('select.int', five, 0, 1), op('select.int', five, 0, 2)]
 }
 
+/** Attention weights that may exist at once where an operator makes them whole: 64 MiB of float32 on a CPU, whose caches larger ones pass by, 1 GiB elsewhere. */
+const weightsAtOnce = (): number => (onCpu() ? 2 ** 24 : 2 ** 28)
+
+/** The groups in pieces of so few sequences that their weights keep to that; every sequence attends to itself alone, so nothing else changes. */
+const inPieces = (groups: Groups, heads: number): Groups =>
+  groups.flatMap(({count, length}) => {
+    const most = Math.max(1, Math.floor(weightsAtOnce() / (heads * length * length)))
+    return Array.from({length: Math.ceil(count / most)}, (_, i) => ({count: Math.min(most, count - i * most), length}))
+  })
+
 /** The attention weights of one group, [B, H, N, N], and scaled queries. */
 function weigh(q: Handle, k: Handle, width: number): {p: Handle; scaled: Handle} {
   const scaled = op('mul.Scalar', q, width ** -0.5)
@@ -178,7 +188,7 @@ define('Dinov2Attention', ({qkv}, {groups, heads}) => {
   }
   const out = op('new_empty', x, [T, C])
   let start = 0
-  for (const group of groups as Groups) {
+  for (const group of onCpu() ? inPieces(groups as Groups, H) : (groups as Groups)) {
     const {count, length} = group
     const [q, k, v] = split(x, start, group, H, K)
     const y = onCpu() ? op('matmul', weigh(q, k, K).p, v) : op('scaled_dot_product_attention', q, k, v, null, 0, false)
@@ -202,7 +212,7 @@ define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
   }
   const dx = op('new_empty', x, [T, C3])
   let start = 0
-  for (const group of groups as Groups) {
+  for (const group of inPieces(groups as Groups, H)) {
     const {count, length} = group
     const end = start + count * length
     const [q, k, v] = split(x, start, group, H, K)
