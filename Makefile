@@ -51,19 +51,21 @@ endif
 QUERIES := $(or $(VAL),$(TRAIN))
 MODEL   := $(OUT)/run/final/backbone.safetensors
 STEPS   := 1000
+STUDENT := $(OUT)/student/final/backbone.safetensors
 VIEW    := --size 48
 LOOK    := --size 192 --no-foreground
 # Pictures whose every pixel is known, for heads that tell depth and regions.
 SCENES  := $(OUT)/scenes
 DENSE   := --train $(SCENES)/train --val $(SCENES)/val --model $(MODEL) --cached --size 96
 
-demo: $(OUT)/scores $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png
+demo: $(OUT)/scores $(STUDENT) $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png
 	@echo
 	@echo "Done. Look at:"
 	@echo "  $(OUT)/curation.html     what was left out of the pool, and why"
 	@echo "  $(OUT)/report.html       how the run went: losses, health, scores"
 	@echo "  $(OUT)/linear.html       classes read out by one linear layer; depth.html, regions.html: depth and regions"
 	@echo "  $(OUT)/neighbours.html   pictures and what the model finds most alike"
+	@echo "  $(OUT)/student.json      a smaller model taught by the first: its scores beside its teacher's"
 	@echo "  $(OUT)/pca.png           patch features as colours"
 
 $(OUT)/scores: $(OUT)/knn.json $(OUT)/linear.json $(OUT)/retrieval.json $(OUT)/depth.json $(OUT)/regions.json
@@ -85,6 +87,12 @@ $(OUT)/train.jsonl: | setup $(TRAIN)
 $(MODEL): $(OUT)/train.jsonl
 	# Status 6 is a verdict on the run, which is printed; the model is there all the same, and the scores below say what it is worth.
 	$(DINOV2) pretrain $(OUT)/train.jsonl --config small --set train.steps=$(STEPS) -o $(OUT)/run --force || test $$? -eq 6
+
+# A quarter of the parameters, taught by the model just trained; scored beside it where folders name classes.
+$(STUDENT): $(MODEL)
+	@classes=$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l); set -x; \
+	$(DINOV2) distill $(OUT)/train.jsonl --teacher $(OUT)/run --config distill-small --set train.steps=200 -o $(OUT)/student --force --json \
+	  $$(if [ "$$classes" -ge 2 ]; then echo --eval-images $(TRAIN) $(if $(VAL),--eval-val $(VAL)) --eval-every 200; fi) > $(OUT)/student.json || test $$? -eq 6
 
 $(OUT)/features.arrow: $(MODEL)
 	$(DINOV2) embed $(TRAIN) --model $< $(VIEW) -o $@ --force

@@ -25,7 +25,7 @@ import {
   type StepBatch,
   type TrainState
 } from '../../src/steps/train-step.js'
-import {Tensor, concat, dispose, reshape, scalar, slice, tidy, zeros, zerosLike} from '../../src/tensor/tf.js'
+import {type Tensor, concat, dispose, reshape, scalar, slice, tidy, zeros, zerosLike} from '../../src/tensor/tf.js'
 import type {Tensor2D, Tensor4D} from '../../src/tensor/tf.js'
 import {flat, grow} from '../../src/tensor/tree.js'
 import {counted, normal, onPlain, onTorch, put, take} from '../engine-for-tests.js'
