@@ -96,6 +96,25 @@ test('on libtorch every recorded tensor and number is judged, within the limits 
     for (const name of ['lr_multiplier', 'wd_multiplier']) expect(`groups ${run}`, name, 'max', 1e-12)
     expect(`groups ${run}`, 'is_last_layer', 'count', 0)
   }
+  // Distillation: every gradient, number and tensor of both steps.
+  for (const [part, file] of [
+    ['distillation by heads', 'distill_heads'],
+    ['distillation of features', 'distill_features']
+  ] as const) {
+    const recorded = await names(file)
+    assert.ok(recorded.filter(name => name.startsWith('grad.')).length > 30, absent)
+    for (const name of recorded) {
+      if (name.startsWith('grad.')) expect(part, name, 'max', LIMITS.gradient)
+      if (name.startsWith('final.student.')) expect(part, name, 'update', LIMITS.update)
+    }
+    assert.ok(existsSync(golden('distill.json')), absent)
+    const {losses, grad_norms} = (JSON.parse(readFileSync(golden('distill.json'), 'utf8')) as Record<string, {losses: object; grad_norms: object}>)[
+      file.slice('distill_'.length)
+    ]!
+    for (const name of [...Object.keys(losses), 'total']) expect(part, name, 'max', LIMITS.forward)
+    for (const name of Object.keys(grad_norms)) expect(part, `grad_norm_${name}`, 'max', LIMITS.gradient)
+    expect(part, 'recorded gradients that nothing computes', 'count', 0)
+  }
   for (const name of ['lr', 'wd', 'momentum', 'teacher_temp']) expect('schedule', name, 'max', 1e-12)
   assert.deepEqual([LIMITS.forward, LIMITS.gradient, LIMITS.update], [1e-5, 1e-4, 3e-3])
 })

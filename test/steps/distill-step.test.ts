@@ -28,7 +28,7 @@ import {
 import {type Tensor, concat, dispose, reshape, scalar, slice, tidy, zeros, zerosLike} from '../../src/tensor/tf.js'
 import type {Tensor2D, Tensor4D} from '../../src/tensor/tf.js'
 import {flat, grow} from '../../src/tensor/tree.js'
-import {counted, normal, onPlain, onTorch, put, take} from '../engine-for-tests.js'
+import {counted, onPlain, onTorch, take} from '../engine-for-tests.js'
 import {configs, smallVit} from '../model/small-vit.js'
 import {batchOf, freeBatch, freeState, images, rates, settingsOf, variants, type Variant} from './small-run.js'
 
