@@ -133,7 +133,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const {mostMemory} = await import('../src/steps/auto-batch.js')
     const teacher = await loadTeacher(teacherPlan, precision, await mostMemory(engine.device))
     try {
-      this.note(teacherWords(teacher))
+      this.note(teacherWords(teacher, students[0]!.settings))
       if (flags.batch === 'auto') {
         const batch = await this.#batch(students[0]!, teacher, {device: engine.device, images: images.length, resume: flags.resume})
         const chosen = withSetting(described[0]!.resolved, 'train.batch_size_per_gpu', batch, '--batch')
@@ -271,9 +271,12 @@ Several --student files are taught side by side from one pass of the teacher, ea
 }
 
 /** What a teacher is and how it teaches, in words. */
-function teacherWords({path, vit, parameters, heads, precision, bytes}: Teacher): string {
-  const size = `${(parameters / 1e6).toFixed(1)} M parameters, ${vit.width} wide, ${vit.depth} blocks, patches of ${vit.patch}; ${(bytes(precision) / 2 ** 30).toFixed(2)} GiB`
-  return heads
-    ? `${path} (${size}) teaches by its heads: ${heads.dino_head.prototypes} prototypes, ${heads.ibot_head ? 'patches by a head of their own' : 'patches by the same head'}`
-    : `${path} (${size}) has no heads to teach by, or is not asked for them: its features are handed on, cls and patch tokens`
+function teacherWords({path, vit, parameters, heads, precision, bytes}: Teacher, {distill}: Settings): string {
+  const mib = bytes(precision) / 2 ** 20
+  const memory = mib < 1024 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`
+  const size = `${(parameters / 1e6).toFixed(1)} M parameters, ${vit.width} wide, ${vit.depth} blocks, patches of ${vit.patch}; ${memory} in ${precision}`
+  if (!heads)
+    return `the teacher ${path} (${size}) ${distill.from === 'features' ? 'is asked for its features' : 'has no heads to teach by: its features are handed on'}, cls and patch tokens`
+  const {dino_head, ibot_head} = heads
+  return `the teacher ${path} (${size}) teaches by its heads: ${dino_head.prototypes} prototypes, ${ibot_head ? `patches by a head of their own with ${ibot_head.prototypes}` : 'patches by the same head'}`
 }
