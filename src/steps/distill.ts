@@ -136,7 +136,15 @@ export function distillLearner(
       state = {...state, step}
     },
     take(made) {
-      const batch = stepBatch(unmasked(made, 2 * plan.batch, grid * grid), plan.batch, crops, plan.vit.patch, settings.train.accumulate)
+      const whole = unmasked(made, 2 * plan.batch, grid * grid)
+      const none = {indices: new Int32Array(0), weights: new Float32Array(0)} // a loss of no weight is not computed
+      const batch = stepBatch(
+        byHeads && settings.ibot.loss_weight === 0 ? {...whole, ...none} : whole,
+        plan.batch,
+        crops,
+        plan.vit.patch,
+        settings.train.accumulate
+      )
       try {
         const rates = ratesAt(plan, made.step)
         if (byHeads) {
@@ -180,6 +188,9 @@ export function distillLearner(
   }
 }
 
+/** The grid of patches on which a student wants targets; 0 where it takes no loss on them. Features are always handed on for both. */
+const gridFor = ({ibot}: Settings, {vit}: Derived, {heads}: TeacherPlan): number => (heads && ibot.loss_weight === 0 ? 0 : vit.grid)
+
 /** A batch with nothing masked and all patches in the patch loss. */
 const unmasked = (made: CropBatch, crops: number, patches: number): CropBatch =>
   wholeBatch({...made, masks: new Uint8Array(crops * patches)}, crops, patches)
@@ -195,7 +206,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   const crops = cropSettings(first.settings)
   const lessons = new Lessons(
     teacher,
-    students.map(({plan}) => plan.vit.grid),
+    students.map(({settings, plan}) => gridFor(settings, plan, teacher)),
     teacherSide(first.settings, teacher)
   )
   const computing = {
@@ -284,7 +295,7 @@ export async function batchForStudent(
   return autoBatch(settings, {
     ...options,
     learn: async (own, plan, precision) => {
-      const lessons = new Lessons(teacher, [plan.vit.grid], teacherSide(own, teacher))
+      const lessons = new Lessons(teacher, [gridFor(own, plan, teacher)], teacherSide(own, teacher))
       const learner = distillLearner(await freshStudent(own, plan, teacher), lessons, {settings: own, plan, precision})
       return {
         ...learner,
@@ -304,7 +315,7 @@ export async function forecastDistillation({
   ...options
 }: Omit<ForecastOptions, 'learner'> & {readonly teacher: Teacher}): Promise<Forecast> {
   const {settings, plan} = options
-  const lessons = new Lessons(teacher, [plan.vit.grid], teacherSide(settings, teacher))
+  const lessons = new Lessons(teacher, [gridFor(settings, plan, teacher)], teacherSide(settings, teacher))
   try {
     return await forecast({...options, learner: distillLearner(await freshStudent(settings, plan, teacher), lessons, options)})
   } finally {

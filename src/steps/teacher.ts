@@ -238,6 +238,7 @@ export class Lessons {
 
   constructor(
     readonly teacher: Teacher,
+    /** The grid of each student; 0 for one that takes no loss on patches. */
     private readonly grids: readonly number[],
     /** Side of the crops as the teacher sees them. */
     private readonly side: number
@@ -257,7 +258,7 @@ export class Lessons {
     if (!copies) throw new Error('this teacher has no heads')
     const lesson = this.#lesson(step)
     const rows = (lesson.rows ??= this.#rows(parts, copies))
-    const z = {cls: rows.cls, patches: rows.patches.get(grid)}
+    const z = {cls: rows.cls, patches: parts.some(({indices}) => indices.length > 0) ? rows.patches.get(grid) : undefined}
     const said = targetsOfRows(z, {dino: copies.dino.w, ibot: copies.ibot?.w}, rates, settings, undefined, widths, parts.length === 1)
     return {
       ...said,
@@ -285,6 +286,10 @@ export class Lessons {
     for (const step of [...this.#open.keys()]) this.#close(step)
   }
 
+  #wanted(): Set<number> {
+    return new Set(this.grids.filter(grid => grid > 0))
+  }
+
   #lesson(step: number): {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; asked: number} {
     let lesson = this.#open.get(step)
     if (!lesson) this.#open.set(step, (lesson = {asked: 0}))
@@ -309,7 +314,7 @@ export class Lessons {
     for (const part of parts) {
       const tokens = tokensOf(this.teacher, part, this.side)
       cls.push(through(tokens.cls, dino))
-      for (const grid of new Set(this.grids))
+      for (const grid of this.#wanted())
         patches.set(grid, [...(patches.get(grid) ?? []), tidy(() => through(tokens.patches(grid), ibot ?? dino))])
       tokens.dispose()
     }

@@ -13,7 +13,7 @@ import {openSafetensors} from '../../src/files/safetensors.js'
 import {listStates} from '../../src/files/training-state.js'
 import {loadTeacher, planTeacher, sideFor} from '../../src/steps/teacher.js'
 import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../cli/program.js'
-import {onTorch} from '../engine-for-tests.js'
+import {onTorch, take} from '../engine-for-tests.js'
 import {drawnFolder} from './drawn-images.js'
 
 const root = makeFolder()
@@ -104,6 +104,18 @@ describe('what a student takes over', () => {
     assert.equal(embedded.stdout.trim().split('\n').length, 12, embedded.stderr)
     const report = await runBinary(realBinary, ['report', at('plain'), '-o', at('plain.html')])
     assert.equal(report.status, 0, report.stderr)
+  })
+
+  test('without a weight the loss on patches is not computed, and the head for them stays as it began', async () => {
+    ok(await teach('blind', '--config', at('both.yaml'), '--set', 'ibot.loss_weight=0', '--set', 'optim.weight_decay=0', '--set', 'optim.weight_decay_end=0')) // prettier-ignore
+    const line = readFileSync(at('blind', 'metrics.jsonl'), 'utf8').trim().split('\n').at(-1)!
+    assert.equal((JSON.parse(line) as Record<string, number>)['ibot'], 0)
+    const {initHead} = await import('../../src/model/init.js')
+    await onTorch()
+    const fresh = initHead({width: 16, hidden: 32, bottleneck: 8, prototypes: 24, layers: 3}, 0, 'ibot_head')
+    const {data} = await take(fresh.last_layer.weight_v)
+    const own = (await final('blind', 'heads')).get('ibot_head.last_layer.weight_v')!
+    assert.ok(own.every((value, i) => Math.abs(value - data[i]!) < 1e-6)) // averaging a tensor with itself rounds
   })
 
   test('without heads its features: projectors beside the backbone, no small crops, said on stderr', async () => {
