@@ -15,6 +15,14 @@ const batchSize = Flags.custom<number | 'auto'>({
   }
 })
 
+const positive = Flags.custom<number>({
+  parse: async input => {
+    const value = Number(input)
+    if (value > 0 && Number.isFinite(value)) return value
+    throw new Errors.CLIError(`expected a number above 0, but received ${input}`, {exit: 2})
+  }
+})
+
 export default class Pretrain extends Command {
   static override group = 'Training'
   static override usesSettings = true
@@ -74,6 +82,13 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
       helpGroup: 'ENGINE',
       helpValue: 'N|auto',
       summary: 'Images a step; auto takes as many as the memory allows and says how many. By default train.batch_size_per_gpu.'
+    }),
+    tflops: positive({
+      dependsOn: ['dry-run'],
+      helpGroup: 'ENGINE',
+      helpValue: 'N',
+      summary:
+        'With --dry-run: hours on a device that achieves N TFLOP/s, counted and not tried. Devices that share a step take as long as one.'
     }),
     ...badFlags,
     ...reportFlags
@@ -150,20 +165,29 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     if (this.#origin) for (const sentence of bridge(this.#origin, plan.vit, plan)) this.note(sentence)
 
     if (output === undefined) {
-      const {forecast} = await import('../src/steps/forecast.js')
-      const bill = await forecast({images, settings, plan, precision})
+      const {bill: foresee} = await import('../src/steps/estimate.js')
+      const bill = await foresee({images, settings, plan, precision, engine, ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})})
       const hours = bill.seconds / 3600
       const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`
       const {state, copies, activations, base} = bill.parts
       this.note(
         `${bill.images} images, ${bill.steps} steps of ${plan.batch}, ${(bill.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
-          `${bill.secondsPerStep.toFixed(3)} s a step (${Math.round(100 * bill.dataWait)} % of it waiting for images), ` +
+          `${bill.secondsPerStep.toFixed(3)} s a step${bill.estimated === undefined ? ` (${Math.round(100 * bill.dataWait)} % of it waiting for images)` : ''}, ` +
           `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(bill.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(bill.checkpointBytes)}` +
-          (bill.processBytes === undefined ? '' : `; ${gib(bill.processBytes)} of memory at the peak`) +
+          (bill.processBytes === undefined
+            ? bill.estimated !== undefined
+              ? `; ${gib(bill.peakBytes!)} of memory on the device`
+              : ''
+            : `; ${gib(bill.processBytes)} of memory at the peak`) +
           (activations === undefined
             ? ''
             : `: state ${gib(state)}, copies of weights ${gib(copies)}, activations and gradients ${gib(activations)}` +
               (base === undefined ? '' : `, the rest of the process ${gib(base + (bill.processBytes! - bill.parts.process!))}`))
+      )
+      this.note(
+        bill.estimated === undefined
+          ? `measured on ${bill.machine}`
+          : `an estimate, for no step was tried: ${bill.estimated}. ${(bill.flopsPerStep / 1e12).toPrecision(3)} TFLOP a step on ${bill.machine}; waiting for images is not in it`
       )
       return bill
     }
