@@ -15,9 +15,11 @@ import {
 import {derive, type Derived} from '../src/config/derived.js'
 import {UserError} from '../src/config/errors.js'
 import type {ResolvedSettings, Settings} from '../src/config/settings.js'
+import type {billOfDistillation} from '../src/steps/distill.js'
 import type {Evaluation} from '../src/steps/run.js'
 import type {Teacher, TeacherPlan} from '../src/steps/teacher.js'
 
+type Asked = Parameters<typeof billOfDistillation>[0]
 type Taught = {readonly name: string | undefined; readonly run: string | undefined; readonly settings: Settings; readonly plan: Derived}
 
 export default class Distill extends TrainingCommand {
@@ -130,6 +132,11 @@ Several --student files are taught side by side from one pass of the teacher, ea
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))
     const precision = trainingPrecision('distill', engine.precision)
+    const asked = {images, precision, engine, teacher: teacherPlan, ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})}
+    if (output === undefined && flags.batch !== 'auto') {
+      this.note(teacherWords({...teacherPlan, precision}, students[0]!.settings))
+      return this.#bill(students, asked)
+    }
     const {mostMemory} = await import('../src/steps/auto-batch.js')
     const teacher = await loadTeacher(teacherPlan, precision, await mostMemory(engine.device))
     try {
@@ -139,20 +146,10 @@ Several --student files are taught side by side from one pass of the teacher, ea
         const chosen = withSetting(described[0]!.resolved, 'train.batch_size_per_gpu', batch, '--batch')
         students[0] = asStudent({name: described[0]!.name, resolved: chosen})
       }
+      if (output === undefined) return await this.#bill(students, asked)
       const {plan} = students[0]!
       for (const {name, settings: own, plan: ownPlan} of students)
         for (const sentence of bridges(own, ownPlan, teacher)) this.note(name === undefined ? sentence : `${name}: ${sentence}`)
-      if (output === undefined) {
-        const bills: unknown[] = []
-        for (const {name, settings: own, plan: ownPlan} of students) {
-          const {forecastDistillation} = await import('../src/steps/distill.js')
-          const bill = await forecastDistillation({images, settings: own, plan: ownPlan, precision, teacher})
-          this.note((name === undefined ? '' : `${name}: `) + billWords(bill, ownPlan.batch))
-          bills.push(name === undefined ? bill : {student: name, ...bill})
-        }
-        if (bills.length > 1) this.note('each student alone; side by side the pass of the teacher and the crops are shared.')
-        return bills.length === 1 ? bills[0] : {students: bills}
-      }
       const evaluations = flags['eval-images']
         ? await this.#evaluations(flags['eval-images'], flags, students, teacher, precision)
         : undefined
@@ -197,6 +194,19 @@ Several --student files are taught side by side from one pass of the teacher, ea
     } finally {
       teacher.dispose()
     }
+  }
+
+  /** What --dry-run says of each student. */
+  async #bill(students: readonly Taught[], asked: Omit<Asked, 'settings' | 'plan'>): Promise<unknown> {
+    const {billOfDistillation} = await import('../src/steps/distill.js')
+    const bills: unknown[] = []
+    for (const {name, settings, plan} of students) {
+      const bill = await billOfDistillation({...asked, settings, plan})
+      for (const sentence of billWords(bill, plan.batch)) this.note(name === undefined ? sentence : `${name}: ${sentence}`)
+      bills.push(name === undefined ? bill : {student: name, ...bill})
+    }
+    if (bills.length > 1) this.note('each student alone; side by side the pass of the teacher and the crops are shared.')
+    return bills.length === 1 ? bills[0] : {students: bills}
   }
 
   /** Images a step where --batch auto chooses them: what a run to be gone on with has, else what fits. */
@@ -271,7 +281,10 @@ Several --student files are taught side by side from one pass of the teacher, ea
 }
 
 /** What a teacher is and how it teaches, in words. */
-function teacherWords({path, vit, parameters, heads, precision, bytes}: Teacher, {distill}: Settings): string {
+function teacherWords(
+  {path, vit, parameters, heads, precision, bytes}: TeacherPlan & Pick<Teacher, 'precision'>,
+  {distill}: Settings
+): string {
   const mib = bytes(precision) / 2 ** 20
   const memory = mib < 1024 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`
   const size = `${(parameters / 1e6).toFixed(1)} M parameters, ${vit.width} wide, ${vit.depth} blocks, patches of ${vit.patch}; ${memory} in ${precision}`

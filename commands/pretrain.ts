@@ -111,9 +111,9 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     if (this.#origin) for (const sentence of bridge(this.#origin, plan.vit, plan)) this.note(sentence)
 
     if (output === undefined) {
-      const {forecast} = await import('../src/steps/forecast.js')
-      const bill = await forecast({images, settings, plan, precision})
-      this.note(billWords(bill, plan.batch))
+      const {bill: foresee} = await import('../src/steps/estimate.js')
+      const bill = await foresee({images, settings, plan, precision, engine, ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})})
+      for (const sentence of billWords(bill, plan.batch)) this.note(sentence)
       return bill
     }
     const evaluation = flags['eval-images'] && (await this.#evaluation(flags['eval-images'], flags, settings, plan, precision))

@@ -13,6 +13,14 @@ const batchSize = Flags.custom<number | 'auto'>({
   }
 })
 
+const positive = Flags.custom<number>({
+  parse: async input => {
+    const value = Number(input)
+    if (value > 0 && Number.isFinite(value)) return value
+    throw new Errors.CLIError(`expected a number above 0, but received ${input}`, {exit: 2})
+  }
+})
+
 /** Where a run goes, and how one is gone on with. */
 export const runFlags = {
   output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder; only --dry-run can do without.'}),
@@ -48,6 +56,13 @@ export const trainingFlags = {
     helpGroup: 'ENGINE',
     helpValue: 'N|auto',
     summary: 'Images a step; auto takes as many as the memory allows and says how many. By default train.batch_size_per_gpu.'
+  }),
+  tflops: positive({
+    dependsOn: ['dry-run'],
+    helpGroup: 'ENGINE',
+    helpValue: 'N',
+    summary:
+      'With --dry-run: hours on a device that achieves N TFLOP/s, counted and not tried. Devices that share a step take as long as one.'
   }),
   ...badFlags,
   ...reportFlags
@@ -100,6 +115,11 @@ export type Bill = {
   readonly seconds: number
   readonly checkpointBytes: number
   readonly processBytes: number | undefined
+  readonly peakBytes: number | undefined
+  readonly machine: string
+  readonly flopsPerStep: number
+  /** Why no step was tried; undefined where some were. */
+  readonly estimated?: string
   readonly parts: {
     readonly state: number
     readonly copies: number
@@ -109,21 +129,29 @@ export type Bill = {
   }
 }
 
-/** The words of a forecast. */
-export function billWords(bill: Bill, batch: number): string {
+/** The words of a forecast: what is needed, and how that is known. */
+export function billWords(bill: Bill, batch: number): [string, string] {
   const hours = bill.seconds / 3600
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`
+  const {estimated} = bill
   const {state, copies, activations, base} = bill.parts
-  return (
+  return [
     `${bill.images} images, ${bill.steps} steps of ${batch}, ${(bill.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
-    `${bill.secondsPerStep.toFixed(3)} s a step (${Math.round(100 * bill.dataWait)} % of it waiting for images), ` +
-    `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(bill.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(bill.checkpointBytes)}` +
-    (bill.processBytes === undefined ? '' : `; ${gib(bill.processBytes)} of memory at the peak`) +
-    (activations === undefined
-      ? ''
-      : `: state ${gib(state)}, copies of weights ${gib(copies)}, activations and gradients ${gib(activations)}` +
-        (base === undefined ? '' : `, the rest of the process ${gib(base + (bill.processBytes! - bill.parts.process!))}`))
-  )
+      `${bill.secondsPerStep.toFixed(3)} s a step${estimated === undefined ? ` (${Math.round(100 * bill.dataWait)} % of it waiting for images)` : ''}, ` +
+      `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(bill.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(bill.checkpointBytes)}` +
+      (bill.processBytes === undefined
+        ? estimated === undefined
+          ? ''
+          : `; ${gib(bill.peakBytes!)} of memory on the device`
+        : `; ${gib(bill.processBytes)} of memory at the peak`) +
+      (activations === undefined
+        ? ''
+        : `: state ${gib(state)}, copies of weights ${gib(copies)}, activations and gradients ${gib(activations)}` +
+          (base === undefined ? '' : `, the rest of the process ${gib(base + (bill.processBytes! - bill.parts.process!))}`)),
+    estimated === undefined
+      ? `measured on ${bill.machine}`
+      : `an estimate, for no step was tried: ${estimated}. ${(bill.flopsPerStep / 1e12).toPrecision(3)} TFLOP a step on ${bill.machine}; waiting for images is not in it`
+  ]
 }
 
 /** The run folder of a command that is no trial. Throws a usage error where none is named. */

@@ -18,9 +18,9 @@ import {type Tensor, dispose, tidy, zerosLike} from '../tensor/tf.js'
 import {flat} from '../tensor/tree.js'
 import {autoBatch} from './auto-batch.js'
 import type {AutoBatch} from './auto-batch.js'
+import {bill} from './estimate.js'
+import type {Bill, TeacherCost} from './estimate.js'
 import {featureStep} from './feature-step.js'
-import {forecast} from './forecast.js'
-import type {Forecast, ForecastOptions} from './forecast.js'
 import type {FeatureReport} from './feature-step.js'
 import {memoryParts} from './memory.js'
 import {explain} from './not-finite.js'
@@ -40,7 +40,7 @@ import {
 } from './pretrain.js'
 import {runTraining, trainingBatches} from './run.js'
 import type {Evaluation, Learner, RunEvent, RunOptions} from './run.js'
-import {Lessons, sideFor} from './teacher.js'
+import {Lessons, loadTeacher, sideFor} from './teacher.js'
 import type {Teacher, TeacherPlan} from './teacher.js'
 import {trainStep, wholeBatch} from './train-step.js'
 import type {StepReport, TrainState} from './train-step.js'
@@ -309,16 +309,36 @@ export async function batchForStudent(
   })
 }
 
-/** What teaching one student will need, from its first steps, as `forecast`. The teacher stays the caller's. */
-export async function forecastDistillation({
-  teacher,
+/** What a teacher costs in a forecast. */
+const costOf = (settings: Settings, precision: Precision, plan: TeacherPlan): TeacherCost => ({
+  vit: plan.vit,
+  heads: plan.heads,
+  side: teacherSide(settings, plan),
+  bytes: plan.bytes(precision)
+})
+
+/** What teaching one student will need, as `bill`: tried where it fits, else counted. The teacher is loaded only where steps are tried, and let go. */
+export async function billOfDistillation({
+  teacher: known,
   ...options
-}: Omit<ForecastOptions, 'learner'> & {readonly teacher: Teacher}): Promise<Forecast> {
-  const {settings, plan} = options
-  const lessons = new Lessons(teacher, [gridFor(settings, plan, teacher)], teacherSide(settings, teacher))
+}: Omit<Parameters<typeof bill>[0], 'begin' | 'teacher'> & {readonly teacher: TeacherPlan}): Promise<Bill> {
+  const {settings, plan, precision} = options
+  const opened: {teacher: Teacher; lessons: Lessons}[] = []
   try {
-    return await forecast({...options, learner: distillLearner(await freshStudent(settings, plan, teacher), lessons, options)})
+    return await bill({
+      ...options,
+      teacher: costOf(settings, precision, known),
+      begin: async () => {
+        const teacher = await loadTeacher(known, precision)
+        const lessons = new Lessons(teacher, [gridFor(settings, plan, teacher)], teacherSide(settings, teacher))
+        opened.push({teacher, lessons})
+        return distillLearner(await freshStudent(settings, plan, teacher), lessons, options)
+      }
+    })
   } finally {
-    lessons.dispose()
+    for (const {teacher, lessons} of opened) {
+      lessons.dispose()
+      teacher.dispose()
+    }
   }
 }

@@ -100,7 +100,7 @@ export async function forecast({images, settings, plan, precision, folder, probe
       if (measured >= probe.most || (measured >= least && seconds >= probe.seconds)) break
     }
     const parts = learner.memory!() as MemoryParts
-    const secondsPerByte = await writing(folder ?? tmpdir(), Math.min(bytes, 2 ** 26))
+    const secondsPerByte = await writing(folder, Math.min(bytes, 2 ** 26))
     const checkpoints = Math.ceil(plan.steps / train.checkpoint_every)
     const secondsPerStep = seconds / Math.max(1, measured)
     const teacher = bytes / 4 // written once more at the end, its backbone twice
@@ -159,7 +159,7 @@ async function uncached(images: ImageList, seen: number, most: number): Promise<
 }
 
 /** Seconds a byte of a file takes to reach a disk. */
-async function writing(folder: string, bytes: number): Promise<number> {
+export async function writing(folder = tmpdir(), bytes: number): Promise<number> {
   const own = await mkdtemp(join(folder, 'dinov2-forecast-'))
   try {
     const begun = performance.now()

@@ -90,6 +90,13 @@ export const decided = (path: string): boolean => path !== 'student.pretrained_w
 /** Highest learning rate for 1024 images with which weights of unknown making are gone on with: a tenth of that for random ones. */
 const gentle = 4e-4
 
+/** How the released models were made (paper, table 16), for weights that do not say it of themselves. */
+const published: readonly (readonly [path: string, value: unknown])[] = [
+  ['train.centering', 'sinkhorn_knopp'],
+  ['teacher.momentum_teacher', 0.994],
+  ['optim.weight_decay_end', 0.2]
+]
+
 /** What the weights decide, by setting, given what was set: `isSet` and `value` look into the settings in force. */
 export function suggested(
   {config, heads, settings}: Origin,
@@ -105,6 +112,8 @@ export function suggested(
       const path = `${section}.${key}`
       if (inherited.test(path) && path !== 'student.pretrained_weights') suggest(path, wanted)
     }
+
+  if (!settings) for (const [path, wanted] of published) suggest(path, wanted)
 
   const {width, depth, patch, ffn, registers, grid, layerScale} = config
   const own = {embed_dim: width, depth, num_heads: config.heads}

@@ -248,8 +248,8 @@ export function joined(list: readonly Tensor2D[]): Tensor2D {
   return all
 }
 
-/** Scores that would be larger than this, in bytes, are computed again for every turn rather than kept. */
-const HELD = 2 ** 30
+/** Scores of one head that would be larger than this, in bytes, are computed again whenever they are asked for rather than kept. */
+export const HELD = 2 ** 30
 
 /**
  * Targets for rows that have been through the heads' MLPs, z [n, D], against the prototypes w [K, D] of these heads. `keep`: where there is room, scores are computed once and
@@ -560,7 +560,7 @@ function addPart(
   random: Rng | undefined,
   onHeadsDone: () => void
 ): void {
-  const {vit, dinoWeight, ibotWeight, koleoWeight, studentTemp, memory = 'fast', headsOnly = false} = settings
+  const {vit, precision, dinoWeight, ibotWeight, koleoWeight, studentTemp, memory = 'fast', headsOnly = false} = settings
   const {b} = part
   const n = targets.patches ? part.indices.length : 0
   const locals = part.m
@@ -598,7 +598,7 @@ function addPart(
   const through = (name: 'dino' | 'ibot', rows: Tensor2D[], segments: Segment[], weights: number[]): HeadPass =>
     passHead(student[`${name}_head`]!, heads[name]!, rows, segments, weights, studentTemp, {
       width: widths[name],
-      hold: memory === 'fast',
+      hold: memory === 'fast' && weights.length * heads[name]!.w.shape[0] * (precision === 'bf16' ? 2 : 4) <= HELD,
       into: sums.last.get(`${name}_head`)!
     })
   const viaDino =
