@@ -59,12 +59,12 @@ const lines: Line[] = []
 /** Runs a command of the built tool and gives its report; its page stays in --pages. */
 function evaluate<Report>(name: string, args: readonly string[]): Report {
   const begun = performance.now()
-  const more = ['--model', model!, '--seed', values.seed, '--json', '-q', '-f', '-o', join(keep, `${name}.json`)]
+  const more = ['--model', model!, '--seed', values.seed, '-f', '-o', join(keep, `${name}.json`)]
   const page = values.pages === undefined ? [] : ['--html', join(keep, `${name}.html`)]
   const threads = values.threads === undefined ? [] : ['--threads', values.threads]
   const bin = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
-  const run = spawnSync(process.execPath, [bin, ...args, ...more, ...page, ...threads], {encoding: 'utf8', maxBuffer: 1 << 28})
-  if (run.status !== 0) throw new Error(`${args[0]} on ${name} left with ${run.status}: ${run.stdout}${run.stderr}`)
+  const run = spawnSync(process.execPath, [bin, ...args, ...more, ...page, ...threads], {stdio: ['ignore', 'ignore', 'inherit']})
+  if (run.status !== 0) throw new Error(`${args[0]} on ${name} left with ${run.status}`)
   console.error(`${name}: ${((performance.now() - begun) / 1000).toFixed(0)} s`)
   return JSON.parse(readFileSync(join(keep, `${name}.json`), 'utf8')) as Report
 }
@@ -127,7 +127,7 @@ for (const {set, title, size} of classified) {
 if (tasks.includes('seg') && has('seg-camvid')) {
   const root = join(data, 'seg-camvid')
   const sets = ['--train', join(root, 'images/train'), '--val', join(root, 'images/val'), '--test', join(root, 'images/test')]
-  const options = ['--masks', join(root, 'masks'), '--cached', '--size', '240', '--steps', '1000', '--layers', '4']
+  const options = ['--masks', join(root, 'masks'), '--cached', '--size', '240', '--steps', '600', '--pictures', '8', '--layers', '4']
   const {scores, gains} = evaluate<SegReport>('seg-camvid', ['seg-eval', ...sets, ...options])
   for (const set of ['val', 'test'] as const) {
     const own = scores.find(score => score.features === 'model' && score.set === set)!
@@ -171,7 +171,17 @@ if (tasks.includes('depth') && has('depth-rgbd')) {
     ...['--train', list('early-frames', 'train', frame => !late(frame)), '--val', list('late-frames', 'train', late)],
     ...['--out-of-domain', list('other-scenes', 'val', () => true)]
   ]
-  const {sets: scored} = evaluate<DepthReport>('depth-rgbd', ['depth-eval', ...sets, '--cached', '--size', '224', '--max-depth', '10'])
+  const {sets: scored} = evaluate<DepthReport>('depth-rgbd', [
+    'depth-eval',
+    ...sets,
+    '--cached',
+    '--size',
+    '160',
+    '--steps',
+    '800',
+    '--max-depth',
+    '10'
+  ])
   const fixed = (value: number): string => value.toFixed(3)
   for (const {kind, scores, gains} of scored)
     for (const alignment of ['none', 'depth'] as const)
@@ -198,7 +208,7 @@ if (tasks.includes('depth') && has('depth-rgbd')) {
 // ------------------------------------------------------------------------------------------------------------------- retrieval
 
 if (tasks.includes('retrieval') && has('retrieval-holidays300')) {
-  const options = ['--group-prefix', '4', '--size', '224', '--crop-borders', '--pool', 'cls+mean']
+  const options = ['--group-prefix', '4', '--size', '128', '--crop-borders', '--pool', 'cls+mean']
   const {scores, gains} = evaluate<RetrievalReport>('retrieval-holidays300', [
     'retrieval-eval',
     join(data, 'retrieval-holidays300/images'),
