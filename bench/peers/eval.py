@@ -1,10 +1,11 @@
 """Evaluations on frozen features for bench/eval.ts: a line of JSON with seconds (without imports), top-1 and what was chosen.
 
-usage: eval.py TRAIN.npy VAL.npy WAY BLOCKS STEPS
+usage: eval.py TRAIN.npy VAL.npy WAY BLOCKS STEPS, or eval.py FOLDER FOLDER depth-torch 0 STEPS
 WAY   knn-torch      cosine, k = 20, votes exp(similarity / 0.07), by one product and topk, as the reference does
       knn-sklearn    the same by KNeighborsClassifier
       lbfgs-sklearn  LogisticRegression for 45 values of C, chosen on a tenth of train, then all of it; scikit-learn's own stopping rule
       linear-torch   52 linear layers side by side as the reference trains them: one forward and backward of all, SGD with a group for each, cosine
+      depth-torch    a linear depth head on maps of FOLDER: 256 bins, SigLoss, AdamW under one cycle of rate and momentum, channels brought to one scale, as depth-eval --cached does
 Labels are those of the .jsonl beside each .npy.
 """
 import json, sys, time
@@ -25,6 +26,68 @@ else:
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 begun = time.time()
+
+
+def depth():
+    F = torch.nn.functional
+    torch.manual_seed(0)
+    shape = json.load(open(train + "/shape.json"))
+    h, w, D, H, W = (shape[key] for key in ("h", "w", "channels", "height", "width"))
+    load = lambda name, *sides: torch.from_numpy(np.fromfile(f"{train}/{name}", np.float32)).reshape(-1, *sides)
+    x, truth = load("train-features", h, w, D), load("train-truth", H, W)
+    bins, most = torch.linspace(0.001, 10, 256), 10
+    mean, deviation = x.reshape(-1, D).mean(0), x.reshape(-1, D).std(0, unbiased=False)
+    layer = torch.nn.Linear(D, 256)
+    # The head begins at the depths that there are.
+    seen = torch.zeros(256, dtype=torch.float64)
+    for t in truth:
+        known = t[t > 0]
+        seen += torch.bincount(((known - 0.001) / (most - 0.001) * 255).round().long().clamp(0, 255), minlength=256).double() / len(known)
+    with torch.no_grad():
+        layer.bias += (256 * seen / seen.sum()).float()
+
+    def tell(features, times):
+        logits = layer(features).permute(0, 3, 1, 2)
+        if times > 1:
+            logits = F.interpolate(logits, scale_factor=times, mode="bilinear", align_corners=False)
+        p = logits.relu() + 0.1
+        return (p * bins[:, None, None]).sum(1, keepdim=True) / p.sum(1, keepdim=True)
+
+    def sig(said, true, spread):
+        known = (true > 0) & (true <= most)
+        g = torch.log(said[known] + 1e-3) - torch.log(true[known] + 1e-3)
+        return torch.sqrt((g.var() if spread else 0) + 0.15 * g.mean() ** 2)
+
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2, weight_decay=0.01)
+    rise, turn, order = max(1, round(steps / 3)), 0.3 * steps, []
+    for step in range(steps):
+        share = step / turn if step < turn else (steps - step) / (steps - turn)
+        for group in optimizer.param_groups:
+            warm = 1 - (1 - step / rise) * (1 - 1e-3) if step < rise else 1
+            group["lr"] = warm * 1e-2 * (1 + np.cos(np.pi * step / steps)) / 2
+            group["betas"] = (0.85 + 0.05 * (1 + np.cos(np.pi * share)), 0.999)
+        if not order:
+            order = list(torch.randperm(len(x)).split(8))
+        rows = order.pop()
+        said = F.interpolate(tell((x[rows] - mean) / deviation, 1), (H, W), mode="bilinear", align_corners=False)[:, 0]
+        loss = sig(said, truth[rows], step >= min(100, round(steps / 10)))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(layer.parameters(), 35)
+        optimizer.step()
+    xv, tv = load("val-features", h, w, D), load("val-truth", H, W)
+    errors = []
+    with torch.no_grad():
+        for one, true in zip(xv, tv):
+            said = tell(((one - mean) / deviation)[None], 4).clamp(0.001, most)
+            said = F.interpolate(said, (H, W), mode="bilinear", align_corners=False)[0, 0]
+            errors.append(float(((said - true)[true > 0] ** 2).mean().sqrt()))
+    print(json.dumps({"seconds": time.time() - begun, "rmse": float(np.mean(errors))}))
+
+
+if way == "depth-torch":
+    depth()
+    sys.exit()
 (x, names), (xv, namesv) = read(train), read(val)
 assert len(x) == len(names) and len(xv) == len(namesv)
 classes = sorted(set(names))

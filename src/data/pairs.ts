@@ -3,7 +3,8 @@
  *
  * Either a field of the list names it (`depth`, `mask`; relative to the list), or it lies in a folder of its own under the same relative path with any ending. What the path of
  * an image is relative to: the folder that was named; where several were, the folder that holds them all, so that one folder of maps serves train and val
- * (`images/train/a.jpg`, `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). An image without a map, or with two, is told as a bad input with the reason.
+ * (`images/train/a.jpg`, `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). What only a list names, on stdin too, lies below no such folder: of its path the longest end is taken
+ * that a map lies under. An image without a map, or with two, is told as a bad input with the reason.
  */
 import {promises as fs} from 'node:fs'
 import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
@@ -44,14 +45,16 @@ function commonFolder(folders: readonly string[]): string {
 
 /**
  * A function from the path of an image to its place below the inputs: its path relative to the folder that was named, or to the one that holds all that were; the name alone where it
- * lies elsewhere. `only` is the name of that folder where there is one alone.
+ * lies elsewhere. `only` is the name of that folder where there is one alone; `within` says that the image lies in it, `below` that it was moreover named as a folder or file, not by a list.
  *
  * Inputs that do not exist (brace patterns, `-`) count as their parent folders.
  */
 export function placeFinder(
   roots: readonly string[]
-): (path: string) => Promise<{readonly inside: string; readonly only: string | undefined}> {
-  const findBase = async (): Promise<{common: string; only: string | undefined}> => {
+): (
+  path: string
+) => Promise<{readonly inside: string; readonly only: string | undefined; readonly within: boolean; readonly below: boolean}> {
+  const findBase = async (): Promise<{common: string; only: string | undefined; laid: boolean}> => {
     const folders = new Set<string>()
     const named = roots.filter(root => root !== '-')
     // Lists name their maps themselves; where there is anything else, they say nothing of how it is laid out.
@@ -62,14 +65,15 @@ export function placeFinder(
       folders.add(stats?.isDirectory() ? full : dirname(full))
     }
     const all = [...folders]
-    return {common: all.length > 0 ? commonFolder(all) : process.cwd(), only: all.length === 1 ? basename(all[0]!) : undefined}
+    const common = all.length > 0 ? commonFolder(all) : process.cwd()
+    return {common, only: all.length === 1 ? basename(all[0]!) : undefined, laid: laid.length > 0}
   }
   let base: ReturnType<typeof findBase> | undefined
   return async path => {
-    const {common, only} = await (base ??= findBase())
+    const {common, only, laid} = await (base ??= findBase())
     const under = relative(common, resolve(path))
-    const inside = under !== '' && !isAbsolute(under) && under.split(sep)[0] !== '..' ? under : basename(path)
-    return {inside, only}
+    const within = under !== '' && !isAbsolute(under) && under.split(sep)[0] !== '..'
+    return {inside: within ? under : basename(path), only, within, below: laid && within}
   }
 }
 
@@ -106,15 +110,21 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     return made
   }
   const inFolder = async (path: string): Promise<MapRef | {readonly reason: string}> => {
-    const {inside, only} = await placeOf(path)
+    const {inside, only, within, below} = await placeOf(path)
     const stem = stemOf(inside)
-    const places = [join(folder!, dirname(inside)), ...(only === undefined ? [] : [join(folder!, only, dirname(inside))])]
+    const exact = within ? [dirname(inside), ...(only === undefined ? [] : [join(only, dirname(inside))])] : []
+    const parts = dirname(resolve(path)).split(sep).slice(1)
+    const ends = below ? [] : [...parts.map((_, i) => parts.slice(i).join(sep)), '']
+    const places = [...exact, ...ends].map(place => join(folder!, place))
     for (const place of places) {
       const names = (await listing(place)).get(stem) ?? []
       if (names.length === 1) return {path: join(place, names[0]!)}
       if (names.length > 1) return {reason: `it has ${names.length} ${word}s: ${names.join(', ')} in ${place}`}
     }
-    return {reason: `it has no ${word}: there is no ${join(places[0]!, stem)}.png, .tif or .npy`}
+    const where = below
+      ? `no ${join(places[0]!, stem)}.png, .tif or .npy`
+      : `no ${stem}.png, .tif or .npy in ${folder!} under any end of its path`
+    return {reason: `it has no ${word}: there is ${where}`}
   }
   return async image => {
     if (image.problem !== undefined) return {reason: image.problem}
