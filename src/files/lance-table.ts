@@ -95,6 +95,7 @@ const libraryName = '@lancedb/lancedb'
 
 /** The library. Throws `UserError` (exit 5) where it is not installed or does not load. */
 export function loadLibrary(from: string = import.meta.url): Library {
+  process.env['LANCEDB_LOG'] ??= 'error' // or it tells on stderr of tables that it makes
   try {
     const require = createRequire(from)
     const lance = require(libraryName) as Library['lance']
@@ -119,7 +120,7 @@ export function loadLibrary(from: string = import.meta.url): Library {
 function lanceError(place: string, doing: string, cause: unknown): unknown {
   if (cause instanceof UserError || (cause as {name?: string}).name === 'AbortError') return cause
   const said = String((cause as Error).message ?? cause)
-    .split(/\n|, \/|  Caused by/)[0]!
+    .split(/\n|, \/|\s+Caused by/)[0]!
     .trim()
   return new UserError(`${place} could not be ${doing}: ${said.replace(/\.$/, '')}.`, {
     code: 'LANCE',
@@ -140,7 +141,8 @@ const never = new Date(0)
 
 /** An index that was opened or is being made. `close` when done. */
 export class LanceTable {
-  readonly #place: string
+  /** How sentences call it. */
+  readonly #name: string
   readonly #arrow: Arrow
   readonly #lance: Library['lance']
   readonly #connection: Connection
@@ -149,9 +151,11 @@ export class LanceTable {
   readonly dim: number
   /** What it said of itself when it was opened; absent while it is made. */
   readonly header: LanceHeader | undefined
+  /** The version that the header names is gone. */
+  #strayed = false
 
-  private constructor(place: string, library: Library, connection: Connection, rows: Table, dim: number, header?: LanceHeader) {
-    this.#place = place
+  private constructor(name: string, library: Library, connection: Connection, rows: Table, dim: number, header?: LanceHeader) {
+    this.#name = name
     this.#arrow = library.arrow
     this.#lance = library.lance
     this.#connection = connection
@@ -161,20 +165,20 @@ export class LanceTable {
     this.header = header
   }
 
-  /** Begins an index. What is at an address already stays until `commit`. */
-  static async create(place: string, dim: number): Promise<LanceTable> {
+  /** Begins an index. What is at an address already stays until `commit`. `name` stands for the place in sentences. */
+  static async create(place: string, dim: number, name = place): Promise<LanceTable> {
     const library = loadLibrary()
     try {
       const connection = await connect(library, place)
       const rows = await connection.createEmptyTable('rows', schemaOf(library.arrow, dim), {mode: 'overwrite'})
-      return new LanceTable(place, library, connection, rows, dim)
+      return new LanceTable(name, library, connection, rows, dim)
     } catch (error) {
-      throw lanceError(place, 'made', error)
+      throw lanceError(name, 'made', error)
     }
   }
 
   /** Opens an index as its header says. Throws `UserError`: not there (exit 3), not an index (exit 2), damaged, the library is not there (exit 5). */
-  static async open(place: string): Promise<LanceTable> {
+  static async open(place: string, name = place): Promise<LanceTable> {
     const library = loadLibrary()
     if (!(await isLance(place))) {
       throw new UserError(`There is no index at ${place}.`, {
@@ -204,8 +208,14 @@ export class LanceTable {
     const {table, ...header} = headerOf(text, place)
     try {
       const rows = await connection.openTable('rows')
-      await rows.checkout(table)
-      return new LanceTable(place, library, connection, rows, header.dim, header)
+      const whole = await rows.checkout(table).then(
+        () => true,
+        () => false // a run was stopped while it tidied up: the newest version holds the same rows
+      )
+      if (!whole) await rows.checkoutLatest()
+      const opened = new LanceTable(name, library, connection, rows, header.dim, header)
+      opened.#strayed = !whole
+      return opened
     } catch (error) {
       throw lanceError(place, 'opened', error)
     }
@@ -225,14 +235,17 @@ export class LanceTable {
 
   /** Makes an opened index ready to be changed: what a stopped run left behind the header's version is set aside. */
   change(): Promise<void> {
-    return this.#doing('changed', () => this.#rows.restore())
+    return this.#doing('changed', async () => {
+      if (this.#strayed) await this.#say(this.header!)
+      await this.#rows.restore()
+    })
   }
 
   async #doing<T>(what: string, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
-      throw lanceError(this.#place, what, error)
+      throw lanceError(this.#name, what, error)
     }
   }
 
@@ -281,7 +294,7 @@ export class LanceTable {
     try {
       yield* query
     } catch (error) {
-      throw lanceError(this.#place, 'read', error)
+      throw lanceError(this.#name, 'read', error)
     }
   }
 
@@ -322,7 +335,10 @@ export class LanceTable {
 
   /** Joins small pieces of the table, and brings rows that came later into the lists. */
   async settle(): Promise<void> {
-    await this.#doing('written', () => this.#rows.optimize({cleanupOlderThan: never}))
+    await this.#doing('written', async () => {
+      await this.#rows.optimize({cleanupOlderThan: never})
+      await this.#rows.checkoutLatest() // tidying is several versions, of which the handle does not see the last
+    })
   }
 
   /** Lets the lists go: every search is exact from now on. */
@@ -335,11 +351,20 @@ export class LanceTable {
   /** Makes what was done the index; then what only older versions held is thrown away. */
   async commit(header: LanceHeader): Promise<void> {
     await this.#doing('written', async () => {
-      const plain = {...header, meta: JSON.parse(metaToJson(header.meta)) as object, table: await this.#rows.version()}
-      const about = await this.#connection.createTable('about', [{json: JSON.stringify(plain)}], {mode: 'overwrite'})
-      for (const table of [about, this.#rows]) await table.optimize({cleanupOlderThan: new Date()})
-      about.close()
+      await this.#say(header)
+      // Tidying makes a version of the same rows and takes away all others, so the header is written once more. Between the two, the newest version counts.
+      await this.#rows.optimize({cleanupOlderThan: new Date()})
+      await this.#rows.checkoutLatest()
+      await this.#say(header)
     })
+  }
+
+  /** Writes the header for the version as it is now. */
+  async #say(header: LanceHeader): Promise<void> {
+    const plain = {...header, meta: JSON.parse(metaToJson(header.meta)) as object, table: await this.#rows.version()}
+    const about = await this.#connection.createTable('about', [{json: JSON.stringify(plain)}], {mode: 'overwrite'})
+    await about.optimize({cleanupOlderThan: new Date()})
+    about.close()
   }
 
   close(): void {

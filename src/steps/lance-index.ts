@@ -99,7 +99,7 @@ async function* build(place: string, options: LanceOptions, base: string | undef
   const {sources, signal} = options
   if (base === undefined && sources.length === 0)
     throw new UserError('No embeddings were named.', {exit: 3, code: 'NO_INPUT', hint: 'Name a file of embeddings, or - for stdin.'})
-  const opened = base === undefined ? undefined : await LanceTable.open(place)
+  const opened = base === undefined ? undefined : await LanceTable.open(place, base)
   let table = opened
   let source: Embeddings | undefined
   try {
@@ -111,7 +111,7 @@ async function* build(place: string, options: LanceOptions, base: string | undef
     if (before && source) refuseMixing({name: base!, meta: before.meta}, source, {ignoreLength})
     const meta = headMeta(before?.meta ?? source!.meta, metric)
     const seed = options.seed ?? 100
-    table ??= await LanceTable.create(place, meta.dim)
+    table ??= await LanceTable.create(place, meta.dim, options.target)
     if (opened) await opened.change()
     const removed = opened ? await removeIds(opened, options, base!) : 0
     const rows = new Rows(table, meta, options.replace ?? false, seed)
