@@ -325,7 +325,7 @@ export class LanceTable {
       distanceType: listMetric(metric),
       numPartitions: partitions,
       numSubVectors: pieces,
-      maxIterations: 50
+      maxIterations: 20
     })
     await this.#doing('indexed', async () => {
       await this.#rows.createIndex('vector', {config, replace: true, name: 'vector'})
