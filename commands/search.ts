@@ -16,7 +16,7 @@ export default class Search extends Command {
     '<%= config.bin %> <%= command.id %> photos.index queries --model vits14.pth --html found.html -o found.jsonl'
   ]
   static override args = {
-    index: Args.string({required: true, ignoreStdin: true, description: 'The index.'}),
+    index: Args.string({required: true, ignoreStdin: true, description: 'The index: a file, or the folder or address of a LanceDB table.'}),
     queries: Args.string({multiple: true, ignoreStdin: true, description: 'Images (with --model) or files of embeddings; - is stdin.'})
   }
   static override flags = {
@@ -29,6 +29,19 @@ export default class Search extends Command {
       max: 65_536,
       helpValue: 'N',
       summary: 'Candidates looked at in a graph; by default what the index was measured with.'
+    }),
+    probes: Flags.integer({
+      min: 1,
+      max: 65_536,
+      helpValue: 'N',
+      summary: 'Inverted lists that are read (an index with --backend lance); by default what the index was measured with.'
+    }),
+    refine: Flags.integer({
+      min: 1,
+      max: 1000,
+      helpValue: 'N',
+      summary:
+        'Candidates for each neighbour that are measured again with their whole vectors; by default what the index was measured with.'
     }),
     self: Flags.boolean({default: true, allowNo: true, summary: 'Give a row that has the id of the query.'}),
     html: Flags.string({
@@ -73,7 +86,15 @@ export default class Search extends Command {
     const bad = this.badImages(flags)
     const {answerEmbeddings, answerImages} = await import('../src/steps/search.js')
     const {signal} = this
-    const shared = {index: args.index, k: flags.k, skipSelf: !flags.self, signal, ...(flags.ef === undefined ? {} : {ef: flags.ef})}
+    const shared = {
+      index: args.index,
+      k: flags.k,
+      skipSelf: !flags.self,
+      signal,
+      ...(flags.ef === undefined ? {} : {ef: flags.ef}),
+      ...(flags.probes === undefined ? {} : {probes: flags.probes}),
+      ...(flags.refine === undefined ? {} : {refine: flags.refine})
+    }
     const answers =
       flags.model === undefined
         ? answerEmbeddings({...shared, queries: await this.#embeddings(queries)})

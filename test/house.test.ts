@@ -107,6 +107,7 @@ const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = [
   [/^@tensorflow\/tfjs-(backend-.*|node.*)$/, /^src\/engine\//],
   [/^sharp$/, /^src\/data\/(decode|encode).*\.ts$/],
   [/^hnswlib-node$/, /^src\/search\/hnsw\.ts$/],
+  [/^@lancedb\/lancedb$/, /^src\/files\/lance-table\.ts$/],
   [/^@oclif\/core$/, /^(src\/cli|commands)\//],
   [/^cli-progress$/, /^src\/cli\/progress\.ts$/],
   [/^yaml$/, /^src\/config\//],

@@ -1,5 +1,5 @@
 /** `dinov2 index`: embeddings become a searchable index, or join or leave one. In a folder of its own, because oclif takes `commands/index.ts` for the whole program. */
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags, type Interfaces} from '@oclif/core'
 import {Command, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
 import {UserError} from '../../src/config/errors.js'
 
@@ -7,12 +7,13 @@ export default class Index extends Command {
   static override group = 'Features'
   static override summary = 'Make a searchable index of embeddings.'
   static override description =
-    'One self-contained file: ids, fields, vectors, and how they were made. Up to 20,000 rows every query is compared with every row, which is exact and as quick; above, a graph (HNSW) is built, and the share of the true neighbours that it finds is measured on rows held back and printed.\n\n--add and --remove change an existing index: name it with -o (it is replaced as a whole, at the end), or as the argument and -o for the result.'
+    'One self-contained file: ids, fields, vectors, and how they were made. Up to 20,000 rows every query is compared with every row, which is exact and as quick; above, a graph (HNSW) is built, and the share of the true neighbours that it finds is measured on rows held back and printed.\n\n--add and --remove change an existing index: name it with -o (it is replaced as a whole, at the end), or as the argument and -o for the result.\n\nWith --backend lance the index is a LanceDB table, in a folder or at the address of an object store (s3://…, gs://…, az://…), written as the rows stream by and searched from the disk: for more rows than memory holds. From 20,000 rows on it has inverted lists with product quantisation (IVF-PQ), and what they find is measured in the same way. It needs the optional package @lancedb/lancedb.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> photos.parquet -o photos.index',
     '<%= config.bin %> embed photos --model vits14.pth | <%= config.bin %> <%= command.id %> - -o photos.index',
     '<%= config.bin %> <%= command.id %> -o photos.index --add more.arrow --replace',
-    '<%= config.bin %> <%= command.id %> photos.index --remove gone.txt -o fewer.index'
+    '<%= config.bin %> <%= command.id %> photos.index --remove gone.txt -o fewer.index',
+    '<%= config.bin %> <%= command.id %> photos.parquet --backend lance -o photos.lance'
   ]
   static override args = {
     embeddings: Args.string({
@@ -40,10 +41,15 @@ export default class Index extends Command {
       summary: 'A row whose id is there already takes the place of the other; without it, that is an error.'
     }),
     ...inputFlags,
-    kind: Flags.option({options: ['auto', 'exact', 'hnsw'] as const})({
+    backend: Flags.option({options: ['file', 'lance'] as const})({
+      helpGroup: 'INDEX',
+      summary:
+        'One file that is loaded to be searched, or a LanceDB table that is searched where it lies. An index that is changed stays what it is, and an address is a table.'
+    }),
+    kind: Flags.option({options: ['auto', 'exact', 'hnsw', 'ivf-pq'] as const})({
       default: 'auto',
       helpGroup: 'INDEX',
-      summary: 'auto is exact below 20,000 rows and a graph above.'
+      summary: 'auto is exact below 20,000 rows, and above a graph (file) or inverted lists (lance).'
     }),
     metric: Flags.option({options: ['cosine', 'ip', 'l2'] as const})({
       helpGroup: 'INDEX',
@@ -70,6 +76,21 @@ export default class Index extends Command {
       helpValue: 'N',
       summary: 'Candidates looked at by a search; by default as many as give a measured recall of 0.98.'
     }),
+    probes: Flags.integer({
+      min: 1,
+      max: 65_536,
+      helpGroup: 'INDEX',
+      helpValue: 'N',
+      summary: 'Inverted lists that a search reads; by default as many as give a measured recall of 0.98.'
+    }),
+    refine: Flags.integer({
+      min: 1,
+      max: 1000,
+      helpGroup: 'INDEX',
+      helpValue: 'N',
+      summary:
+        'Candidates for each neighbour that are measured again with their whole vectors; by default 10, or 40 where that is needed for the recall.'
+    }),
     seed: settingsFlags.seed,
     config: settingsFlags.config,
     set: settingsFlags.set,
@@ -81,12 +102,12 @@ export default class Index extends Command {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Index)
-    const {buildIndex, isIndex, streamSink} = await import('../../src/steps/index.js')
+    const {buildIndex, isAddress, isIndex, isLance, streamSink} = await import('../../src/steps/index.js')
     const named = (args.embeddings ?? []) as string[] | string
     const given = typeof named === 'string' ? [named] : named
     const indexes: string[] = []
     const sources: string[] = []
-    for (const name of given) (name !== '-' && (await isIndex(name)) ? indexes : sources).push(name)
+    for (const name of given) (name !== '-' && ((await isIndex(name)) || (await isLance(name))) ? indexes : sources).push(name)
     sources.push(...(flags.add ?? []))
     const changes = flags.add !== undefined || flags.remove !== undefined || indexes.length > 0
     if (indexes.length > 1)
@@ -107,6 +128,11 @@ export default class Index extends Command {
     if (target === '-' && process.stdout.isTTY)
       throw new UserError('An index is not written to a terminal.', {exit: 2, code: 'TERMINAL', hint: 'Give -o FILE.'})
 
+    const lance = base === undefined ? flags.backend === 'lance' || isAddress(target) : await isLance(base)
+    this.#refuseOther(flags, lance, base)
+    if (lance) return this.#lance(flags, sources, base, target, changes)
+    if (flags.kind === 'ivf-pq')
+      throw usage('Inverted lists (--kind ivf-pq) are kept in a LanceDB table.', 'Give --backend lance, or --kind hnsw.')
     const output = await this.output(target, {force: flags.force || target === base})
     const events = buildIndex({
       sources,
@@ -124,18 +150,7 @@ export default class Index extends Command {
       replace: flags.replace,
       signal: this.signal
     })
-    let progress = this.progress({unit: 'rows', label: 'reading'})
-    let step = await events.next()
-    for (let linking = false; !step.done; step = await events.next()) {
-      if (step.value.kind === 'read') progress.update(step.value.rows)
-      else {
-        if (!linking) progress = this.progress({unit: 'rows', label: 'linking', total: step.value.of})
-        linking = true
-        progress.update(step.value.rows)
-      }
-    }
-    progress.stop()
-    const {report, write} = step.value
+    const {report, write} = await this.#follow(events)
     await write(streamSink(output.stream))
     await output.commit()
     const {recall} = report
@@ -145,6 +160,87 @@ export default class Index extends Command {
         : recall === null
           ? 'graph; too few new rows to measure its recall'
           : `graph, recall@${recall.k} ${recall.value.toFixed(3)} on ${recall.queries} held rows with ef ${report.ef}`
+    this.#sum(report, changes, found, target)
+    return {output: target, ...report}
+  }
+
+  /** Flags of one backend are refused with the other. */
+  #refuseOther(flags: Readonly<Record<string, unknown>>, lance: boolean, base: string | undefined): void {
+    const name = base ?? 'the index'
+    if (base !== undefined && flags['backend'] !== undefined && (flags['backend'] === 'lance') !== lance) {
+      throw usage(
+        `${base} is ${lance ? 'a LanceDB table' : 'a file'}, and changing does not make it another kind.`,
+        'Leave --backend out, or index the embeddings again.'
+      )
+    }
+    const wrong = (lance ? ['m', 'ef-construction', 'ef'] : ['probes', 'refine']).find(flag => flags[flag] !== undefined)
+    if (wrong !== undefined)
+      throw usage(
+        `--${wrong} belongs to ${lance ? 'a graph, which an index in one file has' : 'the inverted lists of a LanceDB table'}; ${name} is none.`,
+        lance ? 'Give --probes and --refine instead.' : 'Give --ef instead, or --backend lance.'
+      )
+  }
+
+  async #lance(
+    flags: Interfaces.InferredFlags<typeof Index.flags>,
+    sources: readonly string[],
+    base: string | undefined,
+    target: string,
+    changes: boolean
+  ): Promise<unknown> {
+    if (target === '-') throw usage('A LanceDB table is a folder, and cannot go to stdout.', 'Name a folder or an address with -o.')
+    if (flags.kind === 'hnsw')
+      throw usage('A graph (--kind hnsw) is kept in one file.', 'Leave --backend lance out, or give --kind ivf-pq.')
+    const {indexLance} = await import('../../src/steps/lance-index.js')
+    const report = await this.#follow(
+      indexLance({
+        sources,
+        stdin: process.stdin,
+        target,
+        force: flags.force,
+        ...(base === undefined ? {} : {base}),
+        ...(flags.remove === undefined ? {} : {remove: flags.remove, nul: flags.null}),
+        kind: flags.kind,
+        ...(flags.metric ? {metric: flags.metric} : {}),
+        ...(flags.seed === undefined ? {} : {seed: flags.seed}),
+        ...(flags.probes === undefined ? {} : {probes: flags.probes}),
+        ...(flags.refine === undefined ? {} : {refine: flags.refine}),
+        replace: flags.replace,
+        signal: this.signal
+      })
+    )
+    const {recall, lists} = report
+    const found =
+      lists === undefined
+        ? 'exact search, recall@10 1'
+        : recall === null
+          ? `${lists.partitions} inverted lists; too few new rows to measure their recall`
+          : `${lists.partitions} inverted lists, recall@${recall.k} ${recall.value.toFixed(3)} on ${recall.queries} held rows with probes ${lists.probes}, refine ${lists.refine}`
+    this.#sum(report, changes, found, target)
+    return {output: target, backend: 'lance', ...report}
+  }
+
+  /** Shows how far the work is; its result. */
+  async #follow<T>(events: AsyncGenerator<import('../../src/steps/index.js').IndexEvent, T>): Promise<T> {
+    let progress = this.progress({unit: 'rows', label: 'reading'})
+    let step = await events.next()
+    for (let label = 'reading'; !step.done; step = await events.next()) {
+      const event = step.value
+      if (event.kind === 'linked' && label === 'reading')
+        progress = this.progress({unit: 'rows', label: (label = 'linking'), total: event.of})
+      if (event.kind === 'training') progress = this.progress({unit: 'rows', label: (label = 'training lists on')})
+      progress.update(event.rows)
+    }
+    progress.stop()
+    return step.value
+  }
+
+  #sum(
+    report: {readonly rows: number; readonly dim: number; readonly added: number; readonly replaced: number; readonly removed: number},
+    changes: boolean,
+    found: string,
+    target: string
+  ): void {
     const changed = [
       ...(changes && report.added > report.replaced ? [`${report.added - report.replaced} added`] : []),
       ...(report.replaced > 0 ? [`${report.replaced} replaced`] : []),
@@ -153,7 +249,6 @@ export default class Index extends Command {
     this.note(
       `${report.rows} rows of ${report.dim} numbers${changed.length > 0 ? ` (${changed.join(', ')})` : ''}; ${found}${target === '-' ? '' : `; in ${target}`}`
     )
-    return {output: target, ...report}
   }
 }
 

@@ -1,10 +1,12 @@
 /**
  * The matrix products that curation is made of, on the running engine, and their plain twin in float64 loops.
  *
- * Two are enough: inner products of some rows with others, and, for clustering, the nearest centroids of some rows. Squared distance is
+ * Two are enough: inner products of some rows with others, and, for clustering, the nearest centroids of some rows. Both go through the linear layer, whose
+ * kernel takes half the time of a plain product with a transposed matrix; but it is compiled for every new shape, which small products of many shapes do not repay. Squared distance is
  * |x|² - 2 (x·c - |c|²/2), so the nearest centroid is the one with the largest x·c - |c|²/2: one product and one comparison, no distance is ever formed.
  */
-import {add, argMax, dispose, matMul, tensor1d, tensor2d, tidy, topk, type Tensor2D} from '../tensor/tf.js'
+import {linearForward} from '../tensor/ops/linear.js'
+import {argMax, dispose, matMul, tensor1d, tensor2d, tidy, topk, type Tensor2D} from '../tensor/tf.js'
 
 /** Centroids made ready for many questions; dispose when done. */
 export type Centroids = {
@@ -15,9 +17,18 @@ export type Centroids = {
   [Symbol.dispose](): void
 }
 
+/** Rows made ready for many questions; dispose when done. */
+export type Held = {
+  /** The rows [N, D] · some others [m, D]ᵀ → [N, m]. */
+  products(others: Float32Array): Float32Array
+  [Symbol.dispose](): void
+}
+
 export type Arithmetic = {
   /** a [n, D] · b [m, D]ᵀ → [n, m]. */
   products(a: Float32Array, b: Float32Array, dim: number): Float32Array
+  /** Makes rows [N, D] ready. */
+  hold(rows: Float32Array, dim: number): Held
   /** Makes centroids [K, D] ready. */
   centroids(centroids: Float32Array, dim: number): Centroids
 }
@@ -33,19 +44,38 @@ function halves(centroids: Float32Array, dim: number): Float32Array {
   return out
 }
 
+/** Multiplications from which on the linear layer's kernel is worth its compilation. */
+const smallProduct = 1 << 27
+
 /** On the running engine. Nothing stays on it but prepared centroids. */
 export const onEngine: Arithmetic = {
   products(a, b, dim) {
-    const out = tidy(() => matMul(tensor2d(a, [a.length / dim, dim]), tensor2d(b, [b.length / dim, dim]), false, true)) // [n, m]
+    const [n, m] = [a.length / dim, b.length / dim]
+    const out = tidy(() => {
+      const [x, weight] = [tensor2d(a, [n, dim]), tensor2d(b, [m, dim])]
+      return n * m * dim < smallProduct ? matMul(x, weight, false, true) : linearForward(x, {weight}) // [n, m]
+    })
     const numbers = out.dataSync<'float32'>()
     out.dispose()
     return numbers
+  },
+  hold(rows, dim) {
+    const x = tensor2d(rows, [rows.length / dim, dim])
+    return {
+      products(others) {
+        const out = tidy(() => linearForward(x, {weight: tensor2d(others, [others.length / dim, dim])})) // [N, m]
+        const numbers = out.dataSync<'float32'>()
+        out.dispose()
+        return numbers
+      },
+      [Symbol.dispose]: () => dispose(x)
+    }
   },
   centroids(array, dim) {
     const K = array.length / dim
     const c = tensor2d(array, [K, dim])
     const bias = tensor1d(halves(array, dim))
-    const scores = (rows: Float32Array): Tensor2D => add(matMul(tensor2d(rows, [rows.length / dim, dim]), c, false, true), bias) // [n, K]
+    const scores = (rows: Float32Array): Tensor2D => linearForward(tensor2d(rows, [rows.length / dim, dim]), {weight: c, bias}) // [n, K]
     return {
       closest(rows) {
         const out = tidy(() => argMax(scores(rows), 1))
@@ -77,6 +107,7 @@ export const plainly: Arithmetic = {
       }
     return out
   },
+  hold: (rows, dim) => ({products: others => plainly.products(rows, others, dim), [Symbol.dispose]: () => undefined}),
   centroids(array, dim) {
     const bias = halves(array, dim)
     const scores = (rows: Float32Array): Float32Array => {

@@ -113,6 +113,10 @@ export function drawRows(count: number, n: number, random: Rng): Int32Array {
   return Int32Array.from(chosen).sort()
 }
 
+/** Numbers that k-means++ lays down on the engine as a whole: 256 MB. */
+const heldNumbers = 1 << 26
+/** Seeds that are added at once, at most: their products with the rows are as large as the rows. */
+const seedsAtOnce = 256
 /** Rows that k-means++ looks at. */
 const startRows = (count: number, k: number): number => Math.min(count, Math.max(16_384, 10 * k))
 
@@ -125,7 +129,12 @@ export function firstCentroids(
   if (start === 'random') return rows.gather(drawRows(rows.count, k, random))
   const sample = drawRows(rows.count, startRows(rows.count, k), random)
   const from = sample.length === rows.count ? rows : someRows(rows, sample)
-  return plusPlus(from.count <= 1 << 17 ? arrayRows(from.gather(sample.map((_, i) => i)), rows.dim) : from, k, random, arithmetic)
+  return plusPlus(
+    from.count * rows.dim <= heldNumbers ? arrayRows(from.gather(sample.map((_, i) => i)), rows.dim) : from,
+    k,
+    random,
+    arithmetic
+  )
 }
 
 function plusPlus(rows: RowSource, k: number, random: Rng, arithmetic: Arithmetic): Float32Array {
@@ -136,6 +145,10 @@ function plusPlus(rows: RowSource, k: number, random: Rng, arithmetic: Arithmeti
     for (let i = 0; i < n; i++) for (let d = i * D; d < (i + 1) * D; d++) squares[from + i]! += block[d]! ** 2
   const far = new Float64Array(N).fill(Infinity) // squared distance to the nearest seed
   const taken = new Uint8Array(N)
+  // What fits is laid down on the engine once, and not for each of the steps.
+  const small = N * D <= heldNumbers
+  const size = small ? N : stretchOf(D, seedsAtOnce)
+  using held = small ? arithmetic.hold(rows.block(0, N), D) : undefined
   let chosen = 0
   let next = [random.int(N)]
   while (chosen < k) {
@@ -145,18 +158,21 @@ function plusPlus(rows: RowSource, k: number, random: Rng, arithmetic: Arithmeti
     chosen += next.length
     if (chosen === k) break
     const b = next.length
-    for (const {from, block, n} of stretches(rows, stretchOf(D, Math.max(b, 64)))) {
-      const dots = arithmetic.products(some, block, D) // [b, n]
-      for (let j = 0; j < b; j++) {
-        const square = squares[next[j]!]!
-        for (let i = 0; i < n; i++) {
-          const distance = squares[from + i]! - 2 * dots[j * n + i]! + square
-          if (distance < far[from + i]!) far[from + i] = Math.max(0, distance)
+    for (let from = 0; from < N; from += size) {
+      const n = Math.min(size, N - from)
+      const dots = held ? held.products(some) : arithmetic.products(rows.block(from, n), some, D) // [n, b]
+      for (let i = 0, at = 0; i < n; i++) {
+        const square = squares[from + i]!
+        let least = far[from + i]!
+        for (let j = 0; j < b; j++, at++) {
+          const distance = square - 2 * dots[at]! + squares[next[j]!]!
+          if (distance < least) least = distance
         }
+        far[from + i] = Math.max(0, least)
       }
     }
     for (const row of next) far[row] = 0
-    next = drawFar(far, taken, Math.min(k - chosen, Math.max(1, chosen >> 4)), random)
+    next = drawFar(far, taken, Math.min(k - chosen, seedsAtOnce, Math.max(1, chosen >> 4)), random)
   }
   return centroids
 }

@@ -135,12 +135,18 @@ export async function atomicFile(path: string, write: (temporary: string) => Pro
   await output.commit()
 }
 
-/**
- * Builds one folder whole or not at all: `write` receives the temporary folder and fills it; every file in it is synced before the folder gets its name.
- *
- * With `force` an existing folder is set aside, replaced and then removed. Throws as `openAtomic`, and what `write` throws.
- */
-export async function atomicFolder(path: string, write: (temporary: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
+/** A folder under construction; exactly one of `commit` and `abort` ends it, and a second call does nothing. */
+export type AtomicFolder = {
+  /** Where to write until `commit`. */
+  readonly temporary: string
+  /** Syncs every file in it and gives the folder its name; an existing one is set aside, replaced and then removed. */
+  commit(): Promise<void>
+  /** Removes the temporary folder; the old one stays. */
+  abort(): Promise<void>
+}
+
+/** Begins the output folder `path`. Throws as `openAtomic`. */
+export async function openAtomicFolder(path: string, options: AtomicOptions = {}): Promise<AtomicFolder> {
   await refuseExisting(path, options)
   const final = await target(path)
   const found = await stat(final).catch(() => undefined)
@@ -151,29 +157,55 @@ export async function atomicFolder(path: string, write: (temporary: string) => P
     throw beginError(path, error)
   })
   pending.add(temporary)
-  try {
-    await write(temporary)
-    await syncTree(temporary)
-    await refuseExisting(path, options)
-    if (found) {
-      const aside = temporaryName(final) // never removed before the new folder is in place
-      await rename(final, aside)
-      await rename(temporary, final).catch(async (error: unknown) => {
-        await rename(aside, final)
-        throw error
-      })
-      pending.delete(temporary)
-      await rm(aside, {recursive: true, force: true})
-    } else {
-      await rename(temporary, final)
-      pending.delete(temporary)
-    }
-  } catch (error) {
+  const abort = async (): Promise<void> => {
+    if (!pending.has(temporary)) return
     await rm(temporary, {recursive: true, force: true})
     pending.delete(temporary)
+  }
+  return {
+    temporary,
+    abort,
+    async commit() {
+      if (!pending.has(temporary)) return
+      try {
+        await syncTree(temporary)
+        await refuseExisting(path, options)
+        if (found) {
+          const aside = temporaryName(final) // never removed before the new folder is in place
+          await rename(final, aside)
+          await rename(temporary, final).catch(async (error: unknown) => {
+            await rename(aside, final)
+            throw error
+          })
+          pending.delete(temporary)
+          await rm(aside, {recursive: true, force: true})
+        } else {
+          await rename(temporary, final)
+          pending.delete(temporary)
+        }
+      } catch (error) {
+        await abort()
+        throw writeError(path, error)
+      }
+      await syncFolder(dirname(final))
+    }
+  }
+}
+
+/**
+ * Builds one folder whole or not at all: `write` receives the temporary folder and fills it; every file in it is synced before the folder gets its name.
+ *
+ * With `force` an existing folder is set aside, replaced and then removed. Throws as `openAtomic`, and what `write` throws.
+ */
+export async function atomicFolder(path: string, write: (temporary: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
+  const output = await openAtomicFolder(path, options)
+  try {
+    await write(output.temporary)
+  } catch (error) {
+    await output.abort()
     throw writeError(path, error)
   }
-  await syncFolder(dirname(final))
+  await output.commit()
 }
 
 async function syncTree(folder: string): Promise<void> {

@@ -18,6 +18,7 @@ import {Graph, usualGraph, type GraphShape} from '../search/hnsw.js'
 import {rng} from '../tensor/random.js'
 
 export {streamSink} from '../files/embeddings/bytes.js'
+export {isAddress, isLance} from '../files/lance-table.js'
 export {isIndex} from '../files/vector-index.js'
 
 /**
@@ -26,10 +27,10 @@ export {isIndex} from '../files/vector-index.js'
  */
 export const graphFrom = 20_000
 /** Neighbours asked for when recall is measured. */
-const recallK = 10
-const heldMost = 200
+export const recallK = 10
+export const heldMost = 200
 /** Recall that the number of candidates is chosen for. */
-const wantedRecall = 0.98
+export const wantedRecall = 0.98
 
 export type IndexOptions = {
   /** Embedding files; `-` is `stdin`. May be empty when rows are only removed. */
@@ -65,7 +66,10 @@ export type IndexReport = {
 }
 
 export type IndexEvent =
-  {readonly kind: 'read'; readonly rows: number} | {readonly kind: 'linked'; readonly rows: number; readonly of: number}
+  | {readonly kind: 'read'; readonly rows: number}
+  | {readonly kind: 'linked'; readonly rows: number; readonly of: number}
+  /** Inverted lists are being trained on this many rows. */
+  | {readonly kind: 'training'; readonly rows: number}
 
 /** An index that is ready to be written. */
 export type BuiltIndex = {
@@ -77,12 +81,30 @@ export type BuiltIndex = {
 /** The table while it is being changed: a line for each row, `null` where one was taken out. */
 type Table = {readonly lines: RowLine[]; readonly rowOf: Map<string, number>}
 
-const duplicate = (id: string): UserError =>
+export const duplicate = (id: string): UserError =>
   new UserError(`The id ${id} comes twice.`, {
     exit: 2,
     code: 'DUPLICATE_ID',
     hint: 'Give --replace to keep the later row, or leave one of them out.'
   })
+
+export const otherMetric = (name: string, has: Metric, wanted: Metric): UserError =>
+  new UserError(`${name} measures by ${has}, not by ${wanted}.`, {
+    exit: 2,
+    code: 'METRIC',
+    hint: 'The measure of an index is fixed when it is made.'
+  })
+
+/** Ids that were to be removed and are not there. */
+export const unknownIds = (name: string, absent: readonly string[]): UserError =>
+  new UserError(
+    `${absent.length} of the ids to remove ${absent.length === 1 ? 'is' : 'are'} not in ${name}: ${absent.slice(0, 5).join(', ')}${absent.length > 5 ? ', …' : ''}.`,
+    {
+      exit: 2,
+      code: 'UNKNOWN_ID',
+      hint: 'Nothing was changed. Ids are written as search prints them.'
+    }
+  )
 
 /**
  * Builds an index; yields how far it is and returns the result.
@@ -96,13 +118,7 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
     if (!opened && sources.length === 0)
       throw new UserError('No embeddings were named.', {exit: 3, code: 'NO_INPUT', hint: 'Name a file of embeddings, or - for stdin.'})
     const metric = options.metric ?? opened?.header.metric ?? 'cosine'
-    if (opened && metric !== opened.header.metric) {
-      throw new UserError(`${base!} measures by ${opened.header.metric}, not by ${metric}.`, {
-        exit: 2,
-        code: 'METRIC',
-        hint: 'The measure of an index is fixed when it is made.'
-      })
-    }
+    if (opened && metric !== opened.header.metric) throw otherMetric(base!, opened.header.metric, metric)
     const table: Table = {lines: opened ? [...opened.rows] : [], rowOf: new Map()}
     for (const [row, line] of table.lines.entries()) if (line) table.rowOf.set(line.id, row)
     const begun = table.lines.length
@@ -161,7 +177,7 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
 }
 
 /** Vectors in an index of angles have length 1, however they came. */
-const headMeta = (meta: EmbeddingMeta, metric: Metric): EmbeddingMeta => (metric === 'cosine' ? {...meta, normalized: true} : meta)
+export const headMeta = (meta: EmbeddingMeta, metric: Metric): EmbeddingMeta => (metric === 'cosine' ? {...meta, normalized: true} : meta)
 
 async function removeRows({lines, rowOf}: Table, ids: AsyncIterable<string> | undefined, name: string): Promise<number> {
   const absent: string[] = []
@@ -176,20 +192,11 @@ async function removeRows({lines, rowOf}: Table, ids: AsyncIterable<string> | un
     rowOf.delete(id)
     removed++
   }
-  if (absent.length > 0) {
-    throw new UserError(
-      `${absent.length} of the ids to remove ${absent.length === 1 ? 'is' : 'are'} not in ${name}: ${absent.slice(0, 5).join(', ')}${absent.length > 5 ? ', …' : ''}.`,
-      {
-        exit: 2,
-        code: 'UNKNOWN_ID',
-        hint: 'Nothing was changed. Ids are written as search prints them.'
-      }
-    )
-  }
+  if (absent.length > 0) throw unknownIds(name, absent)
   return removed
 }
 
-function checkFinite(vectors: Float32Array, dim: number, ids: readonly string[]): void {
+export function checkFinite(vectors: Float32Array, dim: number, ids: readonly string[]): void {
   const at = vectors.findIndex(x => !Number.isFinite(x))
   if (at < 0) return
   throw new UserError(`The vector of ${ids[Math.floor(at / dim)]!} holds a number that is not finite.`, {

@@ -4,9 +4,11 @@
  * Queries are embeddings, or images that are embedded on the way as the rows of the index were. Either must have been made like those rows, or a sentence
  * says what differs. Model and engine are only loaded for images.
  */
+import {UserError} from '../config/errors.js'
 import type {BadImage} from '../data/batches.js'
 import type {EngineRequest} from '../engine/start.js'
 import {openAll, refuseMixing, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../files/embeddings.js'
+import {isLance} from '../files/lance-table.js'
 import {openIndex, type IndexHeader, type IndexRows} from '../files/vector-index.js'
 import {nearest, normalizeRows, VectorBuilder, type Neighbours, type Vectors} from '../search/exact.js'
 import {Graph} from '../search/hnsw.js'
@@ -26,21 +28,55 @@ export type SearchOptions = {
   readonly k: number
   /** Candidates looked at in a graph; by default what the index was measured with. */
   readonly ef?: number
+  /** Inverted lists read, and candidates for each neighbour that are measured again; by default what the index was measured with. */
+  readonly probes?: number
+  readonly refine?: number
   /** Leaves out a row that has the query's own id. */
   readonly skipSelf?: boolean
 }
 
 /** An index in memory, ready to answer. */
 export type Searcher = {
-  readonly header: IndexHeader
+  readonly header: Pick<IndexHeader, 'metric' | 'dim' | 'meta' | 'recall'> & {readonly kind: IndexHeader['kind'] | 'ivf-pq'}
   /** Refuses queries that were made in another way than the rows. Throws `UserError` naming both. */
   check(queries: {readonly name: string; readonly meta: EmbeddingMeta}): void
   /** The k nearest of each query, best first. The batch's vectors are normalised in place where the index measures angles. */
-  search(queries: EmbeddingBatch, options: SearchOptions): Found[][]
+  search(queries: EmbeddingBatch, options: SearchOptions): Promise<Found[][]>
 }
 
-/** Loads an index. Throws as `openIndex`. */
+/** Loads an index: a file, or a LanceDB table in a folder or at an address. Throws as `openIndex`, or as `LanceTable.open`. */
 export async function loadIndex(path: string): Promise<Searcher> {
+  return (await isLance(path)) ? lanceIndex(path) : fileIndex(path)
+}
+
+async function lanceIndex(path: string): Promise<Searcher> {
+  const {openLanceSearch} = await import('./lance-search.js')
+  const {header, ask} = await openLanceSearch(path)
+  const ignoreLength = header.metric === 'cosine'
+  return {
+    header,
+    check: queries => refuseMixing({name: path, meta: header.meta}, queries, {ignoreLength}),
+    async search({ids, vectors}, options) {
+      if (options.ef !== undefined) throw notOf(path, '--ef', 'a graph', header.kind)
+      if (header.kind !== 'ivf-pq' && options.probes !== undefined) throw notOf(path, '--probes', 'inverted lists', header.kind)
+      if (header.kind !== 'ivf-pq' && options.refine !== undefined) throw notOf(path, '--refine', 'inverted lists', header.kind)
+      if (ignoreLength) normalizeRows(vectors, header.dim)
+      const found = await ask(vectors, options.skipSelf ? options.k + 1 : options.k, options)
+      return found.map(({ids: names, scores, fields}, q) =>
+        named(scores, i => ({id: names[i]!, fields: fields(i)}), ids[q]!, header, options)
+      )
+    }
+  }
+}
+
+const notOf = (path: string, flag: string, what: string, kind: string): UserError =>
+  new UserError(`${flag} says how ${what} ${what === 'a graph' ? 'is' : 'are'} searched, but ${path} is of the kind ${kind}.`, {
+    exit: 2,
+    code: 'USAGE',
+    hint: `Leave ${flag} out.`
+  })
+
+async function fileIndex(path: string): Promise<Searcher> {
   const file = await openIndex(path)
   try {
     const {header, rows} = file
@@ -52,12 +88,13 @@ export async function loadIndex(path: string): Promise<Searcher> {
     return {
       header,
       check: queries => refuseMixing({name: path, meta: header.meta}, queries, {ignoreLength}),
-      search(queries, options) {
-        const {ids, vectors} = queries
+      async search({ids, vectors}, options) {
+        if (options.probes !== undefined) throw notOf(path, '--probes', 'inverted lists', header.kind)
+        if (options.refine !== undefined) throw notOf(path, '--refine', 'inverted lists', header.kind)
         if (ignoreLength) normalizeRows(vectors, header.dim)
         // One more than asked for, in case the query itself is among them.
         const found = ask(vectors, options.skipSelf ? options.k + 1 : options.k, options.ef)
-        return found.map((neighbours, q) => named(neighbours, ids[q]!, header, rows, options))
+        return found.map((neighbours, q) => named(neighbours.scores, i => rows.at(neighbours.rows[i]!)!, ids[q]!, header, options))
       }
     }
   } finally {
@@ -99,15 +136,21 @@ function throughGraph(graph: Graph, {dim, graph: shape}: IndexHeader, rows: Inde
 /** Seven digits: as many as float32 vectors mean, and the same on every path to the answer. */
 const rounded = (x: number): number => Number(x.toPrecision(7))
 
-function named(neighbours: Neighbours, query: string, {metric}: IndexHeader, rows: IndexRows, {k, skipSelf}: SearchOptions): Found[] {
+/** Answers of one query, best first; `line` gives id and fields of each of `scores`. */
+function named(
+  scores: Float64Array,
+  line: (i: number) => {readonly id: string; readonly fields: Fields},
+  query: string,
+  {metric}: Pick<IndexHeader, 'metric'>,
+  {k, skipSelf}: SearchOptions
+): Found[] {
   const found: Found[] = []
-  for (const [i, row] of neighbours.rows.entries()) {
+  for (const [i, score] of scores.entries()) {
     if (found.length === k) break
-    const line = rows.at(row)!
-    if (skipSelf && line.id === query) continue
-    const score = neighbours.scores[i]!
+    const {id, fields} = line(i)
+    if (skipSelf && id === query) continue
     const figure = metric === 'l2' ? {distance: rounded(Math.sqrt(Math.max(0, -score)))} : {similarity: rounded(score)}
-    found.push({query, rank: found.length + 1, id: line.id, ...figure, fields: line.fields})
+    found.push({query, rank: found.length + 1, id, ...figure, fields})
   }
   return found
 }
@@ -195,8 +238,8 @@ export async function* answerEmbeddings({
   }
 }
 
-function* answersTo(rows: EmbeddingBatch, searcher: Searcher, options: SearchOptions): Generator<Answer> {
-  const found = searcher.search(rows, options)
+async function* answersTo(rows: EmbeddingBatch, searcher: Searcher, options: SearchOptions): AsyncGenerator<Answer> {
+  const found = await searcher.search(rows, options)
   for (const [i, query] of rows.ids.entries()) yield {query, fields: rows.fields[i]!, found: found[i]!}
 }
 

@@ -156,7 +156,7 @@ test('two models do not meet in an index, nor in a search', async () => {
 test('a search gives ranks, similarities and fields; a query may leave itself out', async () => {
   const rows = draw(60)
   const searcher = await loadIndex((await index('s.index', {sources: [await embeddings('s.arrow', rows)]})).path)
-  const [own] = searcher.search(batchOf([rows[7]!]), {k: 3})
+  const [own] = await searcher.search(batchOf([rows[7]!]), {k: 3})
   assert.deepEqual(
     {...own![0]!, fields: {...own![0]!.fields}},
     {query: 'p/7.jpg', rank: 1, id: 'p/7.jpg', similarity: 1, fields: {label: 'c7', odd: [7]}}
@@ -165,7 +165,7 @@ test('a search gives ranks, similarities and fields; a query may leave itself ou
     own!.map(({rank}) => rank),
     [1, 2, 3]
   )
-  const [others] = searcher.search(batchOf([rows[7]!]), {k: 3, skipSelf: true})
+  const [others] = await searcher.search(batchOf([rows[7]!]), {k: 3, skipSelf: true})
   assert.deepEqual(others!.map(({id}) => id).slice(0, 2), own!.map(({id}) => id).slice(1))
   assert.deepEqual(
     others!.map(({rank}) => rank),
@@ -176,7 +176,7 @@ test('a search gives ranks, similarities and fields; a query may leave itself ou
 test('l2 gives distances', async () => {
   const rows = draw(30)
   const {path} = await index('l2.index', {sources: [await embeddings('l2.arrow', rows)], metric: 'l2'})
-  const [found] = (await loadIndex(path)).search(batchOf([rows[2]!]), {k: 2})
+  const [found] = await (await loadIndex(path)).search(batchOf([rows[2]!]), {k: 2})
   assert.equal(found![0]!.distance, 0)
   const expected = Math.hypot(...rows[2]!.vector.map((x, d) => x - rows.find(({id}) => id === found![1]!.id)!.vector[d]!))
   assert.ok(Math.abs(found![1]!.distance! - expected) < 1e-5)
@@ -203,13 +203,13 @@ test('a graph: recall is measured and high, bytes repeat, adding, replacing and 
   assert.equal(exact.header.kind, 'exact')
   let agree = 0
   for (const query of rows) {
-    const [x] = exact.search(batchOf([query]), {k: 5})
-    const [g] = graph.search(batchOf([query]), {k: 5})
+    const [x] = await exact.search(batchOf([query]), {k: 5})
+    const [g] = await graph.search(batchOf([query]), {k: 5})
     assert.ok(!g!.some(({id}) => id === 'p/650.jpg'))
     agree += x!.filter(({id}) => g!.some(found => found.id === id)).length
   }
   assert.ok(agree / (5 * 700) >= 0.97, `agreement ${agree / 3500}`)
-  assert.deepEqual({...graph.search(batchOf([rows[9]!]), {k: 1})[0]![0]!.fields}, {label: 'again'})
+  assert.deepEqual({...(await graph.search(batchOf([rows[9]!]), {k: 1}))[0]![0]!.fields}, {label: 'again'})
 
   // Once more than half of the nodes are stepping stones only, the graph is built anew from what is left.
   const few = await index('gf.index', {sources: [], base: removed.path, remove: list(...rows.slice(100, 500).map(({id}) => id))})
@@ -221,7 +221,7 @@ test('a graph: recall is measured and high, bytes repeat, adding, replacing and 
 test('no rows make an index too, and finding nothing is no failure', async () => {
   const {path, report} = await index('none.index', {sources: [await embeddings('none.arrow', [])]})
   assert.equal(report.rows, 0)
-  assert.deepEqual((await loadIndex(path)).search(batchOf(draw(1)), {k: 5}), [[]])
+  assert.deepEqual(await (await loadIndex(path)).search(batchOf(draw(1)), {k: 5}), [[]])
 })
 
 test('what is no index, or half of one, is named', async () => {
