@@ -73,7 +73,7 @@ export async function autoBatch(
         state,
         tensors,
         ratesAt(plan, 0),
-        stepSettings(own, plan, precision),
+        {...stepSettings(own, plan, precision), headWarmup: 0}, // the dearer steps, in which all learns
         rng(settings.train.seed, 'drop path', 0)
       ).state
       freeBatch(tensors)

@@ -57,7 +57,7 @@ const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
 /** Takes the first steps of a run and says from them what all of it will need. Throws what reading its images throws. */
 export async function forecast({images, settings, plan, precision, folder, probe = PROBE}: ForecastOptions): Promise<Forecast> {
   const {train, ibot} = settings
-  const fixed = stepSettings(settings, plan, precision)
+  const fixed = {...stepSettings(settings, plan, precision), headWarmup: 0} // steps in which all learns: most are, and they are the dearer ones
   const crops = cropSettings(settings)
   const masks = maskSettings(crops.globalSize, plan.vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
   let state = await freshState(settings, plan)
