@@ -19,9 +19,9 @@ import {dispose, tidy, truncatedNormal} from '../tensor/tf.js'
 import type {Tensor4D} from '../tensor/tf.js'
 import {free} from '../tensor/tree.js'
 import {forecast, writing} from './forecast.js'
+import type {Forecast, ForecastOptions} from './forecast.js'
 import type {Learner} from './run.js'
 import {HELD} from './train-step.js'
-import type {Forecast, ForecastOptions} from './forecast.js'
 
 export type Sizes = {
   readonly parameters: number
@@ -203,6 +203,8 @@ export type Bill = Forecast & {
 
 /** A probe takes some steps, so none is tried where one alone would take longer. */
 const PATIENCE = 45
+/** Operations a second that any machine achieves which one trains on. */
+const SLOW = 2e10
 /** Of a process without tensors: engine, JavaScript, threads that decode. */
 const BASE = 400 * 2 ** 20
 
@@ -261,13 +263,16 @@ export async function bill(
   }
   if (tflops !== undefined)
     return estimate(`a device that achieves ${tflops} TFLOP/s is asked about`, tflops * 1e12, `a device of ${tflops} TFLOP/s, ${precision}`)
-  const perSecond = throughputOf(plan.vit, precision)
-  const achieved = `one block of this width achieves ${(perSecond / 1e12).toPrecision(2)} TFLOP/s here`
-  if (free !== undefined && needed > 0.95 * free)
-    return estimate(`a probe would need about ${gib(needed)} and ${gib(free)} are free; ${achieved}`, perSecond)
-  const each = sizes.flops / perSecond
-  if (each > (options.limits?.seconds ?? PATIENCE))
-    return estimate(`a step takes about ${each.toPrecision(2)} s, too long to try some; ${achieved}`, perSecond)
+  const roomy = free === undefined || needed <= 0.95 * free
+  const limit = options.limits?.seconds ?? PATIENCE
+  // Where even a slow processor takes the step in time, its throughput need not be known; and the probe's own memory is then the highest that this process sees.
+  if (!roomy || sizes.flops > limit * SLOW) {
+    const perSecond = throughputOf(plan.vit, precision)
+    const achieved = `one block of this width achieves ${(perSecond / 1e12).toPrecision(2)} TFLOP/s here`
+    if (!roomy) return estimate(`a probe would need about ${gib(needed)} and ${gib(free)} are free; ${achieved}`, perSecond)
+    const each = sizes.flops / perSecond
+    if (each > limit) return estimate(`a step takes about ${each.toPrecision(2)} s, too long to try some; ${achieved}`, perSecond)
+  }
   const learner = await options.begin?.()
   return {...(await forecast({...options, ...(learner ? {learner} : {})})), machine, flopsPerStep: sizes.flops}
 }

@@ -60,7 +60,8 @@ export async function forecast({images, settings, plan, precision, folder, probe
   const {train, ibot} = settings
   const crops = cropSettings(settings)
   const masks = maskSettings(crops.globalSize, plan.vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
-  const learner = given.learner ?? pretrainLearner(await freshState(settings, plan), {settings, plan, precision})
+  const allLearns = {...plan, headWarmup: 0} // most steps are such, and they are the dearer ones
+  const learner = given.learner ?? pretrainLearner(await freshState(settings, plan), {settings, plan: allLearns, precision})
   let [parameters, bytes] = [0, 0]
   for (const [name, {get}] of learner.places()) {
     const {size} = get()

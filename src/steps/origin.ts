@@ -6,13 +6,14 @@
  * themselves at first where they are new. Headers alone are read for this; the numbers are read when the state is made.
  */
 import {stat} from 'node:fs/promises'
-import {dirname, resolve} from 'node:path'
+import {basename, dirname, resolve} from 'node:path'
 import {headSizes, type Architecture, type Derived, type HeadSize} from '../config/derived.js'
 import {UserError} from '../config/errors.js'
 import type {ResolvedSettings} from '../config/settings.js'
 import {expectedShapes} from '../files/architecture.js'
 import {openBackbone, readBackbone} from '../files/backbone.js'
 import type {Checkpoint} from '../files/checkpoint.js'
+import {runNames} from '../files/run-folder.js'
 import {adapt, changes, obstacles} from '../model/adapt.js'
 import type {VitConfig} from '../model/config.js'
 import type {Vit} from '../model/vit.js'
@@ -67,7 +68,8 @@ export async function readOrigin(path: string, settingsOf: (configFile: string) 
   try {
     const recorded = checkpoint.metadata['settings']
     if (recorded) settings = JSON.parse(recorded) as Sections
-    else if (checkpoint.path.endsWith('backbone.safetensors')) settings = settingsOf(resolve(dirname(checkpoint.path), '..', 'config.yaml'))
+    else if (basename(dirname(checkpoint.path)) === runNames.final && checkpoint.path.endsWith('backbone.safetensors'))
+      settings = settingsOf(resolve(dirname(checkpoint.path), '..', 'config.yaml'))
   } catch {
     settings = undefined // of another version, or no run at all: shapes tell enough
   }

@@ -74,7 +74,8 @@ before(async () => {
   writeFileSync(at('recipe.yaml'), recipe)
   ok(await pretrain('--config', at('recipe.yaml'), '--output', at('run')))
   mkdirSync(at('bare'))
-  writeFileSync(at('bare', 'weights.safetensors'), readFileSync(model('run'))) // without its run and its heads
+  writeFileSync(at('bare', 'backbone.safetensors'), readFileSync(model('run'))) // without its run and its heads
+  writeFileSync(at('config.yaml'), recipe) // of nobody's run
 })
 
 describe('what weights decide', () => {
@@ -89,12 +90,12 @@ describe('what weights decide', () => {
   })
 
   test('of bare weights: sizes by their shapes, gentle rates, and heads that learn first', async () => {
-    const own = await from(at('bare', 'weights.safetensors'))
+    const own = await from(at('bare', 'backbone.safetensors'))
     const {arch, embed_dim, depth, num_heads, patch_size} = own.student
     assert.deepEqual([arch, embed_dim, depth, num_heads, patch_size], ['custom', 32, 2, 2, 8])
     assert.deepEqual([own.crops.global_crops_size, own.crops.local_crops_size], [32, 16])
     assert.deepEqual([own.optim.base_lr, own.optim.layerwise_decay, own.optim.head_warmup_epochs], [4e-4, 0.9, 5])
-    const set = await from(at('bare', 'weights.safetensors'), 'optim.base_lr=0.01', 'optim.head_warmup_epochs=1', 'student.patch_size=4')
+    const set = await from(at('bare', 'backbone.safetensors'), 'optim.base_lr=0.01', 'optim.head_warmup_epochs=1', 'student.patch_size=4')
     assert.deepEqual([set.optim.base_lr, set.optim.head_warmup_epochs, set.student.patch_size], [0.01, 1, 4])
   })
 
@@ -185,7 +186,7 @@ describe('the state', () => {
   })
 
   test('while new heads learn the backbone keeps its bytes; then both move', async () => {
-    const own = await from(at('bare', 'weights.safetensors'), ...short, 'optim.head_warmup_epochs=3', 'dino.head_n_prototypes=32')
+    const own = await from(at('bare', 'backbone.safetensors'), ...short, 'optim.head_warmup_epochs=3', 'dino.head_n_prototypes=32')
     const plan = derive(own)
     assert.equal(plan.headWarmup, 3)
     const crops = cropSettings(own)
