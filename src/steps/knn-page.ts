@@ -2,6 +2,7 @@
 import {lineChart} from '../files/chart.js'
 import {confusionTable, evalPage} from '../files/eval-page.js'
 import {html} from '../files/html.js'
+import {comparison} from '../metrics/intervals.js'
 import {caseSections} from './classified-cases.js'
 import type {KnnReport} from './knn-eval.js'
 import type {ThumbnailOptions} from './thumbnails.js'
@@ -31,7 +32,7 @@ export async function knnPage(report: KnnReport, options: ThumbnailOptions = {})
       `${leaveOneOut ? `${train} images, each classified by the others` : `${val} images classified by ${train}`}; ${classes} classes. Nothing is trained: the k nearest by cosine vote with weights exp(similarity / ${temperature}).`,
       ...gains.map(
         ({over, k: at, top1, interval: [low, high]}) =>
-          `k ${at}: ${signed(top1)} points of top-1 over ${over === 'majority' ? 'the largest class' : over === 'pixels' ? 'raw pixels' : 'the untrained model'} (95 % of draws between ${signed(low)} and ${signed(high)}).`
+          `At k ${at} the model ${comparison({mean: top1, interval: [low, high]})} ${over === 'pixels' ? '' : 'the '}${names[over]!}: ${signed(top1)} points of top-1 (95 % of draws between ${signed(low)} and ${signed(high)}).`
       ),
       ...notes
     ],

@@ -7,6 +7,8 @@ import type {LinearReport} from './linear-eval.js'
 import type {ThumbnailOptions} from './thumbnails.js'
 
 const percent = (share: number): string => (100 * share).toFixed(1)
+const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`
+const names: Readonly<Record<string, string>> = {majority: 'the largest class', pixels: 'raw pixels', untrained: 'the untrained model'}
 
 /** The page as text. Pictures that cannot be opened are left out. */
 export async function linearPage(report: LinearReport, options: ThumbnailOptions = {}): Promise<string> {
@@ -24,7 +26,7 @@ export async function linearPage(report: LinearReport, options: ThumbnailOptions
           : `The best of ${grid.length} classifiers on val${cached ? ', trained on features computed once' : ', trained on random crops'}.`),
       ...gains.map(
         ({of, over, set, words, mean, interval: [low, high]}) =>
-          `${of} ${words} ${over} on ${set}: ${percent(mean)} points of top-1 (${percent(low)} to ${percent(high)}).`
+          `${of} ${words} ${names[over] ?? over} on ${set}: ${signed(mean)} points of top-1 (95 % of draws between ${signed(low)} and ${signed(high)}).`
       )
     ],
     tables: [

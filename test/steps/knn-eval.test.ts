@@ -197,6 +197,7 @@ test('from images, with both baselines and no tensor left', async () => {
   assert.ok(Math.abs(report.gains[0]!.top1 - (score('model', 1) - score('pixels', 1))) < 1e-12)
   const page = await knnPage(report)
   assert.ok(page.includes('data:image/jpeg') && /raw pixels.*untrained model/s.test(page))
+  assert.match(page, /At k 1 the model (beats|is below|is above, but not surely,|does not beat) raw pixels: [+−]\d/)
   // Stripes of three directions and colours are told apart by any features at all.
   assert.ok(score('pixels', 5) > 0.6 && score('model', 5) > 0.6)
   await assert.rejects(run({...options, model: undefined as never}), {code: 'NO_MODEL', exit: 2})
