@@ -340,17 +340,17 @@ test('odd pools and mistakes give sentences', async () => {
   )
   await mkdir(join(dir, 'empty'), {recursive: true})
   await writeFile(join(dir, 'empty.txt'), '')
-  await vectors('none.npy', new Float32Array(0), [])
+  await vectors('none.arrow', new Float32Array(0), [])
   await vectors('short.npy', new Float32Array(4).fill(1), ['s'], 4)
   await vectors('odd.npy', new Float32Array(12).fill(NaN), ['o'])
   const cases: [number, RegExp, ...string[]][] = [
     [3, /There is no image/, 'empty'],
     [3, /No images or embeddings were named/],
     [3, /none of photos is in empty.txt/, 'dedup', 'photos', '--only', 'empty.txt'],
-    [3, /There is no row in none.npy/, 'dedup', 'none.npy'],
+    [3, /There is no row in none.arrow/, 'dedup', 'none.arrow'],
     [2, /two vector lengths/, 'retrieve', 'alike.npy', '--seeds', 'a=short.npy'],
     [2, /no method bogus/, 'retrieve', 'alike.npy', '--seeds', 'a:bogus=alike.npy'],
-    [3, /There is no row in none.npy/, 'decontaminate', 'alike.npy', '--against', 'none.npy'],
+    [3, /There is no row in none.arrow/, 'decontaminate', 'alike.npy', '--against', 'none.arrow'],
     [1, /not finite/, 'cluster', 'odd.npy'],
     [3, /no file or folder: nowhere/, 'dedup', 'nowhere'],
     [3, /There is no image/, 'retrieve', '1.jsonl', '--features', 'perceptual', '--seeds', 'x=empty'],
