@@ -259,9 +259,9 @@ const meta: EmbeddingMeta = {
   dim: 12,
   toolVersion: '0.1.0'
 }
-async function vectors(name: string, data: Float32Array, ids: readonly string[]): Promise<void> {
-  const output = await createEmbeddings(join(dir, name), {meta, force: true})
-  await output.write(batchOf(ids.map((id, i) => ({id, vector: data.subarray(i * 12, (i + 1) * 12), fields: {}}))))
+async function vectors(name: string, data: Float32Array, ids: readonly string[], dim = 12): Promise<void> {
+  const output = await createEmbeddings(join(dir, name), {meta: {...meta, dim}, force: true})
+  await output.write(batchOf(ids.map((id, i) => ({id, vector: data.subarray(i * dim, (i + 1) * dim), fields: {}}))))
   await output.commit()
 }
 
@@ -328,6 +328,8 @@ test('odd pools and mistakes give sentences', async () => {
   await good('sample', 'alike.npy', '--target', '5', '-f', '-o', 'five.jsonl')
   assert.equal((await rows('five.jsonl')).length, 5)
   await good('cluster', 'alike.npy', '-f', '-o', 'c.jsonl')
+  // A list of levels that is meant for a larger pool: levels that would be one cluster for each row are left out.
+  assert.match(await good('cluster', 'alike.npy', '--levels', '1000,100,3', '-f', '-o', 'c.jsonl'), /20 pictures in 1 cluster\n/)
   await good('photos/c/000.png', '--filter-max-noise', '2', '-f', '-o', 'c.jsonl')
   assert.equal((await rows('c.jsonl')).length, 1)
   await writeFile(join(dir, 'twice.txt'), 'photos/a/000.png\nphotos/a/001.png\nphotos/a/000.png\n')
@@ -337,9 +339,19 @@ test('odd pools and mistakes give sentences', async () => {
     [['photos/a/000.png', 'its id was there before']]
   )
   await mkdir(join(dir, 'empty'), {recursive: true})
+  await writeFile(join(dir, 'empty.txt'), '')
+  await vectors('none.arrow', new Float32Array(0), [])
+  await vectors('short.npy', new Float32Array(4).fill(1), ['s'], 4)
+  await vectors('odd.npy', new Float32Array(12).fill(NaN), ['o'])
   const cases: [number, RegExp, ...string[]][] = [
     [3, /There is no image/, 'empty'],
     [3, /No images or embeddings were named/],
+    [3, /none of photos is in empty.txt/, 'dedup', 'photos', '--only', 'empty.txt'],
+    [3, /There is no row in none.arrow/, 'dedup', 'none.arrow'],
+    [2, /two vector lengths/, 'retrieve', 'alike.npy', '--seeds', 'a=short.npy'],
+    [2, /no method bogus/, 'retrieve', 'alike.npy', '--seeds', 'a:bogus=alike.npy'],
+    [3, /There is no row in none.arrow/, 'decontaminate', 'alike.npy', '--against', 'none.arrow'],
+    [1, /not finite/, 'cluster', 'odd.npy'],
     [3, /no file or folder: nowhere/, 'dedup', 'nowhere'],
     [3, /There is no image/, 'retrieve', '1.jsonl', '--features', 'perceptual', '--seeds', 'x=empty'],
     [2, /No seeds were named/, 'retrieve', '1.jsonl', '--features', 'perceptual'],

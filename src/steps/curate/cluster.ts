@@ -65,15 +65,18 @@ async function* build(context: Context, options: ClusterOptions): AsyncGenerator
   const {rows, seed, signal, maker} = context
   const {features, source} = vectorsOf(context)
   const resample = options.resample ?? (isPerceptual(features.meta) ? 0 : 3)
-  const levels = (options.levels ?? usualLevels(rows.length)).map(k => Math.min(k, rows.length))
-  for (const [l, k] of levels.entries())
-    if (l > 0 && k >= levels[l - 1]! && levels[l - 1]! > 1)
-      throw new UserError(`Level ${l + 1} is to have ${k} clusters, but the level below has ${levels[l - 1]!}.`, {
+  const wanted = options.levels ?? usualLevels(rows.length)
+  for (const [l, k] of wanted.entries())
+    if (l > 0 && k >= wanted[l - 1]! && wanted[l - 1]! > 1)
+      throw new UserError(`Level ${l + 1} is to have ${k} clusters, but the level below has ${wanted[l - 1]!}.`, {
         exit: 2,
         code: 'USAGE',
         hint: 'Give --levels from many to few, e.g. --levels 1000,100,10.'
       })
   const iterations = options.iterations
+  // A level of as many clusters as there are pictures says nothing, so the same list of levels serves small pools too.
+  const some = wanted.filter(k => k < rows.length)
+  const levels = some.length > 0 ? some : [Math.min(wanted.at(-1)!, rows.length)]
   const arithmetic = await arithmeticFor((iterations ?? 20) * (1 + resample) * rows.length * levels[0]! * source.dim, maker)
   const nearest = options.nearest ?? levels.map((k, l) => Math.max(1, Math.round((l === 0 ? rows.length : levels[l - 1]!) / k / 2)))
   return yield* inPieces(
@@ -117,7 +120,7 @@ function shown(hierarchy: Hierarchy, kept: Uint8Array | undefined): NonNullable<
 }
 
 const inWords = ({levels, rows}: Hierarchy): string =>
-  `${plural(rows, 'picture')} in ${levels.map(({k}) => k.toLocaleString('en')).join(', then ')} clusters`
+  `${plural(rows, 'picture')} in ${levels.map(({k}) => k.toLocaleString('en')).join(', then ')} ${levels.at(-1)!.k === 1 ? 'cluster' : 'clusters'}`
 
 /** Gives every row its path of clusters; none is left out. */
 export async function* clusterStage(context: Context, options: ClusterOptions): Stage {

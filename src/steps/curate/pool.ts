@@ -138,6 +138,13 @@ function gate(only: ReadonlyMap<string, ImageRef> | undefined): {admit(id: strin
 
 const again = 'its id was there before'
 
+const noneListed = (list: string, inputs: readonly string[]): UserError =>
+  new UserError(`There is no image to work on: none of ${inputs.join(', ')} is in ${list}.`, {
+    exit: 3,
+    code: 'NO_INPUT',
+    hint: 'Ids of the list are written as the stage before printed them; did it keep none?'
+  })
+
 const notThere = (list: string, missing: readonly string[], inputs: readonly string[]): UserError =>
   new UserError(
     `${missing.length} of the ids in ${list} ${missing.length === 1 ? 'is' : 'are'} not in ${inputs.join(', ')}: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''}.`,
@@ -178,7 +185,7 @@ async function imagePool(
     else refused.push({ref: withoutBytes(ref), stage: 'read', reason: again, bad: false})
   }
   rows += known.size
-  if (table.length === 0) throw noImages(inputs)
+  if (table.length === 0) throw options.only === undefined ? noImages(inputs) : noneListed(options.only, inputs)
   const lost = missing()
   if (lost.length > 0) throw notThere(options.only!, lost, inputs)
   let numbers = Int32Array.from({length: table.length}, (_, i) => i)
