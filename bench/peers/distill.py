@@ -5,7 +5,7 @@ REF names a checkout of facebookresearch/dinov2. Two global crops of 224 px and 
 patch loss on all patches of both global crops, Sinkhorn-Knopp, KoLeo, clipping, AdamW (foreach) and an average of the student.
 Prints one JSON line: seconds and CPU seconds of each step after one of warm-up, and the peak memory of the process in GiB.
 """
-import copy, json, os, resource, sys, time
+import json, os, resource, sys, time
 
 precision, B, teacher_arch, student_arch, K, steps = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
 os.environ["XFORMERS_DISABLED"] = "1"
@@ -32,7 +32,8 @@ def network(arch):
 
 
 student, teacher = network(student_arch), network(teacher_arch)
-average = copy.deepcopy(student)
+average = network(student_arch)
+average.load_state_dict(student.state_dict())
 for frozen in (teacher, average):
     frozen.requires_grad_(False)
 if precision == "bf16":
