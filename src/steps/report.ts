@@ -262,7 +262,8 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
         <ul class="findings">
           ${reports[i]!.health.map(({good, text}) => html`<li><span class="${good ? 'good' : 'bad'}">${good ? '✓' : '!'}</span> ${text}</li>`)}
           <li class="quiet">
-            ${lines.length} lines of metrics up to step ${reports[i]!.steps}${broken > 0 && `; ${broken} could not be read`}.
+            ${lines.length} line${lines.length === 1 ? '' : 's'} of metrics up to step
+            ${reports[i]!.steps}${broken > 0 && `; ${broken} could not be read`}.
           </li>
         </ul>`
   )
