@@ -173,12 +173,16 @@ describe('the table', () => {
 
   it('knows every recipe, and each begins with the command to run', () => {
     const names = readdirSync(recipeFolder).filter(name => name.endsWith('.yaml'))
-    assert.ok(names.length >= 7)
+    assert.ok(names.length >= 13)
     for (const name of names) {
       const made = load([join(recipeFolder, name)], name === 'highres.yaml' ? ['student.patch_size=14'] : []) // it takes sizes from weights
       assert.ok(derive(made.settings).steps > 0)
       const [first] = readFileSync(join(recipeFolder, name), 'utf8').split('\n')
-      if (name !== 'default.yaml') assert.match(first!, new RegExp(`^# dinov2 pretrain .*--config ${name.slice(0, -5)}`))
+      if (name !== 'default.yaml')
+        assert.match(
+          first!,
+          new RegExp(`^# dinov2 ${name.startsWith('distill-') ? 'distill .*--teacher' : 'pretrain'} .*--config ${name.slice(0, -5)}`)
+        )
     }
   })
 })
