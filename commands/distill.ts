@@ -171,6 +171,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
         version: this.config.version,
         force: flags.force,
         resume: flags.resume,
+        ...(evaluations ? {teacherScores: evaluations.teacher} : {}),
         acceptChanges: flags['accept-changes'],
         signal: this.signal,
         ...this.badWhileTraining(bad)

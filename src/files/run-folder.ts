@@ -15,7 +15,9 @@ export const runNames = {
   metrics: 'metrics.jsonl',
   events: 'tensorboard',
   final: 'final',
-  notFinite: 'not-finite.json'
+  notFinite: 'not-finite.json',
+  /** What a frozen teacher scored, beside which its student's scores stand. */
+  teacher: 'teacher.json'
 } as const
 
 const finalFiles = ['backbone.safetensors', 'heads.safetensors', 'huggingface'] // huggingface: a folder that is replaced as a whole
@@ -91,7 +93,7 @@ export async function clearRun(run: string): Promise<void> {
   const events = join(run, runNames.events)
   for (const name of await readdir(events).catch(() => []))
     if (name.startsWith('events.out.tfevents.')) await rm(join(events, name), {force: true})
-  for (const name of [runNames.notFinite, runNames.metrics]) await rm(join(run, name), {force: true})
+  for (const name of [runNames.notFinite, runNames.teacher, runNames.metrics]) await rm(join(run, name), {force: true})
   for (const folder of ['checkpoints', runNames.final, runNames.events]) await rmdir(join(run, folder)).catch(() => undefined) // not empty: somebody's files
 }
 

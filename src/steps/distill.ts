@@ -5,12 +5,16 @@
  * and stochastic depth is off. An average of the student is kept beside it, in the teacher's place in a checkpoint, and is the model that is judged and kept at last. Several students go in
  * step through one stream of batches and one pass of the teacher; each has a run folder of its own and comes out as it would alone.
  */
+import {writeFile} from 'node:fs/promises'
+import {join} from 'node:path'
 import type {Derived} from '../config/derived.js'
 import {UserError} from '../config/errors.js'
 import type {Settings} from '../config/table.js'
 import type {CropBatch} from '../data/batches.js'
 import {SharedBatches} from '../data/shared-batches.js'
 import type {EngineInfo} from '../engine/start.js'
+import {atomicFile} from '../files/atomic.js'
+import {runNames} from '../files/run-folder.js'
 import {initProjector} from '../model/init.js'
 import type {Named} from '../optim/adamw.js'
 import type {Precision} from '../tensor/ops/precision.js'
@@ -62,6 +66,8 @@ export type DistillOptions = Pick<RunOptions, 'images' | 'version' | 'resume' | 
   readonly students: readonly Student[]
   readonly precision: Precision
   readonly engine?: EngineInfo
+  /** What the teacher itself scores; kept in each run folder, so that a report of the student has it beside its own scores. */
+  readonly teacherScores?: Readonly<Record<string, number>>
 }
 
 /** What happens to a student, told by its place in the list. */
@@ -238,13 +244,30 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
         })
       )
     }
-    yield* inStep(runs, lessons, () => stop.abort())
+    const told = new Set<number>()
+    for await (const event of inStep(runs, lessons, () => stop.abort())) {
+      if (options.teacherScores && event.event.kind === 'step' && !told.has(event.student)) {
+        told.add(event.student)
+        await keepTeacher(students[event.student]!.run, teacher, options.teacherScores)
+      }
+      yield event
+    }
   } finally {
     signal?.removeEventListener('abort', pass)
     for (const run of runs) await run.return(undefined)
     lessons.dispose()
   }
 }
+
+/** Writes `teacher.json` of a run folder: which teacher it was, and its scores. */
+const keepTeacher = async (run: string, {path, parameters}: Teacher, scores: Readonly<Record<string, number>>): Promise<void> =>
+  atomicFile(
+    join(run, runNames.teacher),
+    async file => writeFile(file, `${JSON.stringify({teacher: path, parameters, ...scores}, null, 2)}\n`),
+    {
+      force: true
+    }
+  )
 
 /** Pulls the runs so that none takes a step before all have taken the one before it. */
 async function* inStep(

@@ -148,6 +148,12 @@ describe('what a student takes over', () => {
     const ended = await teach('scored', '--config', at('both.yaml'), '--set', 'train.steps=4', '--eval-images', at('pictures'), '--eval-every', '4', '--json') // prettier-ignore
     ok(ended)
     assert.match(ended.stderr, /the student: k-nearest neighbours [\d.]+ % .*; the teacher: k-nearest neighbours [\d.]+ %/)
+    const kept = JSON.parse(readFileSync(at('scored', 'teacher.json'), 'utf8')) as Record<string, unknown>
+    const {teacher_scores: scores} = JSON.parse(ended.stdout || '{}') as {teacher_scores?: Record<string, number>}
+    assert.equal(kept['teacher'], at('run'))
+    if (scores) assert.equal(kept['knn_10'], scores['knn_10'])
+    const page = await runBinary(realBinary, ['report', at('scored'), '-o', '-'])
+    assert.match(page.stdout, /teacher\.json/)
   })
 })
 
