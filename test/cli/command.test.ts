@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import {existsSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {describe, it} from 'node:test'
+import {openOutput} from '../../src/cli/output.js'
 import {fixtureBinary, folder, run, said, shell, start, type Ended} from './program.js'
 
 const program = fixtureBinary()
@@ -234,6 +235,14 @@ describe('outputs', {concurrency: 2}, () => {
     assert.equal(readFileSync(file, 'utf8'), 'row 0\n')
     assert.deepEqual(readdirSync(dir), ['rows'])
     assert.equal((await probe('x', '-o', join(dir, 'no', 'where'))).status, 2)
+  })
+
+  it('are empty files where there was nothing to write', async () => {
+    const dir = folder()
+    const output = await openOutput(join(dir, 'rows'))
+    await output.commit()
+    assert.equal(readFileSync(join(dir, 'rows'), 'utf8'), '')
+    assert.deepEqual(readdirSync(dir), ['rows'])
   })
 
   it('leave the old file and no other when there were too many bad inputs', async () => {
