@@ -151,12 +151,12 @@ function ours(task: string): Outcome {
 }
 const best = ({top1, chosen}: {top1: number; chosen?: string}): Said => ({top1, ...(chosen === undefined ? {} : {note: chosen})})
 
-function theirs(task: string, way: string): Outcome {
+function theirs(task: string, way: string, chosen?: string): Outcome {
   const ending = task === 'linear' ? '' : '-cls'
   const args =
     task === 'depth'
       ? [scratch, scratch, way, '0', depthSteps]
-      : [file(`train${ending}.npy`), file(`val${ending}.npy`), way, String(blocks), values.steps]
+      : [file(`train${ending}.npy`), file(`val${ending}.npy`), way, String(blocks), values.steps, ...(chosen === undefined ? [] : [chosen])]
   const run = watched([python, '-W', 'ignore', join(root, 'bench/peers/eval.py'), ...args])
   return told(run, JSON.parse(lastLine(run.out)) as Said)
 }
@@ -180,7 +180,10 @@ for (const task of values.tasks.split(',')) {
     const known = fastest.get(name)
     if (!known || outcome.wall < known.wall) fastest.set(name, outcome)
   }
-  const jobs = [() => keep('dinov2', ours(task)), ...ways[task]!.map(way => () => keep(way, theirs(task, way)))]
+  const jobs = [
+    () => keep('dinov2', ours(task)),
+    ...ways[task]!.map(way => () => keep(way, theirs(task, way, /^C (\S+)/.exec(fastest.get('dinov2')?.note ?? '')?.[1])))
+  ]
   for (let repeat = 0; repeat < Number(values.repeats); repeat++) for (const job of repeat % 2 ? jobs.reverse() : jobs) job()
   const mine = fastest.get('dinov2')!.wall
   for (const name of ['dinov2', ...ways[task]!]) {

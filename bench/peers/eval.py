@@ -1,9 +1,9 @@
 """Evaluations on frozen features for bench/eval.ts: a line of JSON with seconds (without imports), top-1 and what was chosen.
 
-usage: eval.py TRAIN.npy VAL.npy WAY BLOCKS STEPS, or eval.py FOLDER FOLDER depth-torch 0 STEPS
+usage: eval.py TRAIN.npy VAL.npy WAY BLOCKS STEPS [C], or eval.py FOLDER FOLDER depth-torch 0 STEPS
 WAY   knn-torch      cosine, k = 20, votes exp(similarity / 0.07), by one product and topk, as the reference does
       knn-sklearn    the same by KNeighborsClassifier
-      lbfgs-sklearn  LogisticRegression for 45 values of C, chosen on a tenth of train, then all of it; scikit-learn's own stopping rule
+      lbfgs-sklearn  LogisticRegression for 45 values of C, chosen on a tenth of train, then all of it; scikit-learn's own stopping rule; with C, told for that value too
       linear-torch   52 linear layers side by side as the reference trains them: one forward and backward of all, SGD with a group for each, cosine
       depth-torch    a linear depth head on maps of FOLDER: 256 bins, SigLoss, AdamW under one cycle of rate and momentum, channels brought to one scale, as depth-eval --cached does
 Labels are those of the .jsonl beside each .npy.
@@ -112,6 +112,11 @@ elif way == "lbfgs-sklearn":
     best = max(scores, key=lambda pair: pair[0])[1]
     said = fit(best, order).predict(xv.astype(np.float64))
     note = f"C {best:.2g}"
+    if len(sys.argv) > 6:  # the C that another program chose on its own tenth: then both have solved the same problem
+        took = time.time() - begun
+        other = float(sys.argv[6])
+        note += f"; with C {other:.2g}: {100 * float((fit(other, order).predict(xv.astype(np.float64)) == yv).mean()):.1f}"
+        begun = time.time() - took
 else:
     torch.manual_seed(0)
     C = x.shape[1] // (blocks + 1)
