@@ -81,6 +81,7 @@ export async function openOutput(target: string, {force = false}: {force?: boole
       await close()
       over = true
       if (direct) return
+      if (!stream) made(path) // nothing was written: no rows are an empty file
       await sync(path)
       await rename(path, final)
       forgetTemporary(path)
