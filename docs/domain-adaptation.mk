@@ -44,14 +44,17 @@ SMALL   := $(OUT)/student/$(MODEL)
 FRESH   := $(OUT)/scratch/$(MODEL)
 ALONE   := $(OUT)/student-scratch/$(MODEL)
 
-# Settings with which nothing is taken over: random weights, one rate for all blocks, no steps for the heads alone.
-RANDOM  := --set student.pretrained_weights='""' --set optim.base_lr=$(SCRATCH_LR) --set optim.layerwise_decay=1 --set optim.head_warmup_epochs=0
+RUNS    := adapted scratch student student-scratch
+KNN     := $(RUNS:%=$(OUT)/knn-%.json) $(OUT)/knn-init.json
 
-all: $(OUT)/knn.json $(OUT)/linear.json $(OUT)/report.html
+# Settings with which nothing is taken over: random weights, one rate for all blocks, no steps for the heads alone.
+RANDOM  := --set student.pretrained_weights= --set optim.base_lr=$(SCRATCH_LR) --set optim.layerwise_decay=1 --set optim.patch_embed_lr_mult=1 --set optim.head_warmup_epochs=0
+
+all: $(KNN) $(OUT)/linear.json $(OUT)/report.html
 	@echo
 	@echo "Done. Look at:"
 	@echo "  $(OUT)/curation.html               what was left out of the pool, and why"
-	@echo "  $(OUT)/knn.html, linear.html       what each model is worth, with intervals and confusions"
+	@echo "  $(OUT)/knn-*.html, linear.html     what each model is worth, with intervals and confusions"
 	@echo "  $(OUT)/report.html                 how the runs went: losses, health, settings"
 adapted: $(ADAPTED)
 student: $(SMALL)
@@ -75,17 +78,19 @@ $(FRESH): $(ADAPTED)
 $(ALONE): $(SMALL)
 	$(DINOV2) pretrain $(LIST) --config $(OUT)/student/config.yaml -o $(OUT)/student-scratch $(FLAGS) --force || test $$? -eq 6
 
-# The first model is compared with each of the others, image by image; the baselines are those of its own architecture.
+SCORES := --train $(IMAGES) --val $(VAL) --size $(SIZE) $(FLAGS)
+
+# Nearest neighbours, beside raw pixels and beside the same architecture untrained.
+$(RUNS:%=$(OUT)/knn-%.json): $(OUT)/knn-%.json: $(OUT)/%/$(MODEL)
+	$(DINOV2) knn-eval $(SCORES) --model $(OUT)/$* -k 10,20 --baseline pixels --baseline untrained -o $@ --html $(@:.json=.html) --force
+
+$(OUT)/knn-init.json: $(LIST)
+	$(DINOV2) knn-eval $(SCORES) --model $(INIT) -k 10,20 --baseline pixels --baseline untrained -o $@ --html $(@:.json=.html) --force
+
+# One linear layer. The first model is compared with each of the others, image by image; the untrained baseline has its architecture.
 MODELS := --model $(OUT)/adapted --model $(INIT) --model $(OUT)/scratch --model $(OUT)/student --model $(OUT)/student-scratch
-SCORES := --train $(IMAGES) --val $(VAL) $(MODELS) --size $(SIZE) $(FLAGS)
-
-$(OUT)/knn.json: $(ADAPTED) $(FRESH) $(SMALL) $(ALONE)
-	@echo "nearest neighbours"
-	$(DINOV2) knn-eval $(SCORES) -k 10,20 --baseline pixels --baseline untrained -o $@ --html $(OUT)/knn.html --force
-
 $(OUT)/linear.json: $(ADAPTED) $(FRESH) $(SMALL) $(ALONE)
-	@echo "one linear layer"
-	$(DINOV2) linear-eval $(SCORES) --cached --steps 1000 --baseline majority --baseline pixels --baseline untrained -o $@ --html $(OUT)/linear.html --force
+	$(DINOV2) linear-eval $(SCORES) $(MODELS) --cached --steps 1000 --baseline majority --baseline pixels --baseline untrained -o $@ --html $(OUT)/linear.html --force
 
 $(OUT)/report.html: $(ADAPTED) $(FRESH) $(SMALL) $(ALONE)
 	$(DINOV2) report $(OUT)/adapted $(OUT)/scratch $(OUT)/student $(OUT)/student-scratch -o $@ --force
