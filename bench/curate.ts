@@ -1,7 +1,7 @@
 /**
  * Curation beside faiss on this machine, in one run: k-means, and all pairs above a threshold, exactly and by inverted lists; and how cost grows with the rows.
  *
- * usage: node dist/bench/curate.js [--rows 10000,100000] [--dim 384] [--clusters 1000] [--iterations 10] [--tasks kmeans,exact,lists,sample] [--plot growth.html]
+ * usage: node dist/bench/curate.js [--rows 10000,100000] [--dim 384] [--clusters 1000] [--iterations 10] [--tasks kmeans,exact,lists,sample] [--plot growth.html|growth.svg]
  * PYTHON names a Python with numpy and faiss-cpu. Rows are drawn: unit vectors around one centre for 50 rows, one in twenty of them a near-copy of another.
  * Each contender is a process of its own, on two threads, reading one .npy file; time is that of the work without reading; memory is the peak of the process.
  * k-means starts as each does by default (ours k-means++, faiss from random rows). Quality stands beside time: the mean squared distance of k-means, the pairs found.
@@ -188,10 +188,27 @@ if (values.plot) {
   })
   writeFileSync(
     values.plot,
-    page({
-      title: 'How curation grows',
-      body: html`<h1>How curation grows</h1>
-        ${chart}`
-    })
+    values.plot.endsWith('.svg')
+      ? picture(String(chart), [...growth.keys()])
+      : page({
+          title: 'How curation grows',
+          body: html`<h1>How curation grows</h1>
+            ${chart}`
+        })
   )
+}
+
+/** The chart as a file of its own: without the page around it, with its colours and the names of its lines inside. */
+function picture(chart: string, names: readonly string[]): string {
+  const colours = ['#1f6feb', '#d9480f', '#2b8a3e', '#9c36b5']
+  const style =
+    'svg{background:#fcfcfa;font:11px system-ui,sans-serif;fill:#1c1e21}.axis{stroke:#d9d9d4}path,polyline{fill:none;stroke-width:1.5}' +
+    colours.map((colour, i) => `.c${i}{stroke:${colour}}`).join('') +
+    `:root{${colours.map((colour, i) => `--c${i}:${colour}`).join(';')};--line:#d9d9d4;--quiet:#666b73;--ink:#1c1e21}`
+  const legend = names.map((name, i) => `<text x="66" y="${24 + 14 * i}" style="fill:${colours[i]}">${name}</text>`).join('')
+  const [svg] = /<svg[\s\S]*<\/svg>/.exec(chart)!
+  return svg
+    .replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" width="780" height="360" ')
+    .replace(/(<svg [^>]*>)/, `$1<style>${style}</style>`)
+    .replace('</svg>', `${legend}</svg>\n`)
 }

@@ -182,7 +182,7 @@ for (const task of values.tasks.split(',')) {
   }
   const jobs = [
     () => keep('dinov2', ours(task)),
-    ...ways[task]!.map(way => () => keep(way, theirs(task, way, /^C (\S+)/.exec(fastest.get('dinov2')?.note ?? '')?.[1])))
+    ...ways[task]!.map(way => () => keep(way, theirs(task, way, /C (\S+)$/.exec(fastest.get('dinov2')?.note ?? '')?.[1])))
   ]
   for (let repeat = 0; repeat < Number(values.repeats); repeat++) for (const job of repeat % 2 ? jobs.reverse() : jobs) job()
   const mine = fastest.get('dinov2')!.wall

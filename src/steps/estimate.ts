@@ -156,15 +156,15 @@ export function sizesOf(settings: Settings, plan: Derived, precision: Precision,
   }
 }
 
-/** Floating-point operations a second of one block of this width, forwards and backwards, on whatever engine runs. */
+/** Floating-point operations a second of one block of this width, forwards and backwards, on whatever engine runs; `images` bounds those that go through at once. */
 export function throughputOf(
   vit: VitConfig,
   precision: Precision,
-  {seconds = 1.5, pixels = 224}: {seconds?: number; pixels?: number} = {}
+  {seconds = 1.5, pixels = 224, images: most = Infinity}: {seconds?: number; pixels?: number; images?: number} = {}
 ): number {
   const side = Math.max(1, Math.floor(pixels / vit.patch))
   const one: VitConfig = {...vit, depth: 1, grid: side}
-  const count = Math.max(2, Math.round(2048 / side ** 2))
+  const count = Math.min(most, Math.max(2, Math.round(2048 / side ** 2)))
   const params = initVit(one, 0)
   const {params: low, owned} = computeCopy(params, precision)
   const images = truncatedNormal([count, side * vit.patch, side * vit.patch, 3]) as Tensor4D
@@ -267,7 +267,7 @@ export async function bill(
   const limit = options.limits?.seconds ?? PATIENCE
   // Where even a slow processor takes the step in time, its throughput need not be known; and the probe's own memory is then the highest that this process sees.
   if (!roomy || sizes.flops > limit * SLOW) {
-    const perSecond = throughputOf(plan.vit, precision)
+    const perSecond = throughputOf(plan.vit, precision, {pixels: settings.crops.global_crops_size, images: plan.batch}) // no more than a step takes
     const achieved = `one block of this width achieves ${(perSecond / 1e12).toPrecision(2)} TFLOP/s here`
     if (!roomy) return estimate(`a probe would need about ${gib(needed)} and ${gib(free)} are free; ${achieved}`, perSecond)
     const each = sizes.flops / perSecond
