@@ -71,14 +71,14 @@ Several --student files are taught side by side from one pass of the teacher, ea
         code: 'USAGE',
         hint: 'Name a run folder, a checkpoint or a released model: --teacher run-large.'
       })
-    const {readLayers, resolveSettings, withSetting} = await import('../src/config/settings.js')
+    const {readLayers, settingsOfFile, withSetting} = await import('../src/config/settings.js')
     const {lasting, readOrigin} = await import('../src/steps/origin.js')
     const {planTeacher} = await import('../src/steps/teacher.js')
     const {studentName, studentOf, taught} = await import('../src/steps/distill-settings.js')
     const known = named === undefined ? (resolved.sources.get('distill.teacher') ?? 'distill.teacher') : '--teacher'
     const shared = withSetting(resolved, 'distill.teacher', await lasting(path), known)
     const plan = await planTeacher(path, shared.settings.distill.from)
-    const origin = await readOrigin(path, file => resolveSettings(readLayers([file], [], {flags: [], settings: true}).settings).settings)
+    const origin = await readOrigin(path, settingsOfFile)
     this.#teacher = plan
     const files = student ?? []
     if (files.length === 0) return taught(shared, plan, origin.settings, withSetting)
@@ -218,16 +218,10 @@ Several --student files are taught side by side from one pass of the teacher, ea
   ): Promise<number> {
     const {batchOfRun} = await import('../src/steps/resume.js')
     const kept = resume && run !== undefined ? await batchOfRun(run) : undefined
-    if (kept !== undefined) {
-      this.note(`--batch auto: ${kept} images a step, as the run began`)
-      return kept
-    }
     const {batchForStudent} = await import('../src/steps/distill.js')
     const {gib} = await import('../src/steps/auto-batch.js')
     const precision = trainingPrecision('distill', teacher.precision)
-    const {batch, expected, limit} = await batchForStudent(settings, {teacher, precision, device, images})
-    this.note(`--batch auto: ${batch} images a step, for which ${gib(expected)} of ${gib(limit)} are expected to be needed`)
-    return batch
+    return this.autoBatch(kept, () => batchForStudent(settings, {teacher, precision, device, images}), gib)
   }
 
   /** Students that learn side by side take the same steps on the same crops. Throws a usage error where they would not. */

@@ -55,7 +55,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     const {init, resume, output} = flags as {init?: string; resume?: boolean; output?: string}
     const weights = init ?? resolved.settings.student.pretrained_weights
     if (!weights) return resolved
-    const {readLayers, resolveSettings, withSetting} = await import('../src/config/settings.js')
+    const {settingsOfFile, withSetting} = await import('../src/config/settings.js')
     const {decided, lasting, readOrigin, settingsFrom, valueOf} = await import('../src/steps/origin.js')
     const {settingsOfRun} = await import('../src/steps/resume.js')
     const path = 'student.pretrained_weights'
@@ -69,7 +69,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
           next = withSetting(next, name, valueOf({...next, settings: begun}, name) ?? valueOf(next, name), source)
       return next
     }
-    this.#origin = await readOrigin(weights, file => resolveSettings(readLayers([file], [], {flags: [], settings: true}).settings).settings)
+    this.#origin = await readOrigin(weights, settingsOfFile)
     return settingsFrom(this.#origin, next, source, withSetting)
   }
 
@@ -94,17 +94,11 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))
     const precision = trainingPrecision('pretrain', engine.precision)
-    const kept = flags.batch === 'auto' && flags.resume && output !== undefined ? await batchOfRun(output) : undefined
-    if (kept !== undefined) {
-      this.note(`--batch auto: ${kept} images a step, as the run began`)
-      resolved = withSetting(resolved, 'train.batch_size_per_gpu', kept, '--batch')
-    } else if (flags.batch === 'auto') {
+    if (flags.batch === 'auto') {
       const {autoBatch, gib} = await import('../src/steps/auto-batch.js')
-      const found = await autoBatch(resolved.settings, {precision, device: engine.device, images: images.length})
-      this.note(
-        `--batch auto: ${found.batch} images a step, for which ${gib(found.expected)} of ${gib(found.limit)} are expected to be needed`
-      )
-      resolved = withSetting(resolved, 'train.batch_size_per_gpu', found.batch, '--batch')
+      const kept = flags.resume && output !== undefined ? await batchOfRun(output) : undefined
+      const find = () => autoBatch(resolved.settings, {precision, device: engine.device, images: images.length})
+      resolved = withSetting(resolved, 'train.batch_size_per_gpu', await this.autoBatch(kept, find, gib), '--batch')
     }
     const {settings} = resolved
     const plan = derive(settings)

@@ -189,6 +189,21 @@ export abstract class TrainingCommand extends Command {
     }
   }
 
+  /** Images a step where --batch auto chooses them, said: those of a run that is gone on with, else what is found to fit. */
+  protected async autoBatch(
+    kept: number | undefined,
+    find: () => Promise<{readonly batch: number; readonly expected: number; readonly limit: number}>,
+    gib: (bytes: number) => string
+  ): Promise<number> {
+    if (kept !== undefined) {
+      this.note(`--batch auto: ${kept} images a step, as the run began`)
+      return kept
+    }
+    const {batch, expected, limit} = await find()
+    this.note(`--batch auto: ${batch} images a step, for which ${gib(expected)} of ${gib(limit)} are expected to be needed`)
+    return batch
+  }
+
   /** Options of an evaluation that goes along, for images of `crop` pixels and a backbone of this patch. */
   protected evaluationOptions(
     images: readonly string[],

@@ -236,6 +236,10 @@ export function resolveSettings(given: readonly Given[] = []): ResolvedSettings 
   return {settings: assemble(values), sources}
 }
 
+/** The settings that one file gives, over the defaults. Throws as `readLayers` and `resolveSettings`. */
+export const settingsOfFile = (file: string): Settings =>
+  resolveSettings(readLayers([file], [], {flags: [], settings: true}).settings).settings
+
 /** The same with one more value above all others. */
 export function withSetting({settings, sources}: ResolvedSettings, path: string, value: unknown, source: string): ResolvedSettings {
   const setting = settingsByPath.get(path)

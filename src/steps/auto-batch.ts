@@ -7,12 +7,12 @@ import {derive} from '../config/derived.js'
 import type {Derived} from '../config/derived.js'
 import {UserError} from '../config/errors.js'
 import type {Settings} from '../config/table.js'
-import {maskSettings} from '../data/masks.js'
 import {freeMemory} from '../engine/machine.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {memory} from '../tensor/tf.js'
 import {noise} from './forecast.js'
 import {cropSettings, freshState, pretrainLearner} from './pretrain.js'
+import {masksOf} from './run.js'
 import type {Learner} from './run.js'
 
 export type AutoBatch = {
@@ -78,10 +78,9 @@ export async function autoBatch(
   const probe = async (batch: number): Promise<{peak: number; held: number}> => {
     const own = of(batch)
     const plan: Derived = derive(own)
-    const masks = maskSettings(crops.globalSize, plan.vit.patch, own.ibot.mask_sample_probability, own.ibot.mask_ratio_min_max)
     const learner = await learn(own, plan, precision)
     try {
-      for await (const made of noise(own, batch, masks)) {
+      for await (const made of noise(own, batch, masksOf(own, plan))) {
         learner.take(made)
         break
       }

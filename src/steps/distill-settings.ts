@@ -6,7 +6,8 @@
  */
 import {basename, extname} from 'node:path'
 import {UserError} from '../config/errors.js'
-import type {ResolvedSettings, Settings} from '../config/settings.js'
+import type {ResolvedSettings} from '../config/settings.js'
+import {valueOf} from './origin.js'
 import type {Origin} from './origin.js'
 import type {TeacherPlan} from './teacher.js'
 
@@ -19,10 +20,6 @@ const inherited =
 /** Where the settings come from that a teacher decides. */
 const source = '--teacher'
 
-const valueOf = ({settings}: ResolvedSettings, path: string): unknown => {
-  const [section, key] = path.split('.') as [keyof Settings, string]
-  return (settings[section] as Readonly<Record<string, unknown>>)[key]
-}
 const isSet = ({sources}: ResolvedSettings, path: string): boolean => (sources.get(path) ?? 'default') !== 'default'
 
 /**
@@ -74,7 +71,7 @@ export function taught(
 }
 
 /** Sections of which each of several students may have its own values. */
-const own = /^(student|dino|ibot|teacher|optim)\.|^ibot\.separate_head$/
+const own = /^(student|dino|ibot|teacher|optim)\./
 
 /** A student beside others: its name, and what its file says. */
 export type StudentFile = {

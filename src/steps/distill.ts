@@ -31,11 +31,13 @@ import {explain} from './not-finite.js'
 import {onlineEval} from './online-eval.js'
 import type {OnlineEvalOptions} from './online-eval.js'
 import {
+  computingOf,
   cropSettings,
   freeBatch,
   freeState,
   freshState,
   measuredOf,
+  normsOf,
   ratesAt,
   ratesShown,
   statePlaces,
@@ -169,13 +171,13 @@ export function distillLearner(
         })
         done()
         state = stepped.state
-        const {losses, gradNorms, clsCosine} = stepped.report
+        const {losses, clsCosine} = stepped.report
         const {teacher_temp: _, last_layer_lr: _last, ...shown} = ratesShown(rates)
         return {
           report: stepped.report,
           measured: {
             ...losses,
-            ...Object.fromEntries(Object.entries(gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm])),
+            ...normsOf(stepped.report),
             cls_cosine: clsCosine
           },
           rates: shown
@@ -215,10 +217,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
     students.map(({settings, plan}) => gridFor(settings, plan, teacher)),
     teacherSide(first.settings, teacher)
   )
-  const computing = {
-    precision,
-    ...(engine ? {engine: `${engine.engine} ${engine.version}`, device: engine.device, threads: engine.threads} : {})
-  }
+  const computing = computingOf(precision, engine)
   const shared = new SharedBatches(
     start => trainingBatches({images, settings: first.settings, plan: first.plan, crops, ...(onBad ? {onBad} : {})}, start),
     first.plan.steps

@@ -7,17 +7,16 @@
 import {mkdtemp, open, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import {cropBatches} from '../data/batches.js'
 import type {CropBatch} from '../data/batches.js'
 import {decodeRgb} from '../data/decode.js'
-import {collateMasks, maskSettings} from '../data/masks.js'
+import {collateMasks} from '../data/masks.js'
 import type {MaskSettings} from '../data/masks.js'
-import {shuffledSampler} from '../data/sampler.js'
 import type {ImageList} from '../data/table.js'
 import {rng} from '../tensor/random.js'
 import type {MemoryParts} from './memory.js'
 import {cropSettings, freshState, pretrainLearner} from './pretrain.js'
 import type {PretrainOptions} from './pretrain.js'
+import {masksOf, trainingBatches} from './run.js'
 import type {Learner} from './run.js'
 
 export type Forecast = {
@@ -57,9 +56,7 @@ const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
 
 /** Takes the first steps of a run and says from them what all of it will need. Throws what reading its images throws. */
 export async function forecast({images, settings, plan, precision, folder, probe = PROBE, ...given}: ForecastOptions): Promise<Forecast> {
-  const {train, ibot} = settings
-  const crops = cropSettings(settings)
-  const masks = maskSettings(crops.globalSize, plan.vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
+  const {train} = settings
   const allLearns = {...plan, headWarmup: 0} // most steps are such, and they are the dearer ones
   const learner = given.learner ?? pretrainLearner(await freshState(settings, plan), {settings, plan: allLearns, precision})
   let [parameters, bytes] = [0, 0]
@@ -71,18 +68,8 @@ export async function forecast({images, settings, plan, precision, folder, probe
   const count = typeof images === 'number' ? images : images.length
   const batches =
     typeof images === 'number'
-      ? noise(settings, plan.batch, masks)
-      : cropBatches({
-          refs: images,
-          sampler: shuffledSampler(images.length, train.seed),
-          batch: plan.batch,
-          crops,
-          masks,
-          seed: train.seed,
-          end: plan.steps,
-          cacheBytes: train.cache_mb * 2 ** 20,
-          ...(train.workers > 0 ? {workers: train.workers} : {})
-        })
+      ? noise(settings, plan.batch, masksOf(settings, plan))
+      : trainingBatches({images, settings, plan, crops: cropSettings(settings)}, 0)
   const warm = Math.min(probe.warm, Math.max(1, plan.steps - 1))
   let [taken, measured, seconds, waited] = [0, 0, 0, 0]
   const started = performance.now()

@@ -22,7 +22,7 @@ import {memoryParts} from './memory.js'
 import {explain} from './not-finite.js'
 import {weightsFor} from './origin.js'
 import {fillPlaces, placesOf} from './resume.js'
-import type {Place} from './resume.js'
+import type {Computing, Place} from './resume.js'
 import {newestGood, runTraining} from './run.js'
 import type {Learner, RunEvent, RunOptions} from './run.js'
 import {trainStep} from './train-step.js'
@@ -167,10 +167,20 @@ export const cropSettings = ({crops, train}: Settings): CropSettings => ({
   blurSigma: [0.1, crops.blur_sigma_max]
 })
 
+/** Gradient norms, as metrics name them. */
+export const normsOf = ({gradNorms}: Pick<StepReport, 'gradNorms'>): Record<string, number> =>
+  Object.fromEntries(Object.entries(gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm]))
+
+/** What computes, as checkpoints record it. */
+export const computingOf = (precision: Precision, engine: EngineInfo | undefined): Computing => ({
+  precision,
+  ...(engine ? {engine: `${engine.engine} ${engine.version}`, device: engine.device, threads: engine.threads} : {})
+})
+
 /** What a step over prototypes measured, as metrics name it. */
 export const measuredOf = (report: Omit<StepReport, 'masked'>): Record<string, number> => ({
   ...report.losses,
-  ...Object.fromEntries(Object.entries(report.gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm])),
+  ...normsOf(report),
   teacher_entropy: report.teacherEntropy,
   cls_cosine: report.clsCosine
 })
@@ -229,9 +239,5 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   // A run that goes on from a checkpoint has all it needs there; the weights it once began with may be gone.
   const goingOn = options.resume === true && (await newestGood(options.run)).path !== undefined
   const learner = pretrainLearner(await freshState(settings, plan, goingOn ? '' : undefined), options)
-  const computing = {
-    precision,
-    ...(engine ? {engine: `${engine.engine} ${engine.version}`, device: engine.device, threads: engine.threads} : {})
-  }
-  yield* runTraining(learner, {...options, crops: cropSettings(settings), computing})
+  yield* runTraining(learner, {...options, crops: cropSettings(settings), computing: computingOf(precision, engine)})
 }

@@ -14,6 +14,7 @@ import type {CropSettings} from '../data/augment.js'
 import {cropBatches, describeLoad} from '../data/batches.js'
 import type {BadImage, Batches, CropBatch} from '../data/batches.js'
 import {maskSettings} from '../data/masks.js'
+import type {MaskSettings} from '../data/masks.js'
 import {shuffledSampler} from '../data/sampler.js'
 import type {ImageList} from '../data/table.js'
 import {atomicFile} from '../files/atomic.js'
@@ -316,6 +317,10 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
   }
 }
 
+/** How many patches of which crops are masked. */
+export const masksOf = ({ibot, crops}: Settings, {vit}: Derived): MaskSettings =>
+  maskSettings(crops.global_crops_size, vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
+
 /** The batches of a run from step `start` on: which images, crops and masks come at a step follows from seed and step. */
 export const trainingBatches = (
   {images, settings, plan, crops, onBad}: Pick<RunOptions, 'images' | 'settings' | 'plan' | 'crops' | 'onBad'>,
@@ -326,7 +331,7 @@ export const trainingBatches = (
     sampler: shuffledSampler(images.length, settings.train.seed),
     batch: plan.batch,
     crops,
-    masks: maskSettings(crops.globalSize, plan.vit.patch, settings.ibot.mask_sample_probability, settings.ibot.mask_ratio_min_max),
+    masks: masksOf(settings, plan),
     seed: settings.train.seed,
     start,
     end: plan.steps,

@@ -42,8 +42,6 @@ export type TeacherPlan = {
   readonly parameters: number
   /** Bytes that it takes while it teaches. */
   readonly bytes: (precision: Precision) => number
-  /** Side of the square that its images were cut to, where the file says so. */
-  readonly crop?: number
   /** Mean and deviation of the channels that its images are normalised by, where they are not those of ImageNet. */
   readonly normalisation?: Normalisation
 }
@@ -86,14 +84,12 @@ export async function planTeacher(path: string, lesson: Lesson): Promise<Teacher
     if (heads)
       for (const [name, entry] of checkpoint.heads)
         if (/^(dino|ibot)_head\./.test(name)) headNumbers += entry.shape.reduce((a, b) => a * b, 1)
-    const crop = Number(checkpoint.metadata['crop'])
     return {
       path,
       vit,
       ...(heads ? {heads} : {}),
       parameters,
       bytes: precision => (precision === 'bf16' ? 4 * (parameters - linear) + 2 * (linear + headNumbers) : 4 * (parameters + headNumbers)),
-      ...(crop > 0 ? {crop} : {}),
       ...(await normalisationOf(path))
     }
   } finally {
