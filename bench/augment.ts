@@ -9,12 +9,12 @@ import {execFileSync} from 'node:child_process'
 import {cpus} from 'node:os'
 import {parseArgs} from 'node:util'
 import sharp from 'sharp'
-import {multiCrop} from '../src/data/augment.js'
-import {decodeRgb} from '../src/data/decode.js'
-import {loadNative, readyNative} from '../src/data/native.js'
-import {planViews, shrinkOf, viewBytes, type CropSettings, type ViewPlan} from '../src/data/plan.js'
-import type {Raster} from '../src/data/resample.js'
-import {listImages, type ImageRef} from '../src/data/source.js'
+import {multiCrop} from '../src/data/augment/multi-crop.js'
+import {decodeRgb} from '../src/data/image/decode.js'
+import {loadNative, readyNative} from '../src/data/image/native.js'
+import {planViews, shrinkOf, viewBytes, type CropSettings, type ViewPlan} from '../src/data/augment/crop-params.js'
+import type {Raster} from '../src/data/image/resample.js'
+import {listImages, type ImageRef} from '../src/data/sources/source.js'
 
 const {positionals, values} = parseArgs({
   allowPositionals: true,

@@ -8,9 +8,9 @@ import {readFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {startEngine} from '../src/engine/start.js'
 import {depthErrors, meanErrors} from '../src/metrics/depth.js'
-import type {DepthBins} from '../src/probe/depth-head.js'
-import {linearProbe} from '../src/steps/depth-probe.js'
-import {cachedRecipe, ChannelMoments, countBins, showDepth, trainDepthHead} from '../src/steps/depth-train.js'
+import type {DepthBins} from '../src/heads/depth-head.js'
+import {linearProbe} from '../src/tasks/eval/depth/head.js'
+import {cachedRecipe, ChannelMoments, countBins, showDepth, trainDepthHead} from '../src/tasks/eval/depth/train.js'
 import {tensor3d, tensor4d} from '../src/tensor/tf.js'
 
 /** How the drawn maps are laid out: pictures of a set, patches, channels, pixels. */

@@ -12,8 +12,8 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {parseArgs} from 'node:util'
-import {openBackbone} from '../src/files/backbone.js'
-import {expectedShapes} from '../src/files/architecture.js'
+import {openBackbone} from '../src/files/checkpoint/backbone.js'
+import {expectedShapes} from '../src/files/checkpoint/architecture.js'
 
 const {positionals, values} = parseArgs({
   allowPositionals: true,

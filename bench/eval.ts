@@ -12,7 +12,7 @@ import {availableParallelism, cpus, tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {parseArgs} from 'node:util'
-import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../src/files/embeddings.js'
+import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../src/files/embeddings/embeddings.js'
 import {rng} from '../src/tensor/random.js'
 import type {DepthShape} from './depth-head.js'
 

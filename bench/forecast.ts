@@ -9,7 +9,7 @@ import {execFileSync, spawnSync} from 'node:child_process'
 import {mkdtempSync, readFileSync, rmSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import type {Forecast} from '../src/steps/forecast.js'
+import type {Forecast} from '../src/tasks/train/cost-probe.js'
 
 const given = process.argv.slice(2)
 if (given.length === 0) throw new Error('give the flags of a run: node dist/bench/forecast.js photos --config small --set train.steps=100')

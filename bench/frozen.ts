@@ -12,11 +12,11 @@ import {tmpdir} from 'node:os'
 import {join, resolve} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {parseArgs} from 'node:util'
-import type {DepthReport} from '../src/steps/depth-eval.js'
-import type {KnnReport} from '../src/steps/knn-eval.js'
-import type {LinearReport} from '../src/steps/linear-eval.js'
-import type {RetrievalReport} from '../src/steps/retrieval-eval.js'
-import type {SegReport} from '../src/steps/seg-eval.js'
+import type {DepthReport} from '../src/tasks/eval/depth/evaluate.js'
+import type {KnnReport} from '../src/tasks/eval/classification/knn.js'
+import type {LinearReport} from '../src/tasks/eval/classification/linear.js'
+import type {RetrievalReport} from '../src/tasks/eval/retrieval/evaluate.js'
+import type {SegReport} from '../src/tasks/eval/segmentation/evaluate.js'
 
 const {positionals, values} = parseArgs({
   allowPositionals: true,

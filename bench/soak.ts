@@ -12,8 +12,8 @@ import {existsSync, readFileSync} from 'node:fs'
 import {mkdir, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {parseArgs} from 'node:util'
-import {lineChart} from '../src/files/chart.js'
-import {html, page, table} from '../src/files/html.js'
+import {lineChart} from '../src/render/chart.js'
+import {html, page, table} from '../src/render/html.js'
 
 const own = process.argv.slice(2)
 const cut = own.indexOf('--')

@@ -187,7 +187,7 @@ export default class DepthEval extends Command {
     const html = flags.html === undefined ? undefined : await this.output(flags.html)
     if (flags['head-out'] !== undefined) refuseExisting(flags['head-out'], flags.force)
     const bad = this.badImages(flags)
-    const {depthEval} = await import('../src/steps/depth-eval.js')
+    const {depthEval} = await import('../src/tasks/eval/depth/evaluate.js')
     const scale = flags['depth-scale'] ?? preset.scale
     const asked =
       flags.baseline ?? (flags.cached ? (['mean', 'mean-map', 'pixels', 'untrained'] as const) : (['mean', 'mean-map'] as const))
@@ -272,7 +272,7 @@ export default class DepthEval extends Command {
   }
 }
 
-type Report = import('../src/steps/depth-eval.js').DepthReport
+type Report = import('../src/tasks/eval/depth/evaluate.js').DepthReport
 
 /** Rows under a head, columns at their places. */
 function columns(rows: readonly (readonly string[])[]): string[] {

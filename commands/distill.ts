@@ -15,9 +15,9 @@ import {
 import {derive, type Derived} from '../src/config/derived.js'
 import {UserError} from '../src/config/errors.js'
 import type {ResolvedSettings, Settings} from '../src/config/settings.js'
-import type {billOfDistillation} from '../src/steps/distill.js'
-import type {Evaluation} from '../src/steps/run.js'
-import type {Teacher, TeacherPlan} from '../src/steps/teacher.js'
+import type {billOfDistillation} from '../src/tasks/train/distill.js'
+import type {Evaluation} from '../src/tasks/train/training-loop.js'
+import type {Teacher, TeacherPlan} from '../src/tasks/train/teacher.js'
 
 type Asked = Parameters<typeof billOfDistillation>[0]
 type Taught = {readonly name: string | undefined; readonly run: string | undefined; readonly settings: Settings; readonly plan: Derived}
@@ -72,9 +72,9 @@ Several --student files are taught side by side from one pass of the teacher, ea
         hint: 'Name a run folder, a checkpoint or a released model: --teacher run-large.'
       })
     const {readLayers, settingsOfFile, withSetting} = await import('../src/config/settings.js')
-    const {lasting, readOrigin} = await import('../src/steps/origin.js')
-    const {planTeacher} = await import('../src/steps/teacher.js')
-    const {studentName, studentOf, taught} = await import('../src/steps/distill-settings.js')
+    const {lasting, readOrigin} = await import('../src/tasks/train/init-weights.js')
+    const {planTeacher} = await import('../src/tasks/train/teacher.js')
+    const {studentName, studentOf, taught} = await import('../src/tasks/train/distill-settings.js')
     const known = named === undefined ? (resolved.sources.get('distill.teacher') ?? 'distill.teacher') : '--teacher'
     const shared = withSetting(resolved, 'distill.teacher', await lasting(path), known)
     const plan = await planTeacher(path, shared.settings.distill.from)
@@ -121,12 +121,12 @@ Several --student files are taught side by side from one pass of the teacher, ea
     }
     const students = described.map(asStudent)
     this.#sameForAll(students)
-    const {bridges, distill, teacherSide} = await import('../src/steps/distill.js')
+    const {bridges, distill, teacherSide} = await import('../src/tasks/train/distill.js')
     teacherSide(students[0]!.settings, teacherPlan)
 
     const bad = this.badImages(flags)
-    const {gatherImages, openRun, startEngine} = await import('../src/steps/prepare.js')
-    const {loadTeacher} = await import('../src/steps/teacher.js')
+    const {gatherImages, openRun, startEngine} = await import('../src/tasks/train/setup.js')
+    const {loadTeacher} = await import('../src/tasks/train/teacher.js')
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
     for (const {run} of students) if (run !== undefined) await openRun(run, {force: flags.force, resume: flags.resume, make: false})
     bad.accept(images.length)
@@ -137,7 +137,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
       this.note(teacherWords({...teacherPlan, precision}, students[0]!.settings))
       return this.#bill(students, asked)
     }
-    const {mostMemory} = await import('../src/steps/auto-batch.js')
+    const {mostMemory} = await import('../src/tasks/train/auto-batch.js')
     const teacher = await loadTeacher(teacherPlan, precision, await mostMemory(engine.device))
     try {
       this.note(teacherWords(teacher, students[0]!.settings))
@@ -199,7 +199,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
 
   /** What --dry-run says of each student. */
   async #bill(students: readonly Taught[], asked: Omit<Asked, 'settings' | 'plan'>): Promise<unknown> {
-    const {billOfDistillation} = await import('../src/steps/distill.js')
+    const {billOfDistillation} = await import('../src/tasks/train/distill.js')
     const bills: unknown[] = []
     for (const {name, settings, plan} of students) {
       const bill = await billOfDistillation({...asked, settings, plan})
@@ -216,10 +216,10 @@ Several --student files are taught side by side from one pass of the teacher, ea
     teacher: Teacher,
     {device, images, resume}: {device: string; images: number; resume: boolean}
   ): Promise<number> {
-    const {batchOfRun} = await import('../src/steps/resume.js')
+    const {batchOfRun} = await import('../src/tasks/train/resume.js')
     const kept = resume && run !== undefined ? await batchOfRun(run) : undefined
-    const {batchForStudent} = await import('../src/steps/distill.js')
-    const {gib} = await import('../src/steps/auto-batch.js')
+    const {batchForStudent} = await import('../src/tasks/train/distill.js')
+    const {gib} = await import('../src/tasks/train/auto-batch.js')
     const precision = trainingPrecision('distill', teacher.precision)
     return this.autoBatch(kept, () => batchForStudent(settings, {teacher, precision, device, images}), gib)
   }
@@ -252,8 +252,8 @@ Several --student files are taught side by side from one pass of the teacher, ea
     teacher: Teacher,
     precision: 'fp32' | 'bf16'
   ): Promise<{each: Evaluation[]; teacher: Readonly<Record<string, number>>}> {
-    const {onlineEval} = await import('../src/steps/online-eval.js')
-    const {scoreTeacher} = await import('../src/steps/distill.js')
+    const {onlineEval} = await import('../src/tasks/train/online-eval.js')
+    const {scoreTeacher} = await import('../src/tasks/train/distill.js')
     const each: Evaluation[] = []
     for (const {settings, plan} of students) {
       const {crops, train} = settings
@@ -266,7 +266,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
       each.push(made)
     }
     const {settings} = students[0]!
-    const {teacherSide} = await import('../src/steps/distill.js')
+    const {teacherSide} = await import('../src/tasks/train/distill.js')
     const crop = teacherSide(settings, teacher)
     const own = this.evaluationOptions(images, flags, {crop, patch: teacher.vit.patch, workers: settings.train.workers})
     const scores = await scoreTeacher(teacher, own)

@@ -62,7 +62,7 @@ export default class Embed extends Command {
       })
     const bad = this.badImages(flags)
     let progress = this.progress()
-    const {embedImages} = await import('../src/steps/embed-images.js')
+    const {embedImages} = await import('../src/tasks/embed/embed-images.js')
     const events = embedImages({
       ...work,
       output: flags.output,
@@ -109,8 +109,8 @@ export default class Embed extends Command {
     return report
   }
 
-  async #forecast(work: import('../src/steps/embed-images.js').EmbedInputs): Promise<unknown> {
-    const {forecast} = await import('../src/steps/embed-images.js')
+  async #forecast(work: import('../src/tasks/embed/embed-images.js').EmbedInputs): Promise<unknown> {
+    const {forecast} = await import('../src/tasks/embed/embed-images.js')
     const bill = await forecast(work)
     this.note(
       `${bill.images} images; ` +

@@ -51,7 +51,7 @@ Numbers are written as float32. A .pth is read by a parser that builds tensors a
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Export)
-    const {exportModel} = await import('../src/steps/export.js')
+    const {exportModel} = await import('../src/tasks/export.js')
     const bar = flags['dry-run'] ? undefined : this.progress({unit: 'tensors', label: 'export'})
     const report = await exportModel({
       model: args.model,

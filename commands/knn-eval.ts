@@ -93,7 +93,7 @@ export default class KnnEval extends Command {
     const output = flags.output === undefined ? undefined : await this.output(flags.output)
     const sheet = flags.html === undefined ? undefined : await this.output(flags.html)
     const bad = this.badImages(flags)
-    const {knnEval} = await import('../src/steps/knn-eval.js')
+    const {knnEval} = await import('../src/tasks/eval/classification/knn.js')
     const events = knnEval({
       train: flags.train,
       ...(flags.val ? {val: flags.val} : {}),
@@ -137,7 +137,7 @@ export default class KnnEval extends Command {
       await output.commit()
     }
     if (sheet) {
-      const {knnPage} = await import('../src/steps/knn-page.js')
+      const {knnPage} = await import('../src/tasks/eval/classification/knn-page.js')
       sheet.stream.write(await knnPage(report, {root: flags.root, cropBorders: flags['crop-borders']}))
       await sheet.commit()
     }
@@ -146,7 +146,7 @@ export default class KnnEval extends Command {
   }
 }
 
-type Report = import('../src/steps/knn-eval.js').KnnReport
+type Report = import('../src/tasks/eval/classification/knn.js').KnnReport
 
 const percent = (share: number): string => (100 * share).toFixed(1)
 

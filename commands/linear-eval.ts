@@ -123,7 +123,7 @@ export default class LinearEval extends Command {
     const baselines = [...new Set(flags.baseline ?? usual)].filter(name => name !== 'none')
     // A head says how its images were made ready; flags stand above it.
     const given = [flags.size, flags.resize, flags.crop].some(value => value !== undefined) || flags['no-crop'] || flags['crop-borders']
-    const {linearEval} = await import('../src/steps/linear-eval.js')
+    const {linearEval} = await import('../src/tasks/eval/classification/linear.js')
     const events = linearEval({
       train: flags.train ?? [],
       val: flags.val,
@@ -181,7 +181,7 @@ export default class LinearEval extends Command {
       await output.commit()
     }
     if (pageOut) {
-      const {linearPage} = await import('../src/steps/linear-page.js')
+      const {linearPage} = await import('../src/tasks/eval/classification/linear-page.js')
       pageOut.stream.write(await linearPage(report, {root: flags.root, cropBorders: flags['crop-borders']}))
       await pageOut.commit()
     }
@@ -190,7 +190,7 @@ export default class LinearEval extends Command {
   }
 }
 
-type Report = import('../src/steps/linear-eval.js').LinearReport
+type Report = import('../src/tasks/eval/classification/linear.js').LinearReport
 
 const percent = (share: number): string => (100 * share).toFixed(1)
 const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`

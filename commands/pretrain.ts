@@ -13,8 +13,8 @@ import {
 } from '../src/cli/training-command.js'
 import {architecture, derive, type Derived} from '../src/config/derived.js'
 import type {ResolvedSettings, Settings} from '../src/config/settings.js'
-import type {Origin} from '../src/steps/origin.js'
-import type {Evaluation} from '../src/steps/run.js'
+import type {Origin} from '../src/tasks/train/init-weights.js'
+import type {Evaluation} from '../src/tasks/train/training-loop.js'
 
 export default class Pretrain extends TrainingCommand {
   static override group = 'Training'
@@ -56,8 +56,8 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     const weights = init ?? resolved.settings.student.pretrained_weights
     if (!weights) return resolved
     const {settingsOfFile, withSetting} = await import('../src/config/settings.js')
-    const {decided, lasting, readOrigin, settingsFrom, valueOf} = await import('../src/steps/origin.js')
-    const {settingsOfRun} = await import('../src/steps/resume.js')
+    const {decided, lasting, readOrigin, settingsFrom, valueOf} = await import('../src/tasks/train/init-weights.js')
+    const {settingsOfRun} = await import('../src/tasks/train/resume.js')
     const path = 'student.pretrained_weights'
     const known = init === undefined ? (resolved.sources.get(path) ?? path) : '--init'
     let next = withSetting(resolved, path, await lasting(weights), known)
@@ -82,20 +82,20 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     let resolved = this.resolved
     if (typeof flags.batch === 'number') resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
     if (flags.batch !== 'auto') derive(resolved.settings) // contradictions are told before anything is read
-    const {bridge, refuseMisfit} = await import('../src/steps/origin.js')
+    const {bridge, refuseMisfit} = await import('../src/tasks/train/init-weights.js')
     if (this.#origin) refuseMisfit(this.#origin.path, this.#origin.config, architecture(resolved.settings))
     const bad = this.badImages(flags)
     const output = namedRun(flags)
-    const {gatherImages, openRun, startEngine} = await import('../src/steps/prepare.js')
-    const {pretrain} = await import('../src/steps/pretrain.js')
-    const {batchOfRun} = await import('../src/steps/resume.js')
+    const {gatherImages, openRun, startEngine} = await import('../src/tasks/train/setup.js')
+    const {pretrain} = await import('../src/tasks/train/pretrain.js')
+    const {batchOfRun} = await import('../src/tasks/train/resume.js')
     const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
     if (output !== undefined) await openRun(output, {force: flags.force, resume: flags.resume, make: false})
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))
     const precision = trainingPrecision('pretrain', engine.precision)
     if (flags.batch === 'auto') {
-      const {autoBatch, gib} = await import('../src/steps/auto-batch.js')
+      const {autoBatch, gib} = await import('../src/tasks/train/auto-batch.js')
       const kept = flags.resume && output !== undefined ? await batchOfRun(output) : undefined
       const find = () => autoBatch(resolved.settings, {precision, device: engine.device, images: images.length})
       resolved = withSetting(resolved, 'train.batch_size_per_gpu', await this.autoBatch(kept, find, gib), '--batch')
@@ -105,7 +105,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     if (this.#origin) for (const sentence of bridge(this.#origin, plan.vit, plan)) this.note(sentence)
 
     if (output === undefined) {
-      const {bill: foresee} = await import('../src/steps/estimate.js')
+      const {bill: foresee} = await import('../src/tasks/train/cost-estimate.js')
       const bill = await foresee({images, settings, plan, precision, engine, ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})})
       for (const sentence of billWords(bill, plan.batch)) this.note(sentence)
       return bill
@@ -144,7 +144,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     {vit}: Derived,
     precision: 'fp32' | 'bf16'
   ): Promise<Evaluation> {
-    const {onlineEval} = await import('../src/steps/online-eval.js')
+    const {onlineEval} = await import('../src/tasks/train/online-eval.js')
     const {crops, train} = settings
     const made = await onlineEval({
       ...this.evaluationOptions(images, flags, {crop: crops.global_crops_size, patch: vit.patch, workers: train.workers}),

@@ -24,7 +24,7 @@ export default class Report extends Command {
     const {args, flags} = await this.parse(Report)
     const runs = this.inputs(args.runs, 'run folders')
     const {readLayers} = await import('../src/config/settings.js')
-    const {reportRuns} = await import('../src/steps/report.js')
+    const {reportRuns} = await import('../src/tasks/report.js')
     const output = await this.output(flags.output ?? '-')
     const readSettings = (path: string): Map<string, unknown> =>
       new Map(readLayers([path], [], {flags: [], settings: true}).settings.map(({path: name, value}) => [name, value]))

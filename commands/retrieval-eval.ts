@@ -116,7 +116,7 @@ export default class RetrievalEval extends Command {
     const rows = flags.queries === undefined ? undefined : await this.output(flags.queries)
     const sheet = flags.html === undefined ? undefined : await this.output(flags.html)
     const bad = this.badImages(flags)
-    const {retrievalEval} = await import('../src/steps/retrieval-eval.js')
+    const {retrievalEval} = await import('../src/tasks/eval/retrieval/evaluate.js')
     let progress = this.progress()
     let at = ''
     const made = await retrievalEval({
@@ -157,7 +157,7 @@ export default class RetrievalEval extends Command {
       await rows.commit()
     }
     if (sheet) {
-      const {retrievalPage} = await import('../src/steps/retrieval-page.js')
+      const {retrievalPage} = await import('../src/tasks/eval/retrieval/page.js')
       const {content, missing} = await retrievalPage(made, {root: flags.root, cropBorders: flags['crop-borders']})
       sheet.stream.write(content)
       await sheet.commit()
@@ -172,7 +172,7 @@ export default class RetrievalEval extends Command {
   }
 }
 
-type Report = import('../src/steps/retrieval-eval.js').RetrievalReport
+type Report = import('../src/tasks/eval/retrieval/evaluate.js').RetrievalReport
 
 const percent = (share: number): string => (100 * share).toFixed(1)
 const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`

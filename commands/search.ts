@@ -84,7 +84,7 @@ export default class Search extends Command {
     if (sheet?.toStdout && output.toStdout)
       throw new UserError('Rows and page cannot both go to stdout.', {exit: 2, code: 'USAGE', hint: 'Name a file with -o or --html.'})
     const bad = this.badImages(flags)
-    const {answerEmbeddings, answerImages} = await import('../src/steps/search.js')
+    const {answerEmbeddings, answerImages} = await import('../src/tasks/search/search.js')
     const {signal} = this
     const shared = {
       index: args.index,
@@ -111,7 +111,7 @@ export default class Search extends Command {
             onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
           })
     const progress = this.progress({unit: 'queries'})
-    const shown: import('../src/steps/search.js').Answer[] = []
+    const shown: import('../src/tasks/search/search.js').Answer[] = []
     let [done, rows] = [0, 0]
     for await (const answer of answers) {
       if (signal.aborted) break
@@ -128,7 +128,7 @@ export default class Search extends Command {
     await output.commit()
     let missing: number | undefined
     if (sheet) {
-      const {neighbourSheet} = await import('../src/steps/neighbours.js')
+      const {neighbourSheet} = await import('../src/tasks/search/contact-sheet.js')
       const made = await neighbourSheet(shown, {format: 'html', ...(flags.root === undefined ? {} : {root: flags.root})})
       sheet.stream.write(made.content)
       await sheet.commit()

@@ -140,7 +140,7 @@ export default class SegEval extends Command {
     const output = flags.output === undefined ? undefined : await this.output(flags.output)
     const pageOutput = flags.html === undefined ? undefined : await this.output(flags.html)
     const bad = this.badImages(flags)
-    const {segEval} = await import('../src/steps/seg-eval.js')
+    const {segEval} = await import('../src/tasks/eval/segmentation/evaluate.js')
     const {layers: blocks, size, crop, stride, flip, batch, test, train, head, masks, classes} = flags
     const events = segEval({
       model: flags.model,
@@ -222,7 +222,7 @@ export default class SegEval extends Command {
       await output.commit()
     }
     if (pageOutput) {
-      const {segPage} = await import('../src/steps/seg-page.js')
+      const {segPage} = await import('../src/tasks/eval/segmentation/page.js')
       pageOutput.stream.write(await segPage(result, flags.model))
       await pageOutput.commit()
     }
@@ -231,7 +231,7 @@ export default class SegEval extends Command {
   }
 }
 
-type Report = import('../src/steps/seg-eval.js').SegReport
+type Report = import('../src/tasks/eval/segmentation/evaluate.js').SegReport
 
 /** Numbers separated by commas. */
 function list(flag: string, text: string, good: (value: number) => boolean): number[] {

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <vector>
 
-#include "loops.h"
+#include "simd.h"
 
 namespace {
 

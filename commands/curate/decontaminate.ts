@@ -17,7 +17,7 @@ export default class CurateDecontaminate extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateDecontaminate)
-    const step = await import('../../src/steps/curate/run.js')
+    const step = await import('../../src/tasks/curate/run.js')
     return this.curated(step, args.images, flags, [planOf('decontaminate', flags, step.parseSeeds)])
   }
 }

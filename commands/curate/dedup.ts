@@ -19,7 +19,7 @@ export default class CurateDedup extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateDedup)
-    const step = await import('../../src/steps/curate/run.js')
+    const step = await import('../../src/tasks/curate/run.js')
     return this.curated(step, args.images, flags, [planOf('dedup', flags, step.parseSeeds)])
   }
 }

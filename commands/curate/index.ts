@@ -39,7 +39,7 @@ export default class Curate extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Curate)
     const values = flags as Readonly<Record<string, unknown>>
-    const step = await import('../../src/steps/curate/run.js')
+    const step = await import('../../src/tasks/curate/run.js')
     const plan = this.#stages(values).map(stage => {
       const own = planOf(stage, unprefixed(stage, values), step.parseSeeds, unprefixed('cluster', values))
       const copies = stage === 'dedup' || stage === 'decontaminate'

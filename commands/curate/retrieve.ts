@@ -18,7 +18,7 @@ export default class CurateRetrieve extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateRetrieve)
-    const step = await import('../../src/steps/curate/run.js')
+    const step = await import('../../src/tasks/curate/run.js')
     return this.curated(step, args.images, flags, [planOf('retrieve', flags, step.parseSeeds)])
   }
 }

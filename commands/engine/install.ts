@@ -28,7 +28,7 @@ The size of a download is said before it starts. Where all is there already, thi
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(EngineInstall)
-    const {installEngine} = await import('../../src/steps/engine-install.js')
+    const {installEngine} = await import('../../src/tasks/engine/install.js')
     const asks = process.stdin.isTTY && !flags.yes
     const report = await installEngine({
       engine: args.engine as 'torch' | 'tensorflow',

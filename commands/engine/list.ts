@@ -12,7 +12,7 @@ export default class EngineList extends Command {
 
   async run(): Promise<unknown> {
     await this.parse(EngineList)
-    const {engineLines, listEngines} = await import('../../src/steps/engine-list.js')
+    const {engineLines, listEngines} = await import('../../src/tasks/engine/list.js')
     const list = await listEngines()
     this.print(engineLines(list).join('\n'))
     return list

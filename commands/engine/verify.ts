@@ -2,7 +2,7 @@
 import {Flags} from '@oclif/core'
 import {Command, engineFlags, reportFlags} from '../../src/cli/command.js'
 
-type Check = import('../../src/steps/verify.js').Check
+type Check = import('../../src/tasks/verify/verify.js').Check
 
 export default class EngineVerify extends Command {
   static override group = 'Engine'
@@ -28,7 +28,7 @@ export default class EngineVerify extends Command {
 
   async run(): Promise<unknown> {
     const {flags} = await this.parse(EngineVerify)
-    const {defaultGolden, verify} = await import('../../src/steps/verify.js')
+    const {defaultGolden, verify} = await import('../../src/tasks/verify/verify.js')
     const golden = flags.golden ?? defaultGolden()
     const {engine, device, precision, threads} = flags
     const checks: Check[] = []

@@ -102,7 +102,7 @@ export default class Index extends Command {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Index)
-    const {buildIndex, isAddress, isIndex, isLance, streamSink} = await import('../../src/steps/index.js')
+    const {buildIndex, isAddress, isIndex, isLance, streamSink} = await import('../../src/tasks/search/build-index.js')
     const named = (args.embeddings ?? []) as string[] | string
     const given = typeof named === 'string' ? [named] : named
     const indexes: string[] = []
@@ -191,7 +191,7 @@ export default class Index extends Command {
     if (target === '-') throw usage('A LanceDB table is a folder, and cannot go to stdout.', 'Name a folder or an address with -o.')
     if (flags.kind === 'hnsw')
       throw usage('A graph (--kind hnsw) is kept in one file.', 'Leave --backend lance out, or give --kind ivf-pq.')
-    const {indexLance} = await import('../../src/steps/lance-index.js')
+    const {indexLance} = await import('../../src/tasks/search/lance-index.js')
     const report = await this.#follow(
       indexLance({
         sources,
@@ -221,7 +221,7 @@ export default class Index extends Command {
   }
 
   /** Shows how far the work is; its result. */
-  async #follow<T>(events: AsyncGenerator<import('../../src/steps/index.js').IndexEvent, T>): Promise<T> {
+  async #follow<T>(events: AsyncGenerator<import('../../src/tasks/search/build-index.js').IndexEvent, T>): Promise<T> {
     let progress = this.progress({unit: 'rows', label: 'reading'})
     let step = await events.next()
     for (let label = 'reading'; !step.done; step = await events.next()) {

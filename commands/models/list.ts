@@ -21,7 +21,7 @@ export default class ModelsList extends Command {
 
   async run(): Promise<unknown> {
     const {flags} = await this.parse(ModelsList)
-    const {listModels, modelLines} = await import('../../src/steps/models.js')
+    const {listModels, modelLines} = await import('../../src/tasks/models.js')
     const models = await listModels({kind: flags.kind, baseUrl: flags['base-url']})
     this.print(modelLines(models).join('\n'))
     return models

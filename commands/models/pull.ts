@@ -34,7 +34,7 @@ export default class ModelsPull extends Command {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(ModelsPull)
-    const {findReleased, pullModel, released, size, toFolder} = await import('../../src/steps/models.js')
+    const {findReleased, pullModel, released, size, toFolder} = await import('../../src/tasks/models.js')
     const names = args.names as unknown as string[]
     for (const name of names)
       if (!findReleased(name)) {

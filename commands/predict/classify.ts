@@ -51,7 +51,7 @@ export default class PredictClassify extends Command {
     // A head says how its images were made ready; flags stand above it.
     const given = [flags.size, flags.resize, flags.crop].some(value => value !== undefined) || flags['no-crop'] || flags['crop-borders']
     const {signal} = this
-    const {classifyImages} = await import('../../src/steps/classify-predict.js')
+    const {classifyImages} = await import('../../src/tasks/eval/classification/predict.js')
     const rows = classifyImages({
       images,
       nul: flags.null,

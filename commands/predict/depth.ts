@@ -62,7 +62,7 @@ export default class PredictDepth extends Command {
     const images = this.inputs(args.images)
     await openFolder(flags.output, {force: flags.force})
     const bad = this.badImages(flags)
-    const {predictDepths} = await import('../../src/steps/depth-predict.js')
+    const {predictDepths} = await import('../../src/tasks/eval/depth/predict.js')
     const rows = predictDepths({
       images,
       nul: flags.null,

@@ -30,7 +30,7 @@ export default class SamplesDraw extends Command {
 
   async run(): Promise<unknown> {
     const {flags} = await this.parse(SamplesDraw)
-    const {chooseClasses, drawSamples} = await import('../../src/steps/samples.js')
+    const {chooseClasses, drawSamples} = await import('../../src/tasks/samples.js')
     const classes = chooseClasses(flags.classes)
     const total = classes.length * (flags['per-class'] + flags['val-per-class'])
     if (flags['dry-run']) {

@@ -20,7 +20,7 @@ export default class SamplesPull extends Command {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(SamplesPull)
-    const {PHOTO_SETS, photoSet, pullSamples} = await import('../../src/steps/samples.js')
+    const {PHOTO_SETS, photoSet, pullSamples} = await import('../../src/tasks/samples.js')
     const describe = (set: (typeof PHOTO_SETS)[number]): string[] => {
       const bytes = set.archives.reduce((sum, archive) => sum + archive.bytes, 0)
       return [

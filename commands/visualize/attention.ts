@@ -53,7 +53,7 @@ export default class VisualizeAttention extends Command {
       throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {visualizeAttention} = await import('../../src/steps/visualize-attention.js')
+    const {visualizeAttention} = await import('../../src/tasks/visualize/attention.js')
     const progress = this.progress()
     const {content, report} = await visualizeAttention({
       images,

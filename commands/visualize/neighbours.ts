@@ -54,7 +54,7 @@ export default class VisualizeNeighbours extends Command {
     if (!fromRows) this.inputs(queries, 'queries')
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {answerEmbeddings, answerImages, answerRows, neighbourSheet} = await import('../../src/steps/neighbours.js')
+    const {answerEmbeddings, answerImages, answerRows, neighbourSheet} = await import('../../src/tasks/search/contact-sheet.js')
     const {k, limit} = flags
     const shared = {index: args.index, k, limit, skipSelf: !flags.self}
     const answers = fromRows

@@ -51,7 +51,7 @@ export default class VisualizePca extends Command {
       throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {visualizePca} = await import('../../src/steps/visualize.js')
+    const {visualizePca} = await import('../../src/tasks/visualize/pca.js')
     const progress = this.progress()
     const {content, report} = await visualizePca({
       images,

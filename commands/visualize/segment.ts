@@ -47,7 +47,7 @@ export default class VisualizeSegment extends Command {
       throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {visualizeSegment} = await import('../../src/steps/visualize-segment.js')
+    const {visualizeSegment} = await import('../../src/tasks/visualize/segmentation.js')
     const progress = this.progress()
     const {content, report} = await visualizeSegment({
       images,

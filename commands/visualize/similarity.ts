@@ -66,7 +66,7 @@ export default class VisualizeSimilarity extends Command {
       throw new UserError(`--at: expected two numbers such as 0.5,0.5 or 120,80, but received ${flags.at}.`, {exit: 2, code: 'USAGE'})
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {visualizeSimilarity} = await import('../../src/steps/visualize-similarity.js')
+    const {visualizeSimilarity} = await import('../../src/tasks/visualize/similarity.js')
     const progress = this.progress()
     const {content, report} = await visualizeSimilarity({
       images,

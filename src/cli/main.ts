@@ -8,7 +8,7 @@ import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
 import {nearest} from '../config/nearest.js'
 import {report} from './errors.js'
-import {flush, install, stopStatus, whoReportsDefects} from './leaving.js'
+import {flush, install, stopStatus, whoReportsDefects} from './shutdown.js'
 
 /**
  * Runs the command line `argv` for the package that holds `from` (the URL of a file beside its package.json) and ends the process with the status of the contract.

@@ -11,7 +11,7 @@ import {basename, dirname, join} from 'node:path'
 import type {Writable} from 'node:stream'
 import {finished} from 'node:stream/promises'
 import {UserError} from '../config/errors.js'
-import {forgetTemporary, rememberTemporary} from './leaving.js'
+import {forgetTemporary, rememberTemporary} from './shutdown.js'
 
 /** An output being written. Call `commit` when it is whole, `discard` when it will not be; both may be called more than once. */
 export type Output = {

@@ -1,7 +1,7 @@
 /** The base of commands that train: their shared flags, the evaluation that goes along, and the events of a run in words. */
 import {Errors, Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
-import type {BadImages} from './bad-images.js'
+import type {BadImages} from './rejected-inputs.js'
 import {Command, badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './command.js'
 import type {Progress} from './progress.js'
 

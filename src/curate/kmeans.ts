@@ -11,7 +11,7 @@
  * A cluster that becomes empty is given a new place: a row drawn from the cluster whose rows lie farthest apart, which is thereby split.
  */
 import {rng, type Rng} from '../tensor/random.js'
-import {onEngine, type Arithmetic} from './arithmetic.js'
+import {onEngine, type Arithmetic} from './matmul-backend.js'
 import {arrayRows, someRows, stretchOf, stretches, type RowSource} from './rows.js'
 
 export type KMeansOptions = {

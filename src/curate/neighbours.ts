@@ -8,8 +8,8 @@
 import {Best, type Neighbours} from '../search/exact.js'
 import {Graph, usualGraph} from '../search/hnsw.js'
 import {rng} from '../tensor/random.js'
-import {onEngine, type Arithmetic} from './arithmetic.js'
-import {membersOf} from './hierarchy.js'
+import {onEngine, type Arithmetic} from './matmul-backend.js'
+import {membersOf} from './hierarchical-kmeans.js'
 import {drawRows, finish, kmeans} from './kmeans.js'
 import {someRows, stretchOf, stretches, type RowSource} from './rows.js'
 

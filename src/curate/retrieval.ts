@@ -6,9 +6,9 @@
  * cluster that more than T seeds fall into.
  */
 import {rng} from '../tensor/random.js'
-import {onEngine, type Arithmetic} from './arithmetic.js'
-import {evenShares} from './balance.js'
-import {membersOf} from './hierarchy.js'
+import {onEngine, type Arithmetic} from './matmul-backend.js'
+import {evenShares} from './balanced-sampling.js'
+import {membersOf} from './hierarchical-kmeans.js'
 import {assign} from './kmeans.js'
 import {nearestRows} from './neighbours.js'
 import {arrayRows, type RowSource} from './rows.js'

@@ -1,7 +1,7 @@
 /** What this machine has to compute with, read without loading an engine: processor, memory, GPUs, and whether they multiply bf16 natively. */
 import {readFileSync} from 'node:fs'
 import {availableParallelism, cpus, totalmem} from 'node:os'
-import {runCommand} from '../build/run-command.js'
+import {runCommand} from '../system/run-command.js'
 
 export type Device = {
   /** As `--device` takes it: `cpu`, `cuda:0`, `mps`. */

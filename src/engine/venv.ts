@@ -2,7 +2,7 @@
 import {existsSync, mkdirSync, readdirSync, renameSync, rmSync} from 'node:fs'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
-import {lastLines, runCommand, type Outcome} from '../build/run-command.js'
+import {lastLines, runCommand, type Outcome} from '../system/run-command.js'
 
 export type Note = (sentence: string) => void
 

@@ -4,7 +4,7 @@ import {writeFileSync} from 'node:fs'
 import {availableParallelism} from 'node:os'
 import {join} from 'node:path'
 import {test} from 'node:test'
-import {folder, realBinary, run} from './program.js'
+import {folder, realBinary, run} from '../support/program.js'
 
 /** Runs the binary; as it ends it says the size of the pool, and how many threads there are once the pool was used (where the system tells). */
 async function ask(env: Record<string, string>): Promise<{size: string; threads: number}> {

@@ -4,7 +4,7 @@ import {existsSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {describe, it} from 'node:test'
 import {openOutput} from '../../src/cli/output.js'
-import {fixtureBinary, folder, run, said, shell, start, type Ended} from './program.js'
+import {fixtureBinary, folder, run, said, shell, start, type Ended} from '../support/program.js'
 
 const program = fixtureBinary()
 const probe = (...args: string[]): Promise<Ended> => run(program, ['probe', ...args])

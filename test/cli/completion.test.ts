@@ -4,7 +4,7 @@ import {writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {describe, it} from 'node:test'
 import {completionScript, type Completed} from '../../src/cli/completion.js'
-import {folder, realBinary, run, shell} from './program.js'
+import {folder, realBinary, run, shell} from '../support/program.js'
 
 const commands: Completed[] = [
   {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {fileURLToPath} from 'node:url'
 import {test} from 'node:test'
-import {runCommand} from '../../src/build/run-command.js'
+import {runCommand} from '../../src/system/run-command.js'
 import {reasonToSkip} from './run.js'
 
 test('the torch engine keeps what tfjs-core demands of a backend', {timeout: 300_000}, async () => {

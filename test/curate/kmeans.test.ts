@@ -1,12 +1,12 @@
 /** k-means on the engine against its plain twin and the definition; starts, empty clusters, mini-batches, repeatability, and what stays on the engine. */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
-import {onEngine, plainly} from '../../src/curate/arithmetic.js'
+import {onEngine, plainly} from '../../src/curate/matmul-backend.js'
 import {assign, distancesToCentroids, drawRows, finish, firstCentroids, kmeans, type KMeansOptions} from '../../src/curate/kmeans.js'
 import {arrayRows, someRows, type RowSource} from '../../src/curate/rows.js'
 import {rng} from '../../src/tensor/random.js'
-import {counted, onTorch} from '../engine-for-tests.js'
-import {points, squaredDistance} from './points.js'
+import {counted, onTorch} from '../support/engine.js'
+import {points, squaredDistance} from '../support/points.js'
 
 before(onTorch)
 

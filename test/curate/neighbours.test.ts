@@ -1,7 +1,7 @@
 /** Pairs, components, retrieval and hashes against their definitions. */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
-import {plainly} from '../../src/curate/arithmetic.js'
+import {plainly} from '../../src/curate/matmul-backend.js'
 import {hamming, hashPairs} from '../../src/curate/hashes.js'
 import {finish, kmeans} from '../../src/curate/kmeans.js'
 import {keepBest} from '../../src/curate/near-duplicates.js'
@@ -11,8 +11,8 @@ import {arrayRows, memoryRows} from '../../src/curate/rows.js'
 import {thresholdFor} from '../../src/curate/threshold.js'
 import {nearest, oneBlock, VectorBuilder} from '../../src/search/exact.js'
 import {rng} from '../../src/tensor/random.js'
-import {counted, onTorch} from '../engine-for-tests.js'
-import {points} from './points.js'
+import {counted, onTorch} from '../support/engine.js'
+import {points} from '../support/points.js'
 
 before(onTorch)
 

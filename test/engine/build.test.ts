@@ -5,7 +5,7 @@ import {hostname, tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, beforeEach, test} from 'node:test'
 import {type UserError} from '../../src/config/errors.js'
-import {packageFolder} from '../../src/build/places.js'
+import {packageFolder} from '../../src/system/paths.js'
 import {buildAddon, builtAddon} from '../../src/engine/torch/build.js'
 import type {TorchInfo} from '../../src/engine/torch/find.js'
 

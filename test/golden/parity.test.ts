@@ -7,11 +7,11 @@
 import assert from 'node:assert/strict'
 import {existsSync, readFileSync} from 'node:fs'
 import {test} from 'node:test'
-import {openSafetensors} from '../../src/files/safetensors.js'
-import {verify, type Check} from '../../src/steps/verify.js'
-import {LIMITS} from '../../src/steps/verify/checks.js'
+import {openSafetensors} from '../../src/files/checkpoint/safetensors.js'
+import {verify, type Check} from '../../src/tasks/verify/verify.js'
+import {LIMITS} from '../../src/tasks/verify/checks.js'
 import {memory} from '../../src/tensor/tf.js'
-import {golden} from '../files/scratch.js'
+import {golden} from '../support/scratch.js'
 
 const folder = golden('')
 const absent = `The recording of the reference is absent or incomplete: ${folder} must hold golden.json and the files that its README names.`

@@ -28,8 +28,8 @@ import {
   zeros
 } from '../../src/tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D, Tensor3D} from '../../src/tensor/tf.js'
-import {apart, counted, held, normal, onPlain, onTorch, put, take, whole, type Values} from '../engine-for-tests.js'
-import {checkOp} from '../tensor/check-op.js'
+import {apart, counted, held, normal, onPlain, onTorch, put, take, whole, type Values} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
 
 const [R, n, D, K] = [11, 7, 6, 20]
 const temperature = 0.1

@@ -4,8 +4,8 @@ import {test} from 'node:test'
 import {featureLoss, standardised} from '../../src/loss/feature.js'
 import {abs, add, div, mean, minimum, mul, sqrt, square, sub, sum, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {apart, counted, normal, onPlain, onTorch, put, take} from '../engine-for-tests.js'
-import {checkOp} from '../tensor/check-op.js'
+import {apart, counted, normal, onPlain, onTorch, put, take} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
 
 const [n, C] = [7, 6]
 const student = normal('projected', [n, C], 1.5)

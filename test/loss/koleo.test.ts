@@ -5,8 +5,8 @@ import {koleo} from '../../src/loss/koleo.js'
 import {add, div, gather, log, mean, neg, sqrt, square, sub, sum} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {rng} from '../../src/tensor/random.js'
-import {apart, counted, normal, onPlain, onTorch, put, take, whole, type Values} from '../engine-for-tests.js'
-import {checkOp} from '../tensor/check-op.js'
+import {apart, counted, normal, onPlain, onTorch, put, take, whole, type Values} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
 
 const [B, C] = [12, 8]
 const points = normal('points', [B, C], 3)

@@ -7,8 +7,8 @@ import {entropy, sinkhornTargets, someTargets, targetColumns} from '../../src/lo
 import {cast} from '../../src/tensor/ops/precision.js'
 import {dispose, zeros} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {apart, counted, held, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
-import {checkOp} from '../tensor/check-op.js'
+import {apart, counted, held, normal, onPlain, onTorch, put, take, type Values} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
 
 const [n, K] = [24, 10]
 const scores = normal('scores', [n, K], 0.3)

@@ -13,7 +13,7 @@ import {
   type DepthAlignment,
   type DepthErrors
 } from '../../src/metrics/depth.js'
-import {golden} from '../files/scratch.js'
+import {golden} from '../support/scratch.js'
 
 const close = (found: number, wanted: number, name: string, limit = 1e-12): void =>
   assert.ok(Math.abs(found - wanted) <= limit * Math.max(1, Math.abs(wanted)), `${name}: ${found} instead of ${wanted}`)

@@ -8,8 +8,8 @@ import {normedTokens} from '../../src/model/vit.js'
 import {rng} from '../../src/tensor/random.js'
 import {dispose, memory, tensor} from '../../src/tensor/tf.js'
 import {flat, free} from '../../src/tensor/tree.js'
-import {onPlain} from '../engine-for-tests.js'
-import {configs, smallVit} from './small-vit.js'
+import {onPlain} from '../support/engine.js'
+import {configs, smallVit} from '../support/small-vit.js'
 
 /** A picture [side, side] with each of its patches of `from` pixels resized to `to` by the matrix that the pseudo-inverse belongs to. */
 function resizePatches(image: Float64Array, patches: number, from: number, to: number): Float64Array {

@@ -10,7 +10,7 @@ import {concat, reshape, slice, tensor, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {free} from '../../src/tensor/tree.js'
 import {initVit} from '../../src/model/init.js'
-import {apart, counted, normal, onPlain, onTorch, put, take} from '../engine-for-tests.js'
+import {apart, counted, normal, onPlain, onTorch, put, take} from '../support/engine.js'
 import type {VitConfig} from '../../src/model/config.js'
 
 const config: VitConfig = {

@@ -3,7 +3,7 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {expectedShapes} from '../../src/files/architecture.js'
+import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
 import {blockBackward, blockForward, blockInference} from '../../src/model/block.js'
 import type {Block, BlockOptions, BlockSaved, Kept, MemoryLevel} from '../../src/model/block.js'
 import type {VitConfig} from '../../src/model/config.js'
@@ -17,9 +17,9 @@ import {rng} from '../../src/tensor/random.js'
 import {Tensor, add, dispose, gather, mul, unsortedSegmentSum} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {flat, grow, map} from '../../src/tensor/tree.js'
-import {apart, counted, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
-import {checkOp} from '../tensor/check-op.js'
-import {configs, parameter} from './small-vit.js'
+import {apart, counted, normal, onPlain, onTorch, put, take, type Values} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
+import {configs, parameter} from '../support/small-vit.js'
 
 const groups: Group[] = [
   {count: 4, length: 5},

@@ -8,7 +8,7 @@ import {normalizePixels} from '../../src/tensor/ops/patches.js'
 import {dispose} from '../../src/tensor/tf.js'
 import {free} from '../../src/tensor/tree.js'
 import {rng} from '../../src/tensor/random.js'
-import {apart, counted, onPlain, onTorch, take} from '../engine-for-tests.js'
+import {apart, counted, onPlain, onTorch, take} from '../support/engine.js'
 
 before(onTorch)
 

@@ -9,8 +9,8 @@ import {plainLinear} from '../../src/tensor/ops/linear.js'
 import {dispose, div, mul, sqrt, square, sum, tensor2d} from '../../src/tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../src/tensor/tf.js'
 import {flat, free, grow} from '../../src/tensor/tree.js'
-import {apart, counted, normal, onPlain, onTorch, put, take, type Values} from '../engine-for-tests.js'
-import {checkOp} from '../tensor/check-op.js'
+import {apart, counted, normal, onPlain, onTorch, put, take, type Values} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
 
 const [R, C, H, D, K] = [9, 12, 16, 6, 20]
 

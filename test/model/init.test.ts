@@ -1,12 +1,12 @@
 /** Fresh parameters: named and shaped as in Meta's checkpoints, drawn as the reference draws them, the same for the same seed. */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
-import {expectedShapes} from '../../src/files/architecture.js'
+import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {initHead, initVit} from '../../src/model/init.js'
 import {flat, free} from '../../src/tensor/tree.js'
-import {counted, onPlain} from '../engine-for-tests.js'
-import {configs} from './small-vit.js'
+import {counted, onPlain} from '../support/engine.js'
+import {configs} from '../support/small-vit.js'
 
 before(onPlain)
 

@@ -6,9 +6,9 @@ import {test} from 'node:test'
 import {offsetWeights, positionsFor, resample, resampleBackward, sizeWeights} from '../../src/model/positions.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {reshape, slice, tidy} from '../../src/tensor/tf.js'
-import {apart, counted, normal, onPlain, onTorch, put, take} from '../engine-for-tests.js'
-import {projectFolder} from '../files/scratch.js'
-import {checkOp} from '../tensor/check-op.js'
+import {apart, counted, normal, onPlain, onTorch, put, take} from '../support/engine.js'
+import {projectFolder} from '../support/scratch.js'
+import {checkOp} from '../support/check-op.js'
 
 type Case = {mode: 'offset' | 'size'; rows: number; columns: number; values: number[]}
 type Recording = {grid: number; channels: number; cases: Case[]}

@@ -10,8 +10,8 @@ import {add, concat, dispose, gather, reshape, slice, tensor, tensor1d, tidy, tr
 import type {Tensor, Tensor2D, Tensor4D} from '../../src/tensor/tf.js'
 import {count, flat, free} from '../../src/tensor/tree.js'
 import {rng} from '../../src/tensor/random.js'
-import {apart, counted, held, normal, onPlain, onTorch, put, take} from '../engine-for-tests.js'
-import {configs, smallVit} from './small-vit.js'
+import {apart, counted, held, normal, onPlain, onTorch, put, take} from '../support/engine.js'
+import {configs, smallVit} from '../support/small-vit.js'
 
 before(onTorch)
 

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {adamw, clip, ema, globalNorm, type Named} from '../../src/optim/adamw.js'
 import {dispose, scalar, zerosLike} from '../../src/tensor/tf.js'
-import {apart, counted, held, normal, onPlain, onTorch, put, type Values} from '../engine-for-tests.js'
+import {apart, counted, held, normal, onPlain, onTorch, put, type Values} from '../support/engine.js'
 
 const shapes: Record<string, readonly number[]> = {'a.weight': [5, 7], 'a.bias': [5], 'b.gamma': [11], 'b.still': [3]}
 const build = (seed: string, names = Object.keys(shapes)): Named =>

@@ -1,10 +1,10 @@
 /** Schedules and groups of parameters: pure functions, at their ends, in between, and by name. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {expectedShapes} from '../../src/files/architecture.js'
+import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
 import {groupOf} from '../../src/optim/groups.js'
 import {cosine} from '../../src/optim/schedule.js'
-import {configs} from '../model/small-vit.js'
+import {configs} from '../support/small-vit.js'
 
 test('a warm-up has both its ends, then half a cosine, then the final value for ever', () => {
   const curve = {base: 4, final: 1, total: 105, warmup: 5, start: 0}

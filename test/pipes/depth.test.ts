@@ -3,9 +3,9 @@ import assert from 'node:assert/strict'
 import {readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {before, test} from 'node:test'
-import {folder, realBinary, run as runProgram, shell as runShell, type Ended} from '../cli/program.js'
-import {drawnRooms} from '../steps/drawn-depth.js'
-import {saveTiny} from '../steps/tiny-backbone.js'
+import {folder, realBinary, run as runProgram, shell as runShell, type Ended} from '../support/program.js'
+import {drawnRooms} from '../support/drawn-depth.js'
+import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 // The engine that needs nothing installed.

@@ -5,10 +5,10 @@ import {readFile, stat, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {before, describe, test} from 'node:test'
 import {setTimeout as wait} from 'node:timers/promises'
-import {folder, realBinary, run as runProgram, shell as runShell, start, type Ended} from '../cli/program.js'
-import {openEmbeddings, rowsOf} from '../../src/files/embeddings.js'
-import {drawnFolder} from '../steps/drawn-images.js'
-import {saveTiny} from '../steps/tiny-backbone.js'
+import {folder, realBinary, run as runProgram, shell as runShell, start, type Ended} from '../support/program.js'
+import {openEmbeddings, rowsOf} from '../../src/files/embeddings/embeddings.js'
+import {drawnFolder} from '../support/drawn-images.js'
+import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 let images: string[]

@@ -4,9 +4,9 @@ import {existsSync} from 'node:fs'
 import {readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {before, test} from 'node:test'
-import {folder, realBinary, run as runProgram, shell as runShell, type Ended} from '../cli/program.js'
-import {drawnFolder} from '../steps/drawn-images.js'
-import {saveTiny} from '../steps/tiny-backbone.js'
+import {folder, realBinary, run as runProgram, shell as runShell, type Ended} from '../support/program.js'
+import {drawnFolder} from '../support/drawn-images.js'
+import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4'}

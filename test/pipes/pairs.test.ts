@@ -7,12 +7,12 @@ import {existsSync} from 'node:fs'
 import {readFile, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {before, test} from 'node:test'
-import {encodeGrey16} from '../../src/data/encode.js'
-import {encodeMask} from '../../src/data/mask-png.js'
-import {folder, realBinary, run as runProgram, type Ended} from '../cli/program.js'
-import {drawnRooms} from '../steps/drawn-depth.js'
-import {drawnScene, drawnScenes, scenePalette} from '../steps/drawn-masks.js'
-import {saveTiny} from '../steps/tiny-backbone.js'
+import {encodeGrey16} from '../../src/data/image/encode.js'
+import {encodeMask} from '../../src/data/image/png-write.js'
+import {folder, realBinary, run as runProgram, type Ended} from '../support/program.js'
+import {drawnRooms} from '../support/drawn-depth.js'
+import {drawnScene, drawnScenes, scenePalette} from '../support/drawn-masks.js'
+import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 const run = (args: readonly string[], input = ''): Promise<Ended> =>

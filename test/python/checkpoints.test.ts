@@ -5,12 +5,12 @@ import {join} from 'node:path'
 import {test} from 'node:test'
 import {promisify} from 'node:util'
 import type {UserError} from '../../src/config/errors.js'
-import {openBackbone, readBackbone, saveBackbone, saveHuggingFace} from '../../src/files/backbone.js'
-import {openPth, writePth} from '../../src/files/pth.js'
-import {openSafetensors} from '../../src/files/safetensors.js'
-import {renamed} from '../../src/files/tensor-entry.js'
-import {golden, scratch} from '../files/scratch.js'
-import {scriptOf, testPython} from './interpreter.js'
+import {openBackbone, readBackbone, saveBackbone, saveHuggingFace} from '../../src/files/checkpoint/backbone.js'
+import {openPth, writePth} from '../../src/files/checkpoint/pth.js'
+import {openSafetensors} from '../../src/files/checkpoint/safetensors.js'
+import {renamed} from '../../src/files/checkpoint/tensor-entry.js'
+import {golden, scratch} from '../support/scratch.js'
+import {scriptOf, testPython} from '../support/python.js'
 
 async function python(...args: string[]): Promise<Record<string, unknown>> {
   const environment = {...process.env, HF_HUB_OFFLINE: '1', TRANSFORMERS_VERBOSITY: 'error'}

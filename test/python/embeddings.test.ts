@@ -6,8 +6,8 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {promisify} from 'node:util'
-import {batchOf, createEmbeddings, openEmbeddings, rowsOf, type EmbeddingMeta, type Row} from '../../src/files/embeddings.js'
-import {scriptOf, testPython} from './interpreter.js'
+import {batchOf, createEmbeddings, openEmbeddings, rowsOf, type EmbeddingMeta, type Row} from '../../src/files/embeddings/embeddings.js'
+import {scriptOf, testPython} from '../support/python.js'
 
 const run = promisify(execFile)
 let dir: string

@@ -5,9 +5,9 @@ import {appendFile, readdir} from 'node:fs/promises'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import {promisify} from 'node:util'
-import {openEvents} from '../../src/files/tensorboard.js'
-import {scratch} from '../files/scratch.js'
-import {scriptOf, testPython} from './interpreter.js'
+import {openEvents} from '../../src/files/run/tensorboard.js'
+import {scratch} from '../support/scratch.js'
+import {scriptOf, testPython} from '../support/python.js'
 
 const read = async (folder: string): Promise<Record<string, [number, number][]>> => {
   const {stdout} = await promisify(execFile)(testPython(), [scriptOf('open_events.py'), folder])

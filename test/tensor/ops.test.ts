@@ -28,9 +28,9 @@ import {
 } from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {rng} from '../../src/tensor/random.js'
-import {apart, normal, onPlain, onTorch, put, take, whole, counted} from '../engine-for-tests.js'
-import {checkOp} from './check-op.js'
-import type {OpCheck} from './check-op.js'
+import {apart, normal, onPlain, onTorch, put, take, whole, counted} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
+import type {OpCheck} from '../support/check-op.js'
 
 const [T, I, O] = [37, 24, 40]
 const layer = {weight: normal('weight', [O, I], 0.3), bias: normal('bias', [O])}

@@ -4,8 +4,8 @@ import {readFileSync} from 'node:fs'
 import {describe, test} from 'node:test'
 import {plainResize, resizeBackward, resizeBilinear, resizeForward, type MapSize} from '../../src/tensor/ops/resize.js'
 import type {Tensor4D} from '../../src/tensor/tf.js'
-import {apart, normal, onPlain, onTorch, put, take} from '../engine-for-tests.js'
-import {checkOp} from './check-op.js'
+import {apart, normal, onPlain, onTorch, put, take} from '../support/engine.js'
+import {checkOp} from '../support/check-op.js'
 
 type Case = {source: MapSize; size: MapSize; align: boolean; x: number[]; y: number[]; dy: number[]; dx: number[]}
 const golden = JSON.parse(readFileSync(new URL('../../../test/golden/resize.json', import.meta.url), 'utf8')) as {cases: Case[]}

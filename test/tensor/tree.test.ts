@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {mul, scalar, tensor1d, tidy} from '../../src/tensor/tf.js'
 import {count, flat, free, grow, leaves, map, type Tree} from '../../src/tensor/tree.js'
-import {counted, onPlain} from '../engine-for-tests.js'
+import {counted, onPlain} from '../support/engine.js'
 
 before(onPlain)
 

@@ -7,7 +7,7 @@
 import {existsSync, readdirSync, readFileSync} from 'node:fs'
 import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
-import {dataFolder} from '../../build/places.js'
+import {dataFolder} from '../../system/paths.js'
 import {sitePackages} from '../venv.js'
 
 /** The version of TensorFlow that `engine install tensorflow` takes. */

@@ -10,7 +10,7 @@ import {existsSync, lstatSync, mkdirSync, renameSync, rmSync, symlinkSync, write
 import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {lastLines, runCommand} from '../../build/run-command.js'
+import {lastLines, runCommand} from '../../system/run-command.js'
 import {ensureVenv, pipInstall, renewVenv, type Note} from '../venv.js'
 import {packageBinding, privateBinding, privateTensorflow, privateWheel, tensorflowPackage, TENSORFLOW_VERSION} from './find.js'
 

@@ -6,10 +6,10 @@
  */
 import {existsSync, readdirSync} from 'node:fs'
 import {dirname, join} from 'node:path'
-import {buildAddon as build, builtAddon as built, nodeFlags, sharedFlags, type Note, type Recipe} from '../../build/compile.js'
+import {buildAddon as build, builtAddon as built, nodeFlags, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
 import {findTorch, type TorchInfo} from './find.js'
 
-export type {Note} from '../../build/compile.js'
+export type {Note} from '../../system/compile.js'
 
 /** Folders with the CUDA runtime's headers: the toolkit's, or those of the packages that PyTorch's CUDA wheels depend on. */
 function cudaIncludes(torch: TorchInfo): string[] {

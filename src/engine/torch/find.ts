@@ -7,8 +7,8 @@
 import {existsSync, readFileSync, readdirSync} from 'node:fs'
 import {dirname, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {dataFolder} from '../../build/places.js'
-import {runCommand} from '../../build/run-command.js'
+import {dataFolder} from '../../system/paths.js'
+import {runCommand} from '../../system/run-command.js'
 import {sitePackages} from '../venv.js'
 
 /** One libtorch on this machine. */

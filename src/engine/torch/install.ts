@@ -5,7 +5,7 @@
  * first where the user's pip looks anyway (a mirror, a folder of wheels), then at PyTorch's own host or the index that `DINOV2_TORCH_INDEX` names.
  */
 import {UserError} from '../../config/errors.js'
-import {lastLines, type Outcome} from '../../build/run-command.js'
+import {lastLines, type Outcome} from '../../system/run-command.js'
 import {ensureVenv, pipInstall, renewVenv, type Note} from '../venv.js'
 import {installedTorch, privateTorch, searchTorch, TORCH_VERSION, type TorchInfo} from './find.js'
 

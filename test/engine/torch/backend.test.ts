@@ -30,7 +30,7 @@ import {
   zeros
 } from '../../../src/tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../../src/tensor/tf.js'
-import {apart, counted, held, normal, onPlain, onTorch, put, take} from '../../engine-for-tests.js'
+import {apart, counted, held, normal, onPlain, onTorch, put, take} from '../../support/engine.js'
 
 before(onTorch)
 

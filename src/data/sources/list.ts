@@ -1,0 +1,233 @@
+/**
+ * Lists of images, one a row, read as a stream: lines, NUL-separated names, JSON Lines, CSV and TSV.
+ *
+ * Rows are cut out of large blocks and handed on in chunks, so ten million of them cost no await each and no memory beyond a block. Empty lines, a
+ * byte order mark and Windows line ends are taken as they come. A row that names nothing (broken JSON, no `path`) is yielded as a problem, so that
+ * it is counted with the other bad images and the rest goes on.
+ */
+import {isUtf8} from 'node:buffer'
+import {resolve, isAbsolute} from 'node:path'
+import type {Readable} from 'node:stream'
+import {parse} from 'csv-parse'
+import {UserError} from '../../config/errors.js'
+import {problemRef, refOf, type ImageRef} from './image-ref.js'
+
+export type ListFormat = 'lines' | 'nul' | 'jsonl' | 'csv' | 'tsv'
+
+export type ListOptions = {
+  /** The list's own name, for the ids of rows that name nothing: `photos.jsonl:17`. */
+  readonly name: string
+  /** What relative paths are relative to; `''` leaves them as they are (relative to the process). */
+  readonly base: string
+  /** Absent: JSON Lines where the first line is a JSON object, CSV where it is a header with a `path` column, else lines. */
+  readonly format?: ListFormat
+}
+
+const ROWS = 1024
+const LONGEST = 16 << 20
+const LONG_HINT = 'A list made by `find -print0` is read with -0; an image itself is named, not piped.'
+const NEWLINE = 0x0a
+const RETURN = 0x0d
+const SLASH = 0x2f
+
+function opened(path: string | Buffer, base: string): string | Buffer {
+  if (base === '') return path
+  if (typeof path === 'string') return isAbsolute(path) ? path : resolve(base, path)
+  return path[0] === SLASH ? path : Buffer.concat([Buffer.from(`${base}/`), path])
+}
+
+/** `[offset, size]`: where an image lies in the file of its path, as lists write members of a tar shard. */
+function rangeOf(range: unknown): {offset: number; size: number} | undefined {
+  if (!Array.isArray(range) || range.length !== 2 || !range.every(n => Number.isSafeInteger(n) && (n as number) >= 0)) return undefined
+  const [offset, size] = range as [number, number]
+  return {offset, size}
+}
+
+/** The image of one row of fields, or the problem with it. `path`, `id` and a `range` are taken out; the rest rides along. */
+function fromFields(row: Record<string, unknown>, line: number, {name, base}: ListOptions): ImageRef {
+  const {path, id, path_base64: odd, range, ...fields} = row
+  const given = typeof id === 'string' || typeof id === 'number' ? String(id) : undefined
+  const bytes = typeof odd === 'string' && odd !== '' ? Buffer.from(odd, 'base64') : undefined
+  if (!bytes && (typeof path !== 'string' || path === ''))
+    return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has no path`)
+  const shown = bytes ?? (path as string)
+  if (shown.includes('\0')) return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has a NUL inside its path`)
+  const place = rangeOf(range)
+  const plain = refOf(shown, opened(shown, base), place || range === undefined ? fields : {...fields, range})
+  const found = place ? {...plain, range: place} : plain
+  const ref = base === '' || Object.keys(fields).length === 0 ? found : {...found, base}
+  return given === undefined || given === '' ? ref : {...ref, id: given}
+}
+
+function fromJson(text: string, line: number, options: ListOptions): ImageRef {
+  try {
+    const row: unknown = JSON.parse(text)
+    if (typeof row === 'object' && row !== null && !Array.isArray(row)) return fromFields(row as Record<string, unknown>, line, options)
+  } catch {
+    // named below
+  }
+  return problemRef(`${options.name}:${line}`, '', `line ${line} of ${options.name} is not a JSON object`)
+}
+
+const isRow = (text: string): boolean => {
+  try {
+    const row: unknown = JSON.parse(text)
+    return typeof row === 'object' && row !== null && !Array.isArray(row)
+  } catch {
+    return false
+  }
+}
+
+/** What a list without a telling name is, by its first line. */
+export function sniffList(first: string): ListFormat {
+  if (first.startsWith('{') && isRow(first)) return 'jsonl'
+  const cells = (separator: string): string[] => first.split(separator).map(cell => cell.trim().replace(/^"(.*)"$/, '$1'))
+  if (cells(',').includes('path')) return 'csv'
+  return cells('\t').includes('path') ? 'tsv' : 'lines'
+}
+
+/** Whole rows of the stream as blocks that end with the separator (the last one may not). */
+async function* blocks(source: AsyncIterable<Buffer | string>, separator: number, name: string): AsyncGenerator<Buffer> {
+  let rest: Buffer[] = []
+  let start = true
+  let held = 0
+  for await (const piece of source) {
+    let block = typeof piece === 'string' ? Buffer.from(piece) : piece
+    if (start && block.length > 0) {
+      if (rest.length > 0) block = Buffer.concat([...rest.splice(0), block])
+      if (block.length < 3 && block[0] === 0xef) {
+        rest.push(block) // perhaps the beginning of a byte order mark
+        continue
+      }
+      if (block[0] === 0xef && block[1] === 0xbb && block[2] === 0xbf) block = block.subarray(3)
+      start = false
+    }
+    const end = block.lastIndexOf(separator)
+    if (end < 0) {
+      rest.push(block)
+      held += block.length
+      if (held > LONGEST)
+        throw new UserError(`A row of ${name} is longer than ${LONGEST} bytes.`, {exit: 2, code: 'BAD_LIST', hint: LONG_HINT})
+    } else {
+      const head = block.subarray(0, end + 1)
+      yield rest.length > 0 ? Buffer.concat([...rest, head]) : head
+      rest = end + 1 < block.length ? [block.subarray(end + 1)] : []
+      held = block.length - end - 1
+    }
+  }
+  if (rest.length > 0) yield Buffer.concat(rest)
+}
+
+/** The rows of a block as text where all of it is UTF-8 (the common case, one conversion), else each by itself. */
+function rowsOf(block: Buffer, separator: number): (string | Buffer)[] {
+  if (isUtf8(block)) return block.toString('utf8').split(separator === 0 ? '\0' : '\n')
+  const rows: (string | Buffer)[] = []
+  for (let at = 0; at < block.length;) {
+    const end = block.indexOf(separator, at)
+    const row = block.subarray(at, end < 0 ? block.length : end)
+    rows.push(isUtf8(row) ? row.toString('utf8') : Buffer.from(row))
+    at = end < 0 ? block.length : end + 1
+  }
+  return rows
+}
+
+const withoutReturn = (row: string | Buffer): string | Buffer =>
+  typeof row === 'string' ? (row.endsWith('\r') ? row.slice(0, -1) : row) : row.at(-1) === RETURN ? row.subarray(0, -1) : row
+
+/** Puts a block that was looked at back in front of the others. */
+async function* again(first: Buffer, rest: AsyncIterator<Buffer>): AsyncGenerator<Buffer> {
+  yield first
+  for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value
+}
+
+async function* table(pieces: AsyncIterable<Buffer>, delimiter: string, options: ListOptions): AsyncGenerator<ImageRef[]> {
+  const parser = parse({
+    delimiter,
+    bom: true,
+    columns: header => header.map((cell: string) => cell.trim()),
+    relax_column_count: true,
+    skip_empty_lines: true,
+    info: true
+  })
+  let wake = (): void => undefined
+  parser.on('drain', () => wake()).on('close', () => wake())
+  const feed = async (): Promise<void> => {
+    for await (const piece of pieces) {
+      if (parser.destroyed) return
+      if (!parser.write(piece)) await new Promise<void>(resume => (wake = resume))
+    }
+    parser.end()
+  }
+  feed().catch((error: Error) => parser.destroy(error))
+  let ready: ImageRef[] = []
+  let line = 1
+  try {
+    for await (const {record, info} of parser as AsyncIterable<{record: Record<string, unknown>; info: {lines: number}}>) {
+      line = info.lines
+      ready.push(fromFields(record, line, options))
+      if (ready.length >= ROWS) {
+        yield ready
+        ready = []
+      }
+    }
+  } catch (error) {
+    ready.push(problemRef(options.name, '', `the table ${options.name} cannot be read after line ${line} (${(error as Error).message})`))
+  } finally {
+    parser.destroy() // the feeding loop ends by itself, at the latest when the source is closed
+  }
+  if (ready.length > 0) yield ready
+}
+
+/** Yields the images of a list, some at a time, in its order. */
+export async function* readList(source: Readable | AsyncIterable<Buffer | string>, options: ListOptions): AsyncGenerator<ImageRef[]> {
+  const separator = options.format === 'nul' ? 0 : NEWLINE
+  const pieces = blocks(source as AsyncIterable<Buffer | string>, separator, options.name)
+  try {
+    let first = await pieces.next()
+    while (!first.done && options.format !== 'nul' && first.value.toString('latin1').trim() === '') first = await pieces.next() // blank lines in front
+    if (first.done) return
+    const format = options.format ?? sniffList((first.value.toString('utf8').trimStart().split(/\r?\n/, 1)[0] ?? '').trim())
+    const all = again(first.value, pieces)
+    if (format === 'csv' || format === 'tsv') yield* table(all, format === 'csv' ? ',' : '\t', options)
+    else yield* rows(all, format, separator, options)
+  } finally {
+    if ('destroy' in source) source.destroy() // whoever waits for more of it is let go
+    await pieces.return(undefined)
+  }
+}
+
+async function* rows(
+  pieces: AsyncIterable<Buffer>,
+  format: ListFormat,
+  separator: number,
+  options: ListOptions
+): AsyncGenerator<ImageRef[]> {
+  let line = 0
+  for await (const piece of pieces) {
+    let ready: ImageRef[] = []
+    const found = rowsOf(piece, separator)
+    const ended = piece.at(-1) === separator
+    for (const [i, raw] of found.entries()) {
+      if (i === found.length - 1 && raw.length === 0 && ended) break // behind the last separator there is no row
+      line++
+      const row = format === 'nul' ? raw : withoutReturn(raw)
+      if (row.length === 0) continue
+      if (format === 'jsonl') {
+        const text = typeof row === 'string' ? row : row.toString('utf8')
+        if (text.trim() !== '') ready.push(fromJson(text, line, options))
+      } else
+        ready.push(
+          typeof row === 'string' && row.includes('\0')
+            ? problemRef(`${options.name}:${line}`, '', NUL_INSIDE)
+            : refOf(row, opened(row, options.base))
+        )
+      if (ready.length >= ROWS) {
+        yield ready
+        ready = []
+      }
+    }
+    if (ready.length > 0) yield ready
+  }
+}
+
+const NUL_INSIDE = 'the line holds a NUL; a list made by `find -print0` is read with -0'

@@ -1,0 +1,184 @@
+/**
+ * Where images come from: folders, files, lists, stdin and tar shards become one stream of `ImageRef`.
+ *
+ * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a shard some headers. The order is
+ * that of the inputs; within a folder, that of the bytes of the paths.
+ */
+import {createReadStream, promises as fs} from 'node:fs'
+import {isAbsolute, dirname, join, resolve} from 'node:path'
+import type {Readable} from 'node:stream'
+import {UserError} from '../../config/errors.js'
+import {walkFolder} from './folder.js'
+import {readList, type ListFormat} from './list.js'
+import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
+import {readShard} from './webdataset.js'
+import {IdWatch} from './duplicate-ids.js'
+
+export {labelOf, type ImageRef, type SourceNote} from './image-ref.js'
+
+export type SourceOptions = {
+  /** What `-` reads; the process's own stdin if absent. */
+  readonly stdin?: Readable
+  /** Lists on stdin and `.txt`, `.lst` files are NUL-separated (`find -print0`). */
+  readonly nul?: boolean
+  /** What relative inputs, and relative paths on stdin, are relative to; the process's own folder if absent. */
+  readonly cwd?: string
+  /** Told of every file that is passed over and of ids that come twice. */
+  readonly onSkip?: (note: SourceNote) => void
+}
+
+const LISTS: Readonly<Record<string, ListFormat | 'plain'>> = {
+  '.txt': 'plain',
+  '.lst': 'plain',
+  '.list': 'plain',
+  '.jsonl': 'jsonl',
+  '.ndjson': 'jsonl',
+  '.csv': 'csv',
+  '.tsv': 'tsv'
+}
+
+const endingOf = (path: string): string => /\.[^./]*$/.exec(path)?.[0]?.toLowerCase() ?? ''
+
+/** `shard-{008..011}.tar` → the four names; several ranges multiply; zeros in front are kept. A name without a range is itself. */
+export function expandBraces(name: string): string[] {
+  const range = /\{(\d+)\.\.(\d+)\}/.exec(name)
+  if (!range) return [name]
+  const [whole, from, to] = range as unknown as [string, string, string]
+  const [first, last] = [Number(from), Number(to)]
+  if (last < first || last - first >= 1_000_000)
+    throw new UserError(`The range ${whole} in ${name} runs backwards or is too long.`, {
+      exit: 2,
+      code: 'BAD_RANGE',
+      hint: 'Write it as {000..012}.'
+    })
+  const width = from.startsWith('0') || to.startsWith('0') ? Math.max(from.length, to.length) : 0
+  const names: string[] = []
+  for (let i = first; i <= last; i++)
+    names.push(...expandBraces(name.slice(0, range.index) + String(i).padStart(width, '0') + name.slice(range.index + whole.length)))
+  return names
+}
+
+type Input = {readonly given: string; readonly open: string; readonly kind: 'stdin' | 'folder' | 'list' | 'shard' | 'file'}
+
+const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')
+
+/** What each input is, before any of them is read: a name that does not exist ends the command at once, not after an hour. */
+async function classify(inputs: readonly string[], cwd: string | undefined): Promise<Input[]> {
+  const place = (name: string): string => (cwd === undefined || isAbsolute(name) ? name : join(cwd, name))
+  const exists = (name: string): Promise<boolean> =>
+    fs.lstat(place(name)).then(
+      () => true,
+      () => false
+    )
+  const found: Input[] = []
+  const missing: string[] = []
+  let stdins = 0
+  for (const input of inputs) {
+    if (input === '-') {
+      if (++stdins > 1) throw new UserError('The input - (stdin) is named twice; it can be read once.', {exit: 2, code: 'STDIN_TWICE'})
+      found.push({given: '-', open: '', kind: 'stdin'})
+      continue
+    }
+    const names = input.endsWith('.tar') && !(await exists(input)) ? expandBraces(input) : [input]
+    for (const given of names) {
+      const open = place(given)
+      const ending = endingOf(given)
+      try {
+        const stats = await fs.stat(open)
+        const kind = stats.isDirectory() ? 'folder' : ending === '.tar' ? 'shard' : ending in LISTS ? 'list' : 'file'
+        if (/\.(tar\.(gz|bz2|xz|zst)|tgz|tbz|txz)$/i.test(given))
+          throw new UserError(`${given} is a compressed tar; shards are read uncompressed.`, {
+            exit: 2,
+            code: 'COMPRESSED_TAR',
+            hint: `Try: gunzip ${given}`
+          })
+        found.push({given, open, kind})
+      } catch (error) {
+        if (error instanceof UserError) throw error
+        if (isMissing(error) && !(await exists(given))) missing.push(given)
+        else found.push({given, open, kind: 'file'}) // a dangling link, a folder without permission: named when it is to be decoded
+      }
+    }
+  }
+  if (missing.length > 0)
+    throw new UserError(
+      `There is no ${missing.length > 1 ? 'file or folder of these names' : 'file or folder'}: ${missing.slice(0, 5).join(', ')}${missing.length > 5 ? ', …' : ''}.`,
+      {
+        exit: 3,
+        code: 'NO_INPUT',
+        hint: /^https?:/.test(missing[0]!)
+          ? 'Addresses are not fetched; download the images first.'
+          : 'Check the spelling and the folder you are in.'
+      }
+    )
+  return found
+}
+
+async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
+  const {given, open, kind} = input
+  if (kind === 'folder') yield* walkFolder(given, open, note)
+  else if (kind === 'stdin')
+    yield* readList(stdin ?? process.stdin, {
+      name: 'stdin',
+      base: cwd === undefined ? '' : resolve(cwd),
+      ...(nul ? {format: 'nul' as const} : {})
+    })
+  else if (kind === 'list') {
+    const format = LISTS[endingOf(given)]!
+    yield* readList(createReadStream(open, {highWaterMark: 1 << 18}), {
+      name: given,
+      base: dirname(resolve(open)),
+      ...(format !== 'plain' ? {format} : nul ? {format: 'nul' as const} : {})
+    })
+  } else if (kind === 'shard') yield* readShard(given, open, note)
+  else yield [refOf(given, open)]
+}
+
+/** As `listImages`, some at a time: no await for each image. Chunks are never empty. */
+export async function* listChunks(inputs: readonly string[], options: SourceOptions = {}): AsyncGenerator<ImageRef[]> {
+  const note = options.onSkip ?? (() => undefined)
+  const watch = options.onSkip ? new IdWatch() : undefined
+  for (const input of await classify(inputs, options.cwd)) {
+    for await (const chunk of read(input, options, note)) {
+      if (watch)
+        for (const {id} of chunk) if (watch.again(id)) note({kind: 'duplicate', path: id, reason: 'its id was there before; both are kept'})
+      yield chunk
+    }
+  }
+}
+
+/**
+ * The images of the inputs, one by one, in order.
+ *
+ * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image file, `-` (a list on stdin), a list
+ * file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`, `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard
+ * (`.tar`, also `name-{000..012}.tar`; webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
+ * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never dropped. Ids may repeat: told once each,
+ * as far as the first million ids go. An image under a folder gets `folder`, the first folder under the given root, for `labelOf`.
+ *
+ * Raises UserError (exit 3) where an input does not exist, before anything is read; (exit 2) where one cannot be such an input. An empty result is
+ * no error here: the caller throws `noImages(inputs)`.
+ */
+export async function* listImages(inputs: readonly string[], options: SourceOptions = {}): AsyncGenerator<ImageRef> {
+  for await (const chunk of listChunks(inputs, options)) yield* chunk
+}
+
+/** How many images the inputs name (decodable or not), for `--dry-run`; reads the lists and folders, opens no image. */
+export async function countImages(inputs: readonly string[], options: SourceOptions = {}): Promise<number> {
+  let count = 0
+  for await (const chunk of listChunks(inputs, options)) count += chunk.length
+  return count
+}
+
+/** The error for inputs that hold no image at all (exit 3). */
+export function noImages(inputs: readonly string[]): UserError {
+  const names = inputs.length === 0 ? 'no input was named' : `none in ${inputs.slice(0, 3).join(', ')}${inputs.length > 3 ? ', …' : ''}`
+  return new UserError(`There is no image to work on: ${names}.`, {
+    exit: 3,
+    code: 'NO_INPUT',
+    hint:
+      inputs.length === 0
+        ? 'Name a folder, image files, a list or a tar shard, or - for a list on stdin.'
+        : 'Hidden files and files that are no images by their ending are skipped; -v names them. A list on stdin is read with -, NUL-separated with -0.'
+  })
+}

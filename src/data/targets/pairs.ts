@@ -1,0 +1,159 @@
+/**
+ * Finds the map that belongs to each image: a depth map or a mask.
+ *
+ * Either a field of the list names it (`depth`, `mask`; relative to the list), or it lies in a folder of its own under the same relative path with any ending. What the path of
+ * an image is relative to: the folder that was named; where several were, the folder that holds them all, so that one folder of maps serves train and val
+ * (`images/train/a.jpg`, `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). What only a list names, on stdin too, lies below no such folder: of its path the longest end is taken
+ * that a map lies under. An image without a map, or with two, is told as a bad input with the reason.
+ */
+import {promises as fs} from 'node:fs'
+import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
+import type {BadImage} from '../loader/batches.js'
+import type {MapRef} from './depth-and-mask-files.js'
+import type {ImageRef} from '../sources/image-ref.js'
+
+export type PairOptions = {
+  /** The field of a list that names the map. */
+  readonly field: 'depth' | 'mask'
+  /** The folder of maps; absent: only fields count. */
+  readonly folder?: string
+  /** The inputs that images were listed from: folders, files, lists. Needed with `folder`. */
+  readonly roots?: readonly string[]
+}
+
+/** An image and its map. */
+export type Pair = {readonly image: ImageRef; readonly map: MapRef}
+
+const LIST = /\.(txt|lst|list|jsonl|ndjson|csv|tsv)$/i
+
+/** Endings by which a file in a folder of maps may be one. */
+const MAPS = new Set(['.png', '.tif', '.tiff', '.npy'])
+
+const wordOf = (field: 'depth' | 'mask'): string => (field === 'depth' ? 'depth map' : 'mask')
+
+/** The longest folder that all these lie in. */
+function commonFolder(folders: readonly string[]): string {
+  const [first, ...rest] = folders.map(folder => folder.split(sep))
+  let length = first?.length ?? 0
+  for (const parts of rest) {
+    let same = 0
+    while (same < length && parts[same] === first![same]) same++
+    length = same
+  }
+  return first?.slice(0, length).join(sep) || sep
+}
+
+/**
+ * A function from the path of an image to its place below the inputs: its path relative to the folder that was named, or to the one that holds all that were; the name alone where it
+ * lies elsewhere. `only` is the name of that folder where there is one alone; `within` says that the image lies in it, `below` that it was moreover named as a folder or file, not by a list.
+ *
+ * Inputs that do not exist (brace patterns, `-`) count as their parent folders.
+ */
+export function placeFinder(
+  roots: readonly string[]
+): (
+  path: string
+) => Promise<{readonly inside: string; readonly only: string | undefined; readonly within: boolean; readonly below: boolean}> {
+  const findBase = async (): Promise<{common: string; only: string | undefined; laid: boolean}> => {
+    const folders = new Set<string>()
+    const named = roots.filter(root => root !== '-')
+    // Lists name their maps themselves; where there is anything else, they say nothing of how it is laid out.
+    const laid = named.filter(root => !LIST.test(root))
+    for (const root of laid.length > 0 ? laid : named) {
+      const full = resolve(root)
+      const stats = await fs.stat(full).catch(() => undefined)
+      folders.add(stats?.isDirectory() ? full : dirname(full))
+    }
+    const all = [...folders]
+    const common = all.length > 0 ? commonFolder(all) : process.cwd()
+    return {common, only: all.length === 1 ? basename(all[0]!) : undefined, laid: laid.length > 0}
+  }
+  let base: ReturnType<typeof findBase> | undefined
+  return async path => {
+    const {common, only, laid} = await (base ??= findBase())
+    const under = relative(common, resolve(path))
+    const within = under !== '' && !isAbsolute(under) && under.split(sep)[0] !== '..'
+    return {inside: within ? under : basename(path), only, within, below: laid && within}
+  }
+}
+
+/** The name of a file without folders and ending. */
+export const stemOf = (path: string): string => basename(path).slice(0, basename(path).length - extname(path).length) || basename(path)
+
+/**
+ * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked for.
+ */
+export function mapFinder({field, folder, roots = []}: PairOptions): (image: ImageRef) => Promise<MapRef | {readonly reason: string}> {
+  const word = wordOf(field)
+  const placeOf = placeFinder(roots)
+  const listings = new Map<string, Promise<Map<string, string[]>>>()
+  /** Files of one folder by their name without ending. */
+  const listing = (place: string): Promise<Map<string, string[]>> => {
+    const known = listings.get(place)
+    if (known) return known
+    const made = fs.readdir(place).then(
+      names => {
+        const stems = new Map<string, string[]>()
+        for (const name of names.sort()) {
+          const ending = extname(name)
+          if (name.startsWith('.') || !MAPS.has(ending.toLowerCase())) continue
+          const stem = name.slice(0, -ending.length)
+          const held = stems.get(stem)
+          if (held) held.push(name)
+          else stems.set(stem, [name])
+        }
+        return stems
+      },
+      () => new Map<string, string[]>()
+    )
+    listings.set(place, made)
+    return made
+  }
+  const inFolder = async (path: string): Promise<MapRef | {readonly reason: string}> => {
+    const {inside, only, within, below} = await placeOf(path)
+    const stem = stemOf(inside)
+    const exact = within ? [dirname(inside), ...(only === undefined ? [] : [join(only, dirname(inside))])] : []
+    const parts = dirname(resolve(path)).split(sep).slice(1)
+    const ends = below ? [] : [...parts.map((_, i) => parts.slice(i).join(sep)), '']
+    const places = [...exact, ...ends].map(place => join(folder!, place))
+    for (const place of places) {
+      const names = (await listing(place)).get(stem) ?? []
+      if (names.length === 1) return {path: join(place, names[0]!)}
+      if (names.length > 1) return {reason: `it has ${names.length} ${word}s: ${names.join(', ')} in ${place}`}
+    }
+    const where = below
+      ? `no ${join(places[0]!, stem)}.png, .tif or .npy`
+      : `no ${stem}.png, .tif or .npy in ${folder!} under any end of its path`
+    return {reason: `it has no ${word}: there is ${where}`}
+  }
+  return async image => {
+    if (image.problem !== undefined) return {reason: image.problem}
+    const named = image.fields[field]
+    if (typeof named === 'string' && named !== '')
+      return {path: isAbsolute(named) || image.base === undefined ? named : resolve(image.base, named)}
+    if (folder === undefined) return {reason: `it has no ${word}: its row has no field ${field}, and no folder of ${word}s was named`}
+    if (typeof image.path !== 'string')
+      return {reason: `its ${word} cannot be found, because its name is not UTF-8; name the ${word} in a list`}
+    return inFolder(image.bytes || image.range ? image.id : image.path)
+  }
+}
+
+/** Images with their maps, in order; those without one are told to `onBad`. No map is opened here. */
+export async function* pairs(
+  images: AsyncIterable<ImageRef>,
+  {onBad, ...options}: PairOptions & {readonly onBad?: (bad: BadImage) => void}
+): AsyncGenerator<Pair> {
+  const find = mapFinder(options)
+  for await (const image of images) {
+    const map = await find(image)
+    if ('reason' in map) {
+      const {id, path, pathBase64} = image
+      onBad?.({
+        id,
+        path: typeof path === 'string' && path !== '' ? path : id,
+        reason: map.reason,
+        ...(pathBase64 === undefined ? {} : {pathBase64})
+      })
+    } else yield {image, map}
+  }
+}

@@ -1,0 +1,240 @@
+/**
+ * Opens whatever holds a model: a `.pth` or `.safetensors` file, a Hugging Face or timm folder, one of our run folders, or the name of a released model that was
+ * pulled. What comes back has Meta's names and reads each tensor only when asked.
+ */
+import {readdir, readFile, stat} from 'node:fs/promises'
+import {homedir} from 'node:os'
+import {dirname, isAbsolute, join} from 'node:path'
+import {UserError} from '../../config/errors.js'
+import {openReader} from '../../system/file-reader.js'
+import {nameTensors, type Dialect} from './key-mapping.js'
+import {openPth} from './pth.js'
+import {findReleased} from './model-zoo.js'
+import {openSafetensors} from './safetensors.js'
+import type {TensorEntry} from './tensor-entry.js'
+import {listStates} from '../run/training-state.js'
+
+export type CheckpointOptions = {
+  /** Which of several models in one file: `teacher`, `student`, or the key under which it lies. Default: the teacher where there is one. */
+  readonly root?: string
+  /** For mmcv files: read only `state_dict` and pass over unknown objects beside it. They are never built, let alone called. */
+  readonly tolerant?: boolean
+}
+
+export type Checkpoint = {
+  /** The file or folder that was opened at last; differs from what was asked for with run folders and names of released models. */
+  readonly path: string
+  readonly format: 'pth' | 'safetensors' | 'huggingface'
+  readonly dialect: Dialect
+  /** What the file says of itself: metadata of safetensors; of a Hugging Face or timm folder `heads` and the settings it names. */
+  readonly metadata: Readonly<Record<string, string>>
+  /** The backbone under Meta's names (DINOv2 spec 1.9). Of a file that holds one head alone, its tensors under their own names. */
+  readonly tensors: Map<string, TensorEntry>
+  /** What stands beside the backbone: `dino_head.…`, `ibot_head.…`, `decode_head.…`, `classifier.…`. */
+  readonly heads: Map<string, TensorEntry>
+  /** The root that was taken, where the file has several. */
+  readonly root?: string
+  /** Sentences for the user: what was supplied, what was left aside. */
+  readonly notes: readonly string[]
+  close(): Promise<void>
+}
+
+type Opened = {
+  readonly path: string
+  readonly format: Checkpoint['format']
+  readonly metadata: Readonly<Record<string, string>>
+  readonly tensors: Map<string, TensorEntry>
+  readonly notes?: readonly string[]
+  close(): Promise<void>
+}
+
+/**
+ * Opens a checkpoint. No numbers are read yet; `close` when done with them.
+ *
+ * Throws `UserError`: nothing there (exit 3), a damaged or refused file (exit 1), a root that is not there (exit 2).
+ */
+export async function openCheckpoint(path: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
+  const opened = await openAny(path, options)
+  try {
+    const named = nameTensors(opened.path, opened.tensors, options.root)
+    return {
+      path: opened.path,
+      format: opened.format,
+      metadata: opened.metadata,
+      close: () => opened.close(),
+      ...named,
+      notes: [...(opened.notes ?? []), ...named.notes]
+    }
+  } catch (error) {
+    await opened.close()
+    throw error
+  }
+}
+
+async function openAny(path: string, options: CheckpointOptions): Promise<Opened> {
+  const found = await stat(path).catch(() => undefined)
+  if (found) return found.isDirectory() ? openFolder(path, options) : openFile(path, options)
+  const released = findReleased(path)
+  if (!released)
+    throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', hint: 'The names of released models: dinov2 models list'})
+  const pulled = join(modelsFolder(), released.file)
+  if (await stat(pulled).catch(() => undefined)) return openFile(pulled, options)
+  throw new UserError(`The released model ${released.name} is not on this machine.`, {
+    exit: 3,
+    code: 'NO_INPUT',
+    hint: `dinov2 models pull ${released.name}`
+  })
+}
+
+/** Where pulled models lie: `$XDG_CACHE_HOME/dinov2/models`, by default `~/.cache/dinov2/models`. */
+export function modelsFolder(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  const cache = env['XDG_CACHE_HOME'] // the specification asks that relative values be ignored
+  return join(cache && isAbsolute(cache) ? cache : join(homedir(), '.cache'), 'dinov2', 'models')
+}
+
+async function openFile(path: string, {tolerant}: CheckpointOptions): Promise<Opened> {
+  const reader = await openReader(path)
+  const head = await reader.read(0, Math.min(reader.size, 9)).finally(() => reader.close())
+  // A safetensors file has { as its ninth byte; all else is for the reader of .pth to judge, unless the ending says otherwise.
+  if (head[8] === 0x7b || (path.endsWith('.safetensors') && head[0] !== 0x50)) {
+    const file = await openSafetensors(path)
+    return {path, format: 'safetensors', metadata: file.metadata, tensors: file.tensors, close: () => file.close()}
+  }
+  const file = await openPth(path, {tolerant})
+  const tensors = new Map<string, TensorEntry>()
+  for (const [root, dict] of file.roots) for (const [name, entry] of dict) tensors.set(root === '' ? name : `${root}.${name}`, entry)
+  return {path, format: 'pth', metadata: {}, tensors, close: () => file.close()}
+}
+
+async function openFolder(path: string, options: CheckpointOptions): Promise<Opened> {
+  const inside = new Set(await readdir(path))
+  if (inside.has('config.json')) return openHuggingFace(path, inside, options)
+  if (inside.has('backbone.safetensors')) return openPair(join(path, 'backbone.safetensors'), options)
+  const final = join(path, 'final', 'backbone.safetensors')
+  const state = (await listStates(path)).at(-1)
+  if (await stat(final).catch(() => undefined)) {
+    const opened = await openPair(final, options)
+    const step = Number(opened.metadata['step'])
+    if (!state || !(state.step > step)) return opened
+    await opened.close() // the run has gone on since it was finished
+  }
+  if (state) {
+    const opened = await openFile(state.path, options)
+    return {...opened, notes: [`${path} is not finished; the teacher of its newest checkpoint is taken (step ${state.step}).`]}
+  }
+  const newest = await newestExport(path, inside)
+  if (newest) return newest.endsWith('backbone.safetensors') ? openPair(newest, options) : openFile(newest, options)
+  throw new UserError(`The folder ${path} holds no model that is known.`, {
+    exit: 3,
+    code: 'NO_INPUT',
+    hint: 'Expected a run folder (final/backbone.safetensors, or checkpoints), a Hugging Face folder (config.json and model.safetensors), or the name of a checkpoint file in it.'
+  })
+}
+
+/** The backbone of a run and, where they lie beside it, its heads. */
+async function openPair(path: string, options: CheckpointOptions): Promise<Opened> {
+  const backbone = await openFile(path, options)
+  const beside = join(dirname(path), 'heads.safetensors')
+  if (!(await stat(beside).catch(() => undefined))) return backbone
+  try {
+    const heads = await openFile(beside, options)
+    return {
+      ...backbone,
+      tensors: new Map([...backbone.tensors, ...heads.tensors]),
+      close: async () => void (await Promise.all([backbone.close(), heads.close()]))
+    }
+  } catch (error) {
+    await backbone.close()
+    throw error
+  }
+}
+
+/** The last thing that a run of the Python code wrote for others: by the largest number in the name of its folder. */
+async function newestExport(run: string, inside: ReadonlySet<string>): Promise<string | undefined> {
+  let best: {step: number; path: string} | undefined
+  for (const folder of ['exports', 'eval'].filter(name => inside.has(name)))
+    for (const name of await readdir(join(run, folder))) {
+      const step = Number(/\d+/.exec(name)?.[0] ?? NaN)
+      if (Number.isNaN(step) || (best && best.step >= step)) continue
+      for (const file of ['backbone.safetensors', 'teacher_checkpoint.pth']) {
+        const path = join(run, folder, name, file)
+        if (await stat(path).catch(() => undefined)) {
+          best = {step, path}
+          break
+        }
+      }
+    }
+  return best?.path
+}
+
+async function openHuggingFace(path: string, inside: ReadonlySet<string>, options: CheckpointOptions): Promise<Opened> {
+  const config = await readJson(join(path, 'config.json'))
+  const described = describe(config)
+  const index = 'model.safetensors.index.json'
+  const single = ['model.safetensors', 'pytorch_model.bin'].find(name => inside.has(name))
+  if (single !== undefined) {
+    const file = await openFile(join(path, single), options)
+    return {...file, path, format: 'huggingface', metadata: {...described, ...file.metadata}}
+  }
+  if (!inside.has(index))
+    throw new UserError(`The folder ${path} has a config.json, but neither model.safetensors nor ${index} nor pytorch_model.bin.`, {
+      exit: 3,
+      code: 'NO_INPUT'
+    })
+  const map = (await readJson(join(path, index)))['weight_map']
+  if (typeof map !== 'object' || map === null || Object.values(map).some(name => typeof name !== 'string' || /[/\\]|^\.\.?$/.test(name)))
+    throw new UserError(`${join(path, index)} has no weight_map from tensors to files of its folder.`, {code: 'BAD_CHECKPOINT'})
+  const places = Object.entries(map as Record<string, string>)
+  const shards = new Map<string, Opened>()
+  const close = async (): Promise<void> => void (await Promise.all([...shards.values()].map(shard => shard.close())))
+  try {
+    const tensors = new Map<string, TensorEntry>()
+    for (const [name, file] of places) {
+      const shard = shards.get(file) ?? (await openFile(join(path, file), options))
+      shards.set(file, shard)
+      const entry = shard.tensors.get(name)
+      if (!entry)
+        throw new UserError(`${join(path, file)} lacks the tensor ${name}, which ${index} places there.`, {code: 'BAD_CHECKPOINT'})
+      tensors.set(name, entry)
+    }
+    const [first] = shards.values()
+    return {path, format: 'huggingface', metadata: {...described, ...first?.metadata}, tensors, close}
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** What shapes cannot tell, as far as a config.json of transformers or timm says it. */
+function describe(config: Readonly<Record<string, unknown>>): Record<string, string> {
+  const out: Record<string, string> = {}
+  const {model_type: type, num_attention_heads: heads, layer_norm_eps: eps, hidden_act: activation, model_args: args, architecture} = config
+  if (typeof type === 'string') {
+    if (!['dinov2', 'dinov2_with_registers'].includes(type))
+      throw new UserError(`The model_type of this folder is ${type}; dinov2 and dinov2_with_registers are read.`, {code: 'OTHER_MODEL'})
+    out['model_type'] = type
+  }
+  if (typeof heads === 'number') out['heads'] = String(heads)
+  if (eps !== undefined && eps !== 1e-6)
+    throw new UserError(`The layer_norm_eps of this folder is ${String(eps)}; DINOv2 has 1e-6.`, {code: 'OTHER_MODEL'})
+  if (activation !== undefined && activation !== 'gelu')
+    throw new UserError(`The hidden_act of this folder is ${String(activation)}; DINOv2 has gelu.`, {code: 'OTHER_MODEL'})
+  if (typeof architecture === 'string') out['architecture'] = architecture
+  if (typeof args === 'object' && args !== null && 'num_heads' in args) out['heads'] = String(args.num_heads)
+  return out
+}
+
+async function readJson(path: string): Promise<Record<string, unknown>> {
+  let value: unknown
+  try {
+    value = JSON.parse(await readFile(path, 'utf8'))
+  } catch (error) {
+    throw new UserError(`${path} is not good JSON: ${error instanceof Error ? error.message : String(error)}.`, {
+      code: 'BAD_CHECKPOINT',
+      cause: error
+    })
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new UserError(`${path} is not a JSON object.`, {code: 'BAD_CHECKPOINT'})
+  return value as Record<string, unknown>
+}

@@ -1,0 +1,76 @@
+/**
+ * Trained heads in files: safetensors with the head's tensors, and in its metadata the task, what the head is, and what it was trained on.
+ *
+ * A head reads the features of one backbone; its fingerprint is written down and compared when the head is used again.
+ */
+import {UserError} from '../../config/errors.js'
+import {openSafetensors, createSafetensors} from './safetensors.js'
+import {bytesOf} from './tensor-entry.js'
+
+export const headTasks = ['classify', 'depth', 'segment'] as const
+export type HeadTask = (typeof headTasks)[number]
+export type HeadTensors = ReadonlyMap<string, {readonly shape: readonly number[]; readonly data: Float32Array}>
+
+export type Head = {
+  readonly task: HeadTask
+  readonly tensors: HeadTensors
+  /** What kind of head it is and how its input is made: plain values, as each task defines them. */
+  readonly spec: object
+  /** Fingerprint of the backbone, number of images, scores: plain values. */
+  readonly trainedOn: {readonly fingerprint: string} & Readonly<Record<string, unknown>>
+}
+
+const wrong = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'WRONG_HEAD', hint})
+
+/** Writes a head whole or not at all. Throws a `UserError` where the file exists without `force`. */
+export async function saveHead(
+  path: string,
+  {task, tensors, spec, trainedOn}: Head,
+  {force = false}: {force?: boolean} = {}
+): Promise<void> {
+  const specs = [...tensors].map(([name, {shape}]) => ({name, dtype: 'F32' as const, shape}))
+  const metadata = {format: 'dinov2 head', task, spec: JSON.stringify(spec), trained_on: JSON.stringify(trainedOn)}
+  const writer = await createSafetensors(path, specs, metadata, {force})
+  try {
+    for (const [name, {data}] of tensors) await writer.write(name, bytesOf(data))
+    await writer.commit()
+  } catch (error) {
+    await writer.abort()
+    throw error
+  }
+}
+
+/**
+ * Reads a head. Throws a `UserError`: the file is missing or damaged, holds no head, a head of another task, or one for another backbone than `backbone`
+ * (a fingerprint).
+ */
+export async function openHead(
+  path: string,
+  wanted: {task: HeadTask; backbone?: string}
+): Promise<{tensors: HeadTensors; spec: object; trainedOn: {fingerprint: string} & Record<string, unknown>}> {
+  const file = await openSafetensors(path)
+  try {
+    const {task, spec, trained_on: made} = file.metadata as Record<string, string | undefined>
+    if (task === undefined || spec === undefined || made === undefined)
+      throw wrong(
+        `${path} holds no trained head of this program.`,
+        'Heads are written by linear-eval, depth-eval and seg-eval with --head-out.'
+      )
+    if (task !== wanted.task)
+      throw wrong(
+        `${path} is a head for ${task}, but one for ${wanted.task} is needed.`,
+        `Use it with: dinov2 predict ${task} … --head ${path}`
+      )
+    const trainedOn = JSON.parse(made) as {fingerprint: string} & Record<string, unknown>
+    if (wanted.backbone !== undefined && trainedOn.fingerprint !== wanted.backbone)
+      throw wrong(
+        `${path} was trained on features of another backbone: ${trainedOn.fingerprint.slice(0, 12)}… there, ${wanted.backbone.slice(0, 12)}… here.`,
+        'Give the backbone that the head was trained with, or train the head anew.'
+      )
+    const tensors = new Map<string, {shape: readonly number[]; data: Float32Array}>()
+    for (const [name, entry] of file.tensors) tensors.set(name, {shape: entry.shape, data: await entry.readFloat32()})
+    return {tensors, spec: JSON.parse(spec) as object, trainedOn}
+  } finally {
+    await file.close()
+  }
+}

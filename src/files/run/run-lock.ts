@@ -1,0 +1,135 @@
+/**
+ * One process at a time in a run folder.
+ *
+ * The lock is a small file, put in place whole by a hard link, which fails where there is one already. It names process, machine and the moment the process began, so that a
+ * lock left behind by a process that was killed is known as such and taken over; one of another machine cannot be judged from here and is respected.
+ */
+import {readFileSync, rmSync} from 'node:fs'
+import {link, readFile, rename, rm, writeFile} from 'node:fs/promises'
+import {hostname} from 'node:os'
+import {join} from 'node:path'
+import {UserError} from '../../config/errors.js'
+
+type Owner = {
+  readonly pid: number
+  readonly host: string
+  /** When the process began, as the system counts, with the machine's present boot; empty where it does not tell. */
+  readonly began: string
+}
+
+/** The file in a run folder. */
+export const lockName = 'run.lock'
+
+/** The moment a process began: a number that is reused has another. Undefined where there is no such process. */
+function beginning(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    if (fields[0] === 'Z') return undefined // killed, and not yet buried by its parent
+    return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${fields[19]}`
+  } catch {
+    try {
+      process.kill(pid, 0)
+      return ''
+    } catch (error) {
+      return (error as NodeJS.ErrnoException).code === 'EPERM' ? '' : undefined
+    }
+  }
+}
+
+const alive = ({pid, host, began}: Owner): boolean => {
+  if (host !== hostname()) return true // nobody here can tell
+  const now = beginning(pid)
+  return now !== undefined && (began === '' || now === '' || began === now)
+}
+
+export type RunLock = {release(): Promise<void>}
+
+/**
+ * Takes a run folder for this process. `release` gives it back; so does the end of the process, short of `kill -9`, after which the next one takes it over.
+ * Throws `UserError`: another process has it (exit 2), or the folder cannot be written (exit 1).
+ */
+export async function lockRun(run: string): Promise<RunLock> {
+  const path = join(run, lockName)
+  const own = `${path}.${process.pid}`
+  const mine = JSON.stringify({pid: process.pid, host: hostname(), began: beginning(process.pid) ?? ''} satisfies Owner) + '\n'
+  try {
+    await writeFile(own, mine)
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    throw new UserError(`${run} cannot be written (${code}), and a run needs to.`, {
+      code: 'WRITE',
+      hint: code === 'ENOSPC' ? 'Free some space or name another place.' : 'Check the rights of the folder, or name another with --output.',
+      cause: error
+    })
+  }
+  try {
+    for (let tries = 0; tries < 5; tries++) {
+      const taken = await put(own, path, mine)
+      if (taken) {
+        const leave = (): void => rmSync(path, {force: true})
+        process.once('exit', leave)
+        return {
+          async release() {
+            process.off('exit', leave)
+            await rm(path, {force: true})
+          }
+        }
+      }
+      const text = await readFile(path, 'utf8').catch(() => undefined)
+      if (text === undefined) continue // given back meanwhile
+      const owner = read(text)
+      if (owner && alive(owner))
+        throw new UserError(
+          owner.host === hostname()
+            ? `Another process (${owner.pid}) is at work in ${run}.`
+            : `A process on another machine (${owner.pid} on ${owner.host}) is at work in ${run}.`,
+          {
+            exit: 2,
+            code: 'RUN_LOCKED',
+            hint:
+              owner.host === hostname()
+                ? 'Wait until it has ended, or name another folder.'
+                : `Wait until it has ended, or name another folder. If it is gone for good: rm ${path}`
+          }
+        )
+      // Left behind. It is moved aside first, so that of two processes that both see this only one goes on.
+      const aside = `${own}.old`
+      if (
+        !(await rename(path, aside).then(
+          () => true,
+          () => false
+        ))
+      )
+        continue
+      if ((await readFile(aside, 'utf8').catch(() => text)) !== text) await link(aside, path).catch(() => undefined) // somebody was quicker: theirs stays
+      await rm(aside, {force: true})
+    }
+    throw new UserError(`${run} is being taken by several processes at once.`, {exit: 2, code: 'RUN_LOCKED', hint: 'Try again.'})
+  } finally {
+    await rm(own, {force: true})
+  }
+}
+
+/** Puts the lock in place; false where there is one. */
+async function put(own: string, path: string, text: string): Promise<boolean> {
+  try {
+    await link(own, path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'EEXIST') throw error
+      return writeFile(path, text, {flag: 'wx'}) // a file system without hard links
+    })
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
+  }
+}
+
+function read(text: string): Owner | undefined {
+  try {
+    const {pid, host, began} = JSON.parse(text) as Partial<Owner>
+    return typeof pid === 'number' && typeof host === 'string' && typeof began === 'string' ? {pid, host, began} : undefined
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,66 @@
+/**
+ * Numbers as colours: a ramp that grows evenly in lightness, so that it reads in grey and with any colour vision.
+ *
+ * Depth runs from near (light yellow) over red to far (dark violet), after the `inferno` ramp of Smith and van der Walt 2015, here by its stops every eighth; errors from white to dark red. What is unknown
+ * is a flat grey that neither ramp holds.
+ */
+import type {Raster} from '../data/image/resample.js'
+
+type Colour = readonly [red: number, green: number, blue: number]
+
+export type Ramp = 'depth' | 'error'
+
+const RAMPS: Readonly<Record<Ramp, readonly Colour[]>> = {
+  depth: [
+    [252, 255, 164],
+    [249, 201, 50],
+    [249, 142, 9],
+    [229, 92, 48],
+    [187, 55, 84],
+    [138, 34, 106],
+    [87, 16, 110],
+    [31, 12, 72],
+    [0, 0, 4]
+  ],
+  error: [
+    [255, 255, 255],
+    [254, 224, 210],
+    [252, 146, 114],
+    [222, 45, 38],
+    [103, 0, 13]
+  ]
+}
+
+const UNKNOWN: Colour = [128, 134, 140]
+
+/** The colour at a share of the ramp, 0 … 1. */
+export function colourAt(ramp: Ramp, share: number): Colour {
+  const stops = RAMPS[ramp]
+  const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1)
+  const i = Math.min(Math.floor(at), stops.length - 2)
+  const part = at - i
+  return [0, 1, 2].map(c => Math.round(stops[i]![c]! + part * (stops[i + 1]![c]! - stops[i]![c]!))) as unknown as Colour
+}
+
+/** Numbers [height, width] as a picture, `low` … `high` over the whole ramp; NaN, and what `unknown` names, is grey. */
+export function colourise(
+  values: Float32Array,
+  {width, height}: {readonly width: number; readonly height: number},
+  {ramp, low, high, unknown}: {readonly ramp: Ramp; readonly low: number; readonly high: number; readonly unknown?: (at: number) => boolean}
+): Raster {
+  const table = Array.from({length: 256}, (_, i) => colourAt(ramp, i / 255))
+  const data = new Uint8Array(width * height * 3)
+  const span = high > low ? high - low : 1
+  for (let i = 0; i < width * height; i++) {
+    const value = values[i]!
+    const none = Number.isNaN(value) || unknown?.(i) === true
+    data.set(none ? UNKNOWN : table[Math.round(255 * Math.min(Math.max((value - low) / span, 0), 1))]!, 3 * i)
+  }
+  return {width, height, data}
+}
+
+/** A bar of the ramp from left to right, for legends. */
+export function rampBar(ramp: Ramp, width: number, height: number): Raster {
+  const row = Float32Array.from({length: width * height}, (_, i) => (i % width) / Math.max(1, width - 1))
+  return colourise(row, {width, height}, {ramp, low: 0, high: 1})
+}

@@ -1,0 +1,118 @@
+/** What was kept, as files: links, copies, or tar shards by the rules of webdataset. */
+import {copyFile, mkdir, symlink, writeFile} from 'node:fs/promises'
+import {dirname, extname, join, relative, resolve} from 'node:path'
+import {RefusedImage, readBytes} from '../../data/image/decode.js'
+import {sniff} from '../../data/image/sniff.js'
+import type {ImageRef} from '../../data/sources/source.js'
+import {atomicFolder} from '../../system/atomic.js'
+import {writeShards} from '../../files/tar-shards.js'
+import type {Outcome} from './run.js'
+
+export type MaterializeOptions = {
+  readonly how: 'links' | 'copy' | 'tar'
+  readonly folder: string
+  /** Images of a shard. */
+  readonly perShard: number
+  readonly force: boolean
+}
+
+export type Materialized = {
+  readonly how: 'links' | 'copy' | 'tar'
+  readonly folder: string
+  readonly files: number
+  readonly missing: number
+}
+
+/** A name below the folder for an id: no way out of it, no name twice. */
+export function safeName(id: string, ending: string, taken: Set<string>): string {
+  const parts = id
+    .replaceAll('\\', '/')
+    .replaceAll('\0', '')
+    .split('/')
+    .filter(part => part !== '' && part !== '.' && part !== '..')
+    .map(part =>
+      Buffer.byteLength(part) > 200
+        ? Buffer.from(part)
+            .subarray(-200)
+            .toString('latin1')
+            .replace(/[^\w.-]/g, '_')
+        : part
+    )
+  const plain = parts.join('/') || 'image'
+  const own = extname(plain)
+  const stem = own === '' ? plain : plain.slice(0, -own.length)
+  for (let n = 0; ; n++) {
+    const name = `${stem}${n === 0 ? '' : `-${n}`}${own === '' ? ending : own}`
+    if (taken.has(name.toLowerCase())) continue // some file systems do not tell case apart
+    taken.add(name.toLowerCase())
+    return name
+  }
+}
+
+const isWhole = (ref: ImageRef): boolean => !ref.range && !ref.bytes
+
+/** Makes the folder, whole or not at all. Images that cannot be opened are counted. */
+export async function materialize(
+  {pool, kept, said}: Outcome,
+  {how, folder, perShard, force}: MaterializeOptions,
+  signal: AbortSignal
+): Promise<Materialized> {
+  let [files, missing] = [0, 0]
+  await atomicFolder(
+    folder,
+    async temporary => {
+      const taken = new Set<string>()
+      if (how === 'tar') {
+        const samples = async function* (): AsyncGenerator<{key: string; parts: Record<string, Uint8Array>}> {
+          for (const [n, row] of kept.entries()) {
+            signal.throwIfAborted()
+            const ref = pool.ref(row)
+            try {
+              const bytes = readBytes(ref)
+              const found = sniff(bytes.subarray(0, 4096), ref.id)
+              const ending = 'format' in found ? (found.format === 'jpeg' ? 'jpg' : found.format) : 'bin'
+              files++
+              yield {
+                key: String(n).padStart(9, '0'),
+                parts: {[ending]: bytes, json: Buffer.from(JSON.stringify({id: ref.id, ...ref.fields, ...said(row)}))}
+              }
+            } catch (error) {
+              if (!(error instanceof RefusedImage)) throw error
+              missing++
+            }
+          }
+        }
+        await writeShards(temporary, samples(), perShard)
+        return
+      }
+      for (const row of kept) {
+        signal.throwIfAborted()
+        const ref = pool.ref(row)
+        try {
+          const bytes = isWhole(ref) ? undefined : readBytes(ref)
+          const name = safeName(ref.id, bytes ? endingOf(bytes, ref.id) : '', taken)
+          const to = join(temporary, name)
+          await mkdir(dirname(to), {recursive: true})
+          if (bytes) await writeFile(to, bytes)
+          else if (how === 'copy') await copyFile(ref.path, to)
+          else {
+            // The folder is renamed when it is whole; links are made as they will lie then.
+            const from = typeof ref.path === 'string' ? resolve(ref.path) : ref.path
+            await symlink(typeof from === 'string' ? relative(dirname(join(resolve(folder), name)), from) : from, to)
+          }
+          files++
+        } catch (error) {
+          if (!(error instanceof RefusedImage) && (error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+          missing++
+        }
+      }
+    },
+    {force}
+  )
+  return {how, folder, files, missing}
+}
+
+function endingOf(bytes: Uint8Array, id: string): string {
+  const found = sniff(bytes.subarray(0, 4096), id)
+  return 'format' in found ? `.${found.format === 'jpeg' ? 'jpg' : found.format}` : ''
+}

@@ -1,0 +1,151 @@
+/** Curation as one page: the funnel, what each stage said, sizes of clusters before and after, and pictures of what was kept and left out. */
+import {fit} from '../../render/canvas.js'
+import {decodeRgb, RefusedImage} from '../../data/image/decode.js'
+import {encodeImage} from '../../data/image/encode.js'
+import type {ImageRef} from '../../data/sources/source.js'
+import type {Fields} from '../../files/embeddings/embeddings.js'
+import {lineChart} from '../../render/chart.js'
+import {dataUri, html, page, table, type Markup} from '../../render/html.js'
+import type {Done, Outcome} from './run.js'
+
+const side = 96
+/** Pictures shown of what a stage left out, and of what is kept in the end. */
+const most = 24
+
+const verbs: Readonly<Record<string, string>> = {
+  filter: 'Filter',
+  dedup: 'Near-duplicates',
+  decontaminate: 'Benchmark images',
+  retrieve: 'Retrieval from seeds',
+  cluster: 'Clusters',
+  sample: 'Balanced sample'
+}
+
+/** `n` numbers spread evenly over 0 … total - 1. */
+const spread = (total: number, n: number): number[] =>
+  total <= n ? [...Array(total).keys()] : Array.from({length: n}, (_, i) => Math.floor((i * total) / n))
+
+/** The page as HTML that holds its pictures. Pictures that cannot be opened leave an empty place. */
+export async function curationPage({pool, stages, kept, said}: Outcome, title: string): Promise<string> {
+  const small = async (ref: ImageRef): Promise<Markup> => {
+    try {
+      const picture = fit(await decodeRgb(ref), side)
+      return html`<img
+        src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 82}), 'image/jpeg')}"
+        alt="${ref.id}"
+      />`
+    } catch (error) {
+      if (!(error instanceof RefusedImage)) throw error
+      return html`<span class="quiet">not to be opened</span>`
+    }
+  }
+  const figure = async (row: number, caption: string): Promise<Markup> => {
+    const ref = pool.ref(row)
+    return html`<figure title="${ref.id}">
+      <div class="place">${await small(ref)}</div>
+      <figcaption>${caption}</figcaption>
+    </figure> `
+  }
+  const sheet = async (rows: readonly number[], caption: (row: number) => string): Promise<Markup> => {
+    const cells: Markup[] = []
+    for (const row of rows) cells.push(await figure(row, caption(row)))
+    return html`<div class="row">${cells}</div>`
+  }
+
+  const funnel: {name: string; rows: number}[] = [{name: 'rows of the input', rows: pool.inputs}]
+  if (pool.refused.length > 0) funnel.push({name: 'readable, once each', rows: pool.count})
+  for (const {stage, report} of stages) funnel.push({name: `after ${(verbs[stage] ?? stage).toLowerCase()}`, rows: report.after})
+  const widest = Math.max(1, pool.inputs)
+  const bars = funnel.map(
+    ({name, rows}) =>
+      html`<tr>
+        <td>${name}</td>
+        <td class="number">${rows.toLocaleString('en')}</td>
+        <td class="bar"><i style="width:${((100 * rows) / widest).toFixed(2)}%"></i></td>
+      </tr> `
+  )
+  const sections: Markup[] = []
+  for (const done of stages) sections.push(await section(done, sheet, said))
+  const refused =
+    pool.refused.length === 0
+      ? undefined
+      : html`<h2>Not read</h2>
+          ${table([['image', 'why'], ...pool.refused.slice(0, 50).map(({ref, reason}) => [ref.id, reason])])}
+          ${pool.refused.length > 50 && html`<p class="quiet">and ${pool.refused.length - 50} more</p>`}`
+  const body = html`<h1>${title}</h1>
+    <p>${kept.length.toLocaleString('en')} of ${pool.inputs.toLocaleString('en')} rows are kept.</p>
+    <div class="wide">
+      <table class="funnel">
+        ${bars}
+      </table>
+    </div>
+    ${sections}
+    <h2>Kept</h2>
+    <p class="quiet">${Math.min(most, kept.length)} of ${kept.length.toLocaleString('en')}, spread over the list.</p>
+    ${await sheet(
+      spread(kept.length, most).map(i => kept[i]!),
+      row => short(pool.ref(row).id)
+    )}
+    ${refused}`
+  const style = `.place { width: ${side}px; height: ${side}px; display: grid; place-items: center; background: var(--panel); }
+.row { gap: 0.4rem; } .row figure { width: ${side}px; } .row figcaption { font-size: 0.68rem; line-height: 1.25; }
+.funnel td { border: 0; padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: middle; } .bar { width: 28rem; max-width: 50vw; } .bar i { display: block; height: 1.1rem; min-width: 2px; background: var(--c0); border-radius: 3px; }`
+  return page({title, body, style})
+}
+
+const short = (id: string): string => id.split('/').at(-1) ?? id
+
+function caption(fields: Fields, id: string): string {
+  const {similarity, twin, reason} = fields
+  const about = typeof twin === 'string' ? `like ${short(twin)}` : typeof reason === 'string' ? reason : ''
+  return `${short(id)} ${typeof similarity === 'number' ? similarity.toFixed(3) : ''} ${about}`
+}
+
+async function section(
+  {stage, rows, verdict, report}: Done,
+  sheet: (rows: readonly number[], caption: (row: number) => string) => Promise<Markup>,
+  said: Outcome['said']
+): Promise<Markup> {
+  const out = [...rows.keys()].filter(i => !verdict.kept[i])
+  const captions = (row: number): string => caption(said(row), '')
+  const groups: Markup[] = []
+  for (const {title, members, size} of verdict.groups ?? [])
+    groups.push(
+      html`<h3>${title} <span class="quiet">(${size.toLocaleString('en')})</span></h3>
+        ${await sheet(
+          members.map(i => rows[i]!),
+          captions
+        )}`
+    )
+  const sizes = report['sizes'] as {before: number[]; after: number[]} | undefined
+  const chart =
+    sizes && sizes.before.length > 1
+      ? html`<div class="grid">
+          ${lineChart({
+            title: 'Pictures of each cluster, largest first',
+            x: 'cluster',
+            fromZero: true,
+            series: [
+              {name: 'before', points: sizes.before.map((n, i) => [i + 1, n] as const)},
+              {name: 'after', points: sizes.after.map((n, i) => [i + 1, n] as const)}
+            ]
+          })}
+        </div>`
+      : undefined
+  return html`<h2>${verbs[stage] ?? stage}</h2>
+    <p>${report.before.toLocaleString('en')} in, ${report.after.toLocaleString('en')} left.</p>
+    <ul>
+      ${verdict.says.map(text => html`<li>${text}</li>`)}
+    </ul>
+    ${chart} ${groups}
+    ${
+      out.length > 0 &&
+      html`<details>
+        <summary>${Math.min(most, out.length)} of ${out.length.toLocaleString('en')} left out, spread over the list</summary>
+        ${await sheet(
+          spread(out.length, most).map(j => rows[out[j]!]!),
+          captions
+        )}
+      </details>`
+    }`
+}

@@ -1,0 +1,87 @@
+/** What the stages of curation have in common: what they are given, and what they say of each row. */
+import type {Readable} from 'node:stream'
+import {onEngine, plainly, type Arithmetic} from '../../curate/matmul-backend.js'
+import {someRows, type RowSource} from '../../curate/rows.js'
+import type {BadImage} from '../../data/loader/batches.js'
+import type {SourceNote} from '../../data/sources/source.js'
+import type {Fields} from '../../files/embeddings/embeddings.js'
+import type {FeatureEvent, FeatureKind, FeatureMaker, Features} from './features.js'
+import type {Pool} from './pool.js'
+
+export const stageNames = ['filter', 'dedup', 'decontaminate', 'retrieve', 'cluster', 'sample'] as const
+export type StageName = (typeof stageNames)[number]
+
+/** What a stage is given. */
+export type Context = {
+  readonly pool: Pool
+  /** Rows of the pool that are still in. */
+  readonly rows: Int32Array
+  readonly maker: FeatureMaker
+  readonly seed: number
+  /** Which features it compares; undefined where the pool came as embeddings. */
+  readonly features: FeatureKind | undefined
+  readonly stdin?: Readable
+  readonly nul?: boolean
+  readonly onBad?: (bad: BadImage) => void
+  readonly onSkip?: (note: SourceNote) => void
+  readonly signal?: AbortSignal
+  /** What an earlier stage said of a row. */
+  readonly said: (row: number) => Fields
+}
+
+/** What a stage says of the rows that it was given; position i is row `rows[i]` of the pool. */
+export type Verdict = {
+  /** 1 for rows that stay. */
+  readonly kept: Uint8Array
+  /** Fields that the row carries from now on; of a rejected row with a `reason`. */
+  note(i: number): Fields
+  /** Figures for the report. */
+  readonly report: Readonly<Record<string, unknown>>
+  /** Sentences for stderr and the page. */
+  readonly says: readonly string[]
+  /** Groups of rows that are worth seeing: positions. */
+  readonly groups?: readonly {readonly title: string; readonly members: readonly number[]; readonly size: number}[]
+}
+
+export type StageEvent = FeatureEvent | {readonly kind: 'work'; readonly label: string; readonly done: number; readonly total: number}
+
+export type Stage = AsyncGenerator<StageEvent, Verdict>
+
+/** The rows of a stage with their vectors. */
+export function vectorsOf({pool, rows, features}: Context): {features: Features; source: RowSource} {
+  const found = pool.features(features)
+  return {features: found, source: rows.length === found.source.count ? found.source : someRows(found.source, rows)}
+}
+
+/** Multiplications from which an engine is worth its start: about a second of plain loops. */
+const engineWork = 1e9
+
+/** The engine where there is enough to do, else plain loops. */
+export async function arithmeticFor(multiplications: number, maker: FeatureMaker): Promise<Arithmetic> {
+  if (maker.engineInfo === undefined && multiplications < engineWork) return plainly
+  await maker.engine()
+  return onEngine
+}
+
+/** Lets signals and progress through between pieces of work that hold the thread. */
+const breathe = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
+
+/** Runs work that holds the thread, piece by piece, and passes on how far it is. */
+export async function* inPieces<E, R>(
+  work: Generator<E, R>,
+  show: (event: E) => StageEvent,
+  signal?: AbortSignal
+): AsyncGenerator<StageEvent, R> {
+  for (;;) {
+    const {done, value} = work.next()
+    if (done) return value
+    yield show(value)
+    await breathe()
+    signal?.throwIfAborted()
+  }
+}
+
+/** Seven digits: as many as float32 vectors mean. */
+export const rounded = (x: number): number => Number(x.toPrecision(6))
+
+export const plural = (n: number, one: string, many = `${one}s`): string => `${n.toLocaleString('en')} ${n === 1 ? one : many}`

@@ -1,0 +1,203 @@
+/**
+ * The whole work of `embed`: inputs, engine and model in, a file or a stream of rows out; and the forecast of it.
+ *
+ * Everything that can be refused is refused before the model is loaded. An output that is interrupted, or has too many bad images, keeps its rows as
+ * `OUT.partial`, and the next run may go on behind them.
+ */
+import type {Writable} from 'node:stream'
+import {UserError} from '../../config/errors.js'
+import type {BadImage} from '../../data/loader/batches.js'
+import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
+import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
+import {createEmbeddings, differences, inspectOutput, openEmbeddings, type EmbeddingFormat} from '../../files/embeddings/embeddings.js'
+import {embed, leaveOutDone, loadEmbedder, usualBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
+
+export type EmbedInputs = {
+  readonly inputs: readonly string[]
+  readonly nul?: boolean
+  readonly model: string
+  readonly features: FeatureSettings
+  readonly engine: EngineRequest
+  /** Images computed at once; by default what suits model and device. */
+  readonly batch?: number
+  readonly workers?: number
+  readonly maxPixels?: number
+  readonly toolVersion: string
+  readonly onSkip?: (note: SourceNote) => void
+  readonly signal: AbortSignal
+}
+
+export type EmbedWork = EmbedInputs & {
+  /** A file, or `-` for `stdout`. */
+  readonly output: string
+  readonly stdout: Writable
+  readonly format?: EmbeddingFormat
+  readonly force?: boolean
+  readonly resume?: boolean
+  readonly onBad: (bad: BadImage) => void
+  /** Asked after every batch: false ends the work. */
+  readonly goOn: () => boolean
+  /** Asked before the output gets its name; what it throws leaves the partial file. */
+  readonly judge: () => Promise<void>
+}
+
+export type EmbedEvent =
+  /** Engine and model are there; from here on images pass. */
+  | {readonly kind: 'ready'}
+  | {readonly kind: 'resumed'; readonly rows: number}
+  /** `waiting`: seconds that the engine stood still for want of images, so far. */
+  | {readonly kind: 'rows'; readonly rows: number; readonly waiting: number}
+  /** An output that has no end yet was kept for `--resume`. */
+  | {readonly kind: 'kept'; readonly rows: number}
+
+export type EmbedReport = {
+  readonly output: string
+  readonly format: EmbeddingFormat
+  readonly finished: boolean
+  readonly rows: number
+  /** Rows of these that an interrupted run had done. */
+  readonly resumed: number
+  readonly dim: number
+  readonly fingerprint: string | null
+  readonly batch: number
+  readonly engine: EngineInfo
+}
+
+const decoding = ({workers, maxPixels, signal}: EmbedInputs): Pick<EmbedOptions, 'workers' | 'maxPixels' | 'signal'> => ({
+  ...(workers === undefined ? {} : {workers}),
+  ...(maxPixels === undefined ? {} : {maxPixels}),
+  signal
+})
+
+const sourceOf = ({nul, onSkip}: EmbedInputs): {nul?: boolean; onSkip?: (note: SourceNote) => void} => ({
+  ...(nul ? {nul} : {}),
+  ...(onSkip ? {onSkip} : {})
+})
+
+async function open(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
+  const engine = await startEngine(work.engine)
+  const embedder = await loadEmbedder(work.model, {...work.features, precision: engine.precision, toolVersion: work.toolVersion})
+  return {embedder, engine, batch: work.batch ?? usualBatch(embedder.config, embedder.transform, engine.device)}
+}
+
+/**
+ * Embeds all images of the inputs; yields how far it is and returns the report.
+ *
+ * Throws `UserError`: no images (exit 3), an output that exists or cannot be continued (exit 2), what engine, model and `judge` throw.
+ */
+export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, EmbedReport> {
+  const {output: target, signal, onBad} = work
+  const place = await inspectOutput(target, work)
+  const refs = listImages(work.inputs, sourceOf(work))
+  const first = await refs.next() // names that do not exist are told before the model is loaded
+  if (first.done) throw noImages(work.inputs)
+  const all = async function* (): AsyncGenerator<ImageRef> {
+    yield first.value
+    yield* refs
+  }
+  const {embedder, engine, batch} = await open(work)
+  using held = embedder
+  const {dim, fingerprint} = held.meta
+  if (place.whole) {
+    const rows = await sameMaking(target, held)
+    yield {kind: 'resumed', rows}
+    return {output: target, format: place.format, finished: true, rows, resumed: rows, dim, fingerprint, batch, engine}
+  }
+  const output = await createEmbeddings(target, {
+    meta: held.meta,
+    stdout: work.stdout,
+    format: place.format,
+    batch,
+    ...(work.force ? {force: true} : {}),
+    ...(work.resume ? {resume: true} : {})
+  })
+  const {resumed, format} = output
+  let rows = resumed
+  const keep = async (): Promise<EmbedEvent[]> => ((await output.keep()) ? [{kind: 'kept', rows}] : [])
+  try {
+    yield {kind: 'ready'}
+    if (resumed > 0) yield {kind: 'resumed', rows}
+    const left = resumed > 0 ? leaveOutDone(all(), output.resumedIds(), held.transform, onBad) : all()
+    const made = embed(left, held, {batch, onBad, ...decoding(work)})
+    for await (const some of made) {
+      await output.write(some)
+      rows += some.ids.length
+      yield {kind: 'rows', rows, waiting: made.stats().waitSeconds}
+      if (signal.aborted || !work.goOn()) break
+    }
+    if (signal.aborted) {
+      yield* await keep()
+      return {output: target, format, finished: false, rows, resumed, dim, fingerprint, batch, engine}
+    }
+    await work.judge()
+    await output.commit()
+    return {output: target, format, finished: true, rows, resumed, dim, fingerprint, batch, engine}
+  } catch (error) {
+    yield* await keep()
+    throw error
+  }
+}
+
+/** How many rows a whole output has. Throws `UserError` (exit 2) when it was made in another way than this run would. */
+async function sameMaking(target: string, {meta}: Embedder): Promise<number> {
+  const done = await openEmbeddings(target)
+  const parts = differences(done.meta, meta)
+  if (parts.length > 0) {
+    await done.close()
+    throw new UserError(`${target} is there, whole, but was made in another way (${parts.join(', ')}).`, {
+      exit: 2,
+      code: 'OUTPUT_EXISTS',
+      hint: 'Give --force to replace it, or name another output.'
+    })
+  }
+  let rows = 0
+  for await (const {ids} of done.rows) rows += ids.length
+  return rows
+}
+
+/** What a short trial says of the whole. */
+export type Forecast = {
+  readonly images: number
+  readonly dim: number
+  /** Images a second in the trial, decoding and computing together; absent where no image could be read. */
+  readonly imagesPerSecond?: number
+  readonly seconds?: number
+  /** Bytes this process held at its fullest during the trial. */
+  readonly memory: number
+  readonly engine: EngineInfo
+}
+
+/** Images that are tried. */
+const tried = 16
+
+/** Counts the images, holding none of them, and embeds the first few to predict time and memory. Throws as `embedImages`. */
+export async function forecast(work: EmbedInputs): Promise<Forecast> {
+  let count = 0
+  const first: ImageRef[] = []
+  for await (const chunk of listChunks(work.inputs, sourceOf(work))) {
+    work.signal.throwIfAborted()
+    count += chunk.length
+    if (first.length < tried) first.push(...chunk.slice(0, tried - first.length))
+  }
+  if (count === 0) throw noImages(work.inputs)
+  const {embedder, engine, batch} = await open(work)
+  using held = embedder
+  const {imagesPerSecond} = await trial(first, held, {batch: Math.min(batch, tried), ...decoding(work)})
+  const memory = process.resourceUsage().maxRSS * 1024
+  const speed = imagesPerSecond === undefined ? {} : {imagesPerSecond, seconds: count / imagesPerSecond}
+  return {images: count, dim: held.meta.dim, ...speed, memory, engine}
+}
+
+/** Embeds a few images again and again for three batches; the first batch warms up and is not counted. */
+async function trial(first: readonly ImageRef[], embedder: Embedder, options: EmbedOptions): Promise<{imagesPerSecond?: number}> {
+  const again = async function* (): AsyncGenerator<ImageRef> {
+    for (let i = 0; i < options.batch * 3; i++) yield first[i % first.length]!
+  }
+  let images = 0
+  let begun = 0
+  for await (const {ids} of embed(again(), embedder, options)) {
+    if (begun > 0) images += ids.length
+    else begun = performance.now()
+  }
+  return images === 0 ? {} : {imagesPerSecond: (images * 1000) / (performance.now() - begun)}
+}

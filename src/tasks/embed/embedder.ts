@@ -1,0 +1,287 @@
+/**
+ * Embedding: images through a frozen backbone, one vector each, in the order of the input. Holds a few batches at a time, whatever the number of images.
+ *
+ * Worker threads decode ahead while the engine computes. What a vector is (spec §5.2, §1.7; the final norm is always applied):
+ *
+ *     cls        cls tokens of the chosen blocks, joined                               [n · C]
+ *     mean       means over the patch tokens of the chosen blocks, joined              [n · C]
+ *     cls+mean   cls tokens of the chosen blocks, then the last one's mean             [(n + 1) · C]
+ *     patch      every patch token, row by row; its channels are those of the blocks   [N · n · C]
+ *
+ * In shape comments: B images, N patches, C width, n chosen blocks, D numbers a vector.
+ */
+import {relative} from 'node:path'
+import {UserError} from '../../config/errors.js'
+import {pixelBatches, type BadImage, type Batches, type PixelBatch} from '../../data/loader/batches.js'
+import type {Transform} from '../../data/image/geometry.js'
+import type {ImageRef} from '../../data/sources/source.js'
+import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../../files/embeddings/embeddings.js'
+import type {VitConfig} from '../../model/config.js'
+import {clsTokens, forward, intermediateLayers} from '../../model/vit.js'
+import {normalizeRows} from '../../search/exact.js'
+import {normalizePixels} from '../../tensor/ops/patches.js'
+import type {Precision} from '../../tensor/ops/precision.js'
+import {concat, mean, reshape, tidy, type Tensor, type Tensor2D, type Tensor3D} from '../../tensor/tf.js'
+import {loadBackbone, type Backbone} from './load-backbone.js'
+
+/** What is taken from the model, and how images are made ready for it. */
+export type FeatureSettings = {
+  readonly pool: Pooling
+  /** The last n blocks, or these blocks counted from 0. */
+  readonly layers: number | readonly number[]
+  /** Brings every vector (for `patch`: every token) to length 1. */
+  readonly normalize: boolean
+  readonly transform: Transform
+}
+
+export const usualFeatures: FeatureSettings = {pool: 'cls', layers: 1, normalize: false, transform: {resize: 256, crop: 224}}
+
+/** The transform as it stands in a file's record, and back. */
+export const preprocessingOf = ({resize, crop, patch, cropBorders}: Transform): Readonly<Record<string, unknown>> => ({
+  ...(crop === undefined ? {resize, crop: null, multiple: patch} : {resize, crop}),
+  interpolation: 'bicubic',
+  mean: 'imagenet',
+  std: 'imagenet',
+  ...(cropBorders ? {borders: 'cropped'} : {})
+})
+
+/**
+ * The settings with which a file's vectors were made, so that queries can be made in the same way.
+ * Throws `UserError` when the record comes from elsewhere and does not say.
+ */
+export function settingsOf(meta: EmbeddingMeta, name: string): FeatureSettings {
+  const {resize, crop, multiple, borders} = meta.preprocessing ?? {}
+  if (typeof resize !== 'number' || meta.pooling === null || meta.layers === null) {
+    throw new UserError(`${name} does not say how its vectors were made, so images cannot be embedded in the same way.`, {
+      exit: 2,
+      code: 'UNKNOWN_MAKING',
+      hint: 'Embed the images as the indexed ones were, and search with the embeddings.'
+    })
+  }
+  const transform: Transform = {
+    ...(typeof crop === 'number' ? {resize, crop} : {resize, ...(typeof multiple === 'number' ? {patch: multiple} : {})}),
+    ...(borders === 'cropped' ? {cropBorders: true} : {})
+  }
+  return {pool: meta.pooling, layers: meta.layers, normalize: meta.normalized, transform}
+}
+
+/** A model that turns pixels into vectors. Dispose it to free its weights. */
+export type Embedder = {
+  readonly meta: EmbeddingMeta
+  readonly config: VitConfig
+  readonly transform: Transform
+  /** Vectors of one batch, [B, D]. */
+  vectors(batch: Pick<PixelBatch, 'pixels' | 'height' | 'width'>, count: number): Promise<Float32Array>
+  [Symbol.dispose](): void
+}
+
+export type EmbedderOptions = FeatureSettings & {
+  readonly precision?: Precision
+  /** Version of the program, for the record. */
+  readonly toolVersion: string
+}
+
+const usage = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'USAGE', hint})
+
+/** Loads the model at `path` into the running engine. Throws `UserError`: as `loadBackbone`, and for settings that do not fit the model (exit 2). */
+export async function loadEmbedder(path: string, {precision = 'fp32', ...options}: EmbedderOptions): Promise<Embedder> {
+  const backbone = await loadBackbone(path, {precision})
+  try {
+    return embedderOf(backbone, options, path)
+  } catch (error) {
+    backbone[Symbol.dispose]()
+    throw error
+  }
+}
+
+/** The same around a backbone that is loaded; disposing the embedder disposes it. `name` stands for it in sentences. */
+export function embedderOf(
+  backbone: Pick<Backbone, 'config' | 'params' | 'fingerprint' | 'precision'> & {[Symbol.dispose](): void},
+  {toolVersion, ...given}: Omit<EmbedderOptions, 'precision'>,
+  name: string
+): Embedder {
+  const {config, params, fingerprint, precision} = backbone
+  const {pool, layers, normalize} = given
+  const {patch, width: C, depth} = config
+  const blocks =
+    typeof layers === 'number' ? Array.from({length: layers}, (_, i) => depth - layers + i) : [...new Set(layers)].sort((a, b) => a - b)
+  if (blocks.length === 0 || blocks.some(block => block < 0 || block >= depth))
+    throw usage(
+      `--layers ${String(layers)} does not fit ${name}, which has ${depth} blocks.`,
+      `Give a number from 1 to ${depth}, or a list of blocks from 0 to ${depth - 1}.`
+    )
+  const {resize, crop, cropBorders} = given.transform
+  if (crop !== undefined && crop % patch !== 0) {
+    const below = Math.max(patch, crop - (crop % patch))
+    throw usage(
+      `A crop of ${crop} pixels is not a multiple of the ${patch}-pixel patches of ${name}.`,
+      `Try --crop ${below} or --crop ${below + patch}, or --no-crop.`
+    )
+  }
+  if (crop === undefined && pool === 'patch')
+    throw usage(
+      'Uncropped images differ in their number of patches, but the rows of an output have one length.',
+      'Give --crop, or --pool mean.'
+    )
+  const transform: Transform = {...(crop === undefined ? {resize, patch} : {resize, crop}), ...(cropBorders ? {cropBorders} : {})}
+  const n = blocks.length
+  const side = crop === undefined ? 0 : crop / patch
+  const dim = pool === 'patch' ? side * side * n * C : pool === 'cls+mean' ? (n + 1) * C : n * C
+  const meta: EmbeddingMeta = {
+    fingerprint,
+    architecture: describe(config),
+    preprocessing: preprocessingOf(transform),
+    pooling: pool,
+    layers: typeof layers === 'number' ? layers : blocks,
+    normalized: normalize,
+    dim,
+    ...(pool === 'patch' ? {shape: {rows: side, columns: side, channels: n * C}} : {}),
+    precision,
+    toolVersion
+  }
+  const lastOnly = n === 1 && blocks[0] === depth - 1
+  return {
+    meta,
+    config,
+    transform,
+    async vectors({pixels, height, width}, count) {
+      const out = tidy(() => {
+        const images = normalizePixels(pixels, [count, height, width]) //                                     [B, H, W, 3]
+        if (lastOnly && pool === 'cls') return clsTokens(params, images, config, precision) //                [B, C]
+        const outputs = lastOnly
+          ? [forward(params, images, config, {stream: precision})]
+          : intermediateLayers(params, images, config, {n: blocks, stream: precision}) //                     n of {cls [B, C], patches [B, N, C]}
+        return pooled(outputs, pool) //                                                                       [B, D]
+      })
+      try {
+        const vectors = await out.data<'float32'>()
+        return normalize ? normalizeRows(vectors, pool === 'patch' ? n * C : dim) : vectors
+      } finally {
+        out.dispose()
+      }
+    },
+    [Symbol.dispose]: () => backbone[Symbol.dispose]()
+  }
+}
+
+/** Joins what the blocks gave; → [B, D]. */
+function pooled(outputs: readonly {readonly cls: Tensor2D; readonly patches: Tensor3D}[], pool: Pooling): Tensor {
+  const join = (parts: Tensor[]): Tensor => (parts.length === 1 ? parts[0]! : concat(parts, -1))
+  const average = ({patches}: {readonly patches: Tensor3D}): Tensor => mean(patches, 1) //                    [B, C]
+  const B = outputs[0]!.cls.shape[0]
+  switch (pool) {
+    case 'cls':
+      return join(outputs.map(({cls}) => cls))
+    case 'mean':
+      return join(outputs.map(average))
+    case 'cls+mean':
+      return join([...outputs.map(({cls}) => cls), average(outputs.at(-1)!)])
+    case 'patch':
+      return reshape(join(outputs.map(({patches}) => patches)), [B, -1]) //                                   [B, N · n · C]
+  }
+}
+
+/** A model's shape in words. */
+const describe = ({width, depth, patch, registers}: VitConfig): string =>
+  `ViT ${width} wide, ${depth} deep, patch ${patch}${registers > 0 ? `, ${registers} registers` : ''}`
+
+/** How many images are computed at once where nobody says: about 4,096 tokens on a CPU, more where a device wants to be filled. */
+export function usualBatch({patch}: VitConfig, {crop, resize}: Transform, device: string): number {
+  const side = (crop ?? resize) / patch
+  const images = Math.round((device.startsWith('cuda') ? 32_768 : 4096) / (side * side + 1))
+  return Math.max(1, Math.min(256, images))
+}
+
+/** What rides along: the list's fields; the folder as `label` where the list has none; and where the image lies when its id does not say. */
+export function fieldsOf({id, path, pathBase64, fields, folder, range}: ImageRef): Fields {
+  const place = typeof path === 'string' && path !== id && !range ? shortest(path) : undefined
+  return {
+    ...fields,
+    ...(folder === undefined || fields['label'] !== undefined ? {} : {label: folder}),
+    ...(place === undefined || fields['path'] !== undefined ? {} : {path: place}),
+    ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})
+  }
+}
+
+/** Relative to where we are, where that is shorter: a list's own folder stays out of the output when all lies in one tree. */
+function shortest(path: string): string {
+  const short = relative('', path)
+  return short === '' || short.startsWith('..') ? path : short
+}
+
+export type EmbedOptions = {
+  readonly batch: number
+  readonly workers?: number
+  readonly maxPixels?: number
+  /** Told of each image that could not be used, in order. */
+  readonly onBad?: (bad: BadImage) => void
+  /** Once aborted, no further batch is begun. */
+  readonly signal?: AbortSignal
+}
+
+/**
+ * Embeds images as they come. Rows keep the order of `refs`; bad images are told to `onBad` and have no row.
+ *
+ * Yields one batch of rows for each batch of pixels. `stats` of the result says how long it waited for data.
+ */
+export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options: EmbedOptions): Batches<EmbeddingBatch> {
+  const {batch, workers, maxPixels, onBad, signal} = options
+  const pixels = pixelBatches(refs, {
+    batch,
+    transform: embedder.transform,
+    ...(workers === undefined ? {} : {workers}),
+    ...(maxPixels === undefined ? {} : {maxPixels}),
+    ...(onBad ? {onBad} : {})
+  })
+  const rows = async function* (): AsyncGenerator<EmbeddingBatch, void, undefined> {
+    for await (const made of pixels) {
+      if (signal?.aborted) return
+      const vectors = await embedder.vectors(made, made.refs.length)
+      yield {ids: made.refs.map(ref => ref.id), vectors, fields: made.refs.map(fieldsOf)}
+    }
+  }
+  return Object.assign(rows(), {stats: () => pixels.stats()})
+}
+
+/**
+ * Leaves out the images that an interrupted run has done: `ids` are those of its rows, in order.
+ *
+ * An image that stands between them without a row was refused then, and must be refused again: it is decoded once more and told to `onBad`. Where it turns
+ * out to be good, or a done image is missing, the list is not the one of the interrupted run. Throws `UserError` (exit 2) naming the image.
+ */
+export async function* leaveOutDone(
+  refs: AsyncIterable<ImageRef>,
+  ids: AsyncGenerator<string>,
+  transform: Transform,
+  onBad: (bad: BadImage) => void
+): AsyncGenerator<ImageRef> {
+  const changed = (sentence: string): UserError =>
+    new UserError(sentence, {
+      exit: 2,
+      code: 'LIST_CHANGED',
+      hint: 'Give the inputs of the interrupted run in their order, or --force to start anew.'
+    })
+  const {loadPixels, RefusedImage} = await import('../../data/image/decode.js')
+  let next = await ids.next()
+  try {
+    for await (const ref of refs) {
+      if (next.done) yield ref
+      else if (ref.id === next.value) next = await ids.next()
+      else {
+        const reason = await loadPixels(ref, transform).then(
+          () => undefined,
+          (error: unknown) => {
+            if (error instanceof RefusedImage) return error.message
+            throw error
+          }
+        )
+        if (reason === undefined) throw changed(`${ref.id} stands where the interrupted run had ${next.value}.`)
+        const path = typeof ref.path === 'string' ? ref.path : ref.id
+        onBad({id: ref.id, path, reason, ...(ref.pathBase64 === undefined ? {} : {pathBase64: ref.pathBase64})})
+      }
+    }
+    if (!next.done) throw changed(`${next.value} has a row of the interrupted run, but is not among the inputs.`)
+  } finally {
+    await ids.return(undefined)
+  }
+}

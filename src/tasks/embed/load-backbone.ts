@@ -1,0 +1,88 @@
+/** A backbone ready to compute: opened from whatever holds it, checked, and put into the running engine one tensor at a time. */
+import {createHash} from 'node:crypto'
+import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
+import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
+import type {VitConfig} from '../../model/config.js'
+import type {Block} from '../../model/block.js'
+import {blockCopy, patchCopy} from '../../model/vit.js'
+import type {Vit} from '../../model/vit.js'
+import type {Precision} from '../../tensor/ops/precision.js'
+import {dispose, tensor} from '../../tensor/tf.js'
+import type {Tensor} from '../../tensor/tf.js'
+import {flat, free, grow} from '../../tensor/tree.js'
+
+export type Backbone = {
+  readonly config: VitConfig
+  /** Weights as the engine computes with them: linear layers in the precision asked for. */
+  readonly params: Vit
+  /** The precision of the linear layers, and of the residual stream in passes without training. */
+  readonly precision: Precision
+  /** SHA-256 over names, shapes and float32 values: the same weights in another file format have the same fingerprint. */
+  readonly fingerprint: string
+  /** What the file says of itself. */
+  readonly metadata: Readonly<Record<string, string>>
+  [Symbol.dispose](): void
+}
+
+export type BackboneOptions = {
+  readonly precision?: Precision
+  /** Which of several models in one file, e.g. `student`. */
+  readonly root?: string
+  /** What the shapes cannot tell, e.g. heads of an unusual width. */
+  readonly overrides?: Partial<VitConfig>
+  /** Keep the parameters as the file has them. Otherwise LayerScale is multiplied into the layers before it, which is quicker. */
+  readonly trainable?: boolean
+}
+
+/**
+ * Loads a backbone into the running engine. Throws what `openBackbone` throws: `UserError` for a missing, damaged or unfitting file.
+ * No more than one block is held in two precisions at a time.
+ */
+export async function loadBackbone(
+  path: string,
+  {precision = 'fp32', root, overrides, trainable = false}: BackboneOptions = {}
+): Promise<Backbone> {
+  const {config, checkpoint} = await openBackbone(path, {...(root ? {root} : {}), ...(overrides ? {overrides} : {})})
+  const hash = createHash('sha256')
+  const ready = new Map<string, Tensor>()
+  let masters: [string, Tensor][] = [] // of one block, or of what stands outside of blocks
+  let at = ''
+  /** Puts what has been read into its last form: no more than one block is held in two precisions. */
+  const settle = (): void => {
+    const prefix = /^blocks\.\d+$/.test(at) ? `${at}.` : ''
+    const own = masters.map(([name, leaf]): [string, Tensor] => [name.slice(prefix.length), leaf])
+    const made = prefix
+      ? flat(blockCopy(grow<Block>(own), precision, !trainable).block)
+      : at === 'patch_embed'
+        ? flat({patch_embed: patchCopy(grow<Pick<Vit, 'patch_embed'>>(own).patch_embed, precision).patch_embed})
+        : new Map(own)
+    for (const [name, leaf] of made) ready.set(prefix + name, leaf)
+    const kept = new Set(made.values())
+    for (const [, leaf] of masters) if (!kept.has(leaf)) dispose(leaf)
+    masters = []
+  }
+  try {
+    for await (const {name, shape, data} of readBackbone(config, checkpoint)) {
+      hash.update(`${name}[${shape.join()}]`).update(bytesOf(data))
+      const place = /^(blocks\.\d+|patch_embed)\./.exec(name)?.[1] ?? ''
+      if (place !== at) settle()
+      at = place
+      masters.push([name, tensor(data, shape as number[])])
+    }
+    settle()
+  } catch (error) {
+    dispose([...masters.map(([, leaf]) => leaf), ...ready.values()])
+    throw error
+  } finally {
+    await checkpoint.close()
+  }
+  const params = grow<Vit>([...ready])
+  return {
+    config,
+    params,
+    precision,
+    fingerprint: hash.digest('hex'),
+    metadata: checkpoint.metadata,
+    [Symbol.dispose]: () => free(params)
+  }
+}

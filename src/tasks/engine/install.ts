@@ -1,0 +1,66 @@
+/** Installing an engine and proving that it computes: the work of `dinov2 engine install`. */
+import {fileURLToPath} from 'node:url'
+import {UserError} from '../../config/errors.js'
+import {readyNative} from '../../data/image/native.js'
+import {lastLines, runCommand} from '../../system/run-command.js'
+import type {SmokeReport} from '../../engine/smoke.js'
+import {installTensorflow} from '../../engine/tensorflow/install.js'
+import {buildAddon} from '../../engine/torch/build.js'
+import {installTorch} from '../../engine/torch/install.js'
+
+export type InstallRequest = {
+  readonly engine: 'torch' | 'tensorflow'
+  /** The build with CUDA. */
+  readonly cuda: boolean
+  /** Removes our own private environment first and starts afresh. */
+  readonly force: boolean
+  /** Says what happens, a sentence at a time. */
+  readonly note: (sentence: string) => void
+  /** Asked before a download; false stops with status 1. */
+  readonly confirm: (question: string) => Promise<boolean>
+}
+
+export type InstallReport = {
+  readonly engine: 'torch' | 'tensorflow'
+  readonly version: string
+  readonly where: string
+  readonly device: string
+  readonly precision: string
+  readonly threads: number
+}
+
+/**
+ * Installs what is missing, then computes in a process of its own and compares with the known result. Quick when all is there.
+ * Errors of status 5: what stood in the way, and what to do.
+ */
+export async function installEngine({engine, ...options}: InstallRequest): Promise<InstallReport> {
+  const {note} = options
+  let where: string
+  if (engine === 'torch') {
+    const torch = await installTorch(options)
+    await buildAddon(torch, note)
+    await readyNative(note)
+    where = torch.root
+  } else {
+    where = (await installTensorflow(options)).binding
+  }
+  const {version, device, precision, threads} = await smokeTest(engine, options.cuda ? 'cuda' : 'auto')
+  return {engine, version, where, device, precision, threads}
+}
+
+/** A product and a gradient with known values, computed by the engine in another process. */
+async function smokeTest(engine: string, device: string): Promise<SmokeReport> {
+  const program = fileURLToPath(new URL('../../engine/smoke.js', import.meta.url))
+  const {status, stdout, log} = await runCommand(process.execPath, [program, engine, device], {timeout: 300_000})
+  const fail = (what: string): UserError =>
+    new UserError(`The ${engine} engine is installed but ${what}`, {
+      exit: 5,
+      code: 'NO_ENGINE',
+      hint: `run \`dinov2 engine install ${engine} --force\``
+    })
+  if (status !== 0) throw fail(`does not start:\n${lastLines(log)}`)
+  const report = JSON.parse(stdout.trim().split('\n').at(-1) ?? '{}') as SmokeReport
+  if (String(report.product) !== '7,10,15,22' || String(report.gradient) !== '2,4,6,8')
+    throw fail(`computes wrongly: [1 2; 3 4]² gave ${String(report.product)}, the gradient of Σx² gave ${String(report.gradient)}`)
+  return report
+}

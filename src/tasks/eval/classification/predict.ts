@@ -1,0 +1,97 @@
+/** Classes of images by a trained linear classifier, image by image as they come, at the speed and in the memory of embedding. */
+import type {BadImage} from '../../../data/loader/batches.js'
+import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
+import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
+import type {Fields} from '../../../files/embeddings/embeddings.js'
+import {classifierScores} from '../../../heads/logistic.js'
+import {slice, softmax, tensor2d, tidy} from '../../../tensor/tf.js'
+import {loadBackbone} from '../../embed/load-backbone.js'
+import {openClassifier} from './classifier-file.js'
+import {embed, embedderOf, usualBatch, usualFeatures, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
+
+export type ClassifyOptions = {
+  readonly images: readonly string[]
+  readonly nul?: boolean
+  readonly model: string
+  readonly head: string
+  /** Names of the classes, in the order of the head; absent: its own. */
+  readonly classes?: readonly string[]
+  /** Classes that are told of each image. */
+  readonly top: number
+  /** How images are made ready; absent: as the head was trained, else the usual way. */
+  readonly transform?: FeatureSettings['transform']
+  readonly engine: EngineRequest
+  readonly batch?: number
+  readonly workers?: number
+  readonly maxPixels?: number
+  readonly toolVersion: string
+  readonly onBad: (bad: BadImage) => void
+  readonly onSkip?: (note: SourceNote) => void
+  readonly signal?: AbortSignal
+}
+
+/** One image: the likeliest class, and the first few with their probabilities; fields of the list ride along. */
+export type ClassifiedImage = {
+  readonly id: string
+  readonly class: string
+  readonly probability: number
+  readonly top: readonly {readonly class: string; readonly probability: number}[]
+} & Fields
+
+export type ClassifyReport = {readonly images: number; readonly classes: number; readonly engine: EngineInfo}
+
+/**
+ * Yields a row for each image, in order; returns how many there were.
+ *
+ * Throws `UserError`: no image (exit 3), a head that does not fit the model (exit 2), and what engine and model throw.
+ */
+export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<ClassifiedImage, ClassifyReport> {
+  const {images, nul, onBad, onSkip, signal, top} = options
+  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
+  const first = await refs.next() // names that do not exist are told before the model is loaded
+  if (first.done) throw noImages(images)
+  const all = async function* (): AsyncGenerator<ImageRef> {
+    yield first.value
+    yield* refs
+  }
+  const engine = await startEngine(options.engine)
+  const backbone = await loadBackbone(options.model, {precision: engine.precision})
+  let embedder: Embedder
+  let head
+  try {
+    head = await openClassifier(options.head, backbone, options.classes)
+    const transform = options.transform ?? head.transform ?? usualFeatures.transform
+    embedder = embedderOf(backbone, {...head.features, transform, toolVersion: options.toolVersion}, options.model)
+  } catch (error) {
+    backbone[Symbol.dispose]()
+    throw error
+  }
+  using held = embedder
+  const {classifier, classes} = head
+  const {start, length} = classifier.kind
+  const K = classes.length
+  const made = embed(all(), held, {
+    batch: options.batch ?? usualBatch(held.config, held.transform, engine.device),
+    onBad,
+    ...(options.workers === undefined ? {} : {workers: options.workers}),
+    ...(options.maxPixels === undefined ? {} : {maxPixels: options.maxPixels}),
+    ...(signal ? {signal} : {})
+  })
+  let count = 0
+  for await (const {ids, vectors, fields} of made) {
+    const shares = tidy(() => {
+      const x = tensor2d(vectors, [ids.length, held.meta.dim])
+      return softmax(classifierScores(slice(x, [0, start], [ids.length, length]), classifier)) // [B, K]
+    })
+    const probabilities = await shares.data<'float32'>()
+    shares.dispose()
+    for (const [i, id] of ids.entries()) {
+      const own = probabilities.subarray(i * K, (i + 1) * K)
+      const order = Array.from(own.keys()).sort((a, b) => own[b]! - own[a]! || a - b)
+      const told = order.slice(0, top).map(k => ({class: classes[k]!, probability: Number(own[k]!.toFixed(6))}))
+      count++
+      yield {id, ...fields[i], class: told[0]!.class, probability: told[0]!.probability, top: told}
+    }
+  }
+  return {images: count, classes: K, engine}
+}

@@ -1,0 +1,267 @@
+/**
+ * Depth of images by a trained head: as maps of whole numbers in a folder, which are read again as truth is, or as pictures on a sheet or a page.
+ *
+ * A map has the size of its image, its place below the inputs and the ending .png; so the folder can be given to `--depths`. Depth is told in the head's range and never unknown.
+ */
+import {mkdir, writeFile} from 'node:fs/promises'
+import {dirname, join} from 'node:path'
+import {UserError} from '../../../config/errors.js'
+import type {BadImage} from '../../../data/loader/batches.js'
+import {paste, sheet} from '../../../render/canvas.js'
+import {colourise, rampBar} from '../../../render/colormap.js'
+import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
+import {encodeGrey16, encodeImage} from '../../../data/image/encode.js'
+import {mapFinder, placeFinder, stemOf} from '../../../data/targets/pairs.js'
+import type {ImageRef} from '../../../data/sources/image-ref.js'
+import type {Raster} from '../../../data/image/resample.js'
+import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
+import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
+import {atomicFile} from '../../../system/atomic.js'
+import {html, page} from '../../../render/html.js'
+import {align, depthErrors, type DepthErrors} from '../../../metrics/depth.js'
+import {loadBackbone} from '../../embed/load-backbone.js'
+import {loadSample, seen} from './dataset.js'
+import {backboneFeatures} from './features.js'
+import {depthEnds, depthFigure, depthPicture, depthStyle, picturesOf, type DepthPicture} from './pictures.js'
+import {openDepthProbe, predictDepth} from './head.js'
+
+export type DepthTellOptions = {
+  readonly images: readonly string[]
+  readonly nul?: boolean
+  readonly model: string
+  readonly head: string
+  readonly min?: number
+  readonly max?: number
+  /** Short side that the model sees; by default what the head was trained on, else the image as it is. */
+  readonly size?: number
+  readonly flip: boolean
+  readonly engine: EngineRequest
+  readonly maxPixels?: number
+  readonly onBad: (bad: BadImage) => void
+  readonly onSkip?: (note: SourceNote) => void
+  readonly signal?: AbortSignal
+}
+
+/** An image and its depth, in metres at every pixel. */
+type Told = {
+  readonly ref: ImageRef
+  readonly photo: Raster
+  readonly depth: Float32Array
+  readonly range: {readonly min: number; readonly max: number}
+}
+
+const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImage => ({
+  id,
+  path: typeof path === 'string' && path !== '' ? path : id,
+  reason,
+  ...(pathBase64 === undefined ? {} : {pathBase64})
+})
+
+/** Tells the depth of one image after the other. Throws what engine, model and head throw, and a `UserError` of status 3 where there is no image. */
+async function* tell(options: DepthTellOptions): AsyncGenerator<Told, EngineInfo> {
+  const {images, nul, onSkip, signal} = options
+  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
+  let next = await refs.next() // names that do not exist are told before the model is loaded
+  if (next.done) throw noImages(images)
+  const engine = await startEngine(options.engine)
+  using backbone = await loadBackbone(options.model, {precision: engine.precision})
+  const {min, max} = options
+  using probe = await openDepthProbe(options.head, {backbone, ...(min === undefined ? {} : {min}), ...(max === undefined ? {} : {max})})
+  const range = {min: min ?? probe.range.min, max: max ?? probe.range.max}
+  const source = backboneFeatures(backbone, probe.dense)
+  const size = options.size ?? probe.size
+  const see = {patch: backbone.config.patch, ...(size === undefined ? {} : {size})}
+  const limit = options.maxPixels === undefined ? {} : {maxPixels: options.maxPixels}
+  for (; !next.done; next = await refs.next()) {
+    signal?.throwIfAborted()
+    const ref = next.value
+    try {
+      const photo = await decodeRgb(ref, limit)
+      const asked = {depth: probe.depth.bind(probe), range}
+      yield {ref, photo, depth: await predictDepth(source, asked, seen(photo, see), [photo.height, photo.width], options.flip), range}
+    } catch (error) {
+      if (!(error instanceof RefusedImage)) throw error
+      options.onBad(badOf(ref, error.message))
+    }
+  }
+  return engine
+}
+
+export type PredictDepthOptions = DepthTellOptions & {
+  /** The folder for the maps. */
+  readonly output: string
+  /** Metres that one unit of a map stands for; by default a millimetre, or 1/256 m where the range would not fit. */
+  readonly scale?: number
+  /** Whether a picture in colours is written beside each map. */
+  readonly colour: boolean
+  readonly force: boolean
+}
+
+/** One image: what was written of it. */
+export type DepthRow = Readonly<Record<string, unknown>> & {
+  readonly id: string
+  /** The map; `depth`, where a list has it, stays the true one. */
+  readonly predicted: string
+  readonly width: number
+  readonly height: number
+  /** Metres a unit. */
+  readonly scale: number
+  readonly min: number
+  readonly median: number
+  readonly max: number
+  readonly colour?: string
+}
+
+/** The unit in which depth up to `max` fits into 16 bits. */
+export const usualScale = (max: number): number => (max <= 65.535 ? 0.001 : max <= 65535 / 256 ? 1 / 256 : max / 65535)
+
+const rounded = (value: number): number => Number(value.toFixed(4))
+
+/**
+ * Writes the depth of every image as a PNG of 16 bits and yields a row for each.
+ *
+ * A map that exists is refused without `force`, and so is the image whose map would have the name of one that was just written; both count as bad inputs. Throws as `tell`, and a `UserError` (exit 2) for a
+ * scale that the range does not fit.
+ */
+export async function* predictDepths(options: PredictDepthOptions): AsyncGenerator<DepthRow, {images: number}> {
+  const {output, force, colour} = options
+  const placeOf = placeFinder(options.images)
+  const written = new Map<string, string>()
+  let images = 0
+  for await (const {ref, photo, depth, range} of tell(options)) {
+    const scale = options.scale ?? usualScale(range.max)
+    if (range.max / scale > 65535)
+      throw new UserError(`Depth up to ${range.max} m does not fit into 16 bits in units of ${scale} m.`, {
+        exit: 2,
+        code: 'USAGE',
+        hint: `Give --depth-scale ${usualScale(range.max)}, or less --max-depth.`
+      })
+    const inner = ref.bytes || ref.range || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
+    const {inside} = await placeOf(inner)
+    const stem = join(output, dirname(inside), stemOf(inside))
+    const file = `${stem}.png`
+    const other = written.get(file)
+    if (other !== undefined) {
+      options.onBad(badOf(ref, `its map would be ${file}, which is that of ${other}`))
+      continue
+    }
+    const units = new Uint16Array(depth.length)
+    for (let i = 0; i < depth.length; i++) units[i] = Math.max(1, Math.round(depth[i]! / scale)) // 0 would be read as unknown
+    await mkdir(dirname(file), {recursive: true})
+    const write = async (path: string, bytes: Uint8Array): Promise<void> =>
+      atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {})
+    await write(file, await encodeGrey16(units, photo))
+    const {low, high} = depthEnds(depth)
+    const picture = `${stem}.colour.png`
+    if (colour) {
+      const raster = colourise(depth, photo, {ramp: 'depth', low, high})
+      await write(picture, await encodeImage(raster.data, raster))
+    }
+    written.set(file, ref.id)
+    images++
+    const sorted = depth.slice().sort()
+    yield {
+      id: ref.id,
+      ...(ref.pathBase64 === undefined ? {} : {path_base64: ref.pathBase64}),
+      path: typeof ref.path === 'string' ? ref.path : ref.id,
+      ...ref.fields,
+      predicted: file,
+      width: photo.width,
+      height: photo.height,
+      scale,
+      min: rounded(sorted[0]!),
+      median: rounded(sorted[sorted.length >> 1]!),
+      max: rounded(sorted.at(-1)!),
+      ...(colour ? {colour: picture} : {})
+    }
+  }
+  return {images}
+}
+
+export type VisualizeDepthOptions = DepthTellOptions & {
+  /** True depth beside it: a folder of maps; without it, the field `depth` of a list. */
+  readonly depths?: string
+  readonly scale?: number
+  /** Images shown at most. */
+  readonly limit: number
+  readonly format: 'png' | 'html'
+  readonly onImage?: (done: number) => void
+}
+
+export type VisualizeDepthReport = {
+  readonly images: number
+  /** Of every image the depths at both ends of its colours, in metres, and its errors where truth is known. */
+  readonly shown: readonly {readonly id: string; readonly low: number; readonly high: number; readonly errors?: DepthErrors}[]
+}
+
+/** Pictures of depth: image, prediction, and, where it is known, truth and error. Throws as `tell`. */
+export async function visualizeDepth(
+  options: VisualizeDepthOptions
+): Promise<{content: Uint8Array | string; report: VisualizeDepthReport}> {
+  const find = mapFinder({field: 'depth', roots: options.images, ...(options.depths === undefined ? {} : {folder: options.depths})})
+  const all: {id: string; picture: DepthPicture; errors?: DepthErrors}[] = []
+  for await (const {ref, photo, depth, range} of tell(options)) {
+    const {width, height} = photo
+    const wanted = options.depths !== undefined || typeof ref.fields['depth'] === 'string'
+    const map = wanted ? await find(ref) : undefined
+    let truth: Float32Array | undefined
+    let errors: DepthErrors | undefined
+    if (map && 'reason' in map) options.onBad(badOf(ref, map.reason))
+    else if (map) {
+      try {
+        const data = {patch: 1, range, crop: 'none' as const, ...(options.scale === undefined ? {} : {scale: options.scale})}
+        const sample = await loadSample({image: ref, map}, data)
+        truth = sample.truth
+        const pick = (values: Float32Array): Float32Array => Float32Array.from(sample.valid, at => values[at]!)
+        const known = pick(truth)
+        errors = depthErrors(align(pick(depth), known, 'none', range), known)
+      } catch (error) {
+        if (!(error instanceof RefusedImage)) throw error
+        options.onBad(badOf(ref, error.message))
+      }
+    }
+    const picture = depthPicture({photo, depth, ...(truth ? {truth} : {})}, {width, height}, 360)
+    all.push({id: ref.id, picture, ...(errors ? {errors} : {})})
+    options.onImage?.(all.length)
+    if (all.length === options.limit) break
+  }
+  if (all.length === 0) throw new UserError('None of the images could be read.', {exit: 3, code: 'NO_INPUT'})
+  const shown = all.map(({id, picture: {low, high}, errors}) => ({id, low: rounded(low), high: rounded(high), ...(errors ? {errors} : {})}))
+  const content = options.format === 'png' ? await pngSheet(all.map(({picture}) => picture)) : await htmlSheet(all)
+  return {content, report: {images: all.length, shown}}
+}
+
+/** Images below each other, each with its pictures beside each other and the bar of its colours, near to far, under the prediction. */
+async function pngSheet(pictures: readonly DepthPicture[]): Promise<Uint8Array> {
+  const [gap, margin, bar] = [6, 14, 8]
+  const rows = pictures.map(picturesOf)
+  const across = Math.max(...rows.map(row => row.reduce((sum, {width}) => sum + width + gap, -gap)))
+  const down = rows.reduce((sum, [first]) => sum + first!.height + gap + bar + margin, margin)
+  const canvas = sheet(across + 2 * margin, down)
+  let y = margin
+  for (const row of rows) {
+    let x = margin
+    for (const [i, raster] of row.entries()) {
+      paste(canvas, raster, x, y)
+      if (i === 1 || i === 3) paste(canvas, rampBar(i === 1 ? 'depth' : 'error', raster.width, bar), x, y + raster.height + gap)
+      x += raster.width + gap
+    }
+    y += row[0]!.height + gap + bar + margin
+  }
+  return encodeImage(canvas.data, canvas)
+}
+
+async function htmlSheet(all: readonly {id: string; picture: DepthPicture; errors?: DepthErrors}[]): Promise<string> {
+  const figures = []
+  for (const {id, picture, errors} of all) {
+    const said = errors ? ` · RMSE ${errors.rmse.toFixed(3)} m, abs_rel ${errors.abs_rel.toFixed(3)}, a1 ${errors.a1.toFixed(3)}` : ''
+    figures.push(await depthFigure(picture, `${id}${said}`))
+  }
+  const body = html`<h1>Depth</h1>
+    <p>
+      Each image has its own range of colours: the 2nd to the 98th percentile of its true depth, or where that is not known of its
+      prediction. Grey is unknown.
+    </p>
+    ${figures}`
+  return page({title: 'Depth', body, style: depthStyle})
+}

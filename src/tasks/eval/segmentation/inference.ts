@@ -1,0 +1,217 @@
+/**
+ * From pictures to class maps: features of every patch, a linear head, scores stretched over the picture; by sliding windows, at several scales, mirrored (spec §5.5).
+ *
+ * Rules of mmsegmentation's `slide_inference` and test-time augmentation: a window's scores are stretched to the window, overlapping windows are averaged, the whole is stretched to the
+ * original size, and over scales and mirrors probabilities are averaged. A window that is no multiple of the patch is padded inside the backbone only and its scores are stretched to the
+ * unpadded window, as the published heads were trained.
+ *
+ * In shape comments: H × W resized picture, Y × X original, n windows of y × x pixels, h × w patches, D channels, K classes.
+ */
+import {fitGeometry} from '../../../data/image/geometry.js'
+import {resample, type Raster} from '../../../data/image/resample.js'
+import {initVit} from '../../../model/init.js'
+import {windowStarts} from '../../../heads/segment-head.js'
+import {linearForward} from '../../../tensor/ops/linear.js'
+import {normalizePixels, patchRows} from '../../../tensor/ops/patches.js'
+import {resizeForward} from '../../../tensor/ops/resize.js'
+import {
+  add,
+  argMax,
+  concat,
+  dispose,
+  div,
+  mul,
+  pad,
+  reshape,
+  reverse,
+  slice,
+  softmax,
+  tensor,
+  tensor4d,
+  tidy,
+  tile
+} from '../../../tensor/tf.js'
+import type {Tensor1D, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
+import {free} from '../../../tensor/tree.js'
+import type {Backbone} from '../../embed/load-backbone.js'
+import {denseBatch, denseFeatures, denseWidth, mapSize, padToPatches} from '../../embed/dense-features.js'
+
+/** What a head was trained with, and how pictures are cut for it. */
+export type SegmentProtocol = {
+  readonly layers: readonly number[]
+  /** Short side of the resized picture, in pixels; the long one is at most four times as long. */
+  readonly size: number
+  /** Side of the square windows; absent: the whole picture at once. */
+  readonly crop?: number
+  /** Pixels from window to window. */
+  readonly stride?: number
+  /** Times the size at which a picture is looked at; scores are averaged. */
+  readonly scales: readonly number[]
+  /** Looks at every picture mirrored too. */
+  readonly flip: boolean
+}
+
+/** Whatever turns normalised pictures into maps of features: a backbone, or the pixels themselves. */
+export type Extractor = {
+  readonly name: 'model' | 'untrained' | 'pixels'
+  readonly channels: number
+  /** Pictures [B, H, W, 3] → maps [B, h, w, D] float32, the caller's. */
+  maps(images: Tensor4D): Tensor4D
+  /** Patches along the sides of a picture. */
+  grid(size: readonly [number, number]): [number, number]
+  /** Pictures of a size that are computed at once. */
+  batch(size: readonly [number, number]): number
+  readonly precision: 'fp32' | 'bf16'
+  [Symbol.dispose](): void
+}
+
+/** The chosen blocks of a backbone, final norm applied. The backbone stays the caller's unless `own`. */
+export function backboneExtractor(
+  backbone: Pick<Backbone, 'config' | 'params' | 'precision'> & {[Symbol.dispose]?(): void},
+  layers: readonly number[],
+  {name = 'model', device, batch}: {name?: 'model' | 'untrained'; device: string; batch?: number}
+): Extractor {
+  const settings = {layers, cls: false, norm: true}
+  const {config, precision} = backbone
+  return {
+    name,
+    channels: denseWidth(config, settings),
+    maps: images => denseFeatures(backbone, images, settings),
+    grid: size => mapSize(config, size),
+    batch: size => batch ?? denseBatch(config, size, device),
+    precision,
+    [Symbol.dispose]: () => backbone[Symbol.dispose]?.()
+  }
+}
+
+/** The same architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, a block would change nothing. */
+export function untrainedExtractor(
+  {config}: Pick<Backbone, 'config'>,
+  layers: readonly number[],
+  {seed, device, batch}: {seed: number; device: string; batch?: number}
+): Extractor {
+  const params = initVit(config, seed, 1)
+  const backbone = {config, params, precision: 'fp32' as const, [Symbol.dispose]: () => free(params)}
+  return backboneExtractor(backbone, layers, {name: 'untrained', device, ...(batch === undefined ? {} : {batch})})
+}
+
+/** Colours and place: the 3·P² pixels of every patch, and y, x, y², xy, x² of its centre in the picture, from −1 to 1. What needs no network at all. */
+export function pixelExtractor({patch}: {readonly patch: number}): Extractor {
+  const sizeOf = (length: number): number => Math.ceil(length / patch)
+  return {
+    name: 'pixels',
+    channels: 3 * patch * patch + 5,
+    grid: ([height, width]) => [sizeOf(height), sizeOf(width)],
+    batch: () => 16,
+    precision: 'fp32',
+    maps(images) {
+      const [B, H, W] = images.shape
+      const [h, w] = [sizeOf(H), sizeOf(W)]
+      return tidy(() => {
+        const rows = reshape(patchRows(padToPatches(images, patch), patch), [B, h, w, 3 * patch * patch])
+        const places = new Float32Array(h * w * 5)
+        for (let y = 0; y < h; y++)
+          for (let x = 0; x < w; x++) {
+            const [v, u] = [(2 * y + 1) / h - 1, (2 * x + 1) / w - 1]
+            places.set([v, u, v * v, u * v, u * u], (y * w + x) * 5)
+          }
+        return concat([rows, tile(tensor4d(places, [1, h, w, 5]), [B, 1, 1, 1])], 3) as Tensor4D //     [B, h, w, D]
+      })
+    },
+    [Symbol.dispose]: () => undefined
+  }
+}
+
+/** The size of a picture whose short side is to be `size`: torchvision's rule; the long side at most four times as long. */
+export function resizedTo({width, height}: {width: number; height: number}, size: number): {width: number; height: number} {
+  const short = Math.min(size, Math.max(1, Math.floor((4 * size * Math.min(width, height)) / Math.max(width, height))))
+  return fitGeometry(width, height, {resize: short, patch: 1}).size
+}
+
+/** A folded head: one linear layer from D channels to K scores. */
+export type FoldedHead = {readonly weight: Tensor2D /* [K, D] */; readonly bias: Tensor1D /* [K] */}
+
+/** Scores of maps [n, h, w, D] → [n, h, w, K]. */
+export function scoreMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
+  const [n, h, w, D] = maps.shape
+  return tidy(() => reshape(linearForward(reshape(maps, [n * h * w, D]), head), [n, h, w, head.bias.shape[0]]))
+}
+
+/** Scores of one normalised picture [1, H, W, 3] at its own size, from windows that overlap: [1, H, W, K]. */
+function slidingScores(image: Tensor4D, extractor: Extractor, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
+  const [, H, W] = image.shape
+  const K = head.bias.shape[0]
+  const [y, x] = [Math.min(crop ?? H, H), Math.min(crop ?? W, W)]
+  const step = stride ?? Math.max(y, x)
+  const places = windowStarts(H, y, step).flatMap(top => windowStarts(W, x, step).map(left => [top, left] as const))
+  const batch = extractor.batch([y, x])
+  return tidy(() => {
+    const scoresOf = (windows: Tensor4D): Tensor4D => resizeForward(scoreMaps(extractor.maps(windows), head), [y, x]) // [n, y, x, K]
+    if (places.length === 1) return scoresOf(image)
+    let total: Tensor4D | undefined
+    const counts = new Float32Array(H * W)
+    for (let start = 0; start < places.length; start += batch) {
+      const some = places.slice(start, start + batch)
+      const next = tidy(() => {
+        const scores = scoresOf(
+          concat(
+            some.map(([top, left]) => slice(image, [0, top, left, 0], [1, y, x, 3])),
+            0
+          ) as Tensor4D
+        )
+        const placed = some.map(([top, left], i) => {
+          const one = slice(scores, [i, 0, 0, 0], [1, y, x, K])
+          return pad(one, [[0, 0], [top, H - top - y], [left, W - left - x], [0, 0]]) // prettier-ignore
+        })
+        return (total ? [total, ...placed] : placed).reduce((a, b) => add(a, b))
+      })
+      total?.dispose()
+      total = next
+      for (const [top, left] of some)
+        for (let row = top; row < top + y; row++) for (let column = left; column < left + x; column++) counts[row * W + column]!++
+    }
+    const mean = div<Tensor4D>(total!, tensor(counts, [1, H, W, 1]))
+    total!.dispose()
+    return mean
+  })
+}
+
+/** A prediction: class numbers [Y, X], and the mean over pixels of the probability of the class chosen. */
+export type Prediction = {readonly width: number; readonly height: number; readonly labels: Uint16Array; readonly confidence: number}
+
+/** Looks at one picture in all the ways of the protocol and gives the likeliest class of every pixel, at the picture's own size. */
+export async function predictClasses(
+  photo: Raster,
+  extractor: Extractor,
+  head: FoldedHead,
+  protocol: SegmentProtocol
+): Promise<Prediction> {
+  const {width, height} = photo
+  const ways = protocol.scales.flatMap(scale => (protocol.flip ? [false, true] : [false]).map(flip => ({scale, flip})))
+  let sum: Tensor4D | undefined
+  try {
+    for (const {scale, flip} of ways) {
+      const size = resizedTo(photo, Math.round(protocol.size * scale))
+      const bytes = resample(photo, size, flip ? {flip} : {})
+      const next = tidy(() => {
+        const image = normalizePixels(bytes, [1, size.height, size.width])
+        const scores = resizeForward(slidingScores(image, extractor, head, protocol), [height, width]) // [1, Y, X, K]
+        const chances = softmax(scores, 3)
+        const upright = flip ? reverse(chances, 2) : chances
+        return sum ? add<Tensor4D>(sum, upright) : upright
+      })
+      sum?.dispose()
+      sum = next
+    }
+    const made = tidy(() => ({labels: argMax(sum!, 3), best: mul(sum!.max(3).mean(), 1 / ways.length)}))
+    const labels = Uint16Array.from(await made.labels.data<'int32'>())
+    const confidence = (await made.best.data<'float32'>())[0]!
+    dispose([made.labels, made.best])
+    return {width, height, labels, confidence}
+  } finally {
+    sum?.dispose()
+  }
+}
+
+/** Lets signals and timers have their turn: work whose pictures and features are at hand never waits for anything, and would otherwise not hear a Ctrl-C. */
+export const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))

@@ -1,0 +1,187 @@
+/**
+ * Rows with labels, as evaluations want them: vectors of images by a model, their pixels, or rows of files of embeddings, each with its class.
+ *
+ * Two baselines tell what a score is worth: raw pixels (32 × 32, normalised as for the network), and the model's own architecture with fresh weights, which
+ * tells what the architecture alone brings.
+ */
+import {UserError} from '../../../config/errors.js'
+import {pixelBatches, type BadImage} from '../../../data/loader/batches.js'
+import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
+import type {EngineInfo} from '../../../engine/start.js'
+import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
+import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
+import {embed, embedderOf, usualBatch, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
+
+export type Baseline = 'pixels' | 'untrained'
+
+/** How rows are made, whatever is done with them. */
+export type RowOptions = {
+  readonly nul?: boolean
+  readonly stdin?: AsyncIterable<Uint8Array>
+  readonly batch?: number
+  readonly workers?: number
+  readonly maxPixels?: number
+  /** Of `pixelRows`: letter-box bars are cut off first, as the model's transform says for the others. */
+  readonly cropBorders?: boolean
+  readonly toolVersion: string
+  readonly signal?: AbortSignal
+}
+
+/** Some rows: vectors [n, D] one after the other, with what is known of each. */
+export type RowBatch = {
+  readonly ids: readonly string[]
+  readonly labels: readonly (string | undefined)[]
+  readonly fields: readonly Fields[]
+  readonly vectors: Float32Array
+}
+export type Rows = AsyncGenerator<RowBatch>
+
+const decoding = ({workers, maxPixels}: RowOptions): {workers?: number; maxPixels?: number} => ({
+  ...(workers === undefined ? {} : {workers}),
+  ...(maxPixels === undefined ? {} : {maxPixels})
+})
+
+/** The label among the fields of a row. */
+export const labelIn = ({label}: Fields): string | undefined =>
+  label === undefined || label === null || label === '' ? undefined : String(label)
+
+/** Vectors of images by a model. */
+export async function* modelRows(
+  refs: AsyncIterable<ImageRef>,
+  embedder: Embedder,
+  options: RowOptions,
+  {device}: Pick<EngineInfo, 'device'>,
+  onBad: (bad: BadImage) => void
+): Rows {
+  const batch = options.batch ?? usualBatch(embedder.config, embedder.transform, device)
+  const {signal} = options
+  for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onBad, ...decoding(options), ...(signal ? {signal} : {})}))
+    yield {ids, vectors, fields, labels: fields.map(labelIn)}
+}
+
+const pixelSide = 32
+
+/** The baseline's vectors: 32 × 32 pixels less ImageNet's mean, over its deviation; D = 3072. */
+export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOptions, onBad: (bad: BadImage) => void): Rows {
+  for await (const {refs: some, pixels} of pixelBatches(refs, {
+    batch: 256,
+    transform: {resize: pixelSide, crop: pixelSide, ...(options.cropBorders ? {cropBorders: true} : {})},
+    onBad,
+    ...decoding(options)
+  })) {
+    options.signal?.throwIfAborted()
+    const vectors = new Float32Array(pixels.length) // [n, 32 · 32 · 3]
+    for (let i = 0; i < pixels.length; i++) vectors[i] = (pixels[i]! / 255 - imageMean[i % 3]!) / imageStd[i % 3]!
+    yield {ids: some.map(({id}) => id), labels: some.map(labelOf), fields: some.map(({fields}) => fields as Fields), vectors}
+  }
+}
+
+/** The model's architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, all images come out alike and the score is chance. */
+export async function untrained({config}: Embedder, features: FeatureSettings, toolVersion: string, seed: number): Promise<Embedder> {
+  const {initVit} = await import('../../../model/init.js')
+  const {free} = await import('../../../tensor/tree.js')
+  const params = initVit(config, seed, 1)
+  const backbone = {config, params, precision: 'fp32' as const, fingerprint: `untrained ${seed}`, [Symbol.dispose]: () => free(params)}
+  return embedderOf(backbone, {...features, toolVersion}, 'the untrained model')
+}
+
+/** Images of a set, in the order of its inputs. */
+export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkip?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
+  listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkip ? {onSkip} : {})})
+
+/** The same for several passes over one set: what stdin names is kept, since it can be read once. Each call begins a pass; one must end before the next. */
+export function refsAgain(
+  inputs: readonly string[],
+  options: RowOptions,
+  onSkip?: (note: SourceNote) => void
+): () => AsyncIterable<ImageRef> {
+  let passes = 0
+  const kept: ImageRef[] = []
+  return async function* () {
+    if (passes++ > 0 && inputs.includes('-')) return yield* kept
+    for await (const ref of refsOf(inputs, options, passes === 1 ? onSkip : undefined)) {
+      if (inputs.includes('-')) kept.push(ref)
+      yield ref
+    }
+  }
+}
+
+export function unlabelled(id: string): never {
+  throw new UserError(`${id} has no label.`, {
+    exit: 2,
+    code: 'NO_LABEL',
+    hint: 'A label is the folder under the given root (train/cat/1.jpg under train), or the label field of a list.'
+  })
+}
+
+/** The folder that an id lies in, which is its label where there is no label field. */
+const folderOf = (id: string): string | undefined => id.split('/').at(-2) || undefined
+
+/**
+ * Rows of files of embeddings, with what the files say of themselves; `close` when done. Throws a `UserError` where they hold patch tokens.
+ * Labels are the label field, else the folder of the id.
+ */
+export async function embeddingRows(
+  sources: readonly string[],
+  {stdin, signal}: RowOptions
+): Promise<{name: string; meta: EmbeddingMeta; rows: Rows; close(): Promise<void>}> {
+  const source = await openAll(sources, {...(stdin ? {stdin} : {}), ignoreLength: true})
+  const {meta, name} = source
+  if (meta.pooling === 'patch') {
+    await source.close()
+    throw new UserError(`${name} holds patch tokens; an image is judged by one vector.`, {
+      exit: 2,
+      code: 'PATCH_TOKENS',
+      hint: 'Embed with --pool cls or mean.'
+    })
+  }
+  const rows = async function* (): Rows {
+    for await (const {ids, vectors, fields} of source.rows) {
+      signal?.throwIfAborted()
+      yield {ids, vectors, fields, labels: ids.map((id, i) => labelIn(fields[i]!) ?? folderOf(id))}
+    }
+  }
+  return {name, meta, rows: rows(), close: () => source.close()}
+}
+
+/** Where the image of a row lies: its path field, else its id. */
+export const pathOf = (id: string, {path}: Fields = {}): string => (typeof path === 'string' ? path : id)
+
+/** A whole set in memory. */
+export type LabelledSet = {
+  readonly x: Float32Array /* [n, D] */
+  readonly dim: number
+  readonly ids: readonly string[]
+  readonly labels: readonly string[]
+  /** Where each image lies; its id where the list does not say. */
+  readonly paths: readonly string[]
+}
+
+/** Gathers rows; calls `onRows` with their number so far. Throws a `UserError`: none (exit 3), or one without a label where labels are `needed` (exit 2). */
+export async function gatherRows(
+  rows: Rows,
+  inputs: readonly string[],
+  {signal, onRows, needed = true}: {signal?: AbortSignal | undefined; onRows?: (count: number) => void; needed?: boolean} = {}
+): Promise<LabelledSet> {
+  const parts: Float32Array[] = []
+  const [ids, labels, paths]: [string[], string[], string[]] = [[], [], []]
+  for await (const {ids: some, labels: own, fields, vectors} of rows) {
+    signal?.throwIfAborted()
+    parts.push(vectors)
+    for (const [i, id] of some.entries()) {
+      ids.push(id)
+      labels.push(own[i] ?? (needed ? unlabelled(id) : ''))
+      paths.push(pathOf(id, fields[i]))
+    }
+    onRows?.(ids.length)
+  }
+  signal?.throwIfAborted()
+  if (ids.length === 0) throw noImages(inputs)
+  const x = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    x.set(part, at)
+    at += part.length
+  }
+  return {x, dim: x.length / ids.length, ids, labels, paths}
+}

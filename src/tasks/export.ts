@@ -1,0 +1,183 @@
+/** A checkpoint of any kind that is read, written as another kind: the work of `dinov2 export`. One tensor is held at a time. */
+import {checkFit, configMetadata, expectedShapes, inferConfig} from '../files/checkpoint/architecture.js'
+import {refuseExisting} from '../system/atomic.js'
+import {readBackbone, saveBackbone, saveHuggingFace, saveTimm, type NamedTensor} from '../files/checkpoint/backbone.js'
+import {openCheckpoint, type Checkpoint} from '../files/checkpoint/checkpoint.js'
+import {writePth} from '../files/checkpoint/pth.js'
+import {writeSafetensors, type TensorSource} from '../files/checkpoint/safetensors.js'
+import {bytesOf, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
+import {UserError} from '../config/errors.js'
+import type {VitConfig} from '../model/config.js'
+
+export const exportFormats = ['safetensors', 'hf', 'meta', 'timm'] as const
+export type ExportFormat = (typeof exportFormats)[number]
+
+export type ExportRequest = {
+  readonly model: string
+  readonly to: ExportFormat
+  readonly output: string
+  readonly force?: boolean
+  /** Which of several models in one file. */
+  readonly root?: string
+  /** For mmcv files: read `state_dict` alone. */
+  readonly stateDictOnly?: boolean
+  /** Attention heads, where the file does not say and the width does not tell. */
+  readonly numHeads?: number
+  /** The projection heads too: meta as `{"teacher": {"backbone.…", "dino_head.…"}}`, safetensors under the same names. */
+  readonly withHeads?: boolean
+  /** For the card of a Hugging Face folder. */
+  readonly license?: string
+  /** Of its preprocessor, in pixels; where absent, what the model was trained with, or 256 and 224. */
+  readonly resize?: number
+  readonly crop?: number
+  readonly toolVersion: string
+  /** Tells what would be written and writes nothing. */
+  readonly dryRun?: boolean
+  readonly onTensor?: (done: number, total: number) => void
+}
+
+export type ExportReport = {
+  readonly source: string
+  readonly output: string
+  readonly format: ExportFormat
+  /** Absent where the file holds a head alone. */
+  readonly config?: VitConfig
+  readonly tensors: number
+  readonly parameters: number
+  /** Bytes of the float32 tensors. */
+  readonly bytes: number
+  readonly notes: readonly string[]
+}
+
+/**
+ * Converts. Throws `UserError`: the source cannot be read or is incomplete, the output exists (exit 2), the format has no place for what is in the source.
+ * The output appears whole or not at all.
+ */
+export async function exportModel(request: ExportRequest): Promise<ExportReport> {
+  const {model, output, force, root, stateDictOnly} = request
+  await refuseExisting(output, {force})
+  const checkpoint = await openCheckpoint(model, {root, tolerant: stateDictOnly})
+  try {
+    const names = [...checkpoint.tensors.keys()]
+    const isBackbone = names.some(name => name === 'patch_embed.proj.weight' || /(^|\.)(blocks|encoder\.layer)\.\d/.test(name))
+    return await (isBackbone ? exportBackbone(request, checkpoint) : exportHeads(request, checkpoint))
+  } finally {
+    await checkpoint.close()
+  }
+}
+
+async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): Promise<ExportReport> {
+  const {model, to, output, force, numHeads, withHeads, license, resize, crop, toolVersion, dryRun} = request
+  const shapes = new Map([...checkpoint.tensors].map(([name, {shape}]) => [name, shape]))
+  const config = inferConfig(shapes, checkpoint.metadata, numHeads === undefined ? {} : {heads: numHeads}, model)
+  const expected = expectedShapes(config)
+  checkFit(expected, shapes, model)
+  if (withHeads && (to === 'hf' || to === 'timm'))
+    throw new UserError(`A folder for ${to === 'hf' ? 'transformers' : 'timm'} has no place for projection heads.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Leave --with-heads out, or export to meta or safetensors.'
+    })
+  const heads = [...checkpoint.heads].filter(([name]) => /^(dino|ibot)_head\./.test(name))
+  if (withHeads && heads.length === 0)
+    throw new UserError(`${model} has no projection heads.`, {
+      exit: 2,
+      code: 'NO_HEADS',
+      hint: 'Released backbones come without; leave --with-heads out.'
+    })
+
+  const backbone = [...expected.keys()].map(name => checkpoint.tensors.get(name)!)
+  const all = withHeads ? [...backbone, ...heads.map(([, entry]) => entry)] : backbone
+  const notes = [...checkpoint.notes]
+  if (to === 'timm') notes.push('timm has no mask token; it was left out.')
+  const report = describe(request, checkpoint, all, {config, notes})
+  if (dryRun) return report
+
+  const tick = counter(request, all.length)
+  const stream = counted(readBackbone(config, checkpoint), tick)
+  const metadata = {...ofModel(checkpoint.metadata), tool_version: toolVersion}
+  const preprocessing = {resize: resize ?? pixels(metadata, 'resize') ?? 256, crop: crop ?? pixels(metadata, 'crop') ?? 224}
+  if (to === 'hf') await saveHuggingFace(output, config, stream, {force, metadata, preprocessing, modelCard: {license}})
+  else if (to === 'timm') await saveTimm(output, config, stream, {force, metadata})
+  else if (to === 'safetensors' && !withHeads) await saveBackbone(output, config, stream, metadata, {force})
+  else {
+    const named = withHeads
+      ? [...backbone.map(entry => [`backbone.${entry.name}`, entry] as const), ...heads]
+      : backbone.map(entry => [entry.name, entry] as const)
+    const tensors = float32(named, tick)
+    if (to === 'meta') await writePth(output, tensors, {force, ...(withHeads && {root: 'teacher'})})
+    else await writeSafetensors(output, tensors, {...metadata, ...configMetadata(config)}, {force})
+  }
+  return report
+}
+
+/** What a checkpoint of a training run says of the run, not of the model; it stays behind. */
+const ofRun = new Set(['settings', 'images', 'images_fingerprint', 'position', 'window', 'computing', 'history', 'taught_by'])
+const ofModel = (metadata: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(metadata).filter(([name]) => !ofRun.has(name)))
+
+/** How many pixels a trained model was used to, where its file says. */
+const pixels = (metadata: Readonly<Record<string, string>>, name: 'resize' | 'crop'): number | undefined =>
+  /^\d+$/.test(metadata[name] ?? '') ? Number(metadata[name]) : undefined
+
+/** A file that holds a head and no backbone: its tensors under the names they have. */
+async function exportHeads(request: ExportRequest, checkpoint: Checkpoint): Promise<ExportReport> {
+  const {model, to, output, force, toolVersion, dryRun} = request
+  if (to === 'hf' || to === 'timm')
+    throw new UserError(
+      `${model} holds no backbone, only ${[...checkpoint.heads.keys(), ...checkpoint.tensors.keys()].slice(0, 3).join(', ')}, ….`,
+      {
+        exit: 2,
+        code: 'NO_BACKBONE',
+        hint: 'A head is exported to safetensors or meta.'
+      }
+    )
+  const named = [...checkpoint.tensors, ...checkpoint.heads]
+  const report = describe(
+    request,
+    checkpoint,
+    named.map(([, entry]) => entry),
+    {notes: checkpoint.notes}
+  )
+  if (dryRun) return report
+  const tensors = float32(named, counter(request, named.length))
+  if (to === 'meta') await writePth(output, tensors, {force})
+  else await writeSafetensors(output, tensors, {...checkpoint.metadata, tool_version: toolVersion}, {force})
+  return report
+}
+
+function describe(
+  {to, output}: ExportRequest,
+  {path}: Checkpoint,
+  tensors: readonly TensorEntry[],
+  {config, notes}: Pick<ExportReport, 'config' | 'notes'>
+): ExportReport {
+  const parameters = tensors.reduce((sum, {shape}) => sum + elements(shape), 0)
+  return {source: path, output, format: to, ...(config && {config}), tensors: tensors.length, parameters, bytes: 4 * parameters, notes}
+}
+
+/** Called once a tensor; tells how many are done. */
+function counter({onTensor}: ExportRequest, total: number): () => void {
+  let done = 0
+  return () => onTensor?.(++done, total)
+}
+
+async function* counted(stream: AsyncIterable<NamedTensor>, tick: () => void): AsyncGenerator<NamedTensor> {
+  for await (const tensor of stream) {
+    yield tensor
+    tick()
+  }
+}
+
+/** Entries as float32 sources that are read when their turn to be written comes. */
+const float32 = (named: readonly (readonly [string, TensorEntry])[], tick: () => void): TensorSource[] =>
+  named.map(([name, entry]) => ({
+    name,
+    dtype: 'F32',
+    shape: entry.shape,
+    async read() {
+      const data = await entry.readFloat32()
+      tick()
+      return bytesOf(data)
+    }
+  }))

@@ -1,0 +1,127 @@
+/** The released models: what there is, what is here, and fetching one. The work of `dinov2 models list` and `dinov2 models pull`. */
+import {mkdir, rm, stat} from 'node:fs/promises'
+import {basename, join} from 'node:path'
+import {UserError} from '../config/errors.js'
+import {modelsFolder} from '../files/checkpoint/checkpoint.js'
+import {download, type DownloadProgress} from '../system/download.js'
+import {openReader} from '../system/file-reader.js'
+import {findReleased, RELEASED_BASE, released, type Released} from '../files/checkpoint/model-zoo.js'
+
+export {findReleased, released, type Released} from '../files/checkpoint/model-zoo.js'
+
+export type ListedModel = Released & {
+  readonly url: string
+  /** Where it lies on this machine; absent when it was not pulled. */
+  readonly here?: string
+}
+
+/** Everything released, with what is already here. */
+export async function listModels({kind, baseUrl = RELEASED_BASE}: {kind?: Released['kind']; baseUrl?: string} = {}): Promise<
+  ListedModel[]
+> {
+  const out: ListedModel[] = []
+  for (const entry of released) {
+    if (kind !== undefined && entry.kind !== kind) continue
+    const here = join(modelsFolder(), entry.file)
+    out.push({...entry, url: address(entry, baseUrl), ...((await stat(here).catch(() => undefined))?.isFile() && {here})})
+  }
+  return out
+}
+
+const address = (entry: Released, baseUrl: string): string => `${baseUrl.replace(/\/+$/, '')}/${entry.path}`
+
+/** The list as lines for people: name, length, whether it is here, what it is. */
+export function modelLines(models: readonly ListedModel[]): string[] {
+  const rows = models.map(
+    ({name, bytes, here, about}) => [name, bytes === undefined ? '' : size(bytes), here === undefined ? '' : 'here', about] as const
+  )
+  const widths = [0, 1, 2].map(column => Math.max(0, ...rows.map(row => row[column]!.length)))
+  return rows.map(
+    ([name, bytes, here, about]) => `${name.padEnd(widths[0]!)}  ${bytes.padStart(widths[1]!)}  ${here.padEnd(widths[2]!)}  ${about}`
+  )
+}
+
+/** Bytes as people say them, in powers of ten. */
+export const size = (bytes: number): string =>
+  bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.ceil(bytes / 1e3)} kB`
+
+export type PullRequest = {
+  readonly name: string
+  /** A file, or a folder that exists; by default the folder of pulled models, where a model that is there already is not fetched again. */
+  readonly output?: string
+  readonly baseUrl?: string
+  readonly force?: boolean
+  readonly dryRun?: boolean
+  readonly signal?: AbortSignal
+  readonly onProgress?: (progress: DownloadProgress) => void
+}
+
+export type PullReport = {
+  readonly name: string
+  readonly url: string
+  readonly path: string
+  readonly licence: string
+  /** Unknown under dry run for files whose length is known to the server alone. */
+  readonly bytes: number | undefined
+  /** False when it was here already, or under dry run. */
+  readonly fetched: boolean
+}
+
+/**
+ * Fetches one released file; what was fetched is checked for length, for its checksum where that is known, and for being a file of torch.save at all.
+ *
+ * Throws `UserError`: no such model (exit 2), the named output exists without `force` (exit 2), and as `download`.
+ */
+export async function pullModel({
+  name,
+  output,
+  baseUrl = RELEASED_BASE,
+  force,
+  dryRun,
+  signal,
+  onProgress
+}: PullRequest): Promise<PullReport> {
+  const entry = findReleased(name)
+  if (!entry) throw new UserError(`${name} is no released model.`, {exit: 2, code: 'NO_MODEL', hint: 'Their names: dinov2 models list'})
+  const folder = output === undefined ? modelsFolder() : (await isFolder(output)) ? output : undefined
+  const path = folder === undefined ? output! : join(folder, entry.file)
+  const url = address(entry, baseUrl)
+  const report = {name: entry.name, url, path, licence: entry.licence}
+  const there = await stat(path).catch(() => undefined)
+  if (there?.isFile() && output === undefined && !force) return {...report, bytes: there.size, fetched: false}
+  if (there && !force)
+    throw new UserError(`${path} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
+  if (dryRun) return {...report, bytes: entry.bytes, fetched: false}
+
+  if (output === undefined) await mkdir(modelsFolder(), {recursive: true})
+  const {bytes} = await download(url, path, {
+    onProgress,
+    force,
+    ...(entry.bytes !== undefined && {expectedBytes: entry.bytes}),
+    ...(entry.sha256 !== undefined && {sha256: entry.sha256}),
+    ...(signal && {signal})
+  })
+  await checkKind(path, url)
+  return {...report, bytes, fetched: true}
+}
+
+const isFolder = async (path: string): Promise<boolean> => (await stat(path).catch(() => undefined))?.isDirectory() ?? false
+
+/** A host may answer with a page of its own in place of the file; such a thing is not kept. */
+async function checkKind(path: string, url: string): Promise<void> {
+  const file = await openReader(path)
+  const head = await file.read(0, Math.min(file.size, 4)).finally(() => file.close())
+  const known = Buffer.from(head).toString('latin1') === 'PK\x03\x04' || head[0] === 0x80 // zip, or a pickle of before PyTorch 1.6
+  if (known) return
+  await rm(path, {force: true})
+  throw new UserError(`${url} answered with something that is no ${basename(path)}; it was not kept.`, {
+    code: 'NOT_A_MODEL',
+    hint: 'A proxy or a page to sign in may stand between. Fetch the file by other means and name it instead.'
+  })
+}
+
+/** Several files need a folder. Throws `UserError` (exit 2) when `output` is named and is none. */
+export async function toFolder(output: string | undefined): Promise<void> {
+  if (output !== undefined && !(await isFolder(output)))
+    throw new UserError(`${output} is no folder, and several models were named.`, {exit: 2, code: 'USAGE', hint: `mkdir -p ${output}`})
+}

@@ -1,0 +1,193 @@
+/** Contact sheets: queries and their nearest neighbours, as one page or one picture. */
+import {createReadStream} from 'node:fs'
+import {join} from 'node:path'
+import {createInterface} from 'node:readline'
+import type {Readable} from 'node:stream'
+import {UserError} from '../../config/errors.js'
+import {centred, fit, paste, sheet} from '../../render/canvas.js'
+import {decodeRgb, RefusedImage, type Raster} from '../../data/image/decode.js'
+import {encodeImage} from '../../data/image/encode.js'
+import type {Fields} from '../../files/embeddings/embeddings.js'
+import {dataUri, html, page, type Markup} from '../../render/html.js'
+import type {Answer, Found} from './search.js'
+
+export {answerEmbeddings, answerImages} from './search.js'
+export type {Answer} from './search.js'
+
+/** Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. Throws a `UserError` naming the line that is not so. */
+export async function* answerRows(input: Readable | string, {k, limit}: {k: number; limit: number}): AsyncGenerator<Answer> {
+  const name = typeof input === 'string' ? input : 'stdin'
+  const stream = typeof input === 'string' ? createReadStream(input) : input
+  const lines = createInterface({input: stream, crlfDelay: Infinity})
+  let answer: {query: string; fields: Fields; found: Found[]} | undefined
+  let [number, done] = [0, 0]
+  try {
+    for await (const line of lines) {
+      number++
+      if (line.trim() === '') continue
+      let row: Partial<Found> & Record<string, unknown>
+      try {
+        row = JSON.parse(line) as typeof row
+      } catch {
+        row = {}
+      }
+      const {query, id, rank, similarity, distance, fields, ...rest} = row
+      if (typeof query !== 'string' || typeof id !== 'string')
+        throw new UserError(`Line ${number} of ${name} is not a row of dinov2 search: it lacks query and id.`, {
+          exit: 2,
+          code: 'NOT_ROWS',
+          hint: 'Try: dinov2 search INDEX … | dinov2 visualize neighbours - -o page.html'
+        })
+      if (answer && answer.query !== query) {
+        yield answer
+        answer = undefined
+        if (++done >= limit) return
+      }
+      answer ??= {query, fields: {}, found: []}
+      if (answer.found.length < k)
+        answer.found.push({
+          query,
+          id,
+          rank: rank ?? answer.found.length + 1,
+          ...(similarity === undefined ? {} : {similarity}),
+          ...(distance === undefined ? {} : {distance}),
+          fields: {...rest, ...fields}
+        })
+    }
+  } finally {
+    lines.close()
+    if (typeof input === 'string') (stream as ReturnType<typeof createReadStream>).destroy()
+  }
+  if (answer) yield answer
+  else if (done === 0) throw new UserError(`${name} holds no rows.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the search find anything?'})
+}
+
+export type SheetOptions = {
+  readonly format: 'png' | 'html'
+  readonly title?: string
+  /** Side of a small picture in pixels. */
+  readonly side?: number
+  /** Folder that relative names start from; the present one by default. */
+  readonly root?: string
+  readonly onQuery?: (done: number) => void
+}
+
+export type SheetReport = {
+  readonly queries: number
+  readonly pictures: number
+  /** Pictures that could not be opened; an empty place stands for each. */
+  readonly missing: number
+  /** Where queries and neighbours carry a label: the share of neighbours with the label of their query. */
+  readonly sameLabel: number | undefined
+}
+
+/**
+ * Draws answers as a contact sheet. A name is opened as it stands (relative to `root`), or where its `path` field says; what cannot be opened leaves an empty place.
+ *
+ * Where rows carry a `label`, neighbours with the query's own are framed in green and others in red.
+ */
+export async function neighbourSheet(
+  answers: AsyncIterable<Answer> | Iterable<Answer>,
+  {format, title = 'Nearest neighbours', side = 128, root, onQuery}: SheetOptions
+): Promise<{content: Uint8Array | string; report: SheetReport}> {
+  let [queries, pictures, missing, alike, labelled] = [0, 0, 0, 0, 0]
+  const small = async (id: string, fields: Fields): Promise<Raster | undefined> => {
+    const path = typeof fields['path'] === 'string' ? fields['path'] : id
+    try {
+      const picture = fit(await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}), side)
+      pictures++
+      return picture
+    } catch (error) {
+      if (!(error instanceof RefusedImage)) throw error
+      missing++
+      return undefined
+    }
+  }
+  const match = (answer: Answer, {fields}: Found): boolean | undefined => {
+    const [wanted, got] = [answer.fields['label'], fields['label']]
+    if (wanted === undefined || got === undefined) return undefined
+    labelled++
+    if (wanted === got) alike++
+    return wanted === got
+  }
+
+  const rows: Markup[] = []
+  const strips: Raster[][] = []
+  for await (const answer of answers) {
+    const asked = await small(answer.query, answer.fields)
+    const shown: {found: Found; picture: Raster | undefined; same: boolean | undefined}[] = []
+    for (const found of answer.found) shown.push({found, picture: await small(found.id, found.fields), same: match(answer, found)})
+    if (format === 'html') {
+      const figure = async (picture: Raster | undefined, id: string, caption: Markup, style: string): Promise<Markup> => {
+        const inside = picture
+          ? html`<img
+              src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 88}), 'image/jpeg')}"
+              alt="${id}"
+            />`
+          : html`<span class="quiet">not found</span>`
+        return html`<figure class="${style}" title="${id}">
+          <div class="place">${inside}</div>
+          <figcaption>${caption}</figcaption>
+        </figure> `
+      }
+      const cells = [await figure(asked, answer.query, html`<b>${base(answer.query)}</b>${labelOf(answer.fields)}`, 'query')]
+      for (const {found, picture, same} of shown)
+        cells.push(
+          await figure(
+            picture,
+            found.id,
+            html`${score(found)} ${base(found.id)}${labelOf(found.fields)}`,
+            same === undefined ? '' : same ? 'same' : 'other'
+          )
+        )
+      rows.push(html`<div class="row">${cells}</div> `)
+    } else
+      strips.push([
+        asked ?? sheet(side, side, 225),
+        ...shown.map(({picture, same}) => framed(picture ?? sheet(side, side, 225), side, same))
+      ])
+    queries++
+    onQuery?.(queries)
+  }
+  const report: SheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? alike / labelled : undefined}
+  if (format === 'png') return {content: await stripsPng(strips, side), report}
+  const body = html`<h1>${title}</h1>
+    <p>
+      ${queries} ${queries === 1 ? 'query' : 'queries'}, each at the left of its row, with the nearest neighbours from left to
+      right.${
+        report.sameLabel !== undefined &&
+        ` ${(100 * report.sameLabel).toFixed(1)} % of the neighbours have the label of their query (green frame).`
+      }
+    </p>
+    ${rows}`
+  const style = `.place { width: ${side}px; height: ${side}px; display: grid; place-items: center; background: var(--panel); }
+.row figure { width: ${side + 8}px; padding: 4px; border: 2px solid transparent; border-radius: 6px; box-sizing: content-box; } .row figcaption { font-size: 0.72rem; }
+.row .query { border-right: 2px solid var(--line); border-radius: 0; padding-right: 0.8rem; } .row .same { border-color: var(--good); } .row .other { border-color: var(--bad); }`
+  return {content: page({title, body, style}), report}
+}
+
+const base = (id: string): string => id.split('/').at(-1) ?? id
+const labelOf = ({label}: Fields): Markup | undefined =>
+  label === undefined ? undefined : html`<br /><span class="quiet">${String(label)}</span>`
+const score = ({similarity, distance}: Found): string =>
+  similarity !== undefined ? similarity.toFixed(3) : distance !== undefined ? distance.toFixed(3) : ''
+
+/** A small picture in a square with a coloured rim: green for the same label, red for another, white where there are none. */
+function framed(picture: Raster, side: number, same: boolean | undefined): Raster {
+  const square = centred(picture, side)
+  if (same === undefined) return square
+  const [colour, rim] = [same ? [46, 160, 67] : [207, 62, 52], Math.max(2, Math.round(side / 40))]
+  for (let y = 0; y < side; y++)
+    for (let x = 0; x < side; x++) if (Math.min(x, y, side - 1 - x, side - 1 - y) < rim) square.data.set(colour, (y * side + x) * 3)
+  return square
+}
+
+async function stripsPng(strips: readonly (readonly Raster[])[], side: number): Promise<Uint8Array> {
+  const [gap, margin] = [6, 16]
+  const most = Math.max(1, ...strips.map(strip => strip.length))
+  const canvas = sheet(2 * margin + most * side + (most - 1) * gap + margin, 2 * margin + Math.max(1, strips.length) * (side + gap) - gap)
+  for (const [row, strip] of strips.entries())
+    for (const [column, picture] of strip.entries())
+      paste(canvas, centred(picture, side), margin + column * (side + gap) + (column > 0 ? margin : 0), margin + row * (side + gap))
+  return encodeImage(canvas.data, canvas)
+}

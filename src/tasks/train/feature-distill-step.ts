@@ -1,0 +1,169 @@
+/**
+ * One step of feature distillation, for teachers without heads: the student's cls and patch tokens, each through one linear layer to the teacher's width, are drawn towards the
+ * teacher's tokens (`loss/feature.ts`); KoLeo spreads the cls tokens as in pretraining. Both large crops, nothing masked, no stochastic depth, no small crops.
+ *
+ * No tape, as in `train-step.ts`. B images, b of them in a part, N patches, C width of the student, D of the teacher.
+ */
+import {featureLoss} from '../../loss/feature.js'
+import {koleo} from '../../loss/koleo.js'
+import {unit} from '../../model/head.js'
+import {backwardTrain, computeCopy, forwardTrain} from '../../model/vit.js'
+import type {View, Vit} from '../../model/vit.js'
+import type {Named} from '../../optim/adamw.js'
+import {linearBackward, linearForward} from '../../tensor/ops/linear.js'
+import type {Linear} from '../../tensor/ops/linear.js'
+import {cast, castLike} from '../../tensor/ops/precision.js'
+import {addAll} from '../../tensor/ops/row-sum.js'
+import {addRows, takeRows} from '../../tensor/ops/rows.js'
+import {add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
+import type {Scalar, Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
+import {flat, grow, leaves} from '../../tensor/tree.js'
+import {partsOf, rowNumbers, update, withoutMaskToken} from './train-step.js'
+import type {LazyBatch, Part, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
+import type {FeatureTargets} from './teacher.js'
+
+/** A student that learns features: its backbone, and a layer to the teacher's width for each kind of token. */
+export type FeatureNetwork = {backbone: Vit; cls_projector: Linear; patch_projector: Linear}
+
+export type FeatureSettings = StepSettings & {
+  /** Weight of the Huber term beside the cosine. */
+  readonly huber: number
+}
+
+/** What a step measured; losses as they are optimised, `total` their sum. */
+export type FeatureReport = Pick<StepReport, 'gradNorms' | 'clsCosine'> & {
+  readonly losses: {readonly cls_loss: number; readonly patch_loss: number; readonly koleo: number; readonly total: number}
+}
+
+/** Gradients and losses of one part, added to what is there. */
+type Sums = {
+  grads: Named
+  losses: Tensor1D /* [3]: cls, patches, KoLeo */
+  cls: Tensor2D /* [1, C], sum of unit cls tokens of the first crops */
+}
+
+/**
+ * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's. `teach` says the targets of the whole batch, which stay the
+ * teacher's; of the losses' weights, `dinoWeight` is that of cls tokens and `ibotWeight` that of patches. Throws `NotFiniteStep` as `trainStep`.
+ */
+export function featureStep(
+  state: TrainState,
+  batch: StepBatch | LazyBatch,
+  rates: StepRates,
+  settings: FeatureSettings,
+  teach: (parts: readonly Part[]) => FeatureTargets
+): {state: TrainState; report: FeatureReport} {
+  const parts = partsOf(batch, settings.accumulate ?? 1)
+  const {grads, report} = featureGradients(grow<FeatureNetwork>(state.student), parts, teach(parts), settings)
+  dispose(parts.map(({masks}) => masks))
+  withoutMaskToken(grads)
+  const {state: next, gradNorms} = update(state, grads, report.losses, rates, settings)
+  return {state: next, report: {...report, gradNorms}}
+}
+
+/** Losses and the gradient of every parameter of a student, by path, for the given targets of a batch in parts. */
+export function featureGradients(
+  student: FeatureNetwork,
+  parts: readonly Part[],
+  targets: FeatureTargets,
+  settings: FeatureSettings
+): {grads: Named; report: Omit<FeatureReport, 'gradNorms'>} {
+  const {vit, precision} = settings
+  const copy = computeCopy(student.backbone, precision)
+  const layers = {cls: low(student.cls_projector, precision), patch: low(student.patch_projector, precision)}
+  const sums: Sums = {grads: new Map(), losses: zeros([3]) as Tensor1D, cls: zeros([1, vit.width]) as Tensor2D}
+  const B = parts.reduce((total, {b}) => total + b, 0)
+  let done = 0
+  for (const part of parts) {
+    addPart(copy.params, layers, part, {B, done}, targets, settings, sums)
+    done += part.b
+  }
+  dispose([...copy.owned, ...[layers.cls, layers.patch].flatMap(({weight, bias}) => [weight, bias])])
+  const measured = tidy(() => concat([sums.losses, stack([sum<Scalar>(square(sums.cls))])]))
+  const [cls_loss, patch_loss, koleoLoss, length] = measured.dataSync<'float32'>() as unknown as [number, number, number, number]
+  dispose([measured, sums.losses, sums.cls])
+  const grads: Named = new Map()
+  for (const [name] of leaves(student)) if (sums.grads.has(name)) grads.set(name, sums.grads.get(name)!) // in the order of the parameters
+  return {
+    grads,
+    report: {
+      losses: {cls_loss, patch_loss, koleo: koleoLoss, total: cls_loss + patch_loss + koleoLoss},
+      clsCosine: B < 2 ? 0 : (length - B) / (B * (B - 1)) // mean of û·û' over pairs, as in pretraining
+    }
+  }
+}
+
+const low = ({weight, bias}: Linear, precision: StepSettings['precision']): Linear => ({
+  weight: cast(weight, precision),
+  bias: cast(bias, precision)
+})
+
+/** One part of a batch of B images, `done` of which went before: forward, losses, backward; everything is added to `sums`. */
+function addPart(
+  params: Vit,
+  layers: {cls: Linear; patch: Linear},
+  part: Part,
+  {B, done}: {B: number; done: number},
+  targets: FeatureTargets,
+  {vit, dinoWeight, ibotWeight, koleoWeight, huber, memory = 'fast'}: FeatureSettings,
+  sums: Sums
+): void {
+  const {b} = part
+  const images = part.globals()
+  const view: View = {images}
+  const options = Array.from({length: vit.depth}, () => ({heads: vit.heads}))
+  const {y, trace} = forwardTrain(params, [view], vit, options, memory)
+  const N = part.masks.shape[1]
+  const {cls, patches} = rowNumbers(
+    view,
+    vit,
+    Int32Array.from({length: 2 * b * N}, (_, i) => i)
+  )
+  dispose(images)
+  const T = y.shape
+  const found = tidy(() => {
+    const through = (rows: Int32Array, layer: Linear, own: Tensor2D, weight: number) => {
+      const x = takeRows(y, tensor1d(rows, 'int32'))
+      const into = castLike(x, layer.weight)
+      const p: Tensor2D = cast(linearForward(into, layer), 'fp32')
+      const {losses, gradient} = featureLoss(p, own, fill([rows.length], weight / (rows.length * (B / b))) as Tensor1D, huber)
+      const {x: dx, ...grads} = linearBackward(gradient, into, layer.weight)
+      return {x, loss: sum<Scalar>(losses), dx: cast(dx, 'fp32'), grads}
+    }
+    const own = (rows: Tensor2D, each: number): Tensor2D => slice(rows, [2 * done * each, 0], [2 * b * each, -1])
+    const ofCls = through(cls, layers.cls, own(targets.cls, 1), dinoWeight)
+    const ofPatches = through(patches, layers.patch, own(targets.patches, N), ibotWeight)
+    const by = koleoWeight * (b / B)
+    const spread = [0, 1].map(crop => koleo(slice(ofCls.x, [crop * b, 0], [b, -1])))
+    const dcls = by === 0 ? ofCls.dx : add<Tensor2D>(ofCls.dx, mul(concat(spread.map(({gradient}) => gradient)), by))
+    const at = tensor1d(Int32Array.from([...cls, ...patches]), 'int32')
+    return {
+      dy: addRows(fill(T, 0) as Tensor2D, at, concat([dcls, ofPatches.dx])),
+      losses: add<Tensor1D>(
+        sums.losses,
+        stack([
+          ofCls.loss,
+          ofPatches.loss,
+          by === 0 ? (fill([], 0) as Scalar) : mul<Scalar>(add(spread[0]!.loss, spread[1]!.loss), by)
+        ]) as Tensor1D
+      ),
+      cls: add<Tensor2D>(sums.cls, sum<Tensor2D>(unit(slice(ofCls.x, [0, 0], [b, -1])), 0, true)),
+      clsGrads: ofCls.grads,
+      patchGrads: ofPatches.grads
+    }
+  })
+  dispose([y, sums.losses, sums.cls])
+  sums.losses = found.losses
+  sums.cls = found.cls
+  const backbone = backwardTrain(found.dy, params, trace, vit)
+  dispose(found.dy)
+  const grads = flat({backbone, cls_projector: found.clsGrads, patch_projector: found.patchGrads})
+  const known = [...grads].filter(([name]) => sums.grads.has(name))
+  const added = addAll(
+    known.map(([name]) => sums.grads.get(name)!),
+    known.map(([, grad]) => grad)
+  )
+  const fresh: [string, Tensor][] = [...grads].filter(([name]) => !sums.grads.has(name))
+  known.forEach(([name], i) => sums.grads.set(name, added[i]!))
+  for (const [name, grad] of fresh) sums.grads.set(name, grad)
+}

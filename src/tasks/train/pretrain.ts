@@ -1,0 +1,243 @@
+/**
+ * Pretraining: images in, a trained backbone out, as a generator of plain events.
+ *
+ * Every step is a pure function of (settings, seed, step, images): which images, which crops, which masks, which sequences stochastic depth
+ * keeps. So the state of a run is its parameters, moments, centres and its step, and a resumed run goes on as if it had never stopped. The run around the steps is `run.ts`.
+ */
+import type {Derived} from '../../config/derived.js'
+import type {Settings} from '../../config/table.js'
+import type {CropSettings} from '../../data/augment/multi-crop.js'
+import type {CropBatch} from '../../data/loader/batches.js'
+import type {EngineInfo} from '../../engine/start.js'
+import {initHead, initVit} from '../../model/init.js'
+import type {Named} from '../../optim/adamw.js'
+import {cosine} from '../../optim/schedule.js'
+import type {Precision} from '../../tensor/ops/precision.js'
+import {normalizePixels} from '../../tensor/ops/patches.js'
+import {rng} from '../../tensor/random.js'
+import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../../tensor/tf.js'
+import type {Tensor2D} from '../../tensor/tf.js'
+import {flat} from '../../tensor/tree.js'
+import {memoryParts} from './memory-usage.js'
+import {explain} from './non-finite.js'
+import {weightsFor} from './init-weights.js'
+import {fillPlaces, placesOf} from './resume.js'
+import type {Computing, Place} from './resume.js'
+import {newestGood, runTraining} from './training-loop.js'
+import type {Learner, RunEvent, RunOptions} from './training-loop.js'
+import {trainStep} from './train-step.js'
+import type {CropsOf, LazyBatch, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
+
+export type PretrainOptions = Omit<RunOptions, 'crops' | 'computing'> & {
+  readonly precision: Precision
+  /** What computes, as a checkpoint records it. */
+  readonly engine?: EngineInfo
+}
+
+export type PretrainEvent = RunEvent<StepReport>
+
+/** The parts of the step's settings that the plan gives. */
+export const stepSettings = ({dino, ibot, train, optim}: Settings, plan: Derived, precision: Precision): StepSettings => ({
+  vit: plan.vit,
+  precision,
+  centering: train.centering,
+  dinoWeight: dino.loss_weight,
+  ibotWeight: ibot.loss_weight,
+  koleoWeight: dino.koleo_loss_weight,
+  studentTemp: 0.1,
+  dropPath: plan.dropPath,
+  clipGrad: optim.clip_grad,
+  betas: [optim.adamw_beta1, optim.adamw_beta2],
+  eps: 1e-8,
+  rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult},
+  memory: train.memory,
+  accumulate: train.accumulate,
+  headWarmup: plan.headWarmup
+})
+
+/** What the schedules say about step number `step`, counted from 0. */
+export const ratesAt = ({curves, headWarmup}: Derived, step: number): StepRates => ({
+  lr: cosine(curves.lr, step),
+  ...(headWarmup > 0 ? {backboneLr: step < headWarmup ? 0 : cosine(curves.backboneLr, step - headWarmup)} : {}),
+  lastLayerLr: cosine(curves.lastLayerLr, step),
+  wd: cosine(curves.weightDecay, step),
+  momentum: cosine(curves.momentum, step),
+  teacherTemp: cosine(curves.teacherTemperature, step)
+})
+
+/** A state at step 0: student and teacher alike, moments zero. `weights` names what they start from; where it is empty, or has no heads that fit, they are drawn. */
+export async function freshState(settings: Settings, plan: Derived, weights = settings.student.pretrained_weights): Promise<TrainState> {
+  const seed = settings.train.seed
+  const given: Named = weights ? await weightsFor(weights, plan, seed) : new Map()
+  const drawn = flat({
+    ...(weights ? {} : {backbone: initVit(plan.vit, seed, settings.student.layerscale)}),
+    dino_head: initHead({width: plan.vit.width, ...plan.dinoHead}, seed, 'dino_head'),
+    ...(plan.ibotHead ? {ibot_head: initHead({width: plan.vit.width, ...plan.ibotHead}, seed, 'ibot_head')} : {})
+  })
+  const student: Named = new Map([...given].filter(([name]) => name.startsWith('backbone.'))) // before the heads, as where it is drawn
+  for (const [name, leaf] of drawn) {
+    const own = given.get(name)
+    if (own) dispose(leaf)
+    student.set(name, own ?? leaf)
+  }
+  const copy = (make: (x: Tensor) => Tensor): Named => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
+  const K = plan.dinoHead.prototypes
+  return {
+    student,
+    teacher: copy(leaf => tidy(() => leaf.add(0))), // a copy of the numbers: the average changes in place
+    moments: {m: copy(zerosLike), v: copy(zerosLike)},
+    ...(settings.train.centering === 'centering'
+      ? {centers: {dino: zeros([1, K]) as Tensor2D, ibot: zeros([1, plan.ibotHead?.prototypes ?? K]) as Tensor2D}}
+      : {}),
+    step: 0
+  }
+}
+
+/** Where the tensors of a state lie, by their names in a checkpoint file. */
+export function statePlaces(state: TrainState): Map<string, Place> {
+  const {student, teacher, moments, centers} = state
+  const places = placesOf({student, teacher, moment1: moments.m, moment2: moments.v})
+  if (centers)
+    for (const key of ['dino', 'ibot'] as const)
+      places.set(`center.${key}`, {
+        get: () => centers[key],
+        put: value => {
+          dispose(centers[key])
+          centers[key] = value as Tensor2D
+        }
+      })
+  return places
+}
+
+/** Fills a state from a checkpoint file. Throws a `UserError` where names or shapes differ, with all differences. */
+export async function loadState(path: string, state: TrainState): Promise<TrainState & {metadata: Readonly<Record<string, string>>}> {
+  const {step, metadata} = await fillPlaces(path, statePlaces(state))
+  return {...state, step, metadata}
+}
+
+/** One batch of bytes for the engine, for `freeBatch`. Where it is computed in parts, the crops of each are made when it comes to it. */
+export function stepBatch(
+  {globals, locals, masks, indices, weights}: CropBatch,
+  batch: number,
+  crops: CropSettings,
+  patch: number,
+  parts = 1
+): StepBatch | LazyBatch {
+  const {globalSize: G, localSize: S, localCount} = crops
+  const N = Math.floor(G / patch) ** 2
+  const rest = {masks: tensor(Float32Array.from(masks), [2 * batch, N]) as Tensor2D, indices, weights}
+  if (parts === 1)
+    return {
+      globals: normalizePixels(globals, [2 * batch, G, G]),
+      ...(localCount > 0 ? {locals: normalizePixels(locals, [localCount * batch, S, S])} : {}),
+      ...rest
+    }
+  const some =
+    (bytes: Uint8Array, each: number, side: number): CropsOf =>
+    (from, to) => {
+      const own = new Uint8Array(each * (to - from) * side * side * 3)
+      for (let crop = 0; crop < each; crop++) {
+        const start = (crop * batch + from) * side * side * 3
+        own.set(bytes.subarray(start, start + (to - from) * side * side * 3), crop * (to - from) * side * side * 3)
+      }
+      return normalizePixels(own, [each * (to - from), side, side])
+    }
+  return {globals: some(globals, 2, G), ...(localCount > 0 ? {locals: some(locals, localCount, S)} : {}), localCount, ...rest}
+}
+
+/** Lets a batch's tensors go. */
+export const freeBatch = ({globals, locals, masks}: StepBatch | LazyBatch): void =>
+  dispose([globals, locals, masks].filter(crops => crops instanceof Tensor))
+
+/** Lets all tensors of a state go. */
+export function freeState({student, teacher, moments, centers}: TrainState): void {
+  for (const named of [student, teacher, moments.m, moments.v]) dispose([...named.values()])
+  if (centers) dispose([centers.dino, centers.ibot])
+}
+
+/** The crops that the settings ask for. */
+export const cropSettings = ({crops, train}: Settings): CropSettings => ({
+  decode: train.decode,
+  globalSize: crops.global_crops_size,
+  localSize: crops.local_crops_size,
+  globalScale: crops.global_crops_scale,
+  localScale: crops.local_crops_scale,
+  localCount: crops.local_crops_number,
+  blur: crops.blur,
+  blurSigma: [0.1, crops.blur_sigma_max]
+})
+
+/** Gradient norms, as metrics name them. */
+export const normsOf = ({gradNorms}: Pick<StepReport, 'gradNorms'>): Record<string, number> =>
+  Object.fromEntries(Object.entries(gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm]))
+
+/** What computes, as checkpoints record it. */
+export const computingOf = (precision: Precision, engine: EngineInfo | undefined): Computing => ({
+  precision,
+  ...(engine ? {engine: `${engine.engine} ${engine.version}`, device: engine.device, threads: engine.threads} : {})
+})
+
+/** What a step over prototypes measured, as metrics name it. */
+export const measuredOf = (report: Omit<StepReport, 'masked'>): Record<string, number> => ({
+  ...report.losses,
+  ...normsOf(report),
+  teacher_entropy: report.teacherEntropy,
+  cls_cosine: report.clsCosine
+})
+
+/** What the schedules said, as metrics name it. */
+export const ratesShown = (rates: StepRates): Record<string, number> => ({
+  lr: rates.lr,
+  ...(rates.backboneLr === undefined ? {} : {backbone_lr: rates.backboneLr}),
+  last_layer_lr: rates.lastLayerLr,
+  wd: rates.wd,
+  momentum: rates.momentum,
+  teacher_temp: rates.teacherTemp
+})
+
+/** DINO, iBOT and KoLeo as something that learns; `state` is given up to it. */
+export function pretrainLearner(
+  state: TrainState,
+  {settings, plan, precision}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision'>
+): Learner<StepReport> {
+  const fixed = stepSettings(settings, plan, precision)
+  const crops = cropSettings(settings)
+  return {
+    get step() {
+      return state.step
+    },
+    places: () => statePlaces(state),
+    resumeAt(step) {
+      state = {...state, step}
+    },
+    take(made) {
+      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, settings.train.accumulate)
+      try {
+        const rates = ratesAt(plan, made.step)
+        const stepped = trainStep(state, batch, rates, fixed, rng(settings.train.seed, 'drop path', made.step))
+        state = stepped.state
+        const {report} = stepped
+        return {
+          report,
+          measured: {...measuredOf(report), masked_patches: report.masked},
+          rates: ratesShown(rates)
+        }
+      } finally {
+        freeBatch(batch)
+      }
+    },
+    explain: (error, {globals}) => explain(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
+    model: () => state.teacher,
+    memory: () => memoryParts(state, precision),
+    dispose: () => freeState(state)
+  }
+}
+
+/** Trains from step 0, or from the newest checkpoint; as `runTraining`. */
+export async function* pretrain(options: PretrainOptions): AsyncGenerator<PretrainEvent> {
+  const {settings, plan, precision, engine} = options
+  // A run that goes on from a checkpoint has all it needs there; the weights it once began with may be gone.
+  const goingOn = options.resume === true && (await newestGood(options.run)).path !== undefined
+  const learner = pretrainLearner(await freshState(settings, plan, goingOn ? '' : undefined), options)
+  yield* runTraining(learner, {...options, crops: cropSettings(settings), computing: computingOf(precision, engine)})
+}

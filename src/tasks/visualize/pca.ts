@@ -1,0 +1,132 @@
+/** Pictures of what a model sees: patch features as colours. */
+import {enlarge, fit, paste, sheet} from '../../render/canvas.js'
+import type {Raster} from '../../data/image/decode.js'
+import {encodeImage} from '../../data/image/encode.js'
+import {resample} from '../../data/image/resample.js'
+import {dataUri, html, page} from '../../render/html.js'
+import {colourPatches, type PatchGrid} from '../../model/foreground.js'
+import {forward} from '../../model/vit.js'
+import {dispose} from '../../tensor/tf.js'
+import {seePictures, type SeeOptions} from './run-on-images.js'
+
+export type PcaOptions = SeeOptions & {
+  /** Colours only what stands in front. */
+  readonly foreground: boolean
+  /** Smooth instead of square patches. */
+  readonly smooth: boolean
+  readonly format: 'png' | 'html'
+}
+
+export type PcaReport = {
+  readonly images: number
+  /** Images that were named but not shown. */
+  readonly leftOut: number
+  /** Short side in pixels. */
+  readonly size: number
+  readonly patches: number
+  readonly foreground: number | undefined
+  readonly explained: readonly number[]
+  readonly fingerprint: string
+}
+
+/**
+ * Runs images through a backbone and draws their patch features as colours, on one scale for all of them, beside the images.
+ *
+ * Throws a `UserError`: no images (exit 3), a missing engine (exit 5), a model that is not one.
+ */
+export async function visualizePca(options: PcaOptions): Promise<{content: Uint8Array | string; report: PcaReport}> {
+  const {
+    pictures: seen,
+    leftOut,
+    size,
+    config,
+    fingerprint
+  } = await seePictures(options, ({config, params, precision}) => async (input, photo): Promise<PatchGrid> => {
+    const {cls, registers, patches, prenorm} = forward(params, input, config, {stream: precision})
+    const features = await patches.data<'float32'>() // [N, C]
+    dispose([cls, registers, patches, prenorm])
+    return {rows: photo.height / config.patch, columns: photo.width / config.patch, features}
+  })
+  const {patch, width} = config
+  const colouring = colourPatches(seen, width, {separate: options.foreground})
+  const patches = seen.reduce((sum, {rows, columns}) => sum + rows * columns, 0)
+  const inFront = colouring.front.reduce((sum, mask) => sum + mask.reduce((n, bit) => n + bit, 0), 0)
+  const report: PcaReport = {
+    images: seen.length,
+    leftOut,
+    size,
+    patches,
+    foreground: options.foreground ? inFront / patches : undefined,
+    explained: colouring.explained.map(share => Number(share.toFixed(4))),
+    fingerprint
+  }
+  const pairs = seen.map(({id, photo, rows, columns}, i): Pair => {
+    const grid: Raster = {width: columns, height: rows, data: colouring.colours[i]!}
+    // small pictures are shown larger: whole multiples, so that patches stay square
+    const scale = Math.max(1, Math.round(280 / Math.max(photo.width, photo.height)))
+    const shown = {width: photo.width * scale, height: photo.height * scale}
+    const colours = options.smooth ? {...shown, data: resample(grid, shown)} : enlarge(grid, patch * scale)
+    return {id, photo: {...shown, data: resample(photo, shown)}, colours}
+  })
+  return {content: options.format === 'png' ? await pairsPng(pairs) : await pairsHtml(pairs, report), report}
+}
+
+type Pair = {readonly id: string; readonly photo: Raster; readonly colours: Raster}
+
+/** Pairs below each other in one to three columns, each row as high as its highest. */
+async function pairsPng(pairs: readonly Pair[]): Promise<Uint8Array> {
+  const columns = pairs.length <= 3 ? 1 : pairs.length <= 8 ? 2 : 3
+  const placed = pairs.map(pair =>
+    Math.max(pair.photo.width, pair.photo.height) <= 448 ? pair : {...pair, photo: fit(pair.photo, 448), colours: fit(pair.colours, 448)}
+  )
+  const [gap, margin] = [6, 18]
+  const width = 2 * Math.max(...placed.map(({photo}) => photo.width)) + gap
+  const rows = Array.from({length: Math.ceil(placed.length / columns)}, (_, row) => placed.slice(row * columns, (row + 1) * columns))
+  const heights = rows.map(row => Math.max(...row.map(({photo}) => photo.height)))
+  const canvas = sheet(
+    columns * (width + margin) + margin,
+    heights.reduce((sum, height) => sum + height + margin, margin)
+  )
+  let y = margin
+  for (const [r, row] of rows.entries()) {
+    for (const [column, {photo, colours}] of row.entries()) {
+      const x = margin + column * (width + margin)
+      paste(canvas, photo, x, y)
+      paste(canvas, colours, x + photo.width + gap, y)
+    }
+    y += heights[r]! + margin
+  }
+  return encodeImage(canvas.data, canvas)
+}
+
+async function pairsHtml(pairs: readonly Pair[], {size, patches, foreground, explained}: PcaReport): Promise<string> {
+  const figures = []
+  for (const {id, photo, colours} of pairs) {
+    const [left, right] = [await encodeImage(photo.data, {...photo, format: 'jpeg'}), await encodeImage(colours.data, colours)]
+    figures.push(
+      html`<figure>
+        <div class="pair">
+          <img src="${dataUri(left, 'image/jpeg')}" alt="${id}" /><img src="${dataUri(right, 'image/png')}" alt="Patch features of ${id}" />
+        </div>
+        <figcaption>${id}</figcaption>
+      </figure> `
+    )
+  }
+  const percent = (share: number): string => `${(100 * share).toFixed(0)} %`
+  const body = html`<h1>Patch features as colours</h1>
+    <p>
+      Images with a short side of ${size} pixels, ${patches} patches together.
+      ${
+        foreground === undefined
+          ? 'Red, green and blue are the first three principal components of all patches.'
+          : `The first principal component of all patches, turned so that it grows towards the middle of the images, parts what stands in front (${percent(foreground)} of the patches, coloured) from what lies behind (black). Red, green and blue are the first three components of the patches in front.`
+      }
+      They show ${explained.map(percent).join(', ')} of the variance. The same colour means similar features, in all images.
+    </p>
+    <div class="grid">${figures}</div>`
+  return page({
+    title: 'Patch features as colours',
+    body,
+    style: '.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; } .pair img { width: 100%; }'
+  })
+}

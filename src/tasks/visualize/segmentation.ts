@@ -1,0 +1,68 @@
+/** Segmentations to look at: photo and classes over it, for a few images, as one PNG or page. */
+import {fit, paste, sheet} from '../../render/canvas.js'
+import {encodeImage} from '../../data/image/encode.js'
+import {overlay} from '../../render/overlay.js'
+import type {Raster} from '../../data/image/decode.js'
+import {html, page, type Markup} from '../../render/html.js'
+import {UserError} from '../../config/errors.js'
+import {segmentImages, type SegmentImages} from '../eval/segmentation/predict.js'
+import {legend, triple} from '../eval/segmentation/page.js'
+
+export type VisualizeSegmentOptions = SegmentImages & {readonly format: 'png' | 'html'; readonly onImage?: (done: number) => void}
+
+export type VisualizeSegmentReport = {readonly images: number; readonly classes: readonly string[]; readonly confidence: readonly number[]}
+
+/** Segments the first images and draws them. Throws a `UserError` as `segmentImages`, and where no image can be read (exit 3). */
+export async function visualizeSegment(
+  options: VisualizeSegmentOptions
+): Promise<{content: Uint8Array | string; report: VisualizeSegmentReport}> {
+  const shown: {id: string; photo: Raster; labels: Uint16Array; confidence: number}[] = []
+  let names: readonly string[] = []
+  let palette = new Uint8Array()
+  for await (const event of segmentImages(options)) {
+    if (event.kind !== 'image') continue
+    const {ref, photo, prediction, head} = event
+    names = head.classes.names
+    palette = head.classes.palette.slice()
+    shown.push({id: ref.id, photo, labels: prediction.labels, confidence: prediction.confidence})
+    options.onImage?.(shown.length)
+  }
+  if (shown.length === 0) throw new UserError('None of the images could be read.', {exit: 3, code: 'NO_INPUT'})
+  const report = {images: shown.length, classes: names, confidence: shown.map(({confidence}) => Number(confidence.toFixed(4)))}
+  if (options.format === 'html') {
+    const figures: Markup[] = []
+    for (const {id, photo, labels, confidence} of shown)
+      figures.push(await triple(photo, [labels], palette, `${id}: mean probability ${confidence.toFixed(2)}`))
+    const content = page({
+      title: 'Segmentation',
+      style: '.grid figure img { width: 100%; }',
+      body: html`<h1>Segmentation</h1>
+        ${legend(names, palette)}
+        <div class="grid">${figures}</div>`
+    })
+    return {content, report}
+  }
+  const pairs = shown.map(
+    ({photo, labels}) =>
+      [photo, overlay(photo, labels, palette)].map(one => (Math.max(one.width, one.height) > 448 ? fit(one, 448) : one)) as [Raster, Raster]
+  )
+  const [gap, margin] = [6, 14]
+  const width = 2 * Math.max(...pairs.map(([photo]) => photo.width)) + gap
+  const columns = pairs.length <= 3 ? 1 : 2
+  const lines = Array.from({length: Math.ceil(pairs.length / columns)}, (_, i) => pairs.slice(i * columns, (i + 1) * columns))
+  const heights = lines.map(line => Math.max(...line.map(([photo]) => photo.height)))
+  const canvas = sheet(
+    columns * (width + margin) + margin,
+    heights.reduce((sum, height) => sum + height + margin, margin)
+  )
+  let y = margin
+  for (const [i, line] of lines.entries()) {
+    for (const [c, [photo, colours]] of line.entries()) {
+      const x = margin + c * (width + margin)
+      paste(canvas, photo, x, y)
+      paste(canvas, colours, x + photo.width + gap, y)
+    }
+    y += heights[i]! + margin
+  }
+  return {content: await encodeImage(canvas.data, canvas), report}
+}

@@ -1,0 +1,361 @@
+/** Embedding files: every format brings back what went in, keeps its record, can be continued where it says so, and refuses what it must. */
+import assert from 'node:assert/strict'
+import {createReadStream} from 'node:fs'
+import {appendFile, mkdtemp, readFile, rm, stat, truncate, writeFile} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {PassThrough} from 'node:stream'
+import {after, before, describe, test} from 'node:test'
+import {
+  batchOf,
+  createEmbeddings,
+  detect,
+  formatOf,
+  formats,
+  openAll,
+  openEmbeddings,
+  partialOf,
+  rowsOf,
+  type EmbeddingBatch,
+  type EmbeddingFormat,
+  type EmbeddingMeta,
+  type Row
+} from '../../../src/files/embeddings/embeddings.js'
+import {shortest} from '../../../src/files/embeddings/jsonl.js'
+
+let dir: string
+before(async () => void (dir = await mkdtemp(join(tmpdir(), 'embeddings-'))))
+after(() => rm(dir, {recursive: true, force: true}))
+
+const D = 5
+const meta: EmbeddingMeta = {
+  fingerprint: 'f'.repeat(64),
+  architecture: 'ViT 5 wide',
+  preprocessing: {resize: 256, crop: 224},
+  pooling: 'cls',
+  layers: 1,
+  normalized: false,
+  dim: D,
+  precision: 'fp32',
+  toolVersion: '0.1.0'
+}
+
+/** Numbers that need all of float32: tiny, huge, negative zero aside, and many digits. */
+const number = (i: number, d: number): number => Math.fround(Math.sin(i * 7.1 + d * 1.3) * 10 ** (((i + d) % 9) - 4))
+const row = (i: number, fields: Row['fields'] = {}): Row => ({
+  id: `photos/${i}.jpg`,
+  vector: Float32Array.from({length: D}, (_, d) => number(i, d)),
+  fields
+})
+
+/** Two batches: plain ids and odd ones; fields that fit columns, that come late, that change kind, that are lists, that have our own names. */
+const batches: EmbeddingBatch[] = [
+  batchOf([
+    row(0, {label: 'cat', depth: 1.5, ok: true}),
+    row(1, {label: 'dög, "quoted"\nline', depth: -3, ok: false}),
+    row(2, {label: ''})
+  ]),
+  batchOf([
+    {...row(3, {label: 7, late: 'x', box: [1, 2, {a: null}]}), id: 'a,b "c"\nd\\xE9'},
+    row(4, {vector: 'mine', id: 'other', extra: {a: 1}, dinov2: 'no', v0: 'v'}),
+    row(5)
+  ])
+]
+const expected = batches.flatMap(batch => [...rowsOf(batch)])
+
+async function write(path: string, {format, more = {}}: {format?: EmbeddingFormat; more?: object} = {}): Promise<void> {
+  const output = await createEmbeddings(path, {meta, ...(format ? {format} : {}), force: true, ...more})
+  for (const batch of batches) await output.write(batch)
+  await output.commit()
+}
+
+async function read(source: string | AsyncIterable<Uint8Array>): Promise<{meta: EmbeddingMeta; rows: Row[]; format: string}> {
+  const opened = await openEmbeddings(source)
+  const rows: Row[] = []
+  for await (const batch of opened.rows) rows.push(...rowsOf(batch))
+  return {meta: opened.meta, rows, format: opened.format}
+}
+
+const all = async <T>(items: AsyncIterable<T>): Promise<T[]> => {
+  const list: T[] = []
+  for await (const item of items) list.push(item)
+  return list
+}
+
+const plain = (rows: readonly Row[]): unknown[] => rows.map(({id, vector, fields}) => ({id, vector: [...vector], fields: {...fields}}))
+
+describe('formats', () => {
+  for (const format of formats) {
+    test(`${format}: rows, fields and record come back`, async () => {
+      const path = join(dir, `round.${format}`)
+      await write(path)
+      const found = await read(path)
+      assert.equal(found.format, format)
+      assert.deepEqual(plain(found.rows), plain(expected))
+      assert.deepEqual(JSON.parse(JSON.stringify(found.meta, keysSorted(meta))), JSON.parse(JSON.stringify(meta, keysSorted(meta))))
+    })
+
+    test(`${format}: the same bytes twice`, async () => {
+      const [a, b] = [join(dir, `a.${format}`), join(dir, `b.${format}`)]
+      await write(a)
+      await write(b)
+      assert.deepEqual(await readFile(a), await readFile(b))
+    })
+
+    test(`${format}: read from a pipe`, async () => {
+      const path = join(dir, `pipe.${format}`)
+      await write(path)
+      const found = await read(createReadStream(path, {highWaterMark: 7}))
+      assert.deepEqual(
+        found.rows.map(({vector}) => [...vector]),
+        expected.map(({vector}) => [...vector])
+      )
+      // An array alone names its rows by number; all others carry their ids.
+      assert.deepEqual(
+        found.rows.map(({id}) => id),
+        format === 'npy' ? expected.map((_, i) => String(i)) : expected.map(({id}) => id)
+      )
+    })
+
+    test(`${format}: no rows`, async () => {
+      const path = join(dir, `none-${format}.${format}`)
+      const output = await createEmbeddings(path, {meta})
+      await output.commit()
+      if (format === 'jsonl') return assert.equal((await stat(path)).size, 0)
+      const found = await read(path)
+      assert.deepEqual(found.rows, [])
+      if (format !== 'csv' && format !== 'npy') assert.equal(found.meta.fingerprint, meta.fingerprint)
+      assert.equal(found.meta.dim, D)
+    })
+  }
+  for (const format of ['arrow', 'parquet', 'jsonl', 'csv'] as const) {
+    test(`${format}: written to a pipe`, async () => {
+      const stdout = new PassThrough()
+      const got = read(stdout)
+      const output = await createEmbeddings('-', {meta, format, stdout})
+      for (const batch of batches) await output.write(batch)
+      await output.commit()
+      stdout.end()
+      assert.deepEqual(plain((await got).rows), plain(expected))
+    })
+  }
+  for (const format of ['npy', 'safetensors'] as const) {
+    test(`${format} refuses a pipe and says what to do`, async () => {
+      await assert.rejects(createEmbeddings('-', {meta, format, stdout: new PassThrough()}), {code: 'NEEDS_FILE', exit: 2})
+    })
+  }
+})
+
+const keysSorted = (value: object): string[] => [...Object.keys(value), 'resize', 'crop'].sort()
+
+describe('an interrupted output', () => {
+  for (const format of ['arrow', 'jsonl', 'csv', 'npy', 'safetensors'] as const) {
+    test(`${format}: continued behind its last whole row, to the same bytes`, async () => {
+      const [whole, broken] = [join(dir, `whole-${format}.${format}`), join(dir, `broken-${format}.${format}`)]
+      const side =
+        format === 'npy' ? join(dir, 'broken-npy.jsonl.partial') : format === 'safetensors' ? `${broken}.rows.partial` : partialOf(broken)
+      await write(whole)
+      const first = await createEmbeddings(broken, {meta, batch: 3})
+      await first.write(batches[0]!)
+      const {size} = await stat(side)
+      await first.write(batches[1]!)
+      assert.equal(await first.keep(), true)
+      await assert.rejects(stat(broken), {code: 'ENOENT'})
+      await assert.rejects(createEmbeddings(broken, {meta}), {code: 'PARTIAL_EXISTS', exit: 2})
+      await truncate(side, size + 3) // as if the process had died in the middle of the second batch
+
+      const second = await createEmbeddings(broken, {meta, resume: true, batch: 3})
+      assert.equal(second.resumed, 3)
+      assert.deepEqual(await all(second.resumedIds()), batches[0]!.ids)
+      await second.write(batches[1]!)
+      await second.commit()
+      assert.deepEqual(await readFile(broken), await readFile(whole))
+      assert.deepEqual(plain((await read(broken)).rows), plain(expected))
+      await assert.rejects(stat(partialOf(broken)), {code: 'ENOENT'})
+    })
+
+    test(`${format}: cut off before the first row`, async () => {
+      const path = join(dir, `early-${format}.${format}`)
+      const first = await createEmbeddings(path, {meta, batch: 3})
+      await first.write(batches[0]!)
+      await first.keep()
+      await truncate(partialOf(path), 5)
+      const second = await createEmbeddings(path, {meta, resume: true, batch: 3})
+      assert.equal(second.resumed, 0)
+      for (const batch of batches) await second.write(batch)
+      await second.commit()
+      assert.deepEqual(plain((await read(path)).rows), plain(expected))
+    })
+  }
+
+  test('nothing written leaves nothing behind', async () => {
+    const output = await createEmbeddings(join(dir, 'nothing.arrow'), {meta})
+    assert.equal(await output.keep(), false)
+    await assert.rejects(stat(join(dir, 'nothing.arrow.partial')), {code: 'ENOENT'})
+  })
+
+  test('another model may not continue it', async () => {
+    const path = join(dir, 'other.arrow')
+    const first = await createEmbeddings(path, {meta})
+    await first.write(batches[0]!)
+    await first.keep()
+    await assert.rejects(createEmbeddings(path, {meta: {...meta, fingerprint: 'e'.repeat(64)}, resume: true}), {
+      code: 'MIXED_EMBEDDINGS',
+      message: /ffffffffffff.*eeeeeeeeeeee/s
+    })
+  })
+
+  test('parquet says that it cannot be continued', async () => {
+    await assert.rejects(createEmbeddings(join(dir, 'x.parquet'), {meta, resume: true}), {code: 'CANNOT_RESUME', exit: 2})
+  })
+
+  test('an existing output is refused without force, and stays', async () => {
+    const path = join(dir, 'there.npy')
+    await writeFile(path, 'old')
+    await assert.rejects(createEmbeddings(path, {meta}), {code: 'OUTPUT_EXISTS', exit: 2})
+    const output = await createEmbeddings(path, {meta, force: true})
+    await output.write(batches[0]!)
+    await output.keep()
+    assert.equal(await readFile(path, 'utf8'), 'old')
+  })
+})
+
+describe('mixing', () => {
+  const other = async (name: string, change: Partial<EmbeddingMeta>): Promise<string> => {
+    const path = join(dir, name)
+    const output = await createEmbeddings(path, {meta: {...meta, ...change}, force: true})
+    await output.write(batches[0]!)
+    await output.commit()
+    return path
+  }
+  const drain = async (sources: string[], options = {}): Promise<number> => {
+    let n = 0
+    for await (const {ids} of (await openAll(sources, options)).rows) n += ids.length
+    return n
+  }
+  test('two models, two preprocessings, two poolings are refused with both named', async () => {
+    const [a, model, pixels, pool] = [
+      await other('m0.arrow', {}),
+      await other('m1.arrow', {fingerprint: '1'.repeat(64)}),
+      await other('m2.jsonl', {preprocessing: {resize: 256, crop: 112}}),
+      await other('m3.csv', {pooling: 'mean'})
+    ]
+    await assert.rejects(drain([a, model]), {
+      exit: 2,
+      code: 'MIXED_EMBEDDINGS',
+      message: /two models.*m0\.arrow.*ffffffffffff.*m1\.arrow.*111111111111/s
+    })
+    await assert.rejects(drain([a, pixels]), {message: /two preprocessings.*crop 224.*crop 112/s})
+    await assert.rejects(drain([a, pool]), {message: /two poolings/})
+  })
+  test('what differs only in tool version or number format passes, whatever the order of keys', async () => {
+    const [a, b] = [
+      await other('n0.arrow', {}),
+      await other('n1.parquet', {toolVersion: '9', precision: 'bf16', preprocessing: {crop: 224, resize: 256}})
+    ]
+    assert.equal(await drain([a, b]), 6)
+  })
+  test('normalised and plain vectors meet only where directions alone count', async () => {
+    const [a, b] = [await other('l0.arrow', {}), await other('l1.npy', {normalized: true})]
+    await assert.rejects(drain([a, b]), {message: /normalised and plain/})
+    assert.equal(await drain([a, b], {ignoreLength: true}), 6)
+  })
+  test('two JSON Lines files put together by cat are noticed at the line', async () => {
+    const [a, b] = [await other('c0.jsonl', {}), await other('c1.jsonl', {fingerprint: '2'.repeat(64)})]
+    await appendFile(a, await readFile(b))
+    await assert.rejects(drain([a]), {message: /beginning of .*c0\.jsonl.*line 4/s})
+  })
+})
+
+test('an Arrow stream whose writer was stopped is not taken for a whole one; two put together by cat are read as one', async () => {
+  const path = join(dir, 'stopped.arrow')
+  await write(path)
+  const bytes = await readFile(path)
+  await writeFile(path, Buffer.concat([bytes, bytes]))
+  assert.deepEqual(plain((await read(createReadStream(path, {highWaterMark: 100}))).rows), plain([...expected, ...expected]))
+  await writeFile(path, bytes.subarray(0, -8))
+  await assert.rejects(read(path), {code: 'EMBEDDINGS_DAMAGED', message: /breaks off after 6 rows/})
+})
+
+describe('files of other programs', () => {
+  test('JSON Lines with id and vector only', async () => {
+    const path = join(dir, 'foreign.jsonl')
+    await writeFile(path, '{"id":1,"vector":[1,2],"extra":"mine"}\n\n{"vector":[3,4]}\n')
+    const {rows, meta: record} = await read(path)
+    assert.deepEqual(plain(rows), [
+      {id: '1', vector: [1, 2], fields: {extra: 'mine'}},
+      {id: '2', vector: [3, 4], fields: {}}
+    ])
+    assert.equal(record.fingerprint, null)
+  })
+  test('CSV without a record', async () => {
+    const path = join(dir, 'foreign.csv')
+    await writeFile(path, 'label,v1,v0,id\r\nx,2,1,"a ""b"""\r\n')
+    assert.deepEqual(plain((await read(path)).rows), [{id: 'a "b"', vector: [1, 2], fields: {label: 'x'}}])
+  })
+  test('a NumPy array of float64 in a version 2 header, without a list', async () => {
+    const head = "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 2), }".padEnd(128 - 12 - 1) + '\n'
+    const bytes = Buffer.concat([
+      Buffer.from('\x93NUMPY\x02\x00', 'latin1'),
+      Buffer.from(Uint32Array.of(head.length).buffer),
+      Buffer.from(head),
+      Buffer.from(Float64Array.of(1, 2, 3, 4).buffer)
+    ])
+    const path = join(dir, 'array.npy')
+    await writeFile(path, bytes)
+    assert.deepEqual(plain((await read(path)).rows), [
+      {id: '0', vector: [1, 2], fields: {}},
+      {id: '1', vector: [3, 4], fields: {}}
+    ])
+  })
+})
+
+describe('damage', () => {
+  test('an array and a list of different lengths', async () => {
+    const path = join(dir, 'pair.npy')
+    await write(path)
+    await appendFile(join(dir, 'pair.jsonl'), '{"id":"one more"}\n')
+    await assert.rejects(read(path), {code: 'EMBEDDINGS_DAMAGED', message: /6 rows.*more lines/})
+    const list = (await readFile(join(dir, 'pair.jsonl'), 'utf8')).trimEnd().split('\n').slice(0, -2)
+    await writeFile(join(dir, 'pair.jsonl'), list.join('\n') + '\n')
+    await assert.rejects(read(path), {message: /6 rows.*5 lines/})
+  })
+  for (const format of ['arrow', 'parquet', 'npy', 'safetensors'] as const) {
+    test(`${format}: cut off`, async () => {
+      const path = join(dir, `cut.${format}`)
+      await write(path)
+      await truncate(path, Math.floor((await stat(path)).size * 0.6))
+      await assert.rejects(read(path), {name: 'UserError', code: 'EMBEDDINGS_DAMAGED'})
+    })
+  }
+  test('a picture, an empty file and a folder are named as what they are', async () => {
+    const path = join(dir, 'picture.arrow')
+    await writeFile(path, Buffer.from([0xff, 0xd8, 0xff, 0xe0, 0, 16, 74, 70]))
+    await assert.rejects(read(path), {code: 'NOT_EMBEDDINGS', exit: 2})
+    await writeFile(path, '')
+    await assert.rejects(read(path), {code: 'NO_INPUT', exit: 3})
+    await assert.rejects(read(dir), {code: 'NOT_EMBEDDINGS', message: /folder/})
+    await assert.rejects(read(join(dir, 'absent')), {code: 'NO_INPUT', exit: 3})
+  })
+})
+
+test('the format follows the ending, the flag, or is Arrow on stdout', () => {
+  assert.equal(formatOf('a.parquet'), 'parquet')
+  assert.equal(formatOf('a.bin', 'csv'), 'csv')
+  assert.equal(formatOf('-'), 'arrow')
+  assert.throws(() => formatOf('a.bin'), {code: 'UNKNOWN_FORMAT', exit: 2})
+})
+
+test('no bytes, text and JSON are told apart', () => {
+  assert.equal(detect(new Uint8Array(0)), undefined)
+  assert.equal(detect(Buffer.from('id,v0\na,1\n')), 'csv')
+  assert.equal(detect(Buffer.from('{"id":1}')), 'jsonl')
+})
+
+test('decimals are the shortest that name the same float32', () => {
+  assert.equal(shortest(Math.fround(0.1)), '0.1')
+  for (let i = 0; i < 2000; i++) {
+    const x = number(i, i % 7)
+    assert.equal(Math.fround(Number(shortest(x))), x)
+  }
+})

@@ -1,0 +1,83 @@
+/** Lays out a small program of its own (the commands under `fixtures`) in a temporary folder, and runs it, or the real one, as a shell would. */
+import {spawn, type ChildProcess} from 'node:child_process'
+import {mkdtempSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {fileURLToPath} from 'node:url'
+
+/** The binary that users run. */
+export const realBinary = fileURLToPath(new URL('../../../bin/run.js', import.meta.url))
+
+/** A temporary folder that is removed when the test file ends. */
+export function folder(): string {
+  const made = mkdtempSync(join(tmpdir(), 'dinov2-test-'))
+  if (folders.push(made) === 1) process.on('exit', () => folders.forEach(path => rmSync(path, {recursive: true, force: true})))
+  return made
+}
+
+const folders: string[] = []
+
+/** Makes the program of the fixtures and returns the path of its binary. */
+export function fixtureBinary(): string {
+  const root = folder()
+  const manifest = {
+    name: 'fixture',
+    version: '1.2.3',
+    type: 'module',
+    description: 'A program for tests',
+    oclif: {bin: 'fixture', commands: './commands', topicSeparator: ' '}
+  }
+  writeFileSync(join(root, 'package.json'), JSON.stringify(manifest))
+  symlinkSync(fileURLToPath(new URL('./commands', import.meta.url)), join(root, 'commands'))
+  const main = new URL('../../src/cli/main.js', import.meta.url).href
+  writeFileSync(join(root, 'run.js'), `import {main} from ${JSON.stringify(main)}\nawait main(import.meta.url)\n`)
+  return join(root, 'run.js')
+}
+
+export type Ended = {readonly status: number | null; readonly signal: string | null; readonly stdout: string; readonly stderr: string}
+export type Options = {readonly env?: Record<string, string>; readonly input?: string | null; readonly cwd?: string}
+
+/** Starts `node binary …args`. With `input: null` stdin stays open and silent, as an idle pipe does. */
+export function start(
+  binary: string,
+  args: readonly string[],
+  {env = {}, input = '', cwd}: Options = {}
+): {child: ChildProcess; ended: Promise<Ended>} {
+  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(DINOV2_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(name)))
+  const child = spawn(process.execPath, [binary, ...args], {env: {...clean, ...env}, cwd, stdio: ['pipe', 'pipe', 'pipe']})
+  let stdout = ''
+  let stderr = ''
+  child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  child.stdin!.on('error', () => {}) // a program that does not read its input closes it
+  if (input !== null) child.stdin!.end(input)
+  const ended = new Promise<Ended>(done => child.on('close', (status, signal) => done({status, signal, stdout, stderr})))
+  return {child, ended}
+}
+
+/** Runs to the end. */
+export const run = (binary: string, args: readonly string[], options: Options = {}): Promise<Ended> => start(binary, args, options).ended
+
+/** Runs a line of shell with `$P` standing for the program. */
+export function shell(binary: string, line: string, cwd?: string): Promise<Ended> {
+  const child = spawn('bash', ['-c', line], {
+    env: {...process.env, P: `${process.execPath} ${binary}`},
+    cwd,
+    stdio: ['ignore', 'pipe', 'pipe']
+  })
+  let stdout = ''
+  let stderr = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  return new Promise(done => child.on('close', (status, signal) => done({status, signal, stdout, stderr})))
+}
+
+/** Waits until the program has said `text` on stderr. */
+export const said = (child: ChildProcess, text: string): Promise<void> =>
+  new Promise(done => {
+    let all = ''
+    child.stderr!.on('data', (more: string) => {
+      all += more
+      if (all.includes(text)) done()
+    })
+  })

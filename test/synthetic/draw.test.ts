@@ -1,0 +1,105 @@
+/** Drawn pictures: the same for the same seed, different otherwise, and of a class by shape, not by colour or brightness. */
+import assert from 'node:assert/strict'
+import {test} from 'node:test'
+import {chance} from '../../src/synthetic/random.js'
+import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture} from '../../src/synthetic/picture.js'
+import {compose} from '../../src/synthetic/scene.js'
+import {THINGS, clutter} from '../../src/synthetic/objects.js'
+
+const picture = (kind: string, number: number, split: Picture['split'] = 'train'): Picture => ({kind, number, split})
+
+test('sixteen classes, each drawn without a hole, with structure and with colours that vary', () => {
+  assert.equal(CLASSES.length, 16)
+  for (const kind of CLASSES) {
+    const means: number[] = []
+    for (let number = 0; number < 4; number++) {
+      const pixels = drawPicture(picture(kind, number), 32, 0)
+      assert.equal(pixels.length, 32 * 32 * 3)
+      const mean = pixels.reduce((sum, value) => sum + value, 0) / pixels.length
+      const deviation = Math.sqrt(pixels.reduce((sum, value) => sum + (value - mean) ** 2, 0) / pixels.length)
+      assert.ok(deviation > 6, `${kind} ${number} is nearly one colour (deviation ${deviation})`)
+      means.push(mean)
+    }
+    assert.ok(new Set(means.map(mean => mean.toFixed(3))).size === 4, `${kind} looks the same every time`)
+  }
+})
+
+test('the same seed gives the same bytes; another seed, split, number or class gives others', () => {
+  const one = drawPicture(picture('mug', 3), 24, 7)
+  assert.deepEqual(drawPicture(picture('mug', 3), 24, 7), one)
+  const others = [
+    drawPicture(picture('mug', 3), 24, 8),
+    drawPicture(picture('mug', 4), 24, 7),
+    drawPicture(picture('mug', 3, 'val'), 24, 7),
+    drawPicture(picture('star', 3), 24, 7)
+  ]
+  for (const other of others) assert.notDeepEqual(other, one)
+})
+
+test('a distance field never oversteps: a ball of that radius around a point holds no surface', () => {
+  const draws = chance(1, 'points')
+  for (const [name, {make}] of [...Object.entries(THINGS), ['clutter', {make: clutter}] as const])
+    for (let n = 0; n < 3; n++) {
+      const {distance, part, reach} = make(chance(n, 'solid', name))
+      for (let i = 0; i < 200; i++) {
+        const place = [draws.range(-reach, reach), draws.range(-reach, reach), draws.range(-reach, reach)] as const
+        const d = distance(...place)
+        assert.ok(Number.isFinite(d), `${name}: ${d} at ${place.join()}`)
+        const which = part(...place)
+        assert.ok(Number.isInteger(which) && which >= 0 && which < 4, `${name}: part ${which}`)
+        if (d <= 0.02) continue
+        const [u, v] = [draws.range(-1, 1), draws.range(0, 2 * Math.PI)]
+        const r = 0.9 * d
+        const w = Math.sqrt(1 - u * u)
+        const inside = distance(place[0] + r * w * Math.cos(v), place[1] + r * u, place[2] + r * w * Math.sin(v))
+        assert.ok(
+          inside > -0.08,
+          `${name} promises ${d.toFixed(3)} free at ${place.map(x => x.toFixed(2)).join()}, but is ${inside.toFixed(3)} there`
+        )
+      }
+      // nothing of it lies outside its ball
+      for (let i = 0; i < 100; i++) {
+        const [u, v] = [draws.range(-1, 1), draws.range(0, 2 * Math.PI)]
+        const w = Math.sqrt(1 - u * u)
+        const r = reach * 1.03
+        assert.ok(distance(r * w * Math.cos(v), r * u, r * w * Math.sin(v)) > 0, `${name} reaches beyond its ball of ${reach}`)
+      }
+    }
+})
+
+test('colours, light and background are drawn alike for all classes', () => {
+  const mean = (kind: string): number[] => {
+    const sums = [0, 0, 0]
+    for (let i = 0; i < 150; i++) {
+      const {things, light} = compose(kind, chance(0, 'samples', 'train', kind, i))
+      const shown = things[0]!.paint.parts[0]
+      for (let c = 0; c < 3; c++) sums[c]! += shown[c]! / 150
+      assert.ok(light.towards[1] > 0, 'the light comes from below')
+    }
+    return sums
+  }
+  const [star, tree] = [mean('star'), mean('tree')]
+  for (let c = 0; c < 3; c++) assert.ok(Math.abs(star[c]! - tree[c]!) < 0.1, `channel ${c}: ${star[c]} and ${tree[c]}`)
+})
+
+test('maps: the picture stays as it is; regions and depth say what a ray meets', () => {
+  for (const kind of ['mug', 'bricks', 'house']) {
+    const picture = {kind, split: 'train', number: 3} as const
+    const {pixels, depth, regions} = drawWithMaps(picture, 48, 0)
+    assert.deepEqual(pixels, drawPicture(picture, 48, 0))
+    assert.equal(depth.length, 48 * 48)
+    for (const [i, region] of regions.entries()) {
+      assert.ok(region < REGIONS.length)
+      assert.equal(depth[i] === 0, region === 0, 'depth is unknown where nothing is met, and only there')
+      assert.ok(depth[i]! >= 0 && depth[i]! <= 40)
+    }
+    if (kind !== 'bricks') continue // where all is floor, what stands higher in the picture is farther away
+    const floor = REGIONS.indexOf('floor')
+    const mean = (row: number): number => {
+      const own = [...depth.subarray(row * 48, (row + 1) * 48)].filter((_, x) => regions[row * 48 + x] === floor)
+      return own.length < 24 ? NaN : own.reduce((a, b) => a + b, 0) / own.length
+    }
+    const rows = Array.from({length: 48}, (_, row) => mean(row)).filter(Number.isFinite)
+    assert.ok(rows.length > 5 && rows[0]! > rows.at(-1)!, kind)
+  }
+})

@@ -1,0 +1,133 @@
+/** Downloads against a server on the loopback: whole, resumed, changed, cut off, missing, wrong. */
+import assert from 'node:assert/strict'
+import {createHash} from 'node:crypto'
+import {mkdtemp, readFile, readdir, rm, writeFile} from 'node:fs/promises'
+import {createServer, type IncomingMessage, type Server, type ServerResponse} from 'node:http'
+import type {AddressInfo} from 'node:net'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {after, before, beforeEach, test} from 'node:test'
+import {download} from '../../src/system/download.js'
+
+const body = Buffer.from(Array.from({length: 300_000}, (_, i) => (i * 7919) % 251))
+const sha256 = createHash('sha256').update(body).digest('hex')
+type Answer = (request: IncomingMessage, response: ServerResponse) => void
+let server: Server
+let url: string
+let folder: string
+let asked: {range?: string; ifRange?: string}[]
+let answer: Answer
+
+/** Serves the body with ranges, as static hosts do; `cut` ends the connection after so many bytes. */
+const serve =
+  ({etag = '"v1"', cut = Infinity, content = body}: {etag?: string; cut?: number; content?: Buffer} = {}): Answer =>
+  (request, response) => {
+    const start = /^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1]
+    const resume = start !== undefined && (request.headers['if-range'] ?? etag) === etag
+    const piece = resume ? content.subarray(Number(start)) : content
+    response.writeHead(resume ? 206 : 200, {
+      etag,
+      'content-length': piece.length,
+      ...(resume && {'content-range': `bytes ${start}-${content.length - 1}/${content.length}`})
+    })
+    if (piece.length <= cut) return response.end(piece)
+    response.write(piece.subarray(0, cut), () => setTimeout(() => response.destroy(), 20))
+  }
+
+before(async () => {
+  server = createServer((request, response) => {
+    asked.push({range: request.headers.range, ifRange: request.headers['if-range'] as string | undefined})
+    answer(request, response)
+  })
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/file`
+  folder = await mkdtemp(join(tmpdir(), 'download-'))
+})
+beforeEach(async () => {
+  asked = []
+  answer = serve()
+  for (const name of await readdir(folder)) await rm(join(folder, name))
+})
+after(async () => {
+  server.close()
+  await rm(folder, {recursive: true})
+})
+
+test('a file arrives whole, with progress, and leaves no part behind', async () => {
+  const target = join(folder, 'a')
+  const seen: number[] = []
+  const {bytes} = await download(url, target, {expectedBytes: body.length, sha256, onProgress: ({bytes}) => seen.push(bytes)})
+  assert.equal(bytes, body.length)
+  assert.deepEqual(await readFile(target), body)
+  assert.deepEqual(await readdir(folder), ['a'])
+  assert.equal(seen.at(-1), body.length)
+})
+
+test('an existing target is refused without force and replaced with it', async () => {
+  const target = join(folder, 'a')
+  await writeFile(target, 'old')
+  await assert.rejects(download(url, target), {code: 'OUTPUT_EXISTS', exit: 2})
+  assert.equal(await readFile(target, 'utf8'), 'old')
+  await download(url, target, {force: true})
+  assert.deepEqual(await readFile(target), body)
+})
+
+test('a connection that drops is taken up again where it broke', async () => {
+  answer = (request, response) => serve({cut: asked.length === 1 ? 100_000 : Infinity})(request, response)
+  await download(url, join(folder, 'a'), {sha256})
+  assert.equal(asked.length, 2)
+  assert.match(asked[1]!.range!, /^bytes=[1-9]\d*-$/)
+  assert.equal(asked[1]!.ifRange, '"v1"')
+  assert.deepEqual(await readFile(join(folder, 'a')), body)
+})
+
+test('a later call goes on from the part of an earlier one', async () => {
+  answer = serve({cut: 100_000})
+  await assert.rejects(download(url, join(folder, 'a'), {attempts: 1}), /could not be fetched: .*\./)
+  answer = serve()
+  await download(url, join(folder, 'a'))
+  assert.ok(asked[1]!.range)
+  assert.deepEqual(await readFile(join(folder, 'a')), body)
+})
+
+test('a file that changed in between is fetched from the start', async () => {
+  answer = serve({cut: 100_000})
+  await assert.rejects(download(url, join(folder, 'a'), {attempts: 1}))
+  const other = Buffer.alloc(200_000, 9)
+  answer = serve({etag: '"v2"', content: other})
+  await download(url, join(folder, 'a'))
+  assert.deepEqual(await readFile(join(folder, 'a')), other)
+})
+
+test('a wrong length and a wrong checksum are named and not kept', async () => {
+  await assert.rejects(download(url, join(folder, 'a'), {expectedBytes: 5}), {code: 'WRONG_SIZE', message: /300000 bytes long, but 5/})
+  await assert.rejects(download(url, join(folder, 'a'), {sha256: 'ab'.repeat(32)}), {code: 'CHECKSUM'})
+  assert.deepEqual(await readdir(folder), [])
+})
+
+test('a missing file, a refusing host, a dead host and a wrong address are sentences', async () => {
+  answer = (_, response) => response.writeHead(404).end()
+  await assert.rejects(download(url, join(folder, 'a')), {name: 'UserError', code: 'NOT_FOUND', exit: 1})
+  answer = (_, response) => response.writeHead(403).end()
+  await assert.rejects(download(url, join(folder, 'a')), {code: 'REFUSED'})
+  answer = (_, response) => response.writeHead(503).end()
+  await assert.rejects(download(url, join(folder, 'a'), {attempts: 2}), {code: 'DOWNLOAD_FAILED', message: /answered 503/})
+  await assert.rejects(download('http://127.0.0.1:1/x', join(folder, 'a'), {attempts: 1}), {
+    code: 'DOWNLOAD_FAILED',
+    message: /refused the connection|bad port/
+  })
+  await assert.rejects(download('ftp://host/x', join(folder, 'a')), {code: 'BAD_ADDRESS', exit: 2})
+})
+
+test('an abort stops at once and the next call goes on', async () => {
+  const control = new AbortController()
+  answer = (request, response) => {
+    response.writeHead(200, {etag: '"v1"', 'content-length': body.length})
+    response.write(body.subarray(0, 50_000))
+    if (request.headers.range === undefined) setTimeout(() => control.abort(new Error('enough')), 50)
+  }
+  await assert.rejects(download(url, join(folder, 'a'), {signal: control.signal}), /enough/)
+  answer = serve()
+  await download(url, join(folder, 'a'), {sha256})
+  assert.equal(asked[1]!.range, 'bytes=50000-')
+})

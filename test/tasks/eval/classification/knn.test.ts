@@ -1,0 +1,205 @@
+/** The evaluation as a whole: against counting by hand, with limited train sets, baselines, and images in place of embeddings. */
+import assert from 'node:assert/strict'
+import {mkdtemp, rm} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {after, before, test} from 'node:test'
+import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../../src/files/embeddings/embeddings.js'
+import {usualFeatures} from '../../../../src/tasks/embed/embedder.js'
+import {knnEval, type KnnOptions, type KnnReport} from '../../../../src/tasks/eval/classification/knn.js'
+import {knnPage} from '../../../../src/tasks/eval/classification/knn-page.js'
+import {rng} from '../../../../src/tensor/random.js'
+import {memory} from '../../../../src/tensor/tf.js'
+import {drawnFolder} from '../../../support/drawn-images.js'
+import {saveTiny} from '../../../support/tiny-backbone.js'
+
+let dir: string
+before(async () => void (dir = await mkdtemp(join(tmpdir(), 'knn-'))))
+after(() => rm(dir, {recursive: true, force: true}))
+
+const D = 6
+const meta: EmbeddingMeta = {
+  fingerprint: 'a'.repeat(64),
+  preprocessing: {resize: 1},
+  pooling: 'cls',
+  layers: 1,
+  normalized: false,
+  dim: D,
+  toolVersion: '0'
+}
+
+/** Rows of three overlapping classes; the label is a field for the even ones and the folder for the others. */
+const draw = (n: number, key: string): Row[] =>
+  Array.from({length: n}, (_, i) => {
+    const [random, centre] = [rng(2, key, i), rng(2, 'class', i % 3)]
+    const vector = Float32Array.from({length: D}, () => centre.normal() + 1.2 * random.normal())
+    return {id: `x/c${i % 3}/${key}${i}.jpg`, vector, fields: i % 2 ? {} : {label: `c${i % 3}`}}
+  })
+async function save(name: string, rows: readonly Row[], change: Partial<EmbeddingMeta> = {}): Promise<string> {
+  const output = await createEmbeddings(join(dir, name), {meta: {...meta, ...change}, force: true})
+  await output.write(batchOf(rows))
+  await output.commit()
+  return join(dir, name)
+}
+async function run(options: Partial<KnnOptions>): Promise<KnnReport> {
+  const events = knnEval({
+    train: [],
+    features: usualFeatures,
+    seed: 0,
+    engine: {engine: 'wasm', note: () => {}},
+    toolVersion: '0',
+    workers: 0,
+    ...options
+  })
+  for (;;) {
+    const {value, done} = await events.next()
+    if (done) return value
+  }
+}
+
+/** The protocol in the fewest words: cosine, the k nearest, exp(sim / 0.07) summed per class. */
+function byHand(train: readonly Row[], val: readonly Row[], k: number, leaveOut = false): number {
+  const unit = ({vector}: Row): number[] => [...vector].map(x => x / Math.hypot(...vector))
+  const label = ({id}: Row): string => id.split('/')[1]!
+  const right = val.filter((query, q) => {
+    const near = train
+      .map((row, r) => ({
+        label: label(row),
+        similarity: leaveOut && r === q ? -Infinity : unit(row).reduce((sum, x, d) => sum + x * unit(query)[d]!, 0)
+      }))
+      .sort((a, b) => b.similarity - a.similarity)
+      .slice(0, k)
+    const sums: Record<string, number> = {}
+    for (const {label: name, similarity} of near) sums[name] = (sums[name] ?? 0) + Math.exp(similarity / 0.07)
+    return Object.entries(sums).sort(([, a], [, b]) => b - a)[0]![0] === label(query)
+  })
+  return right.length / val.length
+}
+
+test('from embeddings: the shares that counting by hand gives, at every k, in every format', async () => {
+  const [train, val] = [draw(90, 'train'), draw(45, 'val')]
+  const report = await run({train: [await save('t.arrow', train)], val: [await save('v.csv', val)], k: [1, 5, 20]})
+  assert.deepEqual(
+    report.scores.map(({k, top1}) => [k, top1]),
+    [1, 5, 20].map(k => [k, byHand(train, val, k)])
+  )
+  assert.ok(report.scores.every(({top1, top1Interval: [low, high], top5}) => low <= top1 && top1 <= high && low < high && top5 >= top1))
+  assert.deepEqual([report.train, report.val, report.classes, report.leaveOneOut, report.notes], [90, 45, 3, false, []])
+  const mean = Object.values(report.perClass).reduce((sum, {images, top1}) => sum + (images / 45) * top1['5']!, 0)
+  assert.ok(Math.abs(mean - report.scores[1]!.top1) < 1e-12)
+})
+
+test('an engine’s matrix product gives the same shares and leaves no tensor', async () => {
+  const options = {train: [await save('t.arrow', draw(90, 'train'))], val: [await save('v.arrow', draw(45, 'val'))], k: [1, 5, 20]}
+  const plain = await run(options)
+  const before_ = memory().numTensors
+  const {cases: _, ...rest} = plain // sureness has the last bits of the engine's sums
+  const {cases: __, ...through} = await run({...options, engineWork: 0})
+  assert.deepEqual(through, rest)
+  assert.equal(memory().numTensors, before_)
+})
+
+test('leaving one out equals counting by hand, and k is limited to what is left', async () => {
+  const train = draw(60, 'loo')
+  const report = await run({train: [await save('loo.arrow', train)], k: [3, 10, 200]})
+  assert.deepEqual(
+    report.scores.map(({k, top1}) => [k, top1]),
+    [3, 10, 59].map(k => [k, byHand(train, train, k, true)])
+  )
+  assert.deepEqual(report.notes, ['k is limited to the 59 train images there are'])
+  assert.ok(report.leaveOneOut)
+})
+
+test('the largest class of train, the confusion at the best k, and images to look at', async () => {
+  const [train, val] = [draw(91, 'train'), draw(45, 'val')] // c0 has one more train row than the others
+  const options = {train: [await save('t.arrow', train)], val: [await save('v.arrow', val)], k: [1, 20], baselines: ['majority'] as const}
+  const report = await run(options)
+  const [one, twenty, majority] = report.scores
+  assert.deepEqual([majority!.features, majority!.k, majority!.top1, majority!.top5], ['majority', 0, 1 / 3, 1])
+  assert.deepEqual(
+    report.gains.map(({over, k}) => `${over} ${k}`),
+    ['majority 1', 'majority 20']
+  )
+  assert.ok(Math.abs(report.gains[0]!.top1 - (one!.top1 - 1 / 3)) < 1e-12)
+  const {confusion, cases} = report
+  const best = twenty!.top1 > one!.top1 ? twenty! : one!
+  assert.equal(confusion!.k, best.k)
+  assert.deepEqual(
+    confusion!.counts.map(row => row.reduce((a, b) => a + b)),
+    [15, 15, 15]
+  )
+  assert.ok(Math.abs(confusion!.counts.reduce((sum, row, k) => sum + row[k]!, 0) / 45 - best.top1) < 1e-12)
+  assert.ok(cases!.worst.length > 0 && cases!.worst.every(({truth, said}) => truth !== said))
+  assert.ok(cases!.best.every(({truth, said, path}) => truth === said && path.includes(`/${truth}/`)))
+  assert.ok(cases!.best.every(({confidence}, i) => i === 0 || confidence <= cases!.best[i - 1]!.confidence))
+  const page = await knnPage(report)
+  assert.match(page, /largest class.*Confusion/s)
+})
+
+test('a few train rows of each class: a mean over draws, repeatable, rising towards all', async () => {
+  const [train, val] = [await save('t.arrow', draw(300, 'train')), await save('v.arrow', draw(60, 'val'))]
+  const options = {train: [train], val: [val], k: [5], perClass: [2, undefined], tries: 4}
+  const report = await run(options)
+  assert.deepEqual(await run(options), report)
+  const [few, full] = report.scores
+  assert.equal(few!.perClass, 2)
+  assert.equal(few!.tries!.length, 4)
+  assert.ok(Math.abs(few!.tries!.reduce((a, b) => a + b) / 4 - few!.top1) < 1e-12)
+  assert.ok(full!.perClass === null && full!.top1 >= few!.top1)
+})
+
+test('two models, and rows without a label, are refused', async () => {
+  const train = await save('t.arrow', draw(9, 'train'))
+  const val = await save('v.arrow', draw(9, 'val'), {fingerprint: 'b'.repeat(64)})
+  await assert.rejects(run({train: [train], val: [val]}), {code: 'MIXED_EMBEDDINGS', exit: 2})
+  const bare = await save(
+    'b.arrow',
+    draw(3, 'b').map(row => ({...row, id: 'alone', fields: {}}))
+  )
+  await assert.rejects(run({train: [bare]}), {code: 'NO_LABEL', exit: 2})
+})
+
+test('a class that train does not know counts as wrong and is named', async () => {
+  const val = draw(9, 'val').map(row => ({...row, fields: {label: 'new'}}))
+  const report = await run({train: [await save('t.arrow', draw(30, 'train'))], val: [await save('v.arrow', val)], k: [5]})
+  assert.equal(report.scores[0]!.top1, 0)
+  assert.match(report.notes[0]!, /1 classes of val are not in train.*new/)
+})
+
+test('from images, with both baselines and no tensor left', async () => {
+  const classes = ['one', 'two', 'three']
+  await drawnFolder(join(dir, 'train'), classes, 8)
+  await drawnFolder(join(dir, 'val'), classes, 4, 100)
+  const model = join(dir, 'tiny.safetensors')
+  await saveTiny(model)
+  const options: Partial<KnnOptions> = {
+    train: [join(dir, 'train')],
+    val: [join(dir, 'val')],
+    model,
+    baselines: ['pixels', 'untrained'],
+    features: {...usualFeatures, transform: {resize: 40, crop: 28}},
+    k: [1, 5],
+    batch: 8
+  }
+  const report = await run(options)
+  const before_ = memory().numTensors
+  assert.deepEqual(await run(options), report)
+  assert.equal(memory().numTensors, before_)
+  assert.deepEqual(
+    report.scores.map(({features, k}) => `${features} ${k}`),
+    ['model 1', 'model 5', 'untrained 1', 'untrained 5', 'pixels 1', 'pixels 5']
+  )
+  assert.deepEqual(
+    report.gains.map(({over, k}) => `${over} ${k}`),
+    ['pixels 1', 'pixels 5', 'untrained 1', 'untrained 5']
+  )
+  const score = (name: string, k: number): number => report.scores.find(({features, k: at}) => features === name && at === k)!.top1
+  assert.ok(Math.abs(report.gains[0]!.top1 - (score('model', 1) - score('pixels', 1))) < 1e-12)
+  const page = await knnPage(report)
+  assert.ok(page.includes('data:image/jpeg') && /raw pixels.*untrained model/s.test(page))
+  assert.match(page, /At k 1 the model (beats|is below|is above, but not surely,|does not beat) raw pixels: [+−]\d/)
+  // Stripes of three directions and colours are told apart by any features at all.
+  assert.ok(score('pixels', 5) > 0.6 && score('model', 5) > 0.6)
+  await assert.rejects(run({...options, model: undefined as never}), {code: 'NO_MODEL', exit: 2})
+  await assert.rejects(run({...options, train: [join(dir, 'train', 'one', '000.png')]}), {code: 'NO_LABEL'})
+})

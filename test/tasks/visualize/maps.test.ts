@@ -1,0 +1,100 @@
+/** Pictures of attention and of similar patches, on drawn pictures and a tiny backbone; and the page that computes by itself. */
+import assert from 'node:assert/strict'
+import {createHash} from 'node:crypto'
+import {mkdtemp, rm} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {after, before, describe, it} from 'node:test'
+import {runInNewContext} from 'node:vm'
+import {decodeRgb} from '../../../src/data/image/decode.js'
+import {visualizeAttention} from '../../../src/tasks/visualize/attention.js'
+import {cosines, visualizeSimilarity} from '../../../src/tasks/visualize/similarity.js'
+import {drawnFolder} from '../../support/drawn-images.js'
+import {saveTiny} from '../../support/tiny-backbone.js'
+
+describe('visualize attention and similarity', () => {
+  let place: string
+  before(async () => {
+    place = await mkdtemp(join(tmpdir(), 'maps-'))
+    await saveTiny(join(place, 'tiny.safetensors'))
+    await drawnFolder(join(place, 'pictures'), ['one', 'two'], 2)
+  })
+  after(() => rm(place, {recursive: true}))
+  const shared = () => ({
+    images: [join(place, 'pictures')],
+    model: join(place, 'tiny.safetensors'),
+    engine: {engine: 'torch', device: 'cpu', precision: 'fp32', threads: 1, note: () => undefined} as const,
+    size: 56,
+    limit: 3,
+    smooth: false
+  })
+
+  it('draws the mean of the heads and each, for any block', async () => {
+    const {content, report} = await visualizeAttention({...shared(), heads: true, registers: true, block: -2, format: 'png'})
+    assert.deepEqual([report.images, report.leftOut, report.block, report.heads, report.registers], [3, 1, 1, 2, 0])
+    assert.ok(report.onPatches.every(share => share > 0.5 && share < 1)) // the rest is for the class token itself
+    const image = await decodeRgb({id: 'x', path: 'x', fields: {}, bytes: content as Uint8Array})
+    assert.ok(image.width > 4 * 200 && image.height > 3 * 200)
+    await assert.rejects(
+      visualizeAttention({...shared(), heads: false, registers: false, block: 3, format: 'png'}),
+      /There is no block 3: the model has 3, from 0 to 2/
+    )
+  })
+
+  it('finds the patch that was asked for, and writes a page that asks again by itself', async () => {
+    const {content, report} = await visualizeSimilarity({...shared(), at: [0.9, 0.1], format: 'html'})
+    assert.deepEqual([report.patch, report.live, report.best.length], [[3, 0], true, 3])
+    const page = content as string
+    const code = /<script>([\s\S]*)<\/script>/.exec(page)![1]!
+    assert.ok(
+      page.includes(`script-src 'sha256-${createHash('sha256').update(code).digest('base64')}'`),
+      'the browser is told the hash of the script'
+    )
+    // The script of the page, with the little of a browser that it needs: clicks give the cosines that the engine gives, but for the rounding to bytes.
+    const clicks: ((event: unknown) => void)[] = []
+    const told: {textContent: string}[] = []
+    const mark = {hidden: false, style: {} as Record<string, string>}
+    const context = {createImageData: (w: number, h: number) => ({data: new Uint8ClampedArray(4 * w * h)}), putImageData: () => undefined}
+    const elements = (id: string): unknown => {
+      if (id === 'opacity') return {addEventListener: () => undefined}
+      if (!id.startsWith('p')) return {textContent: new RegExp(`id="${id}">([\\s\\S]*?)</script>`).exec(page)![1]}
+      const own = {textContent: ''}
+      told.push(own)
+      return {
+        querySelector: (what: string): unknown =>
+          what === 'canvas'
+            ? {getContext: () => context}
+            : what === '.mark'
+              ? mark
+              : what === '.told'
+                ? own
+                : {addEventListener: (_: string, f: (event: unknown) => void) => clicks.push(f)}
+      }
+    }
+    runInNewContext(code, {document: {getElementById: elements, body: {style: {}}}, atob})
+    const cosine = (text: string): number => Number(text.replace('highest cosine ', ''))
+    report.best.forEach(({cosine: expected}, i) =>
+      assert.ok(Math.abs(cosine(told[i]!.textContent) - expected) < 0.01, `${told[i]!.textContent} for ${expected}`)
+    )
+    const [x, y] = [0.3, 0.6]
+    clicks[0]!({
+      currentTarget: {getBoundingClientRect: () => ({left: 10, top: 20, width: 100, height: 100})},
+      clientX: 10 + 100 * x,
+      clientY: 20 + 100 * y
+    })
+    const other = await visualizeSimilarity({...shared(), at: [x, y], format: 'png'})
+    assert.deepEqual(other.report.patch, [1, 2])
+    other.report.best.forEach(({cosine: expected}, i) => assert.ok(Math.abs(cosine(told[i]!.textContent) - expected) < 0.01))
+    assert.equal(mark.style['left'], '25%')
+    const still = await visualizeSimilarity({...shared(), at: [0.9, 0.1], pageBytes: 0, format: 'html'})
+    assert.ok(!still.report.live && !(still.content as string).includes('<script'))
+    await assert.rejects(visualizeSimilarity({...shared(), at: [400, 3], format: 'png'}), /lies outside of .*, which is 40 × 40 pixels/)
+  })
+
+  it('of a patch with itself is 1, of opposite ones −1', () => {
+    assert.deepEqual(
+      [...cosines(Float32Array.of(0.6, 0.8), Float32Array.of(0.6, 0.8, -0.6, -0.8, 0.8, -0.6))].map(v => Math.round(v * 1e6) / 1e6),
+      [1, -1, 0]
+    )
+  })
+})
