@@ -1,5 +1,5 @@
 /** Where new tensors of the torch engine go, and which loops of the addon serve there. */
-import {run, torch} from '../binding.js'
+import {run, scalarType, torch} from '../binding.js'
 
 let device: string | undefined
 
@@ -25,5 +25,20 @@ export function hasOwn(family: string, ...args: number[]): boolean {
   const key = [family, ...args].join()
   let answer = ready.get(key)
   if (answer === undefined) ready.set(key, (answer = run(`dinov2::${family}_ready`, ...args) as boolean))
+  return answer
+}
+
+/**
+ * Whether oneDNN's linear layer takes operands of this type here. It multiplies bfloat16 only on processors with AVX-512 (or AVX2-VNNI-2, AMX, SVE);
+ * elsewhere it refuses, and the caller takes libtorch's own product.
+ */
+export function onednnTakes(type: number): boolean {
+  if (!onCpu()) return false
+  const check = {[scalarType.bfloat16]: 'mkldnn::_is_mkldnn_bf16_supported', [scalarType.float16]: 'mkldnn::_is_mkldnn_fp16_supported'}[
+    type
+  ]
+  if (!check) return true
+  let answer = ready.get(check)
+  if (answer === undefined) ready.set(check, (answer = run(check) as boolean))
   return answer
 }

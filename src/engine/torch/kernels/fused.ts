@@ -8,7 +8,7 @@
  */
 import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {hasOwn, onCpu} from './device.js'
+import {hasOwn, onCpu, onednnTakes} from './device.js'
 import {define, defineMany, h, lent, to} from './define.js'
 
 const {bfloat16, float32} = scalarType
@@ -33,7 +33,7 @@ define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
  * transposed view, 17.0 with a copy, 17.9 as linear of two copies).
  */
 export function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
-  if (onCpu()) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
+  if (onednnTakes(typeOf(weight))) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
   const y = op('linear', x, weight, bias)
   return gelu ? op('gelu', y, 'none') : y
 }
@@ -44,7 +44,7 @@ define('Dinov2Linear', ({x, weight, bias, residual}, {activation}) => {
   const b = bias ? to(h(bias), typeOf(w)) : null
   if (!residual) return linear(input, w, b, activation === 'gelu')
   const stream = h(residual)
-  if (onCpu() && activation !== 'gelu' && typeOf(stream) === typeOf(w))
+  if (onednnTakes(typeOf(w)) && activation !== 'gelu' && typeOf(stream) === typeOf(w))
     return op('mkldnn::_linear_pointwise.binary', input, stream, w, b, 'add')
   return op('add.Tensor', stream, linear(input, w, b, activation === 'gelu'))
 })
