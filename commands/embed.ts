@@ -70,10 +70,10 @@ export default class Embed extends Command {
       ...(flags.format ? {format: flags.format} : {}),
       force: flags.force,
       resume: flags.resume,
-      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
       // A count that is passed cannot be made good again; a share is judged at the end.
-      goOn: () => !(flags['max-bad'].kind === 'count' && bad.tooMany),
-      judge: () => bad.finish()
+      shouldContinue: () => !(flags['max-bad'].kind === 'count' && bad.tooMany),
+      checkRejectLimit: () => bad.finish()
     })
     let waited = 0
     let step = await events.next()
@@ -110,7 +110,7 @@ export default class Embed extends Command {
   }
 
   async #forecast(work: import('../src/tasks/embed/embed-images.js').EmbedInputs): Promise<unknown> {
-    const {forecast} = await import('../src/tasks/embed/embed-images.js')
+    const {forecastEmbedding: forecast} = await import('../src/tasks/embed/embed-images.js')
     const bill = await forecast(work)
     this.note(
       `${bill.images} images; ` +

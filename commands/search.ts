@@ -108,7 +108,7 @@ export default class Search extends Command {
             ...(flags.batch === undefined ? {} : {batch: flags.batch}),
             ...(flags.workers === undefined ? {} : {workers: flags.workers}),
             ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
-            onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
+            onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
           })
     const progress = this.progress({unit: 'queries'})
     const shown: import('../src/tasks/search/search.js').Answer[] = []
@@ -128,7 +128,7 @@ export default class Search extends Command {
     await output.commit()
     let missing: number | undefined
     if (sheet) {
-      const {neighbourSheet} = await import('../src/tasks/search/contact-sheet.js')
+      const {contactSheet: neighbourSheet} = await import('../src/tasks/search/contact-sheet.js')
       const made = await neighbourSheet(shown, {format: 'html', ...(flags.root === undefined ? {} : {root: flags.root})})
       sheet.stream.write(made.content)
       await sheet.commit()

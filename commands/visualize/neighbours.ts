@@ -54,7 +54,12 @@ export default class VisualizeNeighbours extends Command {
     if (!fromRows) this.inputs(queries, 'queries')
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {answerEmbeddings, answerImages, answerRows, neighbourSheet} = await import('../../src/tasks/search/contact-sheet.js')
+    const {
+      answerEmbeddings,
+      answerImages,
+      answerRows,
+      contactSheet: neighbourSheet
+    } = await import('../../src/tasks/search/contact-sheet.js')
     const {k, limit} = flags
     const shared = {index: args.index, k, limit, skipSelf: !flags.self}
     const answers = fromRows
@@ -68,7 +73,7 @@ export default class VisualizeNeighbours extends Command {
             model: flags.model,
             engine: this.engineRequest(flags),
             toolVersion: this.config.version,
-            onBad: bad.add,
+            onRejected: bad.add,
             signal: this.signal
           })
     const progress = this.progress({unit: 'queries'})

@@ -7,7 +7,7 @@
  */
 import {assign, distancesToCentroids, kmeans, type Clusters, type KMeansEvent, type KMeansOptions} from './kmeans.js'
 import {onEngine} from './matmul-backend.js'
-import {arrayRows, someRows, type RowSource} from './rows.js'
+import {arrayRows, selectRows, type RowSource} from './rows.js'
 
 export type HierarchyOptions = Pick<KMeansOptions, 'seed' | 'iterations' | 'start' | 'batch' | 'tolerance' | 'arithmetic'> & {
   /** Clusters of each level, from the rows upwards: each smaller than the one before. */
@@ -80,7 +80,7 @@ export function* hierarchicalKMeans(rows: RowSource, options: HierarchyOptions):
       const chosen = nearestToCentroids(items, clusters, near)
       if (chosen.length <= clusters.k || chosen.length === items.count) break // nothing to choose from
       const {centroids, k: found} = yield* tagged(
-        kmeans(someRows(items, chosen), {...rest, k, seed: seedOf(again), arithmetic}),
+        kmeans(selectRows(items, chosen), {...rest, k, seed: seedOf(again), arithmetic}),
         l + 1,
         again
       )

@@ -12,7 +12,7 @@
  */
 import {rng, type Rng} from '../tensor/random.js'
 import {onEngine, type Arithmetic} from './matmul-backend.js'
-import {arrayRows, someRows, stretchOf, stretches, type RowSource} from './rows.js'
+import {arrayRows, selectRows, rowsPerBlock, rowBlocks, type RowSource} from './rows.js'
 
 export type KMeansOptions = {
   /** Clusters; no more than there are rows. */
@@ -51,7 +51,7 @@ type Sums = {readonly vectors: Float64Array /* [K, D] */; readonly squares: Floa
 function pass(rows: RowSource, centroids: Float32Array, k: number, assignments: Int32Array, arithmetic: Arithmetic, sums?: Sums): void {
   const D = rows.dim
   using ready = arithmetic.centroids(centroids, D)
-  for (const {from, block, n} of stretches(rows, stretchOf(D, k))) {
+  for (const {from, block, n} of rowBlocks(rows, rowsPerBlock(D, k))) {
     const closest = ready.closest(block)
     for (let i = 0; i < n; i++) {
       const c = closest[i]!
@@ -93,7 +93,7 @@ export function assign(rows: RowSource, centroids: Float32Array, arithmetic: Ari
 export function distancesToCentroids(rows: RowSource, {centroids, assignments}: Pick<Clusters, 'centroids' | 'assignments'>): Float64Array {
   const D = rows.dim
   const out = new Float64Array(rows.count)
-  for (const {from, block, n} of stretches(rows, stretchOf(D, D)))
+  for (const {from, block, n} of rowBlocks(rows, rowsPerBlock(D, D)))
     for (let i = 0; i < n; i++) {
       let sum = 0
       for (let d = 0, at = i * D, c = assignments[from + i]! * D; d < D; d++) sum += (block[at + d]! - centroids[c + d]!) ** 2
@@ -128,7 +128,7 @@ export function firstCentroids(
   const random = rng(seed, 'k-means', 'start')
   if (start === 'random') return rows.gather(drawRows(rows.count, k, random))
   const sample = drawRows(rows.count, startRows(rows.count, k), random)
-  const from = sample.length === rows.count ? rows : someRows(rows, sample)
+  const from = sample.length === rows.count ? rows : selectRows(rows, sample)
   return plusPlus(
     from.count * rows.dim <= heldNumbers ? arrayRows(from.gather(sample.map((_, i) => i)), rows.dim) : from,
     k,
@@ -141,13 +141,13 @@ function plusPlus(rows: RowSource, k: number, random: Rng, arithmetic: Arithmeti
   const {dim: D, count: N} = rows
   const centroids = new Float32Array(k * D)
   const squares = new Float64Array(N)
-  for (const {from, block, n} of stretches(rows, stretchOf(D, D)))
+  for (const {from, block, n} of rowBlocks(rows, rowsPerBlock(D, D)))
     for (let i = 0; i < n; i++) for (let d = i * D; d < (i + 1) * D; d++) squares[from + i]! += block[d]! ** 2
   const far = new Float64Array(N).fill(Infinity) // squared distance to the nearest seed
   const taken = new Uint8Array(N)
   // What fits is laid down on the engine once, and not for each of the steps.
   const small = N * D <= heldNumbers
-  const size = small ? N : stretchOf(D, seedsAtOnce)
+  const size = small ? N : rowsPerBlock(D, seedsAtOnce)
   using held = small ? arithmetic.hold(rows.block(0, N), D) : undefined
   let chosen = 0
   let next = [random.int(N)]

@@ -5,13 +5,13 @@
  * inverted lists (rows are clustered, and each is compared with the rows of the few clusters nearest to it), or by a graph. Near-duplicates lie in the same
  * or in neighbouring clusters, so lists lose little; how much is measured on drawn rows and told.
  */
-import {Best, type Neighbours} from '../search/exact.js'
-import {Graph, usualGraph} from '../search/hnsw.js'
+import {TopK, type Neighbours} from '../search/exact.js'
+import {Graph, defaultGraph} from '../search/hnsw.js'
 import {rng} from '../tensor/random.js'
 import {onEngine, type Arithmetic} from './matmul-backend.js'
 import {membersOf} from './hierarchical-kmeans.js'
 import {drawRows, finish, kmeans} from './kmeans.js'
-import {someRows, stretchOf, stretches, type RowSource} from './rows.js'
+import {selectRows, rowsPerBlock, rowBlocks, type RowSource} from './rows.js'
 
 export type PairMethod = 'exact' | 'lists' | 'graph'
 
@@ -97,7 +97,7 @@ export function* pairsAbove(rows: RowSource, options: PairOptions): Generator<Pa
 
 function* exactly(rows: RowSource, partners: Partners, {threshold, arithmetic = onEngine, settled}: PairOptions): Generator<PairEvent> {
   const {dim: D, count: N} = rows
-  const size = Math.min(stretchOf(D, 4096), 4096)
+  const size = Math.min(rowsPerBlock(D, 4096), 4096)
   for (let i0 = 0; i0 < N; i0 += size) {
     const n = Math.min(size, N - i0)
     const left = Float32Array.from(rows.block(i0, n))
@@ -133,7 +133,7 @@ function* throughLists(rows: RowSource, partners: Partners, options: PairOptions
   const p = Math.min(probes, K)
   {
     using ready = arithmetic.centroids(centroids, D)
-    for (const {from, block} of stretches(rows, stretchOf(D, K))) near.set(ready.probe(block, p), from * p)
+    for (const {from, block} of rowBlocks(rows, rowsPerBlock(D, K))) near.set(ready.probe(block, p), from * p)
   }
   const members = membersOf(
     Int32Array.from({length: N}, (_, i) => near[i * p]!),
@@ -146,7 +146,7 @@ function* throughLists(rows: RowSource, partners: Partners, options: PairOptions
     if (own.length > 0) {
       const held = rows.gather(own) // [m, D]
       const come = visitors[c]!
-      const some = stretchOf(D, own.length)
+      const some = rowsPerBlock(D, own.length)
       for (let q0 = 0; q0 < come.length; q0 += some) {
         const asking = come.subarray(q0, q0 + some)
         const scores = arithmetic.products(rows.gather(asking), held, D) // [q, m]
@@ -178,18 +178,18 @@ function visitorsOf(near: Int32Array, probes: number, K: number): Int32Array[] {
 /** Clusters for lists: a few rounds on a sample are enough, for they only have to be about equal in size. */
 function coarse(rows: RowSource, K: number, seed: number, arithmetic: Arithmetic): {centroids: Float32Array} {
   const chosen = drawRows(rows.count, Math.min(rows.count, 64 * K), rng(seed, 'lists'))
-  const some = chosen.length === rows.count ? rows : someRows(rows, chosen)
+  const some = chosen.length === rows.count ? rows : selectRows(rows, chosen)
   return finish(kmeans(some, {k: K, seed, start: 'random', iterations: 8, arithmetic}))
 }
 
 function* throughGraph(rows: RowSource, partners: Partners, {threshold, k, probes = 128, settled}: PairOptions): Generator<PairEvent> {
   const {dim: D, count: N} = rows
-  const graph = Graph.create(D, 'cosine', N, usualGraph)
-  for (const {from, block, n} of stretches(rows, 1024)) {
+  const graph = Graph.create(D, 'cosine', N, defaultGraph)
+  for (const {from, block, n} of rowBlocks(rows, 1024)) {
     for (let i = 0; i < n; i++) graph.add(block.subarray(i * D, (i + 1) * D), from + i)
     yield {kind: 'compared', rows: Math.floor((from + n) / 2), of: N}
   }
-  for (const {from, block, n} of stretches(rows, 1024)) {
+  for (const {from, block, n} of rowBlocks(rows, 1024)) {
     for (let i = 0; i < n; i++) {
       const row = from + i
       const found = graph.nearest(block.subarray(i * D, (i + 1) * D), k + 1, Math.max(probes, k + 1))
@@ -238,15 +238,15 @@ export function nearestRows(
 ): Neighbours[] {
   const D = rows.dim
   const Q = queries.length / D
-  const best = Array.from({length: Q}, () => new Best(Math.min(k, rows.count), (a, b) => a < b))
+  const best = Array.from({length: Q}, () => new TopK(Math.min(k, rows.count), (a, b) => a < b))
   const some = Math.max(1, Math.min(Q, 2048))
-  for (const {from, block, n} of stretches(rows, stretchOf(D, some)))
+  for (const {from, block, n} of rowBlocks(rows, rowsPerBlock(D, some)))
     for (let q0 = 0; q0 < Q; q0 += some) {
       const scores = arithmetic.products(queries.subarray(q0 * D, Math.min(Q, q0 + some) * D), block, D) // [q, n]
       for (let q = 0; q < Math.min(some, Q - q0); q++) {
         const list = best[q0 + q]!
         for (let i = 0, at = q * n; i < n; i++)
-          if (scores[at + i]! >= list.worst && !skip?.(q0 + q, from + i)) list.add(scores[at + i]!, from + i)
+          if (scores[at + i]! >= list.threshold && !skip?.(q0 + q, from + i)) list.add(scores[at + i]!, from + i)
       }
     }
   return best.map(list => list.finish())
@@ -270,7 +270,7 @@ export function reached(
   for (let number = 1; names.length > 0; number++) {
     const some = Math.max(1, Math.min(names.length, 2048))
     const fresh: number[] = []
-    for (const {from: r0, block, n} of stretches(rows, stretchOf(D, some)))
+    for (const {from: r0, block, n} of rowBlocks(rows, rowsPerBlock(D, some)))
       for (let q0 = 0; q0 < names.length; q0 += some) {
         const q1 = Math.min(names.length, q0 + some)
         const scores = arithmetic.products(asking.subarray(q0 * D, q1 * D), block, D)

@@ -55,7 +55,7 @@ export function arrayRows(array: Float32Array, dim: number): RowSource {
 }
 
 /** Some rows of a source, renumbered from 0 in the order given. */
-export const someRows = (source: RowSource, chosen: Int32Array): RowSource => ({
+export const selectRows = (source: RowSource, chosen: Int32Array): RowSource => ({
   dim: source.dim,
   count: chosen.length,
   block: (from, n) => source.gather(chosen.subarray(from, from + n)),
@@ -63,11 +63,11 @@ export const someRows = (source: RowSource, chosen: Int32Array): RowSource => ({
 })
 
 /** Rows taken at once where each meets `width` others: so many that the products stay near 32 MB, and the rows themselves too. */
-export const stretchOf = (dim: number, width: number): number =>
+export const rowsPerBlock = (dim: number, width: number): number =>
   Math.max(16, Math.min(8192, Math.floor((8 << 20) / Math.max(1, width)), Math.floor((8 << 20) / Math.max(1, dim))))
 
 /** All rows in stretches. The array given to `use` is good until it returns. */
-export function* stretches(
+export function* rowBlocks(
   rows: RowSource,
   size: number
 ): Generator<{readonly from: number; readonly block: Float32Array; readonly n: number}> {

@@ -88,13 +88,13 @@ export function normalizeRows(rows: Float32Array, dim: number): Float32Array {
 }
 
 /** The best k of a stream of scores: a heap whose root is the worst that is kept. `before` orders rows of equal score. */
-export class Best {
+export class TopK {
   readonly #rows: Int32Array
   readonly #scores: Float64Array
   readonly #before: (a: number, b: number) => boolean
   #size = 0
   /** What a score must reach to matter. */
-  worst = -Infinity
+  threshold = -Infinity
 
   constructor(k: number, before: (a: number, b: number) => boolean) {
     this.#rows = new Int32Array(k)
@@ -121,7 +121,7 @@ export class Best {
       scores[i] = score
       rows[i] = row
     } else if (this.#isWorse(scores[0]!, rows[0]!, score, row)) this.#replaceRoot(score, row, this.#size)
-    if (this.#size === rows.length) this.worst = scores[0]!
+    if (this.#size === rows.length) this.threshold = scores[0]!
   }
 
   #replaceRoot(score: number, row: number, size: number): void {
@@ -150,7 +150,7 @@ export class Best {
 }
 
 /** Scores of queries [Q, D] against rows [N, D] → [Q, N]: an engine's matrix product, where there is enough to do. Only for cosine and ip. */
-export type Products = (queries: Float32Array, rows: Float32Array, dim: number) => Float32Array
+export type InnerProductFn = (queries: Float32Array, rows: Float32Array, dim: number) => Float32Array
 
 export type ExactOptions = {
   readonly metric?: Metric
@@ -158,36 +158,36 @@ export type ExactOptions = {
   readonly before?: (a: number, b: number) => boolean
   /** Rows that are not answers: `skip(query, row)`. */
   readonly skip?: (query: number, row: number) => boolean
-  readonly products?: Products
+  readonly innerProduct?: InnerProductFn
 }
 
 /** Queries that pass over a block together: the block is read from memory once for all of them. */
-const queriesAtOnce = 4
+const queriesPerPass = 4
 
 /**
  * The k nearest of `vectors` for each query [Q, D]; fewer when there are fewer rows. For cosine both sides must have been normalised.
  */
 export function nearest(vectors: Vectors, queries: Float32Array, k: number, options: ExactOptions = {}): Neighbours[] {
-  const {metric = 'cosine', before = (a, b) => a < b, skip, products} = options
+  const {metric = 'cosine', before = (a, b) => a < b, skip, innerProduct: products} = options
   const {dim: D, count, blocks, blockRows} = vectors
   const Q = queries.length / D
-  const best = Array.from({length: Q}, () => new Best(Math.min(k, count), before))
+  const best = Array.from({length: Q}, () => new TopK(Math.min(k, count), before))
   for (const [b, block] of blocks.entries()) {
     const first = b * blockRows
-    if (products && metric !== 'l2') throughProducts(best, block, first, queries, D, skip, products)
-    else plainly(best, block, first, queries, D, metric, skip)
+    if (products && metric !== 'l2') scoreWithEngine(best, block, first, queries, D, skip, products)
+    else scoreReference(best, block, first, queries, D, metric, skip)
   }
   return best.map(list => list.finish())
 }
 
-function throughProducts(
-  best: readonly Best[],
+function scoreWithEngine(
+  best: readonly TopK[],
   block: Float32Array,
   first: number,
   queries: Float32Array,
   D: number,
   skip: ExactOptions['skip'],
-  products: Products
+  products: InnerProductFn
 ): void {
   const Q = best.length
   const rowsAtOnce = 1 << 14
@@ -203,15 +203,15 @@ function throughProducts(
         for (let i = 0; i < N; i++) {
           const score = scores[q * N + i]!
           const row = first + at / D + i
-          if (score >= list.worst && !skip?.(q0 + q, row)) list.add(score, row)
+          if (score >= list.threshold && !skip?.(q0 + q, row)) list.add(score, row)
         }
       }
     }
   }
 }
 
-function plainly(
-  best: readonly Best[],
+function scoreReference(
+  best: readonly TopK[],
   block: Float32Array,
   first: number,
   queries: Float32Array,
@@ -224,28 +224,28 @@ function plainly(
   const wide = Float64Array.from(queries)
   for (let i0 = 0; i0 < N; i0 += rowsAtOnce) {
     const end = Math.min(N, i0 + rowsAtOnce)
-    for (let q = 0; q < best.length; q += queriesAtOnce) {
-      const n = Math.min(queriesAtOnce, best.length - q)
+    for (let q = 0; q < best.length; q += queriesPerPass) {
+      const n = Math.min(queriesPerPass, best.length - q)
       for (let i = i0; i < end; i++) {
         const scores =
           metric === 'l2'
             ? distances(block, i * D, wide, q * D, n, D)
-            : n === queriesAtOnce
-              ? four(block, i * D, wide, q * D, D)
+            : n === queriesPerPass
+              ? dot4(block, i * D, wide, q * D, D)
               : dots(block, i * D, wide, q * D, n, D)
         for (let j = 0; j < n; j++) {
           const list = best[q + j]!
-          if (scores[j]! >= list.worst && !skip?.(q + j, first + i)) list.add(scores[j]!, first + i)
+          if (scores[j]! >= list.threshold && !skip?.(q + j, first + i)) list.add(scores[j]!, first + i)
         }
       }
     }
   }
 }
 
-const scratch = new Float64Array(queriesAtOnce)
+const scores4 = new Float64Array(queriesPerPass)
 
 /** Four inner products in one pass over the row. */
-function four(rows: Float32Array, r: number, queries: Float64Array, q: number, D: number): Float64Array {
+function dot4(rows: Float32Array, r: number, queries: Float64Array, q: number, D: number): Float64Array {
   let [a, b, c, d] = [0, 0, 0, 0]
   const [q1, q2, q3] = [q + D, q + 2 * D, q + 3 * D]
   for (let i = 0; i < D; i++) {
@@ -255,20 +255,20 @@ function four(rows: Float32Array, r: number, queries: Float64Array, q: number, D
     c += x * queries[q2 + i]!
     d += x * queries[q3 + i]!
   }
-  scratch[0] = a
-  scratch[1] = b
-  scratch[2] = c
-  scratch[3] = d
-  return scratch
+  scores4[0] = a
+  scores4[1] = b
+  scores4[2] = c
+  scores4[3] = d
+  return scores4
 }
 
 function dots(rows: Float32Array, r: number, queries: Float64Array, q: number, n: number, D: number): Float64Array {
   for (let j = 0; j < n; j++) {
     let sum = 0
     for (let i = 0, at = q + j * D; i < D; i++) sum += rows[r + i]! * queries[at + i]!
-    scratch[j] = sum
+    scores4[j] = sum
   }
-  return scratch
+  return scores4
 }
 
 /** Negative squared distances. */
@@ -279,9 +279,9 @@ function distances(rows: Float32Array, r: number, queries: Float64Array, q: numb
       const difference = rows[r + i]! - queries[at + i]!
       sum += difference * difference
     }
-    scratch[j] = -sum
+    scores4[j] = -sum
   }
-  return scratch
+  return scores4
 }
 
 /**

@@ -16,9 +16,9 @@ export type GraphShape = {
   readonly seed: number
 }
 
-export const usualGraph: GraphShape = {m: 16, efConstruction: 200, seed: 100}
+export const defaultGraph: GraphShape = {m: 16, efConstruction: 200, seed: 100}
 
-const spaceOf = (metric: Metric): 'ip' | 'l2' => (metric === 'l2' ? 'l2' : 'ip')
+const hnswSpace = (metric: Metric): 'ip' | 'l2' => (metric === 'l2' ? 'l2' : 'ip')
 
 /** A graph over rows named by number. */
 export class Graph {
@@ -33,15 +33,15 @@ export class Graph {
   }
 
   /** An empty graph with room for `capacity` rows. */
-  static create(dim: number, metric: Metric, capacity: number, {m, efConstruction, seed}: GraphShape = usualGraph): Graph {
-    const index = new hnswlib.HierarchicalNSW(spaceOf(metric), dim)
+  static create(dim: number, metric: Metric, capacity: number, {m, efConstruction, seed}: GraphShape = defaultGraph): Graph {
+    const index = new hnswlib.HierarchicalNSW(hnswSpace(metric), dim)
     index.initIndex({maxElements: Math.max(1, capacity), m, efConstruction, randomSeed: seed})
     return new Graph(index, dim, metric)
   }
 
   /** Reads a graph that `save` wrote. */
   static load(path: string, dim: number, metric: Metric): Graph {
-    const index = new hnswlib.HierarchicalNSW(spaceOf(metric), dim)
+    const index = new hnswlib.HierarchicalNSW(hnswSpace(metric), dim)
     index.readIndexSync(path)
     return new Graph(index, dim, metric)
   }

@@ -5,7 +5,7 @@
  */
 
 /** Two mixes of 32 bits over the same characters (multiplication and rotation, different constants). */
-function hashed(name: string): [number, number] {
+function hashName(name: string): [number, number] {
   let [a, b] = [0x9e3779b9, 0x85ebca6b]
   for (let i = 0; i < name.length; i++) {
     const unit = name.charCodeAt(i)
@@ -14,11 +14,11 @@ function hashed(name: string): [number, number] {
     b = Math.imul(b + unit, 0xcc9e2d51)
     b ^= b >>> 15
   }
-  return [settled(a ^ name.length), settled(b ^ Math.imul(name.length, 0x27d4eb2f))]
+  return [finalMix(a ^ name.length), finalMix(b ^ Math.imul(name.length, 0x27d4eb2f))]
 }
 
 /** The last rounds of a mix, so that every bit in changes every bit out. */
-function settled(x: number): number {
+function finalMix(x: number): number {
   x = Math.imul(x ^ (x >>> 16), 0x7feb352d)
   x = Math.imul(x ^ (x >>> 15), 0x846ca68b)
   return (x ^ (x >>> 16)) >>> 0
@@ -26,7 +26,7 @@ function settled(x: number): number {
 
 export class IdSet {
   /** Pairs of hashes; 0, 0 is an empty place. */
-  #places = new Uint32Array(2 << 10)
+  slots = new Uint32Array(2 << 10)
   #size = 0
 
   get size(): number {
@@ -35,13 +35,13 @@ export class IdSet {
 
   /** Adds a name; true when one of its hash was there already. */
   add(name: string): boolean {
-    if (this.#size * 4 > (this.#places.length / 2) * 3) this.#grow()
-    const [a, b] = hashed(name)
-    return this.#put(a === 0 && b === 0 ? 1 : a, b)
+    if (this.#size * 4 > (this.slots.length / 2) * 3) this.#grow()
+    const [a, b] = hashName(name)
+    return this.insert(a === 0 && b === 0 ? 1 : a, b)
   }
 
-  #put(a: number, b: number): boolean {
-    const places = this.#places
+  insert(a: number, b: number): boolean {
+    const places = this.slots
     const last = places.length / 2 - 1
     for (let at = a & last; ; at = (at + 1) & last) {
       const [x, y] = [places[2 * at]!, places[2 * at + 1]!]
@@ -55,9 +55,9 @@ export class IdSet {
   }
 
   #grow(): void {
-    const old = this.#places
-    this.#places = new Uint32Array(old.length * 2)
+    const old = this.slots
+    this.slots = new Uint32Array(old.length * 2)
     this.#size = 0
-    for (let i = 0; i < old.length; i += 2) if (old[i] !== 0 || old[i + 1] !== 0) this.#put(old[i]!, old[i + 1]!)
+    for (let i = 0; i < old.length; i += 2) if (old[i] !== 0 || old[i + 1] !== 0) this.insert(old[i]!, old[i + 1]!)
   }
 }

@@ -3,13 +3,13 @@
  *
  * In shape comments: N rows, D numbers a vector.
  */
-import type {Products} from './exact.js'
+import type {InnerProductFn} from './exact.js'
 
 /** A row that asks, and the rows that are its right answers (itself not among them). */
-export type Asked = {readonly row: number; readonly right: readonly number[]}
+export type RankQuery = {readonly row: number; readonly relevant: readonly number[]}
 
 /** What came of it: 0-based ranks of the right answers, ascending, the asking row left out; and the first rows of the list with their similarities. */
-export type Standing = {readonly ranks: readonly number[]; readonly first: readonly {readonly row: number; readonly similarity: number}[]}
+export type QueryRanks = {readonly ranks: readonly number[]; readonly first: readonly {readonly row: number; readonly similarity: number}[]}
 
 /** Similarities of one query to all rows, in float64 sums. */
 function similarities(rows: Float32Array, dim: number, query: number, out: Float64Array): Float64Array {
@@ -23,12 +23,12 @@ function similarities(rows: Float32Array, dim: number, query: number, out: Float
 }
 
 /** Of two equally similar rows the earlier one comes first. */
-const before = (similarity: number, row: number, other: number, otherRow: number): boolean =>
+const ranksBefore = (similarity: number, row: number, other: number, otherRow: number): boolean =>
   similarity > other || (similarity === other && row < otherRow)
 
-function standing(similarity: ArrayLike<number>, {row: own, right}: Asked, keep: number): Standing {
-  const wanted = [...right].sort((a, b) => (before(similarity[a]!, a, similarity[b]!, b) ? -1 : 1)) // best first
-  const passed = new Int32Array(wanted.length + 1) // passed[i]: rows before wanted[i], but not before wanted[i - 1]
+function rankQuery(similarity: ArrayLike<number>, {row: own, relevant: right}: RankQuery, keep: number): QueryRanks {
+  const wanted = [...right].sort((a, b) => (ranksBefore(similarity[a]!, a, similarity[b]!, b) ? -1 : 1)) // best first
+  const rowsBefore = new Int32Array(wanted.length + 1) // passed[i]: rows before wanted[i], but not before wanted[i - 1]
   const first: number[] = []
   for (let row = 0; row < similarity.length; row++) {
     if (row === own) continue
@@ -36,19 +36,19 @@ function standing(similarity: ArrayLike<number>, {row: own, right}: Asked, keep:
     let [low, high] = [0, wanted.length] // the first right answer that this row stands before
     while (low < high) {
       const middle = (low + high) >> 1
-      if (before(value, row, similarity[wanted[middle]!]!, wanted[middle]!)) high = middle
+      if (ranksBefore(value, row, similarity[wanted[middle]!]!, wanted[middle]!)) high = middle
       else low = middle + 1
     }
-    passed[low]! += 1
+    rowsBefore[low]! += 1
     const last = first.at(-1)
-    if (first.length === keep && (last === undefined || !before(value, row, similarity[last]!, last))) continue
+    if (first.length === keep && (last === undefined || !ranksBefore(value, row, similarity[last]!, last))) continue
     let at = first.length
-    while (at > 0 && before(value, row, similarity[first[at - 1]!]!, first[at - 1]!)) at--
+    while (at > 0 && ranksBefore(value, row, similarity[first[at - 1]!]!, first[at - 1]!)) at--
     first.splice(at, 0, row)
     if (first.length > keep) first.pop()
   }
   let rank = 0
-  const ranks = wanted.map((_, i) => (rank += passed[i]!))
+  const ranks = wanted.map((_, i) => (rank += rowsBefore[i]!))
   return {ranks, first: first.map(row => ({row, similarity: similarity[row]!}))}
 }
 
@@ -56,16 +56,16 @@ function standing(similarity: ArrayLike<number>, {row: own, right}: Asked, keep:
  * The standing of each query among `rows` [N, D], which have length 1. `keep` rows of each list are told. `products` is an engine's matrix product, for when
  * there is much to do; without it sums are taken in float64. Memory beside the rows: 64 MB of similarities at most, or one list.
  */
-export function* standings(
+export function* rankQueries(
   rows: Float32Array,
   dim: number,
-  asked: readonly Asked[],
-  {keep = 0, products}: {readonly keep?: number; readonly products?: Products | undefined} = {}
-): Generator<Standing> {
+  asked: readonly RankQuery[],
+  {keep = 0, products}: {readonly keep?: number; readonly products?: InnerProductFn | undefined} = {}
+): Generator<QueryRanks> {
   const N = rows.length / dim
   if (!products) {
     const out = new Float64Array(N)
-    for (const query of asked) yield standing(similarities(rows, dim, query.row, out), query, keep)
+    for (const query of asked) yield rankQuery(similarities(rows, dim, query.row, out), query, keep)
     return
   }
   const some = Math.max(1, Math.floor((1 << 24) / N))
@@ -74,6 +74,6 @@ export function* standings(
     const queries = new Float32Array(part.length * dim)
     for (const [i, {row}] of part.entries()) queries.set(rows.subarray(row * dim, (row + 1) * dim), i * dim)
     const all = products(queries, rows, dim) // [part, N]
-    for (const [i, query] of part.entries()) yield standing(all.subarray(i * N, (i + 1) * N), query, keep)
+    for (const [i, query] of part.entries()) yield rankQuery(all.subarray(i * N, (i + 1) * N), query, keep)
   }
 }

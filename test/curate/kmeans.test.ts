@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {onEngine, plainly} from '../../src/curate/matmul-backend.js'
 import {assign, distancesToCentroids, drawRows, finish, firstCentroids, kmeans, type KMeansOptions} from '../../src/curate/kmeans.js'
-import {arrayRows, someRows, type RowSource} from '../../src/curate/rows.js'
+import {arrayRows, selectRows, type RowSource} from '../../src/curate/rows.js'
 import {rng} from '../../src/tensor/random.js'
 import {counted, onTorch} from '../support/engine.js'
 import {points, squaredDistance} from '../support/points.js'
@@ -65,7 +65,7 @@ test('the same seed gives the same bytes; another gives another result; reading 
   assert.deepEqual(run(), run())
   assert.notDeepEqual(run().centroids, run({seed: 4}).centroids)
   const all = Int32Array.from({length: N}, (_, i) => i)
-  assert.deepEqual(run({}, someRows(rows, all)), run())
+  assert.deepEqual(run({}, selectRows(rows, all)), run())
 })
 
 test('k-means++ starts better than random rows do, on the average', () => {

@@ -63,7 +63,7 @@ test('an engine’s matrix product gives the same neighbours', () => {
       return sum
     })
   const plain = nearest(inBlocks(rows), queries, 5, {metric: 'ip'})
-  const quick = nearest(inBlocks(rows), queries, 5, {metric: 'ip', products})
+  const quick = nearest(inBlocks(rows), queries, 5, {metric: 'ip', innerProduct: products})
   assert.deepEqual(
     quick.map(({rows: list}) => [...list]),
     plain.map(({rows: list}) => [...list])

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {normalizeRows} from '../../src/search/exact.js'
-import {standings, type Asked} from '../../src/search/ranks.js'
+import {rankQueries, type RankQuery} from '../../src/search/ranks.js'
 import {rng} from '../../src/tensor/random.js'
 
 const [N, D] = [60, 5]
@@ -12,7 +12,7 @@ const rows = normalizeRows(
   D
 )
 for (const copy of [7, 20, 21]) rows.copyWithin(copy * D, 3 * D, 4 * D) // equal rows
-const asked: Asked[] = [0, 3, 20, 59].map(row => ({row, right: [3, 7, 21, 30, 58].filter(other => other !== row)}))
+const asked: RankQuery[] = [0, 3, 20, 59].map(row => ({row, relevant: [3, 7, 21, 30, 58].filter(other => other !== row)}))
 
 /** Every row but the query, best first; of equal ones the earlier. */
 function sorted(query: number): {row: number; similarity: number}[] {
@@ -27,11 +27,11 @@ function sorted(query: number): {row: number; similarity: number}[] {
 }
 
 test('ranks and first rows are those of the sorted list', () => {
-  for (const [i, {ranks, first}] of [...standings(rows, D, asked, {keep: 4})].entries()) {
+  for (const [i, {ranks, first}] of [...rankQueries(rows, D, asked, {keep: 4})].entries()) {
     const list = sorted(asked[i]!.row)
     assert.deepEqual(
       ranks,
-      asked[i]!.right.map(row => list.findIndex(entry => entry.row === row)).sort((a, b) => a - b)
+      asked[i]!.relevant.map(row => list.findIndex(entry => entry.row === row)).sort((a, b) => a - b)
     )
     assert.deepEqual(first, list.slice(0, 4))
   }
@@ -49,8 +49,8 @@ test('through an engine’s products, in parts, the ranks are the same', () => {
     }
     return out
   }
-  const ranksOf = (options: object): unknown => [...standings(rows, D, asked, options)].map(({ranks}) => ranks)
+  const ranksOf = (options: object): unknown => [...rankQueries(rows, D, asked, options)].map(({ranks}) => ranks)
   assert.deepEqual(ranksOf({products}), ranksOf({}))
   assert.equal(calls, 1)
-  assert.deepEqual([...standings(rows, D, [{row: 1, right: []}])], [{ranks: [], first: []}])
+  assert.deepEqual([...rankQueries(rows, D, [{row: 1, relevant: []}])], [{ranks: [], first: []}])
 })

@@ -25,13 +25,17 @@ import {
 } from 'apache-arrow'
 import {UserError} from '../../config/errors.js'
 import {readAt, type Sink} from './bytes.js'
-import {joinFields, planColumns, splitFields, type Cell, type Column, type Kind} from './columns.js'
-import {metaFromJson, metaToJson, refuseMixing, unknownMaking, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
+import {joinFields, planColumns, splitFields, type Cell, type Column, type ColumnKind} from './columns.js'
+import {metaFromJson, metaToJson, assertSameProvenance, unknownProvenance, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
 
 const key = 'dinov2'
 const endOfStream = Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)
 
-const types: Readonly<Record<Kind, () => DataType>> = {string: () => new Utf8(), number: () => new Float64(), boolean: () => new Bool()}
+const arrowTypes: Readonly<Record<ColumnKind, () => DataType>> = {
+  string: () => new Utf8(),
+  number: () => new Float64(),
+  boolean: () => new Bool()
+}
 
 /** The schema of a file with these columns. */
 export function arrowSchema(meta: EmbeddingMeta, columns: readonly Column[]): Schema {
@@ -39,7 +43,7 @@ export function arrowSchema(meta: EmbeddingMeta, columns: readonly Column[]): Sc
   return new Schema(
     [
       new Field('id', new Utf8(), false),
-      ...columns.map(({name, kind}) => new Field(name, types[kind](), true)),
+      ...columns.map(({name, kind}) => new Field(name, arrowTypes[kind](), true)),
       new Field('extra', new Utf8(), true),
       new Field('vector', new FixedSizeList(meta.dim, item), false)
     ],
@@ -56,15 +60,15 @@ function validity(cells: readonly Cell[]): {nullCount: number; nullBitmap?: Uint
   return {nullCount, nullBitmap}
 }
 
-function texts(cells: readonly (string | null)[]): Data<Utf8> {
+function utf8Data(cells: readonly (string | null)[]): Data<Utf8> {
   const parts = cells.map(cell => Buffer.from(cell ?? '', 'utf8'))
   const valueOffsets = new Int32Array(cells.length + 1)
   for (const [i, part] of parts.entries()) valueOffsets[i + 1] = valueOffsets[i]! + part.length
   return makeData({type: new Utf8(), length: cells.length, valueOffsets, data: Uint8Array.from(Buffer.concat(parts)), ...validity(cells)})
 }
 
-function cellData(kind: Kind, cells: readonly Cell[]): Data {
-  if (kind === 'string') return texts(cells as (string | null)[])
+function cellData(kind: ColumnKind, cells: readonly Cell[]): Data {
+  if (kind === 'string') return utf8Data(cells as (string | null)[])
   if (kind === 'number')
     return makeData({
       type: new Float64(),
@@ -84,14 +88,14 @@ export function recordBatch(schema: Schema, columns: readonly Column[], batch: E
   const vectorType = schema.fields.at(-1)!.type as FixedSizeList<Float32>
   const child = makeData({type: new Float32(), length: batch.vectors.length, nullCount: 0, data: batch.vectors}) // [n · D]
   const children: Data[] = [
-    texts(batch.ids),
+    utf8Data(batch.ids),
     ...columns.map(({kind}, c) =>
       cellData(
         kind,
         split.map(({cells}) => cells[c]!)
       )
     ),
-    texts(split.map(({extra}) => extra)),
+    utf8Data(split.map(({extra}) => extra)),
     makeData({type: vectorType, length: n, nullCount: 0, child})
   ]
   return new RecordBatch(schema, makeData({type: new Struct(schema.fields), length: n, nullCount: 0, children}))
@@ -177,7 +181,7 @@ export async function readArrow(source: AsyncIterable<Uint8Array> | string, name
     }
     const makingOf = ({metadata}: Schema, dim: number): EmbeddingMeta => {
       const found = metadata.get(key)
-      return found ? metaFromJson(found, name) : unknownMaking(dim)
+      return found ? metaFromJson(found, name) : unknownProvenance(dim)
     }
     const first = await next()
     if (!first) throw new Error('it has no schema')
@@ -188,7 +192,7 @@ export async function readArrow(source: AsyncIterable<Uint8Array> | string, name
         for (let reader: RecordBatchReader | undefined = first; reader; reader = await next()) {
           const layout = layoutOf(reader.schema, name)
           if (reader !== first)
-            refuseMixing(
+            assertSameProvenance(
               {name: `the beginning of ${name}`, meta: makingOf(schema, 0)},
               {name: 'what follows', meta: makingOf(reader.schema, 0)}
             )
@@ -208,7 +212,7 @@ export async function readArrow(source: AsyncIterable<Uint8Array> | string, name
         await handle?.close()
       }
     }
-    const {dim, rows: all} = await measured(rows(), layoutOf(schema, name).dim, name)
+    const {dim, rows: all} = await withVectorLength(rows(), layoutOf(schema, name).dim, name)
     return {meta: makingOf(schema, dim), rows: all, close: async () => handle?.close()}
   } catch (error) {
     await handle?.close()
@@ -219,7 +223,7 @@ export async function readArrow(source: AsyncIterable<Uint8Array> | string, name
 /**
  * The rows again with the length of their vectors, which a plain list column only tells by its first row (`dim` 0). Batches of another length are refused.
  */
-export async function measured(
+export async function withVectorLength(
   rows: AsyncGenerator<EmbeddingBatch>,
   dim: number,
   name: string
@@ -260,7 +264,7 @@ export function layoutOf(schema: Schema, name: string): Layout {
     (DataType.isFixedSizeList(type) || DataType.isList(type)) && DataType.isFloat(type.children[0]?.type)
   const vector =
     schema.fields.find(field => field.name === 'vector' && isVector(field.type)) ??
-    only(schema.fields.filter(field => isVector(field.type)))
+    single(schema.fields.filter(field => isVector(field.type)))
   if (!vector) {
     throw new UserError(
       `${name} has no column \`vector\` of number lists; its columns are ${schema.fields.map(field => field.name).join(', ') || 'none'}.`,
@@ -282,7 +286,7 @@ export function layoutOf(schema: Schema, name: string): Layout {
   return {id: id?.name, vector: vector.name, dim: DataType.isFixedSizeList(vector.type) ? vector.type.listSize : 0, fields, extra}
 }
 
-const only = <T>(list: readonly T[]): T | undefined => (list.length === 1 ? list[0] : undefined)
+const single = <T>(list: readonly T[]): T | undefined => (list.length === 1 ? list[0] : undefined)
 
 /** Rows of a record batch; `at` is the number of its first row, which names rows without ids. */
 export function batchFrom(batch: RecordBatch, layout: Layout, name: string, at: number): EmbeddingBatch {
@@ -290,14 +294,14 @@ export function batchFrom(batch: RecordBatch, layout: Layout, name: string, at: 
   const ids = layout.id === undefined ? undefined : batch.getChild(layout.id)!
   const columns = layout.fields.map(field => batch.getChild(field.name)!)
   const extra = layout.extra ? batch.getChild('extra') : null
-  const vectors = numbers(batch.getChild(layout.vector)!, name, at)
+  const vectors = vectorsOf(batch.getChild(layout.vector)!, name, at)
   return {
     ids: Array.from({length: n}, (_, i) => (ids === undefined ? String(at + i) : String(ids.get(i)))),
     vectors,
     fields: Array.from({length: n}, (_, i) =>
       joinFields(
         layout.fields,
-        columns.map(column => plain(column.get(i))),
+        columns.map(column => plainValue(column.get(i))),
         extra?.get(i) as string | null
       )
     )
@@ -305,7 +309,7 @@ export function batchFrom(batch: RecordBatch, layout: Layout, name: string, at: 
 }
 
 /** A cell of another program's table as a plain value. */
-function plain(value: unknown): unknown {
+function plainValue(value: unknown): unknown {
   if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value)
   if (typeof value === 'object' && value !== null) {
     if (value instanceof Uint8Array) return Buffer.from(value).toString('base64')
@@ -315,7 +319,7 @@ function plain(value: unknown): unknown {
 }
 
 /** A column of number lists as one run of float32. */
-function numbers(column: Vector, name: string, at: number): Float32Array {
+function vectorsOf(column: Vector, name: string, at: number): Float32Array {
   const data = column.data[0]!
   const child = data.children[0]!
   if (
@@ -368,7 +372,7 @@ export async function recoverArrow(
       const length = prefix.readInt32LE(4)
       if (prefix.readInt32LE(0) !== -1 || length === 0 || at + 8 + length > size) break
       const head = await readAt(handle, at + 8, length)
-      const {bodyLength, rowCount} = messageFigures(head)
+      const {bodyLength, rowCount} = messageSizes(head)
       if (at + 8 + length + bodyLength > size) break
       if (!schema) {
         const reader = RecordBatchReader.from(Buffer.concat([prefix, head, endOfStream]))
@@ -390,7 +394,7 @@ export async function recoverArrow(
  * Body length and row count of one encapsulated message, read from its flatbuffer.
  * Arrow format, Message.fbs: field 1 is the header's kind (3: RecordBatch), 2 the header, 3 the body length; of a RecordBatch, field 0 is the number of rows.
  */
-function messageFigures(bytes: Buffer): {bodyLength: number; rowCount: number} {
+function messageSizes(bytes: Buffer): {bodyLength: number; rowCount: number} {
   const field = (table: number, n: number): number => {
     const vtable = table - bytes.readInt32LE(table)
     const offset = 4 + 2 * n < bytes.readUInt16LE(vtable) ? bytes.readUInt16LE(vtable + 4 + 2 * n) : 0

@@ -7,24 +7,24 @@
  */
 import type {Fields} from './rows.js'
 
-export type Kind = 'string' | 'number' | 'boolean'
-export type Column = {readonly name: string; readonly kind: Kind}
+export type ColumnKind = 'string' | 'number' | 'boolean'
+export type Column = {readonly name: string; readonly kind: ColumnKind}
 export type Cell = string | number | boolean | null
 
 /** Our own columns; JSON Lines use the same words as keys. */
-export const reserved: ReadonlySet<string> = new Set(['id', 'vector', 'extra', 'dinov2'])
+export const reservedNames: ReadonlySet<string> = new Set(['id', 'vector', 'extra', 'dinov2'])
 
-const kindOf = (value: unknown): Kind | undefined =>
+const kindOf = (value: unknown): ColumnKind | undefined =>
   typeof value === 'string' || typeof value === 'boolean' || (typeof value === 'number' && Number.isFinite(value))
-    ? (typeof value as Kind)
+    ? (typeof value as ColumnKind)
     : undefined
 
 /** Chooses the columns from the first batch, in order of first appearance. `refused` names belong to the format. */
 export function planColumns(fields: readonly Fields[], refused: (name: string) => boolean = () => false): Column[] {
-  const kinds = new Map<string, Kind | 'mixed'>()
+  const kinds = new Map<string, ColumnKind | 'mixed'>()
   for (const row of fields) {
     for (const [name, value] of Object.entries(row)) {
-      if (value === null || value === undefined || reserved.has(name) || refused(name)) continue
+      if (value === null || value === undefined || reservedNames.has(name) || refused(name)) continue
       const kind = kindOf(value) ?? 'mixed'
       const had = kinds.get(name)
       kinds.set(name, had === undefined || had === kind ? kind : 'mixed')

@@ -8,12 +8,21 @@ import {parse} from 'csv-parse'
 import {pipeline, Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {type ByteReader, type Sink} from './bytes.js'
-import {joinFields, planColumns, reserved, splitFields, type Cell, type Column, type Kind} from './columns.js'
-import {shortest} from './jsonl.js'
-import {batchOf, metaFromJson, metaToJson, rowsAtOnce, unknownMaking, type EmbeddingBatch, type EmbeddingMeta, type Row} from './rows.js'
+import {joinFields, planColumns, reservedNames, splitFields, type Cell, type Column, type ColumnKind} from './columns.js'
+import {shortestDecimal} from './jsonl.js'
+import {
+  batchOf,
+  metaFromJson,
+  metaToJson,
+  rowsPerBatch,
+  unknownProvenance,
+  type EmbeddingBatch,
+  type EmbeddingMeta,
+  type Row
+} from './rows.js'
 
-const quoted = (text: string): string => (/[",\r\n]/.test(text) || text !== text.trim() ? `"${text.replaceAll('"', '""')}"` : text)
-const vectorName = /^v(\d+)$/
+const quoteCell = (text: string): string => (/[",\r\n]/.test(text) || text !== text.trim() ? `"${text.replaceAll('"', '""')}"` : text)
+const vectorColumn = /^v(\d+)$/
 
 /** Writes one line a row; `begun` are the columns of a file that is being continued. */
 export function csvWriter(
@@ -24,9 +33,9 @@ export function csvWriter(
   let columns = begun
   let first = begun === undefined
   const begin = async (fields: EmbeddingBatch['fields']): Promise<void> => {
-    columns = planColumns(fields, name => vectorName.test(name))
+    columns = planColumns(fields, name => vectorColumn.test(name))
     const names = ['id', ...columns.map(column => column.name), 'extra', 'dinov2', ...Array.from({length: meta.dim}, (_, d) => `v${d}`)]
-    await sink.write(names.map(quoted).join(',') + '\n')
+    await sink.write(names.map(quoteCell).join(',') + '\n')
   }
   return {
     async write({ids, vectors, fields}) {
@@ -37,8 +46,8 @@ export function csvWriter(
         const kinds = Object.fromEntries(columns!.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
         const record = first ? JSON.stringify({...(JSON.parse(metaToJson(meta)) as object), kinds}) : ''
         first = false
-        const left = [id, ...cells.map(cell => (cell === null ? '' : String(cell))), extra ?? '', record].map(quoted)
-        const numbers = Array.from(vectors.subarray(i * meta.dim, (i + 1) * meta.dim), shortest)
+        const left = [id, ...cells.map(cell => (cell === null ? '' : String(cell))), extra ?? '', record].map(quoteCell)
+        const numbers = Array.from(vectors.subarray(i * meta.dim, (i + 1) * meta.dim), shortestDecimal)
         text += `${[...left, ...numbers].join(',')}\n`
       }
       await sink.write(text)
@@ -68,7 +77,7 @@ export async function readCsv(
     }
   }
   const header = (await next()) ?? []
-  const at = header.flatMap((column, i) => (vectorName.test(column) ? [i] : []))
+  const at = header.flatMap((column, i) => (vectorColumn.test(column) ? [i] : []))
   if (at.length === 0)
     throw new UserError(`${name} has no columns v0, v1, … of a vector; its columns are ${header.slice(0, 8).join(', ') || 'none'}.`, {
       code: 'NO_VECTORS'
@@ -78,10 +87,10 @@ export async function readCsv(
   const first = await next()
   const [idAt, recordAt, extraAt] = ['id', 'dinov2', 'extra'].map(column => header.indexOf(column)) as [number, number, number]
   const record = recordAt >= 0 ? first?.[recordAt] : undefined
-  const meta = record ? metaFromJson(record, name) : unknownMaking(dim)
-  const kinds = record ? ((JSON.parse(record) as {kinds?: Record<string, Kind>}).kinds ?? {}) : {}
+  const meta = record ? metaFromJson(record, name) : unknownProvenance(dim)
+  const kinds = record ? ((JSON.parse(record) as {kinds?: Record<string, ColumnKind>}).kinds ?? {}) : {}
   const fieldAt = header.flatMap((column, i) =>
-    at.includes(i) || i === idAt || (record && reserved.has(column)) || column === 'dinov2' ? [] : [i]
+    at.includes(i) || i === idAt || (record && reservedNames.has(column)) || column === 'dinov2' ? [] : [i]
   )
   const columns = fieldAt.map((i): Column => ({name: header[i]!, kind: kinds[header[i]!] ?? 'string'}))
   const rowFrom = (cells: readonly string[]): Row => {
@@ -108,7 +117,7 @@ export async function readCsv(
     try {
       for (let cells = first; cells; cells = await next()) {
         held.push(rowFrom(cells))
-        if (held.length === rowsAtOnce(dim)) {
+        if (held.length === rowsPerBatch(dim)) {
           yield batchOf(held)
           held = []
         }

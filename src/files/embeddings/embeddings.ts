@@ -22,8 +22,8 @@ import {openAtomic, refuseExisting} from '../../system/atomic.js'
 import {ByteReader, fileBytes, fileSink, spool, streamSink, type Sink} from './bytes.js'
 import type {Column} from './columns.js'
 import {recoverLines} from './jsonl.js'
-import {besideNpy, npyDataAt, recordOf, sideRows, wholeRows} from './npy.js'
-import {differences, making, refuseMixing, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
+import {sidecarOf, npyDataAt, sidecarMeta, sidecarRows, completeRows} from './npy.js'
+import {provenanceDifferences, describeProvenance, assertSameProvenance, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
 
 export * from './rows.js'
 
@@ -69,7 +69,7 @@ export type Embeddings = {
 }
 
 /** The format that begins with these bytes. */
-export function detect(head: Uint8Array): EmbeddingFormat | 'arrow-file' | undefined {
+export function detectFormat(head: Uint8Array): EmbeddingFormat | 'arrow-file' | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.byteLength)
   if (bytes.length === 0) return undefined
   if (bytes.length >= 4 && bytes.readInt32LE(0) === -1) return 'arrow'
@@ -112,7 +112,7 @@ export async function openEmbeddings(
   const regular = found?.isFile() ? path : undefined
   const bytes = new ByteReader(typeof source === 'string' ? (fileBytes(source) as AsyncIterable<Uint8Array>) : source)
   const head = await bytes.peek(512)
-  const format = detect(head)
+  const format = detectFormat(head)
   if (format === undefined) {
     await bytes.close()
     if (head.length === 0)
@@ -141,7 +141,7 @@ export async function openEmbeddings(
     }
     case 'npy': {
       const {readNpy} = await import('./npy.js')
-      const beside = regular === undefined ? undefined : besideNpy(regular)
+      const beside = regular === undefined ? undefined : sidecarOf(regular)
       const list = beside !== undefined && (await stat(beside).catch(() => undefined))?.isFile() ? beside : undefined
       return {...plain, ...(await readNpy(bytes, name, {list, size: regular === undefined ? undefined : found!.size})), close}
     }
@@ -151,8 +151,8 @@ export async function openEmbeddings(
       if (!laid) await bytes.close()
       const release = async (): Promise<void> => laid?.remove()
       try {
-        const opened = await seekable(format, laid?.path ?? regular!, name)
-        return {...plain, ...opened, rows: after(opened.rows, release), close: release}
+        const opened = await openSeekable(format, laid?.path ?? regular!, name)
+        return {...plain, ...opened, rows: withCleanup(opened.rows, release), close: release}
       } catch (error) {
         await release()
         throw error
@@ -161,7 +161,7 @@ export async function openEmbeddings(
   }
 }
 
-async function seekable(
+async function openSeekable(
   format: 'arrow-file' | 'parquet' | 'safetensors',
   path: string,
   name: string
@@ -171,7 +171,7 @@ async function seekable(
   return (await import('./arrow.js')).readArrow(path, name)
 }
 
-async function* after<T>(rows: AsyncGenerator<T>, release: () => Promise<void>): AsyncGenerator<T> {
+async function* withCleanup<T>(rows: AsyncGenerator<T>, release: () => Promise<void>): AsyncGenerator<T> {
   try {
     yield* rows
   } finally {
@@ -195,7 +195,7 @@ export async function openAll(
     for (const source of rest) {
       const next = await start(source)
       try {
-        refuseMixing(opened, next, {ignoreLength})
+        assertSameProvenance(opened, next, {ignoreLength})
         yield* next.rows
       } finally {
         await next.close()
@@ -240,14 +240,14 @@ export type OutputOptions = {
 export const partialOf = (target: string): string => `${target}.partial`
 
 /** What stands where an output is to go. */
-export type OutputPlace = {
+export type OutputState = {
   readonly format: EmbeddingFormat
   /** stdout, a device or a named pipe: written as it comes, never renamed. */
   readonly pipe: boolean
   /** An interrupted run left a partial file, and it is to be continued. */
-  readonly continues: boolean
+  readonly continuing: boolean
   /** `resume` was asked for, and the output is there, whole: nothing is left to do. */
-  readonly whole: boolean
+  readonly complete: boolean
 }
 
 /**
@@ -258,7 +258,7 @@ export type OutputPlace = {
 export async function inspectOutput(
   target: string,
   options: Pick<OutputOptions, 'format' | 'force' | 'resume'> = {}
-): Promise<OutputPlace> {
+): Promise<OutputState> {
   const {force = false, resume = false} = options
   const format = formatOf(target, options.format)
   const found = target === '-' ? undefined : await stat(target).catch(() => undefined)
@@ -285,7 +285,7 @@ export async function inspectOutput(
       code: 'OUTPUT_IS_FOLDER',
       hint: 'Name a file in it.'
     })
-  if (pipe) return {format, pipe, continues: false, whole: false}
+  if (pipe) return {format, pipe, continuing: false, complete: false}
   const left = await stat(partialOf(target)).catch(() => undefined)
   if (left && !resume && !force) {
     throw new UserError(`${partialOf(target)} was left by an interrupted run.`, {
@@ -294,12 +294,12 @@ export async function inspectOutput(
       hint: 'Give --resume to go on with it, or --force to start anew.'
     })
   }
-  if (resume && !left && found) return {format, pipe, continues: false, whole: true}
+  if (resume && !left && found) return {format, pipe, continuing: false, complete: true}
   if (!(resume && left)) {
     await refuseExisting(target, {force})
-    if (format === 'npy') await refuseExisting(besideNpy(target), {force})
+    if (format === 'npy') await refuseExisting(sidecarOf(target), {force})
   }
-  return {format, pipe, continues: resume && left !== undefined, whole: false}
+  return {format, pipe, continuing: resume && left !== undefined, complete: false}
 }
 
 /**
@@ -309,12 +309,12 @@ export async function inspectOutput(
  */
 export async function createEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
   const {meta, stdout, force = false, batch = 1} = options
-  const {format, pipe, continues, whole} = await inspectOutput(target, options)
+  const {format, pipe, continuing: continues, complete: whole} = await inspectOutput(target, options)
   if (whole) await refuseExisting(target)
   const toStdout = target === '-'
   if (pipe) {
     const stream = toStdout ? stdout! : createWriteStream(target)
-    const writer = await plainWriter(format, streamSink(stream), meta)
+    const writer = await streamWriter(format, streamSink(stream), meta)
     const end = async (): Promise<void> => {
       if (!toStdout) await new Promise<void>((done, fail) => stream.end((error?: Error | null) => (error ? fail(error) : done())))
     }
@@ -335,7 +335,7 @@ export async function createEmbeddings(target: string, options: OutputOptions): 
   }
   if (format === 'parquet') {
     const output = await openAtomic(target, {force})
-    const writer = await plainWriter(format, fileSink(output.handle), meta)
+    const writer = await streamWriter(format, fileSink(output.handle), meta)
     return {
       format,
       resumed: 0,
@@ -351,10 +351,10 @@ export async function createEmbeddings(target: string, options: OutputOptions): 
       }
     }
   }
-  return growing(target, format, meta, continues, batch)
+  return createResumable(target, format, meta, continues, batch)
 }
 
-async function plainWriter(format: EmbeddingFormat, sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): Promise<Writer> {
+async function streamWriter(format: EmbeddingFormat, sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): Promise<Writer> {
   switch (format) {
     case 'parquet':
       return (await import('./parquet.js')).parquetWriter(sink, meta)
@@ -379,7 +379,7 @@ type Recovered = {
 /** The file in which ids and fields wait beside the vectors, for the two formats that need one; and its name when all is done. */
 const sideOf = (target: string, format: EmbeddingFormat): {growing: string; final: string | undefined} | undefined =>
   format === 'npy'
-    ? {growing: partialOf(besideNpy(target)), final: besideNpy(target)}
+    ? {growing: partialOf(sidecarOf(target)), final: sidecarOf(target)}
     : format === 'safetensors'
       ? {growing: partialOf(`${target}.rows`), final: undefined}
       : undefined
@@ -389,11 +389,11 @@ async function recover(target: string, format: EmbeddingFormat, meta: EmbeddingM
   const partial = partialOf(target)
   const side = sideOf(target, format)
   if (side) {
-    const record = await recordOf(side.growing).catch(() => undefined)
+    const record = await sidecarMeta(side.growing).catch(() => undefined)
     if (!record) return undefined
     const dataAt = format === 'npy' ? npyDataAt : (await import('./safetensors.js')).safetensorsDataAt(meta)
     const lines = await recoverLines(side.growing, {multiple: batch})
-    const whole = Math.min(lines.rows, Math.floor((await wholeRows(partial, dataAt, meta.dim)) / batch) * batch)
+    const whole = Math.min(lines.rows, Math.floor((await completeRows(partial, dataAt, meta.dim)) / batch) * batch)
     const {end: listEnd, rows} = whole === lines.rows ? lines : await recoverLines(side.growing, {multiple: batch, upTo: whole})
     return {rows, end: dataAt + rows * meta.dim * 4, listEnd, meta: record}
   }
@@ -417,7 +417,7 @@ async function recover(target: string, format: EmbeddingFormat, meta: EmbeddingM
 }
 
 /** An output that grows as `OUT.partial`. */
-async function growing(
+async function createResumable(
   target: string,
   format: EmbeddingFormat,
   meta: EmbeddingMeta,
@@ -427,16 +427,19 @@ async function growing(
   const partial = partialOf(target)
   const side = sideOf(target, format)
   const begun = resume ? await recover(target, format, meta, batch) : undefined
-  if (begun && differences(begun.meta, meta).length > 0) {
-    throw new UserError(`${partial} cannot be continued: it is of ${making(begun.meta)}; this run is of ${making(meta)}.`, {
-      exit: 2,
-      code: 'MIXED_EMBEDDINGS',
-      hint: 'Give the flags of the interrupted run, or --force to start anew.'
-    })
+  if (begun && provenanceDifferences(begun.meta, meta).length > 0) {
+    throw new UserError(
+      `${partial} cannot be continued: it is of ${describeProvenance(begun.meta)}; this run is of ${describeProvenance(meta)}.`,
+      {
+        exit: 2,
+        code: 'MIXED_EMBEDDINGS',
+        hint: 'Give the flags of the interrupted run, or --force to start anew.'
+      }
+    )
   }
   const mode = begun ? 'r+' : 'w+'
-  const file = await openGrowing(partial, mode, target)
-  const list = side && (await openGrowing(side.growing, mode, target))
+  const file = await openPartial(partial, mode, target)
+  const list = side && (await openPartial(side.growing, mode, target))
   await file.truncate(begun?.end ?? 0)
   await list?.truncate(begun?.listEnd ?? 0)
   const rows = begun?.rows ?? 0
@@ -445,7 +448,7 @@ async function growing(
       ? (await import('./npy.js')).npyWriter(file, list!, meta, rows, begun?.listEnd)
       : format === 'safetensors'
         ? (await import('./safetensors.js')).safetensorsWriter(file, list!, meta, rows, begun?.listEnd)
-        : await plainWriter(format, fileSink(file, begun?.end ?? 0), meta, begun?.columns)
+        : await streamWriter(format, fileSink(file, begun?.end ?? 0), meta, begun?.columns)
   let written = rows
   let over = false
   return {
@@ -491,7 +494,7 @@ async function growing(
 }
 
 async function* sideIds(list: string): AsyncGenerator<string> {
-  for await (const {id} of sideRows(new ByteReader(fileBytes(list) as AsyncIterable<Uint8Array>), list)) yield id
+  for await (const {id} of sidecarRows(new ByteReader(fileBytes(list) as AsyncIterable<Uint8Array>), list)) yield id
 }
 
 async function* rowIds(path: string): AsyncGenerator<string> {
@@ -499,7 +502,7 @@ async function* rowIds(path: string): AsyncGenerator<string> {
   for await (const {ids} of rows) yield* ids
 }
 
-async function openGrowing(path: string, mode: string, target: string): Promise<FileHandle> {
+async function openPartial(path: string, mode: string, target: string): Promise<FileHandle> {
   return open(path, mode).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT')
       throw new UserError(`The folder ${dirname(target)} of the output ${target} does not exist.`, {

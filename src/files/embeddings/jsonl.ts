@@ -7,14 +7,14 @@
 import {createReadStream} from 'node:fs'
 import {UserError} from '../../config/errors.js'
 import type {ByteReader, Sink} from './bytes.js'
-import {reserved} from './columns.js'
+import {reservedNames} from './columns.js'
 import {
   batchOf,
   metaFromJson,
   metaToJson,
-  refuseMixing,
-  rowsAtOnce,
-  unknownMaking,
+  assertSameProvenance,
+  rowsPerBatch,
+  unknownProvenance,
   type EmbeddingBatch,
   type EmbeddingMeta,
   type Fields,
@@ -22,7 +22,7 @@ import {
 } from './rows.js'
 
 /** The shortest decimal that reads back as the same float32; null stands for what is not finite. */
-export function shortest(x: number): string {
+export function shortestDecimal(x: number): string {
   if (!Number.isFinite(x)) return 'null'
   for (let digits = 7; digits < 9; digits++) {
     const text = x.toPrecision(digits)
@@ -32,12 +32,12 @@ export function shortest(x: number): string {
 }
 
 /** Fields as JSON members, each with its comma behind it. */
-export function membersOf(fields: Fields): string {
+export function fieldMembers(fields: Fields): string {
   let text = ''
   const extra: [string, unknown][] = []
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined) continue
-    if (reserved.has(name)) extra.push([name, value])
+    if (reservedNames.has(name)) extra.push([name, value])
     else text += `${JSON.stringify(name)}:${JSON.stringify(value)},`
   }
   return extra.length === 0 ? text : `${text}"extra":${JSON.stringify(Object.fromEntries(extra))},`
@@ -61,8 +61,8 @@ export function jsonlWriter(sink: Sink, meta: EmbeddingMeta): {write(batch: Embe
       const D = meta.dim
       let text = ''
       for (const [i, id] of ids.entries()) {
-        const numbers = Array.from(vectors.subarray(i * D, (i + 1) * D), shortest)
-        text += `{"id":${JSON.stringify(id)},${membersOf(fields[i]!)}"dinov2":${record},"vector":[${numbers.join(',')}]}\n`
+        const numbers = Array.from(vectors.subarray(i * D, (i + 1) * D), shortestDecimal)
+        text += `{"id":${JSON.stringify(id)},${fieldMembers(fields[i]!)}"dinov2":${record},"vector":[${numbers.join(',')}]}\n`
       }
       await sink.write(text)
     },
@@ -84,7 +84,7 @@ export async function readJsonl(bytes: ByteReader, name: string): Promise<{meta:
   }
   const first = await next()
   const dim = first?.row.vector.length ?? 0
-  const meta = first?.record === undefined ? unknownMaking(dim) : metaFromJson(first.record as object, `Line ${number} of ${name}`)
+  const meta = first?.record === undefined ? unknownProvenance(dim) : metaFromJson(first.record as object, `Line ${number} of ${name}`)
   const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
     const known = new Set(first?.record === undefined ? [] : [JSON.stringify(first.record)])
     let held: Row[] = []
@@ -96,12 +96,12 @@ export async function readJsonl(bytes: ByteReader, name: string): Promise<{meta:
           })
         const record = found.record === undefined ? '' : JSON.stringify(found.record)
         if (!known.has(record) && (record !== '' || meta.fingerprint !== null)) {
-          const other = record === '' ? unknownMaking(dim) : metaFromJson(record, `Line ${number} of ${name}`)
-          refuseMixing({name: `the beginning of ${name}`, meta}, {name: `line ${number}`, meta: other})
+          const other = record === '' ? unknownProvenance(dim) : metaFromJson(record, `Line ${number} of ${name}`)
+          assertSameProvenance({name: `the beginning of ${name}`, meta}, {name: `line ${number}`, meta: other})
           known.add(record)
         }
         held.push(found.row)
-        if (held.length === rowsAtOnce(dim)) {
+        if (held.length === rowsPerBatch(dim)) {
           yield batchOf(held)
           held = []
         }
@@ -158,13 +158,13 @@ export async function recoverLines(
 }
 
 /** Ids and fields without their vectors, one line a row; the first row carries the record. Stands beside `.npy` and inside `.safetensors`. */
-export const sideLine = (id: string, fields: Fields, record: string | undefined): string => {
-  const members = membersOf(fields) + (record === undefined ? '' : `"dinov2":${record},`)
+export const sidecarLine = (id: string, fields: Fields, record: string | undefined): string => {
+  const members = fieldMembers(fields) + (record === undefined ? '' : `"dinov2":${record},`)
   return `{"id":${JSON.stringify(id)}${members === '' ? '' : `,${members.slice(0, -1)}`}}\n`
 }
 
 /** Reads such a line. Throws `UserError` naming the line at fault. */
-export function parseSideLine(line: string, name: string, number: number, ours: boolean): {id: string; fields: Fields; record: unknown} {
+export function parseSidecarLine(line: string, name: string, number: number, ours: boolean): {id: string; fields: Fields; record: unknown} {
   try {
     const row = JSON.parse(line) as Record<string, unknown>
     return {id: String(row['id'] ?? number - 1), fields: fieldsOf(ours ? {dinov2: 0, ...row} : row), record: row['dinov2']}

@@ -8,23 +8,23 @@
 import {open, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {ByteReader, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
-import {parseSideLine, sideLine} from './jsonl.js'
-import {metaFromJson, metaToJson, rowsAtOnce, unknownMaking, type EmbeddingBatch, type EmbeddingMeta, type Fields} from './rows.js'
+import {parseSidecarLine, sidecarLine} from './jsonl.js'
+import {metaFromJson, metaToJson, rowsPerBatch, unknownProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from './rows.js'
 
-const headLength = 128
+const headerBytes = 128
 
 /** The header of an array [rows, dim]. */
 export function npyHeader(rows: number, dim: number): Buffer {
-  const head = Buffer.alloc(headLength, 0x20)
+  const head = Buffer.alloc(headerBytes, 0x20)
   head.write('\x93NUMPY\x01\x00', 'latin1')
-  head.writeUInt16LE(headLength - 10, 8)
+  head.writeUInt16LE(headerBytes - 10, 8)
   head.write(`{'descr': '<f4', 'fortran_order': False, 'shape': (${rows}, ${dim}), }`, 10, 'latin1')
-  head[headLength - 1] = 10
+  head[headerBytes - 1] = 10
   return head
 }
 
 /** The list that stands beside `path`. */
-export const besideNpy = (path: string): string => `${path.replace(/\.npy$/i, '')}.jsonl`
+export const sidecarOf = (path: string): string => `${path.replace(/\.npy$/i, '')}.jsonl`
 
 /** Float32 numbers as little-endian bytes; this machine's own order is little-endian wherever Node runs today. */
 export const floatBytes = (numbers: Float32Array): Uint8Array => new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength)
@@ -37,7 +37,7 @@ export function npyWriter(
   begun = 0,
   listEnd = 0
 ): {write(batch: EmbeddingBatch): Promise<void>; finish(): Promise<void>} {
-  const numbers = fileSink(array, headLength + begun * meta.dim * 4)
+  const numbers = fileSink(array, headerBytes + begun * meta.dim * 4)
   const lines = fileSink(list, listEnd)
   let rows = begun
   const head = async (): Promise<void> => writeAt(array, npyHeader(rows, meta.dim), 0)
@@ -46,23 +46,23 @@ export function npyWriter(
       if (rows === 0) await head()
       const record = rows === 0 ? metaToJson(meta) : undefined
       await numbers.write(floatBytes(vectors))
-      await lines.write(ids.map((id, i) => sideLine(id, fields[i]!, i === 0 ? record : undefined)).join(''))
+      await lines.write(ids.map((id, i) => sidecarLine(id, fields[i]!, i === 0 ? record : undefined)).join(''))
       rows += ids.length
     },
     finish: head
   }
 }
 
-type NumberKind = readonly [bytes: number, read: (view: DataView, at: number) => number]
+type Dtype = readonly [bytes: number, read: (view: DataView, at: number) => number]
 
-const kinds: Readonly<Record<string, NumberKind>> = {
+const dtypes: Readonly<Record<string, Dtype>> = {
   '<f4': [4, (view, at) => view.getFloat32(at, true)],
   '<f8': [8, (view, at) => view.getFloat64(at, true)],
-  '<f2': [2, (view, at) => half(view.getUint16(at, true))]
+  '<f2': [2, (view, at) => float16ToNumber(view.getUint16(at, true))]
 }
 
 /** IEEE 754 binary16 to a number. */
-function half(bits: number): number {
+function float16ToNumber(bits: number): number {
   const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023]
   const size =
     exponent === 0 ? fraction * 2 ** -24 : exponent === 31 ? (fraction ? NaN : Infinity) : (1 + fraction / 1024) * 2 ** (exponent - 15)
@@ -70,8 +70,8 @@ function half(bits: number): number {
 }
 
 /** Bytes of one kind of number as float32. */
-function floats(bytes: Buffer, kind: NumberKind): Float32Array {
-  if (kind === kinds['<f4']) return new Float32Array(Uint8Array.from(bytes).buffer)
+function toFloat32(bytes: Buffer, kind: Dtype): Float32Array {
+  if (kind === dtypes['<f4']) return new Float32Array(Uint8Array.from(bytes).buffer)
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   return Float32Array.from({length: bytes.length / kind[0]}, (_, i) => kind[1](view, i * kind[0]))
 }
@@ -95,7 +95,7 @@ export async function readNpy(
       .exec(head)?.[1]
       ?.split(',')
       .flatMap(n => (n.trim() === '' ? [] : [Number(n)])) ?? []
-  const kind = kinds[descr]
+  const kind = dtypes[descr]
   if (!kind || shape.length !== 2 || /'fortran_order':\s*True/.test(head)) {
     throw new UserError(
       `${name} holds an array of ${descr}, shape (${shape.join(', ')})${/True/.test(head) ? ', in Fortran order' : ''}; expected [rows, dim] of float32.`,
@@ -113,10 +113,10 @@ export async function readNpy(
       hint: 'It was cut off or overwritten; write it again.'
     })
   }
-  const listed = list === undefined ? undefined : sideRows(new ByteReader(fileBytes(list)), list)
+  const listed = list === undefined ? undefined : sidecarRows(new ByteReader(fileBytes(list)), list)
   const first = await listed?.next()
   const record = first?.done === false ? first.value.record : undefined
-  const meta = record === undefined ? unknownMaking(dim) : metaFromJson(record as object, list!)
+  const meta = record === undefined ? unknownProvenance(dim) : metaFromJson(record as object, list!)
   const unequal = (lines: string): UserError =>
     new UserError(`${name} has ${count} rows, but ${list} has ${lines}: they do not belong together.`, {
       code: 'EMBEDDINGS_DAMAGED',
@@ -131,7 +131,7 @@ export async function readNpy(
     let ahead = first
     try {
       while (at < count) {
-        const n = Math.min(rowsAtOnce(dim), count - at)
+        const n = Math.min(rowsPerBatch(dim), count - at)
         const parts = [held]
         let have = held.length
         while (have < skip + n * rowBytes) {
@@ -142,7 +142,7 @@ export async function readNpy(
         }
         held = Buffer.concat(parts).subarray(skip)
         skip = 0
-        const vectors = floats(held.subarray(0, n * rowBytes), kind)
+        const vectors = toFloat32(held.subarray(0, n * rowBytes), kind)
         held = held.subarray(n * rowBytes)
         const ids: string[] = []
         const fields: Fields[] = []
@@ -172,19 +172,19 @@ export async function readNpy(
 }
 
 /** Ids and fields of a side list. */
-export async function* sideRows(bytes: ByteReader, name: string): AsyncGenerator<{id: string; fields: Fields; record: unknown}> {
+export async function* sidecarRows(bytes: ByteReader, name: string): AsyncGenerator<{id: string; fields: Fields; record: unknown}> {
   let number = 0
   let ours = false
   for await (const line of bytes.lines()) {
     if (line.trim() === '') continue
-    const row = parseSideLine(line, name, ++number, ours)
+    const row = parseSidecarLine(line, name, ++number, ours)
     if (row.record !== undefined) ours = true
     yield row
   }
 }
 
 /** How many rows of an interrupted array are whole, by its length. */
-export async function wholeRows(path: string, dataAt: number, dim: number): Promise<number> {
+export async function completeRows(path: string, dataAt: number, dim: number): Promise<number> {
   const handle = await open(path)
   try {
     return Math.max(0, Math.floor(((await handle.stat()).size - dataAt) / (4 * dim)))
@@ -194,14 +194,14 @@ export async function wholeRows(path: string, dataAt: number, dim: number): Prom
 }
 
 /** Length of the header that this module writes. */
-export const npyDataAt = headLength
+export const npyDataAt = headerBytes
 
 /** The record in the first line of an interrupted list. */
-export async function recordOf(list: string): Promise<EmbeddingMeta | undefined> {
+export async function sidecarMeta(list: string): Promise<EmbeddingMeta | undefined> {
   const handle = await open(list)
   try {
     const line = (await readAt(handle, 0, 1 << 16)).toString('utf8').split('\n', 1)[0]!
-    const record = line === '' ? undefined : parseSideLine(line, list, 1, false).record
+    const record = line === '' ? undefined : parseSidecarLine(line, list, 1, false).record
     return record === undefined ? undefined : metaFromJson(record as object, list)
   } catch {
     return undefined

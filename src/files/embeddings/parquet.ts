@@ -9,10 +9,10 @@
 import {openAsBlob} from 'node:fs'
 import {RecordBatchReader, Schema} from 'apache-arrow'
 import {UserError} from '../../config/errors.js'
-import {arrowSchema, batchFrom, encodeStream, layoutOf, measured, recordBatch} from './arrow.js'
+import {arrowSchema, batchFrom, encodeStream, layoutOf, withVectorLength, recordBatch} from './arrow.js'
 import type {Sink} from './bytes.js'
 import {planColumns, type Column} from './columns.js'
-import {metaFromJson, metaToJson, unknownMaking, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
+import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
 
 const rowGroup = 2048
 /** A row group is held in memory until it is full, so long rows (patch tokens) make shorter groups: 32 MB at most. */
@@ -109,8 +109,8 @@ export async function readParquet(
       }
     }
     const count = figures.numRows()
-    const {dim, rows: all} = await measured(rows(), layout.dim, name)
-    return {meta: found ? metaFromJson(found, name) : unknownMaking(dim), count, rows: all}
+    const {dim, rows: all} = await withVectorLength(rows(), layout.dim, name)
+    return {meta: found ? metaFromJson(found, name) : unknownProvenance(dim), count, rows: all}
   } catch (error) {
     throw damaged(error)
   }

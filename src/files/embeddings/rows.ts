@@ -59,10 +59,10 @@ export function batchOf(rows: readonly Row[]): EmbeddingBatch {
 }
 
 /** How many rows the readers of row formats give at once: 256, fewer where rows are long (patch tokens), so that a batch stays near 16 MB. */
-export const rowsAtOnce = (dim: number): number => Math.max(1, Math.min(256, Math.floor((4 << 20) / Math.max(1, dim))))
+export const rowsPerBatch = (dim: number): number => Math.max(1, Math.min(256, Math.floor((4 << 20) / Math.max(1, dim))))
 
 /** The record of a file that comes from elsewhere and says nothing of its making. */
-export const unknownMaking = (dim: number): EmbeddingMeta => ({
+export const unknownProvenance = (dim: number): EmbeddingMeta => ({
   fingerprint: null,
   preprocessing: null,
   pooling: null,
@@ -78,7 +78,7 @@ export function metaToJson(meta: EmbeddingMeta): string {
   return JSON.stringify({
     fingerprint,
     architecture,
-    preprocessing: sorted(preprocessing),
+    preprocessing: sortKeys(preprocessing),
     pooling,
     layers,
     normalized,
@@ -102,29 +102,29 @@ export function metaFromJson(json: string | object, name: string): EmbeddingMeta
       code: 'EMBEDDINGS_DAMAGED',
       hint: 'Embed the images again.'
     })
-  return {...unknownMaking(0), ...(found as EmbeddingMeta)}
+  return {...unknownProvenance(0), ...(found as EmbeddingMeta)}
 }
 
-const sorted = (value: unknown): unknown =>
+const sortKeys = (value: unknown): unknown =>
   Array.isArray(value)
-    ? value.map(sorted)
+    ? value.map(sortKeys)
     : typeof value === 'object' && value !== null
       ? Object.fromEntries(
           Object.entries(value)
             .sort(([a], [b]) => (a < b ? -1 : 1))
-            .map(([key, child]) => [key, sorted(child)])
+            .map(([key, child]) => [key, sortKeys(child)])
         )
       : value
 
 /** One part of a making in words. */
-function part(meta: EmbeddingMeta, key: (typeof binding)[number]): string {
+function describePart(meta: EmbeddingMeta, key: (typeof provenanceKeys)[number]): string {
   switch (key) {
     case 'fingerprint':
       return meta.fingerprint === null
         ? 'an unknown model'
         : `model ${meta.fingerprint.slice(0, 12)}${meta.architecture ? ` (${meta.architecture})` : ''}`
     case 'preprocessing': {
-      const pixels = Object.entries((sorted(meta.preprocessing) as Record<string, unknown> | null) ?? {})
+      const pixels = Object.entries((sortKeys(meta.preprocessing) as Record<string, unknown> | null) ?? {})
       return (
         pixels
           .map(([name, value]) => `${name} ${value === null ? 'none' : typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
@@ -145,22 +145,22 @@ function part(meta: EmbeddingMeta, key: (typeof binding)[number]): string {
 }
 
 /** Says how vectors were made, for a sentence: all of it, or only the parts named. */
-export const making = (meta: EmbeddingMeta, parts: readonly string[] = binding): string =>
-  binding
+export const describeProvenance = (meta: EmbeddingMeta, parts: readonly string[] = provenanceKeys): string =>
+  provenanceKeys
     .filter(key => parts.includes(key))
-    .map(key => part(meta, key))
+    .map(key => describePart(meta, key))
     .join(', ')
 
 /** What must agree before vectors may stand in one index, one table or one comparison. */
-const binding = ['fingerprint', 'preprocessing', 'pooling', 'layers', 'shape', 'dim', 'normalized'] as const
+const provenanceKeys = ['fingerprint', 'preprocessing', 'pooling', 'layers', 'shape', 'dim', 'normalized'] as const
 
 /** The parts in which two makings differ; empty when their vectors may be mixed. */
-export const differences = (a: EmbeddingMeta, b: EmbeddingMeta, {ignoreLength = false} = {}): string[] =>
-  binding.filter(
-    key => !(ignoreLength && key === 'normalized') && JSON.stringify(sorted(a[key] ?? null)) !== JSON.stringify(sorted(b[key] ?? null))
+export const provenanceDifferences = (a: EmbeddingMeta, b: EmbeddingMeta, {ignoreLength = false} = {}): string[] =>
+  provenanceKeys.filter(
+    key => !(ignoreLength && key === 'normalized') && JSON.stringify(sortKeys(a[key] ?? null)) !== JSON.stringify(sortKeys(b[key] ?? null))
   )
 
-const words: Readonly<Record<string, string>> = {
+const mismatchNames: Readonly<Record<string, string>> = {
   fingerprint: 'two models',
   preprocessing: 'two preprocessings',
   pooling: 'two poolings',
@@ -175,15 +175,15 @@ const words: Readonly<Record<string, string>> = {
  *
  * `ignoreLength`: normalised and plain vectors may meet (where only directions count). Throws `UserError` (exit 2) naming both sides.
  */
-export function refuseMixing(
+export function assertSameProvenance(
   a: {readonly name: string; readonly meta: EmbeddingMeta},
   b: {readonly name: string; readonly meta: EmbeddingMeta},
   options: {readonly ignoreLength?: boolean} = {}
 ): void {
-  const parts = differences(a.meta, b.meta, options)
+  const parts = provenanceDifferences(a.meta, b.meta, options)
   if (parts.length === 0) return
   throw new UserError(
-    `Vectors of ${words[parts[0]!]} cannot be mixed: ${a.name} is of ${making(a.meta, parts)}; ${b.name} is of ${making(b.meta, parts)}.`,
+    `Vectors of ${mismatchNames[parts[0]!]} cannot be mixed: ${a.name} is of ${describeProvenance(a.meta, parts)}; ${b.name} is of ${describeProvenance(b.meta, parts)}.`,
     {
       exit: 2,
       code: 'MIXED_EMBEDDINGS',

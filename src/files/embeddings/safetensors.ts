@@ -8,9 +8,9 @@
 import {open, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {ByteReader, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
-import {sideLine} from './jsonl.js'
-import {floatBytes, sideRows} from './npy.js'
-import {metaFromJson, metaToJson, rowsAtOnce, unknownMaking, type EmbeddingBatch, type EmbeddingMeta, type Fields} from './rows.js'
+import {sidecarLine} from './jsonl.js'
+import {floatBytes, sidecarRows} from './npy.js'
+import {metaFromJson, metaToJson, rowsPerBatch, unknownProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from './rows.js'
 
 /** JSON of the header. */
 function headerText(meta: EmbeddingMeta, rows: number, lineBytes: number): string {
@@ -42,7 +42,7 @@ export function safetensorsWriter(
     async write({ids, vectors, fields}) {
       const record = rows === 0 ? metaToJson(meta) : undefined
       await numbers.write(floatBytes(vectors))
-      await side.write(ids.map((id, i) => sideLine(id, fields[i]!, i === 0 ? record : undefined)).join(''))
+      await side.write(ids.map((id, i) => sidecarLine(id, fields[i]!, i === 0 ? record : undefined)).join(''))
       rows += ids.length
     },
     async finish() {
@@ -87,10 +87,13 @@ export async function readSafetensors(
     const found = header.__metadata__?.['dinov2']
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
       const file = await open(path)
-      const step = rowsAtOnce(dim)
+      const step = rowsPerBatch(dim)
       const listed =
         lines &&
-        sideRows(new ByteReader(part(path, 8 + length + lines.data_offsets[0], lines.data_offsets[1] - lines.data_offsets[0])), name)
+        sidecarRows(
+          new ByteReader(byteRange(path, 8 + length + lines.data_offsets[0], lines.data_offsets[1] - lines.data_offsets[0])),
+          name
+        )
       try {
         for (let at = 0; at < count; at += step) {
           const n = Math.min(step, count - at)
@@ -114,7 +117,7 @@ export async function readSafetensors(
         await file.close()
       }
     }
-    return {meta: found ? metaFromJson(found, name) : unknownMaking(dim), count, rows: rows()}
+    return {meta: found ? metaFromJson(found, name) : unknownProvenance(dim), count, rows: rows()}
   } catch (error) {
     throw error instanceof SyntaxError || error instanceof RangeError
       ? new UserError(`${name} has a damaged safetensors header.`, {code: 'EMBEDDINGS_DAMAGED', cause: error})
@@ -125,7 +128,7 @@ export async function readSafetensors(
 }
 
 /** A stretch of a file. */
-async function* part(path: string, start: number, length: number): AsyncGenerator<Uint8Array> {
+async function* byteRange(path: string, start: number, length: number): AsyncGenerator<Uint8Array> {
   let left = length
   for await (const chunk of fileBytes(path, start) as AsyncIterable<Uint8Array>) {
     yield chunk.subarray(0, left)

@@ -64,7 +64,7 @@ type Library = {
 }
 
 /** How a search looks: how many inverted lists are read, and how many candidates a wanted neighbour are measured again with their whole vectors. */
-export type Looking = {readonly probes: number; readonly refine: number}
+export type ListSearchParams = {readonly probes: number; readonly refine: number}
 
 /** What an index says of itself. */
 export type LanceHeader = {
@@ -75,7 +75,7 @@ export type LanceHeader = {
   readonly dim: number
   readonly meta: EmbeddingMeta
   /** The inverted lists: how many, pieces that a vector is quantised in, rows they were trained on, and how they are searched. */
-  readonly lists?: {readonly partitions: number; readonly pieces: number; readonly trained: number} & Looking
+  readonly lists?: {readonly partitions: number; readonly pieces: number; readonly trained: number} & ListSearchParams
   /** The share of the true k nearest that a search finds, measured on rows that were not yet in the lists; null where there were too few. */
   readonly recall: {readonly k: number; readonly value: number; readonly queries: number} | null
 }
@@ -119,25 +119,25 @@ export function loadLibrary(from: string = import.meta.url): Library {
 /** What the library says, as a sentence. */
 function lanceError(place: string, doing: string, cause: unknown): unknown {
   if (cause instanceof UserError || (cause as {name?: string}).name === 'AbortError') return cause
-  const said = String((cause as Error).message ?? cause)
+  const message = String((cause as Error).message ?? cause)
     .split(/\n|, \/|\s+Caused by/)[0]!
     .trim()
-  return new UserError(`${place} could not be ${doing}: ${said.replace(/\.$/, '')}.`, {
+  return new UserError(`${place} could not be ${doing}: ${message.replace(/\.$/, '')}.`, {
     code: 'LANCE',
     hint: isAddress(place) ? 'Check the address, and the access keys in the environment.' : 'Check the folder and the room on its disk.',
     cause
   })
 }
 
-const quoted = (text: string): string => `'${text.replaceAll("'", "''")}'`
-const idsIn = (ids: readonly string[]): string => `id IN (${ids.map(quoted).join(', ')})`
+const sqlString = (text: string): string => `'${text.replaceAll("'", "''")}'`
+const idPredicate = (ids: readonly string[]): string => `id IN (${ids.map(sqlString).join(', ')})`
 
 /** Ids asked for or taken out by one statement. */
-const idsAtOnce = 500
+const idsPerStatement = 500
 /** Memory that the library may keep of lists and of what it knows of files. */
-const [listBytes, knowledgeBytes] = [1n << 30n, 1n << 28n]
+const [listBytes, metadataBytes] = [1n << 30n, 1n << 28n]
 /** Before anything: nothing is older, so nothing is thrown away while a table is changed. */
-const never = new Date(0)
+const epoch = new Date(0)
 
 /** An index that was opened or is being made. `close` when done. */
 export class LanceTable {
@@ -152,7 +152,7 @@ export class LanceTable {
   /** What it said of itself when it was opened; absent while it is made. */
   readonly header: LanceHeader | undefined
   /** The version that the header names is gone. */
-  #strayed = false
+  versionMissing = false
 
   private constructor(name: string, library: Library, connection: Connection, rows: Table, dim: number, header?: LanceHeader) {
     this.#name = name
@@ -214,7 +214,7 @@ export class LanceTable {
       )
       if (!whole) await rows.checkoutLatest()
       const opened = new LanceTable(name, library, connection, rows, header.dim, header)
-      opened.#strayed = !whole
+      opened.versionMissing = !whole
       return opened
     } catch (error) {
       throw lanceError(place, 'opened', error)
@@ -234,14 +234,14 @@ export class LanceTable {
   }
 
   /** Makes an opened index ready to be changed: what a stopped run left behind the header's version is set aside. */
-  change(): Promise<void> {
-    return this.#doing('changed', async () => {
-      if (this.#strayed) await this.#say(this.header!)
+  beginChange(): Promise<void> {
+    return this.attempt('changed', async () => {
+      if (this.versionMissing) await this.writeHeader(this.header!)
       await this.#rows.restore()
     })
   }
 
-  async #doing<T>(what: string, work: () => Promise<T>): Promise<T> {
+  async attempt<T>(what: string, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
@@ -251,24 +251,24 @@ export class LanceTable {
 
   /** Adds rows; each call writes a piece of its own, so many rows should come at once. `fields` are JSON texts. */
   async add(ids: readonly string[], fields: readonly string[], vectors: Float32Array): Promise<void> {
-    if (ids.length > 0) await this.#doing('written', () => this.#rows.add(tableOf(this.#arrow, this.#schema, ids, fields, vectors)))
+    if (ids.length > 0) await this.attempt('written', () => this.#rows.add(tableOf(this.#arrow, this.#schema, ids, fields, vectors)))
   }
 
   /** Takes rows out by their ids; how many there were. */
   async remove(ids: readonly string[]): Promise<number> {
     let removed = 0
-    for (let at = 0; at < ids.length; at += idsAtOnce)
-      removed += (await this.#doing('changed', () => this.#rows.delete(idsIn(ids.slice(at, at + idsAtOnce))))).numDeletedRows
+    for (let at = 0; at < ids.length; at += idsPerStatement)
+      removed += (await this.attempt('changed', () => this.#rows.delete(idPredicate(ids.slice(at, at + idsPerStatement))))).numDeletedRows
     return removed
   }
 
   /** Which of these ids are there. */
   async present(ids: readonly string[]): Promise<Set<string>> {
     const found = new Set<string>()
-    for (let at = 0; at < ids.length; at += idsAtOnce) {
+    for (let at = 0; at < ids.length; at += idsPerStatement) {
       const query = this.#rows
         .query()
-        .where(idsIn(ids.slice(at, at + idsAtOnce)))
+        .where(idPredicate(ids.slice(at, at + idsPerStatement)))
         .select(['id'])
       for await (const batch of this.#read(query)) for (const id of batch.getChild('id')!) found.add(String(id))
     }
@@ -277,7 +277,7 @@ export class LanceTable {
 
   /** Rows that are there. */
   count(): Promise<number> {
-    return this.#doing('read', () => this.#rows.countRows())
+    return this.attempt('read', () => this.#rows.countRows())
   }
 
   /** All ids, some at a time. */
@@ -287,7 +287,7 @@ export class LanceTable {
 
   /** All vectors, some rows at a time: [n, D]. */
   async *vectors(): AsyncGenerator<Float32Array> {
-    for await (const batch of this.#read(this.#rows.query().select(['vector']))) yield numbersOf(batch, this.dim)
+    for await (const batch of this.#read(this.#rows.query().select(['vector']))) yield vectorsOf(batch, this.dim)
   }
 
   async *#read(query: Query): AsyncGenerator<Batch> {
@@ -299,16 +299,16 @@ export class LanceTable {
   }
 
   /** At least the k nearest of one query, or all rows where there are fewer; through the lists where `looking` says how. */
-  async nearest(query: Float32Array, k: number, metric: LanceHeader['metric'], looking?: Looking): Promise<LanceFound> {
+  async nearest(query: Float32Array, k: number, metric: LanceHeader['metric'], looking?: ListSearchParams): Promise<LanceFound> {
     const plain = this.#rows.vectorSearch(query).limit(k).select(['id', 'fields', 'vector', '_distance'])
     const asked = looking
-      ? plain.distanceType(listMetric(metric)).nprobes(looking.probes).refineFactor(looking.refine)
+      ? plain.distanceType(listDistance(metric)).nprobes(looking.probes).refineFactor(looking.refine)
       : plain.distanceType(metric === 'l2' ? 'l2' : 'dot').bypassVectorIndex()
     const [ids, fields, parts]: [string[], string[], Float32Array[]] = [[], [], []]
     for await (const batch of this.#read(asked)) {
       for (const id of batch.getChild('id')!) ids.push(String(id))
       for (const text of batch.getChild('fields')!) fields.push(String(text))
-      parts.push(numbersOf(batch, this.dim))
+      parts.push(vectorsOf(batch, this.dim))
     }
     const vectors = new Float32Array(ids.length * this.dim)
     let at = 0
@@ -322,45 +322,45 @@ export class LanceTable {
   /** Builds the inverted lists over all rows that are there, in place of those that were. */
   async train(metric: LanceHeader['metric'], partitions: number, pieces: number): Promise<void> {
     const config = this.#lance.Index.ivfPq({
-      distanceType: listMetric(metric),
+      distanceType: listDistance(metric),
       numPartitions: partitions,
       numSubVectors: pieces,
       maxIterations: 20
     })
-    await this.#doing('indexed', async () => {
+    await this.attempt('indexed', async () => {
       await this.#rows.createIndex('vector', {config, replace: true, name: 'vector'})
       await this.#rows.createIndex('id', {config: this.#lance.Index.btree(), replace: true, name: 'id'})
     })
   }
 
   /** Joins small pieces of the table, and brings rows that came later into the lists. */
-  async settle(): Promise<void> {
-    await this.#doing('written', async () => {
-      await this.#rows.optimize({cleanupOlderThan: never})
+  async compact(): Promise<void> {
+    await this.attempt('written', async () => {
+      await this.#rows.optimize({cleanupOlderThan: epoch})
       await this.#rows.checkoutLatest() // tidying is several versions, of which the handle does not see the last
     })
   }
 
   /** Lets the lists go: every search is exact from now on. */
-  async forgetLists(): Promise<void> {
-    await this.#doing('changed', async () => {
+  async dropLists(): Promise<void> {
+    await this.attempt('changed', async () => {
       for (const {name} of await this.#rows.listIndices()) await this.#rows.dropIndex(name)
     })
   }
 
   /** Makes what was done the index; then what only older versions held is thrown away. */
   async commit(header: LanceHeader): Promise<void> {
-    await this.#doing('written', async () => {
-      await this.#say(header)
+    await this.attempt('written', async () => {
+      await this.writeHeader(header)
       // Tidying makes a version of the same rows and takes away all others, so the header is written once more. Between the two, the newest version counts.
       await this.#rows.optimize({cleanupOlderThan: new Date()})
       await this.#rows.checkoutLatest()
-      await this.#say(header)
+      await this.writeHeader(header)
     })
   }
 
   /** Writes the header for the version as it is now. */
-  async #say(header: LanceHeader): Promise<void> {
+  async writeHeader(header: LanceHeader): Promise<void> {
     const plain = {...header, meta: JSON.parse(metaToJson(header.meta)) as object, table: await this.#rows.version()}
     const about = await this.#connection.createTable('about', [{json: JSON.stringify(plain)}], {mode: 'overwrite'})
     await about.optimize({cleanupOlderThan: new Date()})
@@ -374,10 +374,10 @@ export class LanceTable {
 }
 
 const connect = ({lance}: Library, place: string): Promise<Connection> =>
-  lance.connect(place, {session: new lance.Session(listBytes, knowledgeBytes)})
+  lance.connect(place, {session: new lance.Session(listBytes, metadataBytes)})
 
 /** Vectors of length 1 have the same neighbours by distance and by angle, and lists of near vectors are those of small distance. */
-const listMetric = (metric: LanceHeader['metric']): LanceMetric => (metric === 'ip' ? 'dot' : 'l2')
+const listDistance = (metric: LanceHeader['metric']): LanceMetric => (metric === 'ip' ? 'dot' : 'l2')
 
 function headerOf(text: string | undefined, place: string): LanceHeader & {readonly table: number} {
   let found: LanceHeader & {readonly table: number}
@@ -442,7 +442,7 @@ function tableOf(
 }
 
 /** The column of vectors of a batch: [n, D]. */
-function numbersOf(batch: Batch, dim: number): Float32Array {
+function vectorsOf(batch: Batch, dim: number): Float32Array {
   const out = new Float32Array(batch.numRows * dim)
   let at = 0
   for (const data of batch.getChild('vector')!.data) {

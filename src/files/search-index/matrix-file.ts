@@ -26,7 +26,7 @@ export function fileRows(
   at: number,
   count: number,
   dim: number,
-  {made, temporary = false}: {made?: (rows: Float32Array) => void; temporary?: boolean} = {}
+  {made: afterRead, temporary = false}: {made?: (rows: Float32Array) => void; temporary?: boolean} = {}
 ): MatrixRows {
   const file = openSync(path, 'r')
   const rowBytes = dim * 4
@@ -46,7 +46,7 @@ export function fileRows(
       if (held.length < n * dim) held = new Float32Array(n * dim)
       const out = held.subarray(0, n * dim)
       fill(out, 0, from, n)
-      made?.(out)
+      afterRead?.(out)
       return out
     },
     gather(rows) {
@@ -57,7 +57,7 @@ export function fileRows(
         fill(out, i, rows[i]!, n)
         i += n
       }
-      made?.(out)
+      afterRead?.(out)
       return out
     },
     close() {
@@ -67,7 +67,7 @@ export function fileRows(
   }
 }
 
-let spilled = 0
+let spillCount = 0
 
 /** Collects rows; beyond `budget` bytes they go to a temporary file, which is removed when the rows are closed or the process ends. */
 export class MatrixBuilder {
@@ -112,7 +112,7 @@ export class MatrixBuilder {
   }
 
   #spill(): void {
-    const path = join(tmpdir(), `dinov2-${process.pid}-${++spilled}.rows`)
+    const path = join(tmpdir(), `dinov2-${process.pid}-${++spillCount}.rows`)
     this.#file = {handle: openSync(path, 'wx', 0o600), path, bytes: 0}
     process.once('exit', () => rmSync(path, {force: true}))
     const blocks = this.#blocks.splice(0)

@@ -14,7 +14,7 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {fileSink, readAt, type Sink} from '../embeddings/bytes.js'
-import {fieldsOf, sideLine} from '../embeddings/jsonl.js'
+import {fieldsOf, sidecarLine} from '../embeddings/jsonl.js'
 import {metaToJson, type EmbeddingMeta, type Fields} from '../embeddings/rows.js'
 
 const magic = 'DINOV2IX'
@@ -36,7 +36,7 @@ export type IndexHeader = {
   readonly recall: {readonly k: number; readonly value: number; readonly queries: number} | null
 }
 
-const pad = (length: number): number => (64 - (length % 64)) % 64
+const padding = (length: number): number => (64 - (length % 64)) % 64
 
 /** The table of rows as text, or line by line. */
 export type RowLine = {readonly id: string; readonly fields: Fields} | null
@@ -52,7 +52,7 @@ export async function writeIndex(
   const parts: Buffer[] = []
   let text = ''
   for (const line of lines) {
-    text += line === null ? 'null\n' : sideLine(line.id, line.fields, undefined)
+    text += line === null ? 'null\n' : sidecarLine(line.id, line.fields, undefined)
     if (text.length < 1 << 20) continue
     parts.push(Buffer.from(text))
     text = ''
@@ -64,13 +64,13 @@ export async function writeIndex(
     meta: JSON.parse(metaToJson(header.meta)) as object,
     sections: {rows: rowBytes, body: bodyBytes}
   })
-  const json = Buffer.from(plain + ' '.repeat(pad(16 + Buffer.byteLength(plain))))
+  const json = Buffer.from(plain + ' '.repeat(padding(16 + Buffer.byteLength(plain))))
   const start = Buffer.alloc(16)
   start.write(magic, 'latin1')
   start.writeBigUInt64LE(BigInt(json.length), 8)
   await sink.write(Buffer.concat([start, json]))
   for (const part of parts) await sink.write(part)
-  await sink.write('\n'.repeat(pad(rowBytes)))
+  await sink.write('\n'.repeat(padding(rowBytes)))
   for await (const chunk of body) await sink.write(chunk)
 }
 
@@ -162,15 +162,15 @@ export async function openIndex(path: string): Promise<IndexFile> {
       })
     }
     const rowsAt = 16 + length
-    const bodyAt = rowsAt + sections.rows + pad(sections.rows)
+    const bodyAt = rowsAt + sections.rows + padding(sections.rows)
     if (found.size !== bodyAt + sections.body) throw new RangeError(`it should have ${bodyAt + sections.body} bytes, but has ${found.size}`)
     const rows = new IndexRows(await readAt(handle, rowsAt, sections.rows), header.rows)
     return {
       path,
       header,
       rows,
-      vectors: () => stretches(handle, bodyAt, header.rows, header.dim),
-      withGraph: use => graphFile(handle, bodyAt, sections.body, use),
+      vectors: () => vectorBlocks(handle, bodyAt, header.rows, header.dim),
+      withGraph: use => extractGraph(handle, bodyAt, sections.body, use),
       close: () => handle.close()
     }
   } catch (error) {
@@ -185,7 +185,7 @@ export async function openIndex(path: string): Promise<IndexFile> {
   }
 }
 
-async function* stretches(handle: FileHandle, bodyAt: number, rows: number, dim: number): AsyncGenerator<Float32Array> {
+async function* vectorBlocks(handle: FileHandle, bodyAt: number, rows: number, dim: number): AsyncGenerator<Float32Array> {
   const most = Math.max(1, Math.floor((4 << 20) / Math.max(1, dim)))
   for (let at = 0; at < rows; at += most) {
     const n = Math.min(most, rows - at)
@@ -194,10 +194,10 @@ async function* stretches(handle: FileHandle, bodyAt: number, rows: number, dim:
   }
 }
 
-let laid = 0
+let graphFileCount = 0
 
-async function graphFile<T>(handle: FileHandle, bodyAt: number, bytes: number, use: (path: string) => T | Promise<T>): Promise<T> {
-  const path = join(tmpdir(), `dinov2-${process.pid}-${++laid}.graph`)
+async function extractGraph<T>(handle: FileHandle, bodyAt: number, bytes: number, use: (path: string) => T | Promise<T>): Promise<T> {
+  const path = join(tmpdir(), `dinov2-${process.pid}-${++graphFileCount}.graph`)
   const file = await open(path, 'wx', 0o600)
   try {
     const sink = fileSink(file)

@@ -16,7 +16,7 @@ import type {ImageList} from '../../data/sources/image-table.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
 import {
   createEmbeddings,
-  differences,
+  provenanceDifferences,
   openEmbeddings,
   type EmbeddingBatch,
   type EmbeddingMeta,
@@ -243,7 +243,7 @@ async function openCache(folder: string, meta: EmbeddingMeta, budget: number): P
   const path = cacheFile(folder, meta)
   if (!(await stat(path).catch(() => undefined))) return undefined
   const source = await openEmbeddings(path)
-  const parts = differences(source.meta, {...meta, normalized: meta.fingerprint !== perceptualName}, {ignoreLength: true})
+  const parts = provenanceDifferences(source.meta, {...meta, normalized: meta.fingerprint !== perceptualName}, {ignoreLength: true})
   if (parts.length > 0) {
     await source.close()
     throw new UserError(`${path} keeps features that were made in another way (${parts.join(', ')}).`, {

@@ -1,7 +1,7 @@
 /** The first stage: what is no picture to learn from is left out by size, shape, contrast, sharpness and noise, by its hash, and by its distance to seeds. */
 import {hashPairs} from '../../curate/hashes.js'
 import {nearestRows} from '../../curate/neighbours.js'
-import {arrayRows, stretchOf, stretches} from '../../curate/rows.js'
+import {arrayRows, rowsPerBlock, rowBlocks} from '../../curate/rows.js'
 import {UserError} from '../../config/errors.js'
 import {arithmeticFor, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
 import {openOther} from './pool.js'
@@ -83,7 +83,7 @@ export async function* filterStage(context: Context, options: FilterOptions): St
     const D = source.dim
     const arithmetic = await arithmeticFor(rows.length * seeds.ids.length * D, maker)
     const rowsOfSeeds = arrayRows(seeds.vectors, D)
-    for (const {from, block, n} of stretches(source, stretchOf(D, 2048))) {
+    for (const {from, block, n} of rowBlocks(source, rowsPerBlock(D, 2048))) {
       const near = nearestRows(rowsOfSeeds, Float32Array.from(block), 1, {arithmetic})
       for (let i = from; i < from + n; i++) {
         const similarity = near[i - from]!.scores[0]!

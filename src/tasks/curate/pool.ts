@@ -14,10 +14,10 @@ import type {BadImage} from '../../data/loader/batches.js'
 import type {Measures} from '../../data/stats/measure-images.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {ImageTable} from '../../data/sources/image-table.js'
-import {detect, openAll, openEmbeddings, refuseMixing} from '../../files/embeddings/embeddings.js'
+import {detectFormat, openAll, openEmbeddings, assertSameProvenance} from '../../files/embeddings/embeddings.js'
 import {ByteReader} from '../../files/embeddings/bytes.js'
 import {fileRows, MatrixBuilder, npyMatrix, type MatrixRows} from '../../files/search-index/matrix-file.js'
-import {someRows, type RowSource} from '../../curate/rows.js'
+import {selectRows, type RowSource} from '../../curate/rows.js'
 import {comparable, isPerceptual, measuresOf, type FeatureEvent, type FeatureMaker, type FeatureKind, type Features} from './features.js'
 
 /** A row of the input that is not in the pool, and why. */
@@ -59,7 +59,7 @@ const vectorEndings = new Set(['.arrow', '.arrows', '.parquet', '.pq', '.npy', '
 
 /** Whether these first bytes are those of embeddings, of whatever format. */
 function isVectors(head: Uint8Array): boolean {
-  const format = detect(head)
+  const format = detectFormat(head)
   if (format === undefined) return false
   const text = Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('utf8')
   if (format === 'jsonl') return /"vector"\s*:\s*\[/.test(text) || text.includes('"dinov2"')
@@ -233,7 +233,7 @@ async function imagePool(
           }
         // What was made before loses the rows that could not be read this time.
         for (const [other, {rows: matrix, source, ...rest}] of made)
-          made.set(other, {...rest, rows: matrix, source: good.length === before.length ? source : someRows(source, good)})
+          made.set(other, {...rest, rows: matrix, source: good.length === before.length ? source : selectRows(source, good)})
         if (measures && good.length < before.length) measures = Array.from(good, i => measures![i]!)
         made.set(kind, {...features, source: features.rows})
         if (found) measures = found
@@ -330,7 +330,7 @@ async function vectorPool(
   let matrix: RowSource = rows
   if (lies) {
     rows = fileRows(inputs[0]!, lies.at, lies.count, lies.dim, {made: block => void comparable(block, meta)})
-    matrix = chosen.length === lies.count ? rows : someRows(rows, Int32Array.from(chosen))
+    matrix = chosen.length === lies.count ? rows : selectRows(rows, Int32Array.from(chosen))
   }
   const features = {kind: 'given' as const, meta, rows, source: matrix}
   return {
@@ -376,7 +376,7 @@ export async function* openOther(
   if (given) {
     const source = await openAll(inputs, {stdin, ignoreLength: true})
     try {
-      refuseMixing({name: options.pool, meta}, source, {ignoreLength: true})
+      assertSameProvenance({name: options.pool, meta}, source, {ignoreLength: true})
       for await (const {ids: some, vectors} of source.rows) {
         builder.append(comparable(vectors, meta))
         ids.push(...some)
@@ -395,7 +395,7 @@ export async function* openOther(
   const wanted: FeatureKind = kind === 'given' ? (isPerceptual(meta) ? 'perceptual' : 'model') : kind
   if (kind === 'given') {
     const own = await maker.meta(wanted) // throws where a model is needed and none was named
-    refuseMixing({name: options.pool, meta}, {name, meta: own}, {ignoreLength: true})
+    assertSameProvenance({name: options.pool, meta}, {name, meta: own}, {ignoreLength: true})
   }
   const table = new ImageTable()
   const {nul, onSkip} = options

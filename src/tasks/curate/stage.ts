@@ -1,7 +1,7 @@
 /** What the stages of curation have in common: what they are given, and what they say of each row. */
 import type {Readable} from 'node:stream'
 import {onEngine, plainly, type Arithmetic} from '../../curate/matmul-backend.js'
-import {someRows, type RowSource} from '../../curate/rows.js'
+import {selectRows, type RowSource} from '../../curate/rows.js'
 import type {BadImage} from '../../data/loader/batches.js'
 import type {SourceNote} from '../../data/sources/source.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
@@ -50,7 +50,7 @@ export type Stage = AsyncGenerator<StageEvent, Verdict>
 /** The rows of a stage with their vectors. */
 export function vectorsOf({pool, rows, features}: Context): {features: Features; source: RowSource} {
   const found = pool.features(features)
-  return {features: found, source: rows.length === found.source.count ? found.source : someRows(found.source, rows)}
+  return {features: found, source: rows.length === found.source.count ? found.source : selectRows(found.source, rows)}
 }
 
 /** Multiplications from which an engine is worth its start: about a second of plain loops. */

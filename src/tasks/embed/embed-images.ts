@@ -9,7 +9,13 @@ import {UserError} from '../../config/errors.js'
 import type {BadImage} from '../../data/loader/batches.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
-import {createEmbeddings, differences, inspectOutput, openEmbeddings, type EmbeddingFormat} from '../../files/embeddings/embeddings.js'
+import {
+  createEmbeddings,
+  provenanceDifferences,
+  inspectOutput,
+  openEmbeddings,
+  type EmbeddingFormat
+} from '../../files/embeddings/embeddings.js'
 import {embed, leaveOutDone, loadEmbedder, usualBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
 
 export type EmbedInputs = {
@@ -23,7 +29,7 @@ export type EmbedInputs = {
   readonly workers?: number
   readonly maxPixels?: number
   readonly toolVersion: string
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal: AbortSignal
 }
 
@@ -34,11 +40,11 @@ export type EmbedWork = EmbedInputs & {
   readonly format?: EmbeddingFormat
   readonly force?: boolean
   readonly resume?: boolean
-  readonly onBad: (bad: BadImage) => void
+  readonly onRejected: (bad: BadImage) => void
   /** Asked after every batch: false ends the work. */
-  readonly goOn: () => boolean
+  readonly shouldContinue: () => boolean
   /** Asked before the output gets its name; what it throws leaves the partial file. */
-  readonly judge: () => Promise<void>
+  readonly checkRejectLimit: () => Promise<void>
 }
 
 export type EmbedEvent =
@@ -63,18 +69,18 @@ export type EmbedReport = {
   readonly engine: EngineInfo
 }
 
-const decoding = ({workers, maxPixels, signal}: EmbedInputs): Pick<EmbedOptions, 'workers' | 'maxPixels' | 'signal'> => ({
+const decodeOptions = ({workers, maxPixels, signal}: EmbedInputs): Pick<EmbedOptions, 'workers' | 'maxPixels' | 'signal'> => ({
   ...(workers === undefined ? {} : {workers}),
   ...(maxPixels === undefined ? {} : {maxPixels}),
   signal
 })
 
-const sourceOf = ({nul, onSkip}: EmbedInputs): {nul?: boolean; onSkip?: (note: SourceNote) => void} => ({
+const sourceOptions = ({nul, onSkipped: onSkip}: EmbedInputs): {nul?: boolean; onSkip?: (note: SourceNote) => void} => ({
   ...(nul ? {nul} : {}),
   ...(onSkip ? {onSkip} : {})
 })
 
-async function open(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
+async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
   const engine = await startEngine(work.engine)
   const embedder = await loadEmbedder(work.model, {...work.features, precision: engine.precision, toolVersion: work.toolVersion})
   return {embedder, engine, batch: work.batch ?? usualBatch(embedder.config, embedder.transform, engine.device)}
@@ -86,20 +92,20 @@ async function open(work: EmbedInputs): Promise<{embedder: Embedder; engine: Eng
  * Throws `UserError`: no images (exit 3), an output that exists or cannot be continued (exit 2), what engine, model and `judge` throw.
  */
 export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, EmbedReport> {
-  const {output: target, signal, onBad} = work
+  const {output: target, signal, onRejected: onBad} = work
   const place = await inspectOutput(target, work)
-  const refs = listImages(work.inputs, sourceOf(work))
+  const refs = listImages(work.inputs, sourceOptions(work))
   const first = await refs.next() // names that do not exist are told before the model is loaded
   if (first.done) throw noImages(work.inputs)
   const all = async function* (): AsyncGenerator<ImageRef> {
     yield first.value
     yield* refs
   }
-  const {embedder, engine, batch} = await open(work)
+  const {embedder, engine, batch} = await startModel(work)
   using held = embedder
   const {dim, fingerprint} = held.meta
-  if (place.whole) {
-    const rows = await sameMaking(target, held)
+  if (place.complete) {
+    const rows = await assertSameOutput(target, held)
     yield {kind: 'resumed', rows}
     return {output: target, format: place.format, finished: true, rows, resumed: rows, dim, fingerprint, batch, engine}
   }
@@ -118,18 +124,18 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
     yield {kind: 'ready'}
     if (resumed > 0) yield {kind: 'resumed', rows}
     const left = resumed > 0 ? leaveOutDone(all(), output.resumedIds(), held.transform, onBad) : all()
-    const made = embed(left, held, {batch, onBad, ...decoding(work)})
+    const made = embed(left, held, {batch, onBad, ...decodeOptions(work)})
     for await (const some of made) {
       await output.write(some)
       rows += some.ids.length
       yield {kind: 'rows', rows, waiting: made.stats().waitSeconds}
-      if (signal.aborted || !work.goOn()) break
+      if (signal.aborted || !work.shouldContinue()) break
     }
     if (signal.aborted) {
       yield* await keep()
       return {output: target, format, finished: false, rows, resumed, dim, fingerprint, batch, engine}
     }
-    await work.judge()
+    await work.checkRejectLimit()
     await output.commit()
     return {output: target, format, finished: true, rows, resumed, dim, fingerprint, batch, engine}
   } catch (error) {
@@ -139,9 +145,9 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
 }
 
 /** How many rows a whole output has. Throws `UserError` (exit 2) when it was made in another way than this run would. */
-async function sameMaking(target: string, {meta}: Embedder): Promise<number> {
+async function assertSameOutput(target: string, {meta}: Embedder): Promise<number> {
   const done = await openEmbeddings(target)
-  const parts = differences(done.meta, meta)
+  const parts = provenanceDifferences(done.meta, meta)
   if (parts.length > 0) {
     await done.close()
     throw new UserError(`${target} is there, whole, but was made in another way (${parts.join(', ')}).`, {
@@ -156,7 +162,7 @@ async function sameMaking(target: string, {meta}: Embedder): Promise<number> {
 }
 
 /** What a short trial says of the whole. */
-export type Forecast = {
+export type EmbedForecast = {
   readonly images: number
   readonly dim: number
   /** Images a second in the trial, decoding and computing together; absent where no image could be read. */
@@ -168,28 +174,28 @@ export type Forecast = {
 }
 
 /** Images that are tried. */
-const tried = 16
+const trialImages = 16
 
 /** Counts the images, holding none of them, and embeds the first few to predict time and memory. Throws as `embedImages`. */
-export async function forecast(work: EmbedInputs): Promise<Forecast> {
+export async function forecastEmbedding(work: EmbedInputs): Promise<EmbedForecast> {
   let count = 0
   const first: ImageRef[] = []
-  for await (const chunk of listChunks(work.inputs, sourceOf(work))) {
+  for await (const chunk of listChunks(work.inputs, sourceOptions(work))) {
     work.signal.throwIfAborted()
     count += chunk.length
-    if (first.length < tried) first.push(...chunk.slice(0, tried - first.length))
+    if (first.length < trialImages) first.push(...chunk.slice(0, trialImages - first.length))
   }
   if (count === 0) throw noImages(work.inputs)
-  const {embedder, engine, batch} = await open(work)
+  const {embedder, engine, batch} = await startModel(work)
   using held = embedder
-  const {imagesPerSecond} = await trial(first, held, {batch: Math.min(batch, tried), ...decoding(work)})
+  const {imagesPerSecond} = await measureSpeed(first, held, {batch: Math.min(batch, trialImages), ...decodeOptions(work)})
   const memory = process.resourceUsage().maxRSS * 1024
   const speed = imagesPerSecond === undefined ? {} : {imagesPerSecond, seconds: count / imagesPerSecond}
   return {images: count, dim: held.meta.dim, ...speed, memory, engine}
 }
 
 /** Embeds a few images again and again for three batches; the first batch warms up and is not counted. */
-async function trial(first: readonly ImageRef[], embedder: Embedder, options: EmbedOptions): Promise<{imagesPerSecond?: number}> {
+async function measureSpeed(first: readonly ImageRef[], embedder: Embedder, options: EmbedOptions): Promise<{imagesPerSecond?: number}> {
   const again = async function* (): AsyncGenerator<ImageRef> {
     for (let i = 0; i < options.batch * 3; i++) yield first[i % first.length]!
   }

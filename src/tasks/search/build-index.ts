@@ -10,11 +10,11 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import {openAll, refuseMixing, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
+import {openAll, assertSameProvenance, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
 import {readIds} from '../../files/search-index/id-list.js'
 import {openIndex, writeIndex, type IndexHeader, type RowLine} from '../../files/search-index/vector-index.js'
 import {nearest, normalizeRows, recall, rowAt, VectorBuilder, type Metric, type Neighbours, type Vectors} from '../../search/exact.js'
-import {Graph, usualGraph, type GraphShape} from '../../search/hnsw.js'
+import {Graph, defaultGraph, type GraphShape} from '../../search/hnsw.js'
 import {rng} from '../../tensor/random.js'
 
 export {streamSink} from '../../files/embeddings/bytes.js'
@@ -25,12 +25,12 @@ export {isIndex} from '../../files/search-index/vector-index.js'
  * From this many rows on `auto` builds a graph. Measured at 384 numbers a row on one core of a small machine: a query against 20,000 rows takes 5 to 13 ms
  * exactly and 0.3 ms in a graph, whose building takes 14 s; below, starting the program costs more than any query.
  */
-export const graphFrom = 20_000
+export const graphThreshold = 20_000
 /** Neighbours asked for when recall is measured. */
 export const recallK = 10
-export const heldMost = 200
+export const maxHeldOut = 200
 /** Recall that the number of candidates is chosen for. */
-export const wantedRecall = 0.98
+export const targetRecall = 0.98
 
 export type IndexOptions = {
   /** Embedding files; `-` is `stdin`. May be empty when rows are only removed. */
@@ -81,14 +81,14 @@ export type BuiltIndex = {
 /** The table while it is being changed: a line for each row, `null` where one was taken out. */
 type Table = {readonly lines: RowLine[]; readonly rowOf: Map<string, number>}
 
-export const duplicate = (id: string): UserError =>
+export const duplicateIdError = (id: string): UserError =>
   new UserError(`The id ${id} comes twice.`, {
     exit: 2,
     code: 'DUPLICATE_ID',
     hint: 'Give --replace to keep the later row, or leave one of them out.'
   })
 
-export const otherMetric = (name: string, has: Metric, wanted: Metric): UserError =>
+export const metricMismatchError = (name: string, has: Metric, wanted: Metric): UserError =>
   new UserError(`${name} measures by ${has}, not by ${wanted}.`, {
     exit: 2,
     code: 'METRIC',
@@ -96,7 +96,7 @@ export const otherMetric = (name: string, has: Metric, wanted: Metric): UserErro
   })
 
 /** Ids that were to be removed and are not there. */
-export const unknownIds = (name: string, absent: readonly string[]): UserError =>
+export const unknownIdsError = (name: string, absent: readonly string[]): UserError =>
   new UserError(
     `${absent.length} of the ids to remove ${absent.length === 1 ? 'is' : 'are'} not in ${name}: ${absent.slice(0, 5).join(', ')}${absent.length > 5 ? ', …' : ''}.`,
     {
@@ -118,7 +118,7 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
     if (!opened && sources.length === 0)
       throw new UserError('No embeddings were named.', {exit: 3, code: 'NO_INPUT', hint: 'Name a file of embeddings, or - for stdin.'})
     const metric = options.metric ?? opened?.header.metric ?? 'cosine'
-    if (opened && metric !== opened.header.metric) throw otherMetric(base!, opened.header.metric, metric)
+    if (opened && metric !== opened.header.metric) throw metricMismatchError(base!, opened.header.metric, metric)
     const table: Table = {lines: opened ? [...opened.rows] : [], rowOf: new Map()}
     for (const [row, line] of table.lines.entries()) if (line) table.rowOf.set(line.id, row)
     const begun = table.lines.length
@@ -138,8 +138,8 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
       sources.length === 0
         ? undefined
         : await openAll(sources, {...(options.stdin ? {stdin: options.stdin} : {}), ignoreLength: metric === 'cosine'})
-    const meta = headMeta(opened?.header.meta ?? source!.meta, metric)
-    if (opened && source) refuseMixing({name: base!, meta: opened.header.meta}, source, {ignoreLength: metric === 'cosine'})
+    const meta = indexMeta(opened?.header.meta ?? source!.meta, metric)
+    if (opened && source) assertSameProvenance({name: base!, meta: opened.header.meta}, source, {ignoreLength: metric === 'cosine'})
     let replaced = 0
     const fresh = new VectorBuilder(meta.dim)
     if (source) {
@@ -151,7 +151,7 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
           for (const [i, id] of ids.entries()) {
             const had = table.rowOf.get(id)
             if (had !== undefined) {
-              if (!options.replace) throw duplicate(id)
+              if (!options.replace) throw duplicateIdError(id)
               table.lines[had] = null
               replaced++
             }
@@ -165,9 +165,13 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
       }
     }
     const added = fresh.count
-    const all: Stored = {begun, old, graph, fresh: fresh.finish(), dim: meta.dim}
+    const all: RowStorage = {begun, old, graph, fresh: fresh.finish(), dim: meta.dim}
     const kind =
-      options.kind === undefined || options.kind === 'auto' ? (graph || table.rowOf.size >= graphFrom ? 'hnsw' : 'exact') : options.kind
+      options.kind === undefined || options.kind === 'auto'
+        ? graph || table.rowOf.size >= graphThreshold
+          ? 'hnsw'
+          : 'exact'
+        : options.kind
     const report = {metric, dim: meta.dim, rows: table.rowOf.size, added, replaced, removed, fingerprint: meta.fingerprint}
     if (kind === 'exact') return exactIndex(table, all, meta, report)
     return yield* graphIndex(table, all, meta, report, options, opened?.header)
@@ -177,7 +181,7 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
 }
 
 /** Vectors in an index of angles have length 1, however they came. */
-export const headMeta = (meta: EmbeddingMeta, metric: Metric): EmbeddingMeta => (metric === 'cosine' ? {...meta, normalized: true} : meta)
+export const indexMeta = (meta: EmbeddingMeta, metric: Metric): EmbeddingMeta => (metric === 'cosine' ? {...meta, normalized: true} : meta)
 
 async function removeRows({lines, rowOf}: Table, ids: AsyncIterable<string> | undefined, name: string): Promise<number> {
   const absent: string[] = []
@@ -192,7 +196,7 @@ async function removeRows({lines, rowOf}: Table, ids: AsyncIterable<string> | un
     rowOf.delete(id)
     removed++
   }
-  if (absent.length > 0) throw unknownIds(name, absent)
+  if (absent.length > 0) throw unknownIdsError(name, absent)
   return removed
 }
 
@@ -206,7 +210,7 @@ export function checkFinite(vectors: Float32Array, dim: number, ids: readonly st
 }
 
 /** Where the vectors of the table's rows are: rows before `begun` in an old index (`old` or `graph`), the others in `fresh`. */
-type Stored = {
+type RowStorage = {
   readonly begun: number
   readonly old: Vectors | undefined
   readonly graph: Graph | undefined
@@ -214,14 +218,14 @@ type Stored = {
   readonly dim: number
 }
 
-const vectorOf = ({begun, old, graph, fresh}: Stored, row: number): Float32Array =>
+const vectorOf = ({begun, old, graph, fresh}: RowStorage, row: number): Float32Array =>
   row >= begun ? rowAt(fresh, row - begun) : old ? rowAt(old, row) : graph!.vector(row)
 
 /** The rows that were not taken out, in order. */
-const liveRows = ({lines}: Table): number[] => lines.flatMap((line, row) => (line ? [row] : []))
+const presentRows = ({lines}: Table): number[] => lines.flatMap((line, row) => (line ? [row] : []))
 
 /** Vectors of chosen rows, in that order. */
-function gather(stored: Stored, rows: readonly number[]): Vectors {
+function gatherVectors(stored: RowStorage, rows: readonly number[]): Vectors {
   const builder = new VectorBuilder(stored.dim)
   for (const row of rows) builder.append(vectorOf(stored, row))
   return builder.finish()
@@ -229,12 +233,12 @@ function gather(stored: Stored, rows: readonly number[]): Vectors {
 
 const bytesOf = (block: Float32Array): Uint8Array => new Uint8Array(block.buffer, block.byteOffset, block.byteLength)
 
-type Figures = Omit<IndexReport, 'kind' | 'recall' | 'ef'>
+type IndexCounts = Omit<IndexReport, 'kind' | 'recall' | 'ef'>
 
-function exactIndex(table: Table, stored: Stored, meta: EmbeddingMeta, figures: Figures): BuiltIndex {
-  const live = liveRows(table)
+function exactIndex(table: Table, stored: RowStorage, meta: EmbeddingMeta, figures: IndexCounts): BuiltIndex {
+  const live = presentRows(table)
   // A new index without gaps is written as it was collected.
-  const vectors = stored.begun === 0 && live.length === table.lines.length ? stored.fresh : gather(stored, live)
+  const vectors = stored.begun === 0 && live.length === table.lines.length ? stored.fresh : gatherVectors(stored, live)
   const header: IndexHeader = {
     version: 1,
     kind: 'exact',
@@ -259,10 +263,10 @@ function exactIndex(table: Table, stored: Stored, meta: EmbeddingMeta, figures: 
 }
 
 /** Which of `rows` are held back: a tenth, at most 200, drawn from a fixed seed. */
-function heldRows(rows: readonly number[], seed: number): number[] {
+function drawHeldOut(rows: readonly number[], seed: number): number[] {
   const random = rng(seed, 'held rows')
   const pool = [...rows]
-  const n = Math.min(heldMost, Math.floor(rows.length / 10))
+  const n = Math.min(maxHeldOut, Math.floor(rows.length / 10))
   for (let i = 0; i < n; i++) {
     const j = i + random.int(pool.length - i)
     ;[pool[i], pool[j]] = [pool[j]!, pool[i]!]
@@ -272,36 +276,36 @@ function heldRows(rows: readonly number[], seed: number): number[] {
 
 async function* graphIndex(
   table: Table,
-  given: Stored,
+  given: RowStorage,
   meta: EmbeddingMeta,
-  figures: Figures,
+  figures: IndexCounts,
   options: IndexOptions,
   before: IndexHeader | undefined
 ): AsyncGenerator<IndexEvent, BuiltIndex> {
-  const shape: GraphShape = {...usualGraph, ...before?.graph, ...defined(options.graph)}
+  const shape: GraphShape = {...defaultGraph, ...before?.graph, ...definedOnly(options.graph)}
   // A graph keeps the nodes of removed rows as stepping stones; once they are half of it, it is built anew.
   const gone = table.lines.reduce((n, line) => n + (line ? 0 : 1), 0)
   const again =
     !given.graph ||
     gone * 2 > table.lines.length ||
     (before?.graph !== undefined && (before.graph.m !== shape.m || before.graph.efConstruction !== shape.efConstruction))
-  const live = liveRows(table)
+  const live = presentRows(table)
   const lines = again ? live.map(row => table.lines[row]!) : table.lines
-  const stored: Stored = again
+  const stored: RowStorage = again
     ? {
         begun: 0,
         old: undefined,
         graph: undefined,
-        fresh: given.begun === 0 && live.length === lines.length && gone === 0 ? given.fresh : gather(given, live),
+        fresh: given.begun === 0 && live.length === lines.length && gone === 0 ? given.fresh : gatherVectors(given, live),
         dim: meta.dim
       }
     : given
   const graph = again ? Graph.create(meta.dim, figures.metric, lines.length, shape) : given.graph!
   graph.reserve(lines.length)
-  if (!again) for (let row = 0; row < given.begun; row++) if (!lines[row] && before && isLive(graph, row)) graph.remove(row)
+  if (!again) for (let row = 0; row < given.begun; row++) if (!lines[row] && before && isPresent(graph, row)) graph.remove(row)
 
   const fresh = lines.flatMap((line, row) => (line && row >= stored.begun ? [row] : []))
-  const held = heldRows(fresh, shape.seed)
+  const held = drawHeldOut(fresh, shape.seed)
   const heldSet = new Set(held)
   let linked = 0
   const link = async function* (rows: readonly number[]): AsyncGenerator<IndexEvent> {
@@ -315,7 +319,7 @@ async function* graphIndex(
   }
   // Rows replaced within the same input keep a number in the table, but no node; the graph only knows rows that can be found or could be once.
   yield* link(fresh.filter(row => !heldSet.has(row)))
-  const measured = held.length === 0 ? undefined : measure(graph, stored, lines, held, heldSet, options.ef)
+  const measured = held.length === 0 ? undefined : measureRecall(graph, stored, lines, held, heldSet, options.ef)
   yield* link(held)
   const ef = measured?.ef ?? options.ef ?? before?.graph?.ef ?? 64
   const header: IndexHeader = {
@@ -346,11 +350,11 @@ async function* graphIndex(
   }
 }
 
-const defined = <T extends object>(some: T | undefined): Partial<T> =>
+const definedOnly = <T extends object>(some: T | undefined): Partial<T> =>
   Object.fromEntries(Object.entries(some ?? {}).filter(([, value]) => value !== undefined)) as Partial<T>
 
 /** Whether the graph still answers with this row. */
-function isLive(graph: Graph, row: number): boolean {
+function isPresent(graph: Graph, row: number): boolean {
   try {
     graph.vector(row)
     return true
@@ -360,9 +364,9 @@ function isLive(graph: Graph, row: number): boolean {
 }
 
 /** Asks for the held rows with more and more candidates until recall is good enough; `ef` fixes their number. */
-function measure(
+function measureRecall(
   graph: Graph,
-  stored: Stored,
+  stored: RowStorage,
   lines: readonly RowLine[],
   held: readonly number[],
   heldSet: ReadonlySet<number>,
@@ -371,13 +375,13 @@ function measure(
   const others = lines.flatMap((line, row) => (line && !heldSet.has(row) ? [row] : []))
   const queries = new Float32Array(held.length * stored.dim) // [Q, D]
   for (const [i, row] of held.entries()) queries.set(vectorOf(stored, row), i * stored.dim)
-  const truth = nearest(gather(stored, others), queries, recallK, {metric: graph.metric}).map(({rows, scores}): Neighbours => ({
+  const truth = nearest(gatherVectors(stored, others), queries, recallK, {metric: graph.metric}).map(({rows, scores}): Neighbours => ({
     rows: rows.map(i => others[i]!),
     scores
   }))
   for (let candidates = ef ?? 64; ; candidates *= 2) {
     const found = held.map((_, i) => graph.nearest(queries.subarray(i * stored.dim, (i + 1) * stored.dim), recallK, candidates))
     const value = recall(found, truth)
-    if (ef !== undefined || value >= wantedRecall || candidates >= 1024) return {ef: candidates, value}
+    if (ef !== undefined || value >= targetRecall || candidates >= 1024) return {ef: candidates, value}
   }
 }

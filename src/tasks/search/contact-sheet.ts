@@ -9,7 +9,7 @@ import {decodeRgb, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {dataUri, html, page, type Markup} from '../../render/html.js'
-import type {Answer, Found} from './search.js'
+import type {Answer, SearchHit} from './search.js'
 
 export {answerEmbeddings, answerImages} from './search.js'
 export type {Answer} from './search.js'
@@ -19,13 +19,13 @@ export async function* answerRows(input: Readable | string, {k, limit}: {k: numb
   const name = typeof input === 'string' ? input : 'stdin'
   const stream = typeof input === 'string' ? createReadStream(input) : input
   const lines = createInterface({input: stream, crlfDelay: Infinity})
-  let answer: {query: string; fields: Fields; found: Found[]} | undefined
+  let answer: {query: string; fields: Fields; found: SearchHit[]} | undefined
   let [number, done] = [0, 0]
   try {
     for await (const line of lines) {
       number++
       if (line.trim() === '') continue
-      let row: Partial<Found> & Record<string, unknown>
+      let row: Partial<SearchHit> & Record<string, unknown>
       try {
         row = JSON.parse(line) as typeof row
       } catch {
@@ -62,7 +62,7 @@ export async function* answerRows(input: Readable | string, {k, limit}: {k: numb
   else if (done === 0) throw new UserError(`${name} holds no rows.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the search find anything?'})
 }
 
-export type SheetOptions = {
+export type ContactSheetOptions = {
   readonly format: 'png' | 'html'
   readonly title?: string
   /** Side of a small picture in pixels. */
@@ -72,7 +72,7 @@ export type SheetOptions = {
   readonly onQuery?: (done: number) => void
 }
 
-export type SheetReport = {
+export type ContactSheetReport = {
   readonly queries: number
   readonly pictures: number
   /** Pictures that could not be opened; an empty place stands for each. */
@@ -86,12 +86,12 @@ export type SheetReport = {
  *
  * Where rows carry a `label`, neighbours with the query's own are framed in green and others in red.
  */
-export async function neighbourSheet(
+export async function contactSheet(
   answers: AsyncIterable<Answer> | Iterable<Answer>,
-  {format, title = 'Nearest neighbours', side = 128, root, onQuery}: SheetOptions
-): Promise<{content: Uint8Array | string; report: SheetReport}> {
+  {format, title = 'Nearest neighbours', side = 128, root, onQuery}: ContactSheetOptions
+): Promise<{content: Uint8Array | string; report: ContactSheetReport}> {
   let [queries, pictures, missing, alike, labelled] = [0, 0, 0, 0, 0]
-  const small = async (id: string, fields: Fields): Promise<Raster | undefined> => {
+  const thumbnail = async (id: string, fields: Fields): Promise<Raster | undefined> => {
     const path = typeof fields['path'] === 'string' ? fields['path'] : id
     try {
       const picture = fit(await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}), side)
@@ -103,7 +103,7 @@ export async function neighbourSheet(
       return undefined
     }
   }
-  const match = (answer: Answer, {fields}: Found): boolean | undefined => {
+  const match = (answer: Answer, {fields}: SearchHit): boolean | undefined => {
     const [wanted, got] = [answer.fields['label'], fields['label']]
     if (wanted === undefined || got === undefined) return undefined
     labelled++
@@ -114,9 +114,9 @@ export async function neighbourSheet(
   const rows: Markup[] = []
   const strips: Raster[][] = []
   for await (const answer of answers) {
-    const asked = await small(answer.query, answer.fields)
-    const shown: {found: Found; picture: Raster | undefined; same: boolean | undefined}[] = []
-    for (const found of answer.found) shown.push({found, picture: await small(found.id, found.fields), same: match(answer, found)})
+    const asked = await thumbnail(answer.query, answer.fields)
+    const shown: {found: SearchHit; picture: Raster | undefined; same: boolean | undefined}[] = []
+    for (const found of answer.found) shown.push({found, picture: await thumbnail(found.id, found.fields), same: match(answer, found)})
     if (format === 'html') {
       const figure = async (picture: Raster | undefined, id: string, caption: Markup, style: string): Promise<Markup> => {
         const inside = picture
@@ -130,13 +130,13 @@ export async function neighbourSheet(
           <figcaption>${caption}</figcaption>
         </figure> `
       }
-      const cells = [await figure(asked, answer.query, html`<b>${base(answer.query)}</b>${labelOf(answer.fields)}`, 'query')]
+      const cells = [await figure(asked, answer.query, html`<b>${baseName(answer.query)}</b>${labelOf(answer.fields)}`, 'query')]
       for (const {found, picture, same} of shown)
         cells.push(
           await figure(
             picture,
             found.id,
-            html`${score(found)} ${base(found.id)}${labelOf(found.fields)}`,
+            html`${scoreText(found)} ${baseName(found.id)}${labelOf(found.fields)}`,
             same === undefined ? '' : same ? 'same' : 'other'
           )
         )
@@ -144,12 +144,12 @@ export async function neighbourSheet(
     } else
       strips.push([
         asked ?? sheet(side, side, 225),
-        ...shown.map(({picture, same}) => framed(picture ?? sheet(side, side, 225), side, same))
+        ...shown.map(({picture, same}) => withFrame(picture ?? sheet(side, side, 225), side, same))
       ])
     queries++
     onQuery?.(queries)
   }
-  const report: SheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? alike / labelled : undefined}
+  const report: ContactSheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? alike / labelled : undefined}
   if (format === 'png') return {content: await stripsPng(strips, side), report}
   const body = html`<h1>${title}</h1>
     <p>
@@ -166,14 +166,14 @@ export async function neighbourSheet(
   return {content: page({title, body, style}), report}
 }
 
-const base = (id: string): string => id.split('/').at(-1) ?? id
+const baseName = (id: string): string => id.split('/').at(-1) ?? id
 const labelOf = ({label}: Fields): Markup | undefined =>
   label === undefined ? undefined : html`<br /><span class="quiet">${String(label)}</span>`
-const score = ({similarity, distance}: Found): string =>
+const scoreText = ({similarity, distance}: SearchHit): string =>
   similarity !== undefined ? similarity.toFixed(3) : distance !== undefined ? distance.toFixed(3) : ''
 
 /** A small picture in a square with a coloured rim: green for the same label, red for another, white where there are none. */
-function framed(picture: Raster, side: number, same: boolean | undefined): Raster {
+function withFrame(picture: Raster, side: number, same: boolean | undefined): Raster {
   const square = centred(picture, side)
   if (same === undefined) return square
   const [colour, rim] = [same ? [46, 160, 67] : [207, 62, 52], Math.max(2, Math.round(side / 40))]

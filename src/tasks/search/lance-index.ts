@@ -9,27 +9,27 @@ import {cp} from 'node:fs/promises'
 import {resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {openAtomicFolder, refuseExisting} from '../../system/atomic.js'
-import {openAll, refuseMixing, type Embeddings, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
+import {openAll, assertSameProvenance, type Embeddings, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
 import {readIds} from '../../files/search-index/id-list.js'
-import {fieldsToText, isAddress, LanceTable, type LanceHeader, type Looking} from '../../files/search-index/lance-table.js'
+import {fieldsToText, isAddress, LanceTable, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
 import {nearest, normalizeRows, oneBlock, recall, type Metric} from '../../search/exact.js'
 import {IdSet} from '../../search/id-set.js'
 import {rng} from '../../tensor/random.js'
 import {
   checkFinite,
-  duplicate,
-  graphFrom,
-  headMeta,
-  heldMost,
-  otherMetric,
+  duplicateIdError,
+  graphThreshold,
+  indexMeta,
+  maxHeldOut,
+  metricMismatchError,
   recallK,
-  unknownIds,
-  wantedRecall,
+  unknownIdsError,
+  targetRecall,
   type IndexEvent,
   type IndexOptions,
   type IndexReport
 } from './build-index.js'
-import {bestOf} from './lance-search.js'
+import {rerank} from './lance-search.js'
 
 export type LanceOptions = Omit<IndexOptions, 'kind' | 'graph' | 'ef'> & {
   /** Where the index is to be: a folder, or an address of an object store. The same as `base` when one is changed where it lies. */
@@ -49,11 +49,11 @@ export type LanceReport = Omit<IndexReport, 'kind' | 'ef'> & {
 }
 
 /** Numbers of vectors that wait to be written together: 64 MB. */
-const numbersAtOnce = 16 << 20
+const floatsPerWrite = 16 << 20
 /** Rows that quantisation cannot do without: it has 256 codes. */
-const leastTrained = 256
+const minTrainingRows = 256
 /** Lists are trained anew once the rows are this many times those they were trained on. */
-const outgrown = 2
+const retrainGrowth = 2
 
 /**
  * Builds or changes an index; yields how far it is and returns what came of it. A folder appears whole or not at all; a change of one that exists is there
@@ -64,7 +64,7 @@ const outgrown = 2
 export async function* indexLance(options: LanceOptions): AsyncGenerator<IndexEvent, LanceReport> {
   const {target, base, force = false} = options
   const inPlace = base !== undefined && (base === target || (!isAddress(base) && !isAddress(target) && resolve(base) === resolve(target)))
-  if (inPlace) return yield* build(target, options, base)
+  if (inPlace) return yield* buildTable(target, options, base)
   if (base !== undefined && (isAddress(base) || isAddress(target))) {
     throw new UserError(`${base} can be changed where it is, but not on the way to ${target}.`, {
       exit: 2,
@@ -79,13 +79,13 @@ export async function* indexLance(options: LanceOptions): AsyncGenerator<IndexEv
         code: 'OUTPUT_EXISTS',
         hint: 'Give another name, or --force to replace it.'
       })
-    return yield* build(target, options, undefined)
+    return yield* buildTable(target, options, undefined)
   }
   await refuseExisting(target, {force})
   const folder = await openAtomicFolder(target, {force})
   try {
     if (base !== undefined) await cp(base, folder.temporary, {recursive: true})
-    const report = yield* build(folder.temporary, options, base)
+    const report = yield* buildTable(folder.temporary, options, base)
     await folder.commit()
     return report
   } finally {
@@ -93,9 +93,9 @@ export async function* indexLance(options: LanceOptions): AsyncGenerator<IndexEv
   }
 }
 
-type Held = {id: string; fields: string; vector: Float32Array}
+type HeldOutRow = {id: string; fields: string; vector: Float32Array}
 
-async function* build(place: string, options: LanceOptions, base: string | undefined): AsyncGenerator<IndexEvent, LanceReport> {
+async function* buildTable(place: string, options: LanceOptions, base: string | undefined): AsyncGenerator<IndexEvent, LanceReport> {
   const {sources, signal} = options
   if (base === undefined && sources.length === 0)
     throw new UserError('No embeddings were named.', {exit: 3, code: 'NO_INPUT', hint: 'Name a file of embeddings, or - for stdin.'})
@@ -105,62 +105,62 @@ async function* build(place: string, options: LanceOptions, base: string | undef
   try {
     const before = opened?.header
     const metric = options.metric ?? before?.metric ?? 'cosine'
-    if (before && metric !== before.metric) throw otherMetric(base!, before.metric, metric)
+    if (before && metric !== before.metric) throw metricMismatchError(base!, before.metric, metric)
     const ignoreLength = metric === 'cosine'
     if (sources.length > 0) source = await openAll(sources, {...(options.stdin ? {stdin: options.stdin} : {}), ignoreLength})
-    if (before && source) refuseMixing({name: base!, meta: before.meta}, source, {ignoreLength})
-    const meta = headMeta(before?.meta ?? source!.meta, metric)
+    if (before && source) assertSameProvenance({name: base!, meta: before.meta}, source, {ignoreLength})
+    const meta = indexMeta(before?.meta ?? source!.meta, metric)
     const seed = options.seed ?? 100
     table ??= await LanceTable.create(place, meta.dim, options.target)
-    if (opened) await opened.change()
+    if (opened) await opened.beginChange()
     const removed = opened ? await removeIds(opened, options, base!) : 0
-    const rows = new Rows(table, meta, options.replace ?? false, seed)
-    if (opened && source) await rows.know()
+    const rows = new LanceRowWriter(table, meta, options.replace ?? false, seed)
+    if (opened && source) await rows.loadKnownIds()
     for await (const {ids, vectors, fields} of source?.rows ?? []) {
       signal?.throwIfAborted()
       checkFinite(vectors, meta.dim, ids)
-      await rows.take(ids, fields.map(fieldsToText), metric === 'cosine' ? normalizeRows(vectors, meta.dim) : vectors)
+      await rows.add(ids, fields.map(fieldsToText), metric === 'cosine' ? normalizeRows(vectors, meta.dim) : vectors)
       yield {kind: 'read', rows: rows.read}
     }
     await rows.write()
 
     const there = await table.count()
-    const live = there + rows.held.length
+    const live = there + rows.heldOut.length
     const wanted = options.kind ?? 'auto'
-    const enough = live - Math.min(rows.held.length, Math.floor(rows.read / 10)) >= leastTrained
+    const enough = live - Math.min(rows.heldOut.length, Math.floor(rows.read / 10)) >= minTrainingRows
     if (wanted === 'ivf-pq' && !enough) {
-      throw new UserError(`Inverted lists are trained on at least ${leastTrained} rows, and there are ${live}.`, {
+      throw new UserError(`Inverted lists are trained on at least ${minTrainingRows} rows, and there are ${live}.`, {
         exit: 2,
         code: 'TOO_FEW_ROWS',
         hint: 'Give --kind exact; so few rows are searched at once.'
       })
     }
-    const kind = wanted !== 'auto' ? wanted : enough && (before?.lists || live >= graphFrom) ? 'ivf-pq' : 'exact'
+    const kind = wanted !== 'auto' ? wanted : enough && (before?.lists || live >= graphThreshold) ? 'ivf-pq' : 'exact'
     const figures = {metric, rows: live, dim: meta.dim, added: rows.read, replaced: rows.replaced, removed, fingerprint: meta.fingerprint}
     const header = {version: 1, metric, rows: live, dim: meta.dim, meta} as const
     if (kind === 'exact') {
       await rows.release(0)
-      if (before?.lists) await table.forgetLists()
-      await table.settle()
+      if (before?.lists) await table.dropLists()
+      await table.compact()
       await table.commit({...header, kind, recall: {k: recallK, value: 1, queries: 0}}) // by construction: the search is the exact answer
       return {kind, ...figures, recall: {k: recallK, value: 1, queries: 0}}
     }
-    await rows.release(Math.min(heldMost, Math.floor(rows.read / 10)))
+    await rows.release(Math.min(maxHeldOut, Math.floor(rows.read / 10)))
     signal?.throwIfAborted()
     yield {kind: 'training', rows: live}
     const old = wanted === 'auto' || before?.kind === 'ivf-pq' ? before?.lists : undefined
-    const anew = !old || live > outgrown * old.trained
+    const anew = !old || live > retrainGrowth * old.trained
     const shape = anew
-      ? {partitions: Math.max(1, Math.round(Math.sqrt(live))), pieces: piecesOf(meta.dim), trained: live - rows.held.length}
+      ? {partitions: Math.max(1, Math.round(Math.sqrt(live))), pieces: subvectorCount(meta.dim), trained: live - rows.heldOut.length}
       : old
     if (anew) await table.train(metric, shape.partitions, shape.pieces)
-    else await table.settle()
+    else await table.compact()
     signal?.throwIfAborted()
-    const given: Looking | undefined = anew ? undefined : old
+    const given: ListSearchParams | undefined = anew ? undefined : old
     const measured =
-      rows.held.length === 0
+      rows.heldOut.length === 0
         ? undefined
-        : await measure(table, rows.held, metric, shape.partitions, {
+        : await measureListRecall(table, rows.heldOut, metric, shape.partitions, {
             ...(options.probes === undefined ? {} : {probes: options.probes}),
             ...(options.refine === undefined ? {} : {refine: options.refine}),
             ...(signal ? {signal} : {})
@@ -171,7 +171,7 @@ async function* build(place: string, options: LanceOptions, base: string | undef
       refine: measured?.refine ?? options.refine ?? given?.refine ?? 10
     }
     await rows.release(0)
-    await table.settle()
+    await table.compact()
     const found = measured ? {k: recallK, value: measured.value, queries: measured.queries} : anew ? null : (before?.recall ?? null)
     await table.commit({...header, kind, lists, recall: found})
     return {kind, ...figures, lists, recall: found}
@@ -199,21 +199,21 @@ async function removeIds(table: LanceTable, options: LanceOptions, name: string)
     if (some.size >= 10_000) await take()
   }
   if (some.size > 0) await take()
-  if (absent.length > 0) throw unknownIds(name, absent)
+  if (absent.length > 0) throw unknownIdsError(name, absent)
   return removed
 }
 
 /** The rows on their way into a table: what waits, what is known, and what is kept back. */
-class Rows {
+class LanceRowWriter {
   read = 0
   replaced = 0
   /** A fair draw of the rows that came, at most `heldMost`; they are not in the table. */
-  held: Held[] = []
-  readonly #known = new IdSet()
+  heldOut: HeldOutRow[] = []
+  readonly knownIds = new IdSet()
   readonly #random
-  #waiting = new Map<string, {fields: string; vector: Float32Array}>()
-  #perhaps: string[] = []
-  #drawn = 0
+  pending = new Map<string, {fields: string; vector: Float32Array}>()
+  possibleDuplicates: string[] = []
+  drawCount = 0
 
   constructor(
     readonly table: LanceTable,
@@ -225,60 +225,60 @@ class Rows {
   }
 
   /** Learns the ids that the table has. */
-  async know(): Promise<void> {
-    for await (const ids of this.table.ids()) for (const id of ids) this.#known.add(id)
+  async loadKnownIds(): Promise<void> {
+    for await (const ids of this.table.ids()) for (const id of ids) this.knownIds.add(id)
   }
 
-  async take(ids: readonly string[], fields: readonly string[], vectors: Float32Array): Promise<void> {
+  async add(ids: readonly string[], fields: readonly string[], vectors: Float32Array): Promise<void> {
     const D = this.meta.dim
     for (const [i, id] of ids.entries()) {
       this.read++
-      if (this.#waiting.has(id)) {
-        if (!this.replace) throw duplicate(id)
+      if (this.pending.has(id)) {
+        if (!this.replace) throw duplicateIdError(id)
         this.replaced++
-        this.#waiting.delete(id) // the later row stands where it came
-      } else if (this.#known.add(id)) this.#perhaps.push(id)
-      this.#waiting.set(id, {fields: fields[i]!, vector: vectors.slice(i * D, (i + 1) * D)})
+        this.pending.delete(id) // the later row stands where it came
+      } else if (this.knownIds.add(id)) this.possibleDuplicates.push(id)
+      this.pending.set(id, {fields: fields[i]!, vector: vectors.slice(i * D, (i + 1) * D)})
     }
-    if (this.#waiting.size * D >= numbersAtOnce) await this.write()
+    if (this.pending.size * D >= floatsPerWrite) await this.write()
   }
 
   /** Writes what waits, but for rows that are drawn to be kept back. */
   async write(): Promise<void> {
-    if (this.#perhaps.length > 0) await this.#settleDoubles()
-    const out: Held[] = []
-    for (const [id, {fields, vector}] of this.#waiting) {
+    if (this.possibleDuplicates.length > 0) await this.resolveDuplicates()
+    const out: HeldOutRow[] = []
+    for (const [id, {fields, vector}] of this.pending) {
       const row = {id, fields, vector}
-      const place = this.held.length < heldMost ? this.held.length : this.#random.int(this.#drawn + 1)
-      if (place < heldMost) {
-        if (place < this.held.length) out.push(this.held[place]!)
-        this.held[place] = row
+      const place = this.heldOut.length < maxHeldOut ? this.heldOut.length : this.#random.int(this.drawCount + 1)
+      if (place < maxHeldOut) {
+        if (place < this.heldOut.length) out.push(this.heldOut[place]!)
+        this.heldOut[place] = row
       } else out.push(row)
-      this.#drawn++
+      this.drawCount++
     }
-    this.#waiting = new Map()
-    await this.#add(out)
+    this.pending = new Map()
+    await this.addToTable(out)
   }
 
   /** Rows that came before, of the same id as one that waits, make way for it. */
-  async #settleDoubles(): Promise<void> {
-    const asked = new Set(this.#perhaps)
-    this.#perhaps = []
+  async resolveDuplicates(): Promise<void> {
+    const asked = new Set(this.possibleDuplicates)
+    this.possibleDuplicates = []
     const doubles = await this.table.present([...asked])
-    for (const {id} of this.held) if (asked.has(id)) doubles.add(id)
+    for (const {id} of this.heldOut) if (asked.has(id)) doubles.add(id)
     if (doubles.size === 0) return
-    if (!this.replace) throw duplicate(doubles.values().next().value!)
+    if (!this.replace) throw duplicateIdError(doubles.values().next().value!)
     this.replaced += doubles.size
-    this.held = this.held.filter(({id}) => !doubles.has(id))
+    this.heldOut = this.heldOut.filter(({id}) => !doubles.has(id))
     await this.table.remove([...doubles])
   }
 
   /** Gives rows that were kept back to the table, until `left` are left. */
   async release(left: number): Promise<void> {
-    await this.#add(this.held.splice(left))
+    await this.addToTable(this.heldOut.splice(left))
   }
 
-  async #add(rows: readonly Held[]): Promise<void> {
+  async addToTable(rows: readonly HeldOutRow[]): Promise<void> {
     const vectors = new Float32Array(rows.length * this.meta.dim)
     for (const [i, {vector}] of rows.entries()) vectors.set(vector, i * this.meta.dim)
     await this.table.add(
@@ -290,20 +290,20 @@ class Rows {
 }
 
 /** Into how many pieces a vector is cut for quantisation: the divisor of its length that is nearest to pieces of eight numbers. */
-export function piecesOf(dim: number): number {
+export function subvectorCount(dim: number): number {
   let best = 1
   for (let n = 1; n <= dim; n++) if (dim % n === 0 && Math.abs(n - dim / 8) < Math.abs(best - dim / 8)) best = n
   return best
 }
 
 /** Asks for the held rows in more and more lists, and with more and more candidates, until recall is good enough; what is given is not varied. */
-async function measure(
+async function measureListRecall(
   table: LanceTable,
-  held: readonly Held[],
+  held: readonly HeldOutRow[],
   metric: Metric,
   partitions: number,
-  {probes, refine, signal}: Partial<Looking> & {readonly signal?: AbortSignal}
-): Promise<Looking & {readonly value: number; readonly queries: number}> {
+  {probes, refine, signal}: Partial<ListSearchParams> & {readonly signal?: AbortSignal}
+): Promise<ListSearchParams & {readonly value: number; readonly queries: number}> {
   const D = held[0]!.vector.length
   const queries = new Float32Array(held.length * D) // [Q, D]
   for (const [i, {vector}] of held.entries()) queries.set(vector, i * D)
@@ -318,15 +318,15 @@ async function measure(
         .subarray(0, recallK)
     }))
   }
-  let last: Looking & {readonly value: number; readonly queries: number}
+  let last: ListSearchParams & {readonly value: number; readonly queries: number}
   for (const r of refine === undefined ? [10, 40] : [refine]) {
     for (let p = probes ?? 8; ; p *= 2) {
       signal?.throwIfAborted()
       const looking = {probes: Math.min(p, partitions), refine: r}
       const found = []
-      for (const {vector} of held) found.push(bestOf(await table.nearest(vector, recallK, metric, looking), vector, recallK, metric))
+      for (const {vector} of held) found.push(rerank(await table.nearest(vector, recallK, metric, looking), vector, recallK, metric))
       last = {...looking, value: recall(found, truth), queries: held.length}
-      if (last.value >= wantedRecall) return last
+      if (last.value >= targetRecall) return last
       if (probes !== undefined || p >= partitions) break
     }
   }

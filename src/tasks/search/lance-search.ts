@@ -2,7 +2,7 @@
  * Searching a LanceDB table: what the library proposes is measured again here, so that similarities are the same numbers, and equally near rows come in
  * the same order, as from an index in one file.
  */
-import {fieldsFromText, LanceTable, type LanceFound, type LanceHeader, type Looking} from '../../files/search-index/lance-table.js'
+import {fieldsFromText, LanceTable, type LanceFound, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import type {Metric} from '../../search/exact.js'
 
@@ -10,12 +10,12 @@ import type {Metric} from '../../search/exact.js'
 export type LanceNeighbours = {readonly ids: readonly string[]; readonly scores: Float64Array; fields(i: number): Fields}
 
 /** Rows asked for beyond those wanted, so that equally near ones at the end of the list are put in order before it is cut. */
-const margin = 16
+const tieMargin = 16
 /** Queries under way at once. */
-const atOnce = 8
+const concurrentQueries = 8
 
 /** The best k of what was found, measured in float64; equal ones are ordered by id. */
-export function bestOf({ids, fields, vectors}: LanceFound, query: Float32Array, k: number, metric: Metric): LanceNeighbours {
+export function rerank({ids, fields, vectors}: LanceFound, query: Float32Array, k: number, metric: Metric): LanceNeighbours {
   const D = query.length
   const all = Float64Array.from(ids, (_, i) => {
     let sum = 0
@@ -37,7 +37,7 @@ export function bestOf({ids, fields, vectors}: LanceFound, query: Float32Array, 
 export type LanceSearch = {
   readonly header: LanceHeader
   /** The k nearest of each query [Q, D]; `looking` replaces parts of what the index was measured with. */
-  ask(queries: Float32Array, k: number, looking: Partial<Looking>): Promise<LanceNeighbours[]>
+  nearest(queries: Float32Array, k: number, looking: Partial<ListSearchParams>): Promise<LanceNeighbours[]>
 }
 
 /** Opens a table for searching. Throws as `LanceTable.open`. */
@@ -47,15 +47,15 @@ export async function openLanceSearch(place: string): Promise<LanceSearch> {
   const {lists, metric, dim} = header
   return {
     header,
-    async ask(queries, k, {probes = lists?.probes, refine = lists?.refine}) {
-      const way = lists ? {probes: Math.min(lists.partitions, probes!), refine: refine!} : undefined
+    async nearest(queries, k, {probes = lists?.probes, refine = lists?.refine}) {
+      const params = lists ? {probes: Math.min(lists.partitions, probes!), refine: refine!} : undefined
       const out: LanceNeighbours[] = []
       const one = async (q: number): Promise<LanceNeighbours> => {
         const query = queries.slice(q * dim, (q + 1) * dim)
-        return bestOf(await table.nearest(query, k + margin, metric, way), query, k, metric)
+        return rerank(await table.nearest(query, k + tieMargin, metric, params), query, k, metric)
       }
-      for (let q = 0; q < queries.length / dim; q += atOnce) {
-        const n = Math.min(atOnce, queries.length / dim - q)
+      for (let q = 0; q < queries.length / dim; q += concurrentQueries) {
+        const n = Math.min(concurrentQueries, queries.length / dim - q)
         out.push(...(await Promise.all(Array.from({length: n}, (_, i) => one(q + i)))))
       }
       return out

@@ -7,14 +7,14 @@
 import {UserError} from '../../config/errors.js'
 import type {BadImage} from '../../data/loader/batches.js'
 import type {EngineRequest} from '../../engine/start.js'
-import {openAll, refuseMixing, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../../files/embeddings/embeddings.js'
+import {openAll, assertSameProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../../files/embeddings/embeddings.js'
 import {isLance} from '../../files/search-index/lance-table.js'
 import {openIndex, type IndexHeader, type IndexRows} from '../../files/search-index/vector-index.js'
 import {nearest, normalizeRows, VectorBuilder, type Neighbours, type Vectors} from '../../search/exact.js'
 import {Graph} from '../../search/hnsw.js'
 
 /** One neighbour of one query. `similarity` for cosine and inner product, `distance` for l2. */
-export type Found = {
+export type SearchHit = {
   readonly query: string
   /** 1 is the nearest. */
   readonly rank: number
@@ -41,7 +41,7 @@ export type Searcher = {
   /** Refuses queries that were made in another way than the rows. Throws `UserError` naming both. */
   check(queries: {readonly name: string; readonly meta: EmbeddingMeta}): void
   /** The k nearest of each query, best first. The batch's vectors are normalised in place where the index measures angles. */
-  search(queries: EmbeddingBatch, options: SearchOptions): Promise<Found[][]>
+  search(queries: EmbeddingBatch, options: SearchOptions): Promise<SearchHit[][]>
 }
 
 /** Loads an index: a file, or a LanceDB table in a folder or at an address. Throws as `openIndex`, or as `LanceTable.open`. */
@@ -51,25 +51,27 @@ export async function loadIndex(path: string): Promise<Searcher> {
 
 async function lanceIndex(path: string): Promise<Searcher> {
   const {openLanceSearch} = await import('./lance-search.js')
-  const {header, ask} = await openLanceSearch(path)
+  const {header, nearest: ask} = await openLanceSearch(path)
   const ignoreLength = header.metric === 'cosine'
   return {
     header,
-    check: queries => refuseMixing({name: path, meta: header.meta}, queries, {ignoreLength}),
+    check: queries => assertSameProvenance({name: path, meta: header.meta}, queries, {ignoreLength}),
     async search({ids, vectors}, options) {
-      if (options.ef !== undefined) throw notOf(path, '--ef', 'a graph', header.kind)
-      if (header.kind !== 'ivf-pq' && options.probes !== undefined) throw notOf(path, '--probes', 'inverted lists', header.kind)
-      if (header.kind !== 'ivf-pq' && options.refine !== undefined) throw notOf(path, '--refine', 'inverted lists', header.kind)
+      if (options.ef !== undefined) throw unsupportedFlagError(path, '--ef', 'a graph', header.kind)
+      if (header.kind !== 'ivf-pq' && options.probes !== undefined)
+        throw unsupportedFlagError(path, '--probes', 'inverted lists', header.kind)
+      if (header.kind !== 'ivf-pq' && options.refine !== undefined)
+        throw unsupportedFlagError(path, '--refine', 'inverted lists', header.kind)
       if (ignoreLength) normalizeRows(vectors, header.dim)
       const found = await ask(vectors, options.skipSelf ? options.k + 1 : options.k, options)
       return found.map(({ids: names, scores, fields}, q) =>
-        named(scores, i => ({id: names[i]!, fields: fields(i)}), ids[q]!, header, options)
+        hitsOf(scores, i => ({id: names[i]!, fields: fields(i)}), ids[q]!, header, options)
       )
     }
   }
 }
 
-const notOf = (path: string, flag: string, what: string, kind: string): UserError =>
+const unsupportedFlagError = (path: string, flag: string, what: string, kind: string): UserError =>
   new UserError(`${flag} says how ${what} ${what === 'a graph' ? 'is' : 'are'} searched, but ${path} is of the kind ${kind}.`, {
     exit: 2,
     code: 'USAGE',
@@ -82,19 +84,19 @@ async function fileIndex(path: string): Promise<Searcher> {
     const {header, rows} = file
     const ask =
       header.kind === 'hnsw'
-        ? throughGraph(await file.withGraph(graph => Graph.load(graph, header.dim, header.metric)), header, rows)
-        : exactly(await read(file.vectors(), header.dim), header, rows)
+        ? graphSearch(await file.withGraph(graph => Graph.load(graph, header.dim, header.metric)), header, rows)
+        : exactSearch(await readVectors(file.vectors(), header.dim), header, rows)
     const ignoreLength = header.metric === 'cosine'
     return {
       header,
-      check: queries => refuseMixing({name: path, meta: header.meta}, queries, {ignoreLength}),
+      check: queries => assertSameProvenance({name: path, meta: header.meta}, queries, {ignoreLength}),
       async search({ids, vectors}, options) {
-        if (options.probes !== undefined) throw notOf(path, '--probes', 'inverted lists', header.kind)
-        if (options.refine !== undefined) throw notOf(path, '--refine', 'inverted lists', header.kind)
+        if (options.probes !== undefined) throw unsupportedFlagError(path, '--probes', 'inverted lists', header.kind)
+        if (options.refine !== undefined) throw unsupportedFlagError(path, '--refine', 'inverted lists', header.kind)
         if (ignoreLength) normalizeRows(vectors, header.dim)
         // One more than asked for, in case the query itself is among them.
         const found = ask(vectors, options.skipSelf ? options.k + 1 : options.k, options.ef)
-        return found.map((neighbours, q) => named(neighbours.scores, i => rows.at(neighbours.rows[i]!)!, ids[q]!, header, options))
+        return found.map((neighbours, q) => hitsOf(neighbours.scores, i => rows.at(neighbours.rows[i]!)!, ids[q]!, header, options))
       }
     }
   } finally {
@@ -102,27 +104,27 @@ async function fileIndex(path: string): Promise<Searcher> {
   }
 }
 
-type Ask = (queries: Float32Array, k: number, ef: number | undefined) => Neighbours[]
+type NearestFn = (queries: Float32Array, k: number, ef: number | undefined) => Neighbours[]
 
-async function read(stretches: AsyncIterable<Float32Array>, dim: number): Promise<Vectors> {
+async function readVectors(stretches: AsyncIterable<Float32Array>, dim: number): Promise<Vectors> {
   const builder = new VectorBuilder(dim)
   for await (const rows of stretches) builder.append(rows)
   return builder.finish()
 }
 
 /** Equal scores are ordered by id, whatever the order of rows. */
-const byId =
+const orderById =
   (rows: IndexRows) =>
   (a: number, b: number): boolean =>
     (rows.at(a)?.id ?? '') < (rows.at(b)?.id ?? '')
 
-const exactly =
-  (vectors: Vectors, {metric}: IndexHeader, rows: IndexRows): Ask =>
+const exactSearch =
+  (vectors: Vectors, {metric}: IndexHeader, rows: IndexRows): NearestFn =>
   (queries, k) =>
-    nearest(vectors, queries, k, {metric, before: byId(rows)})
+    nearest(vectors, queries, k, {metric, before: orderById(rows)})
 
-function throughGraph(graph: Graph, {dim, graph: shape}: IndexHeader, rows: IndexRows): Ask {
-  const before = byId(rows)
+function graphSearch(graph: Graph, {dim, graph: shape}: IndexHeader, rows: IndexRows): NearestFn {
+  const before = orderById(rows)
   return (queries, k, ef = shape?.ef ?? 64) =>
     Array.from({length: queries.length / dim}, (_, q) => {
       const found = graph.nearest(queries.subarray(q * dim, (q + 1) * dim), k, ef)
@@ -134,29 +136,29 @@ function throughGraph(graph: Graph, {dim, graph: shape}: IndexHeader, rows: Inde
 }
 
 /** Seven digits: as many as float32 vectors mean, and the same on every path to the answer. */
-const rounded = (x: number): number => Number(x.toPrecision(7))
+const roundScore = (x: number): number => Number(x.toPrecision(7))
 
 /** Answers of one query, best first; `line` gives id and fields of each of `scores`. */
-function named(
+function hitsOf(
   scores: Float64Array,
   line: (i: number) => {readonly id: string; readonly fields: Fields},
   query: string,
   {metric}: Pick<IndexHeader, 'metric'>,
   {k, skipSelf}: SearchOptions
-): Found[] {
-  const found: Found[] = []
+): SearchHit[] {
+  const found: SearchHit[] = []
   for (const [i, score] of scores.entries()) {
     if (found.length === k) break
     const {id, fields} = line(i)
     if (skipSelf && id === query) continue
-    const figure = metric === 'l2' ? {distance: rounded(Math.sqrt(Math.max(0, -score)))} : {similarity: rounded(score)}
+    const figure = metric === 'l2' ? {distance: roundScore(Math.sqrt(Math.max(0, -score)))} : {similarity: roundScore(score)}
     found.push({query, rank: found.length + 1, id, ...figure, fields})
   }
   return found
 }
 
 /** One query and what was found for it, best first. */
-export type Answer = {readonly query: string; readonly fields: Fields; readonly found: readonly Found[]}
+export type Answer = {readonly query: string; readonly fields: Fields; readonly found: readonly SearchHit[]}
 
 type AnswerOptions = SearchOptions & {
   readonly index: string
@@ -176,7 +178,7 @@ export type ImageQueries = AnswerOptions & {
   readonly batch?: number
   readonly workers?: number
   readonly maxPixels?: number
-  readonly onBad?: (bad: BadImage) => void
+  readonly onRejected?: (bad: BadImage) => void
 }
 
 /** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
@@ -188,7 +190,7 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
     import('../../engine/start.js')
   ])
   const settings = settingsOf(searcher.header.meta, index)
-  const refs = atMost(listImages(images, {nul}), limit)
+  const refs = takeFirst(listImages(images, {nul}), limit)
   const first = await refs.next() // names that do not exist are told before the model is loaded
   if (first.done) throw noImages(images)
   const all = async function* (): typeof refs {
@@ -198,7 +200,7 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
   const {precision, device} = await startEngine(options.engine)
   using embedder = await loadEmbedder(options.model, {...settings, precision, toolVersion: options.toolVersion})
   searcher.check({name: options.model, meta: embedder.meta})
-  const {signal, workers, maxPixels, onBad, batch = usualBatch(embedder.config, embedder.transform, device)} = options
+  const {signal, workers, maxPixels, onRejected: onBad, batch = usualBatch(embedder.config, embedder.transform, device)} = options
   const made = embed(all(), embedder, {
     batch,
     ...(workers === undefined ? {} : {workers}),
@@ -206,7 +208,7 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
     ...(onBad ? {onBad} : {}),
     ...(signal ? {signal} : {})
   })
-  for await (const rows of made) yield* answersTo(rows, searcher, options)
+  for await (const rows of made) yield* answerBatch(rows, searcher, options)
 }
 
 /** Searches with embeddings that were made before; `-` is `stdin`. Throws a `UserError` where they were made in another way than the rows of the index. */
@@ -225,7 +227,7 @@ export async function* answerEmbeddings({
     for await (const {ids, fields, vectors} of source.rows) {
       if (options.signal?.aborted) return
       const n = Math.min(left, ids.length)
-      yield* answersTo(
+      yield* answerBatch(
         {ids: ids.slice(0, n), fields: fields.slice(0, n), vectors: vectors.subarray(0, n * searcher.header.dim)},
         searcher,
         options
@@ -238,12 +240,12 @@ export async function* answerEmbeddings({
   }
 }
 
-async function* answersTo(rows: EmbeddingBatch, searcher: Searcher, options: SearchOptions): AsyncGenerator<Answer> {
+async function* answerBatch(rows: EmbeddingBatch, searcher: Searcher, options: SearchOptions): AsyncGenerator<Answer> {
   const found = await searcher.search(rows, options)
   for (const [i, query] of rows.ids.entries()) yield {query, fields: rows.fields[i]!, found: found[i]!}
 }
 
-async function* atMost<T>(items: AsyncIterable<T>, limit: number): AsyncGenerator<T> {
+async function* takeFirst<T>(items: AsyncIterable<T>, limit: number): AsyncGenerator<T> {
   let n = 0
   for await (const item of items) {
     yield item

@@ -13,7 +13,7 @@ import type {VitConfig} from '../../model/config.js'
 import {clsTokens, inferenceCopy} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
 import type {Named} from '../../optim/adamw.js'
-import {nearest, normalizeRows, oneBlock, type Products} from '../../search/exact.js'
+import {nearest, normalizeRows, oneBlock, type InnerProductFn} from '../../search/exact.js'
 import {hits, vote} from '../../search/knn.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
@@ -82,7 +82,7 @@ async function decode(inputs: readonly string[], options: OnlineEvalOptions): Pr
   return {pixels, labels}
 }
 
-const throughEngine: Products = (queries, rows, dim) => {
+const throughEngine: InnerProductFn = (queries, rows, dim) => {
   const out = tidy(() => matMul(tensor2d(queries, [queries.length / dim, dim]), tensor2d(rows, [rows.length / dim, dim]), false, true)) // [Q, n]
   try {
     return out.dataSync<'float32'>()
@@ -156,7 +156,7 @@ export async function onlineEval(options: OnlineEvalOptions): Promise<OnlineEval
         dispose(owned)
       }
       const found = nearest(oneBlock(rows, options.vit.width), queries, Math.max(...used), {
-        products: throughEngine,
+        innerProduct: throughEngine,
         ...(val ? {} : {skip: (query: number, row: number) => query === row})
       })
       const right = used.map(() => 0)

@@ -9,7 +9,7 @@ import {after, before, describe, test} from 'node:test'
 import {
   batchOf,
   createEmbeddings,
-  detect,
+  detectFormat,
   formatOf,
   formats,
   openAll,
@@ -21,7 +21,7 @@ import {
   type EmbeddingMeta,
   type Row
 } from '../../../src/files/embeddings/embeddings.js'
-import {shortest} from '../../../src/files/embeddings/jsonl.js'
+import {shortestDecimal} from '../../../src/files/embeddings/jsonl.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'embeddings-'))))
@@ -347,15 +347,15 @@ test('the format follows the ending, the flag, or is Arrow on stdout', () => {
 })
 
 test('no bytes, text and JSON are told apart', () => {
-  assert.equal(detect(new Uint8Array(0)), undefined)
-  assert.equal(detect(Buffer.from('id,v0\na,1\n')), 'csv')
-  assert.equal(detect(Buffer.from('{"id":1}')), 'jsonl')
+  assert.equal(detectFormat(new Uint8Array(0)), undefined)
+  assert.equal(detectFormat(Buffer.from('id,v0\na,1\n')), 'csv')
+  assert.equal(detectFormat(Buffer.from('{"id":1}')), 'jsonl')
 })
 
 test('decimals are the shortest that name the same float32', () => {
-  assert.equal(shortest(Math.fround(0.1)), '0.1')
+  assert.equal(shortestDecimal(Math.fround(0.1)), '0.1')
   for (let i = 0; i < 2000; i++) {
     const x = number(i, i % 7)
-    assert.equal(Math.fround(Number(shortest(x))), x)
+    assert.equal(Math.fround(Number(shortestDecimal(x))), x)
   }
 })

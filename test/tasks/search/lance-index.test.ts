@@ -15,7 +15,7 @@ import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../
 import {fileSink} from '../../../src/files/embeddings/bytes.js'
 import {isLance, LanceTable, loadLibrary} from '../../../src/files/search-index/lance-table.js'
 import {buildIndex} from '../../../src/tasks/search/build-index.js'
-import {indexLance, piecesOf, type LanceOptions, type LanceReport} from '../../../src/tasks/search/lance-index.js'
+import {indexLance, subvectorCount, type LanceOptions, type LanceReport} from '../../../src/tasks/search/lance-index.js'
 import {loadIndex} from '../../../src/tasks/search/search.js'
 import {rng} from '../../../src/tensor/random.js'
 import {open} from 'node:fs/promises'
@@ -185,7 +185,7 @@ describe('a LanceDB table', {skip: absent}, () => {
     const rows = draw(40)
     const {path} = await lance('stopped.lance', {sources: [await embeddings('st.arrow', rows)]})
     const table = await LanceTable.open(path)
-    await table.change()
+    await table.beginChange()
     await table.remove([rows[0]!.id, rows[1]!.id])
     table.close() // as if the process had ended here: no header was written
     assert.equal((await (await loadIndex(path)).search(batchOf([rows[0]!]), {k: 1}))[0]![0]!.id, rows[0]!.id)
@@ -267,7 +267,7 @@ describe('a LanceDB table', {skip: absent}, () => {
 })
 
 test('vectors are cut into pieces that divide them', () => {
-  assert.deepEqual([384, 768, 24, 7, 1, 100].map(piecesOf), [48, 96, 3, 1, 1, 10])
+  assert.deepEqual([384, 768, 24, 7, 1, 100].map(subvectorCount), [48, 96, 3, 1, 1, 10])
 })
 
 test('where the package is missing, a sentence says so with status 5', async () => {

@@ -10,7 +10,7 @@ import {centred, enlarge, fit, paste, sheet} from '../../../src/render/canvas.js
 import {decodeRgb, type Raster} from '../../../src/data/image/decode.js'
 import {drawPicture} from '../../../src/synthetic/picture.js'
 import {encodeImage} from '../../../src/data/image/encode.js'
-import {answerRows, neighbourSheet, type Answer} from '../../../src/tasks/search/contact-sheet.js'
+import {answerRows, contactSheet, type Answer} from '../../../src/tasks/search/contact-sheet.js'
 import {usualSize} from '../../../src/tasks/visualize/run-on-images.js'
 import {visualizePca} from '../../../src/tasks/visualize/pca.js'
 import {memory} from '../../../src/tensor/tf.js'
@@ -97,11 +97,11 @@ test('a contact sheet shows what can be opened, and counts labels that agree', a
       ]
     }
   ]
-  const {content, report} = await neighbourSheet(answers, {format: 'html', root: folder, side: 32})
+  const {content, report} = await contactSheet(answers, {format: 'html', root: folder, side: 32})
   assert.deepEqual([report.queries, report.pictures, report.missing], [1, 3, 1])
   assert.ok(Math.abs(report.sameLabel! - 2 / 3) < 1e-9)
   assert.ok(String(content).includes('&lt;gone&gt;.png') && !String(content).includes('<gone>'))
-  const png = await neighbourSheet(answers, {format: 'png', root: folder, side: 32})
+  const png = await contactSheet(answers, {format: 'png', root: folder, side: 32})
   const image = await decoded(png.content as Uint8Array)
   assert.equal(image.height, 32 + 2 * 16)
   assert.equal(image.width, 4 * 32 + 3 * 6 + 3 * 16)

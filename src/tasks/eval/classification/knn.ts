@@ -9,8 +9,8 @@ import {UserError} from '../../../config/errors.js'
 import type {BadImage} from '../../../data/loader/batches.js'
 import {noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
-import {refuseMixing, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
-import {nearest, normalizeRows, rowAt, VectorBuilder, type Products, type Vectors} from '../../../search/exact.js'
+import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
+import {nearest, normalizeRows, rowAt, VectorBuilder, type InnerProductFn, type Vectors} from '../../../search/exact.js'
 import {confusion} from '../../../metrics/accuracy.js'
 import {bootstrap, hits, someOfEach, temperature, usualK, vote} from '../../../search/knn.js'
 import {rng} from '../../../tensor/random.js'
@@ -233,7 +233,7 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
   }
   const train = await load(options.train)
   const val = options.val && (await load(options.val))
-  if (val) refuseMixing({name: options.train[0]!, meta: train.meta}, {name: options.val[0]!, meta: val.meta}, {ignoreLength: true})
+  if (val) assertSameProvenance({name: options.train[0]!, meta: train.meta}, {name: options.val[0]!, meta: val.meta}, {ignoreLength: true})
   return {sets: {train: train.set, val: val?.set}, meta: train.meta}
 }
 
@@ -257,7 +257,7 @@ function score(
   options: KnnOptions,
   notes: string[],
   fingerprint: string | null | undefined,
-  products: Products | undefined
+  products: InnerProductFn | undefined
 ): KnnReport {
   const {perClass = [undefined], seed} = options
   const {train, val} = scored[0]!.sets
@@ -389,7 +389,7 @@ function classify(
   perClass: number | undefined,
   {k: wanted = usualK, tries = 1, temperature: heat = temperature, seed}: KnnOptions,
   notes: string[],
-  products: Products | undefined
+  products: InnerProductFn | undefined
 ): Outcome[] {
   const numbers = new Map(classes.map((label, i) => [label, i]))
   const labels = Int32Array.from(train.labels, label => numbers.get(label)!)
@@ -423,7 +423,7 @@ function classify(
       : chosen
         ? (query: number, row: number) => chosen[row] === query
         : (query: number, row: number) => query === row
-    const found = nearest(rows, queries, ks.at(-1)!, {...(skip ? {skip} : {}), ...(products ? {products} : {})})
+    const found = nearest(rows, queries, ks.at(-1)!, {...(skip ? {skip} : {}), ...(products ? {innerProduct: products} : {})})
     for (const k of ks)
       if (!outcomes.has(k)) {
         const numbers = (): Float64Array => new Float64Array(truth.length)

@@ -12,7 +12,7 @@ import type {BadImage} from '../../../data/loader/batches.js'
 import {shuffledSampler} from '../../../data/loader/sampler.js'
 import {labelOf, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
-import {refuseMixing, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
+import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
 import {saveHead} from '../../../files/checkpoint/head-file.js'
 import {best, byClass, confusion, ranks} from '../../../metrics/accuracy.js'
 import {comparison, differenceOf, meanOf, type Estimate, type Interval} from '../../../metrics/intervals.js'
@@ -747,7 +747,7 @@ async function fromEmbeddings(options: LinearOptions, tests: readonly string[]):
   const rest = []
   for (const sources of [options.val, ...tests.map(test => [test])]) {
     const own = await load(sources)
-    refuseMixing({name: options.train[0]!, meta: train.meta}, {name: sources[0]!, meta: own.meta}, {})
+    assertSameProvenance({name: options.train[0]!, meta: train.meta}, {name: sources[0]!, meta: own.meta}, {})
     rest.push(own.set)
   }
   return {sets: {train: train.set, val: rest[0]!, tests: rest.slice(1)}, meta: train.meta, dim: train.set.dim}

@@ -13,7 +13,7 @@ import type {Fields} from '../../../files/embeddings/embeddings.js'
 import {bootstrap, comparison, type Interval} from '../../../metrics/intervals.js'
 import {averagePrecision, hitAt, recallAt, type Precision} from '../../../metrics/retrieval.js'
 import {normalizeRows} from '../../../search/exact.js'
-import {standings, type Asked} from '../../../search/ranks.js'
+import {rankQueries, type RankQuery} from '../../../search/ranks.js'
 import {rng} from '../../../tensor/random.js'
 import {loadEmbedder, type FeatureSettings} from '../../embed/embedder.js'
 import {throughEngine} from '../shared/engine-matmul.js'
@@ -189,17 +189,17 @@ export function groupOf(id: string, {group}: Fields, label: string | undefined, 
 }
 
 /** Who asks for whom: the first row of each group of two or more, or all of its rows. */
-export function queriesOf(labels: readonly string[], query: 'first' | 'all'): Asked[] {
+export function queriesOf(labels: readonly string[], query: 'first' | 'all'): RankQuery[] {
   const members = new Map<string, number[]>()
   for (const [row, label] of labels.entries()) {
     const known = members.get(label)
     if (known) known.push(row)
     else members.set(label, [row])
   }
-  const asked: Asked[] = []
+  const asked: RankQuery[] = []
   for (const [row, label] of labels.entries()) {
     const group = members.get(label)!
-    if (group.length > 1 && (query === 'all' || group[0] === row)) asked.push({row, right: group.filter(other => other !== row)})
+    if (group.length > 1 && (query === 'all' || group[0] === row)) asked.push({row, relevant: group.filter(other => other !== row)})
   }
   return asked
 }
@@ -209,7 +209,7 @@ type Outcome = {readonly precision: Float64Array; readonly ranks: readonly (read
 
 function score(
   sets: readonly {features: 'model' | Baseline; set: LabelledSet}[],
-  asked: readonly Asked[],
+  asked: readonly RankQuery[],
   options: RetrievalOptions,
   fingerprint: string | null | undefined,
   products: typeof throughEngine | undefined
@@ -225,7 +225,7 @@ function score(
   const queries: QueryResult[] = []
   const outcomeOf = (ranks: (readonly number[])[]): Outcome => ({
     ranks,
-    precision: Float64Array.from(ranks, (list, q) => averagePrecision(list, asked[q]!.right.length, how))
+    precision: Float64Array.from(ranks, (list, q) => averagePrecision(list, asked[q]!.relevant.length, how))
   })
   for (const {features, set} of sets) {
     if (set.ids.length !== ids.length || set.ids.some((id, i) => id !== ids[i])) {
@@ -234,10 +234,10 @@ function score(
     }
     const ranks: (readonly number[])[] = []
     let q = 0
-    for (const {ranks: own, first} of standings(set.x, set.dim, asked, {keep: features === sets[0]!.features ? told : 0, products})) {
+    for (const {ranks: own, first} of rankQueries(set.x, set.dim, asked, {keep: features === sets[0]!.features ? told : 0, products})) {
       options.signal?.throwIfAborted()
       ranks.push(own)
-      const {row, right} = asked[q++]!
+      const {row, relevant: right} = asked[q++]!
       if (features === sets[0]!.features)
         queries.push({
           query: ids[row]!,
@@ -255,14 +255,14 @@ function score(
     }
     outcomes.set(features, outcomeOf(ranks))
   }
-  outcomes.set('chance', outcomeOf(asked.map(({right}, q) => randomRanks(right.length, ids.length - 1, rng(seed, 'chance', q)))))
+  outcomes.set('chance', outcomeOf(asked.map(({relevant: right}, q) => randomRanks(right.length, ids.length - 1, rng(seed, 'chance', q)))))
 
   const numbers = new Map([...groups].map((group, i) => [group, i]))
   const groupNumbers = asked.map(({row}) => numbers.get(labels[row]!)!)
   const scores = [...outcomes].map(([features, {precision, ranks}]): RetrievalScore => {
     const {mean: map, interval} = overGroups(precision, groupNumbers, seed)
     const byK = (of: typeof recallAt): Record<string, number> =>
-      Object.fromEntries(ks.map(k => [k, ranks.reduce((sum, list, q) => sum + of(list, asked[q]!.right.length, k), 0) / ranks.length]))
+      Object.fromEntries(ks.map(k => [k, ranks.reduce((sum, list, q) => sum + of(list, asked[q]!.relevant.length, k), 0) / ranks.length]))
     return {features, map, interval, recall: byK(recallAt), hits: byK(hitAt)}
   })
   const own = outcomes.get('model')
