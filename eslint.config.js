@@ -1,4 +1,7 @@
-/** Lint: what the compiler does not see and the house rules ask for. Formatting is prettier's; imports between rooms are held by test/architecture.test.ts. */
+/**
+ * Lint: what the compiler does not see and the house rules ask for. Formatting is prettier's; imports between rooms
+ * are held by test/architecture.test.ts.
+ */
 import eslint from '@eslint/js'
 import tseslint from 'typescript-eslint'
 

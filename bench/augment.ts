@@ -1,9 +1,11 @@
 /**
- * Decoding and cropping for training, beside what else could do it: photos a second of one core, on this machine, in one run.
+ * Decoding and cropping for training, beside what else could do it: photos a second of one core, on this machine, in
+ * one run.
  *
  * usage: node dist/bench/augment.js FOLDER [--count 100] [--repeats 3] [--peers decode,resize,all,torch]
- * PYTHON names a Python with pillow (and torch, numpy for the mode torch). 2 × 224² + 8 × 98² views a photo, the published recipe. Rates are a second of processor time,
- * all threads together, which other work on the machine disturbs less than wall time; the best of the repeats counts. Prints a table in Markdown.
+ * PYTHON names a Python with pillow (and torch, numpy for the mode torch). 2 × 224² + 8 × 98² views a photo, the
+ * published recipe. Rates are a second of processor time, all threads together, which other work on the machine
+ * disturbs less than wall time; the best of the repeats counts. Prints a table in Markdown.
  */
 import {execFileSync} from 'node:child_process'
 import {cpus} from 'node:os'

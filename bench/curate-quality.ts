@@ -1,9 +1,11 @@
 /**
- * How well curation does on a pool whose truth is known: near-duplicates, irrelevant images, and balance, for hashes, perceptual features and models.
+ * How well curation does on a pool whose truth is known: near-duplicates, irrelevant images, and balance, for hashes,
+ * perceptual features and models.
  *
  * usage: node dist/bench/curate-quality.js POOL [--model RUN,…] [--size 64] [--images 0]
- * POOL holds truth.csv (path, domain, group, transform) and duplicate_pairs.csv (a, b, kind). Pairs of frames of one video count as neither right nor wrong. A
- * model is also tried with fresh weights of the same architecture. Prints tables in Markdown.
+ * POOL holds truth.csv (path, domain, group, transform) and duplicate_pairs.csv (a, b, kind). Pairs of frames of one
+ * video count as neither right nor wrong. A model is also tried with fresh weights of the same architecture. Prints
+ * tables in Markdown.
  */
 import {readFileSync} from 'node:fs'
 import {mkdtemp, rm} from 'node:fs/promises'

@@ -1,11 +1,14 @@
 /**
- * Whether curation is worth it: pretraining at equal steps on the raw and on the curated pool, judged by nearest neighbours on labelled images that neither has seen.
+ * Whether curation is worth it: pretraining at equal steps on the raw and on the curated pool, judged by nearest
+ * neighbours on labelled images that neither has seen.
  *
- * usage: node dist/bench/curate-worth.js POOL --train LABELLED/train --val LABELLED/val [--steps 300] [--seeds 0,1] [--target 0] [--config small] [--size 64] [--set key=value]…
- * First everything near a labelled image (train or val) is taken out of POOL by `curate decontaminate` at its default; what is left is the raw pool. It is curated with
- * the filter and near-duplicates at their defaults; with --target a balanced sample on features of the model trained on the raw pool follows, which is drawn from what
- * those two leave. Every run is a process of its own, with one setting of threads (DINOV2_THREADS). Prints one row a run as it ends, and the means, in Markdown: the
- * number, whatever it is.
+ * usage: node dist/bench/curate-worth.js POOL --train LABELLED/train --val LABELLED/val [--steps 300] [--seeds 0,1]
+ * [--target 0] [--config small] [--size 64] [--set key=value]… First everything near a labelled image (train or val)
+ * is taken out of POOL by `curate decontaminate` at its default; what is left is the raw pool. It is curated with the
+ * filter and near-duplicates at their defaults; with --target a balanced sample on features of the model trained on
+ * the raw pool follows, which is drawn from what those two leave. Every run is a process of its own, with one setting
+ * of threads (DINOV2_THREADS). Prints one row a run as it ends, and the means, in Markdown: the number, whatever it
+ * is.
  */
 import {execFileSync} from 'node:child_process'
 import {mkdtemp, rm} from 'node:fs/promises'

@@ -1,10 +1,13 @@
 /**
- * Curation beside faiss on this machine, in one run: k-means, and all pairs above a threshold, exactly and by inverted lists; and how cost grows with the rows.
+ * Curation beside faiss on this machine, in one run: k-means, and all pairs above a threshold, exactly and by inverted
+ * lists; and how cost grows with the rows.
  *
- * usage: node dist/bench/curate.js [--rows 10000,100000] [--dim 384] [--clusters 1000] [--iterations 10] [--tasks kmeans,exact,lists,sample] [--plot growth.html|growth.svg]
- * PYTHON names a Python with numpy and faiss-cpu. Rows are drawn: unit vectors around one centre for 50 rows, one in twenty of them a near-copy of another.
- * Each contender is a process of its own, on two threads, reading one .npy file; time is that of the work without reading; memory is the peak of the process.
- * k-means starts as each does by default (ours k-means++, faiss from random rows). Quality stands beside time: the mean squared distance of k-means, the pairs found.
+ * usage: node dist/bench/curate.js [--rows 10000,100000] [--dim 384] [--clusters 1000] [--iterations 10]
+ * [--tasks kmeans,exact,lists,sample] [--plot growth.html|growth.svg] PYTHON names a Python with numpy and faiss-cpu.
+ * Rows are drawn: unit vectors around one centre for 50 rows, one in twenty of them a near-copy of another. Each
+ * contender is a process of its own, on two threads, reading one .npy file; time is that of the work without reading;
+ * memory is the peak of the process. k-means starts as each does by default (ours k-means++, faiss from random rows).
+ * Quality stands beside time: the mean squared distance of k-means, the pairs found.
  */
 import {execFileSync} from 'node:child_process'
 import {writeFileSync} from 'node:fs'

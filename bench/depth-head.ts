@@ -1,5 +1,6 @@
 /**
- * Our side of the depth task of bench/eval.ts: trains a depth head on features from files, as `depth-eval --cached` does, and scores it; a line of JSON with the seconds and the error.
+ * Our side of the depth task of bench/eval.ts: trains a depth head on features from files, as `depth-eval --cached`
+ * does, and scores it; a line of JSON with the seconds and the error.
  *
  * usage: node dist/bench/depth-head.js FOLDER STEPS
  * FOLDER holds shape.json and the float32 files train-features, train-truth, val-features and val-truth.

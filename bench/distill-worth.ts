@@ -1,10 +1,13 @@
 /**
- * What distillation is worth: a student beside its teacher and beside the same student pretrained from scratch for as many steps on the same images, by frozen features on labelled images.
+ * What distillation is worth: a student beside its teacher and beside the same student pretrained from scratch for as
+ * many steps on the same images, by frozen features on labelled images.
  *
- * usage: node dist/bench/distill-worth.js TEACHER IMAGES --train LABELLED/train --val LABELLED/val [--config distill-small] [--steps 400] [--seeds 0,1] [--size 64] [--k 20] [--set key=value]…
- * TEACHER is a run folder; both students take its settings, and those of --config above them, so that they differ in nothing but the teacher. Every run is a process of its own. Prints kNN and
- * linear scores with intervals, images a second of `embed` on the val images (all models in one round, best of three), parameters and size of the file, in Markdown: the numbers, whatever
- * they are.
+ * usage: node dist/bench/distill-worth.js TEACHER IMAGES --train LABELLED/train --val LABELLED/val
+ * [--config distill-small] [--steps 400] [--seeds 0,1] [--size 64] [--k 20] [--set key=value]… TEACHER is a run
+ * folder; both students take its settings, and those of --config above them, so that they differ in nothing but the
+ * teacher. Every run is a process of its own. Prints kNN and linear scores with intervals, images a second of `embed`
+ * on the val images (all models in one round, best of three), parameters and size of the file, in Markdown: the
+ * numbers, whatever they are.
  */
 import {spawnSync} from 'node:child_process'
 import {mkdtempSync, rmSync, statSync} from 'node:fs'

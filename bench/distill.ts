@@ -1,11 +1,15 @@
 /**
- * One step of `dinov2 distill` beside a PyTorch loop of the same with the reference's modules: images a second and memory, on this machine; and what students side by side save.
+ * One step of `dinov2 distill` beside a PyTorch loop of the same with the reference's modules: images a second and
+ * memory, on this machine; and what students side by side save.
  *
- * usage: REF=… PYTHON=… node dist/bench/distill.js [--teacher b] [--student s] [--batch 4] [--prototypes 16384] [--precision bf16] [--repeats 3] [--steps 3] [--peer bf16|fp32|none]
+ * usage: REF=… PYTHON=… node dist/bench/distill.js [--teacher b] [--student s] [--batch 4] [--prototypes 16384]
+ * [--precision bf16] [--repeats 3] [--steps 3] [--peer bf16|fp32|none]
  *        [--memory fast|balanced|small] [--students 2] [--threads N]
- * REF is a checkout of facebookresearch/dinov2. Random weights and pixels, 2 × 224 px and 8 × 98 px an image; separate heads for DINO and iBOT; the patch loss on all patches, Sinkhorn–Knopp, KoLeo,
- * clipping, AdamW, the average of the student. Each repeat is a process of its own, ours and the peer's by turns; the first step is left out. With `--students` a further row: so many equal
- * students in one process, from one pass of the teacher; its images a second are those that each student sees. Memory is the peak of the process, Node or Python included.
+ * REF is a checkout of facebookresearch/dinov2. Random weights and pixels, 2 × 224 px and 8 × 98 px an image; separate
+ * heads for DINO and iBOT; the patch loss on all patches, Sinkhorn–Knopp, KoLeo, clipping, AdamW, the average of the
+ * student. Each repeat is a process of its own, ours and the peer's by turns; the first step is left out. With
+ * `--students` a further row: so many equal students in one process, from one pass of the teacher; its images a second
+ * are those that each student sees. Memory is the peak of the process, Node or Python included.
  */
 import {execFileSync} from 'node:child_process'
 import {readFileSync} from 'node:fs'

@@ -2,9 +2,10 @@
  * `dinov2 embed` beside its peers: images a second from JPEG files to cls features, on this machine, in one run.
  *
  * usage: node dist/bench/embed.js FOLDER [--count 200] [--sizes s,b] [--repeats 3] [--modes hf,torch,torch_bf16,ort]
- * PYTHON names a Python with torch, transformers, onnxruntime, onnx, pillow and safetensors; REF a checkout of facebookresearch/dinov2.
- * Peers run with 0 and 2 loading workers and the better counts; every second repeat goes in the opposite order. The best of the repeats is
- * compared. Prints a table in Markdown, and the cosine of our features with the reference's (float32, Pillow) on the same weights.
+ * PYTHON names a Python with torch, transformers, onnxruntime, onnx, pillow and safetensors; REF a checkout of
+ * facebookresearch/dinov2. Peers run with 0 and 2 loading workers and the better counts; every second repeat goes in
+ * the opposite order. The best of the repeats is compared. Prints a table in Markdown, and the cosine of our features
+ * with the reference's (float32, Pillow) on the same weights.
  */
 import {execFileSync} from 'node:child_process'
 import {readdirSync, writeFileSync} from 'node:fs'
@@ -95,7 +96,8 @@ for (const size of values.sizes.split(',')) {
     .map(name => join(folder, name))
     .sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
     .slice(0, Number(count))
-  // Peers are timed after a warm-up; a process of ours begins anew each time, so it gets the files three times over and its own beginning counts.
+  // Peers are timed after a warm-up; a process of ours begins anew each time, so it gets the files three times over
+  // and its own beginning counts.
   writeFileSync(list, [...files, ...files, ...files].map(name => resolve(name)).join('\n') + '\n')
   const features = join(scratch, 'features.npy')
   const best = new Map<string, Outcome>()

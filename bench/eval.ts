@@ -1,10 +1,14 @@
 /**
- * Evaluations on frozen features beside scikit-learn and PyTorch doing the same on the same numbers: seconds, memory, and the score, which has to agree.
+ * Evaluations on frozen features beside scikit-learn and PyTorch doing the same on the same numbers: seconds, memory,
+ * and the score, which has to agree.
  *
- * usage: node dist/bench/eval.js [--rows 5000] [--val 1000] [--classes 20] [--width 384] [--steps 1000] [--maps 64] [--tasks knn,lbfgs,linear,depth] [--repeats 1]
- * PYTHON names a Python with numpy, torch and scikit-learn. Features are drawn: classes around centres, the cls tokens of four blocks and a mean token, each `width` numbers; and, for
- * depth, maps of 16 × 20 patches of 2 × `width` numbers with smooth depth of 128 × 160 pixels. Every contender is a process of its own, timed from beginning to end; the seconds of the work
- * without its imports stand in brackets. Memory is the peak of the process. The grid takes `steps` steps of 128 rows instead of 12,500, the depth head half as many of 8 maps, on both sides.
+ * usage: node dist/bench/eval.js [--rows 5000] [--val 1000] [--classes 20] [--width 384] [--steps 1000] [--maps 64]
+ * [--tasks knn,lbfgs,linear,depth] [--repeats 1] PYTHON names a Python with numpy, torch and scikit-learn. Features
+ * are drawn: classes around centres, the cls tokens of four blocks and a mean token, each `width` numbers; and, for
+ * depth, maps of 16 × 20 patches of 2 × `width` numbers with smooth depth of 128 × 160 pixels. Every contender is a
+ * process of its own, timed from beginning to end; the seconds of the work without its imports stand in brackets.
+ * Memory is the peak of the process. The grid takes `steps` steps of 128 rows instead of 12,500, the depth head half
+ * as many of 8 maps, on both sides.
  */
 import {execFileSync} from 'node:child_process'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'
@@ -79,7 +83,10 @@ const shape: DepthShape = {
   width: 160
 }
 
-/** Writes the maps of a set and their depth: a few waves that some channels tell, under noise; a tenth of the pixels are unknown. */
+/**
+ * Writes the maps of a set and their depth: a few waves that some channels tell, under noise; a tenth of the pixels
+ * are unknown.
+ */
 async function drawMaps(name: 'train' | 'val'): Promise<void> {
   const {h, w, channels: D, height, width} = shape
   const features = new Float32Array(shape[name] * h * w * D)

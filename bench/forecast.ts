@@ -1,9 +1,11 @@
 /**
- * What `dinov2 pretrain --dry-run` says, beside what then happens: seconds, peak memory of the process and of its tensors.
+ * What `dinov2 pretrain --dry-run` says, beside what then happens: seconds, peak memory of the process and of its
+ * tensors.
  *
  * usage: node dist/bench/forecast.js FLAGS OF PRETRAIN …
  * e.g.:  node dist/bench/forecast.js photos --config small --set train.steps=100
- * The run goes to a temporary folder. Seconds are those of the steps and what is written, by the command's own clock; the process is watched from outside.
+ * The run goes to a temporary folder. Seconds are those of the steps and what is written, by the command's own clock;
+ * the process is watched from outside.
  */
 import {execFileSync, spawnSync} from 'node:child_process'
 import {mkdtempSync, readFileSync, rmSync} from 'node:fs'

@@ -1,10 +1,13 @@
 /**
- * What the frozen features of a model are worth: every evaluation on sets of real pictures, beside all of its baselines, as one table.
+ * What the frozen features of a model are worth: every evaluation on sets of real pictures, beside all of its
+ * baselines, as one table.
  *
- * usage: node dist/bench/frozen.js MODEL [--data ../shared/data] [--only TASK,…] [--pages DIR] [--threads N] [--seed 0]
- * DATA holds cls-scenes6, cls-caltech14, cls-clothing10, domain-aerial7, domain-bloodcells, seg-camvid, depth-rgbd and retrieval-holidays300; what is not there is left out and said.
- * TASK: knn, linear, seg, depth, retrieval. --pages keeps the report and the page of every evaluation. The last 16 frames of `kitchen7s` are held out of the training of depth heads
- * and scored as the same scene seen later; the scenes under val are out of domain. Prints the table in Markdown and, under it, every baseline that is not surely beaten.
+ * usage: node dist/bench/frozen.js MODEL [--data ../shared/data] [--only TASK,…] [--pages DIR] [--threads N]
+ * [--seed 0] DATA holds cls-scenes6, cls-caltech14, cls-clothing10, domain-aerial7, domain-bloodcells, seg-camvid,
+ * depth-rgbd and retrieval-holidays300; what is not there is left out and said. TASK: knn, linear, seg, depth,
+ * retrieval. --pages keeps the report and the page of every evaluation. The last 16 frames of `kitchen7s` are held out
+ * of the training of depth heads and scored as the same scene seen later; the scenes under val are out of domain.
+ * Prints the table in Markdown and, under it, every baseline that is not surely beaten.
  */
 import {spawnSync} from 'node:child_process'
 import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
@@ -36,7 +39,10 @@ const scratch = mkdtempSync(join(tmpdir(), 'dinov2-frozen-'))
 const keep = values.pages ?? scratch
 mkdirSync(keep, {recursive: true})
 
-/** A score with its interval, and the same of everything that it stands beside; `sure` where the interval of the difference leaves no doubt. */
+/**
+ * A score with its interval, and the same of everything that it stands beside; `sure` where the interval of the
+ * difference leaves no doubt.
+ */
 type Line = {
   readonly what: string
   readonly measure: string
@@ -76,7 +82,8 @@ function has(set: string): boolean {
   return false
 }
 
-// -------------------------------------------------------------------------------------------------------------- classification
+// --------------------------------------------------------------------------------------------------------------
+// classification
 
 /** Sets of labelled images, with the side that the model sees. */
 const classified = [
@@ -122,7 +129,8 @@ for (const {set, title, size} of classified) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------------- segmentation
+// ----------------------------------------------------------------------------------------------------------------
+// segmentation
 
 if (tasks.includes('seg') && has('seg-camvid')) {
   const root = join(data, 'seg-camvid')
@@ -147,7 +155,8 @@ if (tasks.includes('seg') && has('seg-camvid')) {
   }
 }
 
-// ----------------------------------------------------------------------------------------------------------------------- depth
+// -----------------------------------------------------------------------------------------------------------------------
+// depth
 
 if (tasks.includes('depth') && has('depth-rgbd')) {
   const root = join(data, 'depth-rgbd')
@@ -205,7 +214,8 @@ if (tasks.includes('depth') && has('depth-rgbd')) {
       }
 }
 
-// ------------------------------------------------------------------------------------------------------------------- retrieval
+// -------------------------------------------------------------------------------------------------------------------
+// retrieval
 
 if (tasks.includes('retrieval') && has('retrieval-holidays300')) {
   const options = ['--group-prefix', '4', '--size', '128', '--crop-borders', '--pool', 'cls+mean']
@@ -229,7 +239,8 @@ if (tasks.includes('retrieval') && has('retrieval-holidays300')) {
 }
 rmSync(scratch, {recursive: true})
 
-// ----------------------------------------------------------------------------------------------------------------------- table
+// -----------------------------------------------------------------------------------------------------------------------
+// table
 
 console.log('| | measure | model (95 %) | chance | raw pixels | untrained |\n| --- | --- | --- | --- | --- | --- |')
 for (const {what, measure, model: own, others} of lines) {

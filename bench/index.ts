@@ -1,10 +1,13 @@
 /**
- * Three ways to hold an index beside one another on this machine: exact, a graph (HNSW), and a LanceDB table (IVF-PQ). Building, queries, recall, memory, disk.
+ * Three ways to hold an index beside one another on this machine: exact, a graph (HNSW), and a LanceDB table (IVF-PQ).
+ * Building, queries, recall, memory, disk.
  *
- * usage: node dist/bench/index.js [--rows 20000] [--dim 384] [--queries 200] [--kinds exact,hnsw,lance,lance-exact] [--k 10]
- * Rows are drawn as in bench/curate.ts, the queries from the same centres. Each kind is a process of its own that reads one .npy file, builds, and writes its
- * index; a second process opens it and asks, one query after another. Recall is the share of the true k nearest (a neighbour as near as the last of them counts), and
- * the truth is the exact index's answer by `nearest`. Memory is the peak of the process. Growth: give several numbers, --rows 20000,100000,1000000.
+ * usage: node dist/bench/index.js [--rows 20000] [--dim 384] [--queries 200] [--kinds exact,hnsw,lance,lance-exact]
+ * [--k 10] Rows are drawn as in bench/curate.ts, the queries from the same centres. Each kind is a process of its own
+ * that reads one .npy file, builds, and writes its index; a second process opens it and asks, one query after another.
+ * Recall is the share of the true k nearest (a neighbour as near as the last of them counts), and the truth is the
+ * exact index's answer by `nearest`. Memory is the peak of the process. Growth: give several numbers, --rows
+ * 20000,100000,1000000.
  */
 import {execFileSync} from 'node:child_process'
 import {mkdtemp, open, readdir, rm, stat} from 'node:fs/promises'

@@ -2,7 +2,8 @@
  * Memory of `dinov2 embed` against the number of images: peak memory of the process for 100, 1,000 and 10,000 files.
  *
  * usage: node dist/bench/memory.js FOLDER [--counts 100,1000,10000]
- * The files of the folder are named again and again until there are enough; a small model of random weights keeps it short.
+ * The files of the folder are named again and again until there are enough; a small model of random weights keeps it
+ * short.
  */
 import {execFileSync} from 'node:child_process'
 import {readdirSync, writeFileSync} from 'node:fs'

@@ -1,4 +1,7 @@
-/** A training run on random pixels for `bench/pretrain`: the state, the batch, the techniques that can be taken away, and what a step took. */
+/**
+ * A training run on random pixels for `bench/pretrain`: the state, the batch, the techniques that can be taken away,
+ * and what a step took.
+ */
 import {readFileSync} from 'node:fs'
 import {startEngine} from '../src/engine/start.js'
 import {torch} from '../src/engine/torch/binding.js'
@@ -17,8 +20,9 @@ import type {Tensor, Tensor2D, Tensor4D} from '../src/tensor/tf.js'
 import {count, flat, leaves} from '../src/tensor/tree.js'
 
 /**
- * What can be taken away, and what then stands in its place. The first is a setting; the others are families of native loops, which then say that they are not ready,
- * so that kernels compose libtorch's operators as they do on other devices.
+ * What can be taken away, and what then stands in its place. The first is a setting; the others are families of native
+ * loops, which then say that they are not ready, so that kernels compose libtorch's operators as they do on other
+ * devices.
  */
 export const techniques = {
   depth: 'every branch computed for all sequences, as stochastic depth by masking does',
@@ -216,7 +220,10 @@ export async function onePretrainRun(options: RunOptions): Promise<Outcome> {
 
 export type Passes = {packed: {seconds: number; cpu: number}; separate: {seconds: number; cpu: number}}
 
-/** The student's backbone alone, forward and backward: global and local crops in one packed pass, and in a pass each whose gradients are added up; the best of `steps`, by turns. */
+/**
+ * The student's backbone alone, forward and backward: global and local crops in one packed pass, and in a pass each
+ * whose gradients are added up; the best of `steps`, by turns.
+ */
 export async function packedAndSeparate({arch, batch: B, precision, steps, threads}: RunOptions): Promise<Passes> {
   await startEngine({engine: 'torch', device: 'cpu', precision, threads, note: () => undefined})
   const vit = configOf(arch)

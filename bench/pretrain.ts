@@ -1,13 +1,18 @@
 /**
- * One optimisation step of `dinov2 pretrain` beside the reference's modules in PyTorch: images a second and memory, on this machine.
+ * One optimisation step of `dinov2 pretrain` beside the reference's modules in PyTorch: images a second and memory, on
+ * this machine.
  *
- * usage: REF=… PYTHON=… node dist/bench/pretrain.js [--arch s] [--batch 8] [--precision bf16] [--repeats 3] [--steps 3] [--off TECHNIQUE,…] [--peer bf16|fp32|none]
+ * usage: REF=… PYTHON=… node dist/bench/pretrain.js [--arch s] [--batch 8] [--precision bf16] [--repeats 3]
+ * [--steps 3] [--off TECHNIQUE,…] [--peer bf16|fp32|none]
  *        [--memory fast|balanced|small] [--accumulate 1] [--threads N] [--ablate] [--profile]
- * REF is a checkout of facebookresearch/dinov2. Both sides take random pixels (2 × 224 px and 8 × 98 px an image, or 96 px for ViT-L/16), a head of K = 65,536 for DINO and iBOT, the same masks,
- * drop path 0.3, Sinkhorn–Knopp, KoLeo, clipping, AdamW and the teacher's average; data loading is left out on both sides. Each repeat is a process of its own, ours
- * and the peer's by turns. `--off` takes a technique away (all names with `--list`), which is how the table of what each of them gives is made; `--ablate` runs them all.
- * `--packing` compares one packed pass of the student's backbone with a pass for each size of crop. `--profile` prints the CPU time of each operator instead. Times are of one step; memory is the peak of
- * the whole process, Node or Python included. CPU seconds are those of all threads: they say something on a machine that others use as well.
+ * REF is a checkout of facebookresearch/dinov2. Both sides take random pixels (2 × 224 px and 8 × 98 px an image, or
+ * 96 px for ViT-L/16), a head of K = 65,536 for DINO and iBOT, the same masks, drop path 0.3, Sinkhorn–Knopp, KoLeo,
+ * clipping, AdamW and the teacher's average; data loading is left out on both sides. Each repeat is a process of its
+ * own, ours and the peer's by turns. `--off` takes a technique away (all names with `--list`), which is how the table
+ * of what each of them gives is made; `--ablate` runs them all. `--packing` compares one packed pass of the student's
+ * backbone with a pass for each size of crop. `--profile` prints the CPU time of each operator instead. Times are of
+ * one step; memory is the peak of the whole process, Node or Python included. CPU seconds are those of all threads:
+ * they say something on a machine that others use as well.
  */
 import {execFileSync} from 'node:child_process'
 import {readFileSync} from 'node:fs'

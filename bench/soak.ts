@@ -3,9 +3,10 @@
  *
  * usage: node dist/bench/soak.js IMAGES [--minutes 30] [--out soak] [-- FLAGS OF PRETRAIN]
  *
- * Trains for so many minutes, then stops the run as Ctrl-C does. Leaves OUT/memory.csv, OUT/memory.html and the run in OUT/run. Checkpoints are written and images decoded all the while.
- * The first third is the warm-up: libraries load, the cache of decoded images fills. Over the rest a line is fitted; the curve is called flat where that line rises by less
- * than 2 % of what the process holds. Status 1 where it is not, or the run did not end well.
+ * Trains for so many minutes, then stops the run as Ctrl-C does. Leaves OUT/memory.csv, OUT/memory.html and the run in
+ * OUT/run. Checkpoints are written and images decoded all the while. The first third is the warm-up: libraries load,
+ * the cache of decoded images fills. Over the rest a line is fitted; the curve is called flat where that line rises by
+ * less than 2 % of what the process holds. Status 1 where it is not, or the run did not end well.
  */
 import {spawn} from 'node:child_process'
 import {existsSync, readFileSync} from 'node:fs'

@@ -1,4 +1,7 @@
-/** `dinov2 completion`: a script that teaches the shell to complete commands, flags, options, recipes, settings and file names. */
+/**
+ * `dinov2 completion`: a script that teaches the shell to complete commands, flags, options, recipes, settings and
+ * file names.
+ */
 import {Args} from '@oclif/core'
 import {Command, reportFlags} from '../src/cli/command.js'
 

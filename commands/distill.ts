@@ -82,7 +82,8 @@ Several --student files are taught side by side from one pass of the teacher, ea
     this.#teacher = plan
     const files = student ?? []
     if (files.length === 0) return taught(shared, plan, origin.settings, withSetting)
-    // Where several students differ in patch or heads, each takes over from the teacher for itself; what is shared is what the first one has.
+    // Where several students differ in patch or heads, each takes over from the teacher for itself; what is shared is
+    // what the first one has.
     const all = files.map(file => {
       const {settings: given} = readLayers([file], [], {flags: [], settings: true})
       const name = studentName(file)
@@ -224,7 +225,9 @@ Several --student files are taught side by side from one pass of the teacher, ea
     return this.autoBatch(kept, () => batchForStudent(settings, {teacher, precision, device, images}), gib)
   }
 
-  /** Students that learn side by side take the same steps on the same crops. Throws a usage error where they would not. */
+  /**
+   * Students that learn side by side take the same steps on the same crops. Throws a usage error where they would not.
+   */
   #sameForAll(students: readonly Taught[]): void {
     const first = students[0]!
     for (const {name, settings, plan} of students.slice(1))

@@ -50,7 +50,10 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     ...trainingFlags
   }
 
-  /** What the weights of `--init` decide where nobody else did. A run that goes on keeps what they decided when it began, and does not need them. */
+  /**
+   * What the weights of `--init` decide where nobody else did. A run that goes on keeps what they decided when it
+   * began, and does not need them.
+   */
   protected override async refine(resolved: ResolvedSettings, flags: Readonly<Record<string, unknown>>): Promise<ResolvedSettings> {
     const {init, resume, output} = flags as {init?: string; resume?: boolean; output?: string}
     const weights = init ?? resolved.settings.student.pretrained_weights

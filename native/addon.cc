@@ -1,9 +1,9 @@
 /**
  * The door between Node and libtorch: tensors by handle and one generic operator call.
  *
- * Any ATen operator is found by name and overload in the dispatcher; JavaScript values become what the operator's own schema asks
- * for; the call is boxed; results come back as handles. No operator needs a line of C++ here. All calls run on the thread that
- * loads the addon, without autograd: gradients are the business of the TypeScript side.
+ * Any ATen operator is found by name and overload in the dispatcher; JavaScript values become what the operator's own
+ * schema asks for; the call is boxed; results come back as handles. No operator needs a line of C++ here. All calls
+ * run on the thread that loads the addon, without autograd: gradients are the business of the TypeScript side.
  */
 #define NAPI_VERSION 8
 #include <node_api.h>
@@ -32,7 +32,8 @@ namespace {
 
 using c10::IValue;
 
-// ---------------------------------------------------------------------------------------------------------------- handles
+// ----------------------------------------------------------------------------------------------------------------
+// handles
 
 /**
  * Tensors that JavaScript holds. Slot 0 stays empty, so that 0 can stand for "no tensor".
@@ -61,7 +62,8 @@ const at::Tensor& at_handle(double value) {
   return slots[id];
 }
 
-// ------------------------------------------------------------------------------------------------------------- JavaScript
+// -------------------------------------------------------------------------------------------------------------
+// JavaScript
 
 struct JsError {};  // an exception is already pending on the JavaScript side
 
@@ -134,7 +136,8 @@ napi_value shapeOf(napi_env env, at::IntArrayRef sizes) {
   return out;
 }
 
-// ---------------------------------------------------------------------------------------------------------- the operators
+// ---------------------------------------------------------------------------------------------------------- the
+// operators
 
 struct Operator {
   c10::OperatorHandle handle;
@@ -439,7 +442,8 @@ napi_value type(napi_env env, napi_callback_info info) {
   });
 }
 
-// ------------------------------------------------------------------------------------------------------------- the machine
+// ------------------------------------------------------------------------------------------------------------- the
+// machine
 
 napi_value memory(napi_env env, napi_callback_info) {
   return guarded(env, [&] {

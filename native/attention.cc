@@ -1,14 +1,17 @@
 /**
  * Self-attention over packed sequences in bfloat16, for processors that multiply it (AVX512-BF16).
  *
- * One (sequence, head) is one piece of work: keys and values are packed once, then six query rows at a time go through scores, softmax
- * and the weighted sum without leaving the first-level cache, so that no matrix of scores ever reaches memory. Sums are float32. Where
- * the processor lacks the instructions, `dinov2::attention_ready` says so and the caller takes two batched products instead.
+ * One (sequence, head) is one piece of work: keys and values are packed once, then six query rows at a time go through
+ * scores, softmax and the weighted sum without leaving the first-level cache, so that no matrix of scores ever reaches
+ * memory. Sums are float32. Where the processor lacks the instructions, `dinov2::attention_ready` says so and the
+ * caller takes two batched products instead.
  *
- * The backward half goes the same way: scores and weights are computed anew, six query rows at a time; weights and their gradients are kept for one head as pairs of
- * rows in bfloat16, which is what the sums over queries (of keys and values) want.
+ * The backward half goes the same way: scores and weights are computed anew, six query rows at a time; weights and
+ * their gradients are kept for one head as pairs of rows in bfloat16, which is what the sums over queries (of keys and
+ * values) want.
  *
- * qkv is [T, 3C]: queries, keys, values side by side, each head by head; head width K = C / heads, a multiple of 16 up to 128.
+ * qkv is [T, 3C]: queries, keys, values side by side, each head by head; head width K = C / heads, a multiple of 16 up
+ * to 128.
  */
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -49,8 +52,8 @@ DINOV2_BF16 inline __m512 exponential(__m512 x) {
 }
 
 /**
- * out[R][16·V] = Σ over pairs of a[r][pair] · b[pair][16·V]: the inner product both halves share. `a` holds rows of bfloat16 pairs with
- * the given stride (in elements), `b` packed pairs, `pairs` of them, each `ldb` wide.
+ * out[R][16·V] = Σ over pairs of a[r][pair] · b[pair][16·V]: the inner product both halves share. `a` holds rows of
+ * bfloat16 pairs with the given stride (in elements), `b` packed pairs, `pairs` of them, each `ldb` wide.
  */
 template <int R, int V>
 DINOV2_BF16 inline void multiply(const bf16* a, int64_t lda, const uint32_t* b, int64_t ldb, int64_t pairs, __m512 (&sum)[R][V]) {
@@ -131,7 +134,10 @@ DINOV2_BF16 void rows(const bf16* q, int64_t ldq, int64_t n, int64_t padded, int
   }
 }
 
-/** Packs rows of bfloat16 by pairs of channels, out[pair][row], `padded` rows of which n are there; sixteen rows gathered at once. */
+/**
+ * Packs rows of bfloat16 by pairs of channels, out[pair][row], `padded` rows of which n are there; sixteen rows
+ * gathered at once.
+ */
 DINOV2_BF16 void packByChannels(const bf16* x, int64_t ld, int64_t n, int64_t padded, int64_t width, uint32_t* out) {
   const __m512i steps = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(static_cast<int>(ld / 2)));
   for (int64_t j = 0; j < padded; j += 16) {
@@ -219,7 +225,10 @@ DINOV2_BF16 inline void acrossChannels(int64_t width, const Multiply& product, c
 
 DINOV2_BF16 inline void round16(bf16* to, __m512 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x)); }
 
-/** The gradient of one head of one sequence of n rows: dq, dk, dv `ldd` elements a row, for the gradient `g` of its output, `ldg` elements a row. */
+/**
+ * The gradient of one head of one sequence of n rows: dq, dk, dv `ldd` elements a row, for the gradient `g` of its
+ * output, `ldg` elements a row.
+ */
 DINOV2_BF16 void headGrad(const bf16* g, int64_t ldg, const bf16* q, const bf16* k, const bf16* v, int64_t ld, int64_t n, int64_t width, float scale, GradScratch& s, bf16* dq, bf16* dk,
                           bf16* dv, int64_t ldd) {
   constexpr int R = 6;
@@ -343,7 +352,10 @@ std::vector<Piece> piecesOf(const at::Tensor& qkv, at::IntArrayRef counts, at::I
 
 #endif
 
-/** Softmax(Q·Kᵀ/√K)·V within each sequence: counts[g] sequences of lengths[g] rows, one group behind the other. → [T, C] */
+/**
+ * Softmax(Q·Kᵀ/√K)·V within each sequence: counts[g] sequences of lengths[g] rows, one group behind the other. →
+ * [T, C]
+ */
 at::Tensor attention(const at::Tensor& qkv, at::IntArrayRef counts, at::IntArrayRef lengths, int64_t heads) {
   const int64_t C = qkv.size(1) / 3;
   const int64_t width = C / heads;

@@ -1,9 +1,11 @@
 /**
- * Loops of the heads and their losses, where rows are K prototypes wide (65,536 in Meta's recipes) and every pass over memory counts.
+ * Loops of the heads and their losses, where rows are K prototypes wide (65,536 in Meta's recipes) and every pass over
+ * memory counts.
  *
- * Each operator is one that TypeScript writes as a plain twin (`loss/cross-entropy.ts`, `loss/targets.ts`, `model/head.ts`). They are given pieces of k of the K columns,
- * which stay in the cache from one loop to the next. Scores may be bfloat16 or float32; sums, exponentials and norms are float32. R student rows, n teacher rows,
- * D width of the bottleneck.
+ * Each operator is one that TypeScript writes as a plain twin (`loss/cross-entropy.ts`, `loss/targets.ts`,
+ * `model/head.ts`). They are given pieces of k of the K columns, which stay in the cache from one loop to the next.
+ * Scores may be bfloat16 or float32; sums, exponentials and norms are float32. R student rows, n teacher rows, D width
+ * of the bottleneck.
  */
 #include <torch/library.h>
 
@@ -16,7 +18,8 @@ namespace {
 
 using namespace dinov2;
 
-// ------------------------------------------------------------------------------------------------------------ normalisers
+// ------------------------------------------------------------------------------------------------------------
+// normalisers
 
 /** log Σ exp(s/τ − v) of one row of k scores; v may be absent. */
 template <typename S>
@@ -60,7 +63,8 @@ at::Tensor logSumOfRows(const at::Tensor& s, const std::optional<at::Tensor>& v,
   return out;
 }
 
-// ---------------------------------------------------------------------------------------------------------------- Sinkhorn
+// ----------------------------------------------------------------------------------------------------------------
+// Sinkhorn
 
 constexpr int64_t kBlock = 128;  // columns at once: the exponentials of a block stay in the second-level cache
 constexpr float kLeast = 1e-37f;
@@ -83,8 +87,9 @@ DINOV2_INLINE void columnMostBody(const S* s, int64_t n, int64_t k, int64_t widt
 DINOV2_LOOP(columnMost)
 
 /**
- * A turn for one block of columns: their totals of p = exp(s/τ − v − u) over `share` = n/K go into v by their logarithms, and what the block then adds to the total of
- * each row into `part` [n]. `p` [n, width] and `totals` [width] are scratch.
+ * A turn for one block of columns: their totals of p = exp(s/τ − v − u) over `share` = n/K go into v by their
+ * logarithms, and what the block then adds to the total of each row into `part` [n]. `p` [n, width] and `totals`
+ * [width] are scratch.
  */
 template <typename S>
 DINOV2_INLINE void sinkhornTurnBody(const S* s, int64_t n, int64_t k, int64_t width, float inverse, float share, const float* u, float* v, float* p, float* totals,
@@ -117,8 +122,8 @@ DINOV2_INLINE void sinkhornTurnBody(const S* s, int64_t n, int64_t k, int64_t wi
 DINOV2_LOOP(sinkhornTurn)
 
 /**
- * One turn of Sinkhorn–Knopp over a piece of scores [n, k] of K prototypes: u [n], v [k] (absent before the first turn) → the new v, and what the piece adds to the total of
- * each row [n].
+ * One turn of Sinkhorn–Knopp over a piece of scores [n, k] of K prototypes: u [n], v [k] (absent before the first
+ * turn) → the new v, and what the piece adds to the total of each row [n].
  */
 std::tuple<at::Tensor, at::Tensor> sinkhornTurns(const at::Tensor& s, const at::Tensor& u, const std::optional<at::Tensor>& v, int64_t prototypes, double temperature) {
   TORCH_CHECK(plain(s) && plain(u) && s.dim() == 2 && u.numel() == s.size(0) && (!v || v->numel() == s.size(1)), "expected scores by rows");
@@ -149,7 +154,8 @@ std::tuple<at::Tensor, at::Tensor> sinkhornTurns(const at::Tensor& s, const at::
   return {next, sums};
 }
 
-// ----------------------------------------------------------------------------------------------------------- cross-entropy
+// -----------------------------------------------------------------------------------------------------------
+// cross-entropy
 
 /** One row of teacher scores and what its targets exp(s/τ − u − v) need. */
 template <typename T>
@@ -158,7 +164,10 @@ struct Teacher {
   float u;
 };
 
-/** One row and `k` columns: the gradient by s of weight·(mass·logΣexp(s/τ) − Σ t·s/τ), t being the targets of one teacher row or the sum of two. → Σ t·s/τ. */
+/**
+ * One row and `k` columns: the gradient by s of weight·(mass·logΣexp(s/τ) − Σ t·s/τ), t being the targets of one
+ * teacher row or the sum of two. → Σ t·s/τ.
+ */
 template <typename S, typename T>
 DINOV2_INLINE float columnLossRowBody(S* gradient, const S* s, Teacher<T> a, Teacher<T> b, const float* v, int64_t k, float lse, float weight, float inverse, float inverseT) {
   const float by = weight * inverse;
@@ -185,8 +194,10 @@ DINOV2_INLINE float columnLossRowBody(S* gradient, const S* s, Teacher<T> a, Tea
 DINOV2_LOOP(columnLossRow)
 
 /**
- * What a piece of columns gives for rows that are compared with one set of targets: s [R, k] of the student with temperature τ, lse and weights [R]; scores t [n, k], u [n] and
- * v [k] of the teacher with its own τ; `first` and `second` (int32 [R]) say which of its rows, row r where absent. Writes the gradient [R, k]; → Σ t·s/τ by rows, float32.
+ * What a piece of columns gives for rows that are compared with one set of targets: s [R, k] of the student with
+ * temperature τ, lse and weights [R]; scores t [n, k], u [n] and v [k] of the teacher with its own τ; `first` and
+ * `second` (int32 [R]) say which of its rows, row r where absent. Writes the gradient [R, k]; → Σ t·s/τ by rows,
+ * float32.
  */
 at::Tensor columnLoss(at::Tensor& gradient, const at::Tensor& s, const at::Tensor& lse, const at::Tensor& weights, const at::Tensor& t, const at::Tensor& u, const at::Tensor& v,
                       const std::optional<at::Tensor>& first, const std::optional<at::Tensor>& second, double temperature, double temperatureT) {
@@ -219,7 +230,8 @@ at::Tensor columnLoss(at::Tensor& gradient, const at::Tensor& s, const at::Tenso
   return along;
 }
 
-// ---------------------------------------------------------------------------------------------------- weight normalisation
+// ---------------------------------------------------------------------------------------------------- weight
+// normalisation
 
 template <typename S>
 DINOV2_INLINE void weightNormRowBody(const float* v, float g, int64_t D, S* out) {

@@ -1,11 +1,12 @@
 /**
  * Host memory of tensors: counted exactly, and kept for reuse.
  *
- * A training step asks for the same sizes again and again. The C library returns large blocks to the kernel at once, so each step
- * would fault in every page anew, which was measured to cost a fifth of a training step. Here freed blocks of 64 KiB and more wait in a
- * list by size class (eight classes an octave, so at most an eighth is wasted) and are handed out again; what is in use and what waits
- * together never exceed the most that was ever in use at once, so that keeping blocks never raises the peak of the process.
- * Small blocks go straight to the C library, which is quick with them.
+ * A training step asks for the same sizes again and again. The C library returns large blocks to the kernel at once,
+ * so each step would fault in every page anew, which was measured to cost a fifth of a training step. Here freed
+ * blocks of 64 KiB and more wait in a list by size class (eight classes an octave, so at most an eighth is wasted) and
+ * are handed out again; what is in use and what waits together never exceed the most that was ever in use at once, so
+ * that keeping blocks never raises the peak of the process. Small blocks go straight to the C library, which is quick
+ * with them.
  */
 #include "memory.h"
 
@@ -28,7 +29,9 @@ constexpr size_t kCached = size_t(64) << 10;    // from here on blocks are kept
 constexpr size_t kMapped = size_t(1) << 20;     // from here on blocks are mapped one by one
 constexpr size_t kHugePage = size_t(2) << 20;   // from here on huge pages are asked for
 
-/** Stands before the data of each block. libtorch wants the data pointer itself as the context, so sizes travel here. */
+/**
+ * Stands before the data of each block. libtorch wants the data pointer itself as the context, so sizes travel here.
+ */
 struct alignas(kAlignment) Block {
   size_t bytes;  // what was taken from the system, this header included
   size_t asked;  // what the tensor wanted
@@ -48,8 +51,9 @@ size_t sizeClass(size_t bytes) {
 }
 
 /**
- * Large blocks are mapped one by one: the C library would take them from its heaps once some have been freed, and a heap gives nothing back while a small block lies
- * above. A step's peak was measured to cost half as much again that way.
+ * Large blocks are mapped one by one: the C library would take them from its heaps once some have been freed, and a
+ * heap gives nothing back while a small block lies above. A step's peak was measured to cost half as much again that
+ * way.
  */
 void* fromSystem(size_t bytes) {
   void* data = nullptr;

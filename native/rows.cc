@@ -1,9 +1,11 @@
 /**
- * Loops over the rows of a pass: layer normalisation, the gradient of GELU, and what stochastic depth does around them.
+ * Loops over the rows of a pass: layer normalisation, the gradient of GELU, and what stochastic depth does around
+ * them.
  *
- * Each goes once over memory where libtorch's operators go two to five times, reads and writes bfloat16 or float32 as it comes, and has a plain twin in `src/tensor/ops`.
- * Statistics and sums are float32; sums over rows are cut into pieces of their own number, so that a result does not depend on how many threads there are.
- * T rows, C channels, n rows picked.
+ * Each goes once over memory where libtorch's operators go two to five times, reads and writes bfloat16 or float32 as
+ * it comes, and has a plain twin in `src/tensor/ops`. Statistics and sums are float32; sums over rows are cut into
+ * pieces of their own number, so that a result does not depend on how many threads there are. T rows, C channels, n
+ * rows picked.
  */
 #include <torch/library.h>
 
@@ -62,7 +64,8 @@ struct Factor {
   float operator[](int64_t i) const { return byRow ? byRow[i] : all; }
 };
 
-// -------------------------------------------------------------------------------------------------------------------- norm
+// --------------------------------------------------------------------------------------------------------------------
+// norm
 
 struct RowStats {
   float mean, rstd;
@@ -86,7 +89,9 @@ DINOV2_INLINE RowStats normRowBody(const X* x, const float* w, const float* b, i
 }
 DINOV2_LOOP(normRow)
 
-/** (x − mean)·rstd ⊙ w + b for the rows of x [T, C] → y (bfloat16 where `low`, else float32), mean [T, 1], rstd [T, 1]. */
+/**
+ * (x − mean)·rstd ⊙ w + b for the rows of x [T, C] → y (bfloat16 where `low`, else float32), mean [T, 1], rstd [T, 1].
+ */
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layerNorm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps, bool low) {
   TORCH_CHECK(plain(x) && x.dim() == 2 && plain(weight) && plain(bias), "expected rows");
   const int64_t T = x.size(0), C = x.size(1);
@@ -133,8 +138,9 @@ DINOV2_INLINE void normGradRowBody(const D* dy, const X* x, RowStats stats, cons
 DINOV2_LOOP(normGradRow)
 
 /**
- * Gradients of `layer_norm` for dy [n, C]: of x, weight and bias, float32. Where `onto` [T, C] is given (float32), the first is added to it: row i to row rows[i], or to
- * row i where no rows are given (then T = n); the rows that nothing is added to are copied.
+ * Gradients of `layer_norm` for dy [n, C]: of x, weight and bias, float32. Where `onto` [T, C] is given (float32), the
+ * first is added to it: row i to row rows[i], or to row i where no rows are given (then T = n); the rows that nothing
+ * is added to are copied.
  */
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layerNormGrad(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd, const at::Tensor& weight,
                                                              const std::optional<at::Tensor>& onto, const std::optional<at::Tensor>& rows) {
@@ -168,7 +174,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> layerNormGrad(const at::Tensor& d
   return {dx, joined(dw, C, x.options()), joined(db, C, x.options())};
 }
 
-// ------------------------------------------------------------------------------------------------------- picking and adding
+// ------------------------------------------------------------------------------------------------------- picking and
+// adding
 
 template <typename X, typename Y>
 DINOV2_INLINE void scaleRowBody(const X* x, float by, int64_t C, Y* y) {
@@ -253,9 +260,13 @@ at::Tensor columnSums(const at::Tensor& x) {
   return joined(lines, C, x.options());
 }
 
-// --------------------------------------------------------------------------------------------------------------------- GELU
+// ---------------------------------------------------------------------------------------------------------------------
+// GELU
 
-/** One half and an odd function that reaches ±½: ½ + x·P(t), t = 2x²/5.5² − 1, for |x| ≤ 5.5 and constant beyond; coefficients from the highest power. */
+/**
+ * One half and an odd function that reaches ±½: ½ + x·P(t), t = 2x²/5.5² − 1, for |x| ≤ 5.5 and constant beyond;
+ * coefficients from the highest power.
+ */
 template <typename... C>
 DINOV2_INLINE float halfAndOdd(float x, C... coefficients) {
   const float near = x < -5.5f ? -5.5f : x > 5.5f ? 5.5f : x;
@@ -265,7 +276,10 @@ DINOV2_INLINE float halfAndOdd(float x, C... coefficients) {
   return 0.5f + near * sum;
 }
 
-/** Φ(x) + x·φ(x), the slope of x·Φ(x), to 2e-6 by a polynomial fitted at Chebyshev's points: enough for bfloat16 and no more. */
+/**
+ * Φ(x) + x·φ(x), the slope of x·Φ(x), to 2e-6 by a polynomial fitted at Chebyshev's points: enough for bfloat16 and no
+ * more.
+ */
 DINOV2_INLINE float slope(float x) {
   return halfAndOdd(x, 0.00966670932f, -0.0236102507f, 0.0120747759f, -0.00388559542f, 0.0394454146f, -0.0699665696f, 0.0669821464f, -0.066588844f, 0.073322425f, -0.0700658358f, 0.0604891475f, -0.0536250905f, 0.0536540991f, -0.0657425388f, 0.128759318f);
 }
@@ -291,7 +305,8 @@ at::Tensor geluBackward(const at::Tensor& dy, const at::Tensor& x) {
   return dx;
 }
 
-// --------------------------------------------------------------------------------------------------------------- LayerScale
+// ---------------------------------------------------------------------------------------------------------------
+// LayerScale
 
 template <typename W, typename G>
 DINOV2_INLINE float scaledGradRowBody(const W* w, const G* g, float by, int64_t I, float* out) {

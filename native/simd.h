@@ -1,9 +1,11 @@
 /**
- * What the native loops share: numbers as they are stored, an exponential that compilers vectorise, and the widest instructions at hand.
+ * What the native loops share: numbers as they are stored, an exponential that compilers vectorise, and the widest
+ * instructions at hand.
  *
- * A loop is written once as a `…Body` template that is always inlined; `DINOV2_LOOP` makes three copies of it (AVX-512, AVX2 and what the compiler takes for
- * granted) and picks one when the program runs. Results may differ in the last bit between processors, never between runs or numbers of threads:
- * sums are cut at places that do not depend on the number of threads.
+ * A loop is written once as a `…Body` template that is always inlined; `DINOV2_LOOP` makes three copies of it
+ * (AVX-512, AVX2 and what the compiler takes for granted) and picks one when the program runs. Results may differ in
+ * the last bit between processors, never between runs or numbers of threads: sums are cut at places that do not depend
+ * on the number of threads.
  */
 #pragma once
 #include <ATen/ATen.h>

@@ -1,6 +1,7 @@
 /**
- * The rules of the house, held by reading the house: who imports whom, no cycles, every setting and flag with its sentence, every command with examples
- * that parse, every file opening with what it is for, and nothing left lying about.
+ * The rules of the house, held by reading the house: who imports whom, no cycles, every setting and flag with its
+ * sentence, every command with examples that parse, every file opening with what it is for, and nothing left lying
+ * about.
  */
 import assert from 'node:assert/strict'
 import {existsSync, readdirSync, readFileSync, statSync} from 'node:fs'
@@ -78,7 +79,10 @@ type Rule = {
   readonly node: boolean
 }
 
-/** Who may import whom. `config` here means its errors and derived values; other files of it give types only, but to cli and commands. */
+/**
+ * Who may import whom. `config` here means its errors and derived values; other files of it give types only, but to
+ * cli and commands.
+ */
 const table: Readonly<Record<string, Rule>> = {
   commands: {rooms: ['cli', 'config'], types: ['tasks'], later: ['tasks'], node: true},
   cli: {rooms: ['config', 'system'], types: ['tasks'], node: true},

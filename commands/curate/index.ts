@@ -1,4 +1,6 @@
-/** `dinov2 curate`: from a raw pool to a set worth training on, in one run. In a folder of its own, beside its stages. */
+/**
+ * `dinov2 curate`: from a raw pool to a set worth training on, in one run. In a folder of its own, beside its stages.
+ */
 import {Flags} from '@oclif/core'
 import {UserError} from '../../src/config/errors.js'
 import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
@@ -48,7 +50,10 @@ export default class Curate extends CurateCommand {
     return this.curated(step, args.images, values, plan)
   }
 
-  /** The stages that were named, else those that the other flags call for. Throws a usage error for an unknown one or one named twice. */
+  /**
+   * The stages that were named, else those that the other flags call for. Throws a usage error for an unknown one or
+   * one named twice.
+   */
   #stages(values: Readonly<Record<string, unknown>>): StageFlagName[] {
     const named = (values['stages'] as readonly string[] | undefined)?.map(name => name.trim()).filter(name => name !== '')
     if (named) {

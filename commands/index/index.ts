@@ -1,4 +1,7 @@
-/** `dinov2 index`: embeddings become a searchable index, or join or leave one. In a folder of its own, because oclif takes `commands/index.ts` for the whole program. */
+/**
+ * `dinov2 index`: embeddings become a searchable index, or join or leave one. In a folder of its own, because oclif
+ * takes `commands/index.ts` for the whole program.
+ */
 import {Args, Flags, type Interfaces} from '@oclif/core'
 import {Command, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
 import {UserError} from '../../src/config/errors.js'

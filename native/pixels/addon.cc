@@ -1,9 +1,10 @@
 /**
- * The door between Node and the pixels: all views of an image in one call, and one resize in one call. Depends on nothing but Node.
+ * The door between Node and the pixels: all views of an image in one call, and one resize in one call. Depends on
+ * nothing but Node.
  *
- * JavaScript says what is to be done (which rectangle, which factors, in which order); nothing random happens here. Every size, place and length is checked
- * before a byte is touched, since a mistake would otherwise be a crash; what does not fit is thrown as a RangeError or TypeError. Each thread that loads the
- * addon has working memory of its own.
+ * JavaScript says what is to be done (which rectangle, which factors, in which order); nothing random happens here.
+ * Every size, place and length is checked before a byte is touched, since a mistake would otherwise be a crash; what
+ * does not fit is thrown as a RangeError or TypeError. Each thread that loads the addon has working memory of its own.
  */
 #include <node_api.h>
 
@@ -144,7 +145,10 @@ void makeView(Scratch& scratch, const Picture& image, const double* f, uint8_t* 
   pixels::join(planes, out);
 }
 
-/** views(image, plan, out): plan is [width, height, then the fields of each view]; out holds all views, one after the other. */
+/**
+ * views(image, plan, out): plan is [width, height, then the fields of each view]; out holds all views, one after the
+ * other.
+ */
 void views(napi_env env, Scratch& scratch, const napi_value* args) {
   const auto plan = typed<double>(env, args[1], napi_float64_array, "the plan");
   if (plan.length < 2 + kFields || (plan.length - 2) % kFields != 0)

@@ -1,8 +1,9 @@
 /**
  * Changes of colour after Pillow and torchvision; rules and reasons stand in the twin, src/data/colour.ts.
  *
- * All work on planes, in plain loops that compilers turn into vector instructions. What a loop computes for one pixel is, operation by operation, what the
- * twin computes: `float` where that rounds with Math.fround, `double` where it does not.
+ * All work on planes, in plain loops that compilers turn into vector instructions. What a loop computes for one pixel
+ * is, operation by operation, what the twin computes: `float` where that rounds with Math.fround, `double` where it
+ * does not.
  */
 #include <algorithm>
 #include <cstring>
@@ -56,7 +57,8 @@ CLONES void turnHue(uint8_t* __restrict r, uint8_t* __restrict g, uint8_t* __res
     most[i] = high;
     ranges[i] = high - low;
   }
-  // To the hexcone. A quotient of small whole numbers is the same whether divided in single precision or in double and then rounded.
+  // To the hexcone. A quotient of small whole numbers is the same whether divided in single precision or in double and
+  // then rounded.
   for (int i = 0; i < count; i++) {
     const int high = most[i];
     const float range = static_cast<float>(ranges[i] > 0 ? ranges[i] : 1);
@@ -79,8 +81,9 @@ CLONES void turnHue(uint8_t* __restrict r, uint8_t* __restrict g, uint8_t* __res
     parts[i] = static_cast<float>(saturation[i]) / 255.0f;
     places[i] = static_cast<float>(hue[i] * 6) / 255.0f;
   }
-  // And back. How much of the saturation a channel feels rises and falls along the circle, in straight lines between 0 and 1; what the twin tells apart as
-  // six sectors are the pieces of these lines, and all of it is exact in double precision.
+  // And back. How much of the saturation a channel feels rises and falls along the circle, in straight lines between 0
+  // and 1; what the twin tells apart as six sectors are the pieces of these lines, and all of it is exact in double
+  // precision.
   for (int i = 0; i < count; i++) {
     const double s = static_cast<double>(parts[i]);
     const double place = static_cast<double>(places[i]);

@@ -1,9 +1,11 @@
 /**
- * Pixels of 8 bits: resampling and changes of colour, each equal to its TypeScript twin (src/data/resample.ts, src/data/colour.ts) to the last bit.
+ * Pixels of 8 bits: resampling and changes of colour, each equal to its TypeScript twin (src/data/resample.ts,
+ * src/data/colour.ts) to the last bit.
  *
- * Equality is by construction: whole numbers where the twin has them; single and double precision in the same places and the same order elsewhere,
- * compiled without contraction into fused multiply-adds. Nothing here calls the mathematics library: what needs exp or log is computed in TypeScript
- * and handed over. Results therefore depend neither on the machine nor on which of the two ran.
+ * Equality is by construction: whole numbers where the twin has them; single and double precision in the same places
+ * and the same order elsewhere, compiled without contraction into fused multiply-adds. Nothing here calls the
+ * mathematics library: what needs exp or log is computed in TypeScript and handed over. Results therefore depend
+ * neither on the machine nor on which of the two ran.
  */
 #pragma once
 
@@ -12,8 +14,8 @@
 #include <memory>
 #include <vector>
 
-// One version of a function for each generation of x86, chosen when the addon is loaded; elsewhere the compiler's own target serves. Sanitizers are
-// not ready when that choice is made.
+// One version of a function for each generation of x86, chosen when the addon is loaded; elsewhere the compiler's own
+// target serves. Sanitizers are not ready when that choice is made.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && !defined(__SANITIZE_ADDRESS__)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
@@ -77,8 +79,9 @@ struct Scratch {
 };
 
 /**
- * Cuts `view` out of the image, resizes it to width × height by Pillow's bicubic rule, mirrors it where asked, and writes the `window` of that to
- * `out`, [window.height, window.width, 3]. All rectangles must lie inside what they are parts of.
+ * Cuts `view` out of the image, resizes it to width × height by Pillow's bicubic rule, mirrors it where asked, and
+ * writes the `window` of that to `out`, [window.height, window.width, 3]. All rectangles must lie inside what they are
+ * parts of.
  */
 void resample(Scratch& scratch, const Picture& image, const Box& view, int64_t width, int64_t height, const Box& window, bool flip, uint8_t* out);
 

@@ -1,8 +1,9 @@
 /**
  * Bicubic resampling after Pillow; rules and reasons stand in the twin, src/data/resample.ts.
  *
- * Columns are squeezed four rows at a time: the rows are laid side by side, pixel by pixel with a fourth channel to fill up, so that one tap is one load and
- * one multiplication of sixteen lanes. Rows are squeezed along the line, sixteen bytes to a lane.
+ * Columns are squeezed four rows at a time: the rows are laid side by side, pixel by pixel with a fourth channel to
+ * fill up, so that one tap is one load and one multiplication of sixteen lanes. Rows are squeezed along the line,
+ * sixteen bytes to a lane.
  */
 #include <algorithm>
 #include <cstring>
@@ -32,7 +33,10 @@ typedef uint8_t Bytes __attribute__((vector_size(16)));
     bytes = __builtin_convertvector(__builtin_convertvector(whole, Shorts), Bytes); \
   }
 
-/** Weights of one axis: output i sums `taps` samples from `first[i]`, weights at i · taps; samples used lie in [low, high). */
+/**
+ * Weights of one axis: output i sums `taps` samples from `first[i]`, weights at i · taps; samples used lie in
+ * [low, high).
+ */
 struct Weights {
   std::vector<int64_t> first;
   std::vector<int32_t> values;
@@ -74,7 +78,8 @@ Weights weigh(int64_t length, int64_t outputs, int64_t from, int64_t count, bool
       values[i * width + t] = static_cast<int32_t>(w < 0 ? w - 0.5 : w + 0.5);
     }
   }
-  // All outputs get the same number of taps: near the far rim the window moves inwards and the weights with it, padded with zeros.
+  // All outputs get the same number of taps: near the far rim the window moves inwards and the weights with it, padded
+  // with zeros.
   made.values.assign(count * made.taps, 0);
   made.low = length;
   for (int64_t i = 0; i < count; i++) {
@@ -97,7 +102,10 @@ Weights mirror(int64_t width, const Box& window) {
   return made;
 }
 
-/** Four rows of `width` pixels, side by side and widened once for all taps: [width, 4 rows, RGB and one to fill up]. Reads nothing behind the rows. */
+/**
+ * Four rows of `width` pixels, side by side and widened once for all taps: [width, 4 rows, RGB and one to fill up].
+ * Reads nothing behind the rows.
+ */
 CLONES void interleave(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, int64_t width, int32_t* quad) {
   for (int64_t x = 0; x < width; x++) {
     alignas(16) uint8_t packed[16];
@@ -145,8 +153,8 @@ CLONES void squeezeQuad(const int32_t* quad, const int64_t* first, const int32_t
 int64_t pitchOf(int64_t line) { return (line + 1 + 63) / 64 * 64; }
 
 /**
- * Columns of `rows` rows from `source` (the first sample of the view in the first row) → lines of 3 · count bytes at `out`, `pitch` bytes apart;
- * `exact` where nothing may be written behind a line.
+ * Columns of `rows` rows from `source` (the first sample of the view in the first row) → lines of 3 · count bytes at
+ * `out`, `pitch` bytes apart; `exact` where nothing may be written behind a line.
  */
 void squeezeColumns(Scratch& scratch, const uint8_t* source, int64_t sourcePitch, int64_t rows, const Weights& weights, uint8_t* out, int64_t pitch,
                     bool exact) {
@@ -199,7 +207,9 @@ CLONES void squeezeLine(const uint8_t* source, int64_t pitch, const int32_t* val
   }
 }
 
-/** Rows: `source` of lines `pitch` bytes apart whose first is number `base` → `out` of lines `outPitch` bytes apart. */
+/**
+ * Rows: `source` of lines `pitch` bytes apart whose first is number `base` → `out` of lines `outPitch` bytes apart.
+ */
 void squeezeRows(const uint8_t* source, int64_t pitch, int64_t line, int64_t base, const Weights& weights, uint8_t* out, int64_t outPitch) {
   const int64_t count = weights.first.size();
   for (int64_t i = 0; i < count; i++)

@@ -1,9 +1,10 @@
 /**
  * Cuts a command line into flags and positionals before oclif's parser sees it.
  *
- * oclif's own parser searches the whole command line for every positional, which takes minutes for the twenty thousand file names that a shell glob
- * gives; lets a repeatable flag swallow the positionals behind it; and never looks at the environment for repeatable flags. So the flags are found here, in
- * one pass and in one canonical form (`--name value`), and oclif only checks and converts them.
+ * oclif's own parser searches the whole command line for every positional, which takes minutes for the twenty thousand
+ * file names that a shell glob gives; lets a repeatable flag swallow the positionals behind it; and never looks at the
+ * environment for repeatable flags. So the flags are found here, in one pass and in one canonical form
+ * (`--name value`), and oclif only checks and converts them.
  */
 
 /** As much of an oclif flag as the cut needs. */
@@ -19,14 +20,19 @@ export type FlagShape = {
 }
 
 export type CutLine = {
-  /** Flags that were given, by name, in order; booleans carry `true` or `false`, a flag without its value `undefined`. */
+  /**
+   * Flags that were given, by name, in order; booleans carry `true` or `false`, a flag without its value `undefined`.
+   */
   readonly flags: readonly (readonly [name: string, value: string | boolean | undefined])[]
   readonly positionals: readonly string[]
   /** What looks like a flag and is none. */
   readonly unknown: readonly string[]
 }
 
-/** Cuts `argv`; `--` ends the flags, a lone `-` is a positional, `-abc` is a cluster, `-oFILE` and `--output=FILE` carry their value. */
+/**
+ * Cuts `argv`; `--` ends the flags, a lone `-` is a positional, `-abc` is a cluster, `-oFILE` and `--output=FILE`
+ * carry their value.
+ */
 export function cut(argv: readonly string[], shapes: Readonly<Record<string, FlagShape>>): CutLine {
   const long = new Map<string, readonly [string, boolean]>()
   const short = new Map<string, string>()
@@ -94,7 +100,10 @@ const no = new Set(['0', 'false', 'no', 'n', 'off'])
 export const truth = (text: string): boolean | undefined =>
   yes.has(text.toLowerCase()) ? true : no.has(text.toLowerCase()) ? false : undefined
 
-/** Cuts the value of a repeatable flag from the environment: at white space, for KEY=VALUE only where the next key begins. */
+/**
+ * Cuts the value of a repeatable flag from the environment: at white space, for KEY=VALUE only where the next key
+ * begins.
+ */
 export const several = (text: string): string[] => {
   const words = text.trim()
   return /^[\w.-]+=/.test(words) ? words.split(/\s+(?=[\w.-]+=)/) : words.split(/\s+/)

@@ -1,11 +1,13 @@
 /**
  * The base of every command: what the command contract promises to a shell, kept in one place.
  *
- * A command declares flags and arguments, calls `this.parse`, loads its step by `await import()` inside `run`, and returns its report. The base class
- * reads the environment and `--config` files, keeps stdout for results, turns errors into sentences and exit statuses (with and without `--json` the
- * same), and ends cleanly at a signal or a closed pipe.
+ * A command declares flags and arguments, calls `this.parse`, loads its step by `await import()` inside `run`, and
+ * returns its report. The base class reads the environment and `--config` files, keeps stdout for results, turns
+ * errors into sentences and exit statuses (with and without `--json` the same), and ends cleanly at a signal or a
+ * closed pipe.
  *
- * Sources of a flag, first wins: command line, `DINOV2_…` in the environment, `--set`, `--config` files (the last one first), default.
+ * Sources of a flag, first wins: command line, `DINOV2_…` in the environment, `--set`, `--config` files (the last one
+ * first), default.
  */
 import {Command as OclifCommand, type Interfaces} from '@oclif/core'
 import {UserError} from '../config/errors.js'
@@ -46,15 +48,20 @@ type FlagOutput = {[name: string]: any}
 type Flag = FlagShape & {default?: unknown; env?: string; helpValue?: string | string[]}
 
 export abstract class Command extends OclifCommand {
-  /** Under which heading `dinov2 --help` lists the command: Data, Training, Features, Evaluation, Results or Engine. */
+  /**
+   * Under which heading `dinov2 --help` lists the command: Data, Training, Features, Evaluation, Results or Engine.
+   */
   static group = 'Other'
-  /** Whether the command reads the settings table (`this.settings`): then `--config`, `--set` and `--print-config` speak of settings too. */
+  /**
+   * Whether the command reads the settings table (`this.settings`): then `--config`, `--set` and `--print-config`
+   * speak of settings too.
+   */
   static usesSettings = false
   /** Exit statuses worth naming in help beyond those of all commands. */
   static statuses: Readonly<Record<number, string>> = {}
   /**
-   * Whether stdout carries data rows when `--output` is `-`; then `--json` reports as the last line of stderr. False where the report is the result; `always` where rows go to
-   * stdout whatever `--output` names.
+   * Whether stdout carries data rows when `--output` is `-`; then `--json` reports as the last line of stderr. False
+   * where the report is the result; `always` where rows go to stdout whatever `--output` names.
    */
   static dataToStdout: boolean | 'always' = true
 
@@ -64,7 +71,10 @@ export abstract class Command extends OclifCommand {
   #progress: Progress | undefined
   #outputs: Output[] = []
 
-  /** Aborts at the first SIGINT or SIGTERM. A command that hands it on promises that its step ends soon after; one that never asks for it is ended at once. */
+  /**
+   * Aborts at the first SIGINT or SIGTERM. A command that hands it on promises that its step ends soon after; one that
+   * never asks for it is ended at once.
+   */
   get signal(): AbortSignal {
     return stopSignal()
   }
@@ -114,7 +124,10 @@ export abstract class Command extends OclifCommand {
     return (this.#progress = new Progress({...options, quiet: this.#isOn('quiet')}))
   }
 
-  /** Opens the output; what is not committed when the command ends is removed. Throws a `UserError` when it exists and `--force` is not set. */
+  /**
+   * Opens the output; what is not committed when the command ends is removed. Throws a `UserError` when it exists and
+   * `--force` is not set.
+   */
   async output(target: string, {force = this.#isOn('force')}: {force?: boolean} = {}): Promise<Output> {
     const output = await openOutput(target, {force})
     this.#outputs.push(output)
@@ -127,8 +140,8 @@ export abstract class Command extends OclifCommand {
   }
 
   /**
-   * The inputs that were named. Throws a `UserError` with status 3 when there are none, and 2 when stdin is named twice. stdin is read only where `-`
-   * says so: a command never waits for a pipe that nobody mentioned.
+   * The inputs that were named. Throws a `UserError` with status 3 when there are none, and 2 when stdin is named
+   * twice. stdin is read only where `-` says so: a command never waits for a pipe that nobody mentioned.
    */
   inputs(named: readonly string[] | string | undefined, what = 'images'): string[] {
     const inputs = named === undefined ? [] : typeof named === 'string' ? [named] : [...named]
@@ -157,7 +170,9 @@ export abstract class Command extends OclifCommand {
     return this.#isOn('json') || this.#early('json') === true
   }
 
-  /** Checks the command line, fills in environment and `--config`, and prints what is in force under `--print-config`. */
+  /**
+   * Checks the command line, fills in environment and `--config`, and prints what is in force under `--print-config`.
+   */
   protected override async parse<F extends FlagOutput, B extends FlagOutput, A extends FlagOutput>(
     options?: Interfaces.Input<F, B, A>,
     argv: string[] = this.argv
@@ -246,7 +261,10 @@ export abstract class Command extends OclifCommand {
     install(signal => this.note(`${signal}: finishing the present step; once more leaves at once`))
   }
 
-  /** Runs, reports, and sets the exit status. oclif's own way loses the status under `--json` and mixes the report into the data; nothing here rethrows. */
+  /**
+   * Runs, reports, and sets the exit status. oclif's own way loses the status under `--json` and mixes the report into
+   * the data; nothing here rethrows.
+   */
   protected override async _run<T>(): Promise<T> {
     let result: unknown
     reportDefectsWith(error => this.catch(error))
@@ -298,7 +316,9 @@ export abstract class Command extends OclifCommand {
     return this.#flags[flag] === true
   }
 
-  /** A flag's value as far as the command line and the environment tell, for what must be known before parsing is done. */
+  /**
+   * A flag's value as far as the command line and the environment tell, for what must be known before parsing is done.
+   */
   #early(flag: string): string | boolean | undefined {
     const shapes = (this.ctor.flags ?? {}) as unknown as Record<string, Flag>
     const given = cut(this.argv, shapes).flags.findLast(([name]) => name === flag)

@@ -1,8 +1,9 @@
 /**
- * Shell completion, written from the declarations of the commands: names, flags, the options of a flag, recipes after `--config`, settings after `--set`,
- * and file names everywhere else.
+ * Shell completion, written from the declarations of the commands: names, flags, the options of a flag, recipes after
+ * `--config`, settings after `--set`, and file names everywhere else.
  *
- * oclif's completion plugin was tried and dropped: under bash it completes no file names, which is most of what is typed here.
+ * oclif's completion plugin was tried and dropped: under bash it completes no file names, which is most of what is
+ * typed here.
  */
 import type {FlagShape} from './argv.js'
 

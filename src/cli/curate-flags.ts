@@ -1,6 +1,7 @@
 /**
- * The flags of `curate` and its stages. A stage's flags are declared once: alone it takes them as they are, in the whole pipeline they carry the stage's name in
- * front (`--dedup-threshold`), and in a file of settings they may stand under it (`dedup: {threshold: 0.9}`).
+ * The flags of `curate` and its stages. A stage's flags are declared once: alone it takes them as they are, in the
+ * whole pipeline they carry the stage's name in front (`--dedup-threshold`), and in a file of settings they may stand
+ * under it (`dedup: {threshold: 0.9}`).
  */
 import {Args, Errors, Flags} from '@oclif/core'
 import {badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './flags.js'

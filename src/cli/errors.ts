@@ -1,8 +1,9 @@
 /**
  * Turns whatever was thrown into what is said on stderr, what `--json` carries, and the exit status.
  *
- * Two kinds only: what the user can mend (a sentence, a way out, no stack) and what is a defect of ours (status 70, the stack, a request to report it).
- * Failures of the system underneath (no space, no permission, no such file) are of the first kind.
+ * Two kinds only: what the user can mend (a sentence, a way out, no stack) and what is a defect of ours (status 70,
+ * the stack, a request to report it). Failures of the system underneath (no space, no permission, no such file) are of
+ * the first kind.
  */
 import {UserError} from '../config/errors.js'
 
@@ -34,7 +35,10 @@ const systemHints: Readonly<Record<string, string>> = {
 const request = (bin: string, version: string): string =>
   `This is a defect of ${bin}, not of your input. Please report it with the lines above, the command line and the version (${bin} ${version}, node ${process.version}).`
 
-/** What to say of `thrown`. `stopped` is the status of a signal that came before: an interruption is no failure, and its errors are not shown. */
+/**
+ * What to say of `thrown`. `stopped` is the status of a signal that came before: an interruption is no failure, and
+ * its errors are not shown.
+ */
 export function report(thrown: unknown, {stopped, bin, version}: {stopped?: number | undefined; bin: string; version: string}): Report {
   const error = thrown instanceof Error ? thrown : new Error(String(thrown))
   const {code, oclif} = error as Error & {code?: unknown; oclif?: {exit?: number}}

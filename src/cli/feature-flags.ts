@@ -1,4 +1,7 @@
-/** The flags of commands that take features from a model: which model, which of its outputs, and how images are made ready for it. */
+/**
+ * The flags of commands that take features from a model: which model, which of its outputs, and how images are made
+ * ready for it.
+ */
 import {Errors, Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
 
@@ -7,7 +10,9 @@ export const poolings = ['cls', 'mean', 'cls+mean', 'patch'] as const
 /** The last n blocks, or these blocks. */
 export type Layers = number | readonly number[]
 
-/** Reads `4` as the last four blocks and `2,5,8,11` as these, counted from 0. Throws a usage error on anything else. */
+/**
+ * Reads `4` as the last four blocks and `2,5,8,11` as these, counted from 0. Throws a usage error on anything else.
+ */
 export function parseLayers(text: string): Layers {
   const found = /^\d+(,\d+)*,?$/.test(text) ? text.split(',').filter(part => part !== '') : []
   const numbers = found.map(Number)
@@ -74,7 +79,9 @@ export const pixelFlags = {
   })
 }
 
-/** For commands that take one vector of a whole image: where a mask or a map lies on the image, nothing may be cut off. */
+/**
+ * For commands that take one vector of a whole image: where a mask or a map lies on the image, nothing may be cut off.
+ */
 export const borderFlags = {
   'crop-borders': Flags.boolean({
     helpGroup: 'IMAGES',

@@ -1,8 +1,9 @@
 /**
  * The flags that commands share, as plain objects to spread into `static flags`, and the argument for image inputs.
  *
- * A flag is declared here once, with its sentence; help, completion and the structural test read it from here. Every flag of every command can also be
- * given by environment variable (`environmentName`) and by its long name in a `--config` file; the base class in `command.ts` sees to that.
+ * A flag is declared here once, with its sentence; help, completion and the structural test read it from here. Every
+ * flag of every command can also be given by environment variable (`environmentName`) and by its long name in a
+ * `--config` file; the base class in `command.ts` sees to that.
  */
 import {Args, Errors, Flags} from '@oclif/core'
 
@@ -131,7 +132,10 @@ export const strictBadFlags = {
   })
 }
 
-/** How a list on stdin or in a file is cut into entries. oclif's type knows letters only; the digit works, and `find -print0 | … -0` is what people type. */
+/**
+ * How a list on stdin or in a file is cut into entries. oclif's type knows letters only; the digit works, and
+ * `find -print0 | … -0` is what people type.
+ */
 export const inputFlags = {
   null: Flags.boolean({char: '0' as 'z', summary: 'Entries of a list end with NUL instead of a line end, as find -print0 writes them.'})
 }

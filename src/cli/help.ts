@@ -1,5 +1,6 @@
 /**
- * What `--help` shows: for the program its commands by purpose, for a command its examples first, then flags, and at the end the exit statuses.
+ * What `--help` shows: for the program its commands by purpose, for a command its examples first, then flags, and at
+ * the end the exit statuses.
  *
  * oclif prepares the texts from the declarations of the commands; this only arranges them.
  */

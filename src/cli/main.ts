@@ -1,5 +1,6 @@
 /**
- * The front door: hands the command line to oclif and sees to what lies outside any command: `help`, `--version`, `--no-color`, and names that do not exist.
+ * The front door: hands the command line to oclif and sees to what lies outside any command: `help`, `--version`,
+ * `--no-color`, and names that do not exist.
  *
  * Nothing heavy is imported here, nor by any command at its head, so that help comes at once.
  */
@@ -11,8 +12,9 @@ import {report} from './errors.js'
 import {flush, install, stopStatus, whoReportsDefects} from './shutdown.js'
 
 /**
- * Runs the command line `argv` for the package that holds `from` (the URL of a file beside its package.json) and ends the process with the status of the contract.
- * The process is ended rather than left to drain, so that a pipe on stdin which nobody finished reading cannot keep it.
+ * Runs the command line `argv` for the package that holds `from` (the URL of a file beside its package.json) and ends
+ * the process with the status of the contract. The process is ended rather than left to drain, so that a pipe on stdin
+ * which nobody finished reading cannot keep it.
  */
 export async function main(from: string, argv: readonly string[] = process.argv.slice(2)): Promise<void> {
   install(() => {})
@@ -69,9 +71,9 @@ function withoutColour(argv: readonly string[]): string[] {
 }
 
 /**
- * Finds the command (or topic) that the leading words name: the longest name wins, but a command that takes arguments of its own keeps what follows it
- * unless that completes a longer command. Throws a usage error naming the nearest command; it never runs a guess. Undefined when no word names anything
- * and help for all was asked.
+ * Finds the command (or topic) that the leading words name: the longest name wins, but a command that takes arguments
+ * of its own keeps what follows it unless that completes a longer command. Throws a usage error naming the nearest
+ * command; it never runs a guess. Undefined when no word names anything and help for all was asked.
  */
 function findName(
   config: Config,

@@ -1,8 +1,9 @@
 /**
  * The far end of a command: stdout, or a file that appears whole or not at all.
  *
- * A file is written under a temporary name beside the target, synced and renamed, so that Make never sees half of it and an interrupted command leaves the
- * old one. What is half written goes away with the process, however it ends short of `kill -9`.
+ * A file is written under a temporary name beside the target, synced and renamed, so that Make never sees half of it
+ * and an interrupted command leaves the old one. What is half written goes away with the process, however it ends
+ * short of `kill -9`.
  */
 import {randomBytes} from 'node:crypto'
 import {closeSync, createWriteStream, existsSync, openSync} from 'node:fs'
@@ -13,7 +14,10 @@ import {finished} from 'node:stream/promises'
 import {UserError} from '../config/errors.js'
 import {forgetTemporary, rememberTemporary} from './shutdown.js'
 
-/** An output being written. Call `commit` when it is whole, `discard` when it will not be; both may be called more than once. */
+/**
+ * An output being written. Call `commit` when it is whole, `discard` when it will not be; both may be called more than
+ * once.
+ */
 export type Output = {
   /** What the user named; `-` is stdout. */
   readonly target: string
@@ -99,8 +103,8 @@ export async function openOutput(target: string, {force = false}: {force?: boole
 }
 
 /**
- * Makes the file at once, so that an opening still on its way when the process is told to end cannot make it again behind the cleaning up; → the mode
- * to open it in. Where it cannot be made, the opening says why.
+ * Makes the file at once, so that an opening still on its way when the process is told to end cannot make it again
+ * behind the cleaning up; → the mode to open it in. Where it cannot be made, the opening says why.
  */
 function made(path: string): 'r+' | 'w' {
   try {

@@ -1,5 +1,6 @@
 /**
- * Shows how far a step is, on stderr only: a bar where a person watches, one plain line every few seconds where a log does, nothing under `--quiet`.
+ * Shows how far a step is, on stderr only: a bar where a person watches, one plain line every few seconds where a log
+ * does, nothing under `--quiet`.
  *
  * cli-progress is loaded when the first bar is drawn, so that help and short commands do not pay for it.
  */

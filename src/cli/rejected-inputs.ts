@@ -1,7 +1,9 @@
 /**
- * Keeps the count of inputs that were refused: names each on stderr, writes them to `--bad`, and decides at the end whether there were too many.
+ * Keeps the count of inputs that were refused: names each on stderr, writes them to `--bad`, and decides at the end
+ * whether there were too many.
  *
- * A bad image never stops a run by itself; the run goes on and the exit status remembers (4 when there are more than `--max-bad`).
+ * A bad image never stops a run by itself; the run goes on and the exit status remembers (4 when there are more than
+ * `--max-bad`).
  */
 import {UserError} from '../config/errors.js'
 import type {MaxBad} from './flags.js'
@@ -69,8 +71,9 @@ export class BadImages {
   }
 
   /**
-   * Writes what is left, says the count, and throws a `UserError` with status 4 when there were too many. Call it before the output is put in
-   * place. `--bad FILE` exists afterwards even when nothing was refused: an empty list is an answer too.
+   * Writes what is left, says the count, and throws a `UserError` with status 4 when there were too many. Call it
+   * before the output is put in place. `--bad FILE` exists afterwards even when nothing was refused: an empty list is
+   * an answer too.
    */
   async finish(): Promise<void> {
     const {file, say, max} = this.#options

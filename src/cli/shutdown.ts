@@ -1,7 +1,8 @@
 /**
  * How the process ends: signals, closed pipes, and the temporary files that must not outlive it.
  *
- * One process runs one command, so this module holds the process's state: which signal came, who listens, what is half written.
+ * One process runs one command, so this module holds the process's state: which signal came, who listens, what is half
+ * written.
  */
 import {unlinkSync} from 'node:fs'
 import type {Writable} from 'node:stream'
@@ -32,7 +33,10 @@ function removeTemporaries(): void {
   halfWritten.clear()
 }
 
-/** Aborts at the first SIGINT or SIGTERM. Asking for it is a promise to watch it: without a watcher the first signal ends the process at once. */
+/**
+ * Aborts at the first SIGINT or SIGTERM. Asking for it is a promise to watch it: without a watcher the first signal
+ * ends the process at once.
+ */
 export function stopSignal(): AbortSignal {
   watched = true
   return stopping.signal
@@ -41,7 +45,10 @@ export function stopSignal(): AbortSignal {
 /** The status that the signal which came asks for (130 or 143), or undefined when none came. */
 export const stopStatus = (): number | undefined => came && status[came]
 
-/** Says what to do when a closed pipe is written to: stdout's reader has had enough, which is a good end; a closed stderr only silences us. */
+/**
+ * Says what to do when a closed pipe is written to: stdout's reader has had enough, which is a good end; a closed
+ * stderr only silences us.
+ */
 export function leaveQuietlyOnClosedPipe(stream: Writable): void {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE' && error.code !== 'ERR_STREAM_DESTROYED') throw error

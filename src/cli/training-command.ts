@@ -1,4 +1,7 @@
-/** The base of commands that train: their shared flags, the evaluation that goes along, and the events of a run in words. */
+/**
+ * The base of commands that train: their shared flags, the evaluation that goes along, and the events of a run in
+ * words.
+ */
 import {Errors, Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
 import type {BadImages} from './rejected-inputs.js'
@@ -175,7 +178,10 @@ type Online = {readonly train: number; readonly val: number; readonly classes: n
 
 /** A command that trains. */
 export abstract class TrainingCommand extends Command {
-  /** Images that cannot be read while a run goes on: counted, and enough of them end it. All were taken for good at first. */
+  /**
+   * Images that cannot be read while a run goes on: counted, and enough of them end it. All were taken for good at
+   * first.
+   */
   protected badWhileTraining(bad: BadImages): {
     onBad: (image: {id: string; path: string; reason: string; pathBase64?: string}) => void
     goOn: () => boolean
@@ -189,7 +195,10 @@ export abstract class TrainingCommand extends Command {
     }
   }
 
-  /** Images a step where --batch auto chooses them, said: those of a run that is gone on with, else what is found to fit. */
+  /**
+   * Images a step where --batch auto chooses them, said: those of a run that is gone on with, else what is found to
+   * fit.
+   */
   protected async autoBatch(
     kept: number | undefined,
     find: () => Promise<{readonly batch: number; readonly expected: number; readonly limit: number}>,
@@ -229,7 +238,10 @@ export abstract class TrainingCommand extends Command {
     this.note(`scoring every ${every} steps: ${how}, ${classes} classes, ${Math.ceil(bytes / 2 ** 20)} MiB of pixels`)
   }
 
-  /** Tells the events of one run; the bar shows it where one is given. `name` stands before what is said of one of several runs. */
+  /**
+   * Tells the events of one run; the bar shows it where one is given. `name` stands before what is said of one of
+   * several runs.
+   */
   protected teller(run: string, batch: number, bar: Progress | undefined, name?: string): (event: TrainingEvent) => Outcome | undefined {
     const about = name === undefined ? '' : `${name}: `
     let [waited, spent] = [0, 0]

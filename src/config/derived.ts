@@ -1,6 +1,7 @@
 /**
- * What follows from the settings and is wanted in several places: sizes of the backbone, lengths in steps, the learning rate. Computed here once, as pure
- * functions, so that the mathematics never reads a setting twice or differently.
+ * What follows from the settings and is wanted in several places: sizes of the backbone, lengths in steps, the
+ * learning rate. Computed here once, as pure functions, so that the mathematics never reads a setting twice or
+ * differently.
  */
 import {UserError} from './errors.js'
 import type {Settings} from './table.js'
@@ -21,8 +22,9 @@ export type Architecture = {
 }
 
 /**
- * A curve over steps 0 to `total` - 1: a line from `start` to `base` over `warmup` steps, both ends included, then half a cosine to `final`, which also holds
- * afterwards. The first `frozen` steps are then set to 0; they do not shift the rest.
+ * A curve over steps 0 to `total` - 1: a line from `start` to `base` over `warmup` steps, both ends included, then
+ * half a cosine to `final`, which also holds afterwards. The first `frozen` steps are then set to 0; they do not shift
+ * the rest.
  */
 export type Curve = {
   readonly base: number
@@ -81,7 +83,10 @@ const sizes = {
 
 const wrong = (message: string, hint?: string): UserError => new UserError(message, {exit: 2, code: 'SETTINGS', ...(hint ? {hint} : {})})
 
-/** Width, depth and heads that `student` asks for. Throws a `UserError` where a custom size is incomplete or a named one is contradicted. */
+/**
+ * Width, depth and heads that `student` asks for. Throws a `UserError` where a custom size is incomplete or a named
+ * one is contradicted.
+ */
 function size(student: Settings['student']): {width: number; depth: number; heads: number} {
   const {arch, embed_dim: width, depth, num_heads: heads} = student
   if (arch !== 'custom') {
@@ -143,11 +148,15 @@ function grid(side: number, patch: number, name: string): number {
 export const scaledLr = ({base_lr, scaling_rule}: Settings['optim'], batch: number): number =>
   scaling_rule === 'none' ? base_lr : base_lr * Math.sqrt(batch / 1024)
 
-/** Half of a crop of `side` pixels in patches, floored after each division from left to right as the Python code does: 128 at 224 / 14, 98 at 224 / 16. */
+/**
+ * Half of a crop of `side` pixels in patches, floored after each division from left to right as the Python code does:
+ * 128 at 224 / 14, 98 at 224 / 16.
+ */
 export const maskMaxPatches = (side: number, patch: number): number => Math.floor((Math.floor((0.5 * side) / patch) * side) / patch)
 
 /**
- * All that follows from `settings` on `world` devices. Throws a `UserError` with status 2 where settings contradict each other.
+ * All that follows from `settings` on `world` devices. Throws a `UserError` with status 2 where settings contradict
+ * each other.
  *
  * Epochs become steps by truncation, as in the Python code; with `train.steps` every length is taken in proportion.
  */

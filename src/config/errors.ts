@@ -1,7 +1,13 @@
-/** The one error a user can mend. Everything else that is thrown is a defect of ours and leaves with status 70 and its stack. */
+/**
+ * The one error a user can mend. Everything else that is thrown is a defect of ours and leaves with status 70 and its
+ * stack.
+ */
 
 export type ErrorOptions = {
-  /** Exit status of the process (contract: 1 run failed, 2 usage or settings, 3 no input, 4 too many bad inputs, 5 engine or memory, 6 training unhealthy). */
+  /**
+   * Exit status of the process (contract: 1 run failed, 2 usage or settings, 3 no input, 4 too many bad inputs, 5
+   * engine or memory, 6 training unhealthy).
+   */
   readonly exit?: number
   /** Stable word for scripts, e.g. `NO_INPUT`. */
   readonly code?: string

@@ -1,4 +1,7 @@
-/** Finds the name a person most likely meant: used where a flag, a command or a setting is not known. It suggests; nothing ever acts on the guess. */
+/**
+ * Finds the name a person most likely meant: used where a flag, a command or a setting is not known. It suggests;
+ * nothing ever acts on the guess.
+ */
 
 /** Number of single-character insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`. */
 export function distance(a: string, b: string): number {
@@ -18,7 +21,10 @@ export function distance(a: string, b: string): number {
   return last[b.length]!
 }
 
-/** The known name closest to `name`, or undefined when none is close enough to be worth saying (more than about a third of the letters differ). */
+/**
+ * The known name closest to `name`, or undefined when none is close enough to be worth saying (more than about a third
+ * of the letters differ).
+ */
 export function nearest(name: string, known: Iterable<string>): string | undefined {
   const wanted = name.toLowerCase()
   const allowed = Math.max(1, Math.floor(wanted.length / 3))

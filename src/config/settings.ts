@@ -1,7 +1,9 @@
 /**
- * Reads settings: files over defaults, `--set` over files, each value checked against the table, the whole frozen, and for each value where it came from.
+ * Reads settings: files over defaults, `--set` over files, each value checked against the table, the whole frozen, and
+ * for each value where it came from.
  *
- * A file may also hold flags of the command under their long names, beside the sections of settings. All that is wrong is said in one message.
+ * A file may also hold flags of the command under their long names, beside the sections of settings. All that is wrong
+ * is said in one message.
  */
 import {existsSync, readdirSync, readFileSync} from 'node:fs'
 import {fileURLToPath} from 'node:url'
@@ -32,8 +34,9 @@ export const recipeFolder = fileURLToPath(new URL('../../../configs/', import.me
 const refuse = (message: string, hint?: string): UserError => new UserError(message, {exit: 2, code: 'SETTINGS', ...(hint ? {hint} : {})})
 
 /**
- * Reads `files` (paths, or names of recipes such as `small`) and `sets` (`key=value`). `flags` are the names that may stand at the top of a file;
- * `settings` says whether this command reads settings. Throws a `UserError` with status 2 that names everything that is wrong.
+ * Reads `files` (paths, or names of recipes such as `small`) and `sets` (`key=value`). `flags` are the names that may
+ * stand at the top of a file; `settings` says whether this command reads settings. Throws a `UserError` with status 2
+ * that names everything that is wrong.
  */
 export function readLayers(
   files: readonly string[],
@@ -47,7 +50,8 @@ export function readLayers(
   const known = [...flags, ...(settings ? settingsByPath.keys() : [])]
 
   const take = (path: string, value: unknown, source: string): void => {
-    // Flags may stand together under their first word: `dedup: {threshold: 0.9}` is --dedup-threshold; words may be joined as in Meta's files.
+    // Flags may stand together under their first word: `dedup: {threshold: 0.9}` is --dedup-threshold; words may be
+    // joined as in Meta's files.
     const flag = [path, path.replace('.', '-'), path.replace('.', '-').replaceAll('_', '-')].find(name => flags.includes(name))
     if (flag !== undefined && !settingsByPath.has(path)) {
       flagValues.delete(flag)
@@ -141,7 +145,10 @@ function readFile(file: string, take: (path: string, value: unknown, source: str
   walk(document.contents, '')
 }
 
-/** A value of `--set`, typed by the setting it is for; where it does not fit, the text itself, which the check then refuses. */
+/**
+ * A value of `--set`, typed by the setting it is for; where it does not fit, the text itself, which the check then
+ * refuses.
+ */
 function fromText(text: string, setting: Setting | undefined): unknown {
   const bare = text.trim()
   if (!setting) return bare === 'true' ? true : bare === 'false' ? false : text
@@ -213,7 +220,10 @@ export function fits(setting: Setting, value: unknown): boolean {
   }
 }
 
-/** Lays `given` over the defaults. Throws a `UserError` with status 2 that names every value which does not fit, with its range. */
+/**
+ * Lays `given` over the defaults. Throws a `UserError` with status 2 that names every value which does not fit, with
+ * its range.
+ */
 export function resolveSettings(given: readonly Given[] = []): ResolvedSettings {
   const values = new Map<string, unknown>()
   const sources = new Map<string, string>()

@@ -1,9 +1,10 @@
 /**
- * The settings of training, each declared once: kind, range, default and a sentence. Files, `--set`, `configs/default.yaml`, the type `Settings`
- * and the messages about wrong values all come from here.
+ * The settings of training, each declared once: kind, range, default and a sentence. Files, `--set`,
+ * `configs/default.yaml`, the type `Settings` and the messages about wrong values all come from here.
  *
- * Names are Meta's (`ssl_default_config.yaml`) wherever the thing is the same; a file written for the Python code means the same here. `elsewhere` names
- * the keys of theirs that have no place in this project and says what to use instead.
+ * Names are Meta's (`ssl_default_config.yaml`) wherever the thing is the same; a file written for the Python code
+ * means the same here. `elsewhere` names the keys of theirs that have no place in this project and says what to use
+ * instead.
  */
 
 type Said<T> = {
@@ -51,7 +52,10 @@ const choice = <const T extends string>(value: NoInfer<T>, options: readonly T[]
 })
 const range = (value: readonly [number, number], says: string): RangeSetting => ({kind: 'range', default: value, min: 0, max: 1, says})
 
-/** The head that the class token (and, where shared, the masked patches) go through. Section 2.1 of the paper's appendix; sizes are Meta's. */
+/**
+ * The head that the class token (and, where shared, the masked patches) go through. Section 2.1 of the paper's
+ * appendix; sizes are Meta's.
+ */
 const head = (who: string) => ({
   head_n_prototypes: integer(65_536, {min: 2}, `Prototypes K of the ${who} head: the length of its output.`),
   head_bottleneck_dim: integer(256, {min: 1}, `Width of the ${who} head before its normalised last layer.`),
@@ -241,8 +245,9 @@ export const aliases: Readonly<Record<string, string>> = {
 }
 
 /**
- * Meta's keys that have no place here. `same` accepts the values that ask for nothing else than what happens anyway, so that files of theirs load;
- * `instead` ends the refusal of any other value. A key ending in `.*` stands for all below it.
+ * Meta's keys that have no place here. `same` accepts the values that ask for nothing else than what happens anyway,
+ * so that files of theirs load; `instead` ends the refusal of any other value. A key ending in `.*` stands for all
+ * below it.
  */
 export const elsewhere: Readonly<Record<string, {readonly same?: (value: unknown) => boolean; readonly instead: string}>> = {
   'MODEL.WEIGHTS': {

@@ -1,16 +1,19 @@
 /**
- * Balanced sampling from a hierarchy of clusters (Vo et al. 2024, section 3.3): from the top level down, the wanted number is divided so that the children of a
- * cluster get as equal shares as their sizes allow, and within a cluster of level 1 rows are drawn.
+ * Balanced sampling from a hierarchy of clusters (Vo et al. 2024, section 3.3): from the top level down, the wanted
+ * number is divided so that the children of a cluster get as equal shares as their sizes allow, and within a cluster
+ * of level 1 rows are drawn.
  *
- * It is exactly what one gets by giving one row after the other: at each cluster to the child that has got fewest so far and is not yet exhausted, equals in
- * a drawn order. That slow form stands in the tests; here the level of the shares is found at once.
+ * It is exactly what one gets by giving one row after the other: at each cluster to the child that has got fewest so
+ * far and is not yet exhausted, equals in a drawn order. That slow form stands in the tests; here the level of the
+ * shares is found at once.
  */
 import {rng} from '../tensor/random.js'
 import {membersOf, type Hierarchy} from './hierarchical-kmeans.js'
 
 /**
- * Divides `target` over children of these sizes. `least`: what each has already got and keeps. `order`: who is served first when all have the same.
- * The sum is exactly `target`, unless less is there (then all is taken) or more had been given before.
+ * Divides `target` over children of these sizes. `least`: what each has already got and keeps. `order`: who is served
+ * first when all have the same. The sum is exactly `target`, unless less is there (then all is taken) or more had been
+ * given before.
  */
 export function evenShares(
   sizes: ArrayLike<number>,
@@ -50,7 +53,10 @@ export type Draw = 'random' | 'nearest' | 'farthest'
 export type SampleOptions = {
   readonly target: number
   readonly seed: number
-  /** Which rows of a cluster are taken: drawn, or those nearest to or farthest from its centroid (`distances` is then needed). */
+  /**
+   * Which rows of a cluster are taken: drawn, or those nearest to or farthest from its centroid (`distances` is then
+   * needed).
+   */
   readonly draw?: Draw
   readonly distances?: ArrayLike<number>
   /** Rows that are in already and stay, whatever comes: 1 for each such row. */

@@ -1,5 +1,6 @@
 /**
- * Disjoint sets (union–find, by size and with halved paths; Tarjan 1975): which rows hang together when pairs of them are joined one by one, in any order.
+ * Disjoint sets (union–find, by size and with halved paths; Tarjan 1975): which rows hang together when pairs of them
+ * are joined one by one, in any order.
  */
 
 /** Sets over the numbers 0 … n - 1; each number begins as a set of its own. */

@@ -1,8 +1,8 @@
 /**
  * 64-bit picture hashes compared: which differ in few bits (Hamming distance).
  *
- * Two hashes that differ in at most d bits agree in at least one of d + 1 stretches of their bits, so only hashes that share a stretch are compared
- * (Norouzi et al. 2012): for small d nearly all pairs are never looked at.
+ * Two hashes that differ in at most d bits agree in at least one of d + 1 stretches of their bits, so only hashes that
+ * share a stretch are compared (Norouzi et al. 2012): for small d nearly all pairs are never looked at.
  */
 
 /** Hashes as pairs of 32-bit words, [2N]. */
@@ -18,7 +18,10 @@ const bits = (x: number): number => {
 export const hamming = (hashes: Hashes, i: number, j: number): number =>
   bits(hashes[2 * i]! ^ hashes[2 * j]!) + bits(hashes[2 * i + 1]! ^ hashes[2 * j + 1]!)
 
-/** All pairs i < j that differ in at most `most` bits (0 to 15), told to `found`. Among equal hashes each is paired with the first alone. */
+/**
+ * All pairs i < j that differ in at most `most` bits (0 to 15), told to `found`. Among equal hashes each is paired
+ * with the first alone.
+ */
 export function hashPairs(hashes: Hashes, most: number, found: (i: number, j: number, distance: number) => void): void {
   const N = hashes.length / 2
   const first = new Map<string, number>()

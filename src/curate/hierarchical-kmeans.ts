@@ -1,9 +1,11 @@
 /**
- * Hierarchical k-means with resampling (Vo et al. 2024, "Automatic data curation for self-supervised learning: a clustering-based approach", section 3.2).
+ * Hierarchical k-means with resampling (Vo et al. 2024, "Automatic data curation for self-supervised learning: a
+ * clustering-based approach", section 3.2).
  *
- * Level 1 clusters the rows; each further level clusters the centroids of the level below. Plain k-means puts its centroids where rows are dense; after each
- * clustering the few rows nearest to each centroid are therefore taken as a new set, in which dense and sparse places count alike, and clustered again. Repeated,
- * this spreads the centroids evenly over the ground that the data cover, so that sampling evenly from the clusters balances concepts.
+ * Level 1 clusters the rows; each further level clusters the centroids of the level below. Plain k-means puts its
+ * centroids where rows are dense; after each clustering the few rows nearest to each centroid are therefore taken as a
+ * new set, in which dense and sparse places count alike, and clustered again. Repeated, this spreads the centroids
+ * evenly over the ground that the data cover, so that sampling evenly from the clusters balances concepts.
  */
 import {assign, distancesToCentroids, kmeans, type Clusters, type KMeansEvent, type KMeansOptions} from './kmeans.js'
 import {onEngine} from './matmul-backend.js'
@@ -20,7 +22,10 @@ export type HierarchyOptions = Pick<KMeansOptions, 'seed' | 'iterations' | 'star
 
 export type HierarchyEvent = KMeansEvent & {readonly level: number; readonly again: number}
 
-/** One level: to which of its clusters each row (level 1) or each cluster of the level below belongs. Clusters are not empty. */
+/**
+ * One level: to which of its clusters each row (level 1) or each cluster of the level below belongs. Clusters are not
+ * empty.
+ */
 export type Level = {
   readonly k: number
   readonly centroids: Float32Array /* [K, D] */

@@ -1,14 +1,16 @@
 /**
  * k-means of vectors (Lloyd 1982), full or by mini-batches (Sculley 2010), over rows that need not fit into memory.
  *
- * What costs is finding each row's nearest centroid; that is one matrix product a stretch of rows, on the engine. Sums are taken in float64 in the order of
- * the rows, so the same rows, seed and engine give the same bytes.
+ * What costs is finding each row's nearest centroid; that is one matrix product a stretch of rows, on the engine. Sums
+ * are taken in float64 in the order of the rows, so the same rows, seed and engine give the same bytes.
  *
- * Start: `random` rows, or `k-means++` (Arthur and Vassilvitskii 2007), where each next seed is drawn with a chance that grows with its squared distance from
- * those that are there. One at a time that is K passes over the rows; beyond 32 seeds it is therefore done a sixteenth of the present seeds at a time (as
- * k-means‖ does, Bahmani et al. 2012), on a sample of the rows where there are many.
+ * Start: `random` rows, or `k-means++` (Arthur and Vassilvitskii 2007), where each next seed is drawn with a chance
+ * that grows with its squared distance from those that are there. One at a time that is K passes over the rows; beyond
+ * 32 seeds it is therefore done a sixteenth of the present seeds at a time (as k-means‖ does, Bahmani et al. 2012), on
+ * a sample of the rows where there are many.
  *
- * A cluster that becomes empty is given a new place: a row drawn from the cluster whose rows lie farthest apart, which is thereby split.
+ * A cluster that becomes empty is given a new place: a row drawn from the cluster whose rows lie farthest apart, which
+ * is thereby split.
  */
 import {rng, type Rng} from '../tensor/random.js'
 import {onEngine, type Arithmetic} from './matmul-backend.js'
@@ -177,7 +179,10 @@ function plusPlus(rows: RowSource, k: number, random: Rng, arithmetic: Arithmeti
   return centroids
 }
 
-/** Draws `n` different rows, each with a chance in proportion to its weight; rows that are left when all weights are 0 follow in order. */
+/**
+ * Draws `n` different rows, each with a chance in proportion to its weight; rows that are left when all weights are 0
+ * follow in order.
+ */
 function drawFar(weights: Float64Array, taken: Uint8Array, n: number, random: Rng): number[] {
   const sums = new Float64Array(weights.length)
   let total = 0
@@ -198,8 +203,8 @@ function drawFar(weights: Float64Array, taken: Uint8Array, n: number, random: Rn
 }
 
 /**
- * Clusters the rows; yields after each round and returns the clusters. Every row belongs to the centroid nearest to it. More clusters than rows are not
- * made: `k` of the result says how many there are.
+ * Clusters the rows; yields after each round and returns the clusters. Every row belongs to the centroid nearest to
+ * it. More clusters than rows are not made: `k` of the result says how many there are.
  */
 export function* kmeans(rows: RowSource, options: KMeansOptions): Generator<KMeansEvent, Clusters> {
   const {seed, batch, arithmetic = onEngine, tolerance = 0} = options
@@ -278,7 +283,9 @@ function fillEmpty(
   return filled
 }
 
-/** Sculley's update: each row of a batch pulls its centroid by one over the number of rows that the centroid has seen. */
+/**
+ * Sculley's update: each row of a batch pulls its centroid by one over the number of rows that the centroid has seen.
+ */
 function* miniBatches(
   rows: RowSource,
   centroids: Float32Array,

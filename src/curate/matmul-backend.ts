@@ -1,9 +1,11 @@
 /**
  * The matrix products that curation is made of, on the running engine, and their plain twin in float64 loops.
  *
- * Two are enough: inner products of some rows with others, and, for clustering, the nearest centroids of some rows. Both go through the linear layer, whose
- * kernel takes half the time of a plain product with a transposed matrix; but it is compiled for every new shape, which small products of many shapes do not repay. Squared distance is
- * |x|² - 2 (x·c - |c|²/2), so the nearest centroid is the one with the largest x·c - |c|²/2: one product and one comparison, no distance is ever formed.
+ * Two are enough: inner products of some rows with others, and, for clustering, the nearest centroids of some rows.
+ * Both go through the linear layer, whose kernel takes half the time of a plain product with a transposed matrix; but
+ * it is compiled for every new shape, which small products of many shapes do not repay. Squared distance is
+ * |x|² - 2 (x·c - |c|²/2), so the nearest centroid is the one with the largest x·c - |c|²/2: one product and one
+ * comparison, no distance is ever formed.
  */
 import {linearForward} from '../tensor/ops/linear.js'
 import {argMax, dispose, matMul, tensor1d, tensor2d, tidy, topk, type Tensor2D} from '../tensor/tf.js'

@@ -1,5 +1,6 @@
 /**
- * Near-duplicates: rows that hang together by pairs above the threshold are one component, and one row of each component is kept (DINOv2 paper, appendix A.3).
+ * Near-duplicates: rows that hang together by pairs above the threshold are one component, and one row of each
+ * component is kept (DINOv2 paper, appendix A.3).
  */
 import {DisjointSets} from './disjoint-sets.js'
 import type {Pairs} from './neighbours.js'
@@ -14,8 +15,8 @@ export type Components = {
 }
 
 /**
- * Chooses whom to keep. `rank`: the better row has the smaller number. `fixed` rows were kept before and stay: they are all kept, and stand for the
- * others of their component (the best of them, where a component has several).
+ * Chooses whom to keep. `rank`: the better row has the smaller number. `fixed` rows were kept before and stay: they
+ * are all kept, and stand for the others of their component (the best of them, where a component has several).
  */
 export function keepBest(n: number, {a, b}: Pairs, rank: ArrayLike<number>, fixed?: Uint8Array): Components {
   const sets = new DisjointSets(n)

@@ -1,9 +1,11 @@
 /**
- * Neighbours for curation: all pairs of rows that are more alike than a threshold, and the nearest rows of some queries.
+ * Neighbours for curation: all pairs of rows that are more alike than a threshold, and the nearest rows of some
+ * queries.
  *
- * Rows have length 1, so that an inner product is a cosine. Pairs are found exactly (every row with every other, each pair once, as matrix products), by
- * inverted lists (rows are clustered, and each is compared with the rows of the few clusters nearest to it), or by a graph. Near-duplicates lie in the same
- * or in neighbouring clusters, so lists lose little; how much is measured on drawn rows and told.
+ * Rows have length 1, so that an inner product is a cosine. Pairs are found exactly (every row with every other, each
+ * pair once, as matrix products), by inverted lists (rows are clustered, and each is compared with the rows of the few
+ * clusters nearest to it), or by a graph. Near-duplicates lie in the same or in neighbouring clusters, so lists lose
+ * little; how much is measured on drawn rows and told.
  */
 import {TopK, type Neighbours} from '../search/exact.js'
 import {Graph, defaultGraph} from '../search/hnsw.js'
@@ -202,8 +204,8 @@ function* throughGraph(rows: RowSource, partners: Partners, {threshold, k, probe
 }
 
 /**
- * The share of true partners that were found, by looking at every row for each of `asked` drawn ones; partners beyond the best k do not count.
- * `undefined` where none of the drawn rows has a partner: nothing can be said.
+ * The share of true partners that were found, by looking at every row for each of `asked` drawn ones; partners beyond
+ * the best k do not count. `undefined` where none of the drawn rows has a partner: nothing can be said.
  */
 export function pairRecall(
   rows: RowSource,
@@ -253,8 +255,9 @@ export function nearestRows(
 }
 
 /**
- * The rows that hang together with the queries [Q, D] by pairs above the threshold, through as many steps as it takes: rows near a query, rows near those,
- * and so on. → for each row the number of the step at which it was reached (1: near a query itself), 0 for all others; and what it was reached from.
+ * The rows that hang together with the queries [Q, D] by pairs above the threshold, through as many steps as it takes:
+ * rows near a query, rows near those, and so on. → for each row the number of the step at which it was reached (1:
+ * near a query itself), 0 for all others; and what it was reached from.
  */
 export function reached(
   rows: RowSource,

@@ -1,9 +1,11 @@
 /**
- * Retrieval of pool rows that are like curated seeds, in the two ways of LVD-142M (DINOv2 paper, section 3 and appendix A.4).
+ * Retrieval of pool rows that are like curated seeds, in the two ways of LVD-142M (DINOv2 paper, section 3 and
+ * appendix A.4).
  *
- * Sample-based, for large seed sets: the N nearest rows of each seed. A row that is near to several seeds is given to the one that it is most like, and the
- * others go on to their next, so that every seed brings N rows of its own. Cluster-based, for small ones: the pool is clustered, and rows are drawn from every
- * cluster that more than T seeds fall into.
+ * Sample-based, for large seed sets: the N nearest rows of each seed. A row that is near to several seeds is given to
+ * the one that it is most like, and the others go on to their next, so that every seed brings N rows of its own.
+ * Cluster-based, for small ones: the pool is clustered, and rows are drawn from every cluster that more than T seeds
+ * fall into.
  */
 import {rng} from '../tensor/random.js'
 import {onEngine, type Arithmetic} from './matmul-backend.js'
@@ -25,8 +27,9 @@ export type SampleRetrieval = {
 }
 
 /**
- * Sample-based retrieval. The answer is that of going through all pairs of seed and row, the most alike first (equals: by seed, then row), and giving the row to
- * the seed where it is free and the seed has room; only as many neighbours are looked up as that takes.
+ * Sample-based retrieval. The answer is that of going through all pairs of seed and row, the most alike first (equals:
+ * by seed, then row), and giving the row to the seed where it is free and the seed has room; only as many neighbours
+ * are looked up as that takes.
  */
 export function retrieveNearest(
   rows: RowSource,

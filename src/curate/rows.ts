@@ -1,8 +1,9 @@
 /**
- * Vectors as the algorithms of this room see them: rows that can be read in stretches or one by one, wherever they lie.
+ * Vectors as the algorithms of this room see them: rows that can be read in stretches or one by one, wherever they
+ * lie.
  *
- * In memory they are `Vectors`; larger than memory they lie in a file and are read as they are needed. Work that goes over all rows does so in stretches of
- * `stretchOf` rows, so that what it holds does not depend on how many there are.
+ * In memory they are `Vectors`; larger than memory they lie in a file and are read as they are needed. Work that goes
+ * over all rows does so in stretches of `stretchOf` rows, so that what it holds does not depend on how many there are.
  *
  * In shape comments of this room: N rows, D numbers a row, K clusters, Q queries.
  */
@@ -62,7 +63,10 @@ export const selectRows = (source: RowSource, chosen: Int32Array): RowSource => 
   gather: rows => source.gather(Int32Array.from({length: rows.length}, (_, i) => chosen[rows[i]!]!))
 })
 
-/** Rows taken at once where each meets `width` others: so many that the products stay near 32 MB, and the rows themselves too. */
+/**
+ * Rows taken at once where each meets `width` others: so many that the products stay near 32 MB, and the rows
+ * themselves too.
+ */
 export const rowsPerBlock = (dim: number, width: number): number =>
   Math.max(16, Math.min(8192, Math.floor((8 << 20) / Math.max(1, width)), Math.floor((8 << 20) / Math.max(1, dim))))
 

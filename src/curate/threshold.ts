@@ -1,5 +1,6 @@
 /**
- * Which threshold fits some features: from the likeness of pictures to copies made of them, and of pictures to other pictures.
+ * Which threshold fits some features: from the likeness of pictures to copies made of them, and of pictures to other
+ * pictures.
  */
 
 export type Calibration = {
@@ -10,15 +11,19 @@ export type Calibration = {
   readonly recall: number
   /** The same by kind of copy. */
   readonly byKind: Readonly<Record<string, number>>
-  /** Whether the wanted precision is reached at all; otherwise the threshold lies above every pair of different pictures. */
+  /**
+   * Whether the wanted precision is reached at all; otherwise the threshold lies above every pair of different
+   * pictures.
+   */
   readonly reached: boolean
 }
 
 /**
  * The lowest threshold at which at least `precision` of the pairs above it are copies.
  *
- * `copies`: likeness of each picture to a copy of it, by kind. `others`: likeness of pairs of different pictures. `weight`: how many pairs of different pictures
- * of the pool each of `others` stands for, against one copy: a larger pool has more pictures that look alike by chance.
+ * `copies`: likeness of each picture to a copy of it, by kind. `others`: likeness of pairs of different pictures.
+ * `weight`: how many pairs of different pictures of the pool each of `others` stands for, against one copy: a larger
+ * pool has more pictures that look alike by chance.
  */
 export function thresholdFor(
   copies: Readonly<Record<string, ArrayLike<number>>>,

@@ -1,4 +1,7 @@
-/** What this machine has to compute with, read without loading an engine: processor, memory, GPUs, and whether they multiply bf16 natively. */
+/**
+ * What this machine has to compute with, read without loading an engine: processor, memory, GPUs, and whether they
+ * multiply bf16 natively.
+ */
 import {readFileSync} from 'node:fs'
 import {availableParallelism, cpus, totalmem} from 'node:os'
 import {runCommand} from '../system/run-command.js'
@@ -26,7 +29,10 @@ function cpuFlags(): Set<string> {
   }
 }
 
-/** Whether the processor has bf16 dot products (AVX512-BF16, AMX, or ARM's). AVX-NE-CONVERT only converts and does not count. */
+/**
+ * Whether the processor has bf16 dot products (AVX512-BF16, AMX, or ARM's). AVX-NE-CONVERT only converts and does not
+ * count.
+ */
 export const cpuHasBf16 = (flags: ReadonlySet<string> = cpuFlags()): boolean =>
   ['avx512_bf16', 'amx_bf16', 'bf16'].some(flag => flags.has(flag))
 
@@ -37,7 +43,10 @@ export function cpuDevice(): Device {
   return {name: 'cpu', title: cpus()[0]?.model.trim() ?? process.arch, memory, cores: availableParallelism(), bf16: cpuHasBf16()}
 }
 
-/** NVIDIA GPUs by their driver's own tool; empty where there is none. Honours CUDA_VISIBLE_DEVICES when it lists plain numbers. */
+/**
+ * NVIDIA GPUs by their driver's own tool; empty where there is none. Honours CUDA_VISIBLE_DEVICES when it lists plain
+ * numbers.
+ */
 export async function cudaDevices(env: Readonly<Record<string, string | undefined>> = process.env): Promise<Device[]> {
   const query = ['--query-gpu=name,memory.total,compute_cap', '--format=csv,noheader,nounits']
   const {status, stdout} = await runCommand('nvidia-smi', query, {timeout: 10_000})

@@ -1,6 +1,7 @@
 /**
- * Run as a program of its own by `engine install`: starts the engine that its argument names, multiplies two matrices, takes a gradient, and prints what it found as JSON.
- * A library that does not fit ends this process, not the one that asks.
+ * Run as a program of its own by `engine install`: starts the engine that its argument names, multiplies two matrices,
+ * takes a gradient, and prints what it found as JSON. A library that does not fit ends this process, not the one that
+ * asks.
  */
 import {argv} from 'node:process'
 import {fileURLToPath} from 'node:url'

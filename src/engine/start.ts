@@ -1,8 +1,8 @@
 /**
  * Starting the engine that a command asked for.
  *
- * `auto` takes torch, then tensorflow, then wasm, and says which. An engine, device or precision asked for by name is never replaced: where it is absent, the error
- * (status 5) says why and how to get it.
+ * `auto` takes torch, then tensorflow, then wasm, and says which. An engine, device or precision asked for by name is
+ * never replaced: where it is absent, the error (status 5) says why and how to get it.
  */
 import {availableParallelism} from 'node:os'
 import {UserError} from '../config/errors.js'

@@ -16,7 +16,10 @@ export function sitePackages(venv: string): string[] {
   })
 }
 
-/** Makes the environment `folder` if its interpreter is not there; → the interpreter. Errors of status 5 name what is missing. */
+/**
+ * Makes the environment `folder` if its interpreter is not there; → the interpreter. Errors of status 5 name what is
+ * missing.
+ */
 export async function ensureVenv(folder: string): Promise<string> {
   const python = join(folder, 'bin', 'python')
   if (existsSync(python) && (await runCommand(python, ['-m', 'pip', '--version'])).status === 0) return python
@@ -41,7 +44,8 @@ export async function ensureVenv(folder: string): Promise<string> {
 }
 
 /**
- * Makes the environment `folder` anew by `work`; what was there before comes back when `work` fails, also when an earlier attempt was killed half-way.
+ * Makes the environment `folder` anew by `work`; what was there before comes back when `work` fails, also when an
+ * earlier attempt was killed half-way.
  */
 export async function renewVenv<T>(folder: string, work: () => Promise<T>): Promise<T> {
   const aside = `${folder}.before`

@@ -1,6 +1,7 @@
 /**
- * Small public photo sets that a person may fetch from the host that publishes them. Nothing of them is part of this project: the table says where each lies,
- * how long it is, under which licence, and how the names inside become `{train,val}/<class>/<file>`.
+ * Small public photo sets that a person may fetch from the host that publishes them. Nothing of them is part of this
+ * project: the table says where each lies, how long it is, under which licence, and how the names inside become
+ * `{train,val}/<class>/<file>`.
  */
 import {createHash} from 'node:crypto'
 import {createReadStream} from 'node:fs'

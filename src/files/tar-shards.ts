@@ -1,4 +1,7 @@
-/** Tar shards by the rules of webdataset: members that share a key are one sample, shards are numbered, and the same samples give the same bytes. */
+/**
+ * Tar shards by the rules of webdataset: members that share a key are one sample, shards are numbered, and the same
+ * samples give the same bytes.
+ */
 import {createWriteStream} from 'node:fs'
 import {join} from 'node:path'
 import {finished} from 'node:stream/promises'

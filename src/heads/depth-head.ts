@@ -1,9 +1,11 @@
 /**
- * The linear depth heads of the paper, lin.1 and lin.4 (spec §5.4): patch features with the class token joined to every patch, four times as many places by bilinear
- * upsampling, one linear layer to 256 bins, and depth as the mean of the bins weighted by relu(logit) + 0.1.
+ * The linear depth heads of the paper, lin.1 and lin.4 (docs/spec.md §5.4): patch features with the class token joined
+ * to every patch, four times as many places by bilinear upsampling, one linear layer to 256 bins, and depth as the
+ * mean of the bins weighted by relu(logit) + 0.1.
  *
- * A linear layer and bilinear upsampling commute (the weights of a pixel sum to 1), so the layer runs before the upsampling here: 16 times less work at every width. The written-out
- * order is the plain twin. B images, h × w patches, D channels (2C of each block: patch, then cls), K bins.
+ * A linear layer and bilinear upsampling commute (the weights of a pixel sum to 1), so the layer runs before the
+ * upsampling here: 16 times less work at every width. The written-out order is the plain twin. B images, h × w
+ * patches, D channels (2C of each block: patch, then cls), K bins.
  */
 import {
   add,
@@ -75,7 +77,8 @@ function expectation(logits: Tensor4D, bins: DepthBins): {depth: Tensor2D; total
 }
 
 /**
- * Depth in metres for features [B, h, w, D] → [B, 4h, 4w, 1] (or as many times as `upsample` says), not clamped (it cannot leave the bins), and what the backward pass needs. The caller disposes `depth`, `logits` and `total`.
+ * Depth in metres for features [B, h, w, D] → [B, 4h, 4w, 1] (or as many times as `upsample` says), not clamped (it
+ * cannot leave the bins), and what the backward pass needs. The caller disposes `depth`, `logits` and `total`.
  *
  * Throws a RangeError where the head is of another width than the features.
  */
@@ -98,7 +101,10 @@ export function depthForward(
   })
 }
 
-/** Gradients of weight and bias for dy [B, 4h, 4w, 1]; the features are frozen. With p the weights and b the bins, ∂depth/∂p = (b − depth) / Σp. */
+/**
+ * Gradients of weight and bias for dy [B, 4h, 4w, 1]; the features are frozen. With p the weights and b the bins,
+ * ∂depth/∂p = (b − depth) / Σp.
+ */
 export function depthBackward(
   dy: Tensor4D,
   {features, logits, depth, total}: DepthHeadSaved,
@@ -119,7 +125,10 @@ export function depthBackward(
   })
 }
 
-/** The plain twin of `depthForward`: upsampling first, as published; → [B, 4h, 4w, 1]. For tests, and for whoever wants to read what is computed. */
+/**
+ * The plain twin of `depthForward`: upsampling first, as published; → [B, 4h, 4w, 1]. For tests, and for whoever wants
+ * to read what is computed.
+ */
 export function plainDepth(features: Tensor4D, {conv_depth: {weight, bias}}: LinearDepthHead, bins: DepthBins): Tensor4D {
   const [B, h, w, D] = features.shape
   const [H, W] = [h * DEPTH_UPSAMPLE, w * DEPTH_UPSAMPLE]

@@ -1,8 +1,10 @@
 /**
- * Losses of depth training, forward and backward (spec §5.4): the scale-invariant logarithmic loss of the published heads, and the gradient loss that was meant to stand beside it.
+ * Losses of depth training, forward and backward (docs/spec.md §5.4): the scale-invariant logarithmic loss of the
+ * published heads, and the gradient loss that was meant to stand beside it.
  *
- * The published second file of the gradient loss slices batch and channel instead of rows and columns, so that at two images a GPU its term was 0: the published heads were in
- * effect trained with SigLoss alone. Here it is as it was meant. B images, H × W pixels; true depth 0 (or beyond `max`) is unknown and counts nowhere.
+ * The published second file of the gradient loss slices batch and channel instead of rows and columns, so that at two
+ * images a GPU its term was 0: the published heads were in effect trained with SigLoss alone. Here it is as it was
+ * meant. B images, H × W pixels; true depth 0 (or beyond `max`) is unknown and counts nowhere.
  */
 import {
   abs,
@@ -50,7 +52,8 @@ const logRatio = (predicted: Tensor3D, truth: Tensor3D, valid: Tensor3D): Tensor
   mul<Tensor3D>(sub(log(add(predicted, EPS)), log(add(mul(truth, valid), EPS))), valid)
 
 /**
- * SigLoss (Bhat et al. 2021): with g = ln(d + ε) − ln(t + ε) over all valid pixels of the batch together, √(var g + 0.15·mean² g), the variance with n − 1.
+ * SigLoss (Bhat et al. 2021): with g = ln(d + ε) − ln(t + ε) over all valid pixels of the batch together, √(var g +
+ * 0.15·mean² g), the variance with n − 1.
  *
  * Both tensors are [B, H, W] in metres. Without two valid pixels the loss and its gradient are 0.
  */
@@ -112,8 +115,9 @@ function slope(d: Tensor3D, valid: Tensor3D, axis: 1 | 2): {total: Scalar; gradi
 }
 
 /**
- * Gradient loss (Li and Snavely 2018): |difference of ln d − ln t two pixels apart|, along rows and columns, at every 1st, 2nd, 4th and 6th pixel, each scale divided by its number of
- * valid pixels; the four are summed. The weight of 0.5 is the caller's.
+ * Gradient loss (Li and Snavely 2018): |difference of ln d − ln t two pixels apart|, along rows and columns, at every
+ * 1st, 2nd, 4th and 6th pixel, each scale divided by its number of valid pixels; the four are summed. The weight of
+ * 0.5 is the caller's.
  */
 export function gradientLoss(predicted: Tensor3D, truth: Tensor3D, {max}: DepthLossOptions = {}): DepthLoss {
   return tidy(() => {

@@ -1,9 +1,11 @@
 /**
- * The dense prediction head of the published depth models (Ranftl et al. 2021; spec §5.4), forward only: it is loaded and scored, not trained here.
+ * The dense prediction head of the published depth models (Ranftl et al. 2021; docs/spec.md §5.4), forward only: it is
+ * loaded and scored, not trained here.
  *
- * Four blocks of the backbone are read out (class token projected into every patch), brought to four, two, one and half times the patch grid, to one width, and fused from coarse
- * to fine; two convolutions give depth. Names of parameters are those of the files, under `decode_head`; convolutions keep the layout of the files, [O, I, k, k], on disk and
- * [k, k, I, O] here. B images, h × w patches, C width of the backbone, F of the fusion (256 as published).
+ * Four blocks of the backbone are read out (class token projected into every patch), brought to four, two, one and
+ * half times the patch grid, to one width, and fused from coarse to fine; two convolutions give depth. Names of
+ * parameters are those of the files, under `decode_head`; convolutions keep the layout of the files, [O, I, k, k], on
+ * disk and [k, k, I, O] here. B images, h × w patches, C width of the backbone, F of the fusion (256 as published).
  */
 import {add, conv2d, dispose, matMul, relu, reshape, tidy, transpose} from '../tensor/tf.js'
 import type {Rank, Tensor, Tensor1D, Tensor2D, Tensor4D} from '../tensor/tf.js'
@@ -34,7 +36,10 @@ export type Dpt = {
   conv_depth: {head: {0: Conv; 2: Conv; 4: Conv}}
 }
 
-/** Names and shapes of the head for a backbone of width C and a fusion of width F, as the files have them; the widths of the scales are C/8, C/4, C/2 and C. */
+/**
+ * Names and shapes of the head for a backbone of width C and a fusion of width F, as the files have them; the widths
+ * of the scales are C/8, C/4, C/2 and C.
+ */
 export function dptShapes(C: number, F: number): Map<string, readonly number[]> {
   const scales = [C / 8, C / 4, C / 2, C].map(Math.floor)
   const shapes = new Map<string, readonly number[]>()
@@ -63,7 +68,10 @@ export function dptShapes(C: number, F: number): Map<string, readonly number[]> 
   return shapes
 }
 
-/** The head from tensors as the files have them, by name; consumes them. Convolutions are turned to [k, k, I, O], transposed ones to [I, k, k, O]. */
+/**
+ * The head from tensors as the files have them, by name; consumes them. Convolutions are turned to [k, k, I, O],
+ * transposed ones to [I, k, k, O].
+ */
 export function dptOf(named: Iterable<readonly [name: string, leaf: Tensor]>): Dpt {
   const tree = grow<Dpt>(named)
   return map(tree, (leaf, path) => {
@@ -82,7 +90,10 @@ const convolve = (x: Tensor4D, {weight, bias}: Conv, stride = 1): Tensor4D =>
     return bias ? add(y, bias) : y
   })
 
-/** A transposed convolution whose kernel is its stride: each pixel becomes k × k, none overlap. Weight [I, k, k, O]; [B, h, w, I] → [B, k·h, k·w, O]. */
+/**
+ * A transposed convolution whose kernel is its stride: each pixel becomes k × k, none overlap. Weight [I, k, k, O];
+ * [B, h, w, I] → [B, k·h, k·w, O].
+ */
 const enlargeBy = (x: Tensor4D, {weight, bias}: Conv): Tensor4D =>
   tidy(() => {
     const [B, h, w, I] = x.shape
@@ -111,9 +122,11 @@ function fuse(coarse: Tensor4D, finer: Tensor4D | undefined, block: Fusion): Ten
 }
 
 /**
- * Depth above `min` in metres, for features of four blocks joined, [B, h, w, 4·2C] (of each block its patches, then its class token, without the final norm).
+ * Depth above `min` in metres, for features of four blocks joined, [B, h, w, 4·2C] (of each block its patches, then
+ * its class token, without the final norm).
  *
- * The result is 16·⌈h/2⌉ × 16·⌈w/2⌉ and not clamped: [B, H, W, 1]. Throws a RangeError where the head is of another width.
+ * The result is 16·⌈h/2⌉ × 16·⌈w/2⌉ and not clamped: [B, H, W, 1]. Throws a RangeError where the head is of another
+ * width.
  */
 export function dptForward(features: Tensor4D, head: Dpt, min: number): Tensor4D {
   const {projects, resize_layers, readout_projects} = head.reassemble_blocks

@@ -1,9 +1,10 @@
 /**
- * Many linear classifiers at once on the same frozen features (spec §5.2): 13 learning rates for each kind of feature, trained side by side by SGD with
- * momentum 0.9, no weight decay, and a cosine to zero. Their losses are summed, so none feels the others; one pass of the backbone serves them all.
+ * Many linear classifiers at once on the same frozen features (docs/spec.md §5.2): 13 learning rates for each kind of
+ * feature, trained side by side by SGD with momentum 0.9, no weight decay, and a cosine to zero. Their losses are
+ * summed, so none feels the others; one pass of the backbone serves them all.
  *
- * Gathered features hold the cls tokens of the last n blocks and the last block's mean patch token, [n · C + C]; every kind is a stretch of them.
- * In shape comments: B rows, F features of a kind, L learning rates, K classes.
+ * Gathered features hold the cls tokens of the last n blocks and the last block's mean patch token, [n · C + C]; every
+ * kind is a stretch of them. In shape comments: B rows, F features of a kind, L learning rates, K classes.
  */
 import {cosine} from '../optim/schedule.js'
 import {
@@ -34,7 +35,10 @@ export const learningRates: readonly number[] = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5
 /** A stretch of the gathered features. */
 export type Kind = {readonly name: string; readonly start: number; readonly length: number}
 
-/** The four kinds of the protocol for features of `n` blocks of width C: the last block or all n, with or without the mean patch token. */
+/**
+ * The four kinds of the protocol for features of `n` blocks of width C: the last block or all n, with or without the
+ * mean patch token.
+ */
 export function usualKinds(n: number, C: number): Kind[] {
   const last = (n - 1) * C
   const kinds = [
@@ -48,7 +52,10 @@ export function usualKinds(n: number, C: number): Kind[] {
 type Part = {weight: Tensor2D /* [L·K, F] */; bias: Tensor1D /* [L·K] */; vw: Tensor2D; vb: Tensor1D}
 export type Grid = {readonly kinds: readonly Kind[]; readonly rates: readonly number[]; readonly classes: number; readonly parts: Part[]}
 
-/** Fresh classifiers: weights N(0, 0.01), biases zero. All learning rates of a kind start from the same weights. Free with `freeGrid`. */
+/**
+ * Fresh classifiers: weights N(0, 0.01), biases zero. All learning rates of a kind start from the same weights. Free
+ * with `freeGrid`.
+ */
 export function initGrid(kinds: readonly Kind[], classes: number, seed: number, rates: readonly number[] = learningRates): Grid {
   const parts = kinds.map(({name, length: F}): Part => {
     const random = rng(seed, 'linear', name)
@@ -73,8 +80,9 @@ const columns = (x: Tensor2D, {start, length}: Kind): Tensor2D =>
   start === 0 && length === x.shape[1] ? x.clone() : slice(x, [0, start], [x.shape[0], length])
 
 /**
- * One step of every classifier on x [B, F…] with labels int32 [B]: step `at` of `total`. Learning rates are scaled by B / 256. Changes the grid; returns the
- * mean loss of every classifier, kind by kind [kinds · L], where `measure` asks for it.
+ * One step of every classifier on x [B, F…] with labels int32 [B]: step `at` of `total`. Learning rates are scaled by
+ * B / 256. Changes the grid; returns the mean loss of every classifier, kind by kind [kinds · L], where `measure` asks
+ * for it.
  */
 export function gridStep(grid: Grid, x: Tensor2D, labels: Tensor1D, at: number, total: number, measure = false): Float32Array | undefined {
   const {kinds, rates, classes: K, parts} = grid

@@ -1,9 +1,10 @@
 /**
- * Multinomial logistic regression by L-BFGS (spec §5.3): least of mean cross-entropy + ‖W‖² / (2 C n), biases free, for several C one after the other, each
- * from the solution before it.
+ * Multinomial logistic regression by L-BFGS (docs/spec.md §5.3): least of mean cross-entropy + ‖W‖² / (2 C n), biases
+ * free, for several C one after the other, each from the solution before it.
  *
- * Sums over rows run on the engine in float32; the search (Nocedal and Wright 2006, algorithm 7.5, backtracking until enough descent) runs here in float64.
- * n rows, F features, K classes; parameters are W [K, F] and then b [K] in one array.
+ * Sums over rows run on the engine in float32; the search (Nocedal and Wright 2006, algorithm 7.5, backtracking until
+ * enough descent) runs here in float64. n rows, F features, K classes; parameters are W [K, F] and then b [K] in one
+ * array.
  */
 import {add, dispose, div, exp, log, matMul, max, mul, oneHot, reshape, sub, sum, tensor1d, tensor2d, tidy} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
@@ -27,7 +28,10 @@ const dot = (a: Float64Array, b: Float64Array): number => {
   return sum
 }
 
-/** Least point of `slope` from `start`, with the number of iterations. Ends also where float32 sums give no further descent. */
+/**
+ * Least point of `slope` from `start`, with the number of iterations. Ends also where float32 sums give no further
+ * descent.
+ */
 export function lbfgs(
   slope: Slope,
   start: Float64Array,
@@ -95,8 +99,8 @@ export function lbfgs(
 export type Logistic = {readonly weight: Float32Array /* [K, F] */; readonly bias: Float32Array /* [K] */; readonly iterations: number}
 
 /**
- * Solutions for each C, in the order of `Cs`, from rows x [n, F] (the caller's) with labels 0 … K − 1. Ascending C is quickest.
- * `onSolved` is told of each.
+ * Solutions for each C, in the order of `Cs`, from rows x [n, F] (the caller's) with labels 0 … K − 1. Ascending C is
+ * quickest. `onSolved` is told of each.
  */
 export function logistic(
   x: Tensor2D,

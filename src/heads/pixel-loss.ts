@@ -1,4 +1,7 @@
-/** Cross-entropy of pixels with class numbers, pixels to be ignored left out, with its gradient in closed form. R pixels, K classes. */
+/**
+ * Cross-entropy of pixels with class numbers, pixels to be ignored left out, with its gradient in closed form. R
+ * pixels, K classes.
+ */
 import {cast as castType, logSoftmax, mul, neg, notEqual, oneHot, reshape, sub, sum, tidy, where, zerosLike, exp} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {fast} from '../tensor/ops/kernel.js'
@@ -10,7 +13,10 @@ export type PixelLoss = {
   readonly gradient: Tensor2D
 }
 
-/** −log softmax(scores)[label], summed; scores [R, K] float32, labels [R] int32, `ignore` among the labels leaves a pixel out. */
+/**
+ * −log softmax(scores)[label], summed; scores [R, K] float32, labels [R] int32, `ignore` among the labels leaves a
+ * pixel out.
+ */
 export function pixelLoss(scores: Tensor2D, labels: Tensor1D, ignore: number): PixelLoss {
   const fused = fast('Dinov2PixelLoss', {scores, labels}, {ignore})
   if (fused) return {loss: fused[0] as Scalar, gradient: fused[1] as Tensor2D}

@@ -1,11 +1,14 @@
 /**
- * The linear segmentation head (spec §5.5): batch normalisation of every channel, then a 1×1 convolution to class scores, which are stretched over the image.
+ * The linear segmentation head (docs/spec.md §5.5): batch normalisation of every channel, then a 1×1 convolution to
+ * class scores, which are stretched over the image.
  *
- * The features are frozen, so mean and variance of a batch depend on no parameter, and all gradients follow from two small sums: with x̂ the normalised rows, G = dyᵀ·x̂ and s = Σ dy,
+ * The features are frozen, so mean and variance of a batch depend on no parameter, and all gradients follow from two
+ * small sums: with x̂ the normalised rows, G = dyᵀ·x̂ and s = Σ dy,
  *
  *     z = x̂ ⊙ γ + β,  y = z·Wᵀ + b:    dW = G ⊙ γ + s βᵀ,  db = s,  dγ = Σₖ W ⊙ G,  dβ = Wᵀ·s
  *
- * Names are those of mmsegmentation's checkpoints (`decode_head.` left away). T places of all maps together, D channels, K classes.
+ * Names are those of mmsegmentation's checkpoints (`decode_head.` left away). T places of all maps together, D
+ * channels, K classes.
  */
 import {add, dispose, matMul, mean, mul, outerProduct, reshape, rsqrt, square, sub, sum, tensor, tensor1d, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'
@@ -36,7 +39,10 @@ export function initSegmentHead(channels: number, classes: number, seed: number)
   }
 }
 
-/** The head as one linear layer, batch normalisation by its running statistics: the form for prediction. The caller owns it. */
+/**
+ * The head as one linear layer, batch normalisation by its running statistics: the form for prediction. The caller
+ * owns it.
+ */
 export function foldSegmentHead({bn, conv_seg: {weight, bias}}: SegmentHead): {weight: Tensor2D /* [K, D] */; bias: Tensor1D /* [K] */} {
   return tidy(() => {
     const scale = mul<Tensor1D>(bn.weight, rsqrt(add(bn.running_var, batchNormEps))) //        [D]
@@ -52,8 +58,8 @@ const times = (matrix: Tensor2D, vector: Tensor1D): Tensor1D => reshape(matMul(m
 export type SegmentTrace = {readonly normal: Tensor2D /* [T, D] */}
 
 /**
- * Scores [T, K] of rows x [T, D] by the statistics of the batch; replaces the head's running statistics (variance there without bias, momentum 0.1), whose old tensors are disposed.
- * Scores and trace are the caller's.
+ * Scores [T, K] of rows x [T, D] by the statistics of the batch; replaces the head's running statistics (variance
+ * there without bias, momentum 0.1), whose old tensors are disposed. Scores and trace are the caller's.
  */
 export function segmentForward(x: Tensor2D, head: SegmentHead): {scores: Tensor2D; trace: SegmentTrace} {
   const T = x.shape[0]
@@ -96,7 +102,10 @@ export function segmentBackward(dy: Tensor2D, {normal}: SegmentTrace, {bn, conv_
   return new Map(Object.entries(grads))
 }
 
-/** The parameters that are trained, by name; the same tensors as in the head. `putBack` takes them in again after the optimiser replaced them. */
+/**
+ * The parameters that are trained, by name; the same tensors as in the head. `putBack` takes them in again after the
+ * optimiser replaced them.
+ */
 export const trainable = ({bn, conv_seg}: SegmentHead): Map<string, Tensor> =>
   new Map<string, Tensor>([
     ['bn.weight', bn.weight],
@@ -113,8 +122,9 @@ export function putBack(head: SegmentHead, named: ReadonlyMap<string, Tensor>): 
 }
 
 /**
- * The learning rate at a step, counted from 0: base · (1 − step / total), during the first `warmup` steps times a factor that grows linearly from `ratio` to 1 (mmcv's `poly` with power 1
- * and `linear` warm-up; Meta: 1,500 of 40,000 steps, from 1e-6).
+ * The learning rate at a step, counted from 0: base · (1 − step / total), during the first `warmup` steps times a
+ * factor that grows linearly from `ratio` to 1 (mmcv's `poly` with power 1 and `linear` warm-up; Meta: 1,500 of 40,000
+ * steps, from 1e-6).
  */
 export function polyRate(base: number, step: number, total: number, warmup: number, ratio = 1e-6): number {
   const rate = base * (1 - step / total)
@@ -122,8 +132,8 @@ export function polyRate(base: number, step: number, total: number, warmup: numb
 }
 
 /**
- * Where the windows of a sliding test lie along one side: every `stride` pixels, the last one moved back to the edge (mmsegmentation's rule). One window where the side is no longer than
- * the window.
+ * Where the windows of a sliding test lie along one side: every `stride` pixels, the last one moved back to the edge
+ * (mmsegmentation's rule). One window where the side is no longer than the window.
  */
 export function windowStarts(side: number, window: number, stride: number): number[] {
   if (side <= window) return [0]

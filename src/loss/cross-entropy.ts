@@ -1,5 +1,6 @@
 /**
- * Cross-entropy between soft targets and prototype scores, row by row (spec §2.4), with its gradient in closed form.
+ * Cross-entropy between soft targets and prototype scores, row by row (docs/spec.md §2.4), with its gradient in closed
+ * form.
  *
  * CE(t, s) = −Σₖ tₖ·log softmax(s/τ)ₖ. R student rows, n teacher rows, K prototypes, D bottleneck width.
  */
@@ -13,7 +14,10 @@ import type {Targets} from './targets.js'
 
 export type RowLoss = {losses: Tensor1D /* [R], weighted */; gradient: Tensor2D /* [R, K], of the weighted sum */}
 
-/** Weighted cross-entropy of each row: scores [R, K], targets [R, K], weights [R]. The targets of a row need not sum to one. */
+/**
+ * Weighted cross-entropy of each row: scores [R, K], targets [R, K], weights [R]. The targets of a row need not sum to
+ * one.
+ */
 export function crossEntropy(scores: Tensor2D, targets: Tensor2D, weights: Tensor1D, temperature: number): RowLoss {
   return tidy(() => {
     const s: Tensor2D = div(scores, temperature)
@@ -34,7 +38,10 @@ export type Segment = {
   readonly rows: number
   /** Of the teacher, each row with a sum of one. */
   readonly targets: Targets
-  /** The teacher row, or the two whose losses are added up, that each student row is compared with; int32 [rows] each. Where left out, row i has row i. */
+  /**
+   * The teacher row, or the two whose losses are added up, that each student row is compared with; int32 [rows] each.
+   * Where left out, row i has row i.
+   */
   readonly teachers?: readonly [Tensor1D] | readonly [Tensor1D, Tensor1D]
 }
 
@@ -43,16 +50,19 @@ export type PrototypeLoss = {losses: Tensor1D /* [R], weighted */; dz: Tensor2D 
 export type LossOptions = {
   /** Columns at a time; targets whose scores are held are held by pieces of these. */
   readonly width: number
-  /** Whether the student's scores are kept between the two passes, R·K numbers in the precision of `w`, or computed again. */
+  /**
+   * Whether the student's scores are kept between the two passes, R·K numbers in the precision of `w`, or computed
+   * again.
+   */
   readonly hold: boolean
   /** Given the gradient [k, D] of the prototypes from `start` on, float32, piece by piece. */
   readonly onPrototypes: (start: number, dw: Tensor2D) => void
 }
 
 /**
- * Weighted cross-entropy of rows z [R, D] scored against prototypes w [K, D]; the weights are [R]. Two passes over pieces of columns: the first finds the
- * normalisers, the second losses and gradients, so that neither scores nor targets nor gradients of scores ever exist whole. Products are taken in the
- * precision of `w`.
+ * Weighted cross-entropy of rows z [R, D] scored against prototypes w [K, D]; the weights are [R]. Two passes over
+ * pieces of columns: the first finds the normalisers, the second losses and gradients, so that neither scores nor
+ * targets nor gradients of scores ever exist whole. Products are taken in the precision of `w`.
  */
 export function prototypeLoss(
   z: Tensor2D,
@@ -97,7 +107,10 @@ export function prototypeLoss(
 const massOf = (segments: readonly Pick<Segment, 'rows' | 'teachers'>[]): Tensor1D =>
   tensor1d(segments.flatMap(({rows, teachers}) => new Array<number>(rows).fill(teachers?.length ?? 1)))
 
-/** What a segment's targets are in some columns: scores s [n, k], u [n] and v [k] (see `targets.ts`), and the teacher's temperature. */
+/**
+ * What a segment's targets are in some columns: scores s [n, k], u [n] and v [k] (see `targets.ts`), and the teacher's
+ * temperature.
+ */
 export type SegmentPiece = Pick<Segment, 'rows' | 'teachers'> & {
   readonly s: Tensor2D
   readonly u: Tensor1D

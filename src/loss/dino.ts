@@ -1,4 +1,7 @@
-/** The DINO and iBOT losses over scores that exist whole, as the reference writes them: for checks, and where batches are small. */
+/**
+ * The DINO and iBOT losses over scores that exist whole, as the reference writes them: for checks, and where batches
+ * are small.
+ */
 import {div, fill, gather, reshape, sum, tensor1d, tidy} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor3D} from '../tensor/tf.js'
 import {crossEntropy} from './cross-entropy.js'
@@ -21,7 +24,8 @@ export function dinoLoss(student: Tensor2D, teacher: Tensor3D, temperature = 0.1
 
 /**
  * iBOT (Zhou et al. 2022, eq. 2) on masked patches: Σⱼ weightⱼ·CE(teacherⱼ, studentⱼ) / images.
- * student, teacher [n, K]; weights [n] are one over the masked patches of the image; `images` counts masked and unmasked ones alike.
+ * student, teacher [n, K]; weights [n] are one over the masked patches of the image; `images` counts masked and
+ * unmasked ones alike.
  */
 export function ibotLoss(student: Tensor2D, teacher: Tensor2D, weights: Tensor1D, images: number, temperature = 0.1): LossAndGrad {
   return tidy(() => {

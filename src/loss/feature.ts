@@ -1,9 +1,10 @@
 /**
- * Distillation of features, for teachers that have no heads: each projected student token is drawn towards the teacher's token, which is brought to
- * mean 0 and variance 1 first, so that a teacher's few loud channels do not decide.
+ * Distillation of features, for teachers that have no heads: each projected student token is drawn towards the
+ * teacher's token, which is brought to mean 0 and variance 1 first, so that a teacher's few loud channels do not
+ * decide.
  *
- * One row costs w·((1 − cos(p, t̂)) + β·mean over channels of Huber(p − t̂)), Huber with its corner at 1. The cosine says where to, the second term how
- * far; both are least at p = t̂. n rows, C channels of the teacher.
+ * One row costs w·((1 − cos(p, t̂)) + β·mean over channels of Huber(p − t̂)), Huber with its corner at 1. The cosine
+ * says where to, the second term how far; both are least at p = t̂. n rows, C channels of the teacher.
  */
 import {abs, add, clipByValue, div, maximum, mean, minimum, mul, norm, reshape, sqrt, square, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
@@ -19,7 +20,10 @@ export const standardised = (x: Tensor2D): Tensor2D =>
 
 export type FeatureLoss = {losses: Tensor1D /* [n], weighted */; gradient: Tensor2D /* [n, C], of their sum with respect to p */}
 
-/** Loss of projected student rows p [n, C] against standardised teacher rows t [n, C] with weights [n]; `beta` weighs the Huber term. */
+/**
+ * Loss of projected student rows p [n, C] against standardised teacher rows t [n, C] with weights [n]; `beta` weighs
+ * the Huber term.
+ */
 export function featureLoss(p: Tensor2D, t: Tensor2D, weights: Tensor1D, beta: number): FeatureLoss {
   return tidy(() => {
     const C = p.shape[1]

@@ -1,7 +1,9 @@
 /**
- * KoLeo (Sablayrolles et al. 2019; spec §2.4): −mean log of the distance to the nearest neighbour within a batch, on unit vectors.
+ * KoLeo (Sablayrolles et al. 2019; docs/spec.md §2.4): −mean log of the distance to the nearest neighbour within a
+ * batch, on unit vectors.
  *
- * Float32 throughout: ε = 1e-8 would vanish in half precision, and two equal images would give infinity. B rows, C channels.
+ * Float32 throughout: ε = 1e-8 would vanish in half precision, and two equal images would give infinity. B rows, C
+ * channels.
  */
 import {
   add,
@@ -29,7 +31,10 @@ import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
 
 const eps = 1e-8
 
-/** x [B, C] → loss and its gradient [B, C]. The choice of the neighbour carries no gradient; both ends of the distance do. */
+/**
+ * x [B, C] → loss and its gradient [B, C]. The choice of the neighbour carries no gradient; both ends of the distance
+ * do.
+ */
 export function koleo(x: Tensor2D): {loss: Scalar; gradient: Tensor2D} {
   const B = x.shape[0]
   return tidy(() => {

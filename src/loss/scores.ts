@@ -1,9 +1,9 @@
 /**
  * Scores of rows against prototypes, s = z·wᵀ, some columns at a time.
  *
- * With 65,536 prototypes the scores of one batch are larger than all else in a step, so nobody here ever holds them whole in float32: a loss walks over the
- * columns in pieces that stay in the processor's cache. Pieces of columns, not of rows: then the gradient of each prototype is complete after one piece.
- * R rows, K prototypes, D width.
+ * With 65,536 prototypes the scores of one batch are larger than all else in a step, so nobody here ever holds them
+ * whole in float32: a loss walks over the columns in pieces that stay in the processor's cache. Pieces of columns, not
+ * of rows: then the gradient of each prototype is complete after one piece. R rows, K prototypes, D width.
  */
 import {dispose, keep, slice, tidy} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'
@@ -17,7 +17,10 @@ export type Scores = {
   readonly columns: (start: number, count: number) => Tensor2D
 }
 
-/** Scores that are computed whenever they are asked for; z [R, D], w [K, D]. Both must outlive them. The product is taken in the precision of `w`. */
+/**
+ * Scores that are computed whenever they are asked for; z [R, D], w [K, D]. Both must outlive them. The product is
+ * taken in the precision of `w`.
+ */
 export const productScores = (z: Tensor2D, w: Tensor2D): Scores => ({
   rows: z.shape[0],
   prototypes: w.shape[0],
@@ -44,8 +47,9 @@ export const someRows = (scores: Scores, from: number, count: number): Scores =>
 export type HeldScores = Scores & {readonly dispose: () => void}
 
 /**
- * Scores that are computed once and kept, in the precision of the product, by the pieces that they are asked for first; others cannot be had afterwards.
- * Quicker than computing them for every turn, for R·K numbers of memory. `dispose` lets them go.
+ * Scores that are computed once and kept, in the precision of the product, by the pieces that they are asked for
+ * first; others cannot be had afterwards. Quicker than computing them for every turn, for R·K numbers of memory.
+ * `dispose` lets them go.
  */
 export function heldScores(scores: Scores): HeldScores {
   const kept = new Map<number, Tensor2D>()
@@ -68,7 +72,10 @@ export function heldScores(scores: Scores): HeldScores {
   }
 }
 
-/** Numbers in one piece of scores: 4 MiB of float32, which the second-level and third-level caches of one processor hold with its temporaries. */
+/**
+ * Numbers in one piece of scores: 4 MiB of float32, which the second-level and third-level caches of one processor
+ * hold with its temporaries.
+ */
 const PIECE = 2 ** 20
 
 /** How many columns of `rows` rows are taken at a time. */

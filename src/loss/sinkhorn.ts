@@ -1,5 +1,6 @@
 /**
- * Teacher targets as the definitions say it (spec §2.3), over scores that exist whole: for checks, and as the twins of `targets.ts`.
+ * Teacher targets as the definitions say it (docs/spec.md §2.3), over scores that exist whole: for checks, and as the
+ * twins of `targets.ts`.
  *
  * n rows, K prototypes, teacher temperature τ. All float32.
  */
@@ -17,9 +18,10 @@ export function sinkhorn(scores: Tensor2D, temperature: number, iterations = 3, 
 }
 
 /**
- * The plain twin of `sinkhorn`: Q = exp(s/τ), then by turns each prototype's total is made 1/K and each row's total 1/n; at the end rows sum to one.
- * The largest score of each prototype is taken off first: the first turn divides by its total anyway, so the result is as it is, and a prototype that
- * no row comes near does not vanish in float32. `iterations` is at least 1.
+ * The plain twin of `sinkhorn`: Q = exp(s/τ), then by turns each prototype's total is made 1/K and each row's total
+ * 1/n; at the end rows sum to one. The largest score of each prototype is taken off first: the first turn divides by
+ * its total anyway, so the result is as it is, and a prototype that no row comes near does not vanish in float32.
+ * `iterations` is at least 1.
  */
 export function plainSinkhorn(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
   const [n, K] = scores.shape

@@ -1,11 +1,13 @@
 /**
- * Teacher targets that never exist whole (spec §2.3).
+ * Teacher targets that never exist whole (docs/spec.md §2.3).
  *
- * Sinkhorn–Knopp scales rows and columns of exp(s/τ), and centring takes a centre off and divides by a row's sum; either way a target is
+ * Sinkhorn–Knopp scales rows and columns of exp(s/τ), and centring takes a centre off and divides by a row's sum;
+ * either way a target is
  *
  *     t[r, k] = exp(s[r, k]/τ − u[r] − v[k]),
  *
- * so that two vectors say all, and the student's loss asks for the columns it is at. n rows, K prototypes, teacher temperature τ. All float32.
+ * so that two vectors say all, and the student's loss asks for the columns it is at. n rows, K prototypes, teacher
+ * temperature τ. All float32.
  */
 import {
   add,
@@ -64,8 +66,9 @@ export const plainLogSumOfRows = (s: Tensor2D, temperature: number, v?: Tensor1D
   tidy(() => logSumExp<Tensor1D>(exponent(s, temperature, undefined, v), 1))
 
 /**
- * One turn of Sinkhorn–Knopp over a piece: its columns are brought to a total of n/K, then counted by rows. s [n, k], u [n], v [k] (absent before the first
- * turn, where the largest score of each prototype stands for it) → the new v [k], and what the piece adds to the total of each row [n].
+ * One turn of Sinkhorn–Knopp over a piece: its columns are brought to a total of n/K, then counted by rows. s [n, k],
+ * u [n], v [k] (absent before the first turn, where the largest score of each prototype stands for it) → the new v
+ * [k], and what the piece adds to the total of each row [n].
  */
 export function sinkhornTurn(
   s: Tensor2D,
@@ -94,8 +97,9 @@ export const plainSinkhornTurn = (
   })
 
 /**
- * Targets of Sinkhorn–Knopp (Cuturi 2013; SwAV, Caron et al. 2020) from scores [n, K]: by turns each prototype's total is made n/K and each row's one; rows sum
- * to one in the end. The scores are asked for once a turn, `width` columns at a time. `iterations` is at least 1. The caller owns the vectors.
+ * Targets of Sinkhorn–Knopp (Cuturi 2013; SwAV, Caron et al. 2020) from scores [n, K]: by turns each prototype's total
+ * is made n/K and each row's one; rows sum to one in the end. The scores are asked for once a turn, `width` columns at
+ * a time. `iterations` is at least 1. The caller owns the vectors.
  */
 export function sinkhornTargets(scores: Scores, temperature: number, width: number, iterations = 3): Targets {
   const parts = [...pieces(scores.prototypes, width)]
@@ -123,8 +127,8 @@ export function sinkhornTargets(scores: Scores, temperature: number, width: numb
 }
 
 /**
- * Targets of centring, softmax((s − c)/τ) by rows, from scores [n, K] and a centre [1, K]; and the mean of the scores [1, K], from which the next centre follows.
- * The caller owns both.
+ * Targets of centring, softmax((s − c)/τ) by rows, from scores [n, K] and a centre [1, K]; and the mean of the scores
+ * [1, K], from which the next centre follows. The caller owns both.
  */
 export function centredTargets(scores: Scores, center: Tensor2D, temperature: number, width: number): {targets: Targets; mean: Tensor2D} {
   const found = tidy(() => {

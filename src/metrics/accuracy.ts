@@ -1,6 +1,9 @@
 /** Scores of classification: ranks of the true class, accuracy by class, confusion. n items, K classes. */
 
-/** Rank of the true class of each item among its scores [n, K], from 0; equal scores count against it unless the true class has the smaller number. */
+/**
+ * Rank of the true class of each item among its scores [n, K], from 0; equal scores count against it unless the true
+ * class has the smaller number.
+ */
 export function ranks(scores: ArrayLike<number>, truth: ArrayLike<number>, classes: number): Int32Array {
   const n = truth.length
   return Int32Array.from({length: n}, (_, i) => {

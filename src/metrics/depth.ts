@@ -1,8 +1,11 @@
 /**
- * Errors of predicted depth, as the depth literature counts them, and the alignments that let relative depth be scored at all.
+ * Errors of predicted depth, as the depth literature counts them, and the alignments that let relative depth be scored
+ * at all.
  *
- * Definitions are those of Eigen et al. 2014 and of the toolbox behind the published numbers (spec §5.4): every measure is a mean over the valid pixels of one image, and images
- * are averaged afterwards, each counting the same whatever its number of valid pixels. Sums are taken in double precision. P valid pixels, d predicted, t true depth in metres.
+ * Definitions are those of Eigen et al. 2014 and of the toolbox behind the published numbers (docs/spec.md §5.4):
+ * every measure is a mean over the valid pixels of one image, and images are averaged afterwards, each counting the
+ * same whatever its number of valid pixels. Sums are taken in double precision. P valid pixels, d predicted, t true
+ * depth in metres.
  */
 
 /** One image's errors, or the mean of several. Metres where a unit is meant. */
@@ -33,7 +36,10 @@ export type DepthMeasure = (typeof depthMeasures)[number]
 /** Whether more of a measure is better. */
 export const moreIsBetter = (measure: DepthMeasure): boolean => measure === 'a1' || measure === 'a2' || measure === 'a3'
 
-/** The errors of predictions d [P] against true depths t [P], all above 0. Throws a RangeError where there is none or the lengths differ. */
+/**
+ * The errors of predictions d [P] against true depths t [P], all above 0. Throws a RangeError where there is none or
+ * the lengths differ.
+ */
 export function depthErrors(predicted: ArrayLike<number>, truth: ArrayLike<number>): DepthErrors {
   const n = truth.length
   if (n === 0 || predicted.length !== n)
@@ -83,7 +89,8 @@ export type DepthCrop = 'none' | 'eigen' | 'garg'
 /**
  * The part of an image of height × width that counts.
  *
- * `eigen`: rows 45…470 and columns 41…600 of 480 × 640, in proportion at other sizes. `garg`: shares of the sides, whatever they are, truncated as in the official script.
+ * `eigen`: rows 45…470 and columns 41…600 of 480 × 640, in proportion at other sizes. `garg`: shares of the sides,
+ * whatever they are, truncated as in the official script.
  */
 export function cropBox(crop: DepthCrop, height: number, width: number): CropBox {
   if (crop === 'none') return {top: 0, bottom: height, left: 0, right: width}
@@ -119,7 +126,10 @@ export function validPixels(
 /** How predictions are fitted to the truth, image by image, before they are scored. */
 export type DepthAlignment = 'none' | 'median' | 'depth' | 'disparity'
 
-/** The middle value; the mean of the two in the middle of an even number. By selection (Hoare 1961), which at the size of an image is much quicker than sorting. */
+/**
+ * The middle value; the mean of the two in the middle of an even number. By selection (Hoare 1961), which at the size
+ * of an image is much quicker than sorting.
+ */
 function median(values: ArrayLike<number>): number {
   const list = new Float64Array(values.length)
   for (let i = 0; i < list.length; i++) list[i] = values[i]!
@@ -172,8 +182,9 @@ export function fitLine(x: ArrayLike<number>, y: ArrayLike<number>): {scale: num
 /**
  * Predictions d [P] brought to the scale of the truth t [P], then into [min, max].
  *
- * `none`: clamped alone. `median`: times median t / median d (Zhou et al. 2017). `depth`: scale and shift by least squares in depth. `disparity`: scale and shift by least squares
- * between 1/d and 1/t, and inverted again (Ranftl et al. 2020); what comes out at no positive disparity is `max`. What is not finite counts as `max`, NaN as `min`.
+ * `none`: clamped alone. `median`: times median t / median d (Zhou et al. 2017). `depth`: scale and shift by least
+ * squares in depth. `disparity`: scale and shift by least squares between 1/d and 1/t, and inverted again (Ranftl et
+ * al. 2020); what comes out at no positive disparity is `max`. What is not finite counts as `max`, NaN as `min`.
  */
 export function align(
   predicted: ArrayLike<number>,

@@ -1,6 +1,6 @@
 /**
- * How sure a score is: 95 % percentile intervals by drawing the scored items with replacement (Efron 1979), for a mean and for the difference of two models
- * on the same items.
+ * How sure a score is: 95 % percentile intervals by drawing the scored items with replacement (Efron 1979), for a mean
+ * and for the difference of two models on the same items.
  */
 import {rng} from '../tensor/random.js'
 
@@ -10,8 +10,9 @@ export type Estimate = {readonly mean: number; readonly interval: Interval}
 const draws = 1000
 
 /**
- * The value of `statistic` over all n items and its interval over draws of n items with replacement; the statistic gets the numbers of the drawn items.
- * The same seed and n draw the same items, so that two statistics of the same items are compared like with like.
+ * The value of `statistic` over all n items and its interval over draws of n items with replacement; the statistic
+ * gets the numbers of the drawn items. The same seed and n draw the same items, so that two statistics of the same
+ * items are compared like with like.
  */
 export function bootstrap(n: number, statistic: (items: Int32Array) => number, seed: number): Estimate {
   const all = Int32Array.from({length: n}, (_, i) => i)

@@ -1,7 +1,9 @@
 /**
- * Scores of segmentation from counts of pixels, by the definitions of mmsegmentation: everything is counted over the whole set, then divided.
+ * Scores of segmentation from counts of pixels, by the definitions of mmsegmentation: everything is counted over the
+ * whole set, then divided.
  *
- * K classes. `confusion[t · K + p]` counts pixels of class t that were taken for class p; pixels to be ignored are in no count.
+ * K classes. `confusion[t · K + p]` counts pixels of class t that were taken for class p; pixels to be ignored are in
+ * no count.
  *
  *     IoU of a class     intersection / (labelled + predicted − intersection)
  *     accuracy           intersection / labelled
@@ -27,8 +29,8 @@ export type IouScores = {
 export const emptyConfusion = (classes: number): Confusion => new Float64Array(classes * classes)
 
 /**
- * Counts one image into `into`; truth and prediction [H · W] hold class numbers below K, `ignore` in the truth leaves a pixel out.
- * Throws a RangeError where lengths differ or a number is no class.
+ * Counts one image into `into`; truth and prediction [H · W] hold class numbers below K, `ignore` in the truth leaves
+ * a pixel out. Throws a RangeError where lengths differ or a number is no class.
  */
 export function countPixels(
   into: Confusion,
@@ -52,7 +54,10 @@ export function addCounts(into: Float64Array, counts: Float64Array): void {
   for (let i = 0; i < into.length; i++) into[i]! += counts[i]!
 }
 
-/** What IoU needs of one image, three counts a class: intersection, predicted, labelled; [3K]. Sums of these are the counts of a set. */
+/**
+ * What IoU needs of one image, three counts a class: intersection, predicted, labelled; [3K]. Sums of these are the
+ * counts of a set.
+ */
 export function areasOf(confusion: Confusion, classes: number): Float64Array {
   const areas = new Float64Array(3 * classes)
   for (let t = 0; t < classes; t++)
@@ -114,11 +119,17 @@ function summed(images: readonly Float64Array[], items: Int32Array, classes: num
   return sum
 }
 
-/** mIoU of a set with its interval over draws of images; in every draw counts are added up anew. `images[i]` holds the areas of image i. */
+/**
+ * mIoU of a set with its interval over draws of images; in every draw counts are added up anew. `images[i]` holds the
+ * areas of image i.
+ */
 export const miouEstimate = (images: readonly Float64Array[], classes: number, seed: number): Estimate =>
   bootstrap(images.length, items => miouOf(summed(images, items, classes), classes), seed)
 
-/** How much higher the mIoU of one set of predictions is than that of another for the same images, in the same order. Throws a RangeError where they are not equally many. */
+/**
+ * How much higher the mIoU of one set of predictions is than that of another for the same images, in the same order.
+ * Throws a RangeError where they are not equally many.
+ */
 export function miouGain(own: readonly Float64Array[], rival: readonly Float64Array[], classes: number, seed: number): Estimate {
   if (own.length !== rival.length) throw new RangeError(`expected areas of the same images but received ${own.length} and ${rival.length}`)
   const of = (set: readonly Float64Array[], items: Int32Array): number => miouOf(summed(set, items, classes), classes)

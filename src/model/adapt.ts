@@ -1,9 +1,11 @@
 /**
- * Weights of one backbone made to fit another shape of the same size: another patch side, another position grid, more registers.
+ * Weights of one backbone made to fit another shape of the same size: another patch side, another position grid, more
+ * registers.
  *
- * The patch embedding is resampled by the pseudo-inverse of image resizing (FlexiViT, Beyer et al. 2023, section 3.4): if B resizes a patch, the new
- * kernel w' is the one for which ⟨B x, w'⟩ is nearest to ⟨x, w⟩ over all patches x; where patches grow it is equal. Positions are resampled as the
- * model itself would for that grid (spec §1.4). New registers start where fresh ones do.
+ * The patch embedding is resampled by the pseudo-inverse of image resizing (FlexiViT, Beyer et al. 2023, section 3.4):
+ * if B resizes a patch, the new kernel w' is the one for which ⟨B x, w'⟩ is nearest to ⟨x, w⟩ over all patches x;
+ * where patches grow it is equal. Positions are resampled as the model itself would for that grid (docs/spec.md §1.4).
+ * New registers start where fresh ones do.
  */
 import {concat, reshape, slice, tensor, tidy} from '../tensor/tf.js'
 import type {Tensor3D, Tensor4D} from '../tensor/tf.js'
@@ -61,8 +63,8 @@ function solve(a: Float64Array, b: Float64Array, n: number, m: number): Float64A
 }
 
 /**
- * The matrix A [to, from] that carries one axis of a patch kernel from `from` to `to` pixels: the pseudo-inverse of Rᵀ, where R [to, from] resizes the
- * axis (cubic, antialiased). `to` ≥ `from`: A = R(RᵀR)⁻¹; else A = (RRᵀ)⁻¹R.
+ * The matrix A [to, from] that carries one axis of a patch kernel from `from` to `to` pixels: the pseudo-inverse of
+ * Rᵀ, where R [to, from] resizes the axis (cubic, antialiased). `to` ≥ `from`: A = R(RᵀR)⁻¹; else A = (RRᵀ)⁻¹R.
  */
 export function kernelWeights(from: number, to: number): Float64Array {
   const R = Float64Array.from(sizeWeights(from, to))
@@ -111,8 +113,8 @@ export function resamplePatches(kernel: Tensor4D, to: number): Tensor4D {
 }
 
 /**
- * Parameters of shape `from` as parameters of shape `to`: a tree of its own, which the caller frees; `params` stay as they are. `seed` draws new registers.
- * Throws a RangeError naming all `obstacles`.
+ * Parameters of shape `from` as parameters of shape `to`: a tree of its own, which the caller frees; `params` stay as
+ * they are. `seed` draws new registers. Throws a RangeError naming all `obstacles`.
  */
 export function adapt(params: Vit, from: VitConfig, to: VitConfig, seed: number): Vit {
   const wrong = obstacles(from, to)

@@ -1,5 +1,6 @@
 /**
- * What the class token and the registers of a block look at: attention probabilities by the written-out path, since the fused kernels never hold them.
+ * What the class token and the registers of a block look at: attention probabilities by the written-out path, since
+ * the fused kernels never hold them.
  *
  * B images, S = 1 + R + N tokens, H heads of width K, C = H·K.
  */
@@ -13,8 +14,9 @@ import type {VitConfig} from './config.js'
 import {forward, type Vit} from './vit.js'
 
 /**
- * Attention of the first 1 + R tokens in block `block` (counted from 0) of normalised images [B, H, W, 3] to all tokens: [B, heads, 1 + R, S] float32, rows sum to 1. The caller owns it.
- * Throws a RangeError for a block that the model does not have, and for sides that are no multiples of the patch.
+ * Attention of the first 1 + R tokens in block `block` (counted from 0) of normalised images [B, H, W, 3] to all
+ * tokens: [B, heads, 1 + R, S] float32, rows sum to 1. The caller owns it. Throws a RangeError for a block that the
+ * model does not have, and for sides that are no multiples of the patch.
  */
 export function attentionMaps(params: Vit, images: Tensor4D, config: VitConfig, block: number, stream: Precision = 'fp32'): Tensor4D {
   if (!Number.isInteger(block) || block < 0 || block >= config.depth)

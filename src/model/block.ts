@@ -1,9 +1,11 @@
 /**
- * One transformer block: x += γ₁ ⊙ Attn(LN₁ x); x += γ₂ ⊙ FFN(LN₂ x) (spec §1.2), as an explicit forward and backward half.
+ * One transformer block: x += γ₁ ⊙ Attn(LN₁ x); x += γ₂ ⊙ FFN(LN₂ x) (docs/spec.md §1.2), as an explicit forward and
+ * backward half.
  *
- * The trainer runs blocks in order and frees each one's saved tensors as soon as its backward half is done; TensorFlow.js's tape would
- * hold them all to the end. What is saved is a choice (`MemoryLevel`); what is not saved is computed anew by the same operations on the
- * same numbers, so that the gradients are those of the quickest level, bit for bit.
+ * The trainer runs blocks in order and frees each one's saved tensors as soon as its backward half is done;
+ * TensorFlow.js's tape would hold them all to the end. What is saved is a choice (`MemoryLevel`); what is not saved is
+ * computed anew by the same operations on the same numbers, so that the gradients are those of the quickest level, bit
+ * for bit.
  *
  * T rows of all packed sequences, C width, F hidden width of the feed-forward layer.
  */
@@ -43,8 +45,9 @@ export type BlockOptions = {readonly heads: number; readonly attn?: Kept; readon
 
 /**
  * What the forward half keeps for the backward half, by row of the branches and in order of memory:
- * `fast` the inputs of both branches, packed qkv, attention output and pre-activation of the feed-forward layer, so that only normalised rows and activations
- * are computed anew; `balanced` the block's input, packed qkv and attention output; `small` the block's input alone.
+ * `fast` the inputs of both branches, packed qkv, attention output and pre-activation of the feed-forward layer, so
+ * that only normalised rows and activations are computed anew; `balanced` the block's input, packed qkv and attention
+ * output; `small` the block's input alone.
  */
 export type MemoryLevel = 'fast' | 'balanced' | 'small'
 
@@ -114,7 +117,10 @@ export function blockForward(
   })
 }
 
-/** What a level left out, computed as the forward half did. The tensors are the caller's, those that were saved excepted. */
+/**
+ * What a level left out, computed as the forward half did. The tensors are the caller's, those that were saved
+ * excepted.
+ */
 function restored(saved: BlockSaved, p: Block, groups: readonly Group[], options: BlockOptions): {attn: Attended; mlp: Fed} {
   const {x, attn, mlp} = saved
   if (attn?.x && mlp) return {attn: attn as Attended, mlp}
@@ -154,8 +160,9 @@ function feedForward(middle: Tensor2D, p: Block): Tensor2D {
 }
 
 /**
- * As `blockInference`, for the first row of each sequence alone: x [B·N, C] → [B, C]. Of all other rows only keys and values are needed, so a last block whose
- * cls token is all that is asked for costs a fifth. Scores and sums are float32.
+ * As `blockInference`, for the first row of each sequence alone: x [B·N, C] → [B, C]. Of all other rows only keys and
+ * values are needed, so a last block whose cls token is all that is asked for costs a fifth. Scores and sums are
+ * float32.
  */
 export function blockFirstRows(x: Tensor2D, p: Block, {count: B, length: N}: Group, heads: number): Tensor2D {
   return tidy(() => {
@@ -178,7 +185,10 @@ export function blockFirstRows(x: Tensor2D, p: Block, {count: B, length: N}: Gro
   })
 }
 
-/** dy [T, C] → gradient of the block's input [T, C] and of its parameters (a tree like `p`, float32). `saved` stays the caller's. */
+/**
+ * dy [T, C] → gradient of the block's input [T, C] and of its parameters (a tree like `p`, float32). `saved` stays the
+ * caller's.
+ */
 export function blockBackward(
   dy: Tensor2D,
   saved: BlockSaved,

@@ -1,6 +1,12 @@
-/** What has to be known of a backbone besides its weights. Spec: DINOv2 paper, table 17; sizes are those of the released models. */
+/**
+ * What has to be known of a backbone besides its weights. Spec: DINOv2 paper, table 17; sizes are those of the
+ * released models.
+ */
 
-/** The shape of a vision transformer and how its positions are resampled. All lengths are counts; nothing here holds a tensor. */
+/**
+ * The shape of a vision transformer and how its positions are resampled. All lengths are counts; nothing here holds a
+ * tensor.
+ */
 export type VitConfig = {
   /** Embedding width C. */
   readonly width: number

@@ -1,6 +1,6 @@
 /**
- * Efficient stochastic depth (spec §3): for each branch of each block, and each group of crops apart, an exact number of sequences is
- * kept at random; the branch is computed for those alone and weighs sequences / kept.
+ * Efficient stochastic depth (docs/spec.md §3): for each branch of each block, and each group of crops apart, an exact
+ * number of sequences is kept at random; the branch is computed for those alone and weighs sequences / kept.
  */
 import {tensor1d, tensor2d} from '../tensor/tf.js'
 import type {Rng} from '../tensor/random.js'

@@ -1,6 +1,7 @@
 /**
- * Patch features as colours: what stands in front is told from what lies behind by the first principal component, and its parts are told apart by the next
- * three (DINOv2 paper, section 7.5 and figure 1). In shape comments: N patches of all images together, C columns.
+ * Patch features as colours: what stands in front is told from what lies behind by the first principal component, and
+ * its parts are told apart by the next three (DINOv2 paper, section 7.5 and figure 1). In shape comments: N patches of
+ * all images together, C columns.
  */
 import {pca, project} from './pca.js'
 
@@ -49,8 +50,9 @@ function centrality({rows, columns}: PatchGrid): Float32Array {
 }
 
 /**
- * Which patches stand in front: those whose first component, over all images together, is positive. A component has no sign of its own; it is turned so that its
- * values grow towards the middle of the images, where what a picture is of mostly stands.
+ * Which patches stand in front: those whose first component, over all images together, is positive. A component has no
+ * sign of its own; it is turned so that its values grow towards the middle of the images, where what a picture is of
+ * mostly stands.
  */
 export function foreground(grids: readonly PatchGrid[], width: number): Uint8Array[] {
   const all = joined(grids, width) // [N, C]
@@ -70,8 +72,8 @@ export function foreground(grids: readonly PatchGrid[], width: number): Uint8Arr
 }
 
 /**
- * Colours the patches of several images by one scale: red, green and blue are the first three components of the patches in front (of all patches where
- * `separate` is false), each stretched from its 1st to its 99th percentile.
+ * Colours the patches of several images by one scale: red, green and blue are the first three components of the
+ * patches in front (of all patches where `separate` is false), each stretched from its 1st to its 99th percentile.
  *
  * Throws a `RangeError` when there are fewer than four patches to colour.
  */

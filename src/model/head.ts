@@ -1,9 +1,9 @@
 /**
- * The projection head of DINO and iBOT (spec §2.1): an MLP with exact GELU, L2 normalisation, then a weight-normalised linear layer onto
- * K prototypes without bias.
+ * The projection head of DINO and iBOT (docs/spec.md §2.1): an MLP with exact GELU, L2 normalisation, then a
+ * weight-normalised linear layer onto K prototypes without bias.
  *
- * The last product is left to the losses, which take it in pieces, so that the K-wide logits of all rows need not exist at once.
- * R rows, C input width, D bottleneck width, K prototypes.
+ * The last product is left to the losses, which take it in pieces, so that the K-wide logits of all rows need not
+ * exist at once. R rows, C input width, D bottleneck width, K prototypes.
  */
 import {div, maximum, mul, norm, slice, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'

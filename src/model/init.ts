@@ -1,4 +1,7 @@
-/** Fresh parameters, drawn as the reference draws them (spec §1.5 and §2.1), from a seed and the parameter's own name. */
+/**
+ * Fresh parameters, drawn as the reference draws them (docs/spec.md §1.5 and §2.1), from a seed and the parameter's
+ * own name.
+ */
 import {tensor} from '../tensor/tf.js'
 import type {Tensor} from '../tensor/tf.js'
 import type {Linear} from '../tensor/ops/linear.js'
@@ -10,7 +13,10 @@ import type {Vit} from './vit.js'
 
 type Draw = 'zeros' | 'ones' | {normal: number} | {truncated: number} | {uniform: number} | {constant: number}
 
-/** Values of one parameter; each name has a stream of draws of its own, so that a size changed elsewhere changes nothing here. */
+/**
+ * Values of one parameter; each name has a stream of draws of its own, so that a size changed elsewhere changes
+ * nothing here.
+ */
 function draw(seed: number, name: string, shape: readonly number[], how: Draw): Tensor {
   const size = shape.reduce((a, b) => a * b, 1)
   const values = new Float32Array(size)
@@ -30,7 +36,10 @@ function draw(seed: number, name: string, shape: readonly number[], how: Draw): 
   return tensor(values, shape as number[])
 }
 
-/** A backbone of this size; `layerScale` is where LayerScale starts (1e-5 in Meta's recipes), read where the configuration has it. */
+/**
+ * A backbone of this size; `layerScale` is where LayerScale starts (1e-5 in Meta's recipes), read where the
+ * configuration has it.
+ */
 export function initVit(config: VitConfig, seed: number, layerScale = 1e-5): Vit {
   const {width: C, depth, patch: P, hidden, registers: R, grid: M} = config
   const named: [string, Tensor][] = []

@@ -1,8 +1,10 @@
 /**
- * Principal components of rows, in plain numbers. In shape comments: N rows, C columns, K components, M vectors iterated.
+ * Principal components of rows, in plain numbers. In shape comments: N rows, C columns, K components, M vectors
+ * iterated.
  *
- * The leading eigenvectors of the covariance [C, C] (or, where rows are fewer than columns, of the Gram matrix [N, N]) are found by orthogonal iteration with
- * a Rayleigh-Ritz step (Golub and Van Loan, "Matrix Computations", section 8.2) from fixed starting vectors: the same rows give the same components.
+ * The leading eigenvectors of the covariance [C, C] (or, where rows are fewer than columns, of the Gram matrix [N, N])
+ * are found by orthogonal iteration with a Rayleigh-Ritz step (Golub and Van Loan, "Matrix Computations", section 8.2)
+ * from fixed starting vectors: the same rows give the same components.
  */
 
 export type Pca = {

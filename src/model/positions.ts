@@ -1,9 +1,10 @@
 /**
- * Resampling of position embeddings to another token grid (spec §1.4).
+ * Resampling of position embeddings to another token grid (docs/spec.md §1.4).
  *
- * Two resamplers exist in the released models. *Offset mode* (models without registers): bicubic with a = −0.75, four taps, borders
- * clamped, no antialiasing, at the explicit scale (grid + 0.1) / M. *Size mode* (register models): antialiased cubic with a = −0.5 and
- * a support widened when shrinking. Both are separable, so each axis is a small matrix, and the gradient is its transpose.
+ * Two resamplers exist in the released models. *Offset mode* (models without registers): bicubic with a = −0.75, four
+ * taps, borders clamped, no antialiasing, at the explicit scale (grid + 0.1) / M. *Size mode* (register models):
+ * antialiased cubic with a = −0.5 and a support widened when shrinking. Both are separable, so each axis is a small
+ * matrix, and the gradient is its transpose.
  */
 import {concat, matMul, reshape, slice, tensor2d, tidy, transpose} from '../tensor/tf.js'
 import type {Tensor2D, Tensor3D} from '../tensor/tf.js'

@@ -1,10 +1,12 @@
 /**
  * The vision transformer of DINOv2, as functions over a tree of parameters.
  *
- * Names are those of the released checkpoints, layouts too: loading is a copy. All sequences of a pass lie packed in one matrix of T rows
- * (see `tensor/ops/attention.ts`); a pass takes one or more *views*, batches of images of one size each, and returns features per view.
+ * Names are those of the released checkpoints, layouts too: loading is a copy. All sequences of a pass lie packed in
+ * one matrix of T rows (see `tensor/ops/attention.ts`); a pass takes one or more *views*, batches of images of one
+ * size each, and returns features per view.
  *
- * In shape comments: B images, H × W pixels, P patch side, N = (H/P)·(W/P) patches, R registers, S = 1 + R + N tokens, C width.
+ * In shape comments: B images, H × W pixels, P patch side, N = (H/P)·(W/P) patches, R registers, S = 1 + R + N tokens,
+ * C width.
  */
 import {add, concat, dispose, expandDims, matMul, mul, reshape, slice, sub, sum, tidy, tile} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D, Tensor3D, Tensor4D} from '../tensor/tf.js'
@@ -22,7 +24,7 @@ import type {Block, BlockOptions, BlockSaved, MemoryLevel} from './block.js'
 import type {VitConfig} from './config.js'
 import {positionsFor, resampleBackward} from './positions.js'
 
-/** Parameters of a backbone; keys and layouts are those of the released checkpoints (spec §1.9). */
+/** Parameters of a backbone; keys and layouts are those of the released checkpoints (docs/spec.md §1.9). */
 export type Vit = {
   cls_token: Tensor3D /* [1, 1, C] */
   pos_embed: Tensor3D /* [1, 1 + M², C] */
@@ -36,7 +38,7 @@ export type Vit = {
 /** One batch of images of one size, normalised; where a mask [B, N] is one, the mask token stands in for the patch. */
 export type View = {readonly images: Tensor4D /* [B, H, W, 3] */; readonly masks?: Tensor2D}
 
-/** Normed tokens of one view, and all of them before the final norm (spec §1.6). */
+/** Normed tokens of one view, and all of them before the final norm (docs/spec.md §1.6). */
 export type Features = {
   cls: Tensor2D /* [B, C] */
   registers: Tensor3D /* [B, R, C] */
@@ -63,7 +65,10 @@ const patchLayer = ({patch_embed: {proj}}: Vit, {width, patch}: VitConfig): Line
   bias: proj.bias
 })
 
-/** One view as token rows: patches embedded, mask token put in, cls before, positions added, registers inserted; → [B·S, C] float32. */
+/**
+ * One view as token rows: patches embedded, mask token put in, cls before, positions added, registers inserted; →
+ * [B·S, C] float32.
+ */
 function embedView(params: Vit, view: View, config: VitConfig): {x: Tensor2D; pixels: Tensor2D} {
   const {count: B, rows, columns} = gridOf(view, config)
   const {width: C, registers: R} = config
@@ -168,8 +173,8 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
 }
 
 /**
- * The normed cls tokens [B, C] of normalised images [B, H, W, 3], float32: what `forward` gives as `cls`, without computing what the last block would only
- * do for the other tokens. The caller owns the result.
+ * The normed cls tokens [B, C] of normalised images [B, H, W, 3], float32: what `forward` gives as `cls`, without
+ * computing what the last block would only do for the other tokens. The caller owns the result.
  */
 export function clsTokens(params: Vit, images: Tensor4D, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
   return tidy(() => {
@@ -194,7 +199,10 @@ export type IntermediateOptions = {
   readonly stream?: Precision
 }
 
-/** Outputs of chosen blocks (spec §1.7): patches [B, N, C] and cls [B, C] of each, which the caller owns. Registers are left out. */
+/**
+ * Outputs of chosen blocks (docs/spec.md §1.7): patches [B, N, C] and cls [B, C] of each, which the caller owns.
+ * Registers are left out.
+ */
 export function intermediateLayers(
   params: Vit,
   images: Tensor4D,
@@ -219,7 +227,8 @@ export function intermediateLayers(
   })
 }
 
-// --------------------------------------------------------------------------------------------------------------- training
+// ---------------------------------------------------------------------------------------------------------------
+// training
 
 /** What the backward half of a training pass needs. `free` it where the backward half is not run. */
 export type Trace = {
@@ -236,9 +245,9 @@ export type Trace = {
 export type Packed = {readonly y: Tensor2D /* [T, C] float32 */; readonly trace: Trace}
 
 /**
- * A training pass over several views at once: all their sequences packed into one (spec §3), no tape.
- * `options` holds what each block is told (heads, kept sequences of stochastic depth), `level` what it saves. Of the views' images nothing but the shape is
- * needed afterwards.
+ * A training pass over several views at once: all their sequences packed into one (docs/spec.md §3), no tape.
+ * `options` holds what each block is told (heads, kept sequences of stochastic depth), `level` what it saves. Of the
+ * views' images nothing but the shape is needed afterwards.
  */
 export function forwardTrain(
   params: Vit,
@@ -266,8 +275,8 @@ export function forwardTrain(
 }
 
 /**
- * The backward half: dy [T, C] of the packed normed tokens → gradients, a tree like `params` (float32), which the caller owns.
- * Consumes the trace: each block's saved tensors are freed as soon as its gradients are there.
+ * The backward half: dy [T, C] of the packed normed tokens → gradients, a tree like `params` (float32), which the
+ * caller owns. Consumes the trace: each block's saved tensors are freed as soon as its gradients are there.
  */
 export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: VitConfig): Vit {
   const {views, grids, groups, options, last} = trace
@@ -320,13 +329,22 @@ const sumTrees = (a: EmbedGrads, b: EmbedGrads): EmbedGrads => {
   }
 }
 
-/** What `computeCopy` and `inferenceCopy` give: parameters of which some are copies that the caller owns, the others shared with the original. */
+/**
+ * What `computeCopy` and `inferenceCopy` give: parameters of which some are copies that the caller owns, the others
+ * shared with the original.
+ */
 export type Copy = {readonly params: Vit; readonly owned: Tensor[]}
 
-/** The copy of a backbone's weights that enters matrix products: linear layers in `precision`, all else shared as it is. */
+/**
+ * The copy of a backbone's weights that enters matrix products: linear layers in `precision`, all else shared as it
+ * is.
+ */
 export const computeCopy = (params: Vit, precision: Precision): Copy => copied(params, precision, false)
 
-/** As `computeCopy`, with LayerScale multiplied into the layers before it once and for all: for passes without training. */
+/**
+ * As `computeCopy`, with LayerScale multiplied into the layers before it once and for all: for passes without
+ * training.
+ */
 export const inferenceCopy = (params: Vit, precision: Precision): Copy => copied(params, precision, true)
 
 function copied(params: Vit, precision: Precision, fold: boolean): Copy {
@@ -344,7 +362,10 @@ export function patchCopy({proj}: Vit['patch_embed'], precision: Precision): {pa
   return {patch_embed: {proj: layer}, owned: [layer.weight, layer.bias]}
 }
 
-/** A block with its linear layers in `precision`, and with `fold` LayerScale multiplied into the layers before it; `owned` are the caller's, the rest is shared. */
+/**
+ * A block with its linear layers in `precision`, and with `fold` LayerScale multiplied into the layers before it;
+ * `owned` are the caller's, the rest is shared.
+ */
 export function blockCopy({ls1, ls2, ...p}: Block, precision: Precision, fold: boolean): {block: Block; owned: Tensor[]} {
   const owned: Tensor[] = []
   const low = ({weight, bias}: Linear): Linear => {

@@ -87,7 +87,10 @@ export function clip(grads: Named, most: number): number {
   return length
 }
 
-/** The teacher's average: θₜ ← m·θₜ + (1 − m)·θₛ over every parameter (spec §2.7). Consumes the teacher's tensors. */
+/**
+ * The teacher's average: θₜ ← m·θₜ + (1 − m)·θₛ over every parameter (docs/spec.md §2.7). Consumes the teacher's
+ * tensors.
+ */
 export function ema(teacher: Named, student: Named, momentum: number): void {
   const names = [...teacher.keys()]
   const pick = (from: Named): Tensor[] => names.map(name => from.get(name)!)

@@ -1,4 +1,7 @@
-/** Which learning rate and weight decay each parameter gets, by its name (spec §2.6). First rule that matches wins. */
+/**
+ * Which learning rate and weight decay each parameter gets, by its name (docs/spec.md §2.6). First rule that matches
+ * wins.
+ */
 
 export type Group = {
   /** Factor on the learning rate. */

@@ -1,4 +1,7 @@
-/** Values that change with the step (spec §2.7). Pure functions of the step; nothing is stored, so any step can be asked at once. */
+/**
+ * Values that change with the step (docs/spec.md §2.7). Pure functions of the step; nothing is stored, so any step can
+ * be asked at once.
+ */
 
 export type Cosine = {
   readonly base: number
@@ -12,7 +15,10 @@ export type Cosine = {
   readonly frozen?: number
 }
 
-/** A linear warm-up inclusive of its end, then half a cosine from base to final, then final for ever; zero while frozen. */
+/**
+ * A linear warm-up inclusive of its end, then half a cosine from base to final, then final for ever; zero while
+ * frozen.
+ */
 export function cosine({base, final, total, warmup = 0, start = 0, frozen = 0}: Cosine, step: number): number {
   if (step < frozen) return 0
   if (step >= total) return final

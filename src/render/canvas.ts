@@ -1,4 +1,6 @@
-/** Pictures put together from pictures: a blank sheet, pasting, enlarging without smoothing, and fitting into a square. */
+/**
+ * Pictures put together from pictures: a blank sheet, pasting, enlarging without smoothing, and fitting into a square.
+ */
 import {resample, type Raster} from '../data/image/resample.js'
 
 /** A sheet of one grey level, [height, width, 3]. */

@@ -34,7 +34,10 @@ export function short(value: number): string {
   return size >= 1000 ? Math.round(value).toLocaleString('en') : String(Number(value.toPrecision(4)))
 }
 
-/** Averages points in even stretches of x, so that a long run draws as fast as a short one. Points that are not finite are left out. */
+/**
+ * Averages points in even stretches of x, so that a long run draws as fast as a short one. Points that are not finite
+ * are left out.
+ */
 export function thin(points: Series['points'], most: number): Series['points'] {
   const good = points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y))
   if (good.length <= most) return good

@@ -1,8 +1,9 @@
 /**
  * Numbers as colours: a ramp that grows evenly in lightness, so that it reads in grey and with any colour vision.
  *
- * Depth runs from near (light yellow) over red to far (dark violet), after the `inferno` ramp of Smith and van der Walt 2015, here by its stops every eighth; errors from white to dark red. What is unknown
- * is a flat grey that neither ramp holds.
+ * Depth runs from near (light yellow) over red to far (dark violet), after the `inferno` ramp of Smith and van der
+ * Walt 2015, here by its stops every eighth; errors from white to dark red. What is unknown is a flat grey that
+ * neither ramp holds.
  */
 import type {Raster} from '../data/image/resample.js'
 
@@ -42,7 +43,9 @@ export function colourAt(ramp: Ramp, share: number): Colour {
   return [0, 1, 2].map(c => Math.round(stops[i]![c]! + part * (stops[i + 1]![c]! - stops[i]![c]!))) as unknown as Colour
 }
 
-/** Numbers [height, width] as a picture, `low` … `high` over the whole ramp; NaN, and what `unknown` names, is grey. */
+/**
+ * Numbers [height, width] as a picture, `low` … `high` over the whole ramp; NaN, and what `unknown` names, is grey.
+ */
 export function colourise(
   values: Float32Array,
   {width, height}: {readonly width: number; readonly height: number},

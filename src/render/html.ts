@@ -1,8 +1,10 @@
 /**
- * Pages that carry everything in themselves: no font, picture or script from elsewhere. They can be mailed, archived and opened from a disk, in light and dark. A page has no script but one
- * of ours where it was given one, and the browser is told its hash, so that nothing else in the page can run.
+ * Pages that carry everything in themselves: no font, picture or script from elsewhere. They can be mailed, archived
+ * and opened from a disk, in light and dark. A page has no script but one of ours where it was given one, and the
+ * browser is told its hash, so that nothing else in the page can run.
  *
- * Text becomes markup only through `html`, which escapes whatever is put into it; so a file called `<img onerror=…>` is a name and nothing else.
+ * Text becomes markup only through `html`, which escapes whatever is put into it; so a file called `<img onerror=…>`
+ * is a name and nothing else.
  */
 
 import {createHash} from 'node:crypto'
@@ -15,12 +17,18 @@ export class Markup {
   }
 }
 
-/** What a template takes: markup as it is, everything else escaped, lists one after the other, nothing for undefined and false. */
+/**
+ * What a template takes: markup as it is, everything else escaped, lists one after the other, nothing for undefined
+ * and false.
+ */
 export type Content = Markup | string | number | undefined | false | readonly Content[]
 
 const ENTITIES: Readonly<Record<string, string>> = {'&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;'}
 
-/** Text for use between tags and in quoted attributes. Control characters, which no page may hold, become the replacement mark. */
+/**
+ * Text for use between tags and in quoted attributes. Control characters, which no page may hold, become the
+ * replacement mark.
+ */
 export const escape = (text: string): string =>
   // eslint-disable-next-line no-control-regex
   text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g, '\ufffd').replace(/[&<>"']/g, character => ENTITIES[character]!)

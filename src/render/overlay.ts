@@ -6,8 +6,9 @@ import type {Raster} from '../data/image/resample.js'
 const EDGE = 0.35
 
 /**
- * The photo in grey with the colours of its classes over it, and dark lines between classes; what does not count stays the photo, darkened.
- * `labels` [height, width] are class numbers, `palette` holds three bytes a class, `opacity` is the share of colour.
+ * The photo in grey with the colours of its classes over it, and dark lines between classes; what does not count stays
+ * the photo, darkened. `labels` [height, width] are class numbers, `palette` holds three bytes a class, `opacity` is
+ * the share of colour.
  */
 export function overlay({width, height, data}: Raster, labels: Uint16Array, palette: Uint8Array, opacity = 0.6): Raster {
   if (labels.length !== width * height) throw new RangeError(`Expected ${width * height} class numbers but received ${labels.length}.`)

@@ -1,8 +1,9 @@
 /**
  * Exact nearest neighbours: every query against every row, the best k kept.
  *
- * The plain form, and the oracle for the graph. Sums are taken in float64, so that a row's similarity does not depend on where it stands; equal
- * similarities are ordered by id, so that the answer does not depend on the order of rows either.
+ * The plain form, and the oracle for the graph. Sums are taken in float64, so that a row's similarity does not depend
+ * on where it stands; equal similarities are ordered by id, so that the answer does not depend on the order of rows
+ * either.
  *
  * In shape comments: Q queries, N rows, D numbers a vector.
  */
@@ -11,10 +12,16 @@
 export const metrics = ['cosine', 'ip', 'l2'] as const
 export type Metric = (typeof metrics)[number]
 
-/** Rows of equal length in blocks, so that no single array outgrows what the runtime allows. All blocks but the last have `blockRows` rows. */
+/**
+ * Rows of equal length in blocks, so that no single array outgrows what the runtime allows. All blocks but the last
+ * have `blockRows` rows.
+ */
 export type Vectors = {readonly dim: number; readonly count: number; readonly blockRows: number; readonly blocks: readonly Float32Array[]}
 
-/** Neighbours of one query, best first. `scores` are similarities for cosine and ip, squared distances (negative) for l2: larger is nearer. */
+/**
+ * Neighbours of one query, best first. `scores` are similarities for cosine and ip, squared distances (negative) for
+ * l2: larger is nearer.
+ */
 export type Neighbours = {readonly rows: Int32Array; readonly scores: Float64Array}
 
 /** Rows in a block: about 64 MB. */
@@ -87,7 +94,9 @@ export function normalizeRows(rows: Float32Array, dim: number): Float32Array {
   return rows
 }
 
-/** The best k of a stream of scores: a heap whose root is the worst that is kept. `before` orders rows of equal score. */
+/**
+ * The best k of a stream of scores: a heap whose root is the worst that is kept. `before` orders rows of equal score.
+ */
 export class TopK {
   readonly #rows: Int32Array
   readonly #scores: Float64Array
@@ -149,7 +158,10 @@ export class TopK {
   }
 }
 
-/** Scores of queries [Q, D] against rows [N, D] → [Q, N]: an engine's matrix product, where there is enough to do. Only for cosine and ip. */
+/**
+ * Scores of queries [Q, D] against rows [N, D] → [Q, N]: an engine's matrix product, where there is enough to do. Only
+ * for cosine and ip.
+ */
 export type InnerProductFn = (queries: Float32Array, rows: Float32Array, dim: number) => Float32Array
 
 export type ExactOptions = {
@@ -165,7 +177,8 @@ export type ExactOptions = {
 const queriesPerPass = 4
 
 /**
- * The k nearest of `vectors` for each query [Q, D]; fewer when there are fewer rows. For cosine both sides must have been normalised.
+ * The k nearest of `vectors` for each query [Q, D]; fewer when there are fewer rows. For cosine both sides must have
+ * been normalised.
  */
 export function nearest(vectors: Vectors, queries: Float32Array, k: number, options: ExactOptions = {}): Neighbours[] {
   const {metric = 'cosine', before = (a, b) => a < b, skip, innerProduct: products} = options
@@ -285,8 +298,9 @@ function distances(rows: Float32Array, r: number, queries: Float64Array, q: numb
 }
 
 /**
- * The share of the true k nearest that were found, averaged over queries. A neighbour counts when it is as near as the last of the true ones, whichever
- * row it is: among equally near rows (copies of one picture) none is more right than another.
+ * The share of the true k nearest that were found, averaged over queries. A neighbour counts when it is as near as the
+ * last of the true ones, whichever row it is: among equally near rows (copies of one picture) none is more right than
+ * another.
  */
 export function recall(found: readonly Pick<Neighbours, 'scores'>[], truth: readonly Pick<Neighbours, 'scores'>[]): number {
   if (truth.length === 0) return 1

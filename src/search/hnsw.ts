@@ -1,8 +1,10 @@
 /**
- * Approximate nearest neighbours by a navigable small-world graph (Malkov and Yashunin 2018), through hnswlib-node; the one file that touches it.
+ * Approximate nearest neighbours by a navigable small-world graph (Malkov and Yashunin 2018), through hnswlib-node;
+ * the one file that touches it.
  *
- * The graph is built in one thread from a fixed seed, so the same rows in the same order give the same bytes. Cosine is an inner product of vectors that
- * were normalised on the way in, as in the exact twin, so both speak of the same numbers.
+ * The graph is built in one thread from a fixed seed, so the same rows in the same order give the same bytes. Cosine
+ * is an inner product of vectors that were normalised on the way in, as in the exact twin, so both speak of the same
+ * numbers.
  */
 import hnswlib from 'hnswlib-node'
 import type {Metric, Neighbours} from './exact.js'

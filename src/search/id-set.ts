@@ -1,7 +1,9 @@
 /**
- * A set of names in 16 bytes each or less than 32: their hashes of 64 bits, for telling early that a name has not come before.
+ * A set of names in 16 bytes each or less than 32: their hashes of 64 bits, for telling early that a name has not come
+ * before.
  *
- * Of two among n names the hashes meet with a chance of about n² / 2⁶⁵ (one in three million at ten million names), so "perhaps" has to be looked up where it matters.
+ * Of two among n names the hashes meet with a chance of about n² / 2⁶⁵ (one in three million at ten million names), so
+ * "perhaps" has to be looked up where it matters.
  */
 
 /** Two mixes of 32 bits over the same characters (multiplication and rotation, different constants). */

@@ -1,8 +1,10 @@
 /**
- * The k-nearest-neighbour classifier by which features are judged without training anything (spec §5.1; Wu et al. 2018).
+ * The k-nearest-neighbour classifier by which features are judged without training anything (docs/spec.md §5.1; Wu et
+ * al. 2018).
  *
- * Neighbours are found once for the largest k. Their weights are softmax(similarity / 0.07) over that largest k; for each smaller k the list is cut and
- * the weights are summed per class. The softmax's common denominator does not change which class wins.
+ * Neighbours are found once for the largest k. Their weights are softmax(similarity / 0.07) over that largest k; for
+ * each smaller k the list is cut and the weights are summed per class. The softmax's common denominator does not
+ * change which class wins.
  */
 import type {Neighbours} from './exact.js'
 
@@ -15,8 +17,8 @@ export const usualK: readonly number[] = [10, 20, 100, 200]
 export type Votes = {readonly k: number; readonly classes: readonly number[]; readonly share: number}
 
 /**
- * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all. Equal sums are ordered by class
- * number. Classes that get no vote are not named. `heat` divides the similarities.
+ * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all.
+ * Equal sums are ordered by class number. Classes that get no vote are not named. `heat` divides the similarities.
  */
 export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: number, ks: readonly number[], heat = temperature): Votes[] {
   const highest = scores[0] ?? 0
@@ -40,7 +42,10 @@ export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: nu
 export const hits = (votes: readonly Votes[], truth: number, top: number): boolean[] =>
   votes.map(({classes}) => classes.slice(0, top).includes(truth))
 
-/** Mean and 95 % interval of a share, by drawing the queries with replacement `draws` times. `random` gives numbers in [0, 1). */
+/**
+ * Mean and 95 % interval of a share, by drawing the queries with replacement `draws` times. `random` gives numbers in
+ * [0, 1).
+ */
 export function bootstrap(correct: ArrayLike<number>, random: () => number, draws = 1000): {mean: number; low: number; high: number} {
   const n = correct.length
   let sum = 0
@@ -55,8 +60,8 @@ export function bootstrap(correct: ArrayLike<number>, random: () => number, draw
 }
 
 /**
- * At most `n` rows of each class, drawn without replacement; the result keeps the order of rows. One class's draw does not depend on the others.
- * `randomOf(label)` gives the class's own generator of numbers in [0, 1).
+ * At most `n` rows of each class, drawn without replacement; the result keeps the order of rows. One class's draw does
+ * not depend on the others. `randomOf(label)` gives the class's own generator of numbers in [0, 1).
  */
 export function someOfEach(labels: Int32Array, n: number, randomOf: (label: number) => () => number): Int32Array {
   const byClass = new Map<number, number[]>()

@@ -1,5 +1,6 @@
 /**
- * Where the right answers stand in a query's list of all rows, without sorting the list: each row is compared with the right answers only.
+ * Where the right answers stand in a query's list of all rows, without sorting the list: each row is compared with the
+ * right answers only.
  *
  * In shape comments: N rows, D numbers a vector.
  */
@@ -8,7 +9,10 @@ import type {InnerProductFn} from './exact.js'
 /** A row that asks, and the rows that are its right answers (itself not among them). */
 export type RankQuery = {readonly row: number; readonly relevant: readonly number[]}
 
-/** What came of it: 0-based ranks of the right answers, ascending, the asking row left out; and the first rows of the list with their similarities. */
+/**
+ * What came of it: 0-based ranks of the right answers, ascending, the asking row left out; and the first rows of the
+ * list with their similarities.
+ */
 export type QueryRanks = {readonly ranks: readonly number[]; readonly first: readonly {readonly row: number; readonly similarity: number}[]}
 
 /** Similarities of one query to all rows, in float64 sums. */
@@ -53,8 +57,9 @@ function rankQuery(similarity: ArrayLike<number>, {row: own, relevant: right}: R
 }
 
 /**
- * The standing of each query among `rows` [N, D], which have length 1. `keep` rows of each list are told. `products` is an engine's matrix product, for when
- * there is much to do; without it sums are taken in float64. Memory beside the rows: 64 MB of similarities at most, or one list.
+ * The standing of each query among `rows` [N, D], which have length 1. `keep` rows of each list are told. `products`
+ * is an engine's matrix product, for when there is much to do; without it sums are taken in float64. Memory beside the
+ * rows: 64 MB of similarities at most, or one list.
  */
 export function* rankQueries(
   rows: Float32Array,

@@ -1,4 +1,7 @@
-/** Smooth noise and random cells, from which surfaces get their grain. Pure functions of place and seed: no tables, no state. */
+/**
+ * Smooth noise and random cells, from which surfaces get their grain. Pure functions of place and seed: no tables, no
+ * state.
+ */
 
 /** A number in [0, 1) that belongs to a point of the whole-number lattice. */
 export function lattice(x: number, y: number, z: number, seed: number): number {
@@ -45,10 +48,16 @@ export function fractal(x: number, y: number, z: number, octaves: number, seed: 
   return sum / whole
 }
 
-/** What is known of a place among random cells: which cell, and how far it is to the border of the nearest other one (0 at the border). */
+/**
+ * What is known of a place among random cells: which cell, and how far it is to the border of the nearest other one (0
+ * at the border).
+ */
 export type Cell = {readonly id: number; readonly border: number}
 
-/** Random cells of about one unit (Worley, "A cellular texture basis function", 1996): nearest and second nearest of jittered lattice points. */
+/**
+ * Random cells of about one unit (Worley, "A cellular texture basis function", 1996): nearest and second nearest of
+ * jittered lattice points.
+ */
 export function cell(x: number, y: number, jitter: number, seed: number): Cell {
   const i = Math.floor(x)
   const j = Math.floor(y)

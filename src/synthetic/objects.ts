@@ -1,6 +1,7 @@
 /**
- * The kinds of things that are drawn. Every kind is a family: proportions, counts and details are drawn anew for each picture, while what makes the
- * kind (a handle, spokes, a gable) stays. Colours are no part of a kind; they come from the scene.
+ * The kinds of things that are drawn. Every kind is a family: proportions, counts and details are drawn anew for each
+ * picture, while what makes the kind (a handle, spokes, a gable) stays. Colours are no part of a kind; they come from
+ * the scene.
  */
 import type {Chance} from './random.js'
 import {noise} from './noise.js'

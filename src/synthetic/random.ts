@@ -1,6 +1,7 @@
 /**
- * Chance in the words of a draughtsman: ranges, likelihoods and choices over one of the project's seeded streams. Each picture has a stream of its own, named
- * by seed, split, class and number, so that no picture depends on which others are drawn before it.
+ * Chance in the words of a draughtsman: ranges, likelihoods and choices over one of the project's seeded streams. Each
+ * picture has a stream of its own, named by seed, split, class and number, so that no picture depends on which others
+ * are drawn before it.
  */
 import {rng, type RandomKey} from '../tensor/random.js'
 

@@ -1,6 +1,7 @@
 /**
- * The renderer: a scene to pixels. One ray a pixel finds floor, wall or solid (by sphere tracing: Hart, "Sphere tracing", 1996), one more finds the shadow;
- * where neighbours differ, more rays smooth the edge. Linear light throughout; sRGB and the film's flaws come last.
+ * The renderer: a scene to pixels. One ray a pixel finds floor, wall or solid (by sphere tracing: Hart, "Sphere
+ * tracing", 1996), one more finds the shadow; where neighbours differ, more rays smooth the edge. Linear light
+ * throughout; sRGB and the film's flaws come last.
  */
 import {lattice} from './noise.js'
 import type {Colour, Ground, Placed, Scene, Vector} from './scene.js'
@@ -15,9 +16,11 @@ type Hit = {t: number; thing: Placed | undefined; ground: Ground | undefined; op
 const UNKNOWN = -1
 
 /**
- * Nearest point at which a ray meets a solid between `from` and `limit`, or Infinity. World units; (dx, dy, dz) has length 1.
+ * Nearest point at which a ray meets a solid between `from` and `limit`, or Infinity. World units; (dx, dy, dz) has
+ * length 1.
  *
- * With `spread` above 0 the ray is a cone of that half width per unit of length, and the answer is the point up to which the whole cone is free.
+ * With `spread` above 0 the ray is a cone of that half width per unit of length, and the answer is the point up to
+ * which the whole cone is free.
  */
 function trace(
   {solid, at, turn, scale}: Placed,
@@ -105,7 +108,8 @@ function shade({solid, at, turn, scale}: Placed, ox: number, oy: number, oz: num
 /**
  * Light that arrives at a point with normal n, reflected by a body colour; writes linear RGB into `out`.
  *
- * `known` is how much of the lamp reaches the point, where a ray beside it has found that already, else UNKNOWN; the answer is the same for the next ray.
+ * `known` is how much of the lamp reaches the point, where a ray beside it has found that already, else UNKNOWN; the
+ * answer is the same for the next ray.
  */
 function lit(
   scene: Scene,
@@ -146,7 +150,10 @@ function lit(
 /** What each pixel of a picture shows, by number: the names of the ids in `Maps`. */
 export const REGIONS = ['background', 'floor', 'wall', 'thing'] as const
 
-/** Truth beside a picture [size, size]: depth along the axis of the camera in world units (0 where nothing is met), and the number of the region. */
+/**
+ * Truth beside a picture [size, size]: depth along the axis of the camera in world units (0 where nothing is met), and
+ * the number of the region.
+ */
 export type Maps = {readonly depth: Float32Array; readonly regions: Uint8Array}
 
 /** Draws a scene as `size` × `size` pixels; sRGB bytes [size, size, 3]. */
@@ -158,7 +165,8 @@ export function render(scene: Scene, size: number, maps?: Maps): Uint8Array {
   const colour = new Float64Array(3)
   const hit: Hit = {t: Infinity, thing: undefined, ground: undefined, open: UNKNOWN}
 
-  // First broad cones, a block of about 4 x 4 pixels each: where such a cone meets nothing, none of its rays will, and else they start at its tip.
+  // First broad cones, a block of about 4 x 4 pixels each: where such a cone meets nothing, none of its rays will, and
+  // else they start at its tip.
   const blocks = Math.ceil(size / 4)
   const spread = (1.45 / blocks + 1.5 / size) / camera.zoom
   const starts = things.map(thing => {
@@ -175,7 +183,10 @@ export function render(scene: Scene, size: number, maps?: Maps): Uint8Array {
     return found
   })
 
-  /** Follows one ray through the picture at (x, y) in [-1, 1]; writes linear RGB into `colour`. `open` is what a ray `beside` it found on the same surface. */
+  /**
+   * Follows one ray through the picture at (x, y) in [-1, 1]; writes linear RGB into `colour`. `open` is what a ray
+   * `beside` it found on the same surface.
+   */
   function look(x: number, y: number, beside?: Placed | Ground, open = UNKNOWN): void {
     let dx = right[0] * x + upright[0] * y + ahead[0] * camera.zoom
     let dy = right[1] * x + upright[1] * y + ahead[1] * camera.zoom
@@ -311,13 +322,19 @@ export function render(scene: Scene, size: number, maps?: Maps): Uint8Array {
   return develop(light, size, film)
 }
 
-/** Two more rays beside the one in the middle of a pixel, in pixels: on a slant, so that neither rows nor columns coincide. */
+/**
+ * Two more rays beside the one in the middle of a pixel, in pixels: on a slant, so that neither rows nor columns
+ * coincide.
+ */
 const CORNERS = [
   [-0.33, 0.2],
   [0.33, -0.2]
 ] as const
 
-/** The pixels that differ so much from a neighbour that one ray is not enough for them; the grain of a ground may be rougher than the outline of a solid. */
+/**
+ * The pixels that differ so much from a neighbour that one ray is not enough for them; the grain of a ground may be
+ * rougher than the outline of a solid.
+ */
 function edges(light: Float64Array, solid: Uint8Array, size: number): number[] {
   const bright = new Float32Array(size * size)
   for (let i = 0; i < bright.length; i++) bright[i] = sqrt(min(1, 0.3 * light[3 * i]! + 0.6 * light[3 * i + 1]! + 0.1 * light[3 * i + 2]!))

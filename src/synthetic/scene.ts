@@ -1,8 +1,8 @@
 /**
  * Scenes: what stands where, in which colours, under which light, seen from where.
  *
- * Everything but the kind itself is drawn independently of it: colours, ground, background, clutter, light, distance, place in the frame. So the kinds differ
- * in shape and texture only, and a comparison of raw pixels finds little.
+ * Everything but the kind itself is drawn independently of it: colours, ground, background, clutter, light, distance,
+ * place in the frame. So the kinds differ in shape and texture only, and a comparison of raw pixels finds little.
  */
 import type {Chance} from './random.js'
 import {fractal, noise, step} from './noise.js'
@@ -146,8 +146,8 @@ function pose({range, likely}: Chance, {stance, yaw: [from, to] = [-PI, PI]}: Ki
 }
 
 /**
- * How far the lowest point of a turned solid lies below its origin, in units of the solid. Points spread under it walk to the surface nearest to them; the
- * lowest that arrives counts, so that thin legs are found too.
+ * How far the lowest point of a turned solid lies below its origin, in units of the solid. Points spread under it walk
+ * to the surface nearest to them; the lowest that arrives counts, so that thin legs are found too.
  */
 function depth({distance, reach}: Solid, [ax, ay, az]: Turn): number {
   const side = 13

@@ -1,8 +1,10 @@
 /**
- * Solids as signed distances: negative inside, positive outside, never larger than the true distance to the surface, so that a ray may step by it.
+ * Solids as signed distances: negative inside, positive outside, never larger than the true distance to the surface,
+ * so that a ray may step by it.
  *
- * Each solid lives in its own frame: y is up, it fits into a ball of radius `reach` around the origin, and units are about half its height.
- * A solid also says which of its parts a surface point belongs to, so that parts can have colours of their own.
+ * Each solid lives in its own frame: y is up, it fits into a ball of radius `reach` around the origin, and units are
+ * about half its height. A solid also says which of its parts a surface point belongs to, so that parts can have
+ * colours of their own.
  */
 
 /** A field over space, e.g. the distance to a surface. */
@@ -17,7 +19,10 @@ export type Solid = {
 
 const {abs, max, min, sqrt} = Math
 
-/** Length of a vector. `Math.hypot` guards against overflow and is ten times slower, which here is most of the time of a picture. */
+/**
+ * Length of a vector. `Math.hypot` guards against overflow and is ten times slower, which here is most of the time of
+ * a picture.
+ */
 export const norm = (x: number, y: number, z = 0): number => sqrt(x * x + y * y + z * z)
 
 export const ball =
@@ -63,7 +68,10 @@ export function stick(ax: number, ay: number, az: number, bx: number, by: number
   }
 }
 
-/** A ring around the z axis: big radius R, cross-section with half sides a (outwards) and b (along z), rounded by its smaller one. */
+/**
+ * A ring around the z axis: big radius R, cross-section with half sides a (outwards) and b (along z), rounded by its
+ * smaller one.
+ */
 export function ring(R: number, a: number, b = a): Field {
   const r = min(a, b)
   return (x, y, z) => {
@@ -168,7 +176,9 @@ export const nearest =
     return part
   }
 
-/** A field that is costly to know, known only near its simple hull: further away the distance to the hull stands in. */
+/**
+ * A field that is costly to know, known only near its simple hull: further away the distance to the hull stands in.
+ */
 export const within =
   (hull: Field, field: Field): Field =>
   (x, y, z) => {

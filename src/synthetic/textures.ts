@@ -1,13 +1,16 @@
 /**
  * Surfaces: what an even ground looks like, as relief and tint over the plane.
  *
- * `GRAINS` are the four kinds of textures that a picture may show; `backdrop` makes the plain and soft ones that lie under and behind everything else,
- * and that say nothing of the kind shown.
+ * `GRAINS` are the four kinds of textures that a picture may show; `backdrop` makes the plain and soft ones that lie
+ * under and behind everything else, and that say nothing of the kind shown.
  */
 import type {Chance} from './random.js'
 import {cell, fractal, lattice, noise, step} from './noise.js'
 
-/** One place of a surface: height in plane units, and two mixing weights in [0, 1]: from colour 0 to colour 1, then to colour 2. */
+/**
+ * One place of a surface: height in plane units, and two mixing weights in [0, 1]: from colour 0 to colour 1, then to
+ * colour 2.
+ */
 export type Spot = {height: number; mix: number; seam: number}
 
 /** Writes the spot at (u, v) into `out`. */

@@ -1,9 +1,10 @@
 /**
  * Outputs that are whole or absent: every writer of the project goes through here.
  *
- * A file is written under a temporary name beside its target, synced to the disk and renamed, so that Make never sees half a file and an interrupted
- * command leaves the old one. A folder is built the same way and renamed as a whole. What is left open when the process exits is removed; after a
- * `kill -9` a hidden `.NAME.tmp-PID-N` may stay behind, never a broken target. Devices and pipes (`/dev/null`, `/dev/fd/3`) are written directly.
+ * A file is written under a temporary name beside its target, synced to the disk and renamed, so that Make never sees
+ * half a file and an interrupted command leaves the old one. A folder is built the same way and renamed as a whole.
+ * What is left open when the process exits is removed; after a `kill -9` a hidden `.NAME.tmp-PID-N` may stay behind,
+ * never a broken target. Devices and pipes (`/dev/null`, `/dev/fd/3`) are written directly.
  */
 import {closeSync, openSync, rmSync} from 'node:fs'
 import {mkdir, open, readdir, realpath, rename, rm, stat, type FileHandle} from 'node:fs/promises'
@@ -40,8 +41,8 @@ function temporaryName(path: string): string {
 }
 
 /**
- * Refuses an output that exists unless `force`; devices and pipes always pass. Commands call it before long work begins.
- * Throws `UserError` (exit 2) naming --force.
+ * Refuses an output that exists unless `force`; devices and pipes always pass. Commands call it before long work
+ * begins. Throws `UserError` (exit 2) naming --force.
  */
 export async function refuseExisting(path: string, {force = false}: AtomicOptions = {}): Promise<void> {
   if (force) return
@@ -56,7 +57,8 @@ const target = async (path: string): Promise<string> => realpath(path).catch(() 
 /**
  * Begins the output `path`.
  *
- * Throws `UserError`: the output exists and `force` is not given, or is a folder (exit 2); its folder is missing or not writable (exit 1).
+ * Throws `UserError`: the output exists and `force` is not given, or is a folder (exit 2); its folder is missing or
+ * not writable (exit 1).
  */
 export async function openAtomic(path: string, options: AtomicOptions = {}): Promise<AtomicOutput> {
   await refuseExisting(path, options)
@@ -66,7 +68,8 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
     throw new UserError(`${path} is a folder, but this output is a file.`, {exit: 2, code: 'OUTPUT_IS_FOLDER', hint: 'Name a file in it.'})
   if (found && !found.isFile()) return direct(path, final)
   const temporary = temporaryName(final)
-  // Made at once and opened as it is: an opening on its way when the process ends would make the file again behind the cleaning up.
+  // Made at once and opened as it is: an opening on its way when the process ends would make the file again behind the
+  // cleaning up.
   const handle = await (async () => {
     closeSync(openSync(temporary, 'wx'))
     pending.add(temporary)
@@ -193,9 +196,11 @@ export async function openAtomicFolder(path: string, options: AtomicOptions = {}
 }
 
 /**
- * Builds one folder whole or not at all: `write` receives the temporary folder and fills it; every file in it is synced before the folder gets its name.
+ * Builds one folder whole or not at all: `write` receives the temporary folder and fills it; every file in it is
+ * synced before the folder gets its name.
  *
- * With `force` an existing folder is set aside, replaced and then removed. Throws as `openAtomic`, and what `write` throws.
+ * With `force` an existing folder is set aside, replaced and then removed. Throws as `openAtomic`, and what `write`
+ * throws.
  */
 export async function atomicFolder(path: string, write: (temporary: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
   const output = await openAtomicFolder(path, options)

@@ -1,10 +1,11 @@
 /**
  * Compiling an addon of ours from C++ once, and keeping it.
  *
- * The result is cached by what its name says (a version of a library, say) and by a hash of the sources and of the command line: a change of any of them compiles
- * anew, and an old addon is never loaded into something new. Every source file has an object of its own, kept by content, so that a change in one file compiles one
- * file. An addon appears under its final name by a rename, whole or not at all; a lock keeps several processes (the ranks of one machine) from compiling the same
- * thing at once, but only saves work: two builders would do no harm.
+ * The result is cached by what its name says (a version of a library, say) and by a hash of the sources and of the
+ * command line: a change of any of them compiles anew, and an old addon is never loaded into something new. Every
+ * source file has an object of its own, kept by content, so that a change in one file compiles one file. An addon
+ * appears under its final name by a rename, whole or not at all; a lock keeps several processes (the ranks of one
+ * machine) from compiling the same thing at once, but only saves work: two builders would do no harm.
  */
 import {createHash} from 'node:crypto'
 import {
@@ -101,7 +102,10 @@ const sleep = (milliseconds: number): Promise<void> => new Promise(done => setTi
 /** Milliseconds without a sign of life after which a lock counts as left behind. */
 const STALE = 30_000
 
-/** Takes the lock, or waits until `done()` holds or the lock is free; → the release, or null when there is nothing left to do. */
+/**
+ * Takes the lock, or waits until `done()` holds or the lock is free; → the release, or null when there is nothing left
+ * to do.
+ */
 async function lock(path: string, done: () => boolean): Promise<(() => void) | null> {
   for (;;) {
     if (done()) return null

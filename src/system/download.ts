@@ -1,8 +1,9 @@
 /**
  * One file from an address to the disk: resumed where an earlier try stopped, checked, and only then given its name.
  *
- * While bytes arrive they lie in `TARGET.part`; what the server said of the file (address, ETag or date, length) lies beside it in `TARGET.part.json`,
- * so that a later call goes on only with bytes of the same version. The target itself is whole or absent at every moment.
+ * While bytes arrive they lie in `TARGET.part`; what the server said of the file (address, ETag or date, length) lies
+ * beside it in `TARGET.part.json`, so that a later call goes on only with bytes of the same version. The target itself
+ * is whole or absent at every moment.
  */
 import {createHash} from 'node:crypto'
 import {createReadStream} from 'node:fs'
@@ -39,8 +40,8 @@ class Interrupted extends Error {}
 /**
  * Fetches `url` into `target` and returns its length in bytes.
  *
- * Throws `UserError`: target exists (exit 2), address not found or refused, no network, length or checksum other than stated, no room on the disk (exit 1).
- * An abort of `signal` throws its reason and leaves the part for the next call.
+ * Throws `UserError`: target exists (exit 2), address not found or refused, no network, length or checksum other than
+ * stated, no room on the disk (exit 1). An abort of `signal` throws its reason and leaves the part for the next call.
  */
 export async function download(url: string, target: string, options: DownloadOptions = {}): Promise<{bytes: number}> {
   const {sha256, signal, force = false, attempts = 4} = options

@@ -1,4 +1,7 @@
-/** A file opened once and read piece by piece at given positions: how checkpoints of several gigabytes are read without being held. */
+/**
+ * A file opened once and read piece by piece at given positions: how checkpoints of several gigabytes are read without
+ * being held.
+ */
 import {open, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../config/errors.js'
 

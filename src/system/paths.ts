@@ -1,4 +1,7 @@
-/** Where what is installed and compiled is kept: folders of the XDG base directory specification, nothing beside the project. */
+/**
+ * Where what is installed and compiled is kept: folders of the XDG base directory specification, nothing beside the
+ * project.
+ */
 import {existsSync} from 'node:fs'
 import {homedir} from 'node:os'
 import {dirname, isAbsolute, join} from 'node:path'
@@ -15,7 +18,9 @@ export const dataFolder = (env: Environment = process.env): string => join(folde
 /** What can be made again by compiling: `$XDG_CACHE_HOME/dinov2`, by default `~/.cache/dinov2`. */
 export const cacheFolder = (env: Environment = process.env): string => join(folder(env['XDG_CACHE_HOME'], '.cache'), 'dinov2')
 
-/** The folder of this package, the one that holds `native/`; found upwards from this module, which may run from `dist`. */
+/**
+ * The folder of this package, the one that holds `native/`; found upwards from this module, which may run from `dist`.
+ */
 export function packageFolder(): string {
   let at = dirname(fileURLToPath(import.meta.url))
   while (!(existsSync(join(at, 'package.json')) && existsSync(join(at, 'native')))) {

@@ -1,4 +1,7 @@
-/** A checkpoint of any kind that is read, written as another kind: the work of `dinov2 export`. One tensor is held at a time. */
+/**
+ * A checkpoint of any kind that is read, written as another kind: the work of `dinov2 export`. One tensor is held at a
+ * time.
+ */
 import {checkFit, configMetadata, expectedShapes, inferConfig} from '../files/checkpoint/architecture.js'
 import {refuseExisting} from '../system/atomic.js'
 import {readBackbone, saveBackbone, saveHuggingFace, saveTimm, type NamedTensor} from '../files/checkpoint/backbone.js'
@@ -23,7 +26,9 @@ export type ExportRequest = {
   readonly stateDictOnly?: boolean
   /** Attention heads, where the file does not say and the width does not tell. */
   readonly numHeads?: number
-  /** The projection heads too: meta as `{"teacher": {"backbone.…", "dino_head.…"}}`, safetensors under the same names. */
+  /**
+   * The projection heads too: meta as `{"teacher": {"backbone.…", "dino_head.…"}}`, safetensors under the same names.
+   */
   readonly withHeads?: boolean
   /** For the card of a Hugging Face folder. */
   readonly license?: string
@@ -50,8 +55,8 @@ export type ExportReport = {
 }
 
 /**
- * Converts. Throws `UserError`: the source cannot be read or is incomplete, the output exists (exit 2), the format has no place for what is in the source.
- * The output appears whole or not at all.
+ * Converts. Throws `UserError`: the source cannot be read or is incomplete, the output exists (exit 2), the format has
+ * no place for what is in the source. The output appears whole or not at all.
  */
 export async function exportModel(request: ExportRequest): Promise<ExportReport> {
   const {model, output, force, root, stateDictOnly} = request

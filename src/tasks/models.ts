@@ -1,4 +1,7 @@
-/** The released models: what there is, what is here, and fetching one. The work of `dinov2 models list` and `dinov2 models pull`. */
+/**
+ * The released models: what there is, what is here, and fetching one. The work of `dinov2 models list` and
+ * `dinov2 models pull`.
+ */
 import {mkdir, rm, stat} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {UserError} from '../config/errors.js'
@@ -47,7 +50,10 @@ export const size = (bytes: number): string =>
 
 export type PullRequest = {
   readonly name: string
-  /** A file, or a folder that exists; by default the folder of pulled models, where a model that is there already is not fetched again. */
+  /**
+   * A file, or a folder that exists; by default the folder of pulled models, where a model that is there already is
+   * not fetched again.
+   */
   readonly output?: string
   readonly baseUrl?: string
   readonly force?: boolean
@@ -68,7 +74,8 @@ export type PullReport = {
 }
 
 /**
- * Fetches one released file; what was fetched is checked for length, for its checksum where that is known, and for being a file of torch.save at all.
+ * Fetches one released file; what was fetched is checked for length, for its checksum where that is known, and for
+ * being a file of torch.save at all.
  *
  * Throws `UserError`: no such model (exit 2), the named output exists without `force` (exit 2), and as `download`.
  */

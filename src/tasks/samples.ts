@@ -78,11 +78,12 @@ export function chooseClasses(text: string): string[] {
 }
 
 /**
- * Draws `{train,val}/<class>/<nnn>.png` into a new folder; with `maps` also `depth/` (16 bits, thousandths of a unit, 0 where nothing is met) and `masks/` (numbers
- * of `masks/classes.txt`) under the same names. The bytes of a picture depend on seed, split, class, number and size only, so a larger set holds
- * a smaller one.
+ * Draws `{train,val}/<class>/<nnn>.png` into a new folder; with `maps` also `depth/` (16 bits, thousandths of a unit,
+ * 0 where nothing is met) and `masks/` (numbers of `masks/classes.txt`) under the same names. The bytes of a picture
+ * depend on seed, split, class, number and size only, so a larger set holds a smaller one.
  *
- * Throws a `UserError` when the folder exists (without `force`, or when it is not one that was drawn), or on wrong numbers (exit 2).
+ * Throws a `UserError` when the folder exists (without `force`, or when it is not one that was drawn), or on wrong
+ * numbers (exit 2).
  */
 export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
   const {output, perClass, valPerClass, size, seed, format, maps = false, force, signal, onPicture} = options
@@ -149,7 +150,8 @@ export type PullReport = {output: string; set: string; licence: string; home: st
 /**
  * Fetches a photo set from its host, checks length and SHA-256, and unpacks it as `{train,val}/<class>/<file>`.
  *
- * The archives lie in `OUTPUT.download` meanwhile, so that an interrupted call goes on where it stopped; they are removed at the end.
+ * The archives lie in `OUTPUT.download` meanwhile, so that an interrupted call goes on where it stopped; they are
+ * removed at the end.
  */
 export async function pullSamples({set, output, force, signal, onBytes, onPhoto}: PullOptions): Promise<PullReport> {
   await guard(output, force)

@@ -1,10 +1,10 @@
 /**
  * Seeded draws: every random number of the project comes from a generator made here and passed as an argument.
  *
- * `rng(seed, ...keys)` gives an independent stream for each list of keys, such as `rng(seed, 'crops', position)`: what is drawn for one item
- * depends on nothing that was drawn before it, so a resumed run, or one with more workers, draws the same numbers. The stream is
- * xoshiro128** (Blackman and Vigna, "Scrambled linear pseudorandom number generators", 2018) whose state is hashed from seed and keys.
- * It is fast and statistically sound; it is not for secrets.
+ * `rng(seed, ...keys)` gives an independent stream for each list of keys, such as `rng(seed, 'crops', position)`: what
+ * is drawn for one item depends on nothing that was drawn before it, so a resumed run, or one with more workers, draws
+ * the same numbers. The stream is xoshiro128** (Blackman and Vigna, "Scrambled linear pseudorandom number generators",
+ * 2018) whose state is hashed from seed and keys. It is fast and statistically sound; it is not for secrets.
  */
 
 /** What a stream may be named by: whole numbers of up to 53 bits, other finite numbers, or words. */
@@ -102,7 +102,9 @@ export class Rng {
     return mean + std * radius * Math.cos(angle)
   }
 
-  /** A normal draw, drawn again until it falls in [low, high]; limits are absolute, as in PyTorch's `trunc_normal_`. */
+  /**
+   * A normal draw, drawn again until it falls in [low, high]; limits are absolute, as in PyTorch's `trunc_normal_`.
+   */
   truncatedNormal(mean = 0, std = 1, low = -2, high = 2): number {
     if (!(low < high)) throw new RangeError(`Expected low < high for a truncated normal but received ${low} and ${high}.`)
     for (;;) {
@@ -130,5 +132,8 @@ export class Rng {
   }
 }
 
-/** A generator for the stream named by seed and keys; `rng(7, 'masks', 12)` is always the same stream and unlike `rng(7, 'masks', 13)`. */
+/**
+ * A generator for the stream named by seed and keys; `rng(7, 'masks', 12)` is always the same stream and unlike
+ * `rng(7, 'masks', 13)`.
+ */
 export const rng = (seed: number, ...keys: readonly RandomKey[]): Rng => new Rng(seed, keys)

@@ -1,8 +1,9 @@
 /**
- * Trees of tensors: parameters, gradients and moments as plain nested objects and arrays, keys exactly those of Meta's checkpoints.
+ * Trees of tensors: parameters, gradients and moments as plain nested objects and arrays, keys exactly those of Meta's
+ * checkpoints.
  *
- * The path of a leaf is its keys joined by dots (`blocks.3.attn.qkv.weight`), which is its name in a file. Types of trees are `type`
- * aliases, never interfaces: only aliases satisfy TensorFlow.js's `TensorContainer`.
+ * The path of a leaf is its keys joined by dots (`blocks.3.attn.qkv.weight`), which is its name in a file. Types of
+ * trees are `type` aliases, never interfaces: only aliases satisfy TensorFlow.js's `TensorContainer`.
  */
 import {Tensor, dispose} from './tf.js'
 

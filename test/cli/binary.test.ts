@@ -1,4 +1,7 @@
-/** The binary that users run sets the size of Node's pool of threads, in which images are decoded, before anything has used the pool. */
+/**
+ * The binary that users run sets the size of Node's pool of threads, in which images are decoded, before anything has
+ * used the pool.
+ */
 import assert from 'node:assert/strict'
 import {writeFileSync} from 'node:fs'
 import {availableParallelism} from 'node:os'
@@ -6,7 +9,10 @@ import {join} from 'node:path'
 import {test} from 'node:test'
 import {folder, realBinary, run} from '../support/program.js'
 
-/** Runs the binary; as it ends it says the size of the pool, and how many threads there are once the pool was used (where the system tells). */
+/**
+ * Runs the binary; as it ends it says the size of the pool, and how many threads there are once the pool was used
+ * (where the system tells).
+ */
 async function ask(env: Record<string, string>): Promise<{size: string; threads: number}> {
   const preload = join(folder(), 'preload.cjs')
   writeFileSync(

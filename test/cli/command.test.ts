@@ -1,4 +1,7 @@
-/** The command contract, seen from a shell: exit statuses, `--json`, pipes, signals, environment, outputs that appear whole. Runs real processes. */
+/**
+ * The command contract, seen from a shell: exit statuses, `--json`, pipes, signals, environment, outputs that appear
+ * whole. Runs real processes.
+ */
 import assert from 'node:assert/strict'
 import {existsSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'

@@ -1,4 +1,7 @@
-/** Settings: what is merged, what is refused and how it is said, what follows from them, and that the files in `configs` say what the table says. */
+/**
+ * Settings: what is merged, what is refused and how it is said, what follows from them, and that the files in
+ * `configs` say what the table says.
+ */
 import assert from 'node:assert/strict'
 import {mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'

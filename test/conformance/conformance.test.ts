@@ -1,4 +1,7 @@
-/** tfjs-core's operator suites on the torch engine: half a minute, so none is left out. In a process of its own, since jasmine brings globals. */
+/**
+ * tfjs-core's operator suites on the torch engine: half a minute, so none is left out. In a process of its own, since
+ * jasmine brings globals.
+ */
 import assert from 'node:assert/strict'
 import {fileURLToPath} from 'node:url'
 import {test} from 'node:test'

@@ -1,8 +1,10 @@
 /**
- * tfjs-core's own operator suites, run on one of our engines: `node dist/test/conformance/run.js [--engine torch] [--only PATTERN] [--verbose] [--json]`.
+ * tfjs-core's own operator suites, run on one of our engines:
+ * `node dist/test/conformance/run.js [--engine torch] [--only PATTERN] [--verbose] [--json]`.
  *
- * Every specification ends as passed, failed or skipped. Skipped are those that need a kernel the engine does not register, or tensors that it does not hold (strings, complex
- * numbers): the reason is printed with the count. Exit status 1 when something failed.
+ * Every specification ends as passed, failed or skipped. Skipped are those that need a kernel the engine does not
+ * register, or tensors that it does not hold (strings, complex numbers): the reason is printed with the count. Exit
+ * status 1 when something failed.
  */
 import {createRequire} from 'node:module'
 import {parseArgs} from 'node:util'
@@ -46,7 +48,10 @@ export function reasonToSkip(messages: readonly string[]): string | null {
   return null
 }
 
-/** The recorded reason why the torch engine differs; the name of the environment, which stands between suite and specification, is left out. */
+/**
+ * The recorded reason why the torch engine differs; the name of the environment, which stands between suite and
+ * specification, is left out.
+ */
 const exemption = (specification: string): string | null => EXEMPT[specification.replace(/ torch \{\}/, '')] ?? null
 
 /** Runs `files` on `engine` and counts. `progress` hears the name of each suite before it starts. */

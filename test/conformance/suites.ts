@@ -1,8 +1,9 @@
 /**
  * Loading the operator suites that tfjs-core ships in its npm package.
  *
- * They are ES modules without file endings in a package that Node takes for CommonJS, so Node can load them neither way. Each file is turned into CommonJS by the TypeScript
- * compiler as it is required. `../index` is answered by the package's own bundle, so the suites speak to the very tfjs-core that the engine is registered with, and
+ * They are ES modules without file endings in a package that Node takes for CommonJS, so Node can load them neither
+ * way. Each file is turned into CommonJS by the TypeScript compiler as it is required. `../index` is answered by the
+ * package's own bundle, so the suites speak to the very tfjs-core that the engine is registered with, and
  * `../jasmine_util`, which wants an older jasmine, by the few functions below.
  */
 import {readFileSync, readdirSync, statSync} from 'node:fs'
@@ -32,7 +33,10 @@ export function suiteFiles(): string[] {
 type Environment = {name: string; backendName: string; isDataSync: boolean}
 type Constraints = {flags?: Record<string, unknown>; predicate?: (environment: Environment) => boolean}
 
-/** What the suites take from `jasmine_util`: which environments they run in, and a `describe` that puts a backend in force. */
+/**
+ * What the suites take from `jasmine_util`: which environments they run in, and a `describe` that puts a backend in
+ * force.
+ */
 function jasmineUtil(backendName: string): Record<string, unknown> {
   const environment: Environment = {name: backendName, backendName, isDataSync: true}
   const fits = ({flags = {}, predicate}: Constraints): boolean =>
@@ -70,7 +74,10 @@ type Loader = {
   _extensions: Record<string, (module: {_compile(code: string, file: string): void}, file: string) => void>
 }
 
-/** Teaches `require` to load tfjs-core's source modules; returns a function that loads one suite. jasmine's globals must be in place before. */
+/**
+ * Teaches `require` to load tfjs-core's source modules; returns a function that loads one suite. jasmine's globals
+ * must be in place before.
+ */
 export function suiteLoader(backendName: string): (file: string) => void {
   const loader = Module as unknown as Loader
   const stand = join(DIST, 'jasmine_util.js')

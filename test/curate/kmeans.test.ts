@@ -1,4 +1,7 @@
-/** k-means on the engine against its plain twin and the definition; starts, empty clusters, mini-batches, repeatability, and what stays on the engine. */
+/**
+ * k-means on the engine against its plain twin and the definition; starts, empty clusters, mini-batches,
+ * repeatability, and what stays on the engine.
+ */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {onEngine, plainly} from '../../src/curate/matmul-backend.js'

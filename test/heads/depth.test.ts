@@ -1,4 +1,7 @@
-/** Depth heads and losses against tensors recorded from PyTorch formulas (`test/golden/make_depth.py`), the quick order against the published one, gradients and leaks. */
+/**
+ * Depth heads and losses against tensors recorded from PyTorch formulas (`test/golden/make_depth.py`), the quick order
+ * against the published one, gradients and leaks.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {openPth} from '../../src/files/checkpoint/pth.js'

@@ -1,4 +1,7 @@
-/** Linear classifiers and logistic regression against PyTorch and scikit-learn, as `test/golden/make_probes.py` recorded them. */
+/**
+ * Linear classifiers and logistic regression against PyTorch and scikit-learn, as `test/golden/make_probes.py`
+ * recorded them.
+ */
 import assert from 'node:assert/strict'
 import {existsSync, readFileSync} from 'node:fs'
 import {test} from 'node:test'

@@ -1,4 +1,7 @@
-/** The linear segmentation head against PyTorch (`test/golden/make_segment_head.py`): scores, loss, gradients, running statistics and three steps of training. */
+/**
+ * The linear segmentation head against PyTorch (`test/golden/make_segment_head.py`): scores, loss, gradients, running
+ * statistics and three steps of training.
+ */
 import assert from 'node:assert/strict'
 import {readFileSync} from 'node:fs'
 import {describe, test} from 'node:test'

@@ -1,4 +1,7 @@
-/** Teacher targets: Sinkhorn–Knopp and centring, the kernel against its plain twin, and what their rows and columns must sum to. */
+/**
+ * Teacher targets: Sinkhorn–Knopp and centring, the kernel against its plain twin, and what their rows and columns
+ * must sum to.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {heldScores, wholeScores} from '../../src/loss/scores.js'

@@ -1,4 +1,7 @@
-/** mIoU and its relatives on cases worked out by hand, with mmsegmentation's treatment of ignored pixels and absent classes. */
+/**
+ * mIoU and its relatives on cases worked out by hand, with mmsegmentation's treatment of ignored pixels and absent
+ * classes.
+ */
 import assert from 'node:assert/strict'
 import {describe, it} from 'node:test'
 import {addCounts, areasOf, countPixels, emptyConfusion, miouEstimate, miouGain, miouOf, scoresOf} from '../../src/metrics/iou.js'

@@ -11,7 +11,10 @@ import {flat, free} from '../../src/tensor/tree.js'
 import {onPlain} from '../support/engine.js'
 import {configs, smallVit} from '../support/small-vit.js'
 
-/** A picture [side, side] with each of its patches of `from` pixels resized to `to` by the matrix that the pseudo-inverse belongs to. */
+/**
+ * A picture [side, side] with each of its patches of `from` pixels resized to `to` by the matrix that the
+ * pseudo-inverse belongs to.
+ */
 function resizePatches(image: Float64Array, patches: number, from: number, to: number): Float64Array {
   const R = sizeWeights(from, to)
   const out = new Float64Array((patches * to) ** 2)

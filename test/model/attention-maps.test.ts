@@ -1,4 +1,7 @@
-/** Attention that is shown is attention that is computed: held against what the fused kernel does to values, against the next block's input, and by its sums. */
+/**
+ * Attention that is shown is attention that is computed: held against what the fused kernel does to values, against
+ * the next block's input, and by its sums.
+ */
 import assert from 'node:assert/strict'
 import {describe, test} from 'node:test'
 import {attentionMaps} from '../../src/model/attention-maps.js'
@@ -55,7 +58,8 @@ describe('attention maps', () => {
           const sum = (found.data as Float32Array).subarray(row * S, (row + 1) * S).reduce((a, b) => a + b, 0)
           assert.ok(Math.abs(sum - 1) < 1e-5)
         }
-        // Values that are 1 at one token and channel of a head turn the attention's output into its weights, K tokens at a time.
+        // Values that are 1 at one token and channel of a head turn the attention's output into its weights, K tokens
+        // at a time.
         const expected = new Float32Array(found.data.length)
         for (let first = 0; first < S; first += K) {
           const out = await take(

@@ -1,5 +1,6 @@
 /**
- * One block: forward and backward half against a plain twin on the tape, with and without stochastic depth; what is drawn for stochastic depth.
+ * One block: forward and backward half against a plain twin on the tape, with and without stochastic depth; what is
+ * drawn for stochastic depth.
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'

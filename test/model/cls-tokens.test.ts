@@ -1,4 +1,7 @@
-/** The short way to the cls token against the long one: `clsTokens` skips what the last block does for other tokens and must give what `forward` gives. */
+/**
+ * The short way to the cls token against the long one: `clsTokens` skips what the last block does for other tokens and
+ * must give what `forward` gives.
+ */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import type {VitConfig} from '../../src/model/config.js'

@@ -1,4 +1,7 @@
-/** The projection head: one to three layers against a plain twin, prototypes and their gradients, and the loss over them in pieces. */
+/**
+ * The projection head: one to three layers against a plain twin, prototypes and their gradients, and the loss over
+ * them in pieces.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {headBackward, headCopy, headForward, headLogits, prototypes, prototypesBackward, unit} from '../../src/model/head.js'

@@ -1,4 +1,7 @@
-/** Fresh parameters: named and shaped as in Meta's checkpoints, drawn as the reference draws them, the same for the same seed. */
+/**
+ * Fresh parameters: named and shaped as in Meta's checkpoints, drawn as the reference draws them, the same for the
+ * same seed.
+ */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {expectedShapes} from '../../src/files/checkpoint/architecture.js'

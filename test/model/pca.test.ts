@@ -76,7 +76,9 @@ test('equal variances, constant rows and fewer directions than asked for are no 
   assert.throws(() => pca(new Float32Array(12), 3, 4), RangeError)
 })
 
-/** Images of 8 × 8 patches with an object of two halves in the middle; the features of object and ground lie far apart. */
+/**
+ * Images of 8 × 8 patches with an object of two halves in the middle; the features of object and ground lie far apart.
+ */
 function scenes(count: number): PatchGrid[] {
   const draws = rng(3, 'scenes')
   return Array.from({length: count}, () => {

@@ -1,4 +1,7 @@
-/** Position embeddings on other grids: both resamplers against PyTorch's own (recorded by `positions.py`), and their gradients as transposes. */
+/**
+ * Position embeddings on other grids: both resamplers against PyTorch's own (recorded by `positions.py`), and their
+ * gradients as transposes.
+ */
 import assert from 'node:assert/strict'
 import {readFileSync} from 'node:fs'
 import {join} from 'node:path'

@@ -1,5 +1,6 @@
 /**
- * The vision transformer as a whole: what must hold whatever the weights are. Agreement with the reference is in `test/golden`.
+ * The vision transformer as a whole: what must hold whatever the weights are. Agreement with the reference is in
+ * `test/golden`.
  */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'

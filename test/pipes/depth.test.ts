@@ -1,4 +1,7 @@
-/** Depth with the real binary: lists with a depth column, reports, heads, maps and pictures, and what a shell is told when pairs are bad. */
+/**
+ * Depth with the real binary: lists with a depth column, reports, heads, maps and pictures, and what a shell is told
+ * when pairs are bad.
+ */
 import assert from 'node:assert/strict'
 import {readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'

@@ -1,4 +1,7 @@
-/** The pipe that the tool is made for, with the real binary: find, embed, index, search; and what happens to it when something goes wrong. */
+/**
+ * The pipe that the tool is made for, with the real binary: find, embed, index, search; and what happens to it when
+ * something goes wrong.
+ */
 import assert from 'node:assert/strict'
 import {existsSync} from 'node:fs'
 import {readFile, stat, writeFile} from 'node:fs/promises'

@@ -1,4 +1,7 @@
-/** Evaluations in a shell: lists on stdin that are wanted several times, embeddings through a pipe, heads kept and used, and what is refused. */
+/**
+ * Evaluations in a shell: lists on stdin that are wanted several times, embeddings through a pipe, heads kept and
+ * used, and what is refused.
+ */
 import assert from 'node:assert/strict'
 import {existsSync} from 'node:fs'
 import {readFile, writeFile} from 'node:fs/promises'

@@ -1,6 +1,7 @@
 /**
- * Pairs of images and maps with the real binary: from folders, lists with a column for the map, a list on stdin and names that end in NUL, all to the same scores; and every kind of bad pair,
- * named with its reason, counted, and left out as far as --max-bad goes.
+ * Pairs of images and maps with the real binary: from folders, lists with a column for the map, a list on stdin and
+ * names that end in NUL, all to the same scores; and every kind of bad pair, named with its reason, counted, and left
+ * out as far as --max-bad goes.
  */
 import assert from 'node:assert/strict'
 import {existsSync} from 'node:fs'

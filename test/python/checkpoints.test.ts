@@ -1,4 +1,7 @@
-/** Checkpoints in the hands of Python users: transformers computes Meta's features from our folder, torch loads our files, we load torch's. */
+/**
+ * Checkpoints in the hands of Python users: transformers computes Meta's features from our folder, torch loads our
+ * files, we load torch's.
+ */
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'
 import {join} from 'node:path'

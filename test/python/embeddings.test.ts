@@ -1,4 +1,7 @@
-/** Embedding files in the hands of Python users: pyarrow, NumPy and safetensors open them and find the same numbers, ids, fields and record. */
+/**
+ * Embedding files in the hands of Python users: pyarrow, NumPy and safetensors open them and find the same numbers,
+ * ids, fields and record.
+ */
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'

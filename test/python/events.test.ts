@@ -1,4 +1,7 @@
-/** Event files in the hands of TensorBoard's own reader: every number at its step, and a run that was stopped and resumed drawn once. */
+/**
+ * Event files in the hands of TensorBoard's own reader: every number at its step, and a run that was stopped and
+ * resumed drawn once.
+ */
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'
 import {appendFile, readdir} from 'node:fs/promises'

@@ -8,7 +8,8 @@ test('votes are softmax(similarity / 0.07) over the largest k, cut to each k and
   const scores = Float64Array.of(0.9, 0.88, 0.87, 0.5, 0.49)
   const rows = Int32Array.of(4, 2, 0, 1, 3)
   const labels = Int32Array.of(1, 2, 1, 0, 0)
-  // By hand: exp(s / 0.07) relative to the first: 1, 0.7515, 0.6514, 0.0033, 0.0029; classes of the rows: 0, 1, 1, 2, 0.
+  // By hand: exp(s / 0.07) relative to the first: 1, 0.7515, 0.6514, 0.0033, 0.0029; classes of the rows: 0, 1, 1, 2,
+  // 0.
   const weights = [...scores].map(score => Math.exp(score / 0.07))
   const total = weights.reduce((a, b) => a + b)
   const share = weights.map(weight => weight / total)

@@ -1,6 +1,6 @@
 /**
- * One call that checks an operation: the kernel against its plain twin, the backward half against central differences and against
- * TensorFlow.js's tape, the number of tensors before and after, and the memory that the engine holds.
+ * One call that checks an operation: the kernel against its plain twin, the backward half against central differences
+ * and against TensorFlow.js's tape, the number of tensors before and after, and the memory that the engine holds.
  */
 import assert from 'node:assert/strict'
 import {grads, tidy} from '../../src/tensor/tf.js'
@@ -114,7 +114,10 @@ async function moved<I extends Given>(
   return total
 }
 
-/** Central differences along a random direction of signs, against the gradient; the step is a hundredth of the input's own size. */
+/**
+ * Central differences along a random direction of signs, against the gradient; the step is a hundredth of the input's
+ * own size.
+ */
 async function slopes<I extends Given>(
   check: OpCheck<I>,
   {incoming, grads: found}: Found & {incoming: Values},
@@ -136,8 +139,8 @@ async function slopes<I extends Given>(
 }
 
 /**
- * Checks an operation on libtorch and on the plain backend. Throws an AssertionError that names what differs and by how much.
- * Leaves libtorch running.
+ * Checks an operation on libtorch and on the plain backend. Throws an AssertionError that names what differs and by
+ * how much. Leaves libtorch running.
  */
 export async function checkOp<I extends Given, O extends Tensor | Outputs>(given: OpCheck<I, O>): Promise<void> {
   const check = given as unknown as OpCheck<I>

@@ -1,4 +1,7 @@
-/** Small pictures whose depth can be told from what they show, with their maps: a floor and a wall whose brightness falls off with distance, at a place that differs from picture to picture. */
+/**
+ * Small pictures whose depth can be told from what they show, with their maps: a floor and a wall whose brightness
+ * falls off with distance, at a place that differs from picture to picture.
+ */
 import {mkdir, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {encodeGrey16, encodeImage} from '../../src/data/image/encode.js'

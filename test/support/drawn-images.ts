@@ -1,4 +1,7 @@
-/** Small pictures for tests, drawn by formula: stripes whose direction, width and colour follow the class, with noise from a seed. */
+/**
+ * Small pictures for tests, drawn by formula: stripes whose direction, width and colour follow the class, with noise
+ * from a seed.
+ */
 import {mkdir, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {encodeImage} from '../../src/data/image/encode.js'

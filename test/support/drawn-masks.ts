@@ -1,4 +1,7 @@
-/** Pictures with masks for tests: a sky above and a ground below, with a box on it; each with a colour of its own and noise. Ids 0, 1, 2, and 9 for a rim that does not count. */
+/**
+ * Pictures with masks for tests: a sky above and a ground below, with a box on it; each with a colour of its own and
+ * noise. Ids 0, 1, 2, and 9 for a rim that does not count.
+ */
 import {mkdir, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {encodeImage} from '../../src/data/image/encode.js'

@@ -1,8 +1,9 @@
 /**
- * The engines of tests: libtorch in float32, and TensorFlow.js's plain CPU backend, where every fused operation is its plain twin.
+ * The engines of tests: libtorch in float32, and TensorFlow.js's plain CPU backend, where every fused operation is its
+ * plain twin.
  *
- * libtorch has one thread: at the sizes of tests a second one only waits. DINOV2_DEVICE names another device than the CPU.
- * Both may run in one process by turns; tensors are made after the change and disposed before the next.
+ * libtorch has one thread: at the sizes of tests a second one only waits. DINOV2_DEVICE names another device than the
+ * CPU. Both may run in one process by turns; tensors are made after the change and disposed before the next.
  */
 import {startEngine} from '../../src/engine/start.js'
 import {memory, setBackend, tensor} from '../../src/tensor/tf.js'
@@ -71,7 +72,10 @@ export async function take(x: Tensor): Promise<Values> {
   return values
 }
 
-/** Largest difference over the largest expected entry (over one where all are smaller than `floor`); infinite where shapes differ. */
+/**
+ * Largest difference over the largest expected entry (over one where all are smaller than `floor`); infinite where
+ * shapes differ.
+ */
 export function apart(computed: Values, expected: Values, floor = 1e-6): number {
   if (computed.shape.join() !== expected.shape.join()) return Infinity
   let [worst, largest] = [0, floor]

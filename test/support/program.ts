@@ -1,4 +1,7 @@
-/** Lays out a small program of its own (the commands under `fixtures`) in a temporary folder, and runs it, or the real one, as a shell would. */
+/**
+ * Lays out a small program of its own (the commands under `fixtures`) in a temporary folder, and runs it, or the real
+ * one, as a shell would.
+ */
 import {spawn, type ChildProcess} from 'node:child_process'
 import {mkdtempSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'

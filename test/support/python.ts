@@ -1,4 +1,7 @@
-/** The Python that tests use to open our files with other people's libraries: torch, transformers, safetensors, pyarrow, numpy. `make setup` makes it. */
+/**
+ * The Python that tests use to open our files with other people's libraries: torch, transformers, safetensors,
+ * pyarrow, numpy. `make setup` makes it.
+ */
 import {existsSync} from 'node:fs'
 import {homedir} from 'node:os'
 import {join} from 'node:path'

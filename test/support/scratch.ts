@@ -1,4 +1,7 @@
-/** Places that the tests of files share: the recorded tensors under test/golden, and a folder that vanishes with the test. */
+/**
+ * Places that the tests of files share: the recorded tensors under test/golden, and a folder that vanishes with the
+ * test.
+ */
 import {existsSync} from 'node:fs'
 import {mkdtemp, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

@@ -1,4 +1,6 @@
-/** A training state, a batch and settings small enough for tests; everything is drawn anew on whichever engine runs. */
+/**
+ * A training state, a batch and settings small enough for tests; everything is drawn anew on whichever engine runs.
+ */
 import type {VitConfig} from '../../src/model/config.js'
 import {initHead} from '../../src/model/init.js'
 import type {Named} from '../../src/optim/adamw.js'

@@ -1,4 +1,7 @@
-/** Drawn pictures: the same for the same seed, different otherwise, and of a class by shape, not by colour or brightness. */
+/**
+ * Drawn pictures: the same for the same seed, different otherwise, and of a class by shape, not by colour or
+ * brightness.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {chance} from '../../src/synthetic/random.js'

@@ -1,4 +1,7 @@
-/** Sample folders: drawn ones are whole, reproducible and never overwrite photos; pulled ones come from a server on the loopback. */
+/**
+ * Sample folders: drawn ones are whole, reproducible and never overwrite photos; pulled ones come from a server on the
+ * loopback.
+ */
 import assert from 'node:assert/strict'
 import {createHash} from 'node:crypto'
 import {mkdir, mkdtemp, readdir, readFile, rm, writeFile} from 'node:fs/promises'

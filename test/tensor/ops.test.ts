@@ -1,5 +1,6 @@
 /**
- * The fused operations of the model, each with its plain twin: `checkOp` holds value, gradient, number of tensors and memory together.
+ * The fused operations of the model, each with its plain twin: `checkOp` holds value, gradient, number of tensors and
+ * memory together.
  *
  * T rows, C channels, I inputs, O outputs; groups of unlike lengths stand for packed crops of unlike sizes.
  */
@@ -208,7 +209,8 @@ describe('layer norm', () => {
 describe('attention', () => {
   test('sequences too long for all their weights at once go in pieces, and each comes out as it does alone', async () => {
     await onTorch()
-    // 8 heads of 1,100 tokens: the weights of one sequence are 37 MiB, so that each is a piece of its own; the short ones go together.
+    // 8 heads of 1,100 tokens: the weights of one sequence are 37 MiB, so that each is a piece of its own; the short
+    // ones go together.
     const groups = [
       {count: 3, length: 1100},
       {count: 5, length: 7}

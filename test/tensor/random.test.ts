@@ -1,4 +1,6 @@
-/** Seeded draws: the same names give the same numbers, different names unlike ones, and the moments are those promised. */
+/**
+ * Seeded draws: the same names give the same numbers, different names unlike ones, and the moments are those promised.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {rng} from '../../src/tensor/random.js'

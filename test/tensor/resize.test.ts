@@ -1,4 +1,7 @@
-/** Bilinear resizing of maps: kernel, twin and gradient together, and all of them against what PyTorch recorded (`test/golden/make_resize.py`). */
+/**
+ * Bilinear resizing of maps: kernel, twin and gradient together, and all of them against what PyTorch recorded
+ * (`test/golden/make_resize.py`).
+ */
 import assert from 'node:assert/strict'
 import {readFileSync} from 'node:fs'
 import {describe, test} from 'node:test'

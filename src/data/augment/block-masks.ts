@@ -1,8 +1,10 @@
 /**
- * Which patches of the large crops are hidden from the student: blocks, as in BEiT, and their assignment to the images of a batch.
+ * Which patches of the large crops are hidden from the student: blocks, as in BEiT, and their assignment to the images
+ * of a batch.
  *
- * Follows the published training code in rule: the ladder of ratios in single precision, Python's half-even rounding of rectangle sides, rectangles strictly
- * smaller than the grid, ten tries, never more than the target. In shape comments: B images, N patches of a large crop.
+ * Follows the published training code in rule: the ladder of ratios in single precision, Python's half-even rounding
+ * of rectangle sides, rectangles strictly smaller than the grid, ten tries, never more than the target. In shape
+ * comments: B images, N patches of a large crop.
  */
 import type {Rng} from '../../tensor/random.js'
 import {roundHalfEven} from '../image/geometry.js'
@@ -35,7 +37,10 @@ export type Masks = {
   readonly upperbound: number
 }
 
-/** Most patches of one block: 0.5 · size // patch · size // patch from left to right, as the training code says it (128 at 224/14, 98 at 224/16). */
+/**
+ * Most patches of one block: 0.5 · size // patch · size // patch from left to right, as the training code says it (128
+ * at 224/14, 98 at 224/16).
+ */
 export const maxPatches = (size: number, patch: number): number => Math.floor((Math.floor((0.5 * size) / patch) * size) / patch)
 
 /** The settings of square crops of `size` pixels and patches of `patch`. */
@@ -48,8 +53,8 @@ export const maskSettings = (size: number, patch: number, probability: number, r
 })
 
 /**
- * Hides blocks until `target` patches are hidden, or ten tries in a row fail; never more than `target`. Writes ones to `mask` [rows · columns], which
- * must be zeros, and returns how many.
+ * Hides blocks until `target` patches are hidden, or ten tries in a row fail; never more than `target`. Writes ones to
+ * `mask` [rows · columns], which must be zeros, and returns how many.
  */
 export function blockMask(
   random: Rng,
@@ -81,7 +86,10 @@ export function blockMask(
   return count
 }
 
-/** `steps` numbers from first to last at even distances, in single precision as `torch.linspace` computes them (from both ends towards the middle, each rounded once). */
+/**
+ * `steps` numbers from first to last at even distances, in single precision as `torch.linspace` computes them (from
+ * both ends towards the middle, each rounded once).
+ */
 export function ladder(first: number, last: number, steps: number): Float32Array {
   const f = Math.fround
   const [a, b] = [f(first), f(last)]
@@ -90,8 +98,9 @@ export function ladder(first: number, last: number, steps: number): Float32Array
 }
 
 /**
- * Masks for `crops` (2B) large crops: floor(crops · probability) of them get one, whose targets climb the ladder of ratios, each drawn evenly between two rungs; which crops is
- * shuffled. Spec: masking of a batch in the paper's training code; weights as the iBOT loss wants them.
+ * Masks for `crops` (2B) large crops: floor(crops · probability) of them get one, whose targets climb the ladder of
+ * ratios, each drawn evenly between two rungs; which crops is shuffled. Spec: masking of a batch in the paper's
+ * training code; weights as the iBOT loss wants them.
  */
 export function collateMasks(random: Rng, crops: number, settings: MaskSettings): Masks {
   const patches = settings.rows * settings.columns

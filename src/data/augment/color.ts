@@ -1,8 +1,9 @@
 /**
  * Changes of colour on 8-bit RGB, in place, each equal to what Pillow and torchvision compute for the same factor.
  *
- * All work on bytes of [..., 3]. The rules that matter to the last bit: Pillow blends in single precision and cuts off the fraction; its luma is
- * (19595 R + 38470 G + 7471 B + 32768) >> 16; hue is turned in a hexcone of bytes, with the losses of that representation.
+ * All work on bytes of [..., 3]. The rules that matter to the last bit: Pillow blends in single precision and cuts off
+ * the fraction; its luma is (19595 R + 38470 G + 7471 B + 32768) >> 16; hue is turned in a hexcone of bytes, with the
+ * losses of that representation.
  */
 
 /** Luma of each pixel as Pillow's `convert('L')`: a byte. */
@@ -10,7 +11,10 @@ const luma = (r: number, g: number, b: number): number => (19595 * r + 38470 * g
 
 const byte = (x: number): number => (x <= 0 ? 0 : x >= 255 ? 255 : Math.trunc(x))
 
-/** Pillow's `Image.blend(from, to, factor)` for one byte: from + factor · (to - from) in single precision, cut off, held within a byte. */
+/**
+ * Pillow's `Image.blend(from, to, factor)` for one byte: from + factor · (to - from) in single precision, cut off,
+ * held within a byte.
+ */
 function blend(from: number, to: number, factor: number): number {
   if (factor === 0) return from
   if (factor === 1) return to
@@ -99,7 +103,10 @@ export function solarize(pixels: Uint8Array, threshold: number): void {
   for (let i = 0; i < pixels.length; i++) if (pixels[i]! >= threshold) pixels[i] = 255 - pixels[i]!
 }
 
-/** One-dimensional Gaussian weights of an odd number of taps, summing to 1: exp(-x² / 2σ²) at whole x, as torchvision samples it. */
+/**
+ * One-dimensional Gaussian weights of an odd number of taps, summing to 1: exp(-x² / 2σ²) at whole x, as torchvision
+ * samples it.
+ */
 export function gaussianKernel(taps: number, sigma: number): Float64Array {
   const half = (taps - 1) / 2
   const weights = Float64Array.from({length: taps}, (_, i) => Math.exp(-0.5 * ((i - half) / sigma) ** 2))
@@ -112,10 +119,11 @@ const REACH = (TAPS - 1) / 2
 let lines = new Float32Array(0)
 
 /**
- * Blurs a square of side × side pixels by a Gaussian of nine taps, mirrored at the rim without repeating it; halves round to even.
+ * Blurs a square of side × side pixels by a Gaussian of nine taps, mirrored at the rim without repeating it; halves
+ * round to even.
  *
- * torchvision's `gaussian_blur` multiplies the two axes into one kernel; one after the other is the same up to the rounding of float32.
- * The side must exceed four pixels.
+ * torchvision's `gaussian_blur` multiplies the two axes into one kernel; one after the other is the same up to the
+ * rounding of float32. The side must exceed four pixels.
  */
 export function gaussianBlur(pixels: Uint8Array, side: number, sigma: number): void {
   if (side <= REACH) throw new RangeError(`Expected a side of more than ${REACH} pixels for a blur of ${TAPS} taps but received ${side}.`)

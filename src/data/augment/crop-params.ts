@@ -1,9 +1,11 @@
 /**
- * What is to be done to make the random crops of self-distillation: two large and several small views of one image, drawn before any of it is done.
+ * What is to be done to make the random crops of self-distillation: two large and several small views of one image,
+ * drawn before any of it is done.
  *
- * Follows the published training code in distribution: crop and resize (bicubic), flip, colour jitter in random order, grey, blur, and for the
- * second large view solarisation. Everything random comes from one generator for each view, so views do not shift one another's draws and a plan is a pure function of
- * seed, position, settings and the size of the image.
+ * Follows the published training code in distribution: crop and resize (bicubic), flip, colour jitter in random order,
+ * grey, blur, and for the second large view solarisation. Everything random comes from one generator for each view, so
+ * views do not shift one another's draws and a plan is a pure function of seed, position, settings and the size of the
+ * image.
  */
 import {rng, type Rng} from '../../tensor/random.js'
 import {roundHalfEven} from '../image/geometry.js'
@@ -18,13 +20,17 @@ export type CropSettings = {
   readonly localScale: readonly [number, number]
   /** How many small views. */
   readonly localCount: number
-  /** `shrunk`: large JPEGs are decoded at a half, a quarter or an eighth of their sides, see `shrinkOf`; `full` if absent. */
+  /**
+   * `shrunk`: large JPEGs are decoded at a half, a quarter or an eighth of their sides, see `shrinkOf`; `full` if
+   * absent.
+   */
   readonly decode?: 'full' | 'shrunk'
   /** Width over height of what is cut out, before it is made square; [3/4, 4/3] if absent. */
   readonly ratio?: readonly [number, number]
   /**
-   * How often each view is blurred: first large, second large, small. `released` (the default): 0, 0.9, 0.5, under which the released weights were trained,
-   * since the code takes the probability for its complement; `paper`: 1, 0.1, 0.5, as it was meant.
+   * How often each view is blurred: first large, second large, small. `released` (the default): 0, 0.9, 0.5, under
+   * which the released weights were trained, since the code takes the probability for its complement; `paper`: 1, 0.1,
+   * 0.5, as it was meant.
    */
   readonly blur?: 'released' | 'paper'
   /** Deviation of the blur in pixels, drawn evenly; [0.1, 2] if absent. Nine taps always. */
@@ -54,7 +60,8 @@ export const SOLARIZE_FROM = 128
 /**
  * The part of an image that a random resized crop cuts out, in whole pixels (torchvision's rule).
  *
- * Area evenly in scale × area, aspect evenly in the logarithm, ten tries; if none fits, the largest centred rectangle of an allowed aspect.
+ * Area evenly in scale × area, aspect evenly in the logarithm, ten tries; if none fits, the largest centred rectangle
+ * of an allowed aspect.
  */
 export function randomCropBox(
   random: Rng,
@@ -81,9 +88,9 @@ export function randomCropBox(
 }
 
 /**
- * By how much the sides of a JPEG of width × height may shrink while it is decoded: 8, 4 or 2 where even the smallest crop still has at least the pixels
- * that come out of it, so that nothing is enlarged that was not before; else 1. Pixels differ from those of full decoding, as those of any other
- * way to shrink do.
+ * By how much the sides of a JPEG of width × height may shrink while it is decoded: 8, 4 or 2 where even the smallest
+ * crop still has at least the pixels that come out of it, so that nothing is enlarged that was not before; else 1.
+ * Pixels differ from those of full decoding, as those of any other way to shrink do.
  */
 export function shrinkOf(width: number, height: number, settings: CropSettings): number {
   const [narrow, wide] = settings.ratio ?? [3 / 4, 4 / 3]
@@ -149,7 +156,10 @@ export function planView(random: Rng, width: number, height: number, view: View,
 export const viewBytes = ({globalSize, localSize, localCount}: CropSettings): number =>
   3 * (2 * globalSize ** 2 + localCount * localSize ** 2)
 
-/** Draws all views of one image: two large, then the small ones. `position` is the place of this sample in the endless stream of training. */
+/**
+ * Draws all views of one image: two large, then the small ones. `position` is the place of this sample in the endless
+ * stream of training.
+ */
 export const planViews = (seed: number, position: number, width: number, height: number, settings: CropSettings): ViewPlan[] =>
   Array.from({length: 2 + settings.localCount}, (_, v) =>
     planView(rng(seed, 'view', position, v), width, height, v === 0 ? 'global1' : v === 1 ? 'global2' : 'local', settings)

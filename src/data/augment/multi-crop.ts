@@ -1,8 +1,9 @@
 /**
- * The random crops of self-distillation, made: every view of an image by its plan (`plan.ts`), all from one decoded image.
+ * The random crops of self-distillation, made: every view of an image by its plan (`plan.ts`), all from one decoded
+ * image.
  *
- * Bytes come out; mean and deviation are applied where they are used. The native twin (`native.ts`) gives the same bytes and is several times as fast: which of the two
- * runs makes no difference to a run.
+ * Bytes come out; mean and deviation are applied where they are used. The native twin (`native.ts`) gives the same
+ * bytes and is several times as fast: which of the two runs makes no difference to a run.
  */
 import {adjustBrightness, adjustContrast, adjustHue, adjustSaturation, gaussianBlur, solarize, toGrey} from './color.js'
 import {planViews, SOLARIZE_FROM, viewBytes, type ColourChange, type CropSettings, type ViewPlan} from './crop-params.js'
@@ -33,7 +34,8 @@ export type ViewMaker = {views(image: Raster, plans: readonly ViewPlan[], out: U
 /**
  * All views of one image, one after the other: global 1 and 2 [G, G, 3], then the local ones [S, S, 3].
  *
- * The result is a pure function of the image, the settings, the seed and `position`. `native` makes it faster and changes nothing of it.
+ * The result is a pure function of the image, the settings, the seed and `position`. `native` makes it faster and
+ * changes nothing of it.
  */
 export function multiCrop(
   seed: number,

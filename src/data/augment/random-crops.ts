@@ -1,6 +1,7 @@
 /**
- * Random resized crops with flips, the augmentation under which linear classifiers are trained (spec §5.2): area 8 to 100 %, aspect 3/4 to 4/3, bicubic,
- * turned over half of the time. Images are decoded ahead while earlier ones are computed with.
+ * Random resized crops with flips, the augmentation under which linear classifiers are trained (docs/spec.md §5.2):
+ * area 8 to 100 %, aspect 3/4 to 4/3, bicubic, turned over half of the time. Images are decoded ahead while earlier
+ * ones are computed with.
  */
 import {rng} from '../../tensor/random.js'
 import {decodeRgb, RefusedImage, type DecodeOptions} from '../image/decode.js'
@@ -19,8 +20,8 @@ export type CropsOptions = DecodeOptions & {
 }
 
 /**
- * Yields crops [side, side, 3] of refs.at(i) for each i of `order`, with i; what a crop is depends on seed and place in the order alone. Images that cannot
- * be used are left out.
+ * Yields crops [side, side, 3] of refs.at(i) for each i of `order`, with i; what a crop is depends on seed and place
+ * in the order alone. Images that cannot be used are left out.
  */
 export async function* randomCrops(
   refs: readonly ImageRef[],

@@ -1,4 +1,7 @@
-/** Pictures brought to a small size by averaging: each small pixel is the mean of the ground that it covers, to fractions of a pixel. */
+/**
+ * Pictures brought to a small size by averaging: each small pixel is the mean of the ground that it covers, to
+ * fractions of a pixel.
+ */
 import type {Raster} from './resample.js'
 
 /** Grey levels between 0 and 255, `data` of [height, width]. */

@@ -1,8 +1,9 @@
 /**
  * Windows bitmaps: the one common format that libvips does not read here.
  *
- * Uncompressed bitmaps of 1, 4, 8, 16, 24 and 32 bits and bit fields, bottom-up and top-down, with the old and the later headers (the layout is that
- * of BITMAPCOREHEADER, BITMAPINFOHEADER and its successors). Run-length coded ones are refused; they are rare and can be converted.
+ * Uncompressed bitmaps of 1, 4, 8, 16, 24 and 32 bits and bit fields, bottom-up and top-down, with the old and the
+ * later headers (the layout is that of BITMAPCOREHEADER, BITMAPINFOHEADER and its successors). Run-length coded ones
+ * are refused; they are rare and can be converted.
  */
 import type {Raster} from './resample.js'
 
@@ -10,7 +11,10 @@ const RGB = 0
 const FIELDS = 3
 const ALPHA_FIELDS = 6
 
-/** Position and width of a channel in a pixel word, and a table to 8 bits (channels of n bits are stretched to 0 … 255). */
+/**
+ * Position and width of a channel in a pixel word, and a table to 8 bits (channels of n bits are stretched to 0 …
+ * 255).
+ */
 type Channel = {readonly shift: number; readonly mask: number; readonly top: number}
 
 function channel(bits: number): Channel {
@@ -25,7 +29,8 @@ const take = (word: number, {shift, mask, top}: Channel): number => Math.round((
 /**
  * Decodes a bitmap; bytes are those of the whole file.
  *
- * Raises Error with a sentence where it is cut off, run-length coded or inconsistent. The caller has checked the size against its limit.
+ * Raises Error with a sentence where it is cut off, run-length coded or inconsistent. The caller has checked the size
+ * against its limit.
  */
 export function decodeBmp(bytes: Uint8Array): Raster {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)

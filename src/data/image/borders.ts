@@ -1,13 +1,18 @@
 /**
- * Letter-box bars: the even bands that a picture gets on two opposite sides when it is fitted into a frame of another shape.
+ * Letter-box bars: the even bands that a picture gets on two opposite sides when it is fitted into a frame of another
+ * shape.
  *
- * To a network they are content, and the strongest of all: two photos on white bars look alike whatever they show. They are cut off before anything else is done.
+ * To a network they are content, and the strongest of all: two photos on white bars look alike whatever they show.
+ * They are cut off before anything else is done.
  */
 import type {Box, Raster} from './resample.js'
 
 /** How far a value of a bar may lie from the bar's colour: what JPEG leaves of white beside an edge. */
 const tolerance = 16
-/** Bars belong together where the narrower has at least this share of the wider one's width: nobody centres a picture worse. */
+/**
+ * Bars belong together where the narrower has at least this share of the wider one's width: nobody centres a picture
+ * worse.
+ */
 const balance = 2 / 3
 /** More than this share of a side is not a bar; such a picture is one on an empty page, and is left alone. */
 const most = 3 / 4
@@ -48,8 +53,10 @@ function pair(data: Uint8Array, length: number, line: (i: number) => Line): [fir
 /**
  * The part of an image within its bars; the whole image where it has none.
  *
- * A bar is a run of lines from the rim, every pixel of which is within 16 of 255 of the mean colour of the outermost line, in each channel. Bars count in pairs alone, left with
- * right or top with bottom, of one colour and about one width: a white sky is on one side, a letter box on two. Of an image with both kinds the first pair found is cut off first.
+ * A bar is a run of lines from the rim, every pixel of which is within 16 of 255 of the mean colour of the outermost
+ * line, in each channel. Bars count in pairs alone, left with right or top with bottom, of one colour and about one
+ * width: a white sky is on one side, a letter box on two. Of an image with both kinds the first pair found is cut off
+ * first.
  */
 export function withoutBars({width, height, data}: Raster): Box {
   const [left, right] = pair(data, width, x => ({start: 3 * x, step: 3 * width, count: height}))

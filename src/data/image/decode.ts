@@ -1,10 +1,13 @@
 /**
- * From a file to upright sRGB pixels, or to a sentence that says why not. With `encode.ts` the only file that touches sharp.
+ * From a file to upright sRGB pixels, or to a sentence that says why not. With `encode.ts` the only file that touches
+ * sharp.
  *
- * What comes out is what the reference loaders see (Pillow's `convert('RGB')`), so features agree: the first frame; upright by EXIF; alpha is dropped, not
- * composited (what lies under transparent pixels shows, as in Pillow; in a GIF that is black here); grey three times over; 16 bits scaled to 8 by their upper byte; CMYK through
- * its profile or a standard one; an embedded colour profile is applied unless it is sRGB itself or broken. JPEGs are decoded in full size unless training asks for less:
- * shrinking while loading is faster and gives other pixels. Resizing is our own (`resample.ts`), equal to Pillow's.
+ * What comes out is what the reference loaders see (Pillow's `convert('RGB')`), so features agree: the first frame;
+ * upright by EXIF; alpha is dropped, not composited (what lies under transparent pixels shows, as in Pillow; in a GIF
+ * that is black here); grey three times over; 16 bits scaled to 8 by their upper byte; CMYK through its profile or a
+ * standard one; an embedded colour profile is applied unless it is sRGB itself or broken. JPEGs are decoded in full
+ * size unless training asks for less: shrinking while loading is faster and gives other pixels. Resizing is our own
+ * (`resample.ts`), equal to Pillow's.
  */
 import {closeSync, fstatSync, lstatSync, openSync, readSync, statSync} from 'node:fs'
 import sharp from 'sharp'
@@ -31,7 +34,10 @@ const MAX_OUTPUT = 1 << 24
 export type DecodeOptions = {
   /** Width × height above which an image is refused before anything of it is decoded; 200 million by default. */
   readonly maxPixels?: number
-  /** By how much to shrink the sides of an upright JPEG of that size while decoding it: 1, 2, 4 or 8. Other formats and sizes are decoded in full. */
+  /**
+   * By how much to shrink the sides of an upright JPEG of that size while decoding it: 1, 2, 4 or 8. Other formats and
+   * sizes are decoded in full.
+   */
   readonly shrink?: ((width: number, height: number) => number) | undefined
 }
 
@@ -108,7 +114,10 @@ const WORD: Readonly<Record<Format, string>> = {
 const tooMany = (width: number, height: number, limit: number): RefusedImage =>
   new RefusedImage(`it has ${width} × ${height} pixels, more than the limit of ${limit}`)
 
-/** Whether a colour profile may be attached: a search for its marker, which costs little; formats that hide it are asked. */
+/**
+ * Whether a colour profile may be attached: a search for its marker, which costs little; formats that hide it are
+ * asked.
+ */
 function mayHaveProfile(format: Format, bytes: Uint8Array): boolean {
   const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
   if (format === 'jpeg') return view.subarray(0, 1 << 20).includes('ICC_PROFILE')
@@ -117,7 +126,9 @@ function mayHaveProfile(format: Format, bytes: Uint8Array): boolean {
   return format === 'tiff' || format === 'avif'
 }
 
-/** Profiles that say they are sRGB change nothing but the last bit, and cost more than decoding: they are passed over. */
+/**
+ * Profiles that say they are sRGB change nothing but the last bit, and cost more than decoding: they are passed over.
+ */
 const isSrgb = (profile: Buffer): boolean => profile.includes('sRGB') || profile.includes(Buffer.from('sRGB', 'utf16le').swap16())
 
 /** One clause out of what libvips says. */
@@ -131,7 +142,10 @@ function explain(format: Format, message: string): string {
   return `it is ${WORD[format]} that is ${cut ? 'cut off or damaged' : 'damaged or of a kind that is not read'}${said ? ` (${said})` : ''}`
 }
 
-/** What is left of an upright JPEG when its sides shrink, undefined where they do not: no fewer times than the decoder can, so that it does nearly all of it. */
+/**
+ * What is left of an upright JPEG when its sides shrink, undefined where they do not: no fewer times than the decoder
+ * can, so that it does nearly all of it.
+ */
 async function shrunkSize(
   bytes: Uint8Array,
   shrink: (width: number, height: number) => number
@@ -176,7 +190,8 @@ async function decodeWithSharp(bytes: Uint8Array, format: Format, maxPixels: num
 /**
  * Decodes one image to upright sRGB: `data` of [height, width, 3]. The rules stand at the head of this file.
  *
- * Raises RefusedImage, whose message is the reason, for whatever is not an image that can be used; nothing else is raised for bad input.
+ * Raises RefusedImage, whose message is the reason, for whatever is not an image that can be used; nothing else is
+ * raised for bad input.
  */
 export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS, shrink}: DecodeOptions = {}): Promise<Raster> {
   if (ref.problem !== undefined) throw new RefusedImage(ref.problem)
@@ -208,7 +223,10 @@ export type TiffNumbers = {
   readonly data: Uint8Array | Uint16Array | Float32Array // [height, width]
 }
 
-/** Reads such a TIFF, its first page. Raises RefusedImage where it has several channels, samples of another kind, or more pixels than `maxPixels`. */
+/**
+ * Reads such a TIFF, its first page. Raises RefusedImage where it has several channels, samples of another kind, or
+ * more pixels than `maxPixels`.
+ */
 export async function decodeTiffNumbers(bytes: Uint8Array, {maxPixels = MAX_PIXELS}: DecodeOptions = {}): Promise<TiffNumbers> {
   try {
     const {width, height, channels, depth} = await sharp(bytes, {limitInputPixels: false}).metadata()
@@ -232,9 +250,11 @@ export async function decodeTiffNumbers(bytes: Uint8Array, {maxPixels = MAX_PIXE
 }
 
 /**
- * Decodes and makes ready: [H, W, 3] bytes by `fitGeometry`, bicubic, equal to Pillow's to the last bit, with `native` or without.
+ * Decodes and makes ready: [H, W, 3] bytes by `fitGeometry`, bicubic, equal to Pillow's to the last bit, with `native`
+ * or without.
  *
- * Raises RefusedImage as `decodeRgb`, and where an image without a crop would become larger than 16 million pixels (a very long one).
+ * Raises RefusedImage as `decodeRgb`, and where an image without a crop would become larger than 16 million pixels (a
+ * very long one).
  */
 export async function loadPixels(
   ref: ImageRef,

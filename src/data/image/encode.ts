@@ -4,7 +4,8 @@ import sharp from 'sharp'
 export type ImageFormat = 'png' | 'jpeg'
 
 /**
- * Encodes sRGB bytes [height, width, 3] (or, with `channels` 4, with alpha). The same pixels give the same bytes: no date, no metadata.
+ * Encodes sRGB bytes [height, width, 3] (or, with `channels` 4, with alpha). The same pixels give the same bytes: no
+ * date, no metadata.
  *
  * JPEG is written at quality 92 without chroma subsampling unless told otherwise.
  */

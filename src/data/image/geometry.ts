@@ -1,5 +1,6 @@
 /**
- * Where pixels go when an image is made ready for the network: torchvision's Resize and CenterCrop, and the rule without a crop.
+ * Where pixels go when an image is made ready for the network: torchvision's Resize and CenterCrop, and the rule
+ * without a crop.
  */
 import type {Box, Size} from './resample.js'
 
@@ -28,9 +29,10 @@ export function roundHalfEven(x: number): number {
 /**
  * The geometry for one image of the given size.
  *
- * With a crop, as torchvision: the short side becomes `resize`, the long one trunc(resize · long / short); the square starts at
- * round((side - crop) / 2), halves to the even number. Without: the same sides, each then rounded to the nearest multiple of `patch`
- * (halves upwards, at least one patch), and the image is resized to that in one step. Raises RangeError where the crop exceeds the resized side.
+ * With a crop, as torchvision: the short side becomes `resize`, the long one trunc(resize · long / short); the square
+ * starts at round((side - crop) / 2), halves to the even number. Without: the same sides, each then rounded to the
+ * nearest multiple of `patch` (halves upwards, at least one patch), and the image is resized to that in one step.
+ * Raises RangeError where the crop exceeds the resized side.
  */
 export function fitGeometry(width: number, height: number, {resize, crop, patch = 14}: Transform): Fit {
   const long = (side: number, short: number): number => Math.trunc((resize * side) / short)

@@ -1,8 +1,10 @@
 /**
- * Resizing and augmenting in native code: a small addon without libtorch (`native/pixels`), compiled once where there is a C++ compiler.
+ * Resizing and augmenting in native code: a small addon without libtorch (`native/pixels`), compiled once where there
+ * is a C++ compiler.
  *
- * It gives the same bytes as the TypeScript twins (`resample.ts`, `augment.ts`), which is tested, and looked at once more before it is used; so whether it is there is
- * a question of speed alone, and a run may be stopped on a machine that has it and go on where it is missing.
+ * It gives the same bytes as the TypeScript twins (`resample.ts`, `augment.ts`), which is tested, and looked at once
+ * more before it is used; so whether it is there is a question of speed alone, and a run may be stopped on a machine
+ * that has it and go on where it is missing.
  */
 import {createRequire} from 'node:module'
 import {buildAddon, builtAddon, nodeFlags, noteOnStderr, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
@@ -127,7 +129,10 @@ export function builtNative(): string | undefined {
   return 'path' in known ? known.path : undefined
 }
 
-/** The compiled addon, compiled now where it is missing; undefined, after one sentence to `note`, where it cannot be had. */
+/**
+ * The compiled addon, compiled now where it is missing; undefined, after one sentence to `note`, where it cannot be
+ * had.
+ */
 export function readyNative(note: Note = noteOnStderr): Promise<string | undefined> {
   underWay ??= (async () => {
     try {

@@ -1,4 +1,7 @@
-/** Masks as PNG files with a palette: the numbers are ids, the colours are for people. Format: PNG specification, third edition. */
+/**
+ * Masks as PNG files with a palette: the numbers are ids, the colours are for people. Format: PNG specification, third
+ * edition.
+ */
 import {deflateSync} from 'node:zlib'
 
 const crcTable = Uint32Array.from({length: 256}, (_, n) => {
@@ -19,8 +22,8 @@ function chunk(type: string, data: Uint8Array): Buffer {
 }
 
 /**
- * Ids [height, width] as a PNG of 8 bits with a palette (three bytes an id), or, where an id is above 255, of 16 bits in grey. The same ids give the same bytes.
- * Throws a RangeError where the number of ids does not fit the size.
+ * Ids [height, width] as a PNG of 8 bits with a palette (three bytes an id), or, where an id is above 255, of 16 bits
+ * in grey. The same ids give the same bytes. Throws a RangeError where the number of ids does not fit the size.
  */
 export function encodeMask(
   ids: Uint8Array | Uint16Array,

@@ -1,8 +1,9 @@
 /**
  * PNG files of one number a pixel, with the numbers as they are stored: masks of class ids, maps of millimetres.
  *
- * Decoders for pictures turn palettes into colours and 16 bits into 8, which destroys such a file. Here a palette image gives its indices and a grey one its levels, 1 to 16
- * bits, interlaced or not. Colour images count only where red, green and blue agree everywhere (grey saved as colour). Damage shows in the checksum of the packed pixels.
+ * Decoders for pictures turn palettes into colours and 16 bits into 8, which destroys such a file. Here a palette
+ * image gives its indices and a grey one its levels, 1 to 16 bits, interlaced or not. Colour images count only where
+ * red, green and blue agree everywhere (grey saved as colour). Damage shows in the checksum of the packed pixels.
  * Format: PNG specification, third edition.
  */
 import {inflateSync} from 'node:zlib'
@@ -58,7 +59,10 @@ function chunks(bytes: Uint8Array): {head: Head; packed: Uint8Array; palette?: U
   return {head, packed: pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces), ...(palette ? {palette} : {})}
 }
 
-/** Undoes the line filters of one pass in place and returns its lines without their filter bytes; `step` is the bytes of a pixel, at least one. */
+/**
+ * Undoes the line filters of one pass in place and returns its lines without their filter bytes; `step` is the bytes
+ * of a pixel, at least one.
+ */
 function unfilter(lines: Uint8Array, pitch: number, rows: number, step: number): void {
   for (let row = 0; row < rows; row++) {
     const at = row * (pitch + 1) + 1

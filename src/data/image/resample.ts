@@ -1,11 +1,14 @@
 /**
- * Bicubic resampling of 8-bit RGB that agrees with Pillow to the last bit, for evaluation resizes and for random crops.
+ * Bicubic resampling of 8-bit RGB that agrees with Pillow to the last bit, for evaluation resizes and for random
+ * crops.
  *
- * The reference transforms resize with Pillow, so features agree file to feature only where the pixels do. The rules: separable cubic
- * convolution with a = -0.5 (Keys, 1981), the support stretched by the scale when shrinking (antialiasing), weights normalised in double
- * precision and rounded to 22 fractional bits, columns first and rows second (the other way round where the height shrinks by more than
- * twice as many pixels as the width: so Pillow 13; older ones never turn), each rounded to 8 bits. libvips' own cubic kernel differs: it quantises sub-pixel
- * positions and shrinks by boxes first. Only the asked-for window of the output is computed, and only the source pixels under it are read.
+ * The reference transforms resize with Pillow, so features agree file to feature only where the pixels do. The rules:
+ * separable cubic convolution with a = -0.5 (Keys, 1981), the support stretched by the scale when shrinking
+ * (antialiasing), weights normalised in double precision and rounded to 22 fractional bits, columns first and rows
+ * second (the other way round where the height shrinks by more than twice as many pixels as the width: so Pillow 13;
+ * older ones never turn), each rounded to 8 bits. libvips' own cubic kernel differs: it quantises sub-pixel positions
+ * and shrinks by boxes first. Only the asked-for window of the output is computed, and only the source pixels under it
+ * are read.
  */
 
 /** An image in memory: sRGB bytes, row by row, `data` of [height, width, 3]. */
@@ -17,9 +20,15 @@ export type Box = {readonly x: number; readonly y: number; readonly width: numbe
 export type Size = {readonly width: number; readonly height: number}
 
 export type ResampleOptions = {
-  /** Whole-pixel part of the source that counts as the entire image: cropped first, then resized (no pixel outside is seen). */
+  /**
+   * Whole-pixel part of the source that counts as the entire image: cropped first, then resized (no pixel outside is
+   * seen).
+   */
   readonly view?: Box
-  /** Part of the view, to fractions of a pixel, that is stretched over the output; pixels outside it still weigh in at its rim (Pillow's `resize(box=)`). */
+  /**
+   * Part of the view, to fractions of a pixel, that is stretched over the output; pixels outside it still weigh in at
+   * its rim (Pillow's `resize(box=)`).
+   */
   readonly box?: Box
   /** Whole-pixel part of the output to compute: resized first, then cropped. */
   readonly window?: Box
@@ -33,7 +42,10 @@ const BITS = 22 // of fraction in the weights: 32 - 8 - 2, as Pillow keeps them
 const HALF = 1 << (BITS - 1)
 const SUPPORT = 2
 
-/** Weights of one axis for outputs `from` … `from + count - 1`: output i sums `taps` samples from `first[i]`, weights at `i * taps`. */
+/**
+ * Weights of one axis for outputs `from` … `from + count - 1`: output i sums `taps` samples from `first[i]`, weights
+ * at `i * taps`.
+ */
 type Weights = {readonly first: Int32Array; readonly taps: number; readonly values: Int32Array; readonly low: number; readonly high: number}
 
 function cubic(t: number): number {
@@ -67,7 +79,8 @@ function weigh(length: number, start: number, extent: number, outputs: number, f
       values[i * width + t] = w < 0 ? Math.trunc(w - 0.5) : Math.trunc(w + 0.5)
     }
   }
-  // All outputs get the same number of taps: near the far rim the window moves inwards and the weights with it, padded with zeros.
+  // All outputs get the same number of taps: near the far rim the window moves inwards and the weights with it, padded
+  // with zeros.
   const even = new Int32Array(count * taps)
   let [low, high] = [length, 0]
   for (let i = 0; i < count; i++) {
@@ -112,7 +125,10 @@ function squeezeColumns(
   }
 }
 
-/** Rows: `source` of [rows, line bytes] whose first row is number `base` → `out` of [count, line bytes]; four taps at a time. */
+/**
+ * Rows: `source` of [rows, line bytes] whose first row is number `base` → `out` of [count, line bytes]; four taps at a
+ * time.
+ */
 function squeezeRows(
   source: Uint8ClampedArray | Uint8Array,
   at: number,
@@ -157,7 +173,10 @@ function squeezeRows(
 const KEEP = 16 << 20
 let scratch = new Uint8ClampedArray(0)
 
-/** Working memory of at least that many bytes, kept between calls while it is small (all here is synchronous, so nobody else holds it). */
+/**
+ * Working memory of at least that many bytes, kept between calls while it is small (all here is synchronous, so nobody
+ * else holds it).
+ */
 function workspace(bytes: number): Uint8ClampedArray {
   if (bytes > KEEP) return new Uint8ClampedArray(bytes)
   if (scratch.length < bytes) scratch = new Uint8ClampedArray(Math.max(bytes, 2 * scratch.length))
@@ -175,7 +194,8 @@ function inside(inner: Box, outer: Size, name: string): void {
 }
 
 /**
- * Resizes to `size` as Pillow's `Image.resize(size, BICUBIC)` does, and returns the window of it: bytes of [height, width, 3].
+ * Resizes to `size` as Pillow's `Image.resize(size, BICUBIC)` does, and returns the window of it: bytes of
+ * [height, width, 3].
  *
  * Raises RangeError where a rectangle lies outside what it is a part of.
  */

@@ -1,7 +1,8 @@
 /**
  * What a file is by its first bytes: which decoder reads it, or a sentence saying what was found instead of an image.
  *
- * The name plays no part (a PNG called .jpg is a PNG), with one exception: camera raw files, which would pass for TIFF and give their thumbnail.
+ * The name plays no part (a PNG called .jpg is a PNG), with one exception: camera raw files, which would pass for TIFF
+ * and give their thumbnail.
  */
 
 /** Formats that are decoded. */

@@ -1,9 +1,10 @@
 /**
  * Images in batches for the engine, decoded by worker threads that run ahead.
  *
- * `pixelBatches` keeps the order of its input and pairs every row with its image, for embedding. `cropBatches` is the endless stream of training: which
- * image, which crops and which masks come at a step is a pure function of seed and step, whatever the number of workers. In shape comments: B images,
- * G and S the sides of large and small crops, N patches of a large crop.
+ * `pixelBatches` keeps the order of its input and pairs every row with its image, for embedding. `cropBatches` is the
+ * endless stream of training: which image, which crops and which masks come at a step is a pure function of seed and
+ * step, whatever the number of workers. In shape comments: B images, G and S the sides of large and small crops, N
+ * patches of a large crop.
  */
 import {UserError} from '../../config/errors.js'
 import {rng} from '../../tensor/random.js'
@@ -18,7 +19,10 @@ import type {Sampler} from './sampler.js'
 import type {ImageList} from '../sources/image-table.js'
 import type {Answer, Item, WireRef} from './worker.js'
 
-/** Images of one size, made ready; row i of `pixels` is `refs[i]` (without the encoded bytes that it may have brought along). */
+/**
+ * Images of one size, made ready; row i of `pixels` is `refs[i]` (without the encoded bytes that it may have brought
+ * along).
+ */
 export type PixelBatch = {
   readonly refs: readonly ImageRef[]
   readonly pixels: Uint8Array // [B, H, W, 3] sRGB
@@ -125,8 +129,9 @@ const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 /**
  * Decodes images ahead and yields them in batches, in the order of `refs`.
  *
- * Bad images are told to `onBad` and left out; the rows that follow move up, so every batch but the last is full. Where sizes differ (no crop), a
- * batch ends where the size changes. Memory: about (prefetch + 1) batches. Raises what `refs` raises and what `onBad` throws.
+ * Bad images are told to `onBad` and left out; the rows that follow move up, so every batch but the last is full.
+ * Where sizes differ (no crop), a batch ends where the size changes. Memory: about (prefetch + 1) batches. Raises what
+ * `refs` raises and what `onBad` throws.
  */
 export function pixelBatches(refs: AsyncIterable<ImageRef>, options: LoadOptions & {readonly transform: Transform}): Batches<PixelBatch> {
   const tally = new Tally()
@@ -265,8 +270,9 @@ export type CropOptions = LoadOptions & {
 /**
  * The batches of training from step `start` on, in order.
  *
- * Place b of step t shows the image `sampler.at(t · batch + b)`. A bad image is replaced by the next good one by number, at every turn the same; it is
- * told once to `onBad`. Raises UserError (exit 4) where no image of the set can be decoded, and what `onBad` throws.
+ * Place b of step t shows the image `sampler.at(t · batch + b)`. A bad image is replaced by the next good one by
+ * number, at every turn the same; it is told once to `onBad`. Raises UserError (exit 4) where no image of the set can
+ * be decoded, and what `onBad` throws.
  */
 export function cropBatches(options: CropOptions): Batches<CropBatch> {
   const tally = new Tally()

@@ -1,9 +1,10 @@
 /**
  * Decoded images in memory that all workers share, so that a small set is decoded once and not at every pass.
  *
- * One arena of a stated size, filled front to back and never emptied: every image comes once a pass, so which ones stay makes no difference, and throwing out the one
- * used longest ago would throw out the one that comes next.
- * Memory is taken by the system as it is written to, not when the arena is made. Images that no longer fit are decoded each time.
+ * One arena of a stated size, filled front to back and never emptied: every image comes once a pass, so which ones
+ * stay makes no difference, and throwing out the one used longest ago would throw out the one that comes next. Memory
+ * is taken by the system as it is written to, not when the arena is made. Images that no longer fit are decoded each
+ * time.
  */
 import type {Raster} from '../image/resample.js'
 
@@ -16,7 +17,10 @@ const EMPTY = 0
 const CLAIMED = 1
 const READY = 2
 
-/** Room for decoded images of a set of `count`, `bytes` at most (less where the machine does not grant as much); undefined for none. */
+/**
+ * Room for decoded images of a set of `count`, `bytes` at most (less where the machine does not grant as much);
+ * undefined for none.
+ */
 export function makeCache(count: number, bytes: number): CacheHandle | undefined {
   const most = Math.min(Math.floor(bytes / UNIT), 0x7fff0000) * UNIT
   for (let size = most; size >= 1 << 20; size = Math.floor(size / 2 / UNIT) * UNIT) {

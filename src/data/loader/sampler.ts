@@ -1,7 +1,9 @@
 /**
- * The endless shuffled stream of training: which image comes at which position, as a pure function of seed and position.
+ * The endless shuffled stream of training: which image comes at which position, as a pure function of seed and
+ * position.
  *
- * Pass after pass over the set, each in a new order. The position is the only state there is, so a resumed run goes on where it stopped, to the image.
+ * Pass after pass over the set, each in a new order. The position is the only state there is, so a resumed run goes on
+ * where it stopped, to the image.
  */
 import {rng} from '../../tensor/random.js'
 
@@ -15,7 +17,8 @@ export type Sampler = {
 /**
  * A sampler over `size` images.
  *
- * The order of a pass is an even shuffle named by (seed, pass), 4 bytes an image; the last two passes are kept, since a batch may straddle them.
+ * The order of a pass is an even shuffle named by (seed, pass), 4 bytes an image; the last two passes are kept, since
+ * a batch may straddle them.
  */
 export function shuffledSampler(size: number, seed: number): Sampler {
   if (!(Number.isInteger(size) && size > 0)) throw new RangeError(`Expected at least one image to draw from but received ${size}.`)

@@ -1,8 +1,8 @@
 /**
  * One stream of training batches for several that learn from it side by side: each image is decoded and cropped once.
  *
- * Which batch comes at a step is a pure function of seed and step, so a reader that is behind the others is served by beginning anew at its step, with the same bytes. A batch is
- * let go as soon as no reader has it before it.
+ * Which batch comes at a step is a pure function of seed and step, so a reader that is behind the others is served by
+ * beginning anew at its step, with the same bytes. A batch is let go as soon as no reader has it before it.
  */
 import type {Batches, CropBatch, LoadStats} from './batches.js'
 

@@ -1,8 +1,9 @@
 /**
  * Worker threads that decode, and the queue in front of each.
  *
- * Requests are posted at once to the worker with the least to do, so workers run ahead on their own while the main thread is held by the
- * engine for seconds. How far ahead is for the caller to bound. With 0 workers the same work is done in this thread, when it is awaited for.
+ * Requests are posted at once to the worker with the least to do, so workers run ahead on their own while the main
+ * thread is held by the engine for seconds. How far ahead is for the caller to bound. With 0 workers the same work is
+ * done in this thread, when it is awaited for.
  */
 import {availableParallelism} from 'node:os'
 import {Worker} from 'node:worker_threads'

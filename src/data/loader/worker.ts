@@ -1,8 +1,10 @@
 /**
- * What a worker thread does with an image: decode and make ready for embedding, or decode and cut into random views for training.
+ * What a worker thread does with an image: decode and make ready for embedding, or decode and cut into random views
+ * for training.
  *
- * The same function serves without threads. A bad image is an answer (its reason), never a failure; everything else that is thrown is a defect of ours.
- * Results depend on the item alone, so it does not matter which worker gets it, or how many there are.
+ * The same function serves without threads. A bad image is an answer (its reason), never a failure; everything else
+ * that is thrown is a defect of ours. Results depend on the item alone, so it does not matter which worker gets it, or
+ * how many there are.
  */
 import {isMainThread, parentPort, workerData} from 'node:worker_threads'
 import {multiCrop, type CropSettings} from '../augment/multi-crop.js'
@@ -27,12 +29,15 @@ export type Setup = {
   | {readonly kind: 'crops'; readonly crops: CropSettings; readonly seed: number; readonly cache?: CacheHandle}
 )
 
-/** One image to work on; `index` is its number in the set and `position` its place in the stream of training (both only for crops). */
+/**
+ * One image to work on; `index` is its number in the set and `position` its place in the stream of training (both only
+ * for crops).
+ */
 export type Item = {readonly ref: WireRef; readonly index?: number; readonly position?: number}
 
 /**
- * Pixels [height, width, 3] (for crops: all views, one after the other; width and height are those of the image; for measures: the descriptor's float32
- * numbers as bytes), or why there are none.
+ * Pixels [height, width, 3] (for crops: all views, one after the other; width and height are those of the image; for
+ * measures: the descriptor's float32 numbers as bytes), or why there are none.
  */
 export type Answer =
   {readonly data: Uint8Array; readonly width: number; readonly height: number; readonly measures?: Measures} | {readonly reason: string}

@@ -1,4 +1,7 @@
-/** Notices ids that come twice, in bounded memory: 53-bit hashes in an open table, up to a million ids; beyond that it says nothing more. */
+/**
+ * Notices ids that come twice, in bounded memory: 53-bit hashes in an open table, up to a million ids; beyond that it
+ * says nothing more.
+ */
 
 const MOST = 1_000_000
 

@@ -1,8 +1,9 @@
 /**
  * Images of a folder and all below it, in the order of the bytes of their paths (that of `find | LC_ALL=C sort`).
  *
- * Links to files are followed; a link that leads nowhere, or round in a circle, is yielded and refused when it is to be decoded. Every folder is
- * visited at most once, known by device and inode, so a link to a parent ends there. Memory: one folder's names at a time.
+ * Links to files are followed; a link that leads nowhere, or round in a circle, is yielded and refused when it is to
+ * be decoded. Every folder is visited at most once, known by device and inode, so a link to a parent ends there.
+ * Memory: one folder's names at a time.
  */
 import {promises as fs, type BigIntStats, type Dirent} from 'node:fs'
 import {problemRef, refOf, pathOf, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
@@ -28,7 +29,10 @@ async function kindOf(entry: Dirent, path: Buffer): Promise<Entry['kind']> {
   return target.isFile() ? 'file' : target.isDirectory() ? 'folder' : 'other'
 }
 
-/** Entries of one folder, folders compared as if their names ended in a slash, which makes the walk one long sorted list. */
+/**
+ * Entries of one folder, folders compared as if their names ended in a slash, which makes the walk one long sorted
+ * list.
+ */
 async function entriesOf(folder: Buffer): Promise<Entry[]> {
   const found = (await fs.readdir(folder, {withFileTypes: true, encoding: 'buffer' as BufferEncoding})) as unknown as (Dirent & {
     name: Buffer
@@ -45,9 +49,11 @@ async function entriesOf(folder: Buffer): Promise<Entry[]> {
 }
 
 /**
- * Yields the images under `root` (as given: ids start with it), opened at `open` (the same, made absolute where need be), some at a time.
+ * Yields the images under `root` (as given: ids start with it), opened at `open` (the same, made absolute where need
+ * be), some at a time.
  *
- * `folder` of each is the first folder under the root. A folder that may not be read is yielded as a problem, so that it is counted.
+ * `folder` of each is the first folder under the root. A folder that may not be read is yielded as a problem, so that
+ * it is counted.
  */
 export async function* walkFolder(root: string, open: string, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
   const visited = new Set<string>()

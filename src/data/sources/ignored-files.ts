@@ -1,10 +1,11 @@
 /**
  * Which files of a folder are taken for images by name alone.
  *
- * Content decides what a picture is, so everything is taken except: hidden files and folders (their name starts with a dot), what desktops
- * and projects leave about (`Thumbs.db`, `desktop.ini`, `README`), and files whose ending says that they are something else (text, tables, archives, films,
- * sound, documents, programs, weights). A file with no ending, or with an unknown one, is opened and judged by its first bytes. What is skipped is
- * counted and said. A file that is named on the command line or in a list is never skipped: naming it is asking for it.
+ * Content decides what a picture is, so everything is taken except: hidden files and folders (their name starts with a
+ * dot), what desktops and projects leave about (`Thumbs.db`, `desktop.ini`, `README`), and files whose ending says
+ * that they are something else (text, tables, archives, films, sound, documents, programs, weights). A file with no
+ * ending, or with an unknown one, is opened and judged by its first bytes. What is skipped is counted and said. A file
+ * that is named on the command line or in a list is never skipped: naming it is asking for it.
  */
 
 const LITTER = new Set(['thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', 'license', 'readme', 'makefile'])

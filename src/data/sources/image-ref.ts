@@ -1,14 +1,18 @@
 /**
  * What one image is called and where it lies, before anything of it is read.
  *
- * A name on disk is bytes, not text. Where the bytes are UTF-8 the path is a string; otherwise it stays a Buffer, the id shows the odd bytes
- * as `\xNN`, and the whole path rides along in base64, so that no file is lost or mixed up with another.
+ * A name on disk is bytes, not text. Where the bytes are UTF-8 the path is a string; otherwise it stays a Buffer, the
+ * id shows the odd bytes as `\xNN`, and the whole path rides along in base64, so that no file is lost or mixed up with
+ * another.
  */
 import {isUtf8} from 'node:buffer'
 
 /** One image of the input, as `listImages` yields it. */
 export type ImageRef = {
-  /** The list's `id` field, else the path exactly as given or found (in a tar: `shard/key`); bytes that are not UTF-8 appear as `\xNN`. */
+  /**
+   * The list's `id` field, else the path exactly as given or found (in a tar: `shard/key`); bytes that are not UTF-8
+   * appear as `\xNN`.
+   */
   readonly id: string
   /** What to open: a file, or the shard that holds the image. */
   readonly path: string | Buffer
@@ -16,15 +20,26 @@ export type ImageRef = {
   readonly pathBase64?: string
   /** What rides along to the output: `label`, `depth`, `mask`, `group`, … */
   readonly fields: Readonly<Record<string, unknown>>
-  /** The folder that paths in `fields` are relative to: that of the list; absent on stdin (the process's own) and for images without fields. */
+  /**
+   * The folder that paths in `fields` are relative to: that of the list; absent on stdin (the process's own) and for
+   * images without fields.
+   */
   readonly base?: string
-  /** First folder under the given root (`photos/cat/1.jpg` found under `photos` → `cat`): the label of images that have no `label` field. Absent for lists and for files that lie in the root itself. */
+  /**
+   * First folder under the given root (`photos/cat/1.jpg` found under `photos` → `cat`): the label of images that have
+   * no `label` field. Absent for lists and for files that lie in the root itself.
+   */
   readonly folder?: string
   /** The encoded image itself, for members of a tar shard. */
   readonly bytes?: Uint8Array
-  /** Where the encoded image lies in `path`, in bytes: enough to read a shard's member again once `bytes` was let go. */
+  /**
+   * Where the encoded image lies in `path`, in bytes: enough to read a shard's member again once `bytes` was let go.
+   */
   readonly range?: {readonly offset: number; readonly size: number}
-  /** Why there is nothing to decode (a row without a path, a damaged shard): a sentence. Decoding refuses the image with it, so that it is counted like any other bad one. */
+  /**
+   * Why there is nothing to decode (a row without a path, a damaged shard): a sentence. Decoding refuses the image
+   * with it, so that it is counted like any other bad one.
+   */
   readonly problem?: string
 }
 
@@ -60,7 +75,10 @@ export const pathOf = (bytes: Buffer): string | Buffer => (isUtf8(bytes) ? bytes
 
 const NONE: Readonly<Record<string, unknown>> = Object.freeze({})
 
-/** An image given by its path: `shown` names it, `open` (the same, unless the path was relative to elsewhere) is opened. */
+/**
+ * An image given by its path: `shown` names it, `open` (the same, unless the path was relative to elsewhere) is
+ * opened.
+ */
 export function refOf(
   shown: string | Buffer,
   open: string | Buffer = shown,

@@ -1,8 +1,9 @@
 /**
  * A long list of images held compactly: for training, which must reach any image at any time.
  *
- * Ten million JavaScript objects cost gigabytes; here an image costs the bytes of its record (paths once, when id and path are the same) and eight
- * more. Encoded images that tar members bring along are let go: their place in the shard is kept, and they are read again when wanted.
+ * Ten million JavaScript objects cost gigabytes; here an image costs the bytes of its record (paths once, when id and
+ * path are the same) and eight more. Encoded images that tar members bring along are let go: their place in the shard
+ * is kept, and they are read again when wanted.
  */
 import {refOf, type ImageRef} from './image-ref.js'
 

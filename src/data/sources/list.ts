@@ -1,9 +1,10 @@
 /**
  * Lists of images, one a row, read as a stream: lines, NUL-separated names, JSON Lines, CSV and TSV.
  *
- * Rows are cut out of large blocks and handed on in chunks, so ten million of them cost no await each and no memory beyond a block. Empty lines, a
- * byte order mark and Windows line ends are taken as they come. A row that names nothing (broken JSON, no `path`) is yielded as a problem, so that
- * it is counted with the other bad images and the rest goes on.
+ * Rows are cut out of large blocks and handed on in chunks, so ten million of them cost no await each and no memory
+ * beyond a block. Empty lines, a byte order mark and Windows line ends are taken as they come. A row that names
+ * nothing (broken JSON, no `path`) is yielded as a problem, so that it is counted with the other bad images and the
+ * rest goes on.
  */
 import {isUtf8} from 'node:buffer'
 import {resolve, isAbsolute} from 'node:path'
@@ -19,7 +20,10 @@ export type ListOptions = {
   readonly name: string
   /** What relative paths are relative to; `''` leaves them as they are (relative to the process). */
   readonly base: string
-  /** Absent: JSON Lines where the first line is a JSON object, CSV where it is a header with a `path` column, else lines. */
+  /**
+   * Absent: JSON Lines where the first line is a JSON object, CSV where it is a header with a `path` column, else
+   * lines.
+   */
   readonly format?: ListFormat
 }
 
@@ -43,7 +47,10 @@ function rangeOf(range: unknown): {offset: number; size: number} | undefined {
   return {offset, size}
 }
 
-/** The image of one row of fields, or the problem with it. `path`, `id` and a `range` are taken out; the rest rides along. */
+/**
+ * The image of one row of fields, or the problem with it. `path`, `id` and a `range` are taken out; the rest rides
+ * along.
+ */
 function fromFields(row: Record<string, unknown>, line: number, {name, base}: ListOptions): ImageRef {
   const {path, id, path_base64: odd, range, ...fields} = row
   const given = typeof id === 'string' || typeof id === 'number' ? String(id) : undefined

@@ -1,8 +1,8 @@
 /**
  * Where images come from: folders, files, lists, stdin and tar shards become one stream of `ImageRef`.
  *
- * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a shard some headers. The order is
- * that of the inputs; within a folder, that of the bytes of the paths.
+ * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a
+ * shard some headers. The order is that of the inputs; within a folder, that of the bytes of the paths.
  */
 import {createReadStream, promises as fs} from 'node:fs'
 import {isAbsolute, dirname, join, resolve} from 'node:path'
@@ -39,7 +39,10 @@ const LISTS: Readonly<Record<string, ListFormat | 'plain'>> = {
 
 const endingOf = (path: string): string => /\.[^./]*$/.exec(path)?.[0]?.toLowerCase() ?? ''
 
-/** `shard-{008..011}.tar` → the four names; several ranges multiply; zeros in front are kept. A name without a range is itself. */
+/**
+ * `shard-{008..011}.tar` → the four names; several ranges multiply; zeros in front are kept. A name without a range is
+ * itself.
+ */
 export function expandBraces(name: string): string[] {
   const range = /\{(\d+)\.\.(\d+)\}/.exec(name)
   if (!range) return [name]
@@ -62,7 +65,10 @@ type Input = {readonly given: string; readonly open: string; readonly kind: 'std
 
 const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')
 
-/** What each input is, before any of them is read: a name that does not exist ends the command at once, not after an hour. */
+/**
+ * What each input is, before any of them is read: a name that does not exist ends the command at once, not after an
+ * hour.
+ */
 async function classify(inputs: readonly string[], cwd: string | undefined): Promise<Input[]> {
   const place = (name: string): string => (cwd === undefined || isAbsolute(name) ? name : join(cwd, name))
   const exists = (name: string): Promise<boolean> =>
@@ -150,20 +156,24 @@ export async function* listChunks(inputs: readonly string[], options: SourceOpti
 /**
  * The images of the inputs, one by one, in order.
  *
- * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image file, `-` (a list on stdin), a list
- * file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`, `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard
- * (`.tar`, also `name-{000..012}.tar`; webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
- * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never dropped. Ids may repeat: told once each,
- * as far as the first million ids go. An image under a folder gets `folder`, the first folder under the given root, for `labelOf`.
+ * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image
+ * file, `-` (a list on stdin), a list file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`,
+ * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, also `name-{000..012}.tar`;
+ * webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
+ * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never
+ * dropped. Ids may repeat: told once each, as far as the first million ids go. An image under a folder gets `folder`,
+ * the first folder under the given root, for `labelOf`.
  *
- * Raises UserError (exit 3) where an input does not exist, before anything is read; (exit 2) where one cannot be such an input. An empty result is
- * no error here: the caller throws `noImages(inputs)`.
+ * Raises UserError (exit 3) where an input does not exist, before anything is read; (exit 2) where one cannot be such
+ * an input. An empty result is no error here: the caller throws `noImages(inputs)`.
  */
 export async function* listImages(inputs: readonly string[], options: SourceOptions = {}): AsyncGenerator<ImageRef> {
   for await (const chunk of listChunks(inputs, options)) yield* chunk
 }
 
-/** How many images the inputs name (decodable or not), for `--dry-run`; reads the lists and folders, opens no image. */
+/**
+ * How many images the inputs name (decodable or not), for `--dry-run`; reads the lists and folders, opens no image.
+ */
 export async function countImages(inputs: readonly string[], options: SourceOptions = {}): Promise<number> {
   let count = 0
   for await (const chunk of listChunks(inputs, options)) count += chunk.length

@@ -1,8 +1,8 @@
 /**
  * The members of a tar file by their headers alone: what each is called, what it is, and where its bytes lie.
  *
- * Reads ustar, pax (`path` and `size`) and GNU headers (long names, sizes above 8 GiB). Libraries for tar read a stream from front to back; here contents are stepped over,
- * which for images is a thousandth of the reading.
+ * Reads ustar, pax (`path` and `size`) and GNU headers (long names, sizes above 8 GiB). Libraries for tar read a
+ * stream from front to back; here contents are stepped over, which for images is a thousandth of the reading.
  */
 import {readSync} from 'node:fs'
 
@@ -76,7 +76,10 @@ function paxRecords(bytes: Buffer): Map<string, Buffer> {
   return records
 }
 
-/** Yields the members of the open `file` of so many bytes, in its order. Raises Error where it is damaged or no tar file. */
+/**
+ * Yields the members of the open `file` of so many bytes, in its order. Raises Error where it is damaged or no tar
+ * file.
+ */
 export function* tarMembers(file: number, bytes: number): Generator<TarMember> {
   const window = Buffer.allocUnsafe(WINDOW)
   let [from, held] = [0, 0]

@@ -1,10 +1,11 @@
 /**
  * Images of a tar shard, by the rules of webdataset: members that share a key belong to one sample.
  *
- * The key of a member is its path up to the first dot of its base name; the rest is its kind. `0001.jpg`, `0001.json` and `0001.cls` are one sample:
- * the picture with its fields (`.json`: an object whose entries are added; `.cls`: the `label`; `.txt`: the `text`). Members of a sample lie
- * side by side. Only headers and side members are read: each image says where in the shard its bytes are, and whoever decodes it reads them there, so a shard of
- * many gigabytes is listed in the time of its headers, and training reaches any image at any time.
+ * The key of a member is its path up to the first dot of its base name; the rest is its kind. `0001.jpg`, `0001.json`
+ * and `0001.cls` are one sample: the picture with its fields (`.json`: an object whose entries are added; `.cls`: the
+ * `label`; `.txt`: the `text`). Members of a sample lie side by side. Only headers and side members are read: each
+ * image says where in the shard its bytes are, and whoever decodes it reads them there, so a shard of many gigabytes
+ * is listed in the time of its headers, and training reaches any image at any time.
  */
 import {closeSync, fstatSync, openSync, readSync} from 'node:fs'
 import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
@@ -43,8 +44,8 @@ function addFields(fields: Record<string, unknown>, kind: string, bytes: Buffer)
 const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 
 /**
- * Yields the samples of a shard, some at a time; `shown` is its name as given, `open` what to open. A damaged shard ends with a problem that is counted, after the
- * samples in front of the damage.
+ * Yields the samples of a shard, some at a time; `shown` is its name as given, `open` what to open. A damaged shard
+ * ends with a problem that is counted, after the samples in front of the damage.
  */
 export async function* readShard(shown: string, open: string, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
   const finish = (sample: Sample): ImageRef | undefined => {

@@ -1,11 +1,13 @@
 /**
- * What can be said of a picture without a model: size, contrast, sharpness, entropy, a 64-bit hash, and a descriptor by which near-copies find each other.
+ * What can be said of a picture without a model: size, contrast, sharpness, entropy, a 64-bit hash, and a descriptor
+ * by which near-copies find each other.
  *
- * The descriptor is the low frequencies of the picture brought to 32 × 32 grey pixels (DCT, frequencies below 16, without the mean). Each is multiplied by its
- * frequency, because the spectrum of photographs falls as one over frequency, and replaced by its root with its sign, so that no few of them decide. It is
- * divided by its length, to which a little is added: a picture without detail (a flat ground, a gradient) has nothing to be recognised by, and its descriptor
- * stays short. Re-encoding, resizing, blur, brightness and colour change it little; a crop, a rotation or a border changes it wholly. Inner products above
- * `perceptualThreshold` mean copies.
+ * The descriptor is the low frequencies of the picture brought to 32 × 32 grey pixels (DCT, frequencies below 16,
+ * without the mean). Each is multiplied by its frequency, because the spectrum of photographs falls as one over
+ * frequency, and replaced by its root with its sign, so that no few of them decide. It is divided by its length, to
+ * which a little is added: a picture without detail (a flat ground, a gradient) has nothing to be recognised by, and
+ * its descriptor stays short. Re-encoding, resizing, blur, brightness and colour change it little; a crop, a rotation
+ * or a border changes it wholly. Inner products above `perceptualThreshold` mean copies.
  */
 import type {Raster} from '../image/resample.js'
 import {greyOf, shrink, type Grey} from '../image/area-downsample.js'
@@ -17,7 +19,10 @@ export type Measures = {
   readonly contrast: number
   /** Entropy of the grey levels in bits, 0 to 8. */
   readonly entropy: number
-  /** Variance of the Laplacian of the grey picture, its long side at most 256 pixels (Pech-Pacheco et al. 2000): small where nothing is sharp. */
+  /**
+   * Variance of the Laplacian of the grey picture, its long side at most 256 pixels (Pech-Pacheco et al. 2000): small
+   * where nothing is sharp.
+   */
   readonly sharpness: number
   /** Sharpness over the square of the contrast, over 20: 1 for white noise, below 0.3 for photographs. */
   readonly noise: number

@@ -23,7 +23,10 @@ export type MeasureOptions = {
 
 const atOnce = 16
 
-/** Measures images as they come; bad ones are told to `onBad`, in order, and left out. Ending the iteration ends the workers. */
+/**
+ * Measures images as they come; bad ones are told to `onBad`, in order, and left out. Ending the iteration ends the
+ * workers.
+ */
 export async function* measureImages(refs: AsyncIterable<ImageRef>, options: MeasureOptions = {}): AsyncGenerator<MeasuredBatch, void> {
   const {workers = defaultWorkers(), maxPixels, onBad} = options
   const pool = new Pool({kind: 'measures', ...(maxPixels === undefined ? {} : {maxPixels})}, workers)

@@ -1,8 +1,8 @@
 /**
  * What the numbers in masks mean: which stored ids are classes, their names and colours, and which are left out.
  *
- * Inside the program a class is a number from 0 on (its place among the ids in ascending order), and a pixel that does not count is `IGNORED`; masks that are written hold ids as the masks
- * that were read.
+ * Inside the program a class is a number from 0 on (its place among the ids in ascending order), and a pixel that does
+ * not count is `IGNORED`; masks that are written hold ids as the masks that were read.
  */
 
 /** The class number of a pixel that does not count. */
@@ -26,8 +26,9 @@ export type ClassLine = {readonly id: number; readonly name: string; readonly co
 const NO_CLASS = /^(un-?label+ed|un-?annotated|void|ignored?)$/i
 
 /**
- * Reads a file of classes: a line each, the id and the name (`3 road`, `3,road`), or the name alone, ids then counting from `first`; a colour `#rrggbb` may follow. Empty lines and lines
- * that begin with `#` say nothing. Throws a RangeError naming the line that is wrong.
+ * Reads a file of classes: a line each, the id and the name (`3 road`, `3,road`), or the name alone, ids then counting
+ * from `first`; a colour `#rrggbb` may follow. Empty lines and lines that begin with `#` say nothing. Throws a
+ * RangeError naming the line that is wrong.
  */
 export function parseClasses(text: string, first = 0): ClassLine[] {
   const lines: ClassLine[] = []
@@ -50,7 +51,10 @@ export function parseClasses(text: string, first = 0): ClassLine[] {
   return lines
 }
 
-/** Colours that differ much from one to the next, for any number of classes: hues by the golden angle, in three lightnesses. */
+/**
+ * Colours that differ much from one to the next, for any number of classes: hues by the golden angle, in three
+ * lightnesses.
+ */
 export function usualPalette(count: number): Uint8Array {
   const out = new Uint8Array(3 * count)
   for (let i = 0; i < count; i++) {
@@ -64,7 +68,10 @@ export function usualPalette(count: number): Uint8Array {
   return out
 }
 
-/** The classes of a file of them. Lines named unlabelled, void or ignore join the ids left out. `palette`: that of a mask file, by id. */
+/**
+ * The classes of a file of them. Lines named unlabelled, void or ignore join the ids left out. `palette`: that of a
+ * mask file, by id.
+ */
 export function classesOf(lines: readonly ClassLine[], ignore: readonly number[], palette?: Uint8Array): Classes {
   const ignored = new Set([...ignore, ...lines.filter(({name}) => NO_CLASS.test(name)).map(({id}) => id)])
   const kept = lines.filter(({id}) => !ignored.has(id)).sort((a, b) => a.id - b.id)

@@ -1,9 +1,10 @@
 /**
  * Maps that lie beside images: masks of class ids and maps of depth, with their numbers as they are stored.
  *
- * Depth is read from 16-bit PNG (millimetres unless told otherwise), TIFF of floating-point or whole numbers, and `.npy`; masks from PNG (grey levels or palette indices), TIFF and
- * `.npy`. The kind is known by content, not by name. Lossy formats are refused: a JPEG of class ids is no mask. A map that cannot be used is refused with a clause, as images are,
- * so that it counts as one bad input.
+ * Depth is read from 16-bit PNG (millimetres unless told otherwise), TIFF of floating-point or whole numbers, and
+ * `.npy`; masks from PNG (grey levels or palette indices), TIFF and `.npy`. The kind is known by content, not by name.
+ * Lossy formats are refused: a JPEG of class ids is no mask. A map that cannot be used is refused with a clause, as
+ * images are, so that it counts as one bad input.
  */
 import {decodeTiffNumbers, MAX_PIXELS, readBytes, RefusedImage, type DecodeOptions} from '../image/decode.js'
 import {PngProblem, pngSize, readPng} from '../image/png.js'
@@ -32,7 +33,10 @@ export type Depth = {
 }
 
 export type DepthOptions = DecodeOptions & {
-  /** Metres that one unit of the file stands for; if absent 0.001 for whole numbers (millimetres) and 1 for floating-point ones. */
+  /**
+   * Metres that one unit of the file stands for; if absent 0.001 for whole numbers (millimetres) and 1 for
+   * floating-point ones.
+   */
   readonly scale?: number
 }
 
@@ -151,7 +155,8 @@ export async function readMask(ref: MapRef, options: DecodeOptions = {}): Promis
 /**
  * Reads a depth map in metres; unknown depth is 0.
  *
- * Raises RefusedImage for what holds no depth: another format, several channels, 8 bits without a scale that was asked for.
+ * Raises RefusedImage for what holds no depth: another format, several channels, 8 bits without a scale that was asked
+ * for.
  */
 export async function readDepth(ref: MapRef, {scale, ...options}: DepthOptions = {}): Promise<Depth> {
   const {width, height, kind, bits, data} = await readNumbers(ref, options)

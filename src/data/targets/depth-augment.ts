@@ -1,7 +1,9 @@
 /**
- * An image and its depth made ready together: brought to one size, and cut, turned, mirrored and coloured at random for training as the published depth heads were (spec §5.4).
+ * An image and its depth made ready together: brought to one size, and cut, turned, mirrored and coloured at random
+ * for training as the published depth heads were (docs/spec.md §5.4).
  *
- * Depth is never blended: a pixel takes the depth of the nearest one, and what comes from outside the image is unknown (0).
+ * Depth is never blended: a pixel takes the depth of the nearest one, and what comes from outside the image is unknown
+ * (0).
  */
 import type {Rng} from '../../tensor/random.js'
 import {resample, type Box, type Raster, type Size} from '../image/resample.js'
@@ -84,7 +86,10 @@ export function cutView({photo, truth}: DepthView, {x, y, width, height}: Box): 
   return {photo: {width, height, data}, truth: depth}
 }
 
-/** Both turned about the middle by an angle in degrees, the photo blended from four pixels, black and unknown beyond its rim. */
+/**
+ * Both turned about the middle by an angle in degrees, the photo blended from four pixels, black and unknown beyond
+ * its rim.
+ */
 export function rotateView({photo, truth}: DepthView, degrees: number): DepthView {
   const {width, height, data} = photo
   const [cos, sin] = [Math.cos((degrees * Math.PI) / 180), Math.sin((degrees * Math.PI) / 180)]
@@ -126,7 +131,10 @@ function recolour(data: Uint8Array, gamma: number, brightness: number, channels:
   for (let i = 0; i < data.length; i++) data[i] = tables[i % 3]![data[i]!]!
 }
 
-/** A random view for training: box, rotation, mirroring, crop, colour, in this order. The same draws give the same view. */
+/**
+ * A random view for training: box, rotation, mirroring, crop, colour, in this order. The same draws give the same
+ * view.
+ */
 export function augmentView(view: DepthView, {box, crop, rotate, flip, colour}: DepthAugmentation, random: Rng): DepthView {
   let out = view
   if (box) {

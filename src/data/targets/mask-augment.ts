@@ -1,6 +1,7 @@
 /**
- * Random views of an image with its mask, for training a segmentation head (spec §5.5; mmsegmentation's training pipeline): resized by a drawn ratio, cropped so that no class fills the crop,
- * mirrored, colours distorted, and padded where the resized image is smaller than the crop.
+ * Random views of an image with its mask, for training a segmentation head (docs/spec.md §5.5; mmsegmentation's
+ * training pipeline): resized by a drawn ratio, cropped so that no class fills the crop, mirrored, colours distorted,
+ * and padded where the resized image is smaller than the crop.
  *
  * Pictures are resized as everywhere here (bicubic, as Pillow), masks by the nearest pixel.
  */
@@ -22,7 +23,9 @@ export type MaskViewSettings = {
   readonly colours: boolean
 }
 
-/** A view: the upper left `height` × `width` of the crop is picture, what is beyond is padding (black, not counted). */
+/**
+ * A view: the upper left `height` × `width` of the crop is picture, what is beyond is padding (black, not counted).
+ */
 export type MaskView = {
   readonly pixels: Uint8Array // [crop, crop, 3]
   readonly labels: Uint16Array // [crop, crop]
@@ -30,7 +33,10 @@ export type MaskView = {
   readonly width: number
 }
 
-/** Class numbers [height, width] at another size by the nearest pixel, then the window cut out; mirrored first where asked. */
+/**
+ * Class numbers [height, width] at another size by the nearest pixel, then the window cut out; mirrored first where
+ * asked.
+ */
 export function resizeLabels(
   labels: Uint16Array,
   from: {width: number; height: number},
@@ -63,7 +69,8 @@ function varied(labels: Uint16Array, most: number): boolean {
 }
 
 /**
- * mmsegmentation's photometric distortion, in place: each with probability ½ brightness ±32, contrast 0.5–1.5 (before or behind the others), saturation 0.5–1.5 and hue ±18 of 180 degrees.
+ * mmsegmentation's photometric distortion, in place: each with probability ½ brightness ±32, contrast 0.5–1.5 (before
+ * or behind the others), saturation 0.5–1.5 and hue ±18 of 180 degrees.
  */
 export function distortColours(pixels: Uint8Array, random: Rng): void {
   const line = (factor: number, plus: number): void => {

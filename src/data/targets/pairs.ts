@@ -1,10 +1,12 @@
 /**
  * Finds the map that belongs to each image: a depth map or a mask.
  *
- * Either a field of the list names it (`depth`, `mask`; relative to the list), or it lies in a folder of its own under the same relative path with any ending. What the path of
- * an image is relative to: the folder that was named; where several were, the folder that holds them all, so that one folder of maps serves train and val
- * (`images/train/a.jpg`, `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). What only a list names, on stdin too, lies below no such folder: of its path the longest end is taken
- * that a map lies under. An image without a map, or with two, is told as a bad input with the reason.
+ * Either a field of the list names it (`depth`, `mask`; relative to the list), or it lies in a folder of its own under
+ * the same relative path with any ending. What the path of an image is relative to: the folder that was named; where
+ * several were, the folder that holds them all, so that one folder of maps serves train and val (`images/train/a.jpg`,
+ * `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). What only a list names, on stdin too, lies below no
+ * such folder: of its path the longest end is taken that a map lies under. An image without a map, or with two, is
+ * told as a bad input with the reason.
  */
 import {promises as fs} from 'node:fs'
 import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
@@ -44,8 +46,10 @@ function commonFolder(folders: readonly string[]): string {
 }
 
 /**
- * A function from the path of an image to its place below the inputs: its path relative to the folder that was named, or to the one that holds all that were; the name alone where it
- * lies elsewhere. `only` is the name of that folder where there is one alone; `within` says that the image lies in it, `below` that it was moreover named as a folder or file, not by a list.
+ * A function from the path of an image to its place below the inputs: its path relative to the folder that was named,
+ * or to the one that holds all that were; the name alone where it lies elsewhere. `only` is the name of that folder
+ * where there is one alone; `within` says that the image lies in it, `below` that it was moreover named as a folder or
+ * file, not by a list.
  *
  * Inputs that do not exist (brace patterns, `-`) count as their parent folders.
  */
@@ -81,7 +85,8 @@ export function placeFinder(
 export const stemOf = (path: string): string => basename(path).slice(0, basename(path).length - extname(path).length) || basename(path)
 
 /**
- * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked for.
+ * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked
+ * for.
  */
 export function mapFinder({field, folder, roots = []}: PairOptions): (image: ImageRef) => Promise<MapRef | {readonly reason: string}> {
   const word = wordOf(field)

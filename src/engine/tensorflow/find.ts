@@ -1,8 +1,9 @@
 /**
  * Where TensorFlow's tfjs backend and its binding lie.
  *
- * `@tensorflow/tfjs-node-gpu` is an optional dependency. Its binding to libtensorflow is either inside the package (npm's own install step, or the link that
- * `dinov2 engine install tensorflow` leaves there) or in the private environment under the data folder. Only files are looked at here; nothing is loaded.
+ * `@tensorflow/tfjs-node-gpu` is an optional dependency. Its binding to libtensorflow is either inside the package
+ * (npm's own install step, or the link that `dinov2 engine install tensorflow` leaves there) or in the private
+ * environment under the data folder. Only files are looked at here; nothing is loaded.
  */
 import {existsSync, readdirSync, readFileSync} from 'node:fs'
 import {createRequire} from 'node:module'
@@ -19,7 +20,10 @@ export const privateTensorflow = (): string => join(dataFolder(), 'tensorflow')
 /** The binding that `engine install tensorflow` compiles. */
 export const privateBinding = (): string => join(privateTensorflow(), 'tfjs_binding.node')
 
-/** The path of the binding inside the package, as its own loader expects it; the highest N-API version that the package names. */
+/**
+ * The path of the binding inside the package, as its own loader expects it; the highest N-API version that the package
+ * names.
+ */
 export const packageBinding = (folder: string): string => join(folder, 'lib', 'napi-v8', 'tfjs_binding.node')
 
 export type TensorflowPackage = {readonly folder: string; readonly version: string}

@@ -1,10 +1,11 @@
 /**
  * Building the binding of `@tensorflow/tfjs-node-gpu` to libtensorflow.
  *
- * npm's own install step downloads libtensorflow 2.9 from its vendor's store. Here the library comes from TensorFlow's Python wheel instead, which is newer and reachable
- * wherever pip is. The binding is two C++ files over N-API; they are compiled with g++ against the wheel's headers directly, which gives what the package's node-gyp recipe
- * gives without fetching Node's headers. It lies in the private environment; where node_modules is writable, the package also gets `deps/` and `lib/` pointing there, so that
- * it works for other programs too.
+ * npm's own install step downloads libtensorflow 2.9 from its vendor's store. Here the library comes from TensorFlow's
+ * Python wheel instead, which is newer and reachable wherever pip is. The binding is two C++ files over N-API; they
+ * are compiled with g++ against the wheel's headers directly, which gives what the package's node-gyp recipe gives
+ * without fetching Node's headers. It lies in the private environment; where node_modules is writable, the package
+ * also gets `deps/` and `lib/` pointing there, so that it works for other programs too.
  */
 import {existsSync, lstatSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {createRequire} from 'node:module'
@@ -32,7 +33,10 @@ const requirement = (cuda: boolean): string[] => {
   return ['--no-deps', `${name}==${TENSORFLOW_VERSION}`]
 }
 
-/** Installs what is missing and returns the binding's path. Errors of status 5: no package, no wheel, no compiler, a failed compilation. */
+/**
+ * Installs what is missing and returns the binding's path. Errors of status 5: no package, no wheel, no compiler, a
+ * failed compilation.
+ */
 export async function installTensorflow({cuda, force, note, confirm}: TensorflowInstall): Promise<{binding: string; version: string}> {
   const npm = tensorflowPackage()
   if (!npm)
@@ -108,7 +112,10 @@ async function compileBinding(folder: string, wheel: string): Promise<void> {
   renameSync(half, privateBinding())
 }
 
-/** Gives the package its `deps/lib`, `deps/include` and `lib/napi-v8` as links; where node_modules is read-only it goes without. */
+/**
+ * Gives the package its `deps/lib`, `deps/include` and `lib/napi-v8` as links; where node_modules is read-only it goes
+ * without.
+ */
 function linkIntoPackage(folder: string, wheel: string, note: Note): void {
   const links: [target: string, path: string][] = [[join(wheel, 'include'), join(folder, 'deps', 'include')]]
   for (const [from, to] of [

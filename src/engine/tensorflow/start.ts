@@ -1,8 +1,9 @@
 /**
  * Loading `@tensorflow/tfjs-node-gpu`: libtensorflow as tfjs's backend, on CPU or CUDA.
  *
- * The package's own entry point looks for the binding in one place inside node_modules, which need not be writable; so its parts are taken one by one: its kernels, its
- * backend class, and the binding from wherever it lies. libtensorflow reads its settings from the environment when it is loaded, so they are set before.
+ * The package's own entry point looks for the binding in one place inside node_modules, which need not be writable; so
+ * its parts are taken one by one: its kernels, its backend class, and the binding from wherever it lies. libtensorflow
+ * reads its settings from the environment when it is loaded, so they are set before.
  */
 import {createRequire} from 'node:module'
 import {join} from 'node:path'
@@ -23,8 +24,8 @@ type Binding = {isUsingGpuDevice(): boolean; readonly TF_Version: string}
 const INSTALL = 'run `dinov2 engine install tensorflow`'
 
 /**
- * Makes libtensorflow the current backend; at most once in a process, since libtensorflow reads device and threads when it is loaded.
- * Errors of status 5: not installed, does not load, or the device asked for is absent.
+ * Makes libtensorflow the current backend; at most once in a process, since libtensorflow reads device and threads
+ * when it is loaded. Errors of status 5: not installed, does not load, or the device asked for is absent.
  */
 export async function startTensorflow({device, threads}: TensorflowStart): Promise<{version: string; device: string}> {
   const found = searchTensorflow()

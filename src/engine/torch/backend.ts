@@ -1,9 +1,10 @@
 /**
  * A TensorFlow.js backend whose tensors live in libtorch.
  *
- * Each data id stands for one handle of the native addon. Reshapes and transposes are views with a handle of their own, so a
- * handle's shape always equals the shape that TensorFlow.js believes. `disposeData` frees at once; no garbage collector is waited
- * for. To TensorFlow.js every real number is `float32`; inside, a tensor may be bfloat16, and reading it back widens it.
+ * Each data id stands for one handle of the native addon. Reshapes and transposes are views with a handle of their
+ * own, so a handle's shape always equals the shape that TensorFlow.js believes. `disposeData` frees at once; no
+ * garbage collector is waited for. To TensorFlow.js every real number is `float32`; inside, a tensor may be bfloat16,
+ * and reading it back widens it.
  */
 import {DataStorage, KernelBackend, engine, env, registerBackend, setBackend} from '../../tensor/tf.js'
 import type {BackendValues, DataId, DataType, TensorInfo, TimingInfo} from '../../tensor/tf.js'

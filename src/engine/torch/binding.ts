@@ -1,8 +1,8 @@
 /**
  * The typed side of the native addon: operators of libtorch by name, tensors by number.
  *
- * Nothing here knows of TensorFlow.js. A `Handle` stays alive until `release`; a temporary made inside a kernel is let go by
- * `scoped`. The operators' argument order and defaults are those of ATen's own schemas.
+ * Nothing here knows of TensorFlow.js. A `Handle` stays alive until `release`; a temporary made inside a kernel is let
+ * go by `scoped`. The operators' argument order and defaults are those of ATen's own schemas.
  */
 import {createRequire} from 'node:module'
 
@@ -43,10 +43,14 @@ export const scalarType = {uint8: 0, int32: 3, int64: 4, float16: 5, float32: 6,
 
 let addon: Addon | undefined
 
-/** Loads the compiled addon; a process keeps the first one, since handles belong to it. Throws the loader's error where the file or a library is missing. */
+/**
+ * Loads the compiled addon; a process keeps the first one, since handles belong to it. Throws the loader's error where
+ * the file or a library is missing.
+ */
 export function loadAddon(path: string): Addon {
-  // OpenMP's threads spin at every barrier for about a millisecond by default. Where decoding or another program shares the cores, that waits for
-  // threads that are not running: a training step was measured to take seven times as long. A short spin costs an idle machine nothing.
+  // OpenMP's threads spin at every barrier for about a millisecond by default. Where decoding or another program
+  // shares the cores, that waits for threads that are not running: a training step was measured to take seven times as
+  // long. A short spin costs an idle machine nothing.
   if (process.env['OMP_WAIT_POLICY'] === undefined) process.env['GOMP_SPINCOUNT'] ??= '20000'
   addon ??= createRequire(import.meta.url)(path) as Addon
   return addon

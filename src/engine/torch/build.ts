@@ -1,8 +1,8 @@
 /**
  * The addon of the torch engine, compiled against the libtorch that was found.
  *
- * A wheel of PyTorch carries headers and libraries, so g++ is all that is needed. The result is kept by torch version, ABI, CUDA, sources and
- * command line (`build/compile.ts`): an old addon is never loaded into a new libtorch.
+ * A wheel of PyTorch carries headers and libraries, so g++ is all that is needed. The result is kept by torch version,
+ * ABI, CUDA, sources and command line (`build/compile.ts`): an old addon is never loaded into a new libtorch.
  */
 import {existsSync, readdirSync} from 'node:fs'
 import {dirname, join} from 'node:path'
@@ -11,7 +11,10 @@ import {findTorch, type TorchInfo} from './find.js'
 
 export type {Note} from '../../system/compile.js'
 
-/** Folders with the CUDA runtime's headers: the toolkit's, or those of the packages that PyTorch's CUDA wheels depend on. */
+/**
+ * Folders with the CUDA runtime's headers: the toolkit's, or those of the packages that PyTorch's CUDA wheels depend
+ * on.
+ */
 function cudaIncludes(torch: TorchInfo): string[] {
   const nvidia = join(dirname(torch.root), 'nvidia')
   const packages = existsSync(nvidia) ? readdirSync(nvidia).map(name => join(nvidia, name, 'include')) : []
@@ -65,7 +68,10 @@ export const buildAddon = (torch: TorchInfo, note?: Note): Promise<string> => bu
 /** The addon's path if it is compiled already, else null. */
 export const builtAddon = (torch: TorchInfo): string | null => built(recipe(torch))
 
-/** Finds libtorch, compiles the addon where needed, and says where both lie. Errors of status 5 when either cannot be had. */
+/**
+ * Finds libtorch, compiles the addon where needed, and says where both lie. Errors of status 5 when either cannot be
+ * had.
+ */
 export async function locateAddon(note?: Note): Promise<{addon: string; torch: TorchInfo}> {
   const torch = await findTorch()
   return {addon: await buildAddon(torch, note), torch}

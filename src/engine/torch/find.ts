@@ -1,8 +1,9 @@
 /**
  * Where libtorch comes from.
  *
- * Three places are asked in order: the folder that `DINOV2_TORCH` names, the `torch` that `python3` would import, and the private environment that
- * `dinov2 engine install torch` makes. Only files are read (version.py as text, the presence of libraries); torch's own Python code never runs.
+ * Three places are asked in order: the folder that `DINOV2_TORCH` names, the `torch` that `python3` would import, and
+ * the private environment that `dinov2 engine install torch` makes. Only files are read (version.py as text, the
+ * presence of libraries); torch's own Python code never runs.
  */
 import {existsSync, readFileSync, readdirSync} from 'node:fs'
 import {dirname, join, resolve} from 'node:path'
@@ -37,7 +38,10 @@ const LIBRARY = process.platform === 'darwin' ? 'libtorch_cpu.dylib' : 'libtorch
 /** The private environment of `engine install torch`. */
 export const privateTorch = (): string => join(dataFolder(), 'torch')
 
-/** All places where a folder that somebody named may hold a libtorch: itself, `torch` below it, or the packages of an environment. */
+/**
+ * All places where a folder that somebody named may hold a libtorch: itself, `torch` below it, or the packages of an
+ * environment.
+ */
 const candidates = (folder: string): string[] => [folder, join(folder, 'torch'), ...sitePackages(folder).map(site => join(site, 'torch'))]
 
 /** Reads what `root` says of itself; null when there is no complete libtorch. */
@@ -78,7 +82,10 @@ async function ofPython(): Promise<{root: string; python: string} | null> {
   return status === 0 && origin && python ? {root: dirname(origin), python} : null
 }
 
-/** The complete libtorch in the private environment. pip writes RECORD last: without it an installation was interrupted. */
+/**
+ * The complete libtorch in the private environment. pip writes RECORD last: without it an installation was
+ * interrupted.
+ */
 export function installedTorch(): TorchInfo | null {
   for (const site of sitePackages(privateTorch())) {
     if (!readdirSync(site).some(name => /^torch-.*\.dist-info$/.test(name) && existsSync(join(site, name, 'RECORD')))) continue
@@ -95,7 +102,8 @@ export type Search = {
 
 /**
  * Looks for a libtorch in the three places.
- * A folder that `DINOV2_TORCH` names and that does not serve is an error of status 5: what was asked for by name is never replaced quietly.
+ * A folder that `DINOV2_TORCH` names and that does not serve is an error of status 5: what was asked for by name is
+ * never replaced quietly.
  */
 export async function searchTorch(env: Readonly<Record<string, string | undefined>> = process.env): Promise<Search> {
   const oldest = OLDEST_TORCH.join('.')

@@ -1,8 +1,10 @@
 /**
- * Bringing libtorch to this machine: a private Python environment with PyTorch's wheel, whose libraries and headers are all that is wanted of it.
+ * Bringing libtorch to this machine: a private Python environment with PyTorch's wheel, whose libraries and headers
+ * are all that is wanted of it.
  *
- * The plain `torch` of Python's package index carries CUDA on x86-64 Linux, several gigabytes of it; the CPU build is a tenth. So the CPU build is the default, looked for
- * first where the user's pip looks anyway (a mirror, a folder of wheels), then at PyTorch's own host or the index that `DINOV2_TORCH_INDEX` names.
+ * The plain `torch` of Python's package index carries CUDA on x86-64 Linux, several gigabytes of it; the CPU build is
+ * a tenth. So the CPU build is the default, looked for first where the user's pip looks anyway (a mirror, a folder of
+ * wheels), then at PyTorch's own host or the index that `DINOV2_TORCH_INDEX` names.
  */
 import {UserError} from '../../config/errors.js'
 import {lastLines, type Outcome} from '../../system/run-command.js'
@@ -30,11 +32,15 @@ function attempts(cuda: boolean): string[][] {
   if (index) return [[plain, '--index-url', index]]
   // Only Linux has a plain wheel with CUDA; elsewhere the plain one is the CPU (or Metal) build.
   if (cuda || process.platform !== 'linux') return [[plain]]
-  // A local version label never is on the public index: finding it means that the user's own pip settings offer the CPU build.
+  // A local version label never is on the public index: finding it means that the user's own pip settings offer the
+  // CPU build.
   return [[`${plain}+cpu`], [plain, '--index-url', INDEX]]
 }
 
-/** Returns the libtorch that serves, installing one where none does. Errors of status 5: no Python, no wheel, no download. */
+/**
+ * Returns the libtorch that serves, installing one where none does. Errors of status 5: no Python, no wheel, no
+ * download.
+ */
 export async function installTorch({cuda, force, note, confirm}: TorchInstall): Promise<TorchInfo> {
   const before = await searchTorch()
   if (before.torch && !force && (before.torch.cuda || !cuda)) {

@@ -1,10 +1,11 @@
 /**
  * Kernels that tfjs's WebAssembly backend lacks, borrowed from its plain JavaScript backend.
  *
- * Without them training does not run: the gradient of `gather` is UnsortedSegmentSum, that of a convolution Conv2DBackpropFilter. Each borrowed kernel copies its inputs
- * out of WebAssembly's memory, computes in JavaScript on one thread, and copies the results back, so it is slow but right; numbers of type float32, int32 and bool only.
- * Not borrowed, because the WebAssembly backend cannot hold what they work on: complex numbers (Complex, ComplexAbs, Real, Imag, FFT, IFFT), strings
- * (StaticRegexReplace, RaggedTensorToTensor) and canvases (Draw).
+ * Without them training does not run: the gradient of `gather` is UnsortedSegmentSum, that of a convolution
+ * Conv2DBackpropFilter. Each borrowed kernel copies its inputs out of WebAssembly's memory, computes in JavaScript on
+ * one thread, and copies the results back, so it is slow but right; numbers of type float32, int32 and bool only. Not
+ * borrowed, because the WebAssembly backend cannot hold what they work on: complex numbers (Complex, ComplexAbs, Real,
+ * Imag, FFT, IFFT), strings (StaticRegexReplace, RaggedTensorToTensor) and canvases (Draw).
  */
 import {findBackend, getKernel, registerKernel, util} from '../../tensor/tf.js'
 import type {BackendValues, DataType, KernelBackend, KernelConfig, NamedTensorInfoMap, TensorInfo, TypedArray} from '../../tensor/tf.js'

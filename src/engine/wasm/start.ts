@@ -1,7 +1,9 @@
 /**
- * tfjs's WebAssembly backend in Node: nothing to install, one thread, float32; and tfjs's plain JavaScript backend, for tests of plain twins.
+ * tfjs's WebAssembly backend in Node: nothing to install, one thread, float32; and tfjs's plain JavaScript backend,
+ * for tests of plain twins.
  *
- * WebAssembly's threads need a browser's workers, so Node runs the SIMD build on one thread. Numbers are float32 throughout.
+ * WebAssembly's threads need a browser's workers, so Node runs the SIMD build on one thread. Numbers are float32
+ * throughout.
  */
 import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
@@ -36,7 +38,10 @@ export async function startPlain(): Promise<{version: string}> {
   return {version: version_core}
 }
 
-/** The plain backend greets its first use with an advertisement on stderr; users of `--engine wasm` have been told already. */
+/**
+ * The plain backend greets its first use with an advertisement on stderr; users of `--engine wasm` have been told
+ * already.
+ */
 function quietPlainBackend(): void {
   const plain = findBackend('cpu') as {firstUse?: boolean} | null
   if (plain) plain.firstUse = false

@@ -1,8 +1,9 @@
 /**
  * From the shapes of a checkpoint to the model that it is, and back: which tensors that model needs.
  *
- * Names and shapes are those of DINOv2's released backbones (spec 1.9). What shapes cannot tell (heads, how positions are resampled) comes from
- * metadata, else from what all released models have in common: heads of 64, and antialiased resampling to a size exactly where there are registers.
+ * Names and shapes are those of DINOv2's released backbones (docs/spec.md §1.9). What shapes cannot tell (heads, how
+ * positions are resampled) comes from metadata, else from what all released models have in common: heads of 64, and
+ * antialiased resampling to a size exactly where there are registers.
  */
 import {UserError} from '../../config/errors.js'
 import type {VitConfig} from '../../model/config.js'
@@ -14,8 +15,9 @@ const list = (shape: readonly number[]): string => `[${shape.join(', ')}]`
 /**
  * The architecture that these tensors make.
  *
- * `metadata` may hold `heads`, `interpolate_offset` and `interpolate_antialias` as strings; `overrides` wins over both. Throws `UserError` when the
- * tensors make no backbone of this kind, when heads cannot be told or do not divide the width, or when the position grid is not square.
+ * `metadata` may hold `heads`, `interpolate_offset` and `interpolate_antialias` as strings; `overrides` wins over
+ * both. Throws `UserError` when the tensors make no backbone of this kind, when heads cannot be told or do not divide
+ * the width, or when the position grid is not square.
  */
 export function inferConfig(
   shapes: Shapes,
@@ -95,7 +97,10 @@ function flag(value: string | undefined, name: string, refuse: Refuse): boolean 
   return value.toLowerCase() === 'true'
 }
 
-/** The metadata by which `inferConfig` gives back exactly this architecture; the rest of it is there for people to read. */
+/**
+ * The metadata by which `inferConfig` gives back exactly this architecture; the rest of it is there for people to
+ * read.
+ */
 export const configMetadata = (config: VitConfig): Record<string, string> => ({
   width: String(config.width),
   depth: String(config.depth),
@@ -110,7 +115,10 @@ export const configMetadata = (config: VitConfig): Record<string, string> => ({
   interpolate_antialias: String(config.interpolateAntialias)
 })
 
-/** Every tensor of the backbone with its shape, in the order of Meta's files. Linear weights are [out, in], the patch kernel [C, 3, P, P]. */
+/**
+ * Every tensor of the backbone with its shape, in the order of Meta's files. Linear weights are [out, in], the patch
+ * kernel [C, 3, P, P].
+ */
 export function expectedShapes({width: C, depth, patch: P, ffn, hidden, registers, grid, layerScale}: VitConfig): Map<string, number[]> {
   const shapes = new Map<string, number[]>([
     ['cls_token', [1, 1, C]],
@@ -149,8 +157,8 @@ export function expectedShapes({width: C, depth, patch: P, ffn, hidden, register
 }
 
 /**
- * Compares what a model needs with what a file has. Throws one `UserError` that lists everything missing, unexpected and of another shape, blocks
- * taken together, with the likely cause.
+ * Compares what a model needs with what a file has. Throws one `UserError` that lists everything missing, unexpected
+ * and of another shape, blocks taken together, with the likely cause.
  */
 export function checkFit(expected: Shapes, found: Shapes, path: string): void {
   const missing = [...expected.keys()].filter(name => !found.has(name))

@@ -1,8 +1,9 @@
 /**
- * A whole backbone in and out of files: opened with its architecture, saved as safetensors, as a folder for transformers, or as a folder for timm.
+ * A whole backbone in and out of files: opened with its architecture, saved as safetensors, as a folder for
+ * transformers, or as a folder for timm.
  *
- * Tensors pass through one at a time, in any order; since the architecture tells every name and shape beforehand, their places in the file are
- * known before the first one comes.
+ * Tensors pass through one at a time, in any order; since the architecture tells every name and shape beforehand,
+ * their places in the file are known before the first one comes.
  */
 import {writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
@@ -19,7 +20,10 @@ import {bytesOf} from './tensor-entry.js'
 export type NamedTensor = {readonly name: string; readonly shape: readonly number[]; readonly data: Float32Array}
 export type TensorStream = Iterable<NamedTensor> | AsyncIterable<NamedTensor>
 
-/** Opens a checkpoint, infers its architecture and checks that it is complete. Throws as `openCheckpoint`, `inferConfig` and `checkFit`. */
+/**
+ * Opens a checkpoint, infers its architecture and checks that it is complete. Throws as `openCheckpoint`,
+ * `inferConfig` and `checkFit`.
+ */
 export async function openBackbone(
   path: string,
   {overrides, ...options}: CheckpointOptions & {readonly overrides?: Partial<VitConfig>} = {}
@@ -42,9 +46,11 @@ export async function* readBackbone(config: VitConfig, {tensors}: Pick<Checkpoin
 }
 
 /**
- * Writes a backbone as one safetensors file under Meta's names; its architecture goes into the metadata, so that `openBackbone` gives back the same.
+ * Writes a backbone as one safetensors file under Meta's names; its architecture goes into the metadata, so that
+ * `openBackbone` gives back the same.
  *
- * Throws `UserError` when the output exists without `force`; an `Error` when tensors are missing or of another shape, which is a defect of the caller.
+ * Throws `UserError` when the output exists without `force`; an `Error` when tensors are missing or of another shape,
+ * which is a defect of the caller.
  */
 export async function saveBackbone(
   path: string,
@@ -57,7 +63,10 @@ export async function saveBackbone(
   await stream(path, shapes, tensors, name => [name], {...metadata, ...configMetadata(config)}, options)
 }
 
-/** Writes tensors as they come to the places that `rename` gives them; several names share the rows of one tensor evenly. */
+/**
+ * Writes tensors as they come to the places that `rename` gives them; several names share the rows of one tensor
+ * evenly.
+ */
 async function stream(
   path: string,
   shapes: ReadonlyMap<string, readonly number[]>,
@@ -91,7 +100,8 @@ async function stream(
   }
 }
 
-// ---- Hugging Face ----------------------------------------------------------------------------------------------------------------------------------
+// ---- Hugging Face
+// ----------------------------------------------------------------------------------------------------------------------------------
 
 export type Preprocessing = {
   /** Shorter edge after resizing, in pixels. */
@@ -121,11 +131,11 @@ const mean = [0.485, 0.456, 0.406]
 const std = [0.229, 0.224, 0.225]
 
 /**
- * Writes a folder that transformers opens as `Dinov2Model`, or with registers as `Dinov2WithRegistersModel`: config.json, model.safetensors,
- * preprocessor_config.json and README.md. The folder appears whole.
+ * Writes a folder that transformers opens as `Dinov2Model`, or with registers as `Dinov2WithRegistersModel`:
+ * config.json, model.safetensors, preprocessor_config.json and README.md. The folder appears whole.
  *
- * Blocks without LayerScale get gains of one, which is the same. Throws `UserError` where transformers has no such model (hidden width), or the
- * output exists without `force`.
+ * Blocks without LayerScale get gains of one, which is the same. Throws `UserError` where transformers has no such
+ * model (hidden width), or the output exists without `force`.
  */
 export async function saveHuggingFace(
   dir: string,
@@ -197,7 +207,10 @@ function huggingFaceConfig(config: VitConfig): Record<string, unknown> {
   }
 }
 
-/** transformers knows the hidden width only as a whole multiple of the width; SwiGLU layers take two thirds of it, rounded up to a multiple of 8. */
+/**
+ * transformers knows the hidden width only as a whole multiple of the width; SwiGLU layers take two thirds of it,
+ * rounded up to a multiple of 8.
+ */
 function huggingFaceRatio({width, hidden, ffn}: VitConfig): number {
   for (const ratio of [4, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]) {
     const full = width * ratio
@@ -277,13 +290,15 @@ function card(config: VitConfig, {resize, crop}: Preprocessing, {title, license,
   return `---\n${head.join('\n')}\n---\n\n${body.join('\n\n')}\n`
 }
 
-// ---- timm ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- timm
+// ------------------------------------------------------------------------------------------------------------------------------------------
 
 /**
- * Writes a folder that timm opens by `timm.create_model('local-dir:<folder>', pretrained=True)`: config.json and model.safetensors in timm's names.
+ * Writes a folder that timm opens by `timm.create_model('local-dir:<folder>', pretrained=True)`: config.json and
+ * model.safetensors in timm's names.
  *
- * timm's models have no mask token, so it is left out; with registers the class token takes its position with it. Throws `UserError` when the output
- * exists without `force`.
+ * timm's models have no mask token, so it is left out; with registers the class token takes its position with it.
+ * Throws `UserError` when the output exists without `force`.
  */
 export async function saveTimm(
   dir: string,

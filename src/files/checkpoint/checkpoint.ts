@@ -1,6 +1,7 @@
 /**
- * Opens whatever holds a model: a `.pth` or `.safetensors` file, a Hugging Face or timm folder, one of our run folders, or the name of a released model that was
- * pulled. What comes back has Meta's names and reads each tensor only when asked.
+ * Opens whatever holds a model: a `.pth` or `.safetensors` file, a Hugging Face or timm folder, one of our run
+ * folders, or the name of a released model that was pulled. What comes back has Meta's names and reads each tensor
+ * only when asked.
  */
 import {readdir, readFile, stat} from 'node:fs/promises'
 import {homedir} from 'node:os'
@@ -15,20 +16,35 @@ import type {TensorEntry} from './tensor-entry.js'
 import {listStates} from '../run/training-state.js'
 
 export type CheckpointOptions = {
-  /** Which of several models in one file: `teacher`, `student`, or the key under which it lies. Default: the teacher where there is one. */
+  /**
+   * Which of several models in one file: `teacher`, `student`, or the key under which it lies. Default: the teacher
+   * where there is one.
+   */
   readonly root?: string
-  /** For mmcv files: read only `state_dict` and pass over unknown objects beside it. They are never built, let alone called. */
+  /**
+   * For mmcv files: read only `state_dict` and pass over unknown objects beside it. They are never built, let alone
+   * called.
+   */
   readonly tolerant?: boolean
 }
 
 export type Checkpoint = {
-  /** The file or folder that was opened at last; differs from what was asked for with run folders and names of released models. */
+  /**
+   * The file or folder that was opened at last; differs from what was asked for with run folders and names of released
+   * models.
+   */
   readonly path: string
   readonly format: 'pth' | 'safetensors' | 'huggingface'
   readonly dialect: Dialect
-  /** What the file says of itself: metadata of safetensors; of a Hugging Face or timm folder `heads` and the settings it names. */
+  /**
+   * What the file says of itself: metadata of safetensors; of a Hugging Face or timm folder `heads` and the settings
+   * it names.
+   */
   readonly metadata: Readonly<Record<string, string>>
-  /** The backbone under Meta's names (DINOv2 spec 1.9). Of a file that holds one head alone, its tensors under their own names. */
+  /**
+   * The backbone under Meta's names (docs/spec.md §1.9). Of a file that holds one head alone, its tensors under their
+   * own names.
+   */
   readonly tensors: Map<string, TensorEntry>
   /** What stands beside the backbone: `dino_head.…`, `ibot_head.…`, `decode_head.…`, `classifier.…`. */
   readonly heads: Map<string, TensorEntry>
@@ -95,7 +111,8 @@ export function modelsFolder(env: Readonly<Record<string, string | undefined>> =
 async function openFile(path: string, {tolerant}: CheckpointOptions): Promise<Opened> {
   const reader = await openReader(path)
   const head = await reader.read(0, Math.min(reader.size, 9)).finally(() => reader.close())
-  // A safetensors file has { as its ninth byte; all else is for the reader of .pth to judge, unless the ending says otherwise.
+  // A safetensors file has { as its ninth byte; all else is for the reader of .pth to judge, unless the ending says
+  // otherwise.
   if (head[8] === 0x7b || (path.endsWith('.safetensors') && head[0] !== 0x50)) {
     const file = await openSafetensors(path)
     return {path, format: 'safetensors', metadata: file.metadata, tensors: file.tensors, close: () => file.close()}

@@ -1,5 +1,6 @@
 /**
- * Trained heads in files: safetensors with the head's tensors, and in its metadata the task, what the head is, and what it was trained on.
+ * Trained heads in files: safetensors with the head's tensors, and in its metadata the task, what the head is, and
+ * what it was trained on.
  *
  * A head reads the features of one backbone; its fingerprint is written down and compared when the head is used again.
  */
@@ -41,8 +42,8 @@ export async function saveHead(
 }
 
 /**
- * Reads a head. Throws a `UserError`: the file is missing or damaged, holds no head, a head of another task, or one for another backbone than `backbone`
- * (a fingerprint).
+ * Reads a head. Throws a `UserError`: the file is missing or damaged, holds no head, a head of another task, or one
+ * for another backbone than `backbone` (a fingerprint).
  */
 export async function openHead(
   path: string,

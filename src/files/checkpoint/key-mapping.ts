@@ -1,9 +1,10 @@
 /**
  * One vocabulary for all checkpoints: whatever a file calls its tensors, the rest of the project sees Meta's names.
  *
- * Three dialects are known besides Meta's own flat names: Meta's chunked training names (`blocks.<chunk>.<i>.…`), the Hugging Face models
- * `Dinov2Model` and `Dinov2WithRegistersModel` (query, key and value apart), and timm (no mask token; with registers, the class token carries its position). Wrappers
- * around a model (`module.`, `_fsdp_wrapped_module.`, `teacher.backbone.`) are prefixes that say nothing and are taken off.
+ * Three dialects are known besides Meta's own flat names: Meta's chunked training names (`blocks.<chunk>.<i>.…`), the
+ * Hugging Face models `Dinov2Model` and `Dinov2WithRegistersModel` (query, key and value apart), and timm (no mask
+ * token; with registers, the class token carries its position). Wrappers around a model (`module.`,
+ * `_fsdp_wrapped_module.`, `teacher.backbone.`) are prefixes that say nothing and are taken off.
  */
 import {UserError} from '../../config/errors.js'
 import {concatenated, itemSize, renamed, tensorEntry, type TensorEntry} from './tensor-entry.js'
@@ -31,8 +32,8 @@ const rootOrder = ['teacher', 'state_dict', 'model', 'student']
 /**
  * Sorts the tensors of a file into backbone and heads, under Meta's names.
  *
- * `root` chooses between several models in one file; the teacher is taken when nothing is said. Throws `UserError`: no such root, several models and none
- * is the teacher, sharded parameters, names that collide.
+ * `root` chooses between several models in one file; the teacher is taken when nothing is said. Throws `UserError`: no
+ * such root, several models and none is the teacher, sharded parameters, names that collide.
  */
 export function nameTensors(path: string, found: ReadonlyMap<string, TensorEntry>, root?: string): Named {
   const bare = new Map<string, TensorEntry>()
@@ -119,7 +120,10 @@ function choosePrefix(path: string, names: readonly string[], root: string | und
   return {prefix: only, chosen: rootOrder.find(name => within(only, name))}
 }
 
-/** PyTorch has two spellings for the two halves of a weight-normed matrix; Meta's is gain `weight_g` and direction `weight_v`. */
+/**
+ * PyTorch has two spellings for the two halves of a weight-normed matrix; Meta's is gain `weight_g` and direction
+ * `weight_v`.
+ */
 const headTensor = (name: string): string =>
   name.replace(/\.parametrizations\.weight\.original([01])$/, (_, half: string) => (half === '0' ? '.weight_g' : '.weight_v'))
 
@@ -136,7 +140,8 @@ function collect(path: string, pairs: Iterable<readonly [string, TensorEntry]>):
 const zeros = (name: string, shape: readonly number[], {dtype}: TensorEntry): TensorEntry =>
   tensorEntry(name, dtype, shape, async () => new Uint8Array(shape.reduce((product, length) => product * length, itemSize[dtype])))
 
-// ---- Hugging Face ----------------------------------------------------------------------------------------------------------------------------------
+// ---- Hugging Face
+// ----------------------------------------------------------------------------------------------------------------------------------
 
 /** Meta's name and, where several Hugging Face tensors make one of Meta's, the place among them. */
 function fromHuggingFaceName(name: string): [name: string, part?: number] {
@@ -198,8 +203,9 @@ function fromHuggingFace(path: string, found: ReadonlyMap<string, TensorEntry>):
 }
 
 /**
- * Hugging Face's names for one of Meta's tensors: one, or three for query, key and value, in the order of their rows. They are the names of
- * published files, which every version of transformers reads, whatever it calls the modules inside.
+ * Hugging Face's names for one of Meta's tensors: one, or three for query, key and value, in the order of their rows.
+ * They are the names of published files, which every version of transformers reads, whatever it calls the modules
+ * inside.
  */
 export function toHuggingFaceNames(name: string): readonly string[] {
   const block = /^blocks\.(\d+)\.(.+)$/.exec(name)
@@ -232,7 +238,8 @@ export function toHuggingFaceNames(name: string): readonly string[] {
   ]
 }
 
-// ---- timm ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- timm
+// ------------------------------------------------------------------------------------------------------------------------------------------
 
 function fromTimm(path: string, found: ReadonlyMap<string, TensorEntry>): Map<string, TensorEntry> {
   const out: [string, TensorEntry][] = []

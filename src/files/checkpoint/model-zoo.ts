@@ -1,13 +1,16 @@
 /**
  * The models that Meta released with DINOv2, by the names of torch.hub and of the files.
  *
- * Backbones come without and with four registers; heads are small and sit on a frozen backbone. Names and addresses follow one pattern, which is that of the hub
- * code; the table of the original README has some wrong addresses. Lengths and checksums are given where they are known; all else is
- * checked against what the server says.
+ * Backbones come without and with four registers; heads are small and sit on a frozen backbone. Names and addresses
+ * follow one pattern, which is that of the hub code; the table of the original README has some wrong addresses.
+ * Lengths and checksums are given where they are known; all else is checked against what the server says.
  */
 
 export type Released = {
-  /** As in torch.hub for backbones, e.g. `dinov2_vits14_reg`; the file's name without `_pretrain.pth` or `_head.pth` for the rest. */
+  /**
+   * As in torch.hub for backbones, e.g. `dinov2_vits14_reg`; the file's name without `_pretrain.pth` or `_head.pth`
+   * for the rest.
+   */
   readonly name: string
   readonly kind: 'backbone' | 'classifier' | 'depth' | 'segmentation'
   /** The backbone that a head sits on. */

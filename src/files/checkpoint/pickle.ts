@@ -1,12 +1,14 @@
 /**
  * Reads Python pickles without Python and without trust.
  *
- * A pickle is a program for a small stack machine; what makes it dangerous are the opcodes that look up a name in any module and call it. Here a
- * name is looked up in a list that the caller gives, and a call is a function of ours that builds plain data. A name that is not on the list ends the
- * reading at once with a sentence that names it, whether or not it would have been called. In tolerant mode unknown names become inert
- * objects that hold nothing and do nothing; names that can harm are refused even then, because a file that mentions them is not a checkpoint.
+ * A pickle is a program for a small stack machine; what makes it dangerous are the opcodes that look up a name in any
+ * module and call it. Here a name is looked up in a list that the caller gives, and a call is a function of ours that
+ * builds plain data. A name that is not on the list ends the reading at once with a sentence that names it, whether or
+ * not it would have been called. In tolerant mode unknown names become inert objects that hold nothing and do nothing;
+ * names that can harm are refused even then, because a file that mentions them is not a checkpoint.
  *
- * Work and memory grow with the bytes of the pickle: nothing recurses, and what may copy (`set(list)`) draws on a budget.
+ * Work and memory grow with the bytes of the pickle: nothing recurses, and what may copy (`set(list)`) draws on a
+ * budget.
  */
 import {UserError} from '../../config/errors.js'
 
@@ -60,7 +62,10 @@ export type PickleOptions = {
 export const MAX_PICKLE = 256 << 20
 const BUDGET = 10_000_000
 
-/** Modules that no checkpoint has reason to mention, by their first name. In `builtins` only what the list knows is harmless. */
+/**
+ * Modules that no checkpoint has reason to mention, by their first name. In `builtins` only what the list knows is
+ * harmless.
+ */
 const HARMFUL = new Set(
   (
     'os posix nt subprocess sys shutil socket importlib imp runpy ctypes pty code codeop pdb bdb timeit marshal pickle _pickle shelve operator _operator ' +
@@ -71,7 +76,10 @@ const HARMFUL = new Set(
 
 const MARK = Symbol('mark')
 
-/** Runs the pickle and returns what it builds. Throws `UserError` for what is broken (`BAD_CHECKPOINT`) and for what is refused (`UNSAFE_PICKLE`). */
+/**
+ * Runs the pickle and returns what it builds. Throws `UserError` for what is broken (`BAD_CHECKPOINT`) and for what is
+ * refused (`UNSAFE_PICKLE`).
+ */
 export function unpickle(bytes: Uint8Array, {path, find, persistent, tolerant = false}: PickleOptions): PyValue {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const text = new TextDecoder('utf-8', {fatal: false, ignoreBOM: true})

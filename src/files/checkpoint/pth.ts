@@ -1,10 +1,10 @@
 /**
  * Files of `torch.save`, read without Python and written so that `torch.load(…, weights_only=True)` opens them.
  *
- * Such a file is a zip archive: `data.pkl` is a pickle of containers and tensors, `data/<key>` the raw bytes of one storage each. The pickle goes through
- * `pickle.ts` with the list below: tensors, storages, plain containers, nothing else. A tensor is a view (offset, shape, strides) of a
- * storage; its bytes are read from their place in the file when asked for, so two tensors may share a storage and no storage is ever held whole
- * besides the tensor made from it.
+ * Such a file is a zip archive: `data.pkl` is a pickle of containers and tensors, `data/<key>` the raw bytes of one
+ * storage each. The pickle goes through `pickle.ts` with the list below: tensors, storages, plain containers, nothing
+ * else. A tensor is a view (offset, shape, strides) of a storage; its bytes are read from their place in the file when
+ * asked for, so two tensors may share a storage and no storage is ever held whole besides the tensor made from it.
  */
 import {openAtomic, type AtomicOptions} from '../../system/atomic.js'
 import {UserError} from '../../config/errors.js'
@@ -73,8 +73,8 @@ const torchTypes: Readonly<Record<string, DType>> = {
 
 export type PthOptions = {
   /**
-   * For mmcv files: only `state_dict` is read, and unknown names elsewhere become inert objects instead of ending the reading. In `state_dict`
-   * itself nothing unknown is accepted.
+   * For mmcv files: only `state_dict` is read, and unknown names elsewhere become inert objects instead of ending the
+   * reading. In `state_dict` itself nothing unknown is accepted.
    */
   readonly tolerant?: boolean
 }
@@ -89,8 +89,8 @@ export type PthFile = {
 /**
  * Opens a `.pth` file: reads its directory and its pickle, and no numbers yet.
  *
- * Throws `UserError`: not such a file, truncated, in PyTorch's old format (with the line that saves it anew), or refused because its pickle mentions a
- * name that is not on the list.
+ * Throws `UserError`: not such a file, truncated, in PyTorch's old format (with the line that saves it anew), or
+ * refused because its pickle mentions a name that is not on the list.
  */
 export async function openPth(path: string, {tolerant = false}: PthOptions = {}): Promise<PthFile> {
   const file = await openReader(path)
@@ -195,7 +195,8 @@ async function checkFormat(file: FileReader): Promise<void> {
 
 const printable = (bytes: Uint8Array): string => JSON.stringify(Buffer.from(bytes.subarray(0, 12)).toString('latin1'))
 
-// ---- the list of what a checkpoint may hold --------------------------------------------------------------------------------------------------------
+// ---- the list of what a checkpoint may hold
+// --------------------------------------------------------------------------------------------------------
 
 const dataOnly = new Set(
   ['int', 'float', 'bool', 'str', 'bytes', 'complex', 'object', 'slice', 'range', 'type']
@@ -328,7 +329,8 @@ const fail = (what: string): never => {
   throw malformed(what)
 }
 
-// ---- tensors as views ------------------------------------------------------------------------------------------------------------------------------
+// ---- tensors as views
+// ------------------------------------------------------------------------------------------------------------------------------
 
 /** A view that repeats its numbers may be larger than its storage only up to this many elements. */
 const MAX_REPEATED = 1 << 26
@@ -383,7 +385,8 @@ function gather(source: Uint8Array, shape: readonly number[], stride: readonly n
   return out
 }
 
-// ---- writing ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing
+// ---------------------------------------------------------------------------------------------------------------------------------------
 
 const typeNames = Object.fromEntries(Object.entries(storageTypes).map(([name, dtype]) => [dtype, name])) as Record<DType, string>
 
@@ -395,7 +398,8 @@ export type WritePthOptions = AtomicOptions & {
 }
 
 /**
- * Writes tensors, in the order given and one at a time, as `torch.save` of a dictionary would. Throws as `openAtomic`, and what `read` throws.
+ * Writes tensors, in the order given and one at a time, as `torch.save` of a dictionary would. Throws as `openAtomic`,
+ * and what `read` throws.
  */
 export async function writePth(
   path: string,

@@ -1,10 +1,11 @@
 /**
  * The safetensors format, read and written piece by piece.
  *
- * A file is: the length of the header (8 bytes, little-endian), the header in JSON (name → type, shape, first and last byte; `__metadata__` maps strings
- * to strings), the bytes of all tensors without gaps. The reader checks all of that before it hands out anything; the writer streams one tensor at a time
- * and gives the same bytes for the same tensors, in whatever order they come: larger element types first, then names by bytes, as the
- * reference library lays them out; the header padded with spaces to a multiple of 8.
+ * A file is: the length of the header (8 bytes, little-endian), the header in JSON (name → type, shape, first and last
+ * byte; `__metadata__` maps strings to strings), the bytes of all tensors without gaps. The reader checks all of that
+ * before it hands out anything; the writer streams one tensor at a time and gives the same bytes for the same tensors,
+ * in whatever order they come: larger element types first, then names by bytes, as the reference library lays them
+ * out; the header padded with spaces to a multiple of 8.
  */
 import {openAtomic, type AtomicOptions} from '../../system/atomic.js'
 import {UserError} from '../../config/errors.js'
@@ -22,7 +23,10 @@ export type SafetensorsFile = {
   close(): Promise<void>
 }
 
-/** Opens a file and checks its header. Throws `UserError` with a sentence for every defect; no bytes of tensors are read yet. */
+/**
+ * Opens a file and checks its header. Throws `UserError` with a sentence for every defect; no bytes of tensors are
+ * read yet.
+ */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const file = await openReader(path)
   const broken = (what: string, hint = 'Fetch or save it again.'): UserError =>
@@ -180,7 +184,10 @@ export async function createSafetensors(
 /** A tensor and where its bytes come from; every `TensorEntry` is one. */
 export type TensorSource = TensorSpec & {read(): Uint8Array | Promise<Uint8Array>}
 
-/** Writes tensors into one file, holding one at a time; whole or not at all. Throws as `createSafetensors`, and what `read` throws. */
+/**
+ * Writes tensors into one file, holding one at a time; whole or not at all. Throws as `createSafetensors`, and what
+ * `read` throws.
+ */
 export async function writeSafetensors(
   path: string,
   tensors: Iterable<TensorSource>,

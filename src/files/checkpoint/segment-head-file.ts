@@ -1,6 +1,7 @@
 /**
- * Segmentation heads on disk: our own (`head-file.ts`), and the published ones (`dinov2_vits14_ade20k_linear_head.pth` and the like), which are checkpoints of mmsegmentation. Of those only
- * `state_dict` is read, through the allow-list of `pickle.ts`; whatever else lies in them stays unread.
+ * Segmentation heads on disk: our own (`head-file.ts`), and the published ones (`dinov2_vits14_ade20k_linear_head.pth`
+ * and the like), which are checkpoints of mmsegmentation. Of those only `state_dict` is read, through the allow-list
+ * of `pickle.ts`; whatever else lies in them stays unread.
  */
 import {UserError} from '../../config/errors.js'
 import {openHead, type HeadTensors} from './head-file.js'
@@ -10,7 +11,10 @@ import type {TensorEntry} from './tensor-entry.js'
 /** What must be known of a head to use it again. */
 export type SegmentHeadSpec = {
   readonly kind: 'linear' | 'ms'
-  /** Blocks counted from 0; null (published heads, which do not say): as many last blocks as the width of the head tells. */
+  /**
+   * Blocks counted from 0; null (published heads, which do not say): as many last blocks as the width of the head
+   * tells.
+   */
   readonly layers: readonly number[] | null
   /** Short side of pictures, in pixels. */
   readonly size: number
@@ -40,7 +44,10 @@ const names = ['bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var', 'con
 const wrong = (path: string, what: string, hint?: string): UserError =>
   new UserError(`${path} is no segmentation head: ${what}.`, {exit: 2, code: 'WRONG_HEAD', ...(hint ? {hint} : {})})
 
-/** Opens one of ours or, by the ending `.pth`, a published one. Throws a `UserError` naming what is missing or does not fit, and what `openHead` throws. */
+/**
+ * Opens one of ours or, by the ending `.pth`, a published one. Throws a `UserError` naming what is missing or does not
+ * fit, and what `openHead` throws.
+ */
 export async function openSegmentHead(path: string, backbone?: string): Promise<OpenedSegmentHead> {
   if (/\.(pth|pt|bin|ckpt)$/i.test(path)) return openPublished(path)
   const {tensors, spec, trainedOn} = await openHead(path, {task: 'segment', ...(backbone === undefined ? {} : {backbone})})
@@ -51,7 +58,7 @@ export async function openSegmentHead(path: string, backbone?: string): Promise<
   return {path, spec: told, backbone: trainedOn.fingerprint, trainedOn, tensors}
 }
 
-/** How the published heads were trained and are tested (spec §5.5), by what their names say. */
+/** How the published heads were trained and are tested (docs/spec.md §5.5), by what their names say. */
 async function openPublished(path: string): Promise<OpenedSegmentHead> {
   const file = await openPth(path, {tolerant: true})
   try {

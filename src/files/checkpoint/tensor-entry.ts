@@ -1,7 +1,8 @@
 /**
  * One tensor in a file, known by name, type and shape, whose numbers are read only when asked for.
  *
- * Every reader of checkpoints yields these, so that naming, splitting and converting never hold more than one tensor in memory.
+ * Every reader of checkpoints yields these, so that naming, splitting and converting never hold more than one tensor
+ * in memory.
  */
 import {UserError} from '../../config/errors.js'
 
@@ -43,7 +44,10 @@ export function tensorEntry(name: string, dtype: DType, shape: readonly number[]
 /** The same tensor under another name. */
 export const renamed = (entry: TensorEntry, name: string): TensorEntry => (entry.name === name ? entry : {...entry, name})
 
-/** Tensors one after another along their first axis, as one; parts are read when the whole is. Shapes must agree beyond the first axis. */
+/**
+ * Tensors one after another along their first axis, as one; parts are read when the whole is. Shapes must agree beyond
+ * the first axis.
+ */
 export function concatenated(name: string, parts: readonly TensorEntry[]): TensorEntry {
   const [first] = parts
   if (!first) throw new Error(`Expected at least one part for ${name}`)
@@ -71,7 +75,10 @@ export function concatenated(name: string, parts: readonly TensorEntry[]): Tenso
   })
 }
 
-/** Raw little-endian elements as float32; F32 bytes that are aligned are seen, not copied. Integers beyond 2²⁴ are rounded. */
+/**
+ * Raw little-endian elements as float32; F32 bytes that are aligned are seen, not copied. Integers beyond 2²⁴ are
+ * rounded.
+ */
 export function toFloat32(bytes: Uint8Array, dtype: DType): Float32Array {
   const count = bytes.byteLength / itemSize[dtype]
   if (dtype === 'F32')
@@ -122,7 +129,10 @@ function fromHalf(bits: number): number {
 /** The bytes of float32 numbers, without a copy. All machines this project runs on are little-endian. */
 export const bytesOf = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 
-/** A tensor that lies in memory, as an entry. Throws an `Error` when data and shape disagree, which is a defect of the caller. */
+/**
+ * A tensor that lies in memory, as an entry. Throws an `Error` when data and shape disagree, which is a defect of the
+ * caller.
+ */
 export function float32Entry(name: string, shape: readonly number[], data: Float32Array): TensorEntry {
   if (data.length !== elements(shape))
     throw new Error(`Expected ${elements(shape)} numbers for ${name} [${shape.join(', ')}] but received ${data.length}`)

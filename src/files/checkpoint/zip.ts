@@ -1,9 +1,11 @@
 /**
- * The part of the zip format that PyTorch uses: records stored without compression, each readable at its place in the file, zip64 where 4 GiB are passed.
+ * The part of the zip format that PyTorch uses: records stored without compression, each readable at its place in the
+ * file, zip64 where 4 GiB are passed.
  *
- * The reader trusts the central directory, checks every place against the length of the file, and never holds more than the directory. The
- * writer streams records, aligns their bytes to 64 as PyTorch does, and writes no time stamps, so the same content gives the same file.
- * Checksums are written but not checked on reading: PyTorch can be told to leave them out, and does not check them either.
+ * The reader trusts the central directory, checks every place against the length of the file, and never holds more
+ * than the directory. The writer streams records, aligns their bytes to 64 as PyTorch does, and writes no time stamps,
+ * so the same content gives the same file. Checksums are written but not checked on reading: PyTorch can be told to
+ * leave them out, and does not check them either.
  */
 import * as zlib from 'node:zlib'
 import {UserError} from '../../config/errors.js'
@@ -28,7 +30,10 @@ const FULL32 = 0xffffffff
 /** A directory beyond this is no checkpoint. */
 const MAX_DIRECTORY = 64 << 20
 
-/** Lists the records of a zip archive by name. Throws `UserError` when it is no zip archive, is cut short, or holds compressed records. */
+/**
+ * Lists the records of a zip archive by name. Throws `UserError` when it is no zip archive, is cut short, or holds
+ * compressed records.
+ */
 export async function readZip(file: FileReader): Promise<Map<string, ZipRecord>> {
   const broken = (what: string): UserError =>
     new UserError(`${file.path} is not a good zip archive: ${what}.`, {code: 'BAD_CHECKPOINT', hint: 'Fetch or save it again.'})
@@ -139,7 +144,10 @@ export class ZipWriter {
     this.#zip64Above = zip64Above
   }
 
-  /** Adds one record of known size whose bytes come in pieces. Throws an `Error` when they are more or fewer, which is a defect of the caller. */
+  /**
+   * Adds one record of known size whose bytes come in pieces. Throws an `Error` when they are more or fewer, which is
+   * a defect of the caller.
+   */
   async add(name: string, size: number, pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void> {
     const encoded = Buffer.from(name)
     const local = this.#at

@@ -1,9 +1,11 @@
 /**
- * Embeddings as an Apache Arrow IPC stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size list of float32).
+ * Embeddings as an Apache Arrow IPC stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size list
+ * of float32).
  *
- * The record of the making stands in the schema's metadata under `dinov2`. A batch of rows is one record batch, encoded by itself and appended, so a
- * stream of any length needs the memory of one batch, and an interrupted file can be cut behind its last whole batch and continued. Streams of other
- * programs are read as long as they have a column of number lists; their plain columns become fields.
+ * The record of the making stands in the schema's metadata under `dinov2`. A batch of rows is one record batch,
+ * encoded by itself and appended, so a stream of any length needs the memory of one batch, and an interrupted file can
+ * be cut behind its last whole batch and continued. Streams of other programs are read as long as they have a column
+ * of number lists; their plain columns become fields.
  */
 import {open} from 'node:fs/promises'
 import {
@@ -110,7 +112,10 @@ export function encodeStream(schema: Schema, batches: readonly RecordBatch[]): U
   return writer.toUint8Array(true)
 }
 
-/** Writes batches to `sink` as they come. `begun` are the columns of a file that is being continued; its schema is not written again. */
+/**
+ * Writes batches to `sink` as they come. `begun` are the columns of a file that is being continued; its schema is not
+ * written again.
+ */
 export function arrowWriter(
   sink: Sink,
   meta: EmbeddingMeta,
@@ -221,7 +226,8 @@ export async function readArrow(source: AsyncIterable<Uint8Array> | string, name
 }
 
 /**
- * The rows again with the length of their vectors, which a plain list column only tells by its first row (`dim` 0). Batches of another length are refused.
+ * The rows again with the length of their vectors, which a plain list column only tells by its first row (`dim` 0).
+ * Batches of another length are refused.
  */
 export async function withVectorLength(
   rows: AsyncGenerator<EmbeddingBatch>,
@@ -354,8 +360,8 @@ function vectorsOf(column: Vector, name: string, at: number): Float32Array {
 }
 
 /**
- * Finds where the last whole record batch of an interrupted file ends, how many rows come before, and with which columns it was begun.
- * `undefined` when not even the schema is whole.
+ * Finds where the last whole record batch of an interrupted file ends, how many rows come before, and with which
+ * columns it was begun. `undefined` when not even the schema is whole.
  */
 export async function recoverArrow(
   path: string,
@@ -392,7 +398,8 @@ export async function recoverArrow(
 
 /**
  * Body length and row count of one encapsulated message, read from its flatbuffer.
- * Arrow format, Message.fbs: field 1 is the header's kind (3: RecordBatch), 2 the header, 3 the body length; of a RecordBatch, field 0 is the number of rows.
+ * Arrow format, Message.fbs: field 1 is the header's kind (3: RecordBatch), 2 the header, 3 the body length; of a
+ * RecordBatch, field 0 is the number of rows.
  */
 function messageSizes(bytes: Buffer): {bodyLength: number; rowCount: number} {
   const field = (table: number, n: number): number => {

@@ -1,5 +1,6 @@
 /**
- * Bytes in and out for embedding files: a reader that can look ahead, lines of a stream, and sinks that wait for the disk or the pipe.
+ * Bytes in and out for embedding files: a reader that can look ahead, lines of a stream, and sinks that wait for the
+ * disk or the pipe.
  */
 import {createReadStream} from 'node:fs'
 import {open, rm, type FileHandle} from 'node:fs/promises'

@@ -1,9 +1,10 @@
 /**
  * Fields of rows as columns of a table, for the formats that have a schema (Arrow, Parquet, CSV).
  *
- * The columns are fixed by the first batch: a field whose values there are all strings, all numbers or all booleans becomes a column of that kind. Whatever
- * does not fit later (a field never seen before, a value of another kind, a list or an object) travels as JSON in one more column, `extra`, and comes back
- * from there: nothing is lost and nothing is refused. A field that has the name of one of our own columns travels in `extra` as well.
+ * The columns are fixed by the first batch: a field whose values there are all strings, all numbers or all booleans
+ * becomes a column of that kind. Whatever does not fit later (a field never seen before, a value of another kind, a
+ * list or an object) travels as JSON in one more column, `extra`, and comes back from there: nothing is lost and
+ * nothing is refused. A field that has the name of one of our own columns travels in `extra` as well.
  */
 import type {Fields} from './rows.js'
 

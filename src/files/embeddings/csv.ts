@@ -1,8 +1,9 @@
 /**
  * Embeddings as CSV (RFC 4180): `id`, one column a field, `extra` (JSON), `dinov2`, then `v0` … `v{D-1}`.
  *
- * The record of the making stands in the `dinov2` cell of the first row, and the other cells of that column are empty: the file stays a plain table that
- * spreadsheets and data frames open without being told to skip a line. The record also says which columns hold numbers and booleans, which CSV cannot.
+ * The record of the making stands in the `dinov2` cell of the first row, and the other cells of that column are empty:
+ * the file stays a plain table that spreadsheets and data frames open without being told to skip a line. The record
+ * also says which columns hold numbers and booleans, which CSV cannot.
  */
 import {parse} from 'csv-parse'
 import {pipeline, Readable} from 'node:stream'

@@ -1,17 +1,26 @@
 /**
  * Embedding files: one kind of rows, six formats, written and read as streams.
  *
- * | ending         | what it is                                                                    | on a pipe | can be continued |
- * | -------------- | ----------------------------------------------------------------------------- | --------- | ---------------- |
- * | `.arrow`       | Apache Arrow IPC stream (the default on stdout)                               | yes       | yes              |
- * | `.parquet`     | Parquet, fixed-size list of float32                                           | yes       | no               |
- * | `.npy`         | NumPy [N, D], with a `.jsonl` of ids and fields beside it                     | no        | yes              |
- * | `.jsonl`       | one JSON object a row                                                         | yes       | yes              |
- * | `.csv`         | one column a number                                                           | yes       | yes              |
- * | `.safetensors` | tensors `vectors` and `rows`                                                  | no        | yes              |
+ * | ending         | what it is                                                                    | on a pipe | can
+ * be continued |
+ * | -------------- | ----------------------------------------------------------------------------- | --------- |
+ * ---------------- |
+ * | `.arrow`       | Apache Arrow IPC stream (the default on stdout)                               | yes       | yes
+ *  |
+ * | `.parquet`     | Parquet, fixed-size list of float32                                           | yes       | no
+ *  |
+ * | `.npy`         | NumPy [N, D], with a `.jsonl` of ids and fields beside it                     | no        | yes
+ *  |
+ * | `.jsonl`       | one JSON object a row                                                         | yes       | yes
+ *  |
+ * | `.csv`         | one column a number                                                           | yes       | yes
+ *  |
+ * | `.safetensors` | tensors `vectors` and `rows`                                                  | no        | yes
+ *  |
  *
- * Reading knows a format by its first bytes, from a file or from a pipe, and takes files of other programs too. An output that can be continued grows as
- * `OUT.partial`; when the run is interrupted, `resume` goes on behind the last whole row.
+ * Reading knows a format by its first bytes, from a file or from a pipe, and takes files of other programs too. An
+ * output that can be continued grows as `OUT.partial`; when the run is interrupted, `resume` goes on behind the last
+ * whole row.
  */
 import {createWriteStream} from 'node:fs'
 import {open, rename, rm, stat, truncate, type FileHandle} from 'node:fs/promises'
@@ -43,7 +52,10 @@ const endings: Readonly<Record<string, EmbeddingFormat>> = {
 }
 const needsFile: ReadonlySet<EmbeddingFormat> = new Set(['npy', 'safetensors'])
 
-/** The format of an output: what was asked for, else by the ending of the name, else (stdout, devices) Arrow. Throws `UserError` for an unknown ending. */
+/**
+ * The format of an output: what was asked for, else by the ending of the name, else (stdout, devices) Arrow. Throws
+ * `UserError` for an unknown ending.
+ */
 export function formatOf(target: string, asked?: EmbeddingFormat): EmbeddingFormat {
   const format = asked ?? endings[extname(target).toLowerCase()]
   if (format) return format
@@ -55,7 +67,8 @@ export function formatOf(target: string, asked?: EmbeddingFormat): EmbeddingForm
   })
 }
 
-// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- reading
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 /** An opened source of rows. Read `rows` to its end, or `close`. */
 export type Embeddings = {
@@ -180,8 +193,8 @@ async function* withCleanup<T>(rows: AsyncGenerator<T>, release: () => Promise<v
 }
 
 /**
- * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names the two that differ.
- * `ignoreLength`: normalised and plain vectors may stand together.
+ * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names
+ * the two that differ. `ignoreLength`: normalised and plain vectors may stand together.
  */
 export async function openAll(
   sources: readonly string[],
@@ -205,7 +218,8 @@ export async function openAll(
   return rest.length === 0 ? opened : {name: opened.name, format: opened.format, meta: opened.meta, rows: all(), close: opened.close}
 }
 
-// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 type Writer = {write(batch: EmbeddingBatch): Promise<void>; finish(): Promise<void>}
 
@@ -232,7 +246,10 @@ export type OutputOptions = {
   readonly force?: boolean
   /** Go on behind the last whole row of `OUT.partial`. */
   readonly resume?: boolean
-  /** Rows computed at once: a continued file is cut to a multiple of it, so that the rest comes out as it would have without the interruption. */
+  /**
+   * Rows computed at once: a continued file is cut to a multiple of it, so that the rest comes out as it would have
+   * without the interruption.
+   */
   readonly batch?: number
 }
 
@@ -253,7 +270,8 @@ export type OutputState = {
 /**
  * Looks at where an output is to go, before any work is done.
  *
- * Throws `UserError` (exit 2): the output or its partial file exists, or is a folder; the format is unknown, needs a file, or cannot be continued.
+ * Throws `UserError` (exit 2): the output or its partial file exists, or is a folder; the format is unknown, needs a
+ * file, or cannot be continued.
  */
 export async function inspectOutput(
   target: string,
@@ -305,7 +323,8 @@ export async function inspectOutput(
 /**
  * Opens an output of rows: a file, a device, or stdout (`-`).
  *
- * Throws `UserError` (exit 2) as `inspectOutput`, and when a partial file was made in another way. A whole output is not resumed but refused.
+ * Throws `UserError` (exit 2) as `inspectOutput`, and when a partial file was made in another way. A whole output is
+ * not resumed but refused.
  */
 export async function createEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
   const {meta, stdout, force = false, batch = 1} = options
@@ -367,7 +386,10 @@ async function streamWriter(format: EmbeddingFormat, sink: Sink, meta: Embedding
   }
 }
 
-/** What an interrupted run left: whole rows, where they end, and (for the formats with a side list) where the list ends. */
+/**
+ * What an interrupted run left: whole rows, where they end, and (for the formats with a side list) where the list
+ * ends.
+ */
 type Recovered = {
   readonly rows: number
   readonly end: number
@@ -376,7 +398,10 @@ type Recovered = {
   readonly meta: EmbeddingMeta
 }
 
-/** The file in which ids and fields wait beside the vectors, for the two formats that need one; and its name when all is done. */
+/**
+ * The file in which ids and fields wait beside the vectors, for the two formats that need one; and its name when all
+ * is done.
+ */
 const sideOf = (target: string, format: EmbeddingFormat): {growing: string; final: string | undefined} | undefined =>
   format === 'npy'
     ? {growing: partialOf(sidecarOf(target)), final: sidecarOf(target)}

@@ -1,8 +1,9 @@
 /**
  * Embeddings as JSON Lines: `{"id", …fields, "dinov2": {…}, "vector": […]}`.
  *
- * Every row carries the record of its making, so `shuf`, `head`, `grep` and `cat` leave a file that still knows its model, and mixing is noticed even
- * within one file. Numbers are the shortest decimals that name the same float32. A field with the name of one of our own keys travels in `extra`.
+ * Every row carries the record of its making, so `shuf`, `head`, `grep` and `cat` leave a file that still knows its
+ * model, and mixing is noticed even within one file. Numbers are the shortest decimals that name the same float32. A
+ * field with the name of one of our own keys travels in `extra`.
  */
 import {createReadStream} from 'node:fs'
 import {UserError} from '../../config/errors.js'
@@ -134,8 +135,8 @@ function parseRow(line: string, name: string, number: number): {row: Row; record
 }
 
 /**
- * Where the last whole line of an interrupted file ends when only `multiple`s of rows count, and how many rows that is.
- * `upTo`: no more rows than these. `quotes`: a line end between double quotes belongs to a cell (CSV).
+ * Where the last whole line of an interrupted file ends when only `multiple`s of rows count, and how many rows that
+ * is. `upTo`: no more rows than these. `quotes`: a line end between double quotes belongs to a cell (CSV).
  */
 export async function recoverLines(
   path: string,
@@ -157,7 +158,10 @@ export async function recoverLines(
   return kept
 }
 
-/** Ids and fields without their vectors, one line a row; the first row carries the record. Stands beside `.npy` and inside `.safetensors`. */
+/**
+ * Ids and fields without their vectors, one line a row; the first row carries the record. Stands beside `.npy` and
+ * inside `.safetensors`.
+ */
 export const sidecarLine = (id: string, fields: Fields, record: string | undefined): string => {
   const members = fieldMembers(fields) + (record === undefined ? '' : `"dinov2":${record},`)
   return `{"id":${JSON.stringify(id)}${members === '' ? '' : `,${members.slice(0, -1)}`}}\n`

@@ -1,9 +1,10 @@
 /**
- * Embeddings as a NumPy array [N, D] of little-endian float32, with a `.jsonl` of the same name beside it: one line a row with id and fields, the first of
- * which also carries the record of the making under `dinov2`.
+ * Embeddings as a NumPy array [N, D] of little-endian float32, with a `.jsonl` of the same name beside it: one line a
+ * row with id and fields, the first of which also carries the record of the making under `dinov2`.
  *
- * The array's header names N, which is known only at the end, so 128 bytes are reserved and written again; a pipe cannot do that, so this format needs a
- * file. Pairing by order is fragile, so the two lengths are compared on reading. Format: NEP 1, version 1.0.
+ * The array's header names N, which is known only at the end, so 128 bytes are reserved and written again; a pipe
+ * cannot do that, so this format needs a file. Pairing by order is fragile, so the two lengths are compared on
+ * reading. Format: NEP 1, version 1.0.
  */
 import {open, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
@@ -29,7 +30,10 @@ export const sidecarOf = (path: string): string => `${path.replace(/\.npy$/i, ''
 /** Float32 numbers as little-endian bytes; this machine's own order is little-endian wherever Node runs today. */
 export const floatBytes = (numbers: Float32Array): Uint8Array => new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength)
 
-/** Writes the array to `array` and the list to `list`, behind `begun` rows and `listEnd` bytes of list that are there already. */
+/**
+ * Writes the array to `array` and the list to `list`, behind `begun` rows and `listEnd` bytes of list that are there
+ * already.
+ */
 export function npyWriter(
   array: FileHandle,
   list: FileHandle,
@@ -77,8 +81,9 @@ function toFloat32(bytes: Buffer, kind: Dtype): Float32Array {
 }
 
 /**
- * Reads an array from its bytes, and ids and fields from the list beside it when `list` is given; else rows are named by their number.
- * `size` is the array's length in bytes where it is known. Throws `UserError` when the array is no matrix of floats, or the two lengths differ.
+ * Reads an array from its bytes, and ids and fields from the list beside it when `list` is given; else rows are named
+ * by their number. `size` is the array's length in bytes where it is known. Throws `UserError` when the array is no
+ * matrix of floats, or the two lengths differ.
  */
 export async function readNpy(
   bytes: ByteReader,

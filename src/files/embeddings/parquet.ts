@@ -1,10 +1,12 @@
 /**
- * Embeddings as Parquet: the same columns as the Arrow stream, in row groups of 2,048 rows, uncompressed (float vectors do not compress).
+ * Embeddings as Parquet: the same columns as the Arrow stream, in row groups of 2,048 rows, uncompressed (float
+ * vectors do not compress).
  *
- * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the rows; the schema that it stores beside the
- * data keeps the fixed-size list, and the record of the making stands in the key-value metadata under `dinov2`. hyparquet-writer was tried: it cannot
- * mark the list as fixed, and it shreds every vector through nested arrays (20,000 rows of 384: 2.9 s and 300 MB against 1.2 s and 120 MB). Parquet keeps
- * its table of contents at the end, so a file that was cut off cannot be continued.
+ * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the rows;
+ * the schema that it stores beside the data keeps the fixed-size list, and the record of the making stands in the
+ * key-value metadata under `dinov2`. hyparquet-writer was tried: it cannot mark the list as fixed, and it shreds every
+ * vector through nested arrays (20,000 rows of 384: 2.9 s and 300 MB against 1.2 s and 120 MB). Parquet keeps its
+ * table of contents at the end, so a file that was cut off cannot be continued.
  */
 import {openAsBlob} from 'node:fs'
 import {RecordBatchReader, Schema} from 'apache-arrow'
@@ -39,7 +41,8 @@ export function parquetWriter(sink: Sink, meta: EmbeddingMeta): {write(batch: Em
       .build()
     const {readable, writable} = new TransformStream<WasmBatch, WasmBatch>()
     input = writable.getWriter()
-    // The stream of bytes only appears once a first batch told the writer its schema, so it is pumped beside the writing.
+    // The stream of bytes only appears once a first batch told the writer its schema, so it is pumped beside the
+    // writing.
     pumped = (async () => {
       const bytes = (await transformParquetStream(readable as never, properties)) as unknown as AsyncIterable<Uint8Array>
       for await (const chunk of bytes) await sink.write(chunk)

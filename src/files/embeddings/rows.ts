@@ -1,8 +1,10 @@
 /**
- * What an embedding file holds, whatever its format: rows of id, vector and fields, and one record that says how all of them were made.
+ * What an embedding file holds, whatever its format: rows of id, vector and fields, and one record that says how all
+ * of them were made.
  *
- * The record (`EmbeddingMeta`) travels inside every file, so that two models, or one model with two preprocessings, are never mixed in silence. It holds
- * no time, no machine and no path: the same images and settings give the same bytes.
+ * The record (`EmbeddingMeta`) travels inside every file, so that two models, or one model with two preprocessings,
+ * are never mixed in silence. It holds no time, no machine and no path: the same images and settings give the same
+ * bytes.
  */
 import {UserError} from '../../config/errors.js'
 
@@ -58,7 +60,10 @@ export function batchOf(rows: readonly Row[]): EmbeddingBatch {
   return {ids: rows.map(row => row.id), vectors, fields: rows.map(row => row.fields)}
 }
 
-/** How many rows the readers of row formats give at once: 256, fewer where rows are long (patch tokens), so that a batch stays near 16 MB. */
+/**
+ * How many rows the readers of row formats give at once: 256, fewer where rows are long (patch tokens), so that a
+ * batch stays near 16 MB.
+ */
 export const rowsPerBatch = (dim: number): number => Math.max(1, Math.min(256, Math.floor((4 << 20) / Math.max(1, dim))))
 
 /** The record of a file that comes from elsewhere and says nothing of its making. */
@@ -173,7 +178,8 @@ const mismatchNames: Readonly<Record<string, string>> = {
 /**
  * Refuses to mix vectors that were made in two ways.
  *
- * `ignoreLength`: normalised and plain vectors may meet (where only directions count). Throws `UserError` (exit 2) naming both sides.
+ * `ignoreLength`: normalised and plain vectors may meet (where only directions count). Throws `UserError` (exit 2)
+ * naming both sides.
  */
 export function assertSameProvenance(
   a: {readonly name: string; readonly meta: EmbeddingMeta},

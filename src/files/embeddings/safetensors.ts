@@ -1,9 +1,9 @@
 /**
- * Embeddings as safetensors: `vectors` [N, D] in float32 and `rows`, bytes that are JSON Lines of id and fields, one line a row. The record of the making
- * stands in the metadata under `dinov2`.
+ * Embeddings as safetensors: `vectors` [N, D] in float32 and `rows`, bytes that are JSON Lines of id and fields, one
+ * line a row. The record of the making stands in the metadata under `dinov2`.
  *
- * The header comes first and names both lengths, so its place is reserved (JSON may end in spaces) and it is written again at the end; the lines wait in a
- * file beside until all vectors are out. The memory needed is that of one batch.
+ * The header comes first and names both lengths, so its place is reserved (JSON may end in spaces) and it is written
+ * again at the end; the lines wait in a file beside until all vectors are out. The memory needed is that of one batch.
  */
 import {open, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'

@@ -1,8 +1,9 @@
 /**
  * Files that grow line by line while a run goes on: metrics and event files.
  *
- * Where the disk is full, what was to be added waits in memory and goes out with the next piece, to the place where it belongs: a half-written line is
- * written over, nothing is lost and nothing stands twice, as long as the process lives.
+ * Where the disk is full, what was to be added waits in memory and goes out with the next piece, to the place where it
+ * belongs: a half-written line is written over, nothing is lost and nothing stands twice, as long as the process
+ * lives.
  */
 import {open, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
@@ -18,7 +19,10 @@ export class GrowingFile {
     private length: number
   ) {}
 
-  /** Opens a file to add to it behind its first `keep` bytes (by default all of it); what stands after them is cut off. Throws `UserError` where that is not possible. */
+  /**
+   * Opens a file to add to it behind its first `keep` bytes (by default all of it); what stands after them is cut off.
+   * Throws `UserError` where that is not possible.
+   */
   static async open(path: string, keep?: number): Promise<GrowingFile> {
     try {
       const handle = await open(path, 'r+').catch(() => open(path, 'w+'))

@@ -1,7 +1,9 @@
 /**
- * The folder of a training run: made, begun anew, and read back (`config.yaml`, `metrics.jsonl`, and results of evaluations as JSON beside them).
+ * The folder of a training run: made, begun anew, and read back (`config.yaml`, `metrics.jsonl`, and results of
+ * evaluations as JSON beside them).
  *
- * Beginning anew removes what a run wrote, by name, and nothing else: files that somebody put beside it stay, and a folder that holds other things than a run is refused.
+ * Beginning anew removes what a run wrote, by name, and nothing else: files that somebody put beside it stay, and a
+ * folder that holds other things than a run is refused.
  */
 import {mkdir, readdir, readFile, rm, rmdir, stat} from 'node:fs/promises'
 import {basename, join, resolve} from 'node:path'
@@ -25,10 +27,12 @@ const ours = new Set<string>([...Object.values(runNames), 'checkpoints', lockNam
 const isOurs = (name: string): boolean => ours.has(name) || name.startsWith(`${lockName}.`) || /^\.config\.yaml\.tmp-\d+-\d+$/.test(name)
 
 /**
- * Makes the folder of a run, or finds it; with `make` false it only looks whether it could. Nothing in it is changed yet.
+ * Makes the folder of a run, or finds it; with `make` false it only looks whether it could. Nothing in it is changed
+ * yet.
  *
- * Throws `UserError`: it is a file, or holds something and neither `force` nor `resume` is given, or, with `force`, holds something that is no run (exit 2);
- * `resume`, and there is no run to go on with (exit 3); it cannot be made (exit 1).
+ * Throws `UserError`: it is a file, or holds something and neither `force` nor `resume` is given, or, with `force`,
+ * holds something that is no run (exit 2); `resume`, and there is no run to go on with (exit 3); it cannot be made
+ * (exit 1).
  */
 export async function openRun(
   run: string,
@@ -115,7 +119,10 @@ export type RunFolder = {
   readonly results: readonly {readonly file: string; readonly value: unknown}[]
 }
 
-/** Numbers of a nested object under dotted names. `null`, which stands for what JSON cannot say (NaN, infinity), becomes NaN. */
+/**
+ * Numbers of a nested object under dotted names. `null`, which stands for what JSON cannot say (NaN, infinity),
+ * becomes NaN.
+ */
 function flatten(value: unknown, path: string, into: Map<string, number>): void {
   if (typeof value === 'number') into.set(path, value)
   else if (value === null || value === 'NaN' || value === 'Infinity' || value === '-Infinity') into.set(path, NaN)

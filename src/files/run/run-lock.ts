@@ -1,8 +1,9 @@
 /**
  * One process at a time in a run folder.
  *
- * The lock is a small file, put in place whole by a hard link, which fails where there is one already. It names process, machine and the moment the process began, so that a
- * lock left behind by a process that was killed is known as such and taken over; one of another machine cannot be judged from here and is respected.
+ * The lock is a small file, put in place whole by a hard link, which fails where there is one already. It names
+ * process, machine and the moment the process began, so that a lock left behind by a process that was killed is known
+ * as such and taken over; one of another machine cannot be judged from here and is respected.
  */
 import {readFileSync, rmSync} from 'node:fs'
 import {link, readFile, rename, rm, writeFile} from 'node:fs/promises'
@@ -46,8 +47,9 @@ const alive = ({pid, host, began}: Owner): boolean => {
 export type RunLock = {release(): Promise<void>}
 
 /**
- * Takes a run folder for this process. `release` gives it back; so does the end of the process, short of `kill -9`, after which the next one takes it over.
- * Throws `UserError`: another process has it (exit 2), or the folder cannot be written (exit 1).
+ * Takes a run folder for this process. `release` gives it back; so does the end of the process, short of `kill -9`,
+ * after which the next one takes it over. Throws `UserError`: another process has it (exit 2), or the folder cannot be
+ * written (exit 1).
  */
 export async function lockRun(run: string): Promise<RunLock> {
   const path = join(run, lockName)

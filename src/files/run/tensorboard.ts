@@ -1,9 +1,11 @@
 /**
  * Event files of TensorBoard: numbers by tag and step.
  *
- * A file is a chain of records (length, its checksum, the bytes, their checksum; checksums are CRC-32C, rotated and shifted as TFRecord has it), each an `Event` in protocol buffers
- * (tensorflow/core/util/event.proto): field 1 the time in seconds, 2 the step, 3 the version of the format, 5 a summary of tagged values, 7 a mark of the session. A
- * session that starts at step s tells readers to forget what earlier files say of s and later steps: that is how a resumed run is drawn once.
+ * A file is a chain of records (length, its checksum, the bytes, their checksum; checksums are CRC-32C, rotated and
+ * shifted as TFRecord has it), each an `Event` in protocol buffers (tensorflow/core/util/event.proto): field 1 the
+ * time in seconds, 2 the step, 3 the version of the format, 5 a summary of tagged values, 7 a mark of the session. A
+ * session that starts at step s tells readers to forget what earlier files say of s and later steps: that is how a
+ * resumed run is drawn once.
  */
 import {mkdir} from 'node:fs/promises'
 import {hostname} from 'node:os'
@@ -39,7 +41,8 @@ export function tfRecord(data: Uint8Array): Buffer {
   return out
 }
 
-// ---- protocol buffers, as far as events need them ----------------------------------------------------------------------------------------------------
+// ---- protocol buffers, as far as events need them
+// ----------------------------------------------------------------------------------------------------
 
 const varint = (value: number): number[] => {
   const bytes: number[] = []
@@ -81,8 +84,8 @@ export type EventFile = {
 }
 
 /**
- * Begins a new file in `folder` (made where it is missing). `first` is the step that comes next: readers forget what older files of the folder say of it and of later ones.
- * Throws `UserError` where it cannot be made.
+ * Begins a new file in `folder` (made where it is missing). `first` is the step that comes next: readers forget what
+ * older files of the folder say of it and of later ones. Throws `UserError` where it cannot be made.
  */
 export async function openEvents(folder: string, first: number, now: () => number = () => Date.now() / 1000): Promise<EventFile> {
   await mkdir(folder, {recursive: true})

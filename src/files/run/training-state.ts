@@ -1,11 +1,14 @@
 /**
- * The checkpoint of a training run: one safetensors file with student, teacher, moments and centres, and in its metadata the step and what made it.
+ * The checkpoint of a training run: one safetensors file with student, teacher, moments and centres, and in its
+ * metadata the step and what made it.
  *
- * It holds all that the next step depends on: crops, masks, order of images and stochastic depth are pure functions of seed and step. Files appear
- * whole under `checkpoints/step-0000250.safetensors`; numbers are float32 and independent of machine and engine.
+ * It holds all that the next step depends on: crops, masks, order of images and stochastic depth are pure functions of
+ * seed and step. Files appear whole under `checkpoints/step-0000250.safetensors`; numbers are float32 and independent
+ * of machine and engine.
  *
- * Writing goes on beside the training. Tensors are copied one by one at the step's end and handed to the system; while more than 64 MiB are on their way the copying waits, so that a
- * checkpoint costs memory for that much and one tensor more, however large the state. Syncing to the disk and renaming, which take longest, never hold the training up.
+ * Writing goes on beside the training. Tensors are copied one by one at the step's end and handed to the system; while
+ * more than 64 MiB are on their way the copying waits, so that a checkpoint costs memory for that much and one tensor
+ * more, however large the state. Syncing to the disk and renaming, which take longest, never hold the training up.
  */
 import {mkdir, readdir, rm} from 'node:fs/promises'
 import {join} from 'node:path'
@@ -39,7 +42,10 @@ export async function listStates(run: string): Promise<{step: number; path: stri
 export type StateWriting = {
   /** Settles when the tensors may change again; never rejects. */
   readonly copied: Promise<void>
-  /** The path, once the file is on the disk under its name; rejects with a `UserError` where it cannot be written, and then leaves nothing behind. */
+  /**
+   * The path, once the file is on the disk under its name; rejects with a `UserError` where it cannot be written, and
+   * then leaves nothing behind.
+   */
   readonly written: Promise<string>
 }
 
@@ -100,7 +106,10 @@ export function writeState(
   return {copied, written}
 }
 
-/** Removes old checkpoints: the newest `keep` stay, and every one whose step is a multiple of `every` (0: none for that). */
+/**
+ * Removes old checkpoints: the newest `keep` stay, and every one whose step is a multiple of `every` (0: none for
+ * that).
+ */
 export async function pruneStates(run: string, keep: number, every: number): Promise<void> {
   const states = await listStates(run)
   for (const {step, path} of states.slice(0, Math.max(0, states.length - keep)))
@@ -126,7 +135,10 @@ export async function stateMetadata(path: string): Promise<Readonly<Record<strin
   return file.metadata
 }
 
-/** Reads a checkpoint tensor by tensor, after `check` has seen its metadata and not thrown. Throws a `UserError` where the file is damaged or is no checkpoint of a run. */
+/**
+ * Reads a checkpoint tensor by tensor, after `check` has seen its metadata and not thrown. Throws a `UserError` where
+ * the file is damaged or is no checkpoint of a run.
+ */
 export async function readState(
   path: string,
   check: (metadata: Readonly<Record<string, string>>) => void,

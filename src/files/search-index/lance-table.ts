@@ -1,15 +1,19 @@
 /**
- * An index as a LanceDB table: a folder or an address of an object store, for more rows than memory holds. The one file that touches `@lancedb/lancedb`.
+ * An index as a LanceDB table: a folder or an address of an object store, for more rows than memory holds. The one
+ * file that touches `@lancedb/lancedb`.
  *
- *     PLACE/rows.lance    id (utf8), fields (JSON), vector (float32 [dim]); for many rows inverted lists with product quantisation (IVF-PQ) over `vector`
- *     PLACE/about.lance   one row of JSON, the header: how the vectors were made, how a search looks, and which version of `rows` it speaks of
+ *     PLACE/rows.lance    id (utf8), fields (JSON), vector (float32 [dim]); for many rows inverted lists with product
+ *     quantisation (IVF-PQ) over `vector`
+ *     PLACE/about.lance   one row of JSON, the header: how the vectors were made, how a search looks, and which
+ *     version of `rows` it speaks of
  *
- * The header is written last and names a version, so a change is there at once or not at all: what was written before it, by a run that was stopped, is not
- * looked at, and the next change starts from the version that the header names. Which rows the lists' centres start from is the library's own draw, so
- * unlike the file of `vector-index.ts` such a table is not the same bytes twice.
+ * The header is written last and names a version, so a change is there at once or not at all: what was written before
+ * it, by a run that was stopped, is not looked at, and the next change starts from the version that the header names.
+ * Which rows the lists' centres start from is the library's own draw, so unlike the file of `vector-index.ts` such a
+ * table is not the same bytes twice.
  *
- * The package is optional; it is loaded when the first table is opened. It and its copy of Apache Arrow are loaded by `require`, because it only takes
- * tables made by the very copy that it sees itself.
+ * The package is optional; it is loaded when the first table is opened. It and its copy of Apache Arrow are loaded by
+ * `require`, because it only takes tables made by the very copy that it sees itself.
  */
 import {stat} from 'node:fs/promises'
 import {createRequire} from 'node:module'
@@ -63,7 +67,10 @@ type Library = {
   readonly arrow: Arrow
 }
 
-/** How a search looks: how many inverted lists are read, and how many candidates a wanted neighbour are measured again with their whole vectors. */
+/**
+ * How a search looks: how many inverted lists are read, and how many candidates a wanted neighbour are measured again
+ * with their whole vectors.
+ */
 export type ListSearchParams = {readonly probes: number; readonly refine: number}
 
 /** What an index says of itself. */
@@ -74,9 +81,15 @@ export type LanceHeader = {
   readonly rows: number
   readonly dim: number
   readonly meta: EmbeddingMeta
-  /** The inverted lists: how many, pieces that a vector is quantised in, rows they were trained on, and how they are searched. */
+  /**
+   * The inverted lists: how many, pieces that a vector is quantised in, rows they were trained on, and how they are
+   * searched.
+   */
   readonly lists?: {readonly partitions: number; readonly pieces: number; readonly trained: number} & ListSearchParams
-  /** The share of the true k nearest that a search finds, measured on rows that were not yet in the lists; null where there were too few. */
+  /**
+   * The share of the true k nearest that a search finds, measured on rows that were not yet in the lists; null where
+   * there were too few.
+   */
   readonly recall: {readonly k: number; readonly value: number; readonly queries: number} | null
 }
 
@@ -177,7 +190,10 @@ export class LanceTable {
     }
   }
 
-  /** Opens an index as its header says. Throws `UserError`: not there (exit 3), not an index (exit 2), damaged, the library is not there (exit 5). */
+  /**
+   * Opens an index as its header says. Throws `UserError`: not there (exit 3), not an index (exit 2), damaged, the
+   * library is not there (exit 5).
+   */
   static async open(place: string, name = place): Promise<LanceTable> {
     const library = loadLibrary()
     if (!(await isLance(place))) {
@@ -298,7 +314,10 @@ export class LanceTable {
     }
   }
 
-  /** At least the k nearest of one query, or all rows where there are fewer; through the lists where `looking` says how. */
+  /**
+   * At least the k nearest of one query, or all rows where there are fewer; through the lists where `looking` says
+   * how.
+   */
   async nearest(query: Float32Array, k: number, metric: LanceHeader['metric'], looking?: ListSearchParams): Promise<LanceFound> {
     const plain = this.#rows.vectorSearch(query).limit(k).select(['id', 'fields', 'vector', '_distance'])
     const asked = looking
@@ -352,7 +371,8 @@ export class LanceTable {
   async commit(header: LanceHeader): Promise<void> {
     await this.attempt('written', async () => {
       await this.writeHeader(header)
-      // Tidying makes a version of the same rows and takes away all others, so the header is written once more. Between the two, the newest version counts.
+      // Tidying makes a version of the same rows and takes away all others, so the header is written once more.
+      // Between the two, the newest version counts.
       await this.#rows.optimize({cleanupOlderThan: new Date()})
       await this.#rows.checkoutLatest()
       await this.writeHeader(header)
@@ -376,7 +396,10 @@ export class LanceTable {
 const connect = ({lance}: Library, place: string): Promise<Connection> =>
   lance.connect(place, {session: new lance.Session(listBytes, metadataBytes)})
 
-/** Vectors of length 1 have the same neighbours by distance and by angle, and lists of near vectors are those of small distance. */
+/**
+ * Vectors of length 1 have the same neighbours by distance and by angle, and lists of near vectors are those of small
+ * distance.
+ */
 const listDistance = (metric: LanceHeader['metric']): LanceMetric => (metric === 'ip' ? 'dot' : 'l2')
 
 function headerOf(text: string | undefined, place: string): LanceHeader & {readonly table: number} {

@@ -1,6 +1,7 @@
 /**
- * Rows of float32 numbers that may be larger than memory: collected in memory as long as they fit into a budget, beyond it in a temporary file, and read at any
- * place. An array of NumPy's is read where it lies. What the system keeps of such a file in its cache is its own affair; this process holds one stretch.
+ * Rows of float32 numbers that may be larger than memory: collected in memory as long as they fit into a budget,
+ * beyond it in a temporary file, and read at any place. An array of NumPy's is read where it lies. What the system
+ * keeps of such a file in its cache is its own affair; this process holds one stretch.
  */
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {open} from 'node:fs/promises'
@@ -69,7 +70,10 @@ export function fileRows(
 
 let spillCount = 0
 
-/** Collects rows; beyond `budget` bytes they go to a temporary file, which is removed when the rows are closed or the process ends. */
+/**
+ * Collects rows; beyond `budget` bytes they go to a temporary file, which is removed when the rows are closed or the
+ * process ends.
+ */
 export class MatrixBuilder {
   readonly #blocks: Float32Array[] = []
   #fill = 0
@@ -162,7 +166,10 @@ export class MatrixBuilder {
   }
 }
 
-/** Where the numbers of a NumPy array of little-endian float32 [N, D] begin; undefined where it is another kind of array. */
+/**
+ * Where the numbers of a NumPy array of little-endian float32 [N, D] begin; undefined where it is another kind of
+ * array.
+ */
 export async function npyMatrix(path: string): Promise<{readonly at: number; readonly count: number; readonly dim: number} | undefined> {
   const file = await open(path)
   try {

@@ -1,10 +1,12 @@
 /**
- * The index as one self-contained file: what was indexed and how, ids and fields, and either the vectors (exact search) or a graph.
+ * The index as one self-contained file: what was indexed and how, ids and fields, and either the vectors (exact
+ * search) or a graph.
  *
  *     8 bytes   "DINOV2IX"
  *     8 bytes   length of the header, little-endian
  *     header    JSON, padded with spaces to a multiple of 64 bytes
- *     rows      JSON Lines, one a row in order: {"id": …, …fields}; `null` for a row that was removed from a graph; padded with line ends to 64
+ *     rows      JSON Lines, one a row in order: {"id": …, …fields}; `null` for a row that was removed from a graph;
+ *     padded with line ends to 64
  *     body      float32 [rows, dim], little-endian; or the graph as hnswlib writes it
  *
  * Nothing in it depends on time or machine: the same rows and settings give the same bytes.
@@ -32,7 +34,10 @@ export type IndexHeader = {
   readonly meta: EmbeddingMeta
   /** The graph's making, and how many candidates a search looks at. */
   readonly graph?: {readonly m: number; readonly efConstruction: number; readonly seed: number; readonly ef: number}
-  /** The share of the true k nearest that a search finds, measured on rows that were not yet in the index; null where there were too few. */
+  /**
+   * The share of the true k nearest that a search finds, measured on rows that were not yet in the index; null where
+   * there were too few.
+   */
   readonly recall: {readonly k: number; readonly value: number; readonly queries: number} | null
 }
 

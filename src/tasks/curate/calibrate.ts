@@ -1,4 +1,7 @@
-/** The threshold for near-duplicates that fits the features in use, from copies made of some of the pool's own pictures. */
+/**
+ * The threshold for near-duplicates that fits the features in use, from copies made of some of the pool's own
+ * pictures.
+ */
 import {decodeRgb, loadPixels, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {perceptual} from '../../data/stats/image-stats.js'
@@ -33,7 +36,10 @@ const middle = (picture: Raster, share: number): Raster => {
   return {width, height, data: resample(picture, {width, height}, {view})}
 }
 
-/** The kinds of copies: those that re-encoding and resizing make, by which the threshold is chosen, and cut ones, which are only told. */
+/**
+ * The kinds of copies: those that re-encoding and resizing make, by which the threshold is chosen, and cut ones, which
+ * are only told.
+ */
 export const copies: Readonly<Record<string, {readonly make: (picture: Raster) => Promise<Raster> | Raster; readonly cut: boolean}>> = {
   'JPEG quality 75': {make: picture => jpeg(picture, 75), cut: false},
   'JPEG quality 30': {make: picture => jpeg(picture, 30), cut: false},
@@ -66,8 +72,9 @@ async function describe(
 }
 
 /**
- * Makes copies of drawn pictures and finds the lowest threshold at which the wanted share of pairs are copies, supposing that every picture of the pool has one
- * copy. Pairs of different drawn pictures that are as alike as a re-encoded copy are taken for copies that the pool holds already, and set aside.
+ * Makes copies of drawn pictures and finds the lowest threshold at which the wanted share of pairs are copies,
+ * supposing that every picture of the pool has one copy. Pairs of different drawn pictures that are as alike as a
+ * re-encoded copy are taken for copies that the pool holds already, and set aside.
  *
  * Throws `UserError` (exit 2) where the pool holds no images.
  */

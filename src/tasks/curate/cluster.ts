@@ -1,4 +1,7 @@
-/** Clusters without labels, and drawing evenly from them: hierarchical k-means with resampling and balanced sampling (Vo et al. 2024). */
+/**
+ * Clusters without labels, and drawing evenly from them: hierarchical k-means with resampling and balanced sampling
+ * (Vo et al. 2024).
+ */
 import {balancedSample, evenness, type Draw} from '../../curate/balanced-sampling.js'
 import {hierarchicalKMeans, membersOf, pathOf, type Hierarchy} from '../../curate/hierarchical-kmeans.js'
 import {distancesToCentroids} from '../../curate/kmeans.js'
@@ -7,9 +10,14 @@ import {isPerceptual} from './features.js'
 import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage, type StageEvent, type Verdict} from './stage.js'
 
 export type ClusterOptions = {
-  /** Clusters of each level from the rows upwards; undefined: about one for 20 rows, then an eighth of it, and so on. */
+  /**
+   * Clusters of each level from the rows upwards; undefined: about one for 20 rows, then an eighth of it, and so on.
+   */
   readonly levels: readonly number[] | undefined
-  /** Undefined: 3, and 0 for perceptual features: their rows lie so far from each other that the rows near a centroid do not stand for its cluster. */
+  /**
+   * Undefined: 3, and 0 for perceptual features: their rows lie so far from each other that the rows near a centroid
+   * do not stand for its cluster.
+   */
   readonly resample: number | undefined
   /** Rows taken from each cluster for resampling; undefined: half its mean size. */
   readonly nearest: readonly number[] | undefined
@@ -27,7 +35,10 @@ export type SampleOptions = ClusterOptions & {
 /** The field that holds a row's clusters from the top level down: `2/17/141`. */
 export const clusterField = 'cluster'
 
-/** Clusters of each level where nobody says: rows to a cluster as few as make a concept, levels until a handful are left. */
+/**
+ * Clusters of each level where nobody says: rows to a cluster as few as make a concept, levels until a handful are
+ * left.
+ */
 export function usualLevels(rows: number): number[] {
   const levels = [Math.max(1, Math.min(10_000, Math.round(rows / 20)))]
   while (levels.at(-1)! > 24) levels.push(Math.max(3, Math.round(levels.at(-1)! / 8)))
@@ -142,7 +153,10 @@ export async function* clusterStage(context: Context, options: ClusterOptions): 
   }
 }
 
-/** Draws evenly from clusters: those that the rows carry, else made here. Throws `UserError` (exit 2) for a draw by distance without vectors. */
+/**
+ * Draws evenly from clusters: those that the rows carry, else made here. Throws `UserError` (exit 2) for a draw by
+ * distance without vectors.
+ */
 export async function* sampleStage(context: Context, options: SampleOptions): Stage {
   const {pool, rows, seed} = context
   const given = carried(context)

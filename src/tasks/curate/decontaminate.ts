@@ -1,4 +1,7 @@
-/** Benchmark pictures out: whatever hangs together with one of them by pairs above the threshold, through as many steps as it takes (DINOv2 paper, appendix A.3). */
+/**
+ * Benchmark pictures out: whatever hangs together with one of them by pairs above the threshold, through as many steps
+ * as it takes (DINOv2 paper, appendix A.3).
+ */
 import {reached} from '../../curate/neighbours.js'
 import {UserError} from '../../config/errors.js'
 import {usualThreshold} from './features.js'
@@ -12,7 +15,10 @@ export type DecontaminateOptions = {
   readonly threshold: number | undefined
 }
 
-/** Drops what is near a benchmark; rows that an earlier run kept are judged too. Throws `UserError` (exit 2) where no benchmark is named. */
+/**
+ * Drops what is near a benchmark; rows that an earlier run kept are judged too. Throws `UserError` (exit 2) where no
+ * benchmark is named.
+ */
 export async function* decontaminateStage(context: Context, {against, threshold}: DecontaminateOptions): Stage {
   const {pool, rows, maker} = context
   if (against.length === 0)

@@ -1,4 +1,7 @@
-/** Near-duplicates out, one picture of each component kept: the one with most pixels, among equals the one whose id comes first by its bytes. */
+/**
+ * Near-duplicates out, one picture of each component kept: the one with most pixels, among equals the one whose id
+ * comes first by its bytes.
+ */
 import {keepBest} from '../../curate/near-duplicates.js'
 import {exactUpTo, pairRecall, pairsAbove, type PairMethod, type Pairs} from '../../curate/neighbours.js'
 import type {RowSource} from '../../curate/rows.js'
@@ -36,7 +39,10 @@ export function ranks(pool: Pool, rows: Int32Array): Int32Array {
   return rank
 }
 
-/** Rows with the same vector to the last bit are pairs whatever the threshold: a picture without detail has a descriptor too short to reach it. */
+/**
+ * Rows with the same vector to the last bit are pairs whatever the threshold: a picture without detail has a
+ * descriptor too short to reach it.
+ */
 export function* samePairs(source: RowSource): Generator<[number, number]> {
   const first = new Map<number, number[]>()
   const D = source.dim

@@ -1,9 +1,10 @@
 /**
- * The features by which a pool is curated: vectors that were made before, or made here from images, by a model or without one.
+ * The features by which a pool is curated: vectors that were made before, or made here from images, by a model or
+ * without one.
  *
- * Perceptual features (`data/measures.ts`) know copies and nothing of what a picture shows; they are compared as they are. All others are brought to length 1. A
- * folder named as cache keeps what was computed, one file of embeddings a kind, and is asked first: an image counts as the same while its id and its length in
- * bytes are.
+ * Perceptual features (`data/measures.ts`) know copies and nothing of what a picture shows; they are compared as they
+ * are. All others are brought to length 1. A folder named as cache keeps what was computed, one file of embeddings a
+ * kind, and is asked first: an image counts as the same while its id and its length in bytes are.
  */
 import {mkdir, stat} from 'node:fs/promises'
 import {statSync} from 'node:fs'
@@ -74,7 +75,10 @@ export const perceptualMeta = (toolVersion: string): EmbeddingMeta => ({
 
 export const isPerceptual = ({fingerprint}: EmbeddingMeta): boolean => fingerprint === perceptualName
 
-/** Inner product above which two vectors mean copies, where nobody says: measured for perceptual features; for models a guess to be calibrated. */
+/**
+ * Inner product above which two vectors mean copies, where nobody says: measured for perceptual features; for models a
+ * guess to be calibrated.
+ */
 export const usualThreshold = (meta: EmbeddingMeta): number => (isPerceptual(meta) ? perceptualThreshold : 0.95)
 
 /** Brings vectors to length 1, unless their length means something. */
@@ -135,8 +139,8 @@ export class FeatureMaker {
   }
 
   /**
-   * Features of `images`, row by row; those that cannot be read are told to `onBad` and left out: `good` are the numbers of the others.
-   * `measures` are there for perceptual features alone.
+   * Features of `images`, row by row; those that cannot be read are told to `onBad` and left out: `good` are the
+   * numbers of the others. `measures` are there for perceptual features alone.
    */
   async *describe(
     images: ImageList,
@@ -238,7 +242,10 @@ type Cache = {
   close(): void
 }
 
-/** Opens what was kept; undefined where there is nothing. Throws `UserError` (exit 2) where the file was made in another way. */
+/**
+ * Opens what was kept; undefined where there is nothing. Throws `UserError` (exit 2) where the file was made in
+ * another way.
+ */
 async function openCache(folder: string, meta: EmbeddingMeta, budget: number): Promise<Cache | undefined> {
   const path = cacheFile(folder, meta)
   if (!(await stat(path).catch(() => undefined))) return undefined

@@ -1,4 +1,7 @@
-/** The first stage: what is no picture to learn from is left out by size, shape, contrast, sharpness and noise, by its hash, and by its distance to seeds. */
+/**
+ * The first stage: what is no picture to learn from is left out by size, shape, contrast, sharpness and noise, by its
+ * hash, and by its distance to seeds.
+ */
 import {hashPairs} from '../../curate/hashes.js'
 import {nearestRows} from '../../curate/neighbours.js'
 import {arrayRows, rowsPerBlock, rowBlocks} from '../../curate/rows.js'

@@ -1,4 +1,7 @@
-/** Curation as one page: the funnel, what each stage said, sizes of clusters before and after, and pictures of what was kept and left out. */
+/**
+ * Curation as one page: the funnel, what each stage said, sizes of clusters before and after, and pictures of what was
+ * kept and left out.
+ */
 import {fit} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'

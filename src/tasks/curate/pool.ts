@@ -1,8 +1,9 @@
 /**
  * The pool that is curated: its images, their features, and what cannot take part.
  *
- * It is made of images (folders, lists, shards), whose features are computed as they are needed, or of embeddings, whose rows are its images. Every input row ends up
- * either in the pool or among `refused` with a reason: unreadable images, and rows whose id was there before.
+ * It is made of images (folders, lists, shards), whose features are computed as they are needed, or of embeddings,
+ * whose rows are its images. Every input row ends up either in the pool or among `refused` with a reason: unreadable
+ * images, and rows whose id was there before.
  */
 import {once} from 'node:events'
 import {createReadStream} from 'node:fs'
@@ -47,7 +48,10 @@ export type Pool = {
   readonly fixed: Uint8Array | undefined
   /** Whether its images can be opened: otherwise there are only vectors. */
   readonly images: boolean
-  /** Vectors of that kind, one a row; computed at first use, which may refuse images: then rows are renumbered, so all kinds are asked for before any work. */
+  /**
+   * Vectors of that kind, one a row; computed at first use, which may refuse images: then rows are renumbered, so all
+   * kinds are asked for before any work.
+   */
   prepare(kinds: readonly FeatureKind[]): AsyncGenerator<FeatureEvent>
   features(kind: FeatureKind | undefined): Features & {readonly source: RowSource}
   /** Measures of the rows; undefined where they are not known. */

@@ -1,4 +1,7 @@
-/** Growing seed sets: pool pictures that are like curated seeds, by nearest neighbours or by clusters, for each seed set by itself (DINOv2 paper, appendix A.4). */
+/**
+ * Growing seed sets: pool pictures that are like curated seeds, by nearest neighbours or by clusters, for each seed
+ * set by itself (DINOv2 paper, appendix A.4).
+ */
 import {assign, kmeans} from '../../curate/kmeans.js'
 import {retrieveFromClusters, retrieveNearest} from '../../curate/retrieval.js'
 import {UserError} from '../../config/errors.js'
@@ -21,10 +24,16 @@ export type RetrieveOptions = {
   readonly cap: number | undefined
 }
 
-/** Seed sets of more than this many images are grown by nearest neighbours, smaller ones by clusters: the paper's million, brought to the size of pools on one machine. */
+/**
+ * Seed sets of more than this many images are grown by nearest neighbours, smaller ones by clusters: the paper's
+ * million, brought to the size of pools on one machine.
+ */
 export const sampleFrom = 1000
 
-/** Reads `NAME=INPUT` or `NAME:METHOD=INPUT`; an input alone is a set of that name. Throws `UserError` (exit 2) for an unknown method. */
+/**
+ * Reads `NAME=INPUT` or `NAME:METHOD=INPUT`; an input alone is a set of that name. Throws `UserError` (exit 2) for an
+ * unknown method.
+ */
 export function parseSeeds(texts: readonly string[]): SeedSet[] {
   const sets = new Map<string, {method: SeedSet['method']; inputs: string[]}>()
   for (const text of texts) {

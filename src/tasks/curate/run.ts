@@ -1,8 +1,8 @@
 /**
  * Curation: a pool through one or several stages, and its outcome as rows.
  *
- * A row of the input is either kept or rejected, with the stage and the reason; nothing is lost. Rows keep the order of the pool, so the same pool, settings and
- * seed give the same bytes.
+ * A row of the input is either kept or rejected, with the stage and the reason; nothing is lost. Rows keep the order
+ * of the pool, so the same pool, settings and seed give the same bytes.
  */
 import {dirname, isAbsolute, relative, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
@@ -23,7 +23,10 @@ import {stageNames, type Context, type Stage, type StageEvent, type StageName, t
 
 export {parseSeeds}
 
-/** Which features a stage compares; `auto`: those of the model where one is named, else perceptual ones where copies are looked for. */
+/**
+ * Which features a stage compares; `auto`: those of the model where one is named, else perceptual ones where copies
+ * are looked for.
+ */
 type Compared = {readonly features: FeatureKind | 'auto'}
 
 export type Plan =
@@ -259,7 +262,10 @@ class Lines {
   }
 }
 
-/** How files are named in a list: relative to its folder, so that it can be read where it lies; absolute names stay where they were given so. */
+/**
+ * How files are named in a list: relative to its folder, so that it can be read where it lies; absolute names stay
+ * where they were given so.
+ */
 type Place = {image(ref: ImageRef): string; beside(name: string, base: string): string}
 
 function placing(output: string): Place {

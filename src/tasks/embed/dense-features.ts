@@ -1,10 +1,13 @@
 /**
- * Frozen patch features for dense tasks: maps of what chosen blocks say of every patch, for images of any size; and a store that keeps them from pass to pass.
+ * Frozen patch features for dense tasks: maps of what chosen blocks say of every patch, for images of any size; and a
+ * store that keeps them from pass to pass.
  *
- * An image whose sides are no multiples of the patch is padded with zeros on both sides, after normalisation and so with the mean colour, as the published depth and segmentation heads were
- * trained (spec §5.5). What reads the maps stretches them over the image without its padding, as those heads did: see `mapSize`.
+ * An image whose sides are no multiples of the patch is padded with zeros on both sides, after normalisation and so
+ * with the mean colour, as the published depth and segmentation heads were trained (docs/spec.md §5.5). What reads the
+ * maps stretches them over the image without its padding, as those heads did: see `mapSize`.
  *
- * In shape comments: B images, H × W pixels, P patch side, h = ⌈H/P⌉, w = ⌈W/P⌉, C width, n blocks, D = n · C, or n · 2C with cls.
+ * In shape comments: B images, H × W pixels, P patch side, h = ⌈H/P⌉, w = ⌈W/P⌉, C width, n blocks, D = n · C, or n ·
+ * 2C with cls.
  */
 import {closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
@@ -20,13 +23,22 @@ import type {Backbone} from './load-backbone.js'
 export type DenseSettings = {
   /** Blocks counted from 0, in ascending order; their channels lie side by side in this order. */
   readonly layers: readonly number[]
-  /** After the patch's channels of each block, that block's cls token, the same at every place (the linear depth heads). */
+  /**
+   * After the patch's channels of each block, that block's cls token, the same at every place (the linear depth
+   * heads).
+   */
   readonly cls: boolean
-  /** Whether the final norm is applied to each block's output: true for segmentation, false for the published depth heads. */
+  /**
+   * Whether the final norm is applied to each block's output: true for segmentation, false for the published depth
+   * heads.
+   */
   readonly norm: boolean
 }
 
-/** The last `n` blocks, or the blocks named, in ascending order. Throws a `UserError` (exit 2) for blocks that the model does not have. */
+/**
+ * The last `n` blocks, or the blocks named, in ascending order. Throws a `UserError` (exit 2) for blocks that the
+ * model does not have.
+ */
 export function blocksOf({depth}: VitConfig, layers: number | readonly number[]): number[] {
   const blocks =
     typeof layers === 'number' ? Array.from({length: layers}, (_, i) => depth - layers + i) : [...new Set(layers)].sort((a, b) => a - b)
@@ -48,7 +60,10 @@ export const mapSize = ({patch}: VitConfig, [height, width]: MapSize): [number, 
   Math.ceil(width / patch)
 ]
 
-/** Zeros around images [B, H, W, 3] up to the next multiples of `patch`, half of them (rounded down) before; the images themselves where nothing is missing. */
+/**
+ * Zeros around images [B, H, W, 3] up to the next multiples of `patch`, half of them (rounded down) before; the images
+ * themselves where nothing is missing.
+ */
 export function padToPatches(images: Tensor4D, patch: number): Tensor4D {
   const [, H, W] = images.shape
   const sides = (length: number): [number, number] => {
@@ -62,7 +77,8 @@ export function padToPatches(images: Tensor4D, patch: number): Tensor4D {
 /**
  * Normalised images [B, H, W, 3] (`normalizePixels`) of any size → maps [B, h, w, D] float32, which the caller owns.
  *
- * The residual stream is held in the backbone's precision, as for embedding. Throws a RangeError for blocks the model does not have.
+ * The residual stream is held in the backbone's precision, as for embedding. Throws a RangeError for blocks the model
+ * does not have.
  */
 export function denseFeatures(
   {params, config, precision}: Pick<Backbone, 'params' | 'config' | 'precision'>,
@@ -81,13 +97,17 @@ export function denseFeatures(
   })
 }
 
-/** How many images of a size are computed at once where nobody says: about 4,096 tokens on a CPU, more where a device wants to be filled. */
+/**
+ * How many images of a size are computed at once where nobody says: about 4,096 tokens on a CPU, more where a device
+ * wants to be filled.
+ */
 export function denseBatch(config: VitConfig, size: MapSize, device: string): number {
   const [h, w] = mapSize(config, size)
   return Math.max(1, Math.min(256, Math.round((device.startsWith('cuda') ? 32_768 : 4096) / (h * w + 1))))
 }
 
-// ---- keeping them ------------------------------------------------------------------------------------------------------------------------------------
+// ---- keeping them
+// ------------------------------------------------------------------------------------------------------------------------------------
 
 /** One map as numbers. */
 export type StoredMap = {readonly height: number; readonly width: number; readonly data: Float32Array /* [h, w, D] */}
@@ -95,7 +115,10 @@ export type StoredMap = {readonly height: number; readonly width: number; readon
 export type CacheOptions = {
   /** Bytes kept in memory; 1 GiB if absent. */
   readonly memory?: number
-  /** Bytes kept in a file beyond those, in the folder of temporary files; none if absent. The file is gone when the cache is let go, or the process ends. */
+  /**
+   * Bytes kept in a file beyond those, in the folder of temporary files; none if absent. The file is gone when the
+   * cache is let go, or the process ends.
+   */
   readonly disk?: number
   /** `bf16` keeps half of each number's bytes: what a backbone that computes in bfloat16 knows of it. */
   readonly precision?: 'fp32' | 'bf16'
@@ -148,7 +171,8 @@ export function featureCache({memory = 2 ** 30, disk = 0, precision = 'fp32', fo
       const place = mkdtempSync(join(folder, 'dinov2-features-'))
       const path = join(place, 'maps')
       file = {descriptor: openSync(path, 'wx+', 0o600), folder: place}
-      // Nobody opens it by name again, so it can lose its name now: then even a killed process leaves nothing. Where that is not possible it goes at the end.
+      // Nobody opens it by name again, so it can lose its name now: then even a killed process leaves nothing. Where
+      // that is not possible it goes at the end.
       try {
         rmSync(place, {recursive: true})
       } catch {

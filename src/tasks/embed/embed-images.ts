@@ -1,8 +1,8 @@
 /**
  * The whole work of `embed`: inputs, engine and model in, a file or a stream of rows out; and the forecast of it.
  *
- * Everything that can be refused is refused before the model is loaded. An output that is interrupted, or has too many bad images, keeps its rows as
- * `OUT.partial`, and the next run may go on behind them.
+ * Everything that can be refused is refused before the model is loaded. An output that is interrupted, or has too many
+ * bad images, keeps its rows as `OUT.partial`, and the next run may go on behind them.
  */
 import type {Writable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
@@ -89,7 +89,8 @@ async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engin
 /**
  * Embeds all images of the inputs; yields how far it is and returns the report.
  *
- * Throws `UserError`: no images (exit 3), an output that exists or cannot be continued (exit 2), what engine, model and `judge` throw.
+ * Throws `UserError`: no images (exit 3), an output that exists or cannot be continued (exit 2), what engine, model
+ * and `judge` throw.
  */
 export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, EmbedReport> {
   const {output: target, signal, onRejected: onBad} = work
@@ -144,7 +145,9 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   }
 }
 
-/** How many rows a whole output has. Throws `UserError` (exit 2) when it was made in another way than this run would. */
+/**
+ * How many rows a whole output has. Throws `UserError` (exit 2) when it was made in another way than this run would.
+ */
 async function assertSameOutput(target: string, {meta}: Embedder): Promise<number> {
   const done = await openEmbeddings(target)
   const parts = provenanceDifferences(done.meta, meta)
@@ -176,7 +179,10 @@ export type EmbedForecast = {
 /** Images that are tried. */
 const trialImages = 16
 
-/** Counts the images, holding none of them, and embeds the first few to predict time and memory. Throws as `embedImages`. */
+/**
+ * Counts the images, holding none of them, and embeds the first few to predict time and memory. Throws as
+ * `embedImages`.
+ */
 export async function forecastEmbedding(work: EmbedInputs): Promise<EmbedForecast> {
   let count = 0
   const first: ImageRef[] = []

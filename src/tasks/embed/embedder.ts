@@ -1,7 +1,9 @@
 /**
- * Embedding: images through a frozen backbone, one vector each, in the order of the input. Holds a few batches at a time, whatever the number of images.
+ * Embedding: images through a frozen backbone, one vector each, in the order of the input. Holds a few batches at a
+ * time, whatever the number of images.
  *
- * Worker threads decode ahead while the engine computes. What a vector is (spec §5.2, §1.7; the final norm is always applied):
+ * Worker threads decode ahead while the engine computes. What a vector is (docs/spec.md §5.2, §1.7; the final norm is
+ * always applied):
  *
  *     cls        cls tokens of the chosen blocks, joined                               [n · C]
  *     mean       means over the patch tokens of the chosen blocks, joined              [n · C]
@@ -83,7 +85,10 @@ export type EmbedderOptions = FeatureSettings & {
 
 const usage = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'USAGE', hint})
 
-/** Loads the model at `path` into the running engine. Throws `UserError`: as `loadBackbone`, and for settings that do not fit the model (exit 2). */
+/**
+ * Loads the model at `path` into the running engine. Throws `UserError`: as `loadBackbone`, and for settings that do
+ * not fit the model (exit 2).
+ */
 export async function loadEmbedder(path: string, {precision = 'fp32', ...options}: EmbedderOptions): Promise<Embedder> {
   const backbone = await loadBackbone(path, {precision})
   try {
@@ -94,7 +99,9 @@ export async function loadEmbedder(path: string, {precision = 'fp32', ...options
   }
 }
 
-/** The same around a backbone that is loaded; disposing the embedder disposes it. `name` stands for it in sentences. */
+/**
+ * The same around a backbone that is loaded; disposing the embedder disposes it. `name` stands for it in sentences.
+ */
 export function embedderOf(
   backbone: Pick<Backbone, 'config' | 'params' | 'fingerprint' | 'precision'> & {[Symbol.dispose](): void},
   {toolVersion, ...given}: Omit<EmbedderOptions, 'precision'>,
@@ -185,14 +192,20 @@ function pooled(outputs: readonly {readonly cls: Tensor2D; readonly patches: Ten
 const describe = ({width, depth, patch, registers}: VitConfig): string =>
   `ViT ${width} wide, ${depth} deep, patch ${patch}${registers > 0 ? `, ${registers} registers` : ''}`
 
-/** How many images are computed at once where nobody says: about 4,096 tokens on a CPU, more where a device wants to be filled. */
+/**
+ * How many images are computed at once where nobody says: about 4,096 tokens on a CPU, more where a device wants to be
+ * filled.
+ */
 export function usualBatch({patch}: VitConfig, {crop, resize}: Transform, device: string): number {
   const side = (crop ?? resize) / patch
   const images = Math.round((device.startsWith('cuda') ? 32_768 : 4096) / (side * side + 1))
   return Math.max(1, Math.min(256, images))
 }
 
-/** What rides along: the list's fields; the folder as `label` where the list has none; and where the image lies when its id does not say. */
+/**
+ * What rides along: the list's fields; the folder as `label` where the list has none; and where the image lies when
+ * its id does not say.
+ */
 export function fieldsOf({id, path, pathBase64, fields, folder, range}: ImageRef): Fields {
   const place = typeof path === 'string' && path !== id && !range ? shortest(path) : undefined
   return {
@@ -203,7 +216,10 @@ export function fieldsOf({id, path, pathBase64, fields, folder, range}: ImageRef
   }
 }
 
-/** Relative to where we are, where that is shorter: a list's own folder stays out of the output when all lies in one tree. */
+/**
+ * Relative to where we are, where that is shorter: a list's own folder stays out of the output when all lies in one
+ * tree.
+ */
 function shortest(path: string): string {
   const short = relative('', path)
   return short === '' || short.startsWith('..') ? path : short
@@ -246,8 +262,9 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
 /**
  * Leaves out the images that an interrupted run has done: `ids` are those of its rows, in order.
  *
- * An image that stands between them without a row was refused then, and must be refused again: it is decoded once more and told to `onBad`. Where it turns
- * out to be good, or a done image is missing, the list is not the one of the interrupted run. Throws `UserError` (exit 2) naming the image.
+ * An image that stands between them without a row was refused then, and must be refused again: it is decoded once more
+ * and told to `onBad`. Where it turns out to be good, or a done image is missing, the list is not the one of the
+ * interrupted run. Throws `UserError` (exit 2) naming the image.
  */
 export async function* leaveOutDone(
   refs: AsyncIterable<ImageRef>,

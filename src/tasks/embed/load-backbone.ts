@@ -1,4 +1,7 @@
-/** A backbone ready to compute: opened from whatever holds it, checked, and put into the running engine one tensor at a time. */
+/**
+ * A backbone ready to compute: opened from whatever holds it, checked, and put into the running engine one tensor at a
+ * time.
+ */
 import {createHash} from 'node:crypto'
 import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
@@ -17,7 +20,9 @@ export type Backbone = {
   readonly params: Vit
   /** The precision of the linear layers, and of the residual stream in passes without training. */
   readonly precision: Precision
-  /** SHA-256 over names, shapes and float32 values: the same weights in another file format have the same fingerprint. */
+  /**
+   * SHA-256 over names, shapes and float32 values: the same weights in another file format have the same fingerprint.
+   */
   readonly fingerprint: string
   /** What the file says of itself. */
   readonly metadata: Readonly<Record<string, string>>
@@ -30,13 +35,16 @@ export type BackboneOptions = {
   readonly root?: string
   /** What the shapes cannot tell, e.g. heads of an unusual width. */
   readonly overrides?: Partial<VitConfig>
-  /** Keep the parameters as the file has them. Otherwise LayerScale is multiplied into the layers before it, which is quicker. */
+  /**
+   * Keep the parameters as the file has them. Otherwise LayerScale is multiplied into the layers before it, which is
+   * quicker.
+   */
   readonly trainable?: boolean
 }
 
 /**
- * Loads a backbone into the running engine. Throws what `openBackbone` throws: `UserError` for a missing, damaged or unfitting file.
- * No more than one block is held in two precisions at a time.
+ * Loads a backbone into the running engine. Throws what `openBackbone` throws: `UserError` for a missing, damaged or
+ * unfitting file. No more than one block is held in two precisions at a time.
  */
 export async function loadBackbone(
   path: string,

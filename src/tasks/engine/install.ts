@@ -30,8 +30,8 @@ export type InstallReport = {
 }
 
 /**
- * Installs what is missing, then computes in a process of its own and compares with the known result. Quick when all is there.
- * Errors of status 5: what stood in the way, and what to do.
+ * Installs what is missing, then computes in a process of its own and compares with the known result. Quick when all
+ * is there. Errors of status 5: what stood in the way, and what to do.
  */
 export async function installEngine({engine, ...options}: InstallRequest): Promise<InstallReport> {
   const {note} = options

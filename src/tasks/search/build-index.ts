@@ -1,8 +1,9 @@
 /**
  * Indexing: embeddings become a searchable index, or join or leave one that exists.
  *
- * An index is exact (every query meets every row) where that is as quick as a graph, and a graph above. What a graph misses is measured, not assumed: some
- * of the new rows are held back until the rest is in, asked for, and compared with the exact answer; then they are added too.
+ * An index is exact (every query meets every row) where that is as quick as a graph, and a graph above. What a graph
+ * misses is measured, not assumed: some of the new rows are held back until the rest is in, asked for, and compared
+ * with the exact answer; then they are added too.
  */
 import {createReadStream} from 'node:fs'
 import {mkdtemp, rm, stat} from 'node:fs/promises'
@@ -22,8 +23,9 @@ export {isAddress, isLance} from '../../files/search-index/lance-table.js'
 export {isIndex} from '../../files/search-index/vector-index.js'
 
 /**
- * From this many rows on `auto` builds a graph. Measured at 384 numbers a row on one core of a small machine: a query against 20,000 rows takes 5 to 13 ms
- * exactly and 0.3 ms in a graph, whose building takes 14 s; below, starting the program costs more than any query.
+ * From this many rows on `auto` builds a graph. Measured at 384 numbers a row on one core of a small machine: a query
+ * against 20,000 rows takes 5 to 13 ms exactly and 0.3 ms in a graph, whose building takes 14 s; below, starting the
+ * program costs more than any query.
  */
 export const graphThreshold = 20_000
 /** Neighbours asked for when recall is measured. */
@@ -109,7 +111,8 @@ export const unknownIdsError = (name: string, absent: readonly string[]): UserEr
 /**
  * Builds an index; yields how far it is and returns the result.
  *
- * Throws `UserError`: vectors of two makings, an id twice, a vector with a number that is not finite, an id to remove that is not there.
+ * Throws `UserError`: vectors of two makings, an id twice, a vector with a number that is not finite, an id to remove
+ * that is not there.
  */
 export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEvent, BuiltIndex> {
   const {sources, base, signal} = options
@@ -209,7 +212,10 @@ export function checkFinite(vectors: Float32Array, dim: number, ids: readonly st
   })
 }
 
-/** Where the vectors of the table's rows are: rows before `begun` in an old index (`old` or `graph`), the others in `fresh`. */
+/**
+ * Where the vectors of the table's rows are: rows before `begun` in an old index (`old` or `graph`), the others in
+ * `fresh`.
+ */
 type RowStorage = {
   readonly begun: number
   readonly old: Vectors | undefined
@@ -317,7 +323,8 @@ async function* graphIndex(
       await new Promise(resolve => setImmediate(resolve)) // the graph's work blocks; signals come through here
     }
   }
-  // Rows replaced within the same input keep a number in the table, but no node; the graph only knows rows that can be found or could be once.
+  // Rows replaced within the same input keep a number in the table, but no node; the graph only knows rows that can be
+  // found or could be once.
   yield* link(fresh.filter(row => !heldSet.has(row)))
   const measured = held.length === 0 ? undefined : measureRecall(graph, stored, lines, held, heldSet, options.ef)
   yield* link(held)

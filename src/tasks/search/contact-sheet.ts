@@ -14,7 +14,10 @@ import type {Answer, SearchHit} from './search.js'
 export {answerEmbeddings, answerImages} from './search.js'
 export type {Answer} from './search.js'
 
-/** Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. Throws a `UserError` naming the line that is not so. */
+/**
+ * Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. Throws a `UserError`
+ * naming the line that is not so.
+ */
 export async function* answerRows(input: Readable | string, {k, limit}: {k: number; limit: number}): AsyncGenerator<Answer> {
   const name = typeof input === 'string' ? input : 'stdin'
   const stream = typeof input === 'string' ? createReadStream(input) : input
@@ -82,7 +85,8 @@ export type ContactSheetReport = {
 }
 
 /**
- * Draws answers as a contact sheet. A name is opened as it stands (relative to `root`), or where its `path` field says; what cannot be opened leaves an empty place.
+ * Draws answers as a contact sheet. A name is opened as it stands (relative to `root`), or where its `path` field
+ * says; what cannot be opened leaves an empty place.
  *
  * Where rows carry a `label`, neighbours with the query's own are framed in green and others in red.
  */
@@ -172,7 +176,10 @@ const labelOf = ({label}: Fields): Markup | undefined =>
 const scoreText = ({similarity, distance}: SearchHit): string =>
   similarity !== undefined ? similarity.toFixed(3) : distance !== undefined ? distance.toFixed(3) : ''
 
-/** A small picture in a square with a coloured rim: green for the same label, red for another, white where there are none. */
+/**
+ * A small picture in a square with a coloured rim: green for the same label, red for another, white where there are
+ * none.
+ */
 function withFrame(picture: Raster, side: number, same: boolean | undefined): Raster {
   const square = centred(picture, side)
   if (same === undefined) return square

@@ -1,9 +1,11 @@
 /**
- * Indexing into a LanceDB table: embeddings are written as they stream by, so that the index may be larger than memory.
+ * Indexing into a LanceDB table: embeddings are written as they stream by, so that the index may be larger than
+ * memory.
  *
- * What is held is some rows that wait to be written (64 MB of vectors), 16 to 32 bytes for each id (so that none comes twice), and the rows that are kept back to
- * measure recall. Few rows are searched exactly; for many, inverted lists with product quantisation are trained, and how many lists a search reads
- * follows from what it finds of the rows kept back.
+ * What is held is some rows that wait to be written (64 MB of vectors), 16 to 32 bytes for each id (so that none comes
+ * twice), and the rows that are kept back to measure recall. Few rows are searched exactly; for many, inverted lists
+ * with product quantisation are trained, and how many lists a search reads follows from what it finds of the rows kept
+ * back.
  */
 import {cp} from 'node:fs/promises'
 import {resolve} from 'node:path'
@@ -32,13 +34,19 @@ import {
 import {rerank} from './lance-search.js'
 
 export type LanceOptions = Omit<IndexOptions, 'kind' | 'graph' | 'ef'> & {
-  /** Where the index is to be: a folder, or an address of an object store. The same as `base` when one is changed where it lies. */
+  /**
+   * Where the index is to be: a folder, or an address of an object store. The same as `base` when one is changed where
+   * it lies.
+   */
   readonly target: string
   /** Replace an index that is there. */
   readonly force?: boolean
   readonly kind?: 'auto' | 'exact' | 'ivf-pq'
   readonly seed?: number
-  /** Lists a search reads, and candidates for each neighbour that it measures again; chosen by measured recall where absent. */
+  /**
+   * Lists a search reads, and candidates for each neighbour that it measures again; chosen by measured recall where
+   * absent.
+   */
   readonly probes?: number
   readonly refine?: number
 }
@@ -56,8 +64,8 @@ const minTrainingRows = 256
 const retrainGrowth = 2
 
 /**
- * Builds or changes an index; yields how far it is and returns what came of it. A folder appears whole or not at all; a change of one that exists is there
- * at once or not at all.
+ * Builds or changes an index; yields how far it is and returns what came of it. A folder appears whole or not at all;
+ * a change of one that exists is there at once or not at all.
  *
  * Throws as `buildIndex`, and `UserError` (exit 5) where the library is not installed.
  */
@@ -289,14 +297,20 @@ class LanceRowWriter {
   }
 }
 
-/** Into how many pieces a vector is cut for quantisation: the divisor of its length that is nearest to pieces of eight numbers. */
+/**
+ * Into how many pieces a vector is cut for quantisation: the divisor of its length that is nearest to pieces of eight
+ * numbers.
+ */
 export function subvectorCount(dim: number): number {
   let best = 1
   for (let n = 1; n <= dim; n++) if (dim % n === 0 && Math.abs(n - dim / 8) < Math.abs(best - dim / 8)) best = n
   return best
 }
 
-/** Asks for the held rows in more and more lists, and with more and more candidates, until recall is good enough; what is given is not varied. */
+/**
+ * Asks for the held rows in more and more lists, and with more and more candidates, until recall is good enough; what
+ * is given is not varied.
+ */
 async function measureListRecall(
   table: LanceTable,
   held: readonly HeldOutRow[],

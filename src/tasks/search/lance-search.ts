@@ -1,6 +1,6 @@
 /**
- * Searching a LanceDB table: what the library proposes is measured again here, so that similarities are the same numbers, and equally near rows come in
- * the same order, as from an index in one file.
+ * Searching a LanceDB table: what the library proposes is measured again here, so that similarities are the same
+ * numbers, and equally near rows come in the same order, as from an index in one file.
  */
 import {fieldsFromText, LanceTable, type LanceFound, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
@@ -9,7 +9,10 @@ import type {Metric} from '../../search/exact.js'
 /** Neighbours of one query, best first: larger scores are nearer. */
 export type LanceNeighbours = {readonly ids: readonly string[]; readonly scores: Float64Array; fields(i: number): Fields}
 
-/** Rows asked for beyond those wanted, so that equally near ones at the end of the list are put in order before it is cut. */
+/**
+ * Rows asked for beyond those wanted, so that equally near ones at the end of the list are put in order before it is
+ * cut.
+ */
 const tieMargin = 16
 /** Queries under way at once. */
 const concurrentQueries = 8

@@ -1,8 +1,8 @@
 /**
  * Searching: queries against an index, neighbours out.
  *
- * Queries are embeddings, or images that are embedded on the way as the rows of the index were. Either must have been made like those rows, or a sentence
- * says what differs. Model and engine are only loaded for images.
+ * Queries are embeddings, or images that are embedded on the way as the rows of the index were. Either must have been
+ * made like those rows, or a sentence says what differs. Model and engine are only loaded for images.
  */
 import {UserError} from '../../config/errors.js'
 import type {BadImage} from '../../data/loader/batches.js'
@@ -28,7 +28,10 @@ export type SearchOptions = {
   readonly k: number
   /** Candidates looked at in a graph; by default what the index was measured with. */
   readonly ef?: number
-  /** Inverted lists read, and candidates for each neighbour that are measured again; by default what the index was measured with. */
+  /**
+   * Inverted lists read, and candidates for each neighbour that are measured again; by default what the index was
+   * measured with.
+   */
   readonly probes?: number
   readonly refine?: number
   /** Leaves out a row that has the query's own id. */
@@ -40,11 +43,17 @@ export type Searcher = {
   readonly header: Pick<IndexHeader, 'metric' | 'dim' | 'meta' | 'recall'> & {readonly kind: IndexHeader['kind'] | 'ivf-pq'}
   /** Refuses queries that were made in another way than the rows. Throws `UserError` naming both. */
   check(queries: {readonly name: string; readonly meta: EmbeddingMeta}): void
-  /** The k nearest of each query, best first. The batch's vectors are normalised in place where the index measures angles. */
+  /**
+   * The k nearest of each query, best first. The batch's vectors are normalised in place where the index measures
+   * angles.
+   */
   search(queries: EmbeddingBatch, options: SearchOptions): Promise<SearchHit[][]>
 }
 
-/** Loads an index: a file, or a LanceDB table in a folder or at an address. Throws as `openIndex`, or as `LanceTable.open`. */
+/**
+ * Loads an index: a file, or a LanceDB table in a folder or at an address. Throws as `openIndex`, or as
+ * `LanceTable.open`.
+ */
 export async function loadIndex(path: string): Promise<Searcher> {
   return (await isLance(path)) ? lanceIndex(path) : fileIndex(path)
 }
@@ -211,7 +220,10 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
   for await (const rows of made) yield* answerBatch(rows, searcher, options)
 }
 
-/** Searches with embeddings that were made before; `-` is `stdin`. Throws a `UserError` where they were made in another way than the rows of the index. */
+/**
+ * Searches with embeddings that were made before; `-` is `stdin`. Throws a `UserError` where they were made in another
+ * way than the rows of the index.
+ */
 export async function* answerEmbeddings({
   index,
   queries,

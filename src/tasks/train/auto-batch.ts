@@ -1,5 +1,6 @@
 /**
- * The largest batch that fits: the memory of a step grows in a line with its images, so two small steps on noise say what every other takes.
+ * The largest batch that fits: the memory of a step grows in a line with its images, so two small steps on noise say
+ * what every other takes.
  *
  * On a CPU what counts is the whole process, images under way and their cache included; on a GPU its own memory.
  */
@@ -51,8 +52,9 @@ export async function mostMemory(device: string): Promise<number | undefined> {
 }
 
 /**
- * Finds the batch for settings whose own train.batch_size_per_gpu does not count. `images` bounds it: a batch has no image twice.
- * Throws a `UserError` where not even the smallest fits (status 5), or where the engine does not tell what it holds.
+ * Finds the batch for settings whose own train.batch_size_per_gpu does not count. `images` bounds it: a batch has no
+ * image twice. Throws a `UserError` where not even the smallest fits (status 5), or where the engine does not tell
+ * what it holds.
  */
 export async function autoBatch(
   settings: Settings,

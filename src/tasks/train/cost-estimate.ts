@@ -1,10 +1,11 @@
 /**
- * What a run would need where its steps cannot be tried: because the model does not fit into this machine's memory, because a few steps would take too long, or because another machine
- * is asked about.
+ * What a run would need where its steps cannot be tried: because the model does not fit into this machine's memory,
+ * because a few steps would take too long, or because another machine is asked about.
  *
- * Nothing here allocates the model. Parameters, their memory and the arithmetic of a step are counted from sizes; what a step keeps besides is counted from what each block saves
- * (`model/block.ts`); and the time is that arithmetic over the throughput of one block of this width, forwards and backwards, measured here in a short loop. Memory is that of the
- * code as it is; time is an estimate, and said to be one: images are taken to come in time.
+ * Nothing here allocates the model. Parameters, their memory and the arithmetic of a step are counted from sizes; what
+ * a step keeps besides is counted from what each block saves (`model/block.ts`); and the time is that arithmetic over
+ * the throughput of one block of this width, forwards and backwards, measured here in a short loop. Memory is that of
+ * the code as it is; time is an estimate, and said to be one: images are taken to come in time.
  */
 import type {Derived, HeadSize} from '../../config/derived.js'
 import type {Settings} from '../../config/table.js'
@@ -72,7 +73,10 @@ const viewsOf = ({crops, student}: Settings, batch: number): {globals: View; loc
 /** A frozen teacher, as far as it costs: its sizes, the side of its crops, and what it takes in memory. */
 export type TeacherCost = {
   readonly vit: VitConfig
-  /** Whether its heads teach; else its features do, and the student has a layer for each kind of token in the place of heads. */
+  /**
+   * Whether its heads teach; else its features do, and the student has a layer for each kind of token in the place of
+   * heads.
+   */
   readonly heads: {readonly dino_head: HeadSize; readonly ibot_head?: HeadSize} | undefined
   readonly side: number
   readonly bytes: number
@@ -144,7 +148,8 @@ export function sizesOf(settings: Settings, plan: Derived, precision: Precision,
   const centers = train.centering === 'centering' ? 4 * (K('dinoHead') + K('ibotHead')) : 0
   const linear = backbone - 4 * C * depth
   const [last, mlps] = [heads.reduce((sum, head) => sum + head.last, 0), heads.reduce((sum, head) => sum + head.mlp, 0)]
-  // The dearest moment is one of two: the scores are there and nothing is computed back yet, or all gradients are nearly there.
+  // The dearest moment is one of two: the scores are there and nothing is computed back yet, or all gradients are
+  // nearly there.
   const lastGradients = 4 * last
   const activations = Math.max(depth * saved + held + lastGradients + pixels, depth * saved * 0.5 + within + 4 * parameters, 4 * parameters)
   return {
@@ -156,7 +161,10 @@ export function sizesOf(settings: Settings, plan: Derived, precision: Precision,
   }
 }
 
-/** Floating-point operations a second of one block of this width, forwards and backwards, on whatever engine runs; `images` bounds those that go through at once. */
+/**
+ * Floating-point operations a second of one block of this width, forwards and backwards, on whatever engine runs;
+ * `images` bounds those that go through at once.
+ */
 export function throughputOf(
   vit: VitConfig,
   precision: Precision,
@@ -211,8 +219,9 @@ const BASE = 400 * 2 ** 20
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
 
 /**
- * What a run will need: measured by its first steps where they fit and do not take too long, else estimated. With `tflops` no step is tried: the time is that of a device which achieves so
- * many 10¹² operations a second. `limits` say how many bytes and seconds a step of the probe may take; by default what is free, and 45 s.
+ * What a run will need: measured by its first steps where they fit and do not take too long, else estimated. With
+ * `tflops` no step is tried: the time is that of a device which achieves so many 10¹² operations a second. `limits`
+ * say how many bytes and seconds a step of the probe may take; by default what is free, and 45 s.
  */
 export async function bill(
   options: ForecastOptions & {
@@ -265,7 +274,8 @@ export async function bill(
     return estimate(`a device that achieves ${tflops} TFLOP/s is asked about`, tflops * 1e12, `a device of ${tflops} TFLOP/s, ${precision}`)
   const roomy = free === undefined || needed <= 0.95 * free
   const limit = options.limits?.seconds ?? PATIENCE
-  // Where even a slow processor takes the step in time, its throughput need not be known; and the probe's own memory is then the highest that this process sees.
+  // Where even a slow processor takes the step in time, its throughput need not be known; and the probe's own memory
+  // is then the highest that this process sees.
   if (!roomy || sizes.flops > limit * SLOW) {
     const perSecond = throughputOf(plan.vit, precision, {pixels: settings.crops.global_crops_size, images: plan.batch}) // no more than a step takes
     const achieved = `one block of this width achieves ${(perSecond / 1e12).toPrecision(2)} TFLOP/s here`

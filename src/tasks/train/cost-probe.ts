@@ -1,8 +1,10 @@
 /**
- * What a run will need, before it is begun: its first steps are taken on its own images, by the same code, timed and measured. Nothing of it stays on disk.
+ * What a run will need, before it is begun: its first steps are taken on its own images, by the same code, timed and
+ * measured. Nothing of it stays on disk.
  *
- * The first batches were made before anyone waited for them, so they are left out of the time; what decoded images will yet fill of the cache is added to the memory, and
- * checkpoints are counted at the speed at which a file is written here.
+ * The first batches were made before anyone waited for them, so they are left out of the time; what decoded images
+ * will yet fill of the cache is added to the memory, and checkpoints are counted at the speed at which a file is
+ * written here.
  */
 import {mkdtemp, open, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
@@ -47,14 +49,21 @@ export type ForecastOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'preci
   readonly images: ImageList | number
   /** A folder on the disk that checkpoints would go to; the system's temporary one if absent. */
   readonly folder?: string
-  /** Steps that are taken: `warm` unmeasured ones, then at least `least`, and more until `seconds` are over, `most` at most. Where steps are slow, two are enough. */
+  /**
+   * Steps that are taken: `warm` unmeasured ones, then at least `least`, and more until `seconds` are over, `most` at
+   * most. Where steps are slow, two are enough.
+   */
   readonly probe?: {readonly warm: number; readonly least: number; readonly most: number; readonly seconds: number}
 }
 
-/** A batch ahead of each worker is made before the first step; three more wait in the queue (see `data/batches.ts`). */
+/**
+ * A batch ahead of each worker is made before the first step; three more wait in the queue (see `data/batches.ts`).
+ */
 const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
 
-/** Takes the first steps of a run and says from them what all of it will need. Throws what reading its images throws. */
+/**
+ * Takes the first steps of a run and says from them what all of it will need. Throws what reading its images throws.
+ */
 export async function forecast({images, settings, plan, precision, folder, probe = PROBE, ...given}: ForecastOptions): Promise<Forecast> {
   const {train} = settings
   const allLearns = {...plan, headWarmup: 0} // most steps are such, and they are the dearer ones

@@ -1,8 +1,11 @@
 /**
- * The settings of a distillation: what somebody set stands, what nobody set follows from the teacher, and what a frozen teacher leaves no choice about is fixed.
+ * The settings of a distillation: what somebody set stands, what nobody set follows from the teacher, and what a
+ * frozen teacher leaves no choice about is fixed.
  *
- * From the teacher come the numbers of prototypes and whether patches have a head of their own (a student's targets are the teacher's, column by column), and, where its run is known, crops,
- * temperatures and head sizes. Fixed are stochastic depth (none), Sinkhorn–Knopp, and, where features are distilled, no small crops, for which there would be no target.
+ * From the teacher come the numbers of prototypes and whether patches have a head of their own (a student's targets
+ * are the teacher's, column by column), and, where its run is known, crops, temperatures and head sizes. Fixed are
+ * stochastic depth (none), Sinkhorn–Knopp, and, where features are distilled, no small crops, for which there would be
+ * no target.
  */
 import {basename, extname} from 'node:path'
 import {UserError} from '../../config/errors.js'
@@ -23,7 +26,8 @@ const source = '--teacher'
 const isSet = ({sources}: ResolvedSettings, path: string): boolean => (sources.get(path) ?? 'default') !== 'default'
 
 /**
- * Settings for a student of this teacher. Throws a `UserError` (exit 2): no student is described; prototypes are set that are not the teacher's.
+ * Settings for a student of this teacher. Throws a `UserError` (exit 2): no student is described; prototypes are set
+ * that are not the teacher's.
  */
 export function taught(
   resolved: ResolvedSettings,
@@ -80,7 +84,8 @@ export type StudentFile = {
 }
 
 /**
- * The settings of one of several students: the shared ones, with its own above them. Throws a `UserError` (exit 2) where its file asks for other batches or crops than the rest.
+ * The settings of one of several students: the shared ones, with its own above them. Throws a `UserError` (exit 2)
+ * where its file asks for other batches or crops than the rest.
  */
 export function studentOf(shared: ResolvedSettings, {name, given}: StudentFile, withSetting: With): ResolvedSettings {
   let next = shared

@@ -1,9 +1,12 @@
 /**
- * Distillation: a frozen teacher's knowledge handed on to one or several students, as a generator of plain events (paper section 5; spec §2.11).
+ * Distillation: a frozen teacher's knowledge handed on to one or several students, as a generator of plain events
+ * (paper section 5; docs/spec.md §2.11).
  *
- * As pretraining, but for what follows from a frozen teacher: its targets do not move with the student, nothing is masked, the patch loss is taken on all patches of both global crops,
- * and stochastic depth is off. An average of the student is kept beside it, in the teacher's place in a checkpoint, and is the model that is judged and kept at last. Several students go in
- * step through one stream of batches and one pass of the teacher; each has a run folder of its own and comes out as it would alone.
+ * As pretraining, but for what follows from a frozen teacher: its targets do not move with the student, nothing is
+ * masked, the patch loss is taken on all patches of both global crops, and stochastic depth is off. An average of the
+ * student is kept beside it, in the teacher's place in a checkpoint, and is the model that is judged and kept at last.
+ * Several students go in step through one stream of batches and one pass of the teacher; each has a run folder of its
+ * own and comes out as it would alone.
  */
 import {writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
@@ -68,14 +71,19 @@ export type DistillOptions = Pick<RunOptions, 'images' | 'version' | 'resume' | 
   readonly students: readonly Student[]
   readonly precision: Precision
   readonly engine?: EngineInfo
-  /** What the teacher itself scores; kept in each run folder, so that a report of the student has it beside its own scores. */
+  /**
+   * What the teacher itself scores; kept in each run folder, so that a report of the student has it beside its own
+   * scores.
+   */
   readonly teacherScores?: Readonly<Record<string, number>>
 }
 
 /** What happens to a student, told by its place in the list. */
 export type DistillEvent = {readonly student: number; readonly event: RunEvent<DistillReport>}
 
-/** Side at which the teacher sees the global crops. Throws a `UserError` where the setting is no multiple of its patch. */
+/**
+ * Side at which the teacher sees the global crops. Throws a `UserError` where the setting is no multiple of its patch.
+ */
 export function teacherSide({distill, crops}: Settings, {path, vit}: Pick<TeacherPlan, 'path' | 'vit'>): number {
   const asked = distill.teacher_crops_size
   if (asked === 0) return sideFor(crops.global_crops_size, vit)
@@ -87,7 +95,10 @@ export function teacherSide({distill, crops}: Settings, {path, vit}: Pick<Teache
   })
 }
 
-/** What stands between a student and its teacher and is bridged, in sentences; none where they look at the same patches. */
+/**
+ * What stands between a student and its teacher and is bridged, in sentences; none where they look at the same
+ * patches.
+ */
 export function bridges(settings: Settings, {vit}: Derived, teacher: TeacherPlan): string[] {
   const [own, side] = [settings.crops.global_crops_size, teacherSide(settings, teacher)]
   const M = side / teacher.vit.patch
@@ -196,7 +207,10 @@ export function distillLearner(
   }
 }
 
-/** The grid of patches on which a student wants targets; 0 where it takes no loss on them. Features are always handed on for both. */
+/**
+ * The grid of patches on which a student wants targets; 0 where it takes no loss on them. Features are always handed
+ * on for both.
+ */
 const gridFor = ({ibot}: Settings, {vit}: Derived, {heads}: TeacherPlan): number => (heads && ibot.loss_weight === 0 ? 0 : vit.grid)
 
 /** A batch with nothing masked and all patches in the patch loss. */
@@ -204,7 +218,8 @@ const unmasked = (made: CropBatch, crops: number, patches: number): CropBatch =>
   wholeBatch({...made, masks: new Uint8Array(crops * patches)}, crops, patches)
 
 /**
- * Teaches all students to the end of their plans, or until `signal` aborts or `goOn` says no. The teacher stays the caller's.
+ * Teaches all students to the end of their plans, or until `signal` aborts or `goOn` says no. The teacher stays the
+ * caller's.
  *
  * Throws as `runTraining` does for one student; the others then stop first, each with a checkpoint.
  */
@@ -339,7 +354,10 @@ const costOf = (settings: Settings, precision: Precision, plan: TeacherPlan): Te
   bytes: plan.bytes(precision)
 })
 
-/** What teaching one student will need, as `bill`: tried where it fits, else counted. The teacher is loaded only where steps are tried, and let go. */
+/**
+ * What teaching one student will need, as `bill`: tried where it fits, else counted. The teacher is loaded only where
+ * steps are tried, and let go.
+ */
 export async function billOfDistillation({
   teacher: known,
   ...options

@@ -1,6 +1,7 @@
 /**
- * One step of feature distillation, for teachers without heads: the student's cls and patch tokens, each through one linear layer to the teacher's width, are drawn towards the
- * teacher's tokens (`loss/feature.ts`); KoLeo spreads the cls tokens as in pretraining. Both large crops, nothing masked, no stochastic depth, no small crops.
+ * One step of feature distillation, for teachers without heads: the student's cls and patch tokens, each through one
+ * linear layer to the teacher's width, are drawn towards the teacher's tokens (`loss/feature.ts`); KoLeo spreads the
+ * cls tokens as in pretraining. Both large crops, nothing masked, no stochastic depth, no small crops.
  *
  * No tape, as in `train-step.ts`. B images, b of them in a part, N patches, C width of the student, D of the teacher.
  */
@@ -43,8 +44,9 @@ type Sums = {
 }
 
 /**
- * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's. `teach` says the targets of the whole batch, which stay the
- * teacher's; of the losses' weights, `dinoWeight` is that of cls tokens and `ibotWeight` that of patches. Throws `NotFiniteStep` as `trainStep`.
+ * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's.
+ * `teach` says the targets of the whole batch, which stay the teacher's; of the losses' weights, `dinoWeight` is that
+ * of cls tokens and `ibotWeight` that of patches. Throws `NotFiniteStep` as `trainStep`.
  */
 export function featureStep(
   state: TrainState,
@@ -98,7 +100,10 @@ const low = ({weight, bias}: Linear, precision: StepSettings['precision']): Line
   bias: cast(bias, precision)
 })
 
-/** One part of a batch of B images, `done` of which went before: forward, losses, backward; everything is added to `sums`. */
+/**
+ * One part of a batch of B images, `done` of which went before: forward, losses, backward; everything is added to
+ * `sums`.
+ */
 function addPart(
   params: Vit,
   layers: {cls: Linear; patch: Linear},

@@ -1,9 +1,10 @@
 /**
- * Whether a run is well, in words: one place for all limits. The verdict at the end of a run, the warnings while it goes on and the page of `report` say the same of the
- * same numbers.
+ * Whether a run is well, in words: one place for all limits. The verdict at the end of a run, the warnings while it
+ * goes on and the page of `report` say the same of the same numbers.
  *
- * K is the number of prototypes. While a student tells nothing apart, its loss on class tokens is the weight of that loss times ln K, and a teacher that spreads evenly has
- * an entropy of ln K (paper, section 4; the same signs that DINO's authors watch).
+ * K is the number of prototypes. While a student tells nothing apart, its loss on class tokens is the weight of that
+ * loss times ln K, and a teacher that spreads evenly has an entropy of ln K (paper, section 4; the same signs that
+ * DINO's authors watch).
  */
 
 /** Means over a few lines of metrics; what a run does not measure is left out. */
@@ -36,7 +37,10 @@ export const limits = {
   targets: [0.05, 0.995],
   /** A gradient norm this many times its median is a burst. */
   burst: 20,
-  /** Share of time waiting for data that is worth a word at the end of a run, and one that is worth a warning while it goes on. */
+  /**
+   * Share of time waiting for data that is worth a word at the end of a run, and one that is worth a warning while it
+   * goes on.
+   */
   waiting: 0.1,
   muchWaiting: 0.25
 } as const
@@ -177,7 +181,9 @@ export type Worth = {
   readonly words: string
 }
 
-/** Holds the nearest-neighbour scores (`knn_10`, …) of step 0 against the latest; undefined where there are not both. */
+/**
+ * Holds the nearest-neighbour scores (`knn_10`, …) of step 0 against the latest; undefined where there are not both.
+ */
 export function worthOf(lines: readonly {readonly step: number; readonly values: ReadonlyMap<string, number>}[]): Worth | undefined {
   const scored = lines.filter(({values}) => [...values.keys()].some(name => name.startsWith('knn_')))
   const [first, last] = [scored.find(({step}) => step === 0), scored.at(-1)]

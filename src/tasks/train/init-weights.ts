@@ -1,9 +1,12 @@
 /**
- * What a run starts from, where that is not chance: weights of a run, a checkpoint or a released model, what they decide where nobody else did, and how they are made to fit.
+ * What a run starts from, where that is not chance: weights of a run, a checkpoint or a released model, what they
+ * decide where nobody else did, and how they are made to fit.
  *
- * Precedence is one rule. Whatever somebody set (a file, `--set`, a flag) stands. Of the rest, sizes come from the shapes of the weights; losses, heads, crops and teacher from the
- * settings of the run that made them, where that is known; and three settings are chosen for going on: a low learning rate, one that falls with depth, and heads that learn by
- * themselves at first where they are new. Headers alone are read for this; the numbers are read when the state is made.
+ * Precedence is one rule. Whatever somebody set (a file, `--set`, a flag) stands. Of the rest, sizes come from the
+ * shapes of the weights; losses, heads, crops and teacher from the settings of the run that made them, where that is
+ * known; and three settings are chosen for going on: a low learning rate, one that falls with depth, and heads that
+ * learn by themselves at first where they are new. Headers alone are read for this; the numbers are read when the
+ * state is made.
  */
 import {stat} from 'node:fs/promises'
 import {basename, dirname, resolve} from 'node:path'
@@ -26,7 +29,10 @@ type HeadName = 'dino_head' | 'ibot_head'
 export type OriginHeads = {readonly dino_head?: HeadSize; readonly ibot_head?: HeadSize}
 
 export type Origin = {
-  /** Where the weights are, as the settings of the run name them: a path from the root, or the name of a released model. */
+  /**
+   * Where the weights are, as the settings of the run name them: a path from the root, or the name of a released
+   * model.
+   */
   readonly path: string
   readonly config: VitConfig
   readonly heads: OriginHeads
@@ -39,7 +45,10 @@ type Sections = Readonly<Record<string, Readonly<Record<string, unknown>>>>
 /** A path that means the same from every folder; what is no path here is the name of a released model. */
 export const lasting = async (path: string): Promise<string> => ((await stat(path).catch(() => undefined)) ? resolve(path) : path)
 
-/** Sizes of the heads of a file, by the shapes of their layers; a head that lacks something, or is for another width, is none. */
+/**
+ * Sizes of the heads of a file, by the shapes of their layers; a head that lacks something, or is for another width,
+ * is none.
+ */
 export function headsOf({heads}: Pick<Checkpoint, 'heads'>, width: number): OriginHeads {
   const found: {[name in HeadName]?: HeadSize} = {}
   for (const name of ['dino_head', 'ibot_head'] as const) {
@@ -89,7 +98,10 @@ const chosen = new Set(['optim.base_lr', 'optim.layerwise_decay', 'optim.head_wa
 /** The settings that weights may decide where nobody did. */
 export const decided = (path: string): boolean => path !== 'student.pretrained_weights' && (inherited.test(path) || chosen.has(path))
 
-/** Highest learning rate for 1024 images with which weights of unknown making are gone on with: a tenth of that for random ones. */
+/**
+ * Highest learning rate for 1024 images with which weights of unknown making are gone on with: a tenth of that for
+ * random ones.
+ */
 const gentle = 4e-4
 
 /** How the released models were made (paper, table 16), for weights that do not say it of themselves. */
@@ -137,7 +149,8 @@ export function suggested(
   if (!layerScale) suggest('student.layerscale', 0)
   else if (found.get('student.layerscale') === 0) found.delete('student.layerscale')
 
-  // Crops of whole patches: those of the run, else the usual ones, or smaller where the weights are for smaller images.
+  // Crops of whole patches: those of the run, else the usual ones, or smaller where the weights are for smaller
+  // images.
   const side = (isSet('student.patch_size') ? value('student.patch_size') : patch) as number
   const whole = (pixels: number): number => Math.max(1, Math.round(pixels / side)) * side
   const large = (found.get('crops.global_crops_size') as number | undefined) ?? Math.min(224, grid * patch)
@@ -232,7 +245,10 @@ export function bridge(
   ]
 }
 
-/** The parameters of a network by path, started from weights, and the names of heads that they have; all are the caller's. Throws as `bridge`. */
+/**
+ * The parameters of a network by path, started from weights, and the names of heads that they have; all are the
+ * caller's. Throws as `bridge`.
+ */
 export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dinoHead' | 'ibotHead'>, seed: number): Promise<Named> {
   const {vit} = plan
   const {config, checkpoint} = await openBackbone(path)

@@ -1,7 +1,9 @@
 /**
- * What a training run's memory is made of, in bytes: the state, the copies of weights that enter products, what a step needs besides, and all that is not tensors.
+ * What a training run's memory is made of, in bytes: the state, the copies of weights that enter products, what a step
+ * needs besides, and all that is not tensors.
  *
- * Measured, but for the copies, which are counted: the first three are tensors, the last is the process without them (engine, JavaScript, images under way).
+ * Measured, but for the copies, which are counted: the first three are tensors, the last is the process without them
+ * (engine, JavaScript, images under way).
  */
 import {readFileSync} from 'node:fs'
 import type {Named} from '../../optim/adamw.js'
@@ -14,7 +16,9 @@ export type MemoryParts = {
   readonly state: number
   /** Copies of weights and prototypes that live at the same time as what follows; none in fp32 but the prototypes. */
   readonly copies: number
-  /** At the peak: what the backward pass was kept, gradients, crops, scratch. Undefined where the engine does not tell. */
+  /**
+   * At the peak: what the backward pass was kept, gradients, crops, scratch. Undefined where the engine does not tell.
+   */
   readonly activations: number | undefined
   /** The rest of the process at its peak; undefined where the system does not tell. */
   readonly base: number | undefined

@@ -1,8 +1,9 @@
 /**
  * Steps whose numbers are no numbers: known before anything is changed, and explained.
  *
- * A loss that is not finite came from the forward pass: the crops go through once more, and the first block whose output is not finite is named. Where losses are
- * finite and gradients are not, it began where the backward pass, which runs from the heads to the patches, met it first.
+ * A loss that is not finite came from the forward pass: the crops go through once more, and the first block whose
+ * output is not finite is named. Where losses are finite and gradients are not, it began where the backward pass,
+ * which runs from the heads to the patches, met it first.
  */
 import type {VitConfig} from '../../model/config.js'
 import {computeCopy, intermediateLayers} from '../../model/vit.js'
@@ -43,7 +44,10 @@ export const notFiniteIn = (named: Iterable<readonly [string, Tensor]>): string[
   return found
 }
 
-/** What is wrong with a step whose gradients are there and not yet applied; undefined where all is finite. Nothing is freed. */
+/**
+ * What is wrong with a step whose gradients are there and not yet applied; undefined where all is finite. Nothing is
+ * freed.
+ */
 export function notFiniteStep(
   losses: Readonly<Record<string, number>>,
   gradNorms: Readonly<Record<string, number>>,
@@ -71,8 +75,8 @@ export type Explanation = {
 }
 
 /**
- * Looks for the layer where a step stopped being finite. `globals` [n, G, G, 3] bytes: the large crops. Passes a few images at a time, so that it needs less memory than a step.
- * Leaves nothing in the engine.
+ * Looks for the layer where a step stopped being finite. `globals` [n, G, G, 3] bytes: the large crops. Passes a few
+ * images at a time, so that it needs less memory than a step. Leaves nothing in the engine.
  */
 export function explain(
   error: NotFiniteStep,

@@ -1,8 +1,10 @@
 /**
- * What the features are worth while they are still being learnt: k-nearest-neighbour scores of the teacher on a small labelled set, every so many steps.
+ * What the features are worth while they are still being learnt: k-nearest-neighbour scores of the teacher on a small
+ * labelled set, every so many steps.
  *
- * The images are decoded once, before training begins, and kept as pixels. Nothing is drawn at random and nothing of the run is touched, so a run with evaluations has the same weights
- * as one without. The vote is the one of `knn-eval` (spec §5.1); its baselines and intervals belong there.
+ * The images are decoded once, before training begins, and kept as pixels. Nothing is drawn at random and nothing of
+ * the run is touched, so a run with evaluations has the same weights as one without. The vote is the one of `knn-eval`
+ * (docs/spec.md §5.1); its baselines and intervals belong there.
  *
  * In shape comments: n images, S their side in pixels, C width.
  */
@@ -119,8 +121,9 @@ export type OnlineEval = Evaluation & {
 }
 
 /**
- * Decodes the images and returns the evaluation; its scores are `knn_10` and `knn_20`, shares of right answers. Leaves nothing in the engine between evaluations.
- * Throws `UserError`: no images (exit 3); one without a label, too few or too many (exit 2).
+ * Decodes the images and returns the evaluation; its scores are `knn_10` and `knn_20`, shares of right answers. Leaves
+ * nothing in the engine between evaluations. Throws `UserError`: no images (exit 3); one without a label, too few or
+ * too many (exit 2).
  */
 export async function onlineEval(options: OnlineEvalOptions): Promise<OnlineEval> {
   const train = await decode(options.images, options)

@@ -1,8 +1,9 @@
 /**
  * Pretraining: images in, a trained backbone out, as a generator of plain events.
  *
- * Every step is a pure function of (settings, seed, step, images): which images, which crops, which masks, which sequences stochastic depth
- * keeps. So the state of a run is its parameters, moments, centres and its step, and a resumed run goes on as if it had never stopped. The run around the steps is `run.ts`.
+ * Every step is a pure function of (settings, seed, step, images): which images, which crops, which masks, which
+ * sequences stochastic depth keeps. So the state of a run is its parameters, moments, centres and its step, and a
+ * resumed run goes on as if it had never stopped. The run around the steps is `run.ts`.
  */
 import type {Derived} from '../../config/derived.js'
 import type {Settings} from '../../config/table.js'
@@ -65,7 +66,10 @@ export const ratesAt = ({curves, headWarmup}: Derived, step: number): StepRates 
   teacherTemp: cosine(curves.teacherTemperature, step)
 })
 
-/** A state at step 0: student and teacher alike, moments zero. `weights` names what they start from; where it is empty, or has no heads that fit, they are drawn. */
+/**
+ * A state at step 0: student and teacher alike, moments zero. `weights` names what they start from; where it is empty,
+ * or has no heads that fit, they are drawn.
+ */
 export async function freshState(settings: Settings, plan: Derived, weights = settings.student.pretrained_weights): Promise<TrainState> {
   const seed = settings.train.seed
   const given: Named = weights ? await weightsFor(weights, plan, seed) : new Map()
@@ -115,7 +119,10 @@ export async function loadState(path: string, state: TrainState): Promise<TrainS
   return {...state, step, metadata}
 }
 
-/** One batch of bytes for the engine, for `freeBatch`. Where it is computed in parts, the crops of each are made when it comes to it. */
+/**
+ * One batch of bytes for the engine, for `freeBatch`. Where it is computed in parts, the crops of each are made when
+ * it comes to it.
+ */
 export function stepBatch(
   {globals, locals, masks, indices, weights}: CropBatch,
   batch: number,

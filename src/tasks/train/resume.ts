@@ -1,9 +1,11 @@
 /**
  * Going on with a run: what a checkpoint records of it, and which differences it bears.
  *
- * The rule. How a run is carried out (threads that decode, memory, how often something is written) may change: what is computed stays the same. Engine, device, precision and threads may
- * change too, but then the last digits may differ from those of the unbroken run, and it is said. All else (any other setting, the images) is refused, unless the caller accepts
- * changes; the run then goes on from the same weights on another course, which its checkpoints record. What the weights themselves do not fit is always refused.
+ * The rule. How a run is carried out (threads that decode, memory, how often something is written) may change: what is
+ * computed stays the same. Engine, device, precision and threads may change too, but then the last digits may differ
+ * from those of the unbroken run, and it is said. All else (any other setting, the images) is refused, unless the
+ * caller accepts changes; the run then goes on from the same weights on another course, which its checkpoints record.
+ * What the weights themselves do not fit is always refused.
  */
 import {createHash} from 'node:crypto'
 import {UserError} from '../../config/errors.js'
@@ -92,7 +94,10 @@ export async function batchOfRun(run: string): Promise<number | undefined> {
   return settings ? (JSON.parse(settings) as Settings).train.batch_size_per_gpu : undefined
 }
 
-/** The settings of the run in a folder, as its newest checkpoint that can be opened records them; undefined where there is none. */
+/**
+ * The settings of the run in a folder, as its newest checkpoint that can be opened records them; undefined where there
+ * is none.
+ */
 export async function settingsOfRun(run: string): Promise<Settings | undefined> {
   for (const {path} of (await listStates(run)).reverse()) {
     const settings = (await stateMetadata(path).catch(() => undefined))?.['settings']
@@ -114,8 +119,8 @@ export type Computing = {
 export type ImageSet = {readonly images: number; readonly fingerprint: string}
 
 /**
- * Tells sets of images apart by number, names and order, not by where their common folder lies: the same photos on another machine are the same set.
- * Reads the names twice and holds none.
+ * Tells sets of images apart by number, names and order, not by where their common folder lies: the same photos on
+ * another machine are the same set. Reads the names twice and holds none.
  */
 export function imageSet(images: ImageList): ImageSet {
   let common: string | undefined
@@ -157,7 +162,10 @@ export type Recorded = {
 /** From which step on a run went on otherwise than it began. */
 export type Change = {readonly step: number; readonly changes: readonly string[]}
 
-/** Metadata of a checkpoint: what made it, all that going on needs beside the tensors, and what lets other commands open it as a model. */
+/**
+ * Metadata of a checkpoint: what made it, all that going on needs beside the tensors, and what lets other commands
+ * open it as a model.
+ */
 export const stateRecord = ({
   version,
   settings,

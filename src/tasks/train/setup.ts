@@ -10,8 +10,8 @@ import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 export {openRun} from '../../files/run/run-folder.js'
 
 /**
- * Starts the engine that was asked for, as `engine/start.ts` says. Where that is torch, for which there had to be a C++ compiler, the code that cuts and colours images
- * is compiled too where it is missing, once.
+ * Starts the engine that was asked for, as `engine/start.ts` says. Where that is torch, for which there had to be a
+ * C++ compiler, the code that cuts and colours images is compiled too where it is missing, once.
  */
 export async function startEngine(request: EngineRequest = {}): Promise<EngineInfo> {
   const engine = await start(request)

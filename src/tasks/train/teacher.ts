@@ -1,10 +1,13 @@
 /**
- * A frozen teacher: any backbone that `embed` reads, with its heads where they lie beside it, and what it says of a batch of crops.
+ * A frozen teacher: any backbone that `embed` reads, with its heads where they lie beside it, and what it says of a
+ * batch of crops.
  *
- * With heads it says targets over prototypes, as in pretraining; without them its tokens themselves are the targets. One pass serves any number of students: what it costs is
- * the teacher's forward, and students differ at most in the grid of patches, to which the teacher's patch tokens are resampled. Its own bytes never change.
+ * With heads it says targets over prototypes, as in pretraining; without them its tokens themselves are the targets.
+ * One pass serves any number of students: what it costs is the teacher's forward, and students differ at most in the
+ * grid of patches, to which the teacher's patch tokens are resampled. Its own bytes never change.
  *
- * b images in a part of a batch, N patches of the student, M of the teacher, C the teacher's width, D a head's bottleneck, K prototypes.
+ * b images in a part of a batch, N patches of the student, M of the teacher, C the teacher's width, D a head's
+ * bottleneck, K prototypes.
  */
 import {createHash} from 'node:crypto'
 import {readFile} from 'node:fs/promises'
@@ -57,11 +60,15 @@ export type Teacher = TeacherPlan & {
   dispose(): void
 }
 
-/** Which of a teacher's knowledge is handed on: its heads' targets, or its features; `auto` takes the heads where there are any. */
+/**
+ * Which of a teacher's knowledge is handed on: its heads' targets, or its features; `auto` takes the heads where there
+ * are any.
+ */
 export type Lesson = 'auto' | 'heads' | 'features'
 
 /**
- * Looks at a teacher without loading it. Throws `UserError`: no backbone there (as `openBackbone`); heads wanted that it has not (exit 2).
+ * Looks at a teacher without loading it. Throws `UserError`: no backbone there (as `openBackbone`); heads wanted that
+ * it has not (exit 2).
  */
 export async function planTeacher(path: string, lesson: Lesson): Promise<TeacherPlan> {
   const {config: vit, checkpoint} = await openBackbone(path)
@@ -121,8 +128,8 @@ async function normalisationOf(folder: string): Promise<{normalisation?: Normali
 const isLinear = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\./.test(name)
 
 /**
- * Loads a teacher into the running engine, its weights in `precision`; `most` bytes may be used. Throws `UserError`: it needs more (exit 5), before anything is read; what
- * reading its file throws.
+ * Loads a teacher into the running engine, its weights in `precision`; `most` bytes may be used. Throws `UserError`:
+ * it needs more (exit 5), before anything is read; what reading its file throws.
  */
 export async function loadTeacher(plan: TeacherPlan, precision: Precision, most?: number): Promise<Teacher> {
   const needed = plan.bytes(precision)
@@ -183,10 +190,15 @@ async function loadHeads(path: string, precision: Precision): Promise<{copies: {
   }
 }
 
-/** Side of the crops that a teacher sees for a student's crops of `side` pixels: the same, or the nearest multiple of its patch. */
+/**
+ * Side of the crops that a teacher sees for a student's crops of `side` pixels: the same, or the nearest multiple of
+ * its patch.
+ */
 export const sideFor = (side: number, {patch}: VitConfig): number => Math.max(1, Math.round(side / patch)) * patch
 
-/** The teacher's normed tokens of one part: cls [2b, C], and its patches on a student's grid. Both are the caller's. */
+/**
+ * The teacher's normed tokens of one part: cls [2b, C], and its patches on a student's grid. Both are the caller's.
+ */
 type Tokens = {readonly cls: Tensor2D; readonly patches: (grid: number) => Tensor2D /* [2b·N, C] */; readonly dispose: () => void}
 
 /** The large crops of a part through the teacher, which sees them at `side` pixels, unmasked. */
@@ -221,12 +233,16 @@ const renormalised = (images: Tensor4D, {mean, std}: Normalisation): Tensor4D =>
 /** What a teacher with heads says of a batch, before prototypes: rows for the targets of each grid. */
 type Rows = {readonly cls: Tensor2D /* [2B, D] */; readonly patches: ReadonlyMap<number, Tensor2D> /* [2B·N, D] by grid */}
 
-/** What a teacher without heads says of a batch: its tokens, brought to mean 0 and variance 1 row by row, part behind part. */
+/**
+ * What a teacher without heads says of a batch: its tokens, brought to mean 0 and variance 1 row by row, part behind
+ * part.
+ */
 export type FeatureTargets = {readonly cls: Tensor2D /* [2B, C] */; readonly patches: Tensor2D /* [2B·N, C] */}
 
 /**
- * A teacher for `students` that take the same batches, one step after the other. Each asks once a step; what was computed for the first serves the rest, and is let go when
- * the last has asked. All students of a step must bring the same batch in the same parts; they may differ in their grids of patches.
+ * A teacher for `students` that take the same batches, one step after the other. Each asks once a step; what was
+ * computed for the first serves the rest, and is let go when the last has asked. All students of a step must bring the
+ * same batch in the same parts; they may differ in their grids of patches.
  */
 export class Lessons {
   readonly #open = new Map<number, {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; asked: number}>()

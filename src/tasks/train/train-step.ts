@@ -1,8 +1,10 @@
 /**
- * One optimisation step of DINOv2 (spec §2.2): teacher targets, student pass, losses, gradients, clipping, AdamW, teacher average.
+ * One optimisation step of DINOv2 (docs/spec.md §2.2): teacher targets, student pass, losses, gradients, clipping,
+ * AdamW, teacher average.
  *
- * No tape: forward and backward halves are called in order and each lets go of what it no longer needs. The state is changed in place
- * where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K prototypes, n masked patches.
+ * No tape: forward and backward halves are called in order and each lets go of what it no longer needs. The state is
+ * changed in place where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K
+ * prototypes, n masked patches.
  */
 import {prototypeLoss} from '../../loss/cross-entropy.js'
 import type {Segment} from '../../loss/cross-entropy.js'
@@ -84,7 +86,7 @@ export type StepRates = {
   readonly teacherTemp: number
 }
 
-/** One collated batch (spec §4.2); crops are normalised and crop-major. */
+/** One collated batch (docs/spec.md §4.2); crops are normalised and crop-major. */
 export type StepBatch = {
   readonly globals: Tensor4D /* [2B, G, G, 3] */
   readonly locals?: Tensor4D /* [m·B, S, S, 3] */
@@ -98,7 +100,9 @@ export type StepBatch = {
 /** Makes the crops of the images `from` to `to` (exclusive) of a batch, crop-major. The tensor is the caller's. */
 export type CropsOf = (from: number, to: number) => Tensor4D
 
-/** The same with crops that are made when they are needed, so that the pixels of a large batch need not exist at once. */
+/**
+ * The same with crops that are made when they are needed, so that the pixels of a large batch need not exist at once.
+ */
 export type LazyBatch = Omit<StepBatch, 'globals' | 'locals'> & {
   readonly globals: CropsOf
   readonly locals?: CropsOf
@@ -120,7 +124,10 @@ export type StepReport = {
   readonly masked: number
   /** Mean entropy of the teacher's targets for cls tokens, in nats; ln K when they are uniform. */
   readonly teacherEntropy: number
-  /** Mean cosine between the cls tokens of different images' global crops; near one when all images look alike to the model. */
+  /**
+   * Mean cosine between the cls tokens of different images' global crops; near one when all images look alike to the
+   * model.
+   */
   readonly clsCosine: number
 }
 
@@ -162,7 +169,10 @@ function cropsOf(crops: Tensor4D | CropsOf, B: number, from: number, to: number)
 const localCrops = (batch: StepBatch | LazyBatch): number =>
   'localCount' in batch ? batch.localCount : batch.locals ? batch.locals.shape[0] / (batch.masks.shape[0] / 2) : 0
 
-/** A batch in `count` parts, whose numbers of images differ by one at most. What is new of them, the masks, is the caller's. */
+/**
+ * A batch in `count` parts, whose numbers of images differ by one at most. What is new of them, the masks, is the
+ * caller's.
+ */
 export function partsOf(batch: StepBatch | LazyBatch, count: number): Part[] {
   const [twoB, N] = batch.masks.shape
   const B = twoB / 2
@@ -248,12 +258,16 @@ export function joined(list: readonly Tensor2D[]): Tensor2D {
   return all
 }
 
-/** Scores of one head that would be larger than this, in bytes, are computed again whenever they are asked for rather than kept. */
+/**
+ * Scores of one head that would be larger than this, in bytes, are computed again whenever they are asked for rather
+ * than kept.
+ */
 export const HELD = 2 ** 30
 
 /**
- * Targets for rows that have been through the heads' MLPs, z [n, D], against the prototypes w [K, D] of these heads. `keep`: where there is room, scores are computed once and
- * kept; over several parts they would be those of the whole batch. Rows and prototypes must outlive the targets, whose `dispose` leaves them.
+ * Targets for rows that have been through the heads' MLPs, z [n, D], against the prototypes w [K, D] of these heads.
+ * `keep`: where there is room, scores are computed once and kept; over several parts they would be those of the whole
+ * batch. Rows and prototypes must outlive the targets, whose `dispose` leaves them.
  */
 export function targetsOfRows(
   z: {readonly cls: Tensor2D; readonly patches?: Tensor2D | undefined},
@@ -309,7 +323,10 @@ const rowsForHeads = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRo
     ...(patches.length > 0 ? {patchRows: takeRows(y, tensor1d(patches, 'int32'))} : {})
   }))
 
-/** Columns of scores that each head takes at a time: the same for teacher and student, since scores are held by these pieces. */
+/**
+ * Columns of scores that each head takes at a time: the same for teacher and student, since scores are held by these
+ * pieces.
+ */
 export type Widths = {readonly dino: number; readonly ibot: number}
 
 function widthsOf(student: Network, parts: readonly Part[]): Widths {
@@ -347,14 +364,16 @@ export function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cl
 
 /**
  * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's.
- * Throws `NotFiniteStep` where a loss or gradient is not finite, before anything of the state has changed; it is then still the caller's.
- * `random` draws the kept sequences of stochastic depth and may be left out where there is none.
+ * Throws `NotFiniteStep` where a loss or gradient is not finite, before anything of the state has changed; it is then
+ * still the caller's. `random` draws the kept sequences of stochastic depth and may be left out where there is none.
  *
- * With `accumulate` above one the batch goes through the networks in parts, one after the other. Targets (Sinkhorn–Knopp, centres) are those of the whole batch,
- * and all losses but one are weighed as in the whole batch, so that the gradient is the same. KoLeo looks for neighbours within a part, as the reference does within one
- * GPU, and stochastic depth draws what is kept in each part by itself.
+ * With `accumulate` above one the batch goes through the networks in parts, one after the other. Targets
+ * (Sinkhorn–Knopp, centres) are those of the whole batch, and all losses but one are weighed as in the whole batch, so
+ * that the gradient is the same. KoLeo looks for neighbours within a part, as the reference does within one GPU, and
+ * stochastic depth draws what is kept in each part by itself.
  *
- * `guide` says the targets in the place of the state's own teacher, which is then nothing but the average of the student.
+ * `guide` says the targets in the place of the state's own teacher, which is then nothing but the average of the
+ * student.
  */
 export function trainStep(
   state: TrainState,
@@ -377,7 +396,10 @@ export function trainStep(
   return {state: next, report: {...report, gradNorms, masked: batch.indices.length}}
 }
 
-/** A batch in which nothing is masked and the patch loss is taken on all patches alike, as a student learns from a frozen teacher. */
+/**
+ * A batch in which nothing is masked and the patch loss is taken on all patches alike, as a student learns from a
+ * frozen teacher.
+ */
 export function wholeBatch<T extends {readonly indices: Int32Array; readonly weights: Float32Array}>(
   batch: T,
   crops: number,
@@ -399,8 +421,9 @@ export function withoutMaskToken(grads: Named): void {
 }
 
 /**
- * The second half of a step: gradients clipped, the student moved, its average behind it. Consumes the gradients, and the state where the step is taken.
- * Throws `NotFiniteStep` where a loss or gradient is not finite; the state is then as it was, and `centers`, which would be the next ones, are freed.
+ * The second half of a step: gradients clipped, the student moved, its average behind it. Consumes the gradients, and
+ * the state where the step is taken. Throws `NotFiniteStep` where a loss or gradient is not finite; the state is then
+ * as it was, and `centers`, which would be the next ones, are freed.
  */
 export function update(
   state: TrainState,
@@ -547,7 +570,10 @@ function gradientsOfParts(
 type Six = [number, number, number, number, number, number]
 type Heads = {dino: HeadCopy; ibot?: HeadCopy}
 
-/** One part of a batch of B images: forward, losses, backward; everything is added to `sums`. Once the heads have served, `onHeadsDone` is called. */
+/**
+ * One part of a batch of B images: forward, losses, backward; everything is added to `sums`. Once the heads have
+ * served, `onHeadsDone` is called.
+ */
 function addPart(
   student: Network,
   {params, heads}: {params: Vit; heads: Heads},

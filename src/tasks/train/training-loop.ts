@@ -1,9 +1,11 @@
 /**
- * The course of a training run around its steps: batches in, metrics, checkpoints, evaluations and warnings out, stopped and resumed at will.
+ * The course of a training run around its steps: batches in, metrics, checkpoints, evaluations and warnings out,
+ * stopped and resumed at will.
  *
- * What learns is a `Learner`; everything else is here, so that pretraining and whatever else trains on crops runs, stops and goes on in the same way. Which batch comes at a
- * step is a pure function of seed and step, and a checkpoint holds the learner's tensors with the sums of the line of metrics that is open: so a run that goes on from it
- * writes the same lines and the same numbers as one that was never stopped, times apart.
+ * What learns is a `Learner`; everything else is here, so that pretraining and whatever else trains on crops runs,
+ * stops and goes on in the same way. Which batch comes at a step is a pure function of seed and step, and a checkpoint
+ * holds the learner's tensors with the sums of the line of metrics that is open: so a run that goes on from it writes
+ * the same lines and the same numbers as one that was never stopped, times apart.
  */
 import {mkdir, readFile, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
@@ -93,7 +95,10 @@ export type RunOptions = {
   readonly acceptChanges?: boolean
   readonly evaluation?: Evaluation
   readonly signal?: AbortSignal
-  /** Fingerprint of a frozen teacher that the run learns from; part of what a resumed run must have in common with the one so far. */
+  /**
+   * Fingerprint of a frozen teacher that the run learns from; part of what a resumed run must have in common with the
+   * one so far.
+   */
   readonly taughtBy?: string
   /** Batches from a step on, where they do not come from `images` alone for this run. */
   readonly batches?: (start: number) => Batches<CropBatch>
@@ -127,8 +132,9 @@ export type RunEvent<Report> =
 /**
  * Trains to the end of the plan, or until `signal` aborts or `goOn` says no; then a checkpoint is written first.
  *
- * Throws `UserError`: what `openRun`, `lockRun` and resuming refuse (exit 1, 2, 3); a step that is not finite (exit 6), with the layer, and `not-finite.json` in the run folder;
- * no image can be read any more (exit 4), with a checkpoint; the last checkpoint, the model or the metrics could not be written (exit 1).
+ * Throws `UserError`: what `openRun`, `lockRun` and resuming refuse (exit 1, 2, 3); a step that is not finite (exit
+ * 6), with the layer, and `not-finite.json` in the run folder; no image can be read any more (exit 4), with a
+ * checkpoint; the last checkpoint, the model or the metrics could not be written (exit 1).
  */
 export async function* runTraining<Report>(learner: Learner<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
   const {run, resume = false, force = false} = options
@@ -321,7 +327,9 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
 export const masksOf = ({ibot, crops}: Settings, {vit}: Derived): MaskSettings =>
   maskSettings(crops.global_crops_size, vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
 
-/** The batches of a run from step `start` on: which images, crops and masks come at a step follows from seed and step. */
+/**
+ * The batches of a run from step `start` on: which images, crops and masks come at a step follows from seed and step.
+ */
 export const trainingBatches = (
   {images, settings, plan, crops, onBad}: Pick<RunOptions, 'images' | 'settings' | 'plan' | 'crops' | 'onBad'>,
   start: number
@@ -399,7 +407,10 @@ async function saveDiagnosis(run: string, what: object): Promise<string> {
   )
 }
 
-/** Sums of what the steps since the last line measured. Times are kept apart: they belong to this process, not to the run. */
+/**
+ * Sums of what the steps since the last line measured. Times are kept apart: they belong to this process, not to the
+ * run.
+ */
 class Averages {
   #sums: Record<string, number> = {}
   #count = 0
@@ -433,7 +444,10 @@ class Averages {
   }
 }
 
-/** One line of metrics.jsonl: means since the last line, the rates of this step, images a second, the share of time lost waiting, what the process holds, and what memory was made of at its peak. */
+/**
+ * One line of metrics.jsonl: means since the last line, the rates of this step, images a second, the share of time
+ * lost waiting, what the process holds, and what memory was made of at its peak.
+ */
 function metricsLine(
   step: number,
   {means, seconds, waited}: ReturnType<Averages['take']>,
@@ -493,7 +507,10 @@ async function lengthUntil(file: string, step: number): Promise<number> {
   return length
 }
 
-/** Writes `final/`: the backbone as safetensors and as a Hugging Face folder, and its heads. Returns the path of the backbone. */
+/**
+ * Writes `final/`: the backbone as safetensors and as a Hugging Face folder, and its heads. Returns the path of the
+ * backbone.
+ */
 async function saveFinal<Report>(learner: Learner<Report>, {run, plan, settings, version}: RunOptions): Promise<string> {
   const folder = join(run, runNames.final)
   await mkdir(folder, {recursive: true})

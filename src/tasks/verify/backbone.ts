@@ -1,4 +1,7 @@
-/** The recorded backbones: weights from both kinds of file, features whole, masked and resized, intermediate layers, and gradients of a scalar. */
+/**
+ * The recorded backbones: weights from both kinds of file, features whole, masked and resized, intermediate layers,
+ * and gradients of a scalar.
+ */
 import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
 import type {VitConfig} from '../../model/config.js'
 import {backwardTrain, computeCopy, forward, forwardTrain, intermediateLayers} from '../../model/vit.js'

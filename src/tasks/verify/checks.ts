@@ -1,4 +1,7 @@
-/** How an agreement with a recording is judged: one line for each thing compared, with the error by which it is judged, its limit, and the verdict. */
+/**
+ * How an agreement with a recording is judged: one line for each thing compared, with the error by which it is judged,
+ * its limit, and the verdict.
+ */
 import type {Tensor} from '../../tensor/tf.js'
 import type {Recorded} from './golden.js'
 
@@ -33,7 +36,10 @@ export function check(part: string, name: string, measure: Measure, error: numbe
   return {part, name, measure, error, limit, pass}
 }
 
-/** Largest difference over the largest recorded entry; infinite where lengths differ, NaN where a value is not a number. */
+/**
+ * Largest difference over the largest recorded entry; infinite where lengths differ, NaN where a value is not a
+ * number.
+ */
 export function maxError(computed: ArrayLike<number>, recorded: ArrayLike<number>): number {
   if (computed.length !== recorded.length) return Infinity
   let [worst, largest] = [0, 0]
@@ -58,7 +64,10 @@ export function cosine(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return dot / Math.sqrt(aa * bb)
 }
 
-/** ‖(computed − init) − (recorded − init)‖ / ‖recorded − init‖ over the entries that `counts` picks; 0 where neither moved. */
+/**
+ * ‖(computed − init) − (recorded − init)‖ / ‖recorded − init‖ over the entries that `counts` picks; 0 where neither
+ * moved.
+ */
 export function updateError(
   init: ArrayLike<number>,
   computed: ArrayLike<number>,

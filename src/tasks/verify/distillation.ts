@@ -1,6 +1,6 @@
 /**
- * The recorded step of distillation, from a teacher with heads and from one without: losses, gradient norms, the gradient of every parameter of the student, and what the step
- * made of it. Judged where the recording holds one.
+ * The recorded step of distillation, from a teacher with heads and from one without: losses, gradient norms, the
+ * gradient of every parameter of the student, and what the step made of it. Judged where the recording holds one.
  */
 import {existsSync} from 'node:fs'
 import {readFile} from 'node:fs/promises'
@@ -47,7 +47,10 @@ type RecordedDistillation = {
   readonly features: RecordedCase
 }
 
-/** Yields one verdict after the other; nothing where the recording has no such step. Throws a `UserError` where it is damaged. */
+/**
+ * Yields one verdict after the other; nothing where the recording has no such step. Throws a `UserError` where it is
+ * damaged.
+ */
 export async function* verifyDistillation(golden: Golden): AsyncGenerator<Check> {
   const file = golden.path('distill.json')
   if (!existsSync(file)) return
@@ -222,7 +225,10 @@ function* judgeNumbers(
     yield check(part, `grad_norm_${name}`, 'max', maxError([gradNorms[name] ?? NaN], [value]), LIMITS.gradient)
 }
 
-/** What the step made of the student. The key third of qkv biases is left out: its gradient is zero but for rounding, which AdamW turns into full steps. */
+/**
+ * What the step made of the student. The key third of qkv biases is left out: its gradient is zero but for rounding,
+ * which AdamW turns into full steps.
+ */
 async function* judgeEnd(part: string, student: Named, tensors: Tensors): AsyncGenerator<Check> {
   for (const [name, leaf] of student) {
     const [before, after] = [need(tensors, `student.${name}`, part), need(tensors, `final.student.${name}`, part)]

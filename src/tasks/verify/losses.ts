@@ -51,7 +51,10 @@ export async function* verifyLosses(golden: Golden): AsyncGenerator<Check> {
   })
 }
 
-/** Computes what is recorded under the same names and judges each; `limit` is that of gradients, losses and outputs have their own. */
+/**
+ * Computes what is recorded under the same names and judges each; `limit` is that of gradients, losses and outputs
+ * have their own.
+ */
 async function* judge(part: string, io: ReadonlyMap<string, Recorded>, limit: number, compute: () => Computed): AsyncGenerator<Check> {
   const computed = tidy(compute)
   try {

@@ -7,7 +7,10 @@ import type {Golden, RecordedGroup, RecordedTraining} from './golden.js'
 /** What float64 allows. */
 const LIMIT = 1e-12
 
-/** Learning rate, weight decay, momentum and teacher temperature at the recorded iterations; then the groups of both training runs. */
+/**
+ * Learning rate, weight decay, momentum and teacher temperature at the recorded iterations; then the groups of both
+ * training runs.
+ */
 export function* verifySchedules({index}: Golden): Generator<Check> {
   const {config, values} = index.schedule
   const total = config.epochs * config.epoch_length

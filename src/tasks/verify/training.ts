@@ -1,4 +1,7 @@
-/** The recorded training runs: losses and gradient norms of each step, and what the steps did to every parameter of student and teacher. */
+/**
+ * The recorded training runs: losses and gradient norms of each step, and what the steps did to every parameter of
+ * student and teacher.
+ */
 import {UserError} from '../../config/errors.js'
 import {expectedShapes, inferConfig} from '../../files/checkpoint/architecture.js'
 import type {VitConfig} from '../../model/config.js'
@@ -94,7 +97,10 @@ export async function* verifyTraining(golden: Golden, run: 'train' | 'train_unti
   }
 }
 
-/** What is recorded of step `i`. The recorder appends the steps of the second run to those of the first too: both copies are judged. */
+/**
+ * What is recorded of step `i`. The recorder appends the steps of the second run to those of the first too: both
+ * copies are judged.
+ */
 function recordedSteps({index, folder}: Golden, run: 'train' | 'train_untied', i: number): RecordedStep[] {
   const own = index[run].steps[i]
   if (!own)
@@ -147,7 +153,10 @@ function* judgeStep(part: string, {losses, gradNorms, masked}: StepReport, recor
   }
 }
 
-/** The update of every tensor, without the key third of qkv biases: its gradient is zero but for rounding, which AdamW turns into full steps. */
+/**
+ * The update of every tensor, without the key third of qkv biases: its gradient is zero but for rounding, which AdamW
+ * turns into full steps.
+ */
 async function* judgeUpdates(
   run: string,
   network: 'student' | 'teacher',

@@ -1,8 +1,9 @@
 /**
  * Proving agreement with recorded tensors of the reference implementation.
  *
- * Everything is computed anew from the weights and inputs of a folder, by the modules that training and embedding use, and compared with what is recorded beside them. Another
- * recording in the same layout works unchanged, and a falsified one fails. How exact one can be, and by what each thing is judged, is told in the recording's README.
+ * Everything is computed anew from the weights and inputs of a folder, by the modules that training and embedding use,
+ * and compared with what is recorded beside them. Another recording in the same layout works unchanged, and a
+ * falsified one fails. How exact one can be, and by what each thing is judged, is told in the recording's README.
  */
 import {existsSync} from 'node:fs'
 import {join} from 'node:path'
@@ -23,11 +24,17 @@ export type {Check} from './checks.js'
 export type VerifyRequest = Omit<EngineRequest, 'precision'> & {
   /** Folder of the recording. */
   readonly golden: string
-  /** `auto`: every precision that the engine computes in; fp32 is judged against the recording's limits, bf16 by cosines. */
+  /**
+   * `auto`: every precision that the engine computes in; fp32 is judged against the recording's limits, bf16 by
+   * cosines.
+   */
   readonly precision?: string
 }
 
-/** The recording that comes with the source. Throws a `UserError` of status 3 where the package was installed without it. */
+/**
+ * The recording that comes with the source. Throws a `UserError` of status 3 where the package was installed without
+ * it.
+ */
 export function defaultGolden(): string {
   const folder = join(packageFolder(), 'test', 'golden')
   if (existsSync(join(folder, 'golden.json'))) return folder
@@ -38,7 +45,10 @@ export function defaultGolden(): string {
   })
 }
 
-/** Starts the engine and yields one verdict after the other. Errors: those of `startEngine`; a `UserError` where the recording is not one. */
+/**
+ * Starts the engine and yields one verdict after the other. Errors: those of `startEngine`; a `UserError` where the
+ * recording is not one.
+ */
 export async function* verify({golden: folder, precision = 'auto', ...request}: VerifyRequest): AsyncGenerator<Check, EngineInfo> {
   const golden = await openGolden(folder)
   const info = await startEngine({...request, precision})

@@ -1,4 +1,7 @@
-/** Pictures of attention: what the class token (and, where there are some, the registers) of a block looks at, all heads together and each apart. */
+/**
+ * Pictures of attention: what the class token (and, where there are some, the registers) of a block looks at, all
+ * heads together and each apart.
+ */
 import {UserError} from '../../config/errors.js'
 import {fit, paste, sheet} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
@@ -27,7 +30,10 @@ export type AttentionReport = {
   readonly block: number
   readonly heads: number
   readonly registers: number
-  /** Of each image: the share of the class token's attention, mean over heads, that goes to patches (the rest to itself and the registers). */
+  /**
+   * Of each image: the share of the class token's attention, mean over heads, that goes to patches (the rest to itself
+   * and the registers).
+   */
   readonly onPatches: readonly number[]
   readonly fingerprint: string
 }
@@ -35,7 +41,10 @@ export type AttentionReport = {
 /** One row of pictures: what looks, then the mean over heads, then each head. */
 type Looks = {readonly who: string; readonly maps: readonly Float32Array[] /* mean, heads: [N] each */}
 
-/** Runs the images and draws attention over them. Throws a `UserError` as `seePictures`, and for a block that is not there (exit 2). */
+/**
+ * Runs the images and draws attention over them. Throws a `UserError` as `seePictures`, and for a block that is not
+ * there (exit 2).
+ */
 export async function visualizeAttention(options: AttentionOptions): Promise<{content: Uint8Array | string; report: AttentionReport}> {
   let block = 0
   const {pictures, leftOut, size, config, fingerprint} = await seePictures(options, ({config, params, precision}) => {
@@ -81,7 +90,8 @@ export async function visualizeAttention(options: AttentionOptions): Promise<{co
       photo: shown,
       rows: looks.map(({who, maps}) => ({
         who,
-        // Every map on its own scale, from nothing to its own largest share but one in a hundred: single patches of some models take nearly all.
+        // Every map on its own scale, from nothing to its own largest share but one in a hundred: single patches of
+        // some models take nearly all.
         pictures: maps.map(map => heatOver(shown, heatMap(map, rows, columns, 0, highest(map)), {smooth: options.smooth}))
       }))
     }

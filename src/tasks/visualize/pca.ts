@@ -30,7 +30,8 @@ export type PcaReport = {
 }
 
 /**
- * Runs images through a backbone and draws their patch features as colours, on one scale for all of them, beside the images.
+ * Runs images through a backbone and draws their patch features as colours, on one scale for all of them, beside the
+ * images.
  *
  * Throws a `UserError`: no images (exit 3), a missing engine (exit 5), a model that is not one.
  */

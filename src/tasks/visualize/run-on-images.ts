@@ -1,4 +1,7 @@
-/** A few pictures through a backbone, one by one, for showing: each at a size that makes whole patches, and whatever is computed of it. */
+/**
+ * A few pictures through a backbone, one by one, for showing: each at a size that makes whole patches, and whatever is
+ * computed of it.
+ */
 import {UserError} from '../../config/errors.js'
 import {loadPixels, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {listImages, noImages, type ImageRef} from '../../data/sources/source.js'
@@ -13,7 +16,10 @@ export type SeeOptions = {
   readonly nul?: boolean
   readonly model: string
   readonly engine: EngineRequest
-  /** Short side of an image in pixels; made a multiple of the patch. By default what the model was trained with, several times that for small grids. */
+  /**
+   * Short side of an image in pixels; made a multiple of the patch. By default what the model was trained with,
+   * several times that for small grids.
+   */
   readonly size?: number
   /** Images shown at most, the first ones. */
   readonly limit: number
@@ -36,9 +42,11 @@ export type SeenPictures<T> = {
 export const usualSize = ({grid, patch}: VitConfig): number => grid * patch * Math.max(1, Math.ceil(16 / grid))
 
 /**
- * Decodes the images, normalises them and hands each [1, H, W, 3] to what `prepare` makes of the backbone. The input tensor is disposed afterwards.
+ * Decodes the images, normalises them and hands each [1, H, W, 3] to what `prepare` makes of the backbone. The input
+ * tensor is disposed afterwards.
  *
- * Throws a `UserError`: no images (exit 3), a missing engine (exit 5), a model that is not one, a size below two patches (exit 2), and what `prepare` throws.
+ * Throws a `UserError`: no images (exit 3), a missing engine (exit 5), a model that is not one, a size below two
+ * patches (exit 2), and what `prepare` throws.
  */
 export async function seePictures<T extends object>(
   {images, nul = false, model, engine, limit, signal, onImage, onBad, ...options}: SeeOptions,

@@ -12,7 +12,10 @@ export type VisualizeSegmentOptions = SegmentImages & {readonly format: 'png' | 
 
 export type VisualizeSegmentReport = {readonly images: number; readonly classes: readonly string[]; readonly confidence: readonly number[]}
 
-/** Segments the first images and draws them. Throws a `UserError` as `segmentImages`, and where no image can be read (exit 3). */
+/**
+ * Segments the first images and draws them. Throws a `UserError` as `segmentImages`, and where no image can be read
+ * (exit 3).
+ */
 export async function visualizeSegment(
   options: VisualizeSegmentOptions
 ): Promise<{content: Uint8Array | string; report: VisualizeSegmentReport}> {

@@ -1,6 +1,7 @@
 /**
- * Pictures of similarity: one patch of the first image against all patches of all images, by the cosine of their features. The page carries the features, a byte a number, where they are not
- * too many; then a click on any patch asks anew, in the browser, without anything being fetched.
+ * Pictures of similarity: one patch of the first image against all patches of all images, by the cosine of their
+ * features. The page carries the features, a byte a number, where they are not too many; then a click on any patch
+ * asks anew, in the browser, without anything being fetched.
  */
 import {UserError} from '../../config/errors.js'
 import {fit, paste, sheet} from '../../render/canvas.js'
@@ -14,7 +15,10 @@ import {blocksOf, denseFeatures} from '../embed/dense-features.js'
 import {seePictures, type SeeOptions} from './run-on-images.js'
 
 export type SimilarityOptions = SeeOptions & {
-  /** The place in the first image, in shares of its sides from the upper left (0 to 1) or in pixels of the file where a number is above 1. */
+  /**
+   * The place in the first image, in shares of its sides from the upper left (0 to 1) or in pixels of the file where a
+   * number is above 1.
+   */
   readonly at: readonly [x: number, y: number]
   /** The last n blocks, or these, joined; the last one if absent. */
   readonly layers?: number | readonly number[]
@@ -56,7 +60,10 @@ export function cosines(query: Float32Array, rows: Float32Array): Float32Array {
   })
 }
 
-/** Runs the images and draws similarity over them. Throws a `UserError` as `seePictures`, and for a place outside the image (exit 2). */
+/**
+ * Runs the images and draws similarity over them. Throws a `UserError` as `seePictures`, and for a place outside the
+ * image (exit 2).
+ */
 export async function visualizeSimilarity(options: SimilarityOptions): Promise<{content: Uint8Array | string; report: SimilarityReport}> {
   const [x, y] = options.at
   const inPixels = x > 1 || y > 1
@@ -170,14 +177,20 @@ async function pairsPng(pairs: readonly (readonly [Raster, Raster])[]): Promise<
   return encodeImage(canvas.data, canvas)
 }
 
-/** Features of length 1 as bytes: 127 for the largest number of the picture; the scale is left out, since cosines are divided by lengths again. */
+/**
+ * Features of length 1 as bytes: 127 for the largest number of the picture; the scale is left out, since cosines are
+ * divided by lengths again.
+ */
 export function quantize(features: Float32Array): Int8Array {
   let most = 0
   for (const value of features) most = Math.max(most, Math.abs(value))
   return Int8Array.from(features, value => Math.round((value / (most || 1)) * 127))
 }
 
-/** What the page does by itself: draws heat for the patch that was clicked, or that came with the page. Kept plain: it runs in any browser of the last ten years. */
+/**
+ * What the page does by itself: draws heat for the patch that was clicked, or that came with the page. Kept plain: it
+ * runs in any browser of the last ten years.
+ */
 const script = `
 'use strict';
 var info = JSON.parse(document.getElementById('info').textContent);

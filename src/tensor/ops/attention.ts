@@ -1,9 +1,9 @@
 /**
- * Self-attention over packed sequences (spec §3, "sequence packing").
+ * Self-attention over packed sequences (docs/spec.md §3, "sequence packing").
  *
- * All sequences of a pass lie behind each other in one matrix of T rows. `groups` says how: first `count` sequences of `length` rows,
- * then the next group. No row sees another sequence, nothing is padded. H heads of width K, C = H·K; qkv holds queries, keys and
- * values side by side, each head by head, as in the released checkpoints.
+ * All sequences of a pass lie behind each other in one matrix of T rows. `groups` says how: first `count` sequences of
+ * `length` rows, then the next group. No row sees another sequence, nothing is padded. H heads of width K, C = H·K;
+ * qkv holds queries, keys and values side by side, each head by head, as in the released checkpoints.
  */
 import {concat, customGrad, matMul, mul, reshape, slice, softmax, sub, sum, tidy, transpose} from '../tf.js'
 import type {Tensor, Tensor2D, Tensor4D} from '../tf.js'

@@ -1,16 +1,17 @@
 /**
  * Operations over whole lists of tensors that an engine may do in place.
  *
- * TensorFlow.js's tensors never change; a training state does, and copying it each step would double its memory. These kernels change
- * tensors that only the trainer holds. They take lists by attribute, since a kernel's inputs are single tensors.
+ * TensorFlow.js's tensors never change; a training state does, and copying it each step would double its memory. These
+ * kernels change tensors that only the trainer holds. They take lists by attribute, since a kernel's inputs are single
+ * tensors.
  */
 import {engine} from '../tf.js'
 import type {NamedAttrMap, Tensor} from '../tf.js'
 import {isFused} from './kernel.js'
 
 /**
- * Runs a list kernel of the running engine. Answers undefined where the engine has none of that name; else the number that the kernel
- * found, or true where it answers nothing.
+ * Runs a list kernel of the running engine. Answers undefined where the engine has none of that name; else the number
+ * that the kernel found, or true where it answers nothing.
  */
 export function fastInPlace(
   kernel: string,

@@ -1,10 +1,11 @@
 /**
  * How a fused operation finds its fast path.
  *
- * Each operation of this folder is written twice: a plain twin in TensorFlow.js operations, which is the specification and runs on
- * every engine, and the name of a kernel that an engine may register. `fast` calls the kernel where the running engine has it and
- * answers undefined where it has not. The forward and the backward half are functions of their own: the trainer calls them in order,
- * without the tape; the differentiable form for tests and small heads joins them by `customGrad`.
+ * Each operation of this folder is written twice: a plain twin in TensorFlow.js operations, which is the specification
+ * and runs on every engine, and the name of a kernel that an engine may register. `fast` calls the kernel where the
+ * running engine has it and answers undefined where it has not. The forward and the backward half are functions of
+ * their own: the trainer calls them in order, without the tape; the differentiable form for tests and small heads
+ * joins them by `customGrad`.
  */
 import {engine, getBackend, getKernel} from '../tf.js'
 import type {NamedAttrMap, Tensor} from '../tf.js'
@@ -15,7 +16,9 @@ export type Inputs = Record<string, Tensor | undefined>
 /** Whether the running engine registered this kernel. */
 export const isFused = (kernel: string): boolean => getKernel(kernel, getBackend()) !== undefined
 
-/** Runs a kernel of the running engine and returns its results, or undefined where the engine has none of that name. */
+/**
+ * Runs a kernel of the running engine and returns its results, or undefined where the engine has none of that name.
+ */
 export function fast(kernel: string, inputs: Inputs, attrs: Record<string, unknown> = {}): Tensor[] | undefined {
   if (!isFused(kernel)) return undefined
   const given = Object.fromEntries(Object.entries(inputs).filter(([, tensor]) => tensor !== undefined)) as Record<string, Tensor>

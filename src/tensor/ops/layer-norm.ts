@@ -1,4 +1,7 @@
-/** Layer normalisation over the last axis (Ba et al. 2016), eps 1e-6 in every vision transformer here. T rows, C channels. */
+/**
+ * Layer normalisation over the last axis (Ba et al. 2016), eps 1e-6 in every vision transformer here. T rows, C
+ * channels.
+ */
 import {add, customGrad, mean, mul, rsqrt, square, sub, sum, tidy} from '../tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
 import {fast} from './kernel.js'
@@ -30,8 +33,8 @@ export const plainLayerNorm = (x: Tensor2D, {weight, bias}: Norm): {y: Tensor2D}
 export type NormGrads = {x: Tensor2D; weight: Tensor1D; bias: Tensor1D}
 
 /**
- * Gradients for dy [T, C]. Where `onto` is given (the residual path), the gradient of x is added to it: row by row, or row i to row `rows[i]` of a taller `onto`, so
- * that the result has the rows of `onto`; the rows are different ones.
+ * Gradients for dy [T, C]. Where `onto` is given (the residual path), the gradient of x is added to it: row by row, or
+ * row i to row `rows[i]` of a taller `onto`, so that the result has the rows of `onto`; the rows are different ones.
  */
 export function layerNormBackward(
   dy: Tensor2D,

@@ -62,7 +62,8 @@ export function linear(x: Tensor2D, p: Linear): Tensor2D {
 }
 
 /**
- * A linear layer whose output is scaled by `gamma` [O] and added to a stream: x + γ ⊙ (a·Wᵀ + b), LayerScale (CaiT, Touvron et al.
+ * A linear layer whose output is scaled by `gamma` [O] and added to a stream: x + γ ⊙ (a·Wᵀ + b), LayerScale (CaiT,
+ * Touvron et al.
  * 2021) folded into the weights. Without `gamma` it is a plain residual.
  */
 export function scaledResidual(x: Tensor2D, a: Tensor2D, p: Linear, gamma: Tensor1D | undefined): Tensor2D {
@@ -79,8 +80,8 @@ export function scaleRows({weight, bias}: Linear, gamma: Tensor1D): Linear {
 export type ScaledGrads = {a: Tensor2D; weight: Tensor2D; bias: Tensor1D; gamma?: Tensor1D}
 
 /**
- * Gradients of the branch γ ⊙ (a·Wᵀ + b) for dy [T, O]. The branch's output is not needed: with G = dyᵀ·a and s = Σ dy,
- * dW = γ ⊙ G, db = γ ⊙ s, dγ = Σᵢ (W ⊙ G) + b ⊙ s.
+ * Gradients of the branch γ ⊙ (a·Wᵀ + b) for dy [T, O]. The branch's output is not needed: with G = dyᵀ·a and s = Σ
+ * dy, dW = γ ⊙ G, db = γ ⊙ s, dγ = Σᵢ (W ⊙ G) + b ⊙ s.
  */
 export function scaledBackward(dy: Tensor2D, a: Tensor2D, p: Linear, gamma: Tensor1D | undefined): ScaledGrads {
   return tidy((): ScaledGrads => {

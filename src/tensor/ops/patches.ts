@@ -3,7 +3,7 @@ import {mul, reshape, sub, tensor, tensor1d, tidy, transpose} from '../tf.js'
 import type {Tensor1D, Tensor2D, Tensor4D} from '../tf.js'
 import {fast} from './kernel.js'
 
-/** Mean and deviation of ImageNet's channels, which every DINOv2 model was trained with (spec §4.1). */
+/** Mean and deviation of ImageNet's channels, which every DINOv2 model was trained with (docs/spec.md §4.1). */
 export const imageMean = [0.485, 0.456, 0.406] as const
 export const imageStd = [0.229, 0.224, 0.225] as const
 
@@ -24,7 +24,10 @@ export function normalizePixels(pixels: Uint8Array, shape: readonly [number, num
 export const plainNormalize = (pixels: Uint8Array, shape: [number, number, number, number], centre: Tensor1D, scale: Tensor1D): Tensor4D =>
   tidy(() => mul<Tensor4D>(sub(tensor(new Int32Array(pixels), shape, 'int32').toFloat(), centre), scale))
 
-/** Images [B, H, W, 3] cut into squares of `patch` pixels → [B·N, 3·patch²], row-major over the grid, each flattened (channel, y, x). */
+/**
+ * Images [B, H, W, 3] cut into squares of `patch` pixels → [B·N, 3·patch²], row-major over the grid, each flattened
+ * (channel, y, x).
+ */
 export function patchRows(images: Tensor4D, patch: number): Tensor2D {
   const [B, H, W] = images.shape
   const [rows, columns] = [H / patch, W / patch]

@@ -1,9 +1,10 @@
 /**
  * Which numbers an engine computes with.
  *
- * To TensorFlow.js every real tensor is float32. The torch engine can hold one as bfloat16; other engines cannot, and there these
- * functions change nothing. The policy (engine notes, "Numbers"): master weights, moments and averages are float32; copies of the
- * weights that enter matrix products are bfloat16, cast once a step and shared; statistics, softmax and losses are float32.
+ * To TensorFlow.js every real tensor is float32. The torch engine can hold one as bfloat16; other engines cannot, and
+ * there these functions change nothing. The policy (engine notes, "Numbers"): master weights, moments and averages are
+ * float32; copies of the weights that enter matrix products are bfloat16, cast once a step and shared; statistics,
+ * softmax and losses are float32.
  */
 import {clone} from '../tf.js'
 import type {Tensor} from '../tf.js'

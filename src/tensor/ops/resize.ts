@@ -1,8 +1,9 @@
 /**
- * Bilinear resizing of maps of features or logits, as PyTorch's `F.interpolate(mode='bilinear')` does it: no smoothing before shrinking.
+ * Bilinear resizing of maps of features or logits, as PyTorch's `F.interpolate(mode='bilinear')` does it: no smoothing
+ * before shrinking.
  *
- * B maps, H × W before, Y × X after, C channels. Not tfjs's `image.resizeBilinear`, whose gradient knows nothing of half-pixel centres; and not for pictures,
- * which are resized as Pillow does it (`data/resample.ts`).
+ * B maps, H × W before, Y × X after, C channels. Not tfjs's `image.resizeBilinear`, whose gradient knows nothing of
+ * half-pixel centres; and not for pictures, which are resized as Pillow does it (`data/resample.ts`).
  */
 import {customGrad, matMul, reshape, tensor2d, tidy} from '../tf.js'
 import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../tf.js'
@@ -12,7 +13,10 @@ import {fast} from './kernel.js'
 export type MapSize = readonly [height: number, width: number]
 
 export type ResizeOptions = {
-  /** The outermost pixels' centres fall on each other (the DPT head); otherwise the pixels' outer edges do, which is the usual rule. */
+  /**
+   * The outermost pixels' centres fall on each other (the DPT head); otherwise the pixels' outer edges do, which is
+   * the usual rule.
+   */
   readonly alignCorners?: boolean
 }
 
@@ -59,8 +63,9 @@ function separable(x: Tensor4D, rows: Tensor2D, columns: Tensor2D, transposed = 
 }
 
 /**
- * The matrix [to, from] that resizes one axis. The source place of pixel i is (i + ½)·from/to − ½, not below 0 (with `alignCorners` i·(from − 1)/(to − 1)); the two pixels
- * around it share the weight, and beyond the last pixel that one has all.
+ * The matrix [to, from] that resizes one axis. The source place of pixel i is (i + ½)·from/to − ½, not below 0 (with
+ * `alignCorners` i·(from − 1)/(to − 1)); the two pixels around it share the weight, and beyond the last pixel that one
+ * has all.
  */
 function bilinearMatrix(from: number, to: number, alignCorners: boolean): Tensor2D {
   const weights = new Float32Array(to * from)

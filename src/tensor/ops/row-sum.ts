@@ -1,8 +1,9 @@
 /**
- * A sum of tensors [K, D] that arrive piece by piece, rows at a time, and maybe several times over: the gradient of the prototypes.
+ * A sum of tensors [K, D] that arrive piece by piece, rows at a time, and maybe several times over: the gradient of
+ * the prototypes.
  *
- * Where the engine can add in place, the sum exists once and nothing beside it. Elsewhere the pieces are kept and joined at the end; they must then come
- * with the same borders each time.
+ * Where the engine can add in place, the sum exists once and nothing beside it. Elsewhere the pieces are kept and
+ * joined at the end; they must then come with the same borders each time.
  */
 import {add, concat, dispose, fill, keep, tidy} from '../tf.js'
 import type {Tensor, Tensor2D} from '../tf.js'

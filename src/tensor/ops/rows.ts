@@ -1,4 +1,7 @@
-/** Picking rows and adding onto rows: what stochastic depth over kept samples, and masked patches, are made of. T rows, C channels. */
+/**
+ * Picking rows and adding onto rows: what stochastic depth over kept samples, and masked patches, are made of. T rows,
+ * C channels.
+ */
 import {add, gather, mul, tidy, unsortedSegmentSum} from '../tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
 import {fast} from './kernel.js'
@@ -7,7 +10,10 @@ import {fast} from './kernel.js'
 const factorOf = (factor: Tensor2D | number): {factors: Tensor2D | undefined; factor: number} =>
   typeof factor === 'number' ? {factors: undefined, factor} : {factors: factor, factor: 1}
 
-/** factor·(the rows of x [T, C] at `rows` [n], int32) → [n, C]; a factor by row is [n, 1]. The result is held as `like` is held (as x where none is given). */
+/**
+ * factor·(the rows of x [T, C] at `rows` [n], int32) → [n, C]; a factor by row is [n, 1]. The result is held as `like`
+ * is held (as x where none is given).
+ */
 export function takeRows(x: Tensor2D, rows: Tensor1D, factor: Tensor2D | number = 1, like?: Tensor): Tensor2D {
   const {factors, factor: by} = factorOf(factor)
   const fused = fast('Dinov2TakeRows', {x, rows, factors, like}, {factor: by})

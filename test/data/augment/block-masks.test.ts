@@ -1,4 +1,6 @@
-/** Block masks obey their rule, and a batch of them has the counts that the reference generator was measured to give. */
+/**
+ * Block masks obey their rule, and a batch of them has the counts that the reference generator was measured to give.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {blockMask, collateMasks, ladder, maskSettings, maxPatches} from '../../../src/data/augment/block-masks.js'

@@ -1,4 +1,7 @@
-/** Colour changes equal the recorded ones of Pillow and torchvision: to the last bit, hue included; blur within one level in few places. */
+/**
+ * Colour changes equal the recorded ones of Pillow and torchvision: to the last bit, hue included; blur within one
+ * level in few places.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {

@@ -1,4 +1,6 @@
-/** Crops are drawn as torchvision draws them, each view on its own stream, and the same position gives the same bytes. */
+/**
+ * Crops are drawn as torchvision draws them, each view on its own stream, and the same position gives the same bytes.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {changeColours, makeView as makePlanned, multiCrop} from '../../../src/data/augment/multi-crop.js'

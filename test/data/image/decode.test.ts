@@ -1,4 +1,6 @@
-/** Good images of every kind come out upright, in sRGB; bad ones are refused with a sentence that says what they are. */
+/**
+ * Good images of every kind come out upright, in sRGB; bad ones are refused with a sentence that says what they are.
+ */
 import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
 import {existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs'

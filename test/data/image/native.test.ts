@@ -1,4 +1,7 @@
-/** The compiled twin gives the bytes of the written one, for every change of colour, every order of passes and any size; and refuses what does not fit. */
+/**
+ * The compiled twin gives the bytes of the written one, for every change of colour, every order of passes and any
+ * size; and refuses what does not fit.
+ */
 import assert from 'node:assert/strict'
 import {chmodSync, mkdirSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'

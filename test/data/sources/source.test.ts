@@ -1,4 +1,7 @@
-/** Folders, lists, stdin and shards become one ordered stream of images; nothing is lost, and what is passed over is said. */
+/**
+ * Folders, lists, stdin and shards become one ordered stream of images; nothing is lost, and what is passed over is
+ * said.
+ */
 import assert from 'node:assert/strict'
 import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'

@@ -1,4 +1,7 @@
-/** Members of tar files are found by their headers as a library finds them by reading everything, in all formats that are about; damage is named, never believed. */
+/**
+ * Members of tar files are found by their headers as a library finds them by reading everything, in all formats that
+ * are about; damage is named, never believed.
+ */
 import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
 import {closeSync, fstatSync, mkdirSync, openSync, readFileSync, symlinkSync, truncateSync, writeFileSync} from 'node:fs'

@@ -1,4 +1,7 @@
-/** What is said of pictures without a model: known values of drawn ones, and what changes a descriptor and what does not. */
+/**
+ * What is said of pictures without a model: known values of drawn ones, and what changes a descriptor and what does
+ * not.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {decodeRgb} from '../../../src/data/image/decode.js'

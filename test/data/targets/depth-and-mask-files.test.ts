@@ -1,4 +1,7 @@
-/** Maps keep their numbers: every PNG, TIFF and NumPy array that can hold a mask or depth, against what other decoders read; the rest is refused with its reason. */
+/**
+ * Maps keep their numbers: every PNG, TIFF and NumPy array that can hold a mask or depth, against what other decoders
+ * read; the rest is refused with its reason.
+ */
 import assert from 'node:assert/strict'
 import {mkdirSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'

@@ -1,4 +1,7 @@
-/** Views of an image with its depth: pixels and depth stay together whatever is done to them; draws are those of the published augmentation. */
+/**
+ * Views of an image with its depth: pixels and depth stay together whatever is done to them; draws are those of the
+ * published augmentation.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {colourAt, colourise} from '../../../src/render/colormap.js'
@@ -15,7 +18,10 @@ import {
 } from '../../../src/data/targets/depth-augment.js'
 import {rng} from '../../../src/tensor/random.js'
 
-/** A view whose red tells its depth: depth = red / 10, so that what belongs together can be checked after any change of place. */
+/**
+ * A view whose red tells its depth: depth = red / 10, so that what belongs together can be checked after any change of
+ * place.
+ */
 function view(width: number, height: number): DepthView {
   const data = new Uint8Array(width * height * 3)
   const truth = new Float32Array(width * height)

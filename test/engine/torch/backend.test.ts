@@ -1,4 +1,7 @@
-/** Tensors of the torch engine: what is written is read back, whatever its type, size and number format; and what is let go is free at once. */
+/**
+ * Tensors of the torch engine: what is written is read back, whatever its type, size and number format; and what is
+ * let go is free at once.
+ */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {backend} from '../../../src/engine/torch/backend.js'

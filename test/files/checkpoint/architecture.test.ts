@@ -28,7 +28,7 @@ const parameters = (config: VitConfig): number =>
   [...expectedShapes(config).values()].reduce((sum, shape) => sum + shape.reduce((product, length) => product * length, 1), 0)
 
 test('the released models have as many parameters as Meta counts', () => {
-  // Spec 1.1 counts all parameters, the mask token too.
+  // docs/spec.md §1.1 counts all parameters, the mask token too.
   assert.equal(parameters(small), 22_056_576)
   assert.equal(parameters({...small, width: 768, heads: 12, hidden: 3072}), 86_580_480)
   assert.equal(parameters({...small, width: 1024, depth: 24, heads: 16, hidden: 4096}), 304_368_640)

@@ -1,4 +1,7 @@
-/** Every kind of file and folder that holds a model, opened under Meta's names; what is saved is opened again as the same model. */
+/**
+ * Every kind of file and folder that holds a model, opened under Meta's names; what is saved is opened again as the
+ * same model.
+ */
 import assert from 'node:assert/strict'
 import {copyFile, mkdir, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'

@@ -1,4 +1,6 @@
-/** Files of torch.save: recorded ones byte for byte, odd views, hostile pickles, damage anywhere, places beyond 4 GiB. */
+/**
+ * Files of torch.save: recorded ones byte for byte, odd views, hostile pickles, damage anywhere, places beyond 4 GiB.
+ */
 import assert from 'node:assert/strict'
 import {open, readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
@@ -388,7 +390,8 @@ test('a tensor beyond 4 GiB is read at its place (a sparse file)', async t => {
   const path = join(await scratch(t), 'large.pth')
   const far = 5 * 2 ** 30
   const handle = await open(path, 'w')
-  // The archive of a small file, its storage moved far away: local header and directory are put behind the hole by hand.
+  // The archive of a small file, its storage moved far away: local header and directory are put behind the hole by
+  // hand.
   const small = pth(pickle(dict({a: tensor('0', 12, [12], [1])})), {0: counting})
   const local = small.lastIndexOf('PK\x03\x04', small.indexOf('PK\x01\x02')) // of version, the last record
   const storage = small.lastIndexOf('PK\x03\x04', local - 1)

@@ -1,4 +1,7 @@
-/** The safetensors format: what is saved is loaded again, the same tensors make the same bytes, and every defect has its sentence. */
+/**
+ * The safetensors format: what is saved is loaded again, the same tensors make the same bytes, and every defect has
+ * its sentence.
+ */
 import assert from 'node:assert/strict'
 import {readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'

@@ -1,4 +1,7 @@
-/** Embedding files: every format brings back what went in, keeps its record, can be continued where it says so, and refuses what it must. */
+/**
+ * Embedding files: every format brings back what went in, keeps its record, can be continued where it says so, and
+ * refuses what it must.
+ */
 import assert from 'node:assert/strict'
 import {createReadStream} from 'node:fs'
 import {appendFile, mkdtemp, readFile, rm, stat, truncate, writeFile} from 'node:fs/promises'
@@ -48,7 +51,10 @@ const row = (i: number, fields: Row['fields'] = {}): Row => ({
   fields
 })
 
-/** Two batches: plain ids and odd ones; fields that fit columns, that come late, that change kind, that are lists, that have our own names. */
+/**
+ * Two batches: plain ids and odd ones; fields that fit columns, that come late, that change kind, that are lists, that
+ * have our own names.
+ */
 const batches: EmbeddingBatch[] = [
   batchOf([
     row(0, {label: 'cat', depth: 1.5, ok: true}),

@@ -1,4 +1,7 @@
-/** Rows that may lie in memory or in a file: the same whatever the budget, read at any place, and nothing is left behind. */
+/**
+ * Rows that may lie in memory or in a file: the same whatever the budget, read at any place, and nothing is left
+ * behind.
+ */
 import assert from 'node:assert/strict'
 import {readdirSync} from 'node:fs'
 import {writeFile} from 'node:fs/promises'

@@ -1,4 +1,7 @@
-/** A command that does what a test asks of it, to see the base class from outside: fail in every way, write, wait, be interrupted. */
+/**
+ * A command that does what a test asks of it, to see the base class from outside: fail in every way, write, wait, be
+ * interrupted.
+ */
 import {once} from 'node:events'
 import {createReadStream} from 'node:fs'
 import {setTimeout as wait} from 'node:timers/promises'

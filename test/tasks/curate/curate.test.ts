@@ -1,4 +1,7 @@
-/** Curation through its step and its commands: every row ends up kept or rejected with a reason, stages chain by their lists, bytes repeat, and odd pools give sentences. */
+/**
+ * Curation through its step and its commands: every row ends up kept or rejected with a reason, stages chain by their
+ * lists, bytes repeat, and odd pools give sentences.
+ */
 import assert from 'node:assert/strict'
 import {copyFile, lstat, mkdir, readdir, readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'

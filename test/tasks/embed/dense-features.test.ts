@@ -1,4 +1,7 @@
-/** Feature maps of images of any size: padding, channels and precision as the heads expect them; and the store that keeps them within its budget. */
+/**
+ * Feature maps of images of any size: padding, channels and precision as the heads expect them; and the store that
+ * keeps them within its budget.
+ */
 import assert from 'node:assert/strict'
 import {mkdtemp, readdir, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

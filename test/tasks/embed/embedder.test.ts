@@ -1,4 +1,7 @@
-/** Embedding as a step: what a vector is, rows that stay paired with their images, no tensor left behind, and going on where a run stopped. */
+/**
+ * Embedding as a step: what a vector is, rows that stay paired with their images, no tensor left behind, and going on
+ * where a run stopped.
+ */
 import assert from 'node:assert/strict'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

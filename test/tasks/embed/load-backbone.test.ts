@@ -1,4 +1,7 @@
-/** A backbone saved and loaded: the same numbers from every format, the same features, one fingerprint, and nothing left in the engine. */
+/**
+ * A backbone saved and loaded: the same numbers from every format, the same features, one fingerprint, and nothing
+ * left in the engine.
+ */
 import assert from 'node:assert/strict'
 import {truncate} from 'node:fs/promises'
 import {join} from 'node:path'

@@ -1,4 +1,7 @@
-/** Indexing and searching as steps: what is added and removed equals what is rebuilt, bytes repeat, and nothing unfit gets in. */
+/**
+ * Indexing and searching as steps: what is added and removed equals what is rebuilt, bytes repeat, and nothing unfit
+ * gets in.
+ */
 import assert from 'node:assert/strict'
 import {mkdtemp, open, readFile, rm, truncate, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

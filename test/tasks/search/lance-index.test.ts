@@ -1,6 +1,6 @@
 /**
- * An index as a LanceDB table: the same neighbours as the index in one file, the same refusals, changes that are there at once or not at all; and what is
- * said where the optional package is missing.
+ * An index as a LanceDB table: the same neighbours as the index in one file, the same refusals, changes that are there
+ * at once or not at all; and what is said where the optional package is missing.
  */
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'

@@ -1,4 +1,7 @@
-/** Bills without a probe: what is counted is what is there, and where no step can be tried it is said, with a machine, before anything is loaded. */
+/**
+ * Bills without a probe: what is counted is what is there, and where no step can be tried it is said, with a machine,
+ * before anything is loaded.
+ */
 import assert from 'node:assert/strict'
 import {readdirSync} from 'node:fs'
 import {before, describe, test} from 'node:test'

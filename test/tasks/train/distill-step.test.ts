@@ -1,6 +1,7 @@
 /**
- * The step of distillation: engines agree, nothing is left behind, parts and memory levels change nothing, a student that knows all its teacher knows is left alone, and the teacher's
- * bytes never change. Agreement with the reference is judged by `engine verify` (test/golden).
+ * The step of distillation: engines agree, nothing is left behind, parts and memory levels change nothing, a student
+ * that knows all its teacher knows is left alone, and the teacher's bytes never change. Agreement with the reference
+ * is judged by `engine verify` (test/golden).
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'

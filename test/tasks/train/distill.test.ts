@@ -1,6 +1,6 @@
 /**
- * Distillation through the program: what a student takes over from its teacher, several students side by side as each alone, a run resumed as the unbroken one, and every misfit in a
- * sentence before anything long begins.
+ * Distillation through the program: what a student takes over from its teacher, several students side by side as each
+ * alone, a run resumed as the unbroken one, and every misfit in a sentence before anything long begins.
  */
 import assert from 'node:assert/strict'
 import {existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs'

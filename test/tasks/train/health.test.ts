@@ -1,4 +1,7 @@
-/** Health in words: what is wrong with a run, told once and from the same limits everywhere; and steps that are not finite. */
+/**
+ * Health in words: what is wrong with a run, told once and from the same limits everywhere; and steps that are not
+ * finite.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {symptoms, Watch} from '../../../src/tasks/train/health.js'

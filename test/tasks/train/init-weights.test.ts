@@ -1,6 +1,7 @@
 /**
- * Going on from weights: what they decide, what is resampled, which heads are taken, how the backbone waits for new heads, and that a run resumed at any step, across the end of that
- * waiting too, is the unbroken one and needs the weights no more.
+ * Going on from weights: what they decide, what is resampled, which heads are taken, how the backbone waits for new
+ * heads, and that a run resumed at any step, across the end of that waiting too, is the unbroken one and needs the
+ * weights no more.
  */
 import assert from 'node:assert/strict'
 import {mkdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs'
@@ -257,7 +258,8 @@ describe('a run', () => {
     assert.deepEqual(resting.get(`teacher.backbone.${name}`), begun.get(name))
     assert.notDeepEqual(moved.get(`student.backbone.${name}`), begun.get(name))
 
-    // The weights are gone; what is left is what a kill after step 3 leaves. The same command goes on, and so does the run's own file.
+    // The weights are gone; what is left is what a kill after step 3 leaves. The same command goes on, and so does the
+    // run's own file.
     renameSync(weights, at('taken-away'))
     for (const [again, ...rest] of [
       ['again', ...how],

@@ -1,6 +1,6 @@
 /**
- * Pretraining through the binary that users run: a run folder that is complete, runs that are interrupted and go on as if they had not been, the same bytes
- * whatever the number of workers, and the exit status of all that can be wrong.
+ * Pretraining through the binary that users run: a run folder that is complete, runs that are interrupted and go on as
+ * if they had not been, the same bytes whatever the number of workers, and the exit status of all that can be wrong.
  */
 import assert from 'node:assert/strict'
 import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'

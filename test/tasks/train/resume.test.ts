@@ -1,6 +1,7 @@
 /**
- * Stopped at will: a run that is killed with SIGKILL at many random moments, inside the writing of checkpoints too, and resumed each time, ends with the bytes and the lines of one
- * that was never stopped. And what must not be lost or disturbed: a second process, a full disk, changed settings, images that vanish, folders of other things.
+ * Stopped at will: a run that is killed with SIGKILL at many random moments, inside the writing of checkpoints too,
+ * and resumed each time, ends with the bytes and the lines of one that was never stopped. And what must not be lost or
+ * disturbed: a second process, a full disk, changed settings, images that vanish, folders of other things.
  */
 import assert from 'node:assert/strict'
 import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs'

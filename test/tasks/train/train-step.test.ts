@@ -1,5 +1,6 @@
 /**
- * One step of training as a whole: engines agree, gradients are slopes of the total loss, nothing is left behind, and what a setting turns off stays off.
+ * One step of training as a whole: engines agree, gradients are slopes of the total loss, nothing is left behind, and
+ * what a setting turns off stays off.
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
@@ -33,7 +34,10 @@ const read = async (named: Named): Promise<Numbers> => {
 
 type Run = {reports: StepReport[]; before: {student: Numbers; teacher: Numbers}; after: {student: Numbers; teacher: Numbers}}
 
-/** Some steps on the running engine; asserts that tensors and bytes are in the end what they were, and in between those of the state. */
+/**
+ * Some steps on the running engine; asserts that tensors and bytes are in the end what they were, and in between those
+ * of the state.
+ */
 async function train(
   variant: Variant,
   {count = 2, at = rates, ...more}: {count?: number; at?: StepRates; batch?: number} & Partial<StepSettings> = {}

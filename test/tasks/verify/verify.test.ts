@@ -1,4 +1,7 @@
-/** Agreement with the recording that is committed, on every engine that is here; and that a falsified recording does not pass. */
+/**
+ * Agreement with the recording that is committed, on every engine that is here; and that a falsified recording does
+ * not pass.
+ */
 import assert from 'node:assert/strict'
 import {copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, unlinkSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'

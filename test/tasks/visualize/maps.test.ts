@@ -1,4 +1,7 @@
-/** Pictures of attention and of similar patches, on drawn pictures and a tiny backbone; and the page that computes by itself. */
+/**
+ * Pictures of attention and of similar patches, on drawn pictures and a tiny backbone; and the page that computes by
+ * itself.
+ */
 import assert from 'node:assert/strict'
 import {createHash} from 'node:crypto'
 import {mkdtemp, rm} from 'node:fs/promises'
@@ -50,7 +53,8 @@ describe('visualize attention and similarity', () => {
       page.includes(`script-src 'sha256-${createHash('sha256').update(code).digest('base64')}'`),
       'the browser is told the hash of the script'
     )
-    // The script of the page, with the little of a browser that it needs: clicks give the cosines that the engine gives, but for the rounding to bytes.
+    // The script of the page, with the little of a browser that it needs: clicks give the cosines that the engine
+    // gives, but for the rounding to bytes.
     const clicks: ((event: unknown) => void)[] = []
     const told: {textContent: string}[] = []
     const mark = {hidden: false, style: {} as Record<string, string>}

@@ -1,8 +1,8 @@
 /**
  * How a kernel of the torch engine is written: inputs as handles in, one handle (or several) out.
  *
- * `define` registers a kernel with TensorFlow.js. Its body runs in a scope of its own, so temporaries need no care, and returns the
- * handle to keep with the type TensorFlow.js is to believe.
+ * `define` registers a kernel with TensorFlow.js. Its body runs in a scope of its own, so temporaries need no care,
+ * and returns the handle to keep with the type TensorFlow.js is to believe.
  */
 import {registerKernel} from '../../../tensor/tf.js'
 import type {DataType, KernelConfig, NamedTensorInfoMap, TensorInfo} from '../../../tensor/tf.js'

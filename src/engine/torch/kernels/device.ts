@@ -3,7 +3,10 @@ import {run, scalarType, torch} from '../binding.js'
 
 let device: string | undefined
 
-/** The current device as libtorch writes it: `cpu`, `cuda:0`. Asked for by nearly every kernel, so remembered until `forgetDevice`. */
+/**
+ * The current device as libtorch writes it: `cpu`, `cuda:0`. Asked for by nearly every kernel, so remembered until
+ * `forgetDevice`.
+ */
 export const deviceName = (): string => (device ??= torch().describe().device)
 
 /** To be called when the device changes. */
@@ -17,8 +20,9 @@ export const onCpu = (): boolean => deviceName() === 'cpu'
 const ready = new Map<string, boolean>()
 
 /**
- * Whether the addon's own loops of a family (`dinov2::<family>_ready`) serve here: on a CPU that has the instructions they want. Elsewhere kernels compose
- * libtorch's operators. `args` is what the family asks about, e.g. the width of a head.
+ * Whether the addon's own loops of a family (`dinov2::<family>_ready`) serve here: on a CPU that has the instructions
+ * they want. Elsewhere kernels compose libtorch's operators. `args` is what the family asks about, e.g. the width of a
+ * head.
  */
 export function hasOwn(family: string, ...args: number[]): boolean {
   if (!onCpu()) return false
@@ -29,8 +33,8 @@ export function hasOwn(family: string, ...args: number[]): boolean {
 }
 
 /**
- * Whether oneDNN's linear layer takes operands of this type here. It multiplies bfloat16 only on processors with AVX-512 (or AVX2-VNNI-2, AMX, SVE);
- * elsewhere it refuses, and the caller takes libtorch's own product.
+ * Whether oneDNN's linear layer takes operands of this type here. It multiplies bfloat16 only on processors with
+ * AVX-512 (or AVX2-VNNI-2, AMX, SVE); elsewhere it refuses, and the caller takes libtorch's own product.
  */
 export function onednnTakes(type: number): boolean {
   if (!onCpu()) return false

@@ -6,7 +6,8 @@ import type {Handle} from '../binding.js'
 import {asFloat, define, defineAlias, h, isWhole, to} from './define.js'
 import {storedAs} from '../backend.js'
 
-// ------------------------------------------------------------------------------------------------ one input, floats only
+// ------------------------------------------------------------------------------------------------ one input, floats
+// only
 
 const floats: Record<string, string> = {
   Acos: 'acos',
@@ -43,7 +44,8 @@ define('Prelu', ({x, alpha}) => {
   return [op('where.self', op('ge.Scalar', value, 0), value, op('mul.Tensor', value, h(alpha!))), 'float32']
 })
 
-// -------------------------------------------------------------------------------------------- one input, the type stays
+// -------------------------------------------------------------------------------------------- one input, the type
+// stays
 
 /** Runs an operator that libtorch refuses for bool on 0 and 1 instead. */
 const counted = (x: TensorInfo): Handle => (x.dtype === 'bool' ? to(h(x), scalarType.int32) : h(x))
@@ -92,7 +94,8 @@ define('Cast', ({x}, {dtype}) => {
   return [to(h(x!), storedAs(wanted)), wanted]
 })
 
-// ----------------------------------------------------------------------------------------------------------- two inputs
+// ----------------------------------------------------------------------------------------------------------- two
+// inputs
 
 /** Both inputs in their common type; bool counts as 0 and 1 in arithmetic. */
 function pair(a: TensorInfo, b: TensorInfo): {a: Handle; b: Handle; dtype: DataType} {

@@ -1,10 +1,11 @@
 /**
  * Kernels of this project's own fused operations (`src/tensor/ops`), as compositions of libtorch operators.
  *
- * Which operator is taken is decided by what was measured: on a CPU, oneDNN's linear with its epilogues beats the default float32
- * product, and two batched products with a softmax between them beat the tiled attention kernel at the lengths of image crops.
- * On a GPU the flash kernels are taken. Where the addon has a loop of its own (`hasOwn`), it goes once over memory in place of several operators.
- * Reductions, statistics and gradients of weights are float32 whatever the inputs are.
+ * Which operator is taken is decided by what was measured: on a CPU, oneDNN's linear with its epilogues beats the
+ * default float32 product, and two batched products with a softmax between them beat the tiled attention kernel at the
+ * lengths of image crops. On a GPU the flash kernels are taken. Where the addon has a loop of its own (`hasOwn`), it
+ * goes once over memory in place of several operators. Reductions, statistics and gradients of weights are float32
+ * whatever the inputs are.
  */
 import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
@@ -25,12 +26,14 @@ define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
   return [y, 'float32']
 })
 
-// ---------------------------------------------------------------------------------------------------------------- linear
+// ----------------------------------------------------------------------------------------------------------------
+// linear
 
 /**
- * x·Wᵀ + b, exact GELU where asked. On a CPU oneDNN's linear is the quickest for this product; for gradients `mm` is as quick as anything that could be put together
- * (bf16, one thread, 5027 × 384 → 1536: forward 12.8 ms; dx 13.1, as linear with weights turned round 12.5 and 1 for the turning; dW 14.4 by mm of the
- * transposed view, 17.0 with a copy, 17.9 as linear of two copies).
+ * x·Wᵀ + b, exact GELU where asked. On a CPU oneDNN's linear is the quickest for this product; for gradients `mm` is
+ * as quick as anything that could be put together (bf16, one thread, 5027 × 384 → 1536: forward 12.8 ms; dx 13.1, as
+ * linear with weights turned round 12.5 and 1 for the turning; dW 14.4 by mm of the transposed view, 17.0 with a copy,
+ * 17.9 as linear of two copies).
  */
 export function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
   if (onednnTakes(typeOf(weight))) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
@@ -78,10 +81,12 @@ defineMany('Dinov2ScaledGrad', ({weight, bias, gamma, gradWeight, gradBias}) => 
   return [op('mul.Tensor', gw, op('unsqueeze', g, 1)), op('mul.Tensor', gb, g), dgamma]
 })
 
-// ------------------------------------------------------------------------------------------------------------ activation
+// ------------------------------------------------------------------------------------------------------------
+// activation
 
 define('Dinov2Gelu', ({x}) => op('gelu', h(x!), 'none'))
-// The own loop is for bfloat16 alone: its polynomial is good to 2e-6. At 5027 × 1536 it takes 2.7 ms of one thread where libtorch's takes 5.0.
+// The own loop is for bfloat16 alone: its polynomial is good to 2e-6. At 5027 × 1536 it takes 2.7 ms of one thread
+// where libtorch's takes 5.0.
 define('Dinov2GeluGrad', ({dy, x}) => {
   const grad = to(h(dy!), typeOf(h(x!)))
   if (typeOf(h(x!)) === bfloat16 && hasOwn('gelu')) return op('dinov2::gelu_grad', op('contiguous', grad), op('contiguous', h(x!)))
@@ -98,7 +103,8 @@ define('Dinov2SwiGluGrad', ({dy, ab}) => {
   return op('cat', [op('silu_backward', op('mul.Tensor', grad, b!), a!), op('mul.Tensor', grad, op('silu', a!))], 1)
 })
 
-// ------------------------------------------------------------------------------------------------------------------- norm
+// -------------------------------------------------------------------------------------------------------------------
+// norm
 
 const ownNorm = (x: Handle, weight: Handle): boolean => typeOf(weight) === float32 && typeOf(x) !== scalarType.float16 && hasOwn('norm')
 
@@ -144,7 +150,8 @@ defineMany('Dinov2LayerNormGrad', ({dy, x, mean, rstd, weight, bias, onto, rows}
   return [dx!, ...sums]
 })
 
-// -------------------------------------------------------------------------------------------------------------- attention
+// --------------------------------------------------------------------------------------------------------------
+// attention
 
 type Groups = readonly {count: number; length: number}[]
 
@@ -155,10 +162,16 @@ function split(qkv: Handle, start: number, {count, length}: Groups[number], head
   return [op('select.int', five, 0, 0), op('select.int', five, 0, 1), op('select.int', five, 0, 2)]
 }
 
-/** Attention weights that may exist at once where an operator makes them whole: 64 MiB of float32 on a CPU, whose caches larger ones pass by, 1 GiB elsewhere. */
+/**
+ * Attention weights that may exist at once where an operator makes them whole: 64 MiB of float32 on a CPU, whose
+ * caches larger ones pass by, 1 GiB elsewhere.
+ */
 const weightsAtOnce = (): number => (onCpu() ? 2 ** 24 : 2 ** 28)
 
-/** The groups in pieces of so few sequences that their weights keep to that; every sequence attends to itself alone, so nothing else changes. */
+/**
+ * The groups in pieces of so few sequences that their weights keep to that; every sequence attends to itself alone, so
+ * nothing else changes.
+ */
 const inPieces = (groups: Groups, heads: number): Groups =>
   groups.flatMap(({count, length}) => {
     const most = Math.max(1, Math.floor(weightsAtOnce() / (heads * length * length)))
@@ -232,7 +245,8 @@ define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
   return dx
 })
 
-// ------------------------------------------------------------------------------------------------------------------- rows
+// -------------------------------------------------------------------------------------------------------------------
+// rows
 
 define('Dinov2TakeRows', ({x, rows, factors, like}, {factor}) => {
   const type = typeOf(h(like ?? x!))
@@ -251,9 +265,12 @@ define('Dinov2AddRows', ({x, rows, y, factors}, {factor}) => {
   return op('index_add', base, 0, h(rows!), to(scaled, typeOf(base)), factor as number)
 })
 
-// ------------------------------------------------------------------------------------------------------------------- maps
+// -------------------------------------------------------------------------------------------------------------------
+// maps
 
-/** [B, H, W, C] as libtorch sees it, [B, C, H, W], without moving a number: its kernels know channels that lie last. */
+/**
+ * [B, H, W, C] as libtorch sees it, [B, C, H, W], without moving a number: its kernels know channels that lie last.
+ */
 const channelsFirst = (x: Handle): Handle => op('permute', x, [0, 3, 1, 2])
 const channelsLast = (x: Handle): Handle => op('contiguous', op('permute', x, [0, 2, 3, 1]))
 

@@ -1,4 +1,7 @@
-/** Convolution, pooling, normalisation over batches, and resizing. TensorFlow.js hands images as [B, Y, X, C]; libtorch wants [B, C, Y, X]. */
+/**
+ * Convolution, pooling, normalisation over batches, and resizing. TensorFlow.js hands images as [B, Y, X, C]; libtorch
+ * wants [B, C, Y, X].
+ */
 import {backend_util} from '../../../tensor/tf.js'
 import type {TensorInfo} from '../../../tensor/tf.js'
 import {op, ops, scalarType, torch} from '../binding.js'
@@ -168,7 +171,8 @@ define('DepthwiseConv2dNativeBackpropFilter', ({x, dy}, attrs) => {
   return [op('contiguous', op('permute', op('reshape', dw!, [shape[2]!, shape[3]!, shape[0]!, shape[1]!]), [2, 3, 0, 1])), 'float32']
 })
 
-// -------------------------------------------------------------------------------------------------------------- pooling
+// --------------------------------------------------------------------------------------------------------------
+// pooling
 
 const poolInfo = (shape: number[], {filterSize, strides, pad, dimRoundingMode}: Attributes): Info =>
   backend_util.computePool2DInfo(
@@ -179,7 +183,10 @@ const poolInfo = (shape: number[], {filterSize, strides, pad, dimRoundingMode}: 
     pad as 'same',
     dimRoundingMode as 'floor'
   )
-/** The image with its padding, and as much more on the far sides as `dimRoundingMode` ceil or round asks for; libtorch itself rounds down. */
+/**
+ * The image with its padding, and as much more on the far sides as `dimRoundingMode` ceil or round asks for; libtorch
+ * itself rounds down.
+ */
 function framed(x: Handle, info: Info, value: number): Handle {
   const short = (out: number, stride: number, filter: number, n: number): number => Math.max(0, (out - 1) * stride + filter - n)
   const {top, bottom, left, right} = info.padInfo
@@ -241,7 +248,8 @@ define('FusedBatchNorm', ({x, scale, offset, mean, variance}, {varianceEpsilon})
   return [y, 'float32']
 })
 
-// --------------------------------------------------------------------------------------------------------------- resizing
+// ---------------------------------------------------------------------------------------------------------------
+// resizing
 
 /** Where each target pixel looks in the source along one axis, by TensorFlow's rules. */
 function sources(from: number, until: number, alignCorners: unknown, halfPixel: unknown): Float64Array {
@@ -294,8 +302,8 @@ for (const [name, nearest] of [
 define('FlipLeftRight', ({image}) => op('flip', h(image!), [2]))
 
 /**
- * Pieces of images brought to one size (tfjs `image.cropAndResize`): boxes [n, 4] hold y1, x1, y2, x2 as shares of the sides, boxInd [n] the image of each.
- * What lies outside the image is `extrapolationValue`.
+ * Pieces of images brought to one size (tfjs `image.cropAndResize`): boxes [n, 4] hold y1, x1, y2, x2 as shares of the
+ * sides, boxInd [n] the image of each. What lies outside the image is `extrapolationValue`.
  */
 define('CropAndResize', ({image, boxes, boxInd}, {cropSize, method, extrapolationValue}) => {
   const [, height, width, channels] = image!.shape as [number, number, number, number]
@@ -318,7 +326,9 @@ define('CropAndResize', ({image, boxes, boxInd}, {cropSize, method, extrapolatio
   const x = op('unsqueeze', places(1, width, columns), 1) //           [n, 1, columns]
   const within = (at: Handle, side: number): Handle => op('logical_and', op('ge.Scalar', at, 0), op('le.Scalar', at, side - 1))
   const inside = op('unsqueeze', op('logical_and', within(y, height), within(x, width)), 3)
-  /** Pixels at whole places, [n, rows, columns, C]; places outside are drawn to the edge and overwritten at the end. */
+  /**
+   * Pixels at whole places, [n, rows, columns, C]; places outside are drawn to the edge and overwritten at the end.
+   */
   const pixels = (row: Handle, column: Handle): Handle => {
     const [r, c] = [to(op('clamp', row, 0, height - 1), scalarType.int64), to(op('clamp', column, 0, width - 1), scalarType.int64)]
     const index = op('add.Tensor', op('add.Tensor', first, op('mul.Scalar', r, width)), c)

@@ -17,7 +17,10 @@ function product(a: TensorInfo, b: TensorInfo, transposeA: unknown, transposeB: 
   return op('matmul', x, y)
 }
 
-/** The activation that a fused kernel of TensorFlow.js ends with. `prelu` are the weights of that activation, broadcast against `value`. */
+/**
+ * The activation that a fused kernel of TensorFlow.js ends with. `prelu` are the weights of that activation, broadcast
+ * against `value`.
+ */
 export function activate(value: Handle, activation: unknown, prelu: Handle | undefined, leakyreluAlpha: unknown): Handle {
   switch (activation) {
     case undefined:

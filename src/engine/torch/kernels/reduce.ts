@@ -84,8 +84,8 @@ define('Cumprod', cumulative('cumprod', 1))
 define('Softmax', ({logits}, {dim}) => [op('softmax.int', asFloat(logits!), dim as number, scalarType.float32), 'float32'])
 define('LogSoftmax', ({logits}, {axis}) => [op('log_softmax.int', asFloat(logits!), axis as number, scalarType.float32), 'float32'])
 
-// Of equal values TensorFlow.js takes the lower index first, whatever `sorted` says; libtorch promises no order. Where the quick answer holds equal
-// values, or leaves some out, a stable sort gives the promised one.
+// Of equal values TensorFlow.js takes the lower index first, whatever `sorted` says; libtorch promises no order. Where
+// the quick answer holds equal values, or leaves some out, a stable sort gives the promised one.
 defineMany('TopK', ({x}, {k}) => {
   const [count, n] = [k as number, x!.shape[x!.shape.length - 1]!]
   let [values, indices] = ops('topk', h(x!), count, -1, true, true) as [Handle, Handle]

@@ -9,7 +9,8 @@ import {define, defineMany, fromIndices, h, to} from './define.js'
 
 const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1)
 
-// ------------------------------------------------------------------------------------------------------------------ make
+// ------------------------------------------------------------------------------------------------------------------
+// make
 
 define('Fill', (_inputs, {shape, value, dtype}) => {
   const type = (dtype as DataType | undefined) ?? (typeof value === 'boolean' ? 'bool' : 'float32')
@@ -47,7 +48,8 @@ define('Multinomial', ({logits}, {numSamples, seed, normalized}) => {
   return [to(op('multinomial', chances, numSamples as number, true), scalarType.int32), 'int32']
 })
 
-// ------------------------------------------------------------------------------------------------------------------ view
+// ------------------------------------------------------------------------------------------------------------------
+// view
 
 define('Reshape', ({x}, {shape}) => op('reshape', h(x!), util.inferFromImplicitShape(shape as number[], size(x!.shape))))
 define('ExpandDims', ({input}, {dim}) => op('unsqueeze', h(input!), dim as number))
@@ -93,7 +95,8 @@ define('StridedSlice', ({x}, {begin, end, strides, beginMask, endMask, ellipsisM
   return op('clone', op('reshape', value, info.finalShape))
 })
 
-// ----------------------------------------------------------------------------------------------------------- join and cut
+// ----------------------------------------------------------------------------------------------------------- join and
+// cut
 
 define('Concat', (inputs, {axis}) => {
   const all = Object.values(inputs) as TensorInfo[]
@@ -187,7 +190,8 @@ define('BatchToSpaceND', ({x}, {blockShape, crops}) => {
   return op('contiguous', value)
 })
 
-// ------------------------------------------------------------------------------------------------------- gather and scatter
+// ------------------------------------------------------------------------------------------------------- gather and
+// scatter
 
 define('GatherV2', ({x, indices}, {axis, batchDims}) => {
   const batch = (batchDims as number | undefined) ?? 0
@@ -214,7 +218,10 @@ define('GatherV2', ({x, indices}, {axis, batchDims}) => {
   return op('reshape', picked, [...x!.shape.slice(0, dim), ...indices!.shape.slice(batch), ...x!.shape.slice(dim + 1)])
 })
 
-/** Row numbers in a tensor whose first axes are indexed by the last axis of `indices`; → [count], and the size of a row. */
+/**
+ * Row numbers in a tensor whose first axes are indexed by the last axis of `indices`; → [count], and the size of a
+ * row.
+ */
 function flatIndex(indices: TensorInfo, shape: readonly number[]): {rows: Handle; count: number; slice: number; total: number} {
   const depth = indices.shape.length > 1 || indices.shape.length === 1 ? indices.shape[indices.shape.length - 1]! : 1
   const count = size(indices.shape.slice(0, -1))

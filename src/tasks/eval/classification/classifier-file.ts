@@ -1,8 +1,9 @@
 /**
  * Trained classifiers in files: those of `linear-eval --head-out`, and the published ones.
  *
- * `dinov2_<size>14_linear_head.pth` holds weight [K, F] and bias [K] and nothing that says which features they read; that follows from F: the cls token of the last
- * block and the mean patch token (2 C), or the cls tokens of the last four and the mean (5 C). In shape comments: K classes, F features, C width of the backbone.
+ * `dinov2_<size>14_linear_head.pth` holds weight [K, F] and bias [K] and nothing that says which features they read;
+ * that follows from F: the cls token of the last block and the mean patch token (2 C), or the cls tokens of the last
+ * four and the mean (5 C). In shape comments: K classes, F features, C width of the backbone.
  */
 import {access} from 'node:fs/promises'
 import {join} from 'node:path'
@@ -15,7 +16,10 @@ import {usualKinds, type Kind} from '../../../heads/linear-grid.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import type {FeatureSettings} from '../../embed/embedder.js'
 
-/** What a head of ours says of itself. `transform` is absent where it was trained on embeddings that do not say how images were made ready. */
+/**
+ * What a head of ours says of itself. `transform` is absent where it was trained on embeddings that do not say how
+ * images were made ready.
+ */
 export type ClassifierSpec = Pick<FeatureSettings, 'pool' | 'layers' | 'normalize'> & {
   readonly kind: 'linear'
   readonly transform?: Transform
@@ -63,9 +67,11 @@ async function fileOf(name: string): Promise<string> {
 }
 
 /**
- * Opens a classifier for a backbone. `classes` names the classes of a published one, in its order; without, they are numbers.
+ * Opens a classifier for a backbone. `classes` names the classes of a published one, in its order; without, they are
+ * numbers.
  *
- * Throws a `UserError`: the file is missing, damaged, holds something else, is for another backbone, or has another number of classes.
+ * Throws a `UserError`: the file is missing, damaged, holds something else, is for another backbone, or has another
+ * number of classes.
  */
 export async function openClassifier(
   name: string,

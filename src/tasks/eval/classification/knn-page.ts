@@ -1,4 +1,7 @@
-/** The page of a kNN evaluation: scores by k, what the model is compared with, the confusion matrix, and pictures it is right and wrong about. */
+/**
+ * The page of a kNN evaluation: scores by k, what the model is compared with, the confusion matrix, and pictures it is
+ * right and wrong about.
+ */
 import {lineChart} from '../../../render/chart.js'
 import {confusionTable, evalPage} from '../../../render/eval-page.js'
 import {html} from '../../../render/html.js'

@@ -1,9 +1,11 @@
 /**
- * Judging features by their nearest neighbours (spec §5.1): nothing is trained, so the score is the features' own.
+ * Judging features by their nearest neighbours (docs/spec.md §5.1): nothing is trained, so the score is the features'
+ * own.
  *
- * Vectors are brought to length 1; neighbours are the rows of largest inner product; the vote is in `search/knn.ts`. Without a val set every train image is
- * asked for with itself left out. Two baselines stand beside the model on the same images: its pixels (32 × 32, normalised as for the network), and the
- * same architecture with fresh weights, which tells what the architecture alone brings.
+ * Vectors are brought to length 1; neighbours are the rows of largest inner product; the vote is in `search/knn.ts`.
+ * Without a val set every train image is asked for with itself left out. Two baselines stand beside the model on the
+ * same images: its pixels (32 × 32, normalised as for the network), and the same architecture with fresh weights,
+ * which tells what the architecture alone brings.
  */
 import {UserError} from '../../../config/errors.js'
 import type {BadImage} from '../../../data/loader/batches.js'
@@ -53,7 +55,9 @@ export type KnnOptions = {
   readonly nul?: boolean
   readonly stdin?: AsyncIterable<Uint8Array>
   readonly engine: EngineRequest
-  /** Multiplications from which an engine's matrix product is worth starting; by default about a second of plain loops. */
+  /**
+   * Multiplications from which an engine's matrix product is worth starting; by default about a second of plain loops.
+   */
   readonly engineWork?: number
   readonly batch?: number
   readonly workers?: number
@@ -95,9 +99,15 @@ export type KnnReport = {
   readonly temperature: number
   readonly scores: readonly KnnScore[]
   readonly gains: readonly KnnGain[]
-  /** For the model (else the first baseline) with all train rows: of each class how many were classified, and the share that was right, by k. */
+  /**
+   * For the model (else the first baseline) with all train rows: of each class how many were classified, and the share
+   * that was right, by k.
+   */
   readonly perClass: Readonly<Record<string, {readonly images: number; readonly top1: Readonly<Record<string, number>>}>>
-  /** For the same, at the k of highest top1: counts [classes, classes] by true class, and images to look at; absent where all train rows were never used. */
+  /**
+   * For the same, at the k of highest top1: counts [classes, classes] by true class, and images to look at; absent
+   * where all train rows were never used.
+   */
   readonly confusion?: {readonly k: number; readonly classes: readonly string[]; readonly counts: readonly (readonly number[])[]}
   readonly cases?: Cases
   readonly fingerprint?: string | null
@@ -118,7 +128,8 @@ type Sets = {readonly train: Labelled; readonly val: Labelled | undefined}
 /**
  * Runs the evaluation; yields how far it is and returns the report.
  *
- * Throws `UserError`: no images or rows (exit 3), one without a label (exit 2), train and val of two makings (exit 2), and what model and engine throw.
+ * Throws `UserError`: no images or rows (exit 3), one without a label (exit 2), train and val of two makings (exit 2),
+ * and what model and engine throw.
  */
 export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, KnnReport> {
   const {model, baselines: asked = [], seed} = options
@@ -179,7 +190,8 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
   return score(scored, options, notes, fingerprint, muchWork ? throughEngine : undefined)
 }
 
-// ---- rows --------------------------------------------------------------------------------------------------------------------------------------------
+// ---- rows
+// --------------------------------------------------------------------------------------------------------------------------------------------
 
 async function* bothSets(
   features: FeatureName,
@@ -237,11 +249,15 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
   return {sets: {train: train.set, val: val?.set}, meta: train.meta}
 }
 
-// ---- scores ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- scores
+// ------------------------------------------------------------------------------------------------------------------------------------------
 
 const workOf = ({train, val = train}: Sets): number => train.vectors.count * val.vectors.count * train.vectors.dim
 
-/** Of every classified image the share of draws in which it was right (0 or 1 where there is one), and each draw's share of right images. */
+/**
+ * Of every classified image the share of draws in which it was right (0 or 1 where there is one), and each draw's
+ * share of right images.
+ */
 type Outcome = {
   readonly k: number
   readonly top1: Float64Array
@@ -382,7 +398,9 @@ function ofClass(label: string, truth: readonly string[], outcomes: readonly Out
   }
 }
 
-/** Classifies val (or train, each row by the others) with all train rows, or with drawn ones and the mean over draws. */
+/**
+ * Classifies val (or train, each row by the others) with all train rows, or with drawn ones and the mean over draws.
+ */
 function classify(
   {train, val}: Sets,
   classes: readonly string[],

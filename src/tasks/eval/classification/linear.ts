@@ -1,11 +1,14 @@
 /**
- * Linear classification on frozen features (spec §5.2 and §5.3): what one linear layer reads out of a backbone.
+ * Linear classification on frozen features (docs/spec.md §5.2 and §5.3): what one linear layer reads out of a
+ * backbone.
  *
- * Two solvers. `sgd` is the published protocol: 13 learning rates for each of four kinds of features, trained side by side on one pass of the backbone, under
- * random crops; the best on val is reported, which flatters it a little, so `tests` are scored with the one that was chosen. `lbfgs` is logistic regression on the
- * last cls token, its C chosen on a tenth of train. With `cached` features are computed once, without augmentation.
+ * Two solvers. `sgd` is the published protocol: 13 learning rates for each of four kinds of features, trained side by
+ * side on one pass of the backbone, under random crops; the best on val is reported, which flatters it a little, so
+ * `tests` are scored with the one that was chosen. `lbfgs` is logistic regression on the last cls token, its C chosen
+ * on a tenth of train. With `cached` features are computed once, without augmentation.
  *
- * Beside the model stand baselines on the same images: the largest class, raw pixels, and the same architecture with fresh weights.
+ * Beside the model stand baselines on the same images: the largest class, raw pixels, and the same architecture with
+ * fresh weights.
  */
 import {UserError} from '../../../config/errors.js'
 import type {BadImage} from '../../../data/loader/batches.js'
@@ -125,8 +128,8 @@ type Contender = {readonly name: string; readonly chosen: string; readonly judge
 const published = {steps: 12_500, rows: 128}
 
 /**
- * Runs the evaluation. Throws `UserError`: no images (exit 3), an image without a label, sets that share no class, files of two makings, a head that does not
- * fit (exit 2), and what engine and models throw.
+ * Runs the evaluation. Throws `UserError`: no images (exit 3), an image without a label, sets that share no class,
+ * files of two makings, a head that does not fit (exit 2), and what engine and models throw.
  */
 export async function* linearEval(options: LinearOptions): AsyncGenerator<LinearEvent, LinearReport> {
   const {models = [], baselines = [], seed, solver = 'sgd', tests = [], blocks = 4} = options
@@ -379,7 +382,8 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
 type HeadSpec = Omit<ClassifierSpec, 'start' | 'length' | 'classes'>
 
 /**
- * The kinds of features in rows of embeddings: those of the protocol as far as they are in there. Logistic regression reads the whole vector, whatever it is.
+ * The kinds of features in rows of embeddings: those of the protocol as far as they are in there. Logistic regression
+ * reads the whole vector, whatever it is.
  */
 export function kindsOf({pooling, layers}: Pick<EmbeddingMeta, 'pooling' | 'layers'>, dim: number, solver: Solver): Kind[] {
   const whole = [{name: 'embeddings', start: 0, length: dim}]
@@ -397,7 +401,10 @@ function numbers(labels: readonly string[], classes: readonly string[]): Int32Ar
   return Int32Array.from(labels, label => places.get(label) ?? -1)
 }
 
-/** The classes of train, sorted; notes those that only other sets have. Throws a `UserError` where val shares none with train. */
+/**
+ * The classes of train, sorted; notes those that only other sets have. Throws a `UserError` where val shares none with
+ * train.
+ */
 function classesOf({labels}: Pick<LabelledSet, 'labels'>, {val, tests}: Sets, notes: string[]): string[] {
   const classes = [...new Set(labels)].sort((a, b) => (a < b ? -1 : 1))
   for (const [i, set] of [val, ...tests].entries()) {
@@ -417,7 +424,10 @@ function classesOf({labels}: Pick<LabelledSet, 'labels'>, {val, tests}: Sets, no
   return classes
 }
 
-/** Scores of a classifier for a set, and whether each image is right. Work in pieces, so that scores of a large set fit. */
+/**
+ * Scores of a classifier for a set, and whether each image is right. Work in pieces, so that scores of a large set
+ * fit.
+ */
 function judge({x, dim, labels}: LabelledSet, {kind, weight, bias}: Classifier, truth: Int32Array, K: number): Judged {
   const n = labels.length
   const scores = new Float32Array(n * K)
@@ -535,7 +545,7 @@ async function* trainCached(
   }
 }
 
-/** Logistic regression: C chosen on a tenth of the rows, then all of them (spec §5.3). */
+/** Logistic regression: C chosen on a tenth of the rows, then all of them (docs/spec.md §5.3). */
 async function* regress(
   name: string,
   {x, dim}: LabelledSet,
@@ -586,7 +596,9 @@ async function* regress(
   }
 }
 
-/** Draws of few images of each class, each trained apart; an image's score is the share of draws in which it was right. */
+/**
+ * Draws of few images of each class, each trained apart; an image's score is the share of draws in which it was right.
+ */
 async function* fewShots(
   name: string,
   sets: Sets,

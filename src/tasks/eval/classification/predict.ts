@@ -1,4 +1,7 @@
-/** Classes of images by a trained linear classifier, image by image as they come, at the speed and in the memory of embedding. */
+/**
+ * Classes of images by a trained linear classifier, image by image as they come, at the speed and in the memory of
+ * embedding.
+ */
 import type {BadImage} from '../../../data/loader/batches.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'

@@ -1,8 +1,9 @@
 /**
  * Images with depth, one by one: decoded, measured, refused with a reason where they cannot be used.
  *
- * A pair is refused where the image or its map cannot be read, where their sizes differ, or where no depth within the range is known. The photo comes at the size that the model sees, the
- * truth as it is stored: scores are of the truth's own pixels.
+ * A pair is refused where the image or its map cannot be read, where their sizes differ, or where no depth within the
+ * range is known. The photo comes at the size that the model sees, the truth as it is stored: scores are of the
+ * truth's own pixels.
  */
 import {decodeRgb, fitGeometry, RefusedImage} from '../../../data/image/decode.js'
 import type {BadImage} from '../../../data/loader/batches.js'
@@ -49,7 +50,10 @@ export type PairInputs = {
   readonly onSkip?: (note: SourceNote) => void
 }
 
-/** The pairs of a set, no file of them opened yet. Throws a `UserError` of status 3 where the inputs hold no image at all; images without a map are told to `onBad`. */
+/**
+ * The pairs of a set, no file of them opened yet. Throws a `UserError` of status 3 where the inputs hold no image at
+ * all; images without a map are told to `onBad`.
+ */
 export async function gatherPairs({inputs, depths, roots, nul, onBad, onSkip}: PairInputs): Promise<Pair[]> {
   const found: Pair[] = []
   let bad = 0
@@ -99,7 +103,10 @@ export async function loadSample(pair: Pair, options: DepthDataOptions): Promise
   return {pair, photo: seen(photo, options), truth: metres, width, height, valid}
 }
 
-/** The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to `onBad` and left out. */
+/**
+ * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to `onBad`
+ * and left out.
+ */
 export async function* samples(
   all: readonly Pair[],
   options: DepthDataOptions,

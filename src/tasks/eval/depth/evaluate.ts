@@ -1,10 +1,13 @@
 /**
- * Depth from frozen features (spec §5.4): trains a linear head, or opens one, and scores it on any number of sets, beside what needs no features at all.
+ * Depth from frozen features (docs/spec.md §5.4): trains a linear head, or opens one, and scores it on any number of
+ * sets, beside what needs no features at all.
  *
- * Scores are those of the published protocol: depth clamped to its range, stretched to the size of the truth, averaged with that of the mirrored image, compared at the valid pixels within the
- * crop, image by image, images averaged. Because a head can only tell metres where cameras and scenes are as in training, every set is scored again with the scale taken out (median), with scale
- * and shift taken out in depth, and in disparity, image by image. Baselines see the same training pairs: the mean depth, the mean depth of every place, a linear head of colour and
- * place, and a head of the same kind on the same architecture with fresh weights.
+ * Scores are those of the published protocol: depth clamped to its range, stretched to the size of the truth, averaged
+ * with that of the mirrored image, compared at the valid pixels within the crop, image by image, images averaged.
+ * Because a head can only tell metres where cameras and scenes are as in training, every set is scored again with the
+ * scale taken out (median), with scale and shift taken out in depth, and in disparity, image by image. Baselines see
+ * the same training pairs: the mean depth, the mean depth of every place, a linear head of colour and place, and a
+ * head of the same kind on the same architecture with fresh weights.
  */
 import {UserError} from '../../../config/errors.js'
 import type {BadImage} from '../../../data/loader/batches.js'
@@ -85,7 +88,10 @@ export type DepthEvalOptions = {
   readonly page: boolean
   readonly onBad?: (bad: BadImage) => void
   readonly onSkip?: (note: SourceNote) => void
-  /** Asked before anything is computed, and again once all training pairs were looked at: throws where too many were refused. `pending` pairs are still to be looked at. */
+  /**
+   * Asked before anything is computed, and again once all training pairs were looked at: throws where too many were
+   * refused. `pending` pairs are still to be looked at.
+   */
   readonly judge?: (good: number, pending: number) => Promise<void>
   readonly signal?: AbortSignal
 }
@@ -165,7 +171,8 @@ type Teller = {
 /**
  * Runs the evaluation; yields how far it is and returns the report, and the page where one is wanted.
  *
- * Throws `UserError`: no pairs (exit 3), settings that do not fit (exit 2), a head that does not fit (exit 1), what engine, model and `judge` throw.
+ * Throws `UserError`: no pairs (exit 3), settings that do not fit (exit 2), a head that does not fit (exit 1), what
+ * engine, model and `judge` throw.
  */
 export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<DepthEvent, {report: DepthReport; page?: string}> {
   const trains = options.head === 'lin1' || options.head === 'lin4'
@@ -335,7 +342,10 @@ async function keepHead(
 /** What one pass over the training pairs leaves behind. */
 type Looked = {
   readonly pairs: readonly Pair[]
-  /** Truth at the size of the photos, and features of each image (2i) and of its mirror image (2i + 1), where features are kept. */
+  /**
+   * Truth at the size of the photos, and features of each image (2i) and of its mirror image (2i + 1), where features
+   * are kept.
+   */
   readonly truths: FeatureCache
   readonly maps: FeatureCache
   readonly moments: ChannelMoments | undefined
@@ -396,7 +406,10 @@ class Work {
     this.options.onBad?.(bad)
   }
 
-  /** Looks at all training pairs once: which can be used, what their mean depth is, and, where they are kept, their features. */
+  /**
+   * Looks at all training pairs once: which can be used, what their mean depth is, and, where they are kept, their
+   * features.
+   */
   async *look(
     all: readonly Pair[],
     data: DepthDataOptions,
@@ -489,7 +502,10 @@ class Work {
     return training
   }
 
-  /** A batch of kept features; each image as it is or mirrored, by a draw of its own. What the cache turned away is computed again. */
+  /**
+   * A batch of kept features; each image as it is or mirrored, by a draw of its own. What the cache turned away is
+   * computed again.
+   */
   async #kept(looked: Looked, data: DepthDataOptions, source: FeatureSource, images: readonly number[], step: number): Promise<DepthBatch> {
     const maps: StoredMap[] = []
     const truths: StoredMap[] = []
@@ -621,7 +637,10 @@ export type DepthCases = {
   }[]
 }
 
-/** Truth at the size of the photo; what does not count for scores (the crop) still counts for training, what is out of the range does not. */
+/**
+ * Truth at the size of the photo; what does not count for scores (the crop) still counts for training, what is out of
+ * the range does not.
+ */
 const truthView = ({photo, truth, width, height}: DepthSample): {photo: Raster; truth: Float32Array} => ({
   photo,
   truth: resizeDepth(truth, {width, height}, photo)
@@ -653,7 +672,8 @@ function batchOf(parts: Tensor4D[], truths: readonly StoredMap[]): DepthBatch {
   return {features, truth: tensor3d(all, [truths.length, height, width])}
 }
 
-// ---- judging -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- judging
+// -----------------------------------------------------------------------------------------------------------------------------------------
 
 const NAMES: Readonly<Record<DepthBaseline, string>> = {
   mean: 'the mean depth',

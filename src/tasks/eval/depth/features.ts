@@ -1,5 +1,6 @@
 /**
- * What depth heads read of an image: patch features of a backbone, or, for the baseline, the colours of each patch and where it lies.
+ * What depth heads read of an image: patch features of a backbone, or, for the baseline, the colours of each patch and
+ * where it lies.
  *
  * Both give maps of one grid for one image, so that the same head and the same training serve both.
  */
@@ -44,7 +45,10 @@ const CELLS = 2
 /** Horizontal and vertical place, their squares and their product. */
 const PLACES = 5
 
-/** Mean colours of the cells of every patch, and its place: what a linear head can say of depth without any feature learnt. */
+/**
+ * Mean colours of the cells of every patch, and its place: what a linear head can say of depth without any feature
+ * learnt.
+ */
 export function pixelFeatures(config: VitConfig): FeatureSource {
   const D = CELLS * CELLS * 3 + PLACES
   const one = ({width, height, data}: Raster): {map: Float32Array; h: number; w: number} => {

@@ -1,9 +1,10 @@
 /**
  * A depth head ready to be asked: one that was trained here, or a published one, linear or DPT.
  *
- * Published heads are mmcv checkpoints: only their `state_dict` is read, by the allow-list reader, whatever else they hold. What they do not say is supplied: the blocks that they read (spec
- * §5.4), their features without the final norm, and the range of depth, which is that of the data set in the file's name unless it is given. The hub's linear constructor always takes
- * 80 m, also for heads trained to 10 m; here NYU heads have 10 m.
+ * Published heads are mmcv checkpoints: only their `state_dict` is read, by the allow-list reader, whatever else they
+ * hold. What they do not say is supplied: the blocks that they read (docs/spec.md §5.4), their features without the
+ * final norm, and the range of depth, which is that of the data set in the file's name unless it is given. The hub's
+ * linear constructor always takes 80 m, also for heads trained to 10 m; here NYU heads have 10 m.
  */
 import {stat} from 'node:fs/promises'
 import {basename, join} from 'node:path'
@@ -52,7 +53,10 @@ export type ProbeOptions = {
   readonly max?: number
 }
 
-/** Blocks that the heads on four blocks read: those published for the depths published, evenly spaced ones otherwise, the last one always among them. */
+/**
+ * Blocks that the heads on four blocks read: those published for the depths published, evenly spaced ones otherwise,
+ * the last one always among them.
+ */
 export function fourBlocks(depth: number): number[] {
   const published: Readonly<Record<number, number[]>> = {12: [2, 5, 8, 11], 24: [4, 11, 17, 23], 40: [9, 19, 29, 39]}
   return published[depth] ?? [1, 2, 3, 4].map(i => Math.max(0, Math.round((i * depth) / 4) - 1))
@@ -72,7 +76,10 @@ export const linearProbe = (head: LinearDepthHead, {dense, bins, size}: DepthSpe
   [Symbol.dispose]: () => free(head)
 })
 
-/** The depth of a photo at a size [Y, X], row by row, in metres within the range; with `flip` the mean of what is seen in it and in its mirror image. */
+/**
+ * The depth of a photo at a size [Y, X], row by row, in metres within the range; with `flip` the mean of what is seen
+ * in it and in its mirror image.
+ */
 export async function predictDepth(
   source: FeatureSource,
   probe: Pick<DepthProbe, 'depth' | 'range'>,
@@ -114,7 +121,8 @@ async function headFile(name: string): Promise<string> {
 /**
  * Opens a head for a backbone.
  *
- * Throws a `UserError`: no such file (exit 3), a file that holds no depth head or one that does not fit the backbone (all differences in one message), a range that is not known (exit 2).
+ * Throws a `UserError`: no such file (exit 3), a file that holds no depth head or one that does not fit the backbone
+ * (all differences in one message), a range that is not known (exit 2).
  */
 export async function openDepthProbe(name: string, options: ProbeOptions): Promise<DepthProbe> {
   const path = await headFile(name)

@@ -1,4 +1,7 @@
-/** The report of a depth evaluation as one page: scores, what they mean, and the best, typical and worst images of every set with their depth in colours. */
+/**
+ * The report of a depth evaluation as one page: scores, what they mean, and the best, typical and worst images of
+ * every set with their depth in colours.
+ */
 import {html, page, table, type Markup} from '../../../render/html.js'
 import type {DepthAlignment, DepthErrors} from '../../../metrics/depth.js'
 import type {DepthBaseline, DepthCases, DepthReport, DepthScore, DepthSetReport} from './evaluate.js'

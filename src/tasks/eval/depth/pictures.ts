@@ -1,4 +1,7 @@
-/** Depth for the eye: photo, prediction, truth and error side by side, in one range of colours, and what the colours mean. */
+/**
+ * Depth for the eye: photo, prediction, truth and error side by side, in one range of colours, and what the colours
+ * mean.
+ */
 
 import {colourise, rampBar, type Ramp} from '../../../render/colormap.js'
 import {resizeDepth} from '../../../data/targets/depth-augment.js'
@@ -19,7 +22,10 @@ export type DepthPicture = {
 /** Relative error that is drawn darkest. */
 export const DARKEST_ERROR = 0.5
 
-/** The 2nd and the 98th of a hundred depths that are known: single wild pixels do not take the colours away from the rest. */
+/**
+ * The 2nd and the 98th of a hundred depths that are known: single wild pixels do not take the colours away from the
+ * rest.
+ */
 export function depthEnds(values: Float32Array): {low: number; high: number} {
   const known = values.filter(value => value > 0 && Number.isFinite(value)).sort()
   if (known.length === 0) return {low: 0, high: 1}
@@ -28,7 +34,10 @@ export function depthEnds(values: Float32Array): {low: number; high: number} {
   return {low, high: high > low ? high : low + 1e-3}
 }
 
-/** Pictures with a longer side of `side` pixels at most. Depth and truth are [height, width] in metres; where truth is 0 it is unknown and grey, in the error too. */
+/**
+ * Pictures with a longer side of `side` pixels at most. Depth and truth are [height, width] in metres; where truth is
+ * 0 it is unknown and grey, in the error too.
+ */
 export function depthPicture(
   {photo, depth, truth}: {readonly photo: Raster; readonly depth: Float32Array; readonly truth?: Float32Array},
   {width, height}: Size,

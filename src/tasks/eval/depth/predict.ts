@@ -1,7 +1,9 @@
 /**
- * Depth of images by a trained head: as maps of whole numbers in a folder, which are read again as truth is, or as pictures on a sheet or a page.
+ * Depth of images by a trained head: as maps of whole numbers in a folder, which are read again as truth is, or as
+ * pictures on a sheet or a page.
  *
- * A map has the size of its image, its place below the inputs and the ending .png; so the folder can be given to `--depths`. Depth is told in the head's range and never unknown.
+ * A map has the size of its image, its place below the inputs and the ending .png; so the folder can be given to
+ * `--depths`. Depth is told in the head's range and never unknown.
  */
 import {mkdir, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
@@ -57,7 +59,10 @@ const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImage => ({
   ...(pathBase64 === undefined ? {} : {pathBase64})
 })
 
-/** Tells the depth of one image after the other. Throws what engine, model and head throw, and a `UserError` of status 3 where there is no image. */
+/**
+ * Tells the depth of one image after the other. Throws what engine, model and head throw, and a `UserError` of status
+ * 3 where there is no image.
+ */
 async function* tell(options: DepthTellOptions): AsyncGenerator<Told, EngineInfo> {
   const {images, nul, onSkip, signal} = options
   const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
@@ -120,8 +125,9 @@ const rounded = (value: number): number => Number(value.toFixed(4))
 /**
  * Writes the depth of every image as a PNG of 16 bits and yields a row for each.
  *
- * A map that exists is refused without `force`, and so is the image whose map would have the name of one that was just written; both count as bad inputs. Throws as `tell`, and a `UserError` (exit 2) for a
- * scale that the range does not fit.
+ * A map that exists is refused without `force`, and so is the image whose map would have the name of one that was just
+ * written; both count as bad inputs. Throws as `tell`, and a `UserError` (exit 2) for a scale that the range does not
+ * fit.
  */
 export async function* predictDepths(options: PredictDepthOptions): AsyncGenerator<DepthRow, {images: number}> {
   const {output, force, colour} = options
@@ -231,7 +237,10 @@ export async function visualizeDepth(
   return {content, report: {images: all.length, shown}}
 }
 
-/** Images below each other, each with its pictures beside each other and the bar of its colours, near to far, under the prediction. */
+/**
+ * Images below each other, each with its pictures beside each other and the bar of its colours, near to far, under the
+ * prediction.
+ */
 async function pngSheet(pictures: readonly DepthPicture[]): Promise<Uint8Array> {
   const [gap, margin, bar] = [6, 14, 8]
   const rows = pictures.map(picturesOf)

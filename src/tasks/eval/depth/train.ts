@@ -1,9 +1,12 @@
 /**
- * Training of a linear depth head on frozen features (spec §5.4): AdamW under the published schedule, SigLoss, the corrected gradient loss beside it, valid pixels only.
+ * Training of a linear depth head on frozen features (docs/spec.md §5.4): AdamW under the published schedule, SigLoss,
+ * the corrected gradient loss beside it, valid pixels only.
  *
- * Where features come from is the caller's: computed anew for a random view at every step, as published, or kept from one pass. In the latter case channels are brought to mean 0 and
- * deviation 1 for the training, and the scaling is multiplied into the head afterwards: features of a small model without its final norm differ by orders of magnitude between channels,
- * and what is found no longer depends on it. B views, h × w patches, D channels, K bins, H × W pixels of truth.
+ * Where features come from is the caller's: computed anew for a random view at every step, as published, or kept from
+ * one pass. In the latter case channels are brought to mean 0 and deviation 1 for the training, and the scaling is
+ * multiplied into the head afterwards: features of a small model without its final norm differ by orders of magnitude
+ * between channels, and what is found no longer depends on it. B views, h × w patches, D channels, K bins, H × W
+ * pixels of truth.
  */
 import {UserError} from '../../../config/errors.js'
 import {gradientLoss, sigLoss} from '../../../heads/depth-loss.js'
@@ -23,9 +26,14 @@ export type DepthRecipe = {
   readonly weightDecay: number
   /** Weight of the gradient loss; 0 is what the published heads were in effect trained with. */
   readonly gradientWeight: number
-  /** Whether channels are brought to one scale for the training, and the head begins at the depths of the training set. */
+  /**
+   * Whether channels are brought to one scale for the training, and the head begins at the depths of the training set.
+   */
   readonly standardize: boolean
-  /** Times as many rows and columns as patches at which the bins are weighed. 1 is a sixteenth of the work of the published 4; a head is asked at 4 whatever it was trained at. */
+  /**
+   * Times as many rows and columns as patches at which the bins are weighed. 1 is a sixteenth of the work of the
+   * published 4; a head is asked at 4 whatever it was trained at.
+   */
   readonly upsample: number
 }
 
@@ -41,7 +49,8 @@ export const publishedRecipe: DepthRecipe = {
 }
 
 /**
- * For features computed once: few images, few minutes. Rates, decay, steps and weights were chosen on training images alone, the last quarter of each film of them held out.
+ * For features computed once: few images, few minutes. Rates, decay, steps and weights were chosen on training images
+ * alone, the last quarter of each film of them held out.
  */
 export const cachedRecipe: DepthRecipe = {
   steps: 1200,
@@ -109,7 +118,10 @@ export class ChannelMoments {
   }
 }
 
-/** Which views make up each step: groups of images of one size, shuffled apart and cut into batches, whose order is shuffled again; epoch after epoch. */
+/**
+ * Which views make up each step: groups of images of one size, shuffled apart and cut into batches, whose order is
+ * shuffled again; epoch after epoch.
+ */
 export function* batchOrder(
   groups: readonly (readonly number[])[],
   batch: number,
@@ -149,14 +161,18 @@ export type DepthTraining = {
   readonly onStep?: (step: number, loss: number) => void
 }
 
-/** Weight that the bins of a fresh head have together where it begins at the depths of the training set; the 0.1 that each has anyway come to 25.6 at 256 bins. */
+/**
+ * Weight that the bins of a fresh head have together where it begins at the depths of the training set; the 0.1 that
+ * each has anyway come to 25.6 at 256 bins.
+ */
 const START = 256
 
 /**
  * A fresh head, as PyTorch makes a convolution of one pixel: uniform within ±1/√D.
  *
- * `frequency` [K], how often the depth of each bin occurs in training, adds a bias in proportion: the head begins at the depths that there are, instead of in the middle of its range, which
- * SigLoss (the mean counts 0.15 as much as the spread) takes thousands of steps to leave.
+ * `frequency` [K], how often the depth of each bin occurs in training, adds a bias in proportion: the head begins at
+ * the depths that there are, instead of in the middle of its range, which SigLoss (the mean counts 0.15 as much as the
+ * spread) takes thousands of steps to leave.
  */
 export function initDepthHead(width: number, bins: number, seed: number, frequency?: ArrayLike<number>): LinearDepthHead {
   const random = rng(seed, 'depth head')
@@ -182,7 +198,8 @@ export function countBins(counts: Float64Array, truth: Float32Array, valid: Uint
 /**
  * Trains a head and returns it with the mean loss of the last tenth of the steps; the caller owns its tensors.
  *
- * Throws a `UserError` (exit 6) where the loss is not finite, and what `load` throws. Stops between steps when the signal says so.
+ * Throws a `UserError` (exit 6) where the loss is not finite, and what `load` throws. Stops between steps when the
+ * signal says so.
  */
 export async function trainDepthHead(training: DepthTraining): Promise<{head: LinearDepthHead; loss: number}> {
   const {width, bins, recipe, seed, groups, load, scale, frequency, signal, onStep} = training

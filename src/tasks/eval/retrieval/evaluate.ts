@@ -1,9 +1,11 @@
 /**
- * Judging features by what they find: every query asks for the other images of its group, among all images of the set (spec §5.6).
+ * Judging features by what they find: every query asks for the other images of its group, among all images of the set
+ * (docs/spec.md §5.6).
  *
- * The definitions are those of the script of INRIA Holidays (Jégou et al. 2008): images are ranked by cosine, the query itself is taken out of its list, average precision is the area
- * under the precision–recall curve by trapezoids, and mAP the mean over queries; `step` takes the mean precision at the right answers instead. Intervals draw whole groups, since the
- * queries of one group ask for the same images. In shape comments: N images, D numbers a vector.
+ * The definitions are those of the script of INRIA Holidays (Jégou et al. 2008): images are ranked by cosine, the
+ * query itself is taken out of its list, average precision is the area under the precision–recall curve by trapezoids,
+ * and mAP the mean over queries; `step` takes the mean precision at the right answers instead. Intervals draw whole
+ * groups, since the queries of one group ask for the same images. In shape comments: N images, D numbers a vector.
  */
 import {UserError} from '../../../config/errors.js'
 import type {BadImage} from '../../../data/loader/batches.js'
@@ -33,7 +35,10 @@ import {
 /** Which features a score is of; `chance` is a random order. */
 export type RetrievalFeatures = 'model' | Baseline | 'chance'
 
-/** What makes the group of an image, of its base name: its first letters, or what a pattern finds (its first bracket, else the whole of it). */
+/**
+ * What makes the group of an image, of its base name: its first letters, or what a pattern finds (its first bracket,
+ * else the whole of it).
+ */
 export type GroupRule = {readonly prefix: number} | {readonly pattern: RegExp}
 
 export type RetrievalOptions = RowOptions & {
@@ -50,7 +55,9 @@ export type RetrievalOptions = RowOptions & {
   readonly precision?: Precision
   readonly seed: number
   readonly engine: EngineRequest
-  /** Multiplications from which an engine's matrix product is worth starting; by default about a second of plain loops. */
+  /**
+   * Multiplications from which an engine's matrix product is worth starting; by default about a second of plain loops.
+   */
   readonly engineWork?: number
   readonly onBad?: (bad: BadImage) => void
   readonly onSkip?: (note: SourceNote) => void
@@ -101,7 +108,8 @@ const told = 10
 /**
  * Runs the evaluation: the report, and what became of each query.
  *
- * Throws `UserError`: no images or rows (exit 3), an image without a group, no group of two (exit 2), and what model and engine throw.
+ * Throws `UserError`: no images or rows (exit 3), an image without a group, no group of two (exit 2), and what model
+ * and engine throw.
  */
 export async function retrievalEval(
   options: RetrievalOptions
@@ -290,7 +298,9 @@ function score(
   return {report, queries}
 }
 
-/** The mean over queries, and its interval over draws of whole groups. `groups[q]` is the group's number of query q. */
+/**
+ * The mean over queries, and its interval over draws of whole groups. `groups[q]` is the group's number of query q.
+ */
 export function overGroups(values: ArrayLike<number>, groups: readonly number[], seed: number): {mean: number; interval: Interval} {
   const sums = new Map<number, {sum: number; count: number}>()
   for (const [q, group] of groups.entries()) {

@@ -1,4 +1,7 @@
-/** The page of a retrieval evaluation: scores, recall curves, and queries that went well, badly and as usual, with what was found. */
+/**
+ * The page of a retrieval evaluation: scores, recall curves, and queries that went well, badly and as usual, with what
+ * was found.
+ */
 import {lineChart} from '../../../render/chart.js'
 import {evalPage} from '../../../render/eval-page.js'
 import {dataUri, html, type Markup} from '../../../render/html.js'

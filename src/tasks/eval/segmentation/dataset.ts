@@ -1,7 +1,9 @@
 /**
- * Images with masks: which pairs there are, what their ids mean, and each pair decoded and checked when it is asked for.
+ * Images with masks: which pairs there are, what their ids mean, and each pair decoded and checked when it is asked
+ * for.
  *
- * Every pair is looked at once before anything is computed, so that a bad one is named at the beginning. What was decoded stays in memory up to a budget and is decoded again beyond it.
+ * Every pair is looked at once before anything is computed, so that a bad one is named at the beginning. What was
+ * decoded stays in memory up to a budget and is decoded again beyond it.
  */
 import {readFile, stat} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
@@ -49,7 +51,10 @@ export const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImag
   ...(pathBase64 === undefined ? {} : {pathBase64})
 })
 
-/** The pairs of the inputs. Throws a `UserError` of status 3 where the inputs hold no image; images without a mask are told to `onBad`. */
+/**
+ * The pairs of the inputs. Throws a `UserError` of status 3 where the inputs hold no image; images without a mask are
+ * told to `onBad`.
+ */
 export async function gatherPairs({inputs, masks, roots, nul, onBad, onSkip}: SetInputs): Promise<Pair[]> {
   let bad = 0
   const found: Pair[] = []
@@ -69,7 +74,10 @@ export async function gatherPairs({inputs, masks, roots, nul, onBad, onSkip}: Se
 }
 
 export type ClassOptions = {
-  /** A file of classes (`parseClasses`); absent: `classes.txt` beside or above the masks, else the ids that the masks hold. */
+  /**
+   * A file of classes (`parseClasses`); absent: `classes.txt` beside or above the masks, else the ids that the masks
+   * hold.
+   */
   readonly file?: string
   /** Ids that do not count. */
   readonly ignore: readonly number[]
@@ -114,8 +122,8 @@ async function besideMasks(folder: string): Promise<string | undefined> {
 }
 
 /**
- * What the ids in the masks of these pairs mean. Colours come from the file of classes, else from the first mask with a palette.
- * Throws a `UserError`: a file of classes that is missing or wrong, fewer than two classes.
+ * What the ids in the masks of these pairs mean. Colours come from the file of classes, else from the first mask with
+ * a palette. Throws a `UserError`: a file of classes that is missing or wrong, fewer than two classes.
  */
 export async function findClasses(
   all: readonly Pair[],
@@ -169,7 +177,10 @@ async function firstPalette(all: readonly Pair[], maxPixels: number | undefined)
   return undefined
 }
 
-/** Decodes one pair and turns ids into class numbers. Raises RefusedImage: image or mask cannot be read, sizes differ, an unknown id, nothing that counts. */
+/**
+ * Decodes one pair and turns ids into class numbers. Raises RefusedImage: image or mask cannot be read, sizes differ,
+ * an unknown id, nothing that counts.
+ */
 async function loadSample({image, map}: Pair, classes: Classes, byId: Int32Array, options: {maxPixels?: number}): Promise<Sample> {
   const [photo, mask] = await Promise.allSettled([decodeRgb(image, options), readMask(map, options)])
   if (photo.status === 'rejected') throw photo.reason
@@ -196,7 +207,10 @@ export type OpenOptions = {
 /** Pairs decoded at once while a set is looked at: decoding runs in threads of its own. */
 const atOnce = 4
 
-/** Looks at every pair once; bad ones are told to `onBad` with the reason and left out. Throws a `UserError` (exit 3) where none is good. */
+/**
+ * Looks at every pair once; bad ones are told to `onBad` with the reason and left out. Throws a `UserError` (exit 3)
+ * where none is good.
+ */
 export async function openSet(all: readonly Pair[], name: string, classes: Classes, options: OpenOptions): Promise<SampleSet> {
   const {budget, maxPixels, onBad, onGood, signal} = options
   const byId = numbersById(classes)

@@ -1,8 +1,10 @@
 /**
- * Judging features by a linear segmentation head on frozen patches (spec §5.5): trains the head on images with masks, or takes one that is trained, and scores it.
+ * Judging features by a linear segmentation head on frozen patches (docs/spec.md §5.5): trains the head on images with
+ * masks, or takes one that is trained, and scores it.
  *
- * Beside the model stand, on the same images: the commonest class of the train set everywhere; the pixels themselves (colours and place) through the same head; and the same architecture with
- * fresh weights, which tells what the architecture alone brings.
+ * Beside the model stand, on the same images: the commonest class of the train set everywhere; the pixels themselves
+ * (colours and place) through the same head; and the same architecture with fresh weights, which tells what the
+ * architecture alone brings.
  */
 import {UserError} from '../../../config/errors.js'
 import type {BadImage} from '../../../data/loader/batches.js'
@@ -150,7 +152,7 @@ export type SegCase = {
 
 export type SegResult = {readonly report: SegReport; readonly cases: readonly SegCase[]; readonly palette: Uint8Array}
 
-/** The published protocols (spec §5.5). A whole picture at once where features are cached. */
+/** The published protocols (docs/spec.md §5.5). A whole picture at once where features are cached. */
 export const published = {
   linear: {layers: 1, size: 512, stride: 341 / 512, scales: [1], flip: false, ratio: [0.5, 2]},
   ms: {layers: 4, size: 640, stride: 320 / 640, scales: [1, 1.32, 1.73, 2.28, 3], flip: true, ratio: [1, 3]}
@@ -188,8 +190,9 @@ type Outcome = {readonly features: SegFeatures; readonly set: 'val' | 'test'; re
 /**
  * Runs the evaluation; yields how far it is and returns the report with the cases for a page.
  *
- * Throws a `UserError`: no images or no good pair (exit 3), classes that make no sense (exit 2), a head that does not fit (exit 2), an output that exists (exit 2), and what model and engine
- * throw. Bad pairs are told to `onBad`, once each.
+ * Throws a `UserError`: no images or no good pair (exit 3), classes that make no sense (exit 2), a head that does not
+ * fit (exit 2), an output that exists (exit 2), and what model and engine throw. Bad pairs are told to `onBad`, once
+ * each.
  */
 export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent, SegResult> {
   const {train: trainInputs, val: valInputs, test: testInputs, masks, seed, signal, maxPixels} = options
@@ -411,7 +414,10 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
   return {report, cases, palette: classes.palette}
 }
 
-/** The classes of a head; a file of classes may give them other names. Throws a `UserError` where it names another number of them. */
+/**
+ * The classes of a head; a file of classes may give them other names. Throws a `UserError` where it names another
+ * number of them.
+ */
 async function headClasses(given: OpenedSegmentHead, {classes: {file, ignore, reduceZero}}: SegEvalOptions): Promise<Classes> {
   const own = classesOfSpec(given.spec)
   const ignored = [...new Set([...own.ignored, ...ignore])].sort((a, b) => a - b)

@@ -40,7 +40,8 @@ export function classesOfSpec({classes, ignored}: SegmentHeadSpec): Classes {
 }
 
 /**
- * Opens a head for a backbone. Throws a `UserError` (exit 2) where the head was trained on another backbone (both fingerprints are named), or is of a width that no number of last blocks has.
+ * Opens a head for a backbone. Throws a `UserError` (exit 2) where the head was trained on another backbone (both
+ * fingerprints are named), or is of a width that no number of last blocks has.
  */
 export async function readyHead(
   path: string,

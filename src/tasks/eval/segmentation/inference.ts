@@ -1,11 +1,14 @@
 /**
- * From pictures to class maps: features of every patch, a linear head, scores stretched over the picture; by sliding windows, at several scales, mirrored (spec §5.5).
+ * From pictures to class maps: features of every patch, a linear head, scores stretched over the picture; by sliding
+ * windows, at several scales, mirrored (docs/spec.md §5.5).
  *
- * Rules of mmsegmentation's `slide_inference` and test-time augmentation: a window's scores are stretched to the window, overlapping windows are averaged, the whole is stretched to the
- * original size, and over scales and mirrors probabilities are averaged. A window that is no multiple of the patch is padded inside the backbone only and its scores are stretched to the
- * unpadded window, as the published heads were trained.
+ * Rules of mmsegmentation's `slide_inference` and test-time augmentation: a window's scores are stretched to the
+ * window, overlapping windows are averaged, the whole is stretched to the original size, and over scales and mirrors
+ * probabilities are averaged. A window that is no multiple of the patch is padded inside the backbone only and its
+ * scores are stretched to the unpadded window, as the published heads were trained.
  *
- * In shape comments: H × W resized picture, Y × X original, n windows of y × x pixels, h × w patches, D channels, K classes.
+ * In shape comments: H × W resized picture, Y × X original, n windows of y × x pixels, h × w patches, D channels, K
+ * classes.
  */
 import {fitGeometry} from '../../../data/image/geometry.js'
 import {resample, type Raster} from '../../../data/image/resample.js'
@@ -84,7 +87,10 @@ export function backboneExtractor(
   }
 }
 
-/** The same architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, a block would change nothing. */
+/**
+ * The same architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, a block would change
+ * nothing.
+ */
 export function untrainedExtractor(
   {config}: Pick<Backbone, 'config'>,
   layers: readonly number[],
@@ -95,7 +101,10 @@ export function untrainedExtractor(
   return backboneExtractor(backbone, layers, {name: 'untrained', device, ...(batch === undefined ? {} : {batch})})
 }
 
-/** Colours and place: the 3·P² pixels of every patch, and y, x, y², xy, x² of its centre in the picture, from −1 to 1. What needs no network at all. */
+/**
+ * Colours and place: the 3·P² pixels of every patch, and y, x, y², xy, x² of its centre in the picture, from −1 to 1.
+ * What needs no network at all.
+ */
 export function pixelExtractor({patch}: {readonly patch: number}): Extractor {
   const sizeOf = (length: number): number => Math.ceil(length / patch)
   return {
@@ -122,7 +131,10 @@ export function pixelExtractor({patch}: {readonly patch: number}): Extractor {
   }
 }
 
-/** The size of a picture whose short side is to be `size`: torchvision's rule; the long side at most four times as long. */
+/**
+ * The size of a picture whose short side is to be `size`: torchvision's rule; the long side at most four times as
+ * long.
+ */
 export function resizedTo({width, height}: {width: number; height: number}, size: number): {width: number; height: number} {
   const short = Math.min(size, Math.max(1, Math.floor((4 * size * Math.min(width, height)) / Math.max(width, height))))
   return fitGeometry(width, height, {resize: short, patch: 1}).size
@@ -179,7 +191,10 @@ function slidingScores(image: Tensor4D, extractor: Extractor, head: FoldedHead, 
 /** A prediction: class numbers [Y, X], and the mean over pixels of the probability of the class chosen. */
 export type Prediction = {readonly width: number; readonly height: number; readonly labels: Uint16Array; readonly confidence: number}
 
-/** Looks at one picture in all the ways of the protocol and gives the likeliest class of every pixel, at the picture's own size. */
+/**
+ * Looks at one picture in all the ways of the protocol and gives the likeliest class of every pixel, at the picture's
+ * own size.
+ */
 export async function predictClasses(
   photo: Raster,
   extractor: Extractor,
@@ -213,5 +228,8 @@ export async function predictClasses(
   }
 }
 
-/** Lets signals and timers have their turn: work whose pictures and features are at hand never waits for anything, and would otherwise not hear a Ctrl-C. */
+/**
+ * Lets signals and timers have their turn: work whose pictures and features are at hand never waits for anything, and
+ * would otherwise not hear a Ctrl-C.
+ */
 export const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))

@@ -1,4 +1,7 @@
-/** The page of a segmentation: scores, classes with their colours, and the best, typical and worst pictures with truth and prediction over them. */
+/**
+ * The page of a segmentation: scores, classes with their colours, and the best, typical and worst pictures with truth
+ * and prediction over them.
+ */
 import {fit} from '../../../render/canvas.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import {overlay} from '../../../render/overlay.js'

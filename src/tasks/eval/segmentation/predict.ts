@@ -35,8 +35,8 @@ export type Segmented = {readonly ref: ImageRef; readonly photo: Raster; readonl
 export type SegmentEvent = {readonly kind: 'started'; readonly engine: EngineInfo} | ({readonly kind: 'image'} & Segmented)
 
 /**
- * Segments images one by one, in their order. Throws a `UserError`: no images (exit 3), a head that does not fit (exit 2), and what model and engine throw. Images that cannot be read are told
- * to `onBad`.
+ * Segments images one by one, in their order. Throws a `UserError`: no images (exit 3), a head that does not fit (exit
+ * 2), and what model and engine throw. Images that cannot be read are told to `onBad`.
  */
 export async function* segmentImages(options: SegmentImages): AsyncGenerator<SegmentEvent> {
   const {images, nul, maxPixels, size, limit = Infinity, onBad, onSkip, signal} = options
@@ -69,7 +69,10 @@ export async function* segmentImages(options: SegmentImages): AsyncGenerator<Seg
   }
 }
 
-/** Where the mask of an image goes under a folder: its id as a path, without what leads out of the folder, ending in .png. */
+/**
+ * Where the mask of an image goes under a folder: its id as a path, without what leads out of the folder, ending in
+ * .png.
+ */
 export function maskPath(folder: string, id: string): string {
   const plain = normalize(id)
     .split(sep)
@@ -92,7 +95,10 @@ export type SegmentRow = {
   readonly classes: Readonly<Record<string, number>>
 }
 
-/** The row of one image; where `folder` is given its mask is written, ids and palette as the head knows them. Throws a `UserError` where the mask exists and `force` is not given. */
+/**
+ * The row of one image; where `folder` is given its mask is written, ids and palette as the head knows them. Throws a
+ * `UserError` where the mask exists and `force` is not given.
+ */
 export async function segmentRow(
   {ref, prediction, head}: Segmented,
   {folder, force}: {folder?: string; force?: boolean}

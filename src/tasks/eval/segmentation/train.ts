@@ -1,8 +1,11 @@
 /**
- * Training of the linear segmentation head on frozen features (spec §5.5): AdamW, poly schedule with warm-up, cross-entropy that leaves ignored pixels out.
+ * Training of the linear segmentation head on frozen features (docs/spec.md §5.5): AdamW, poly schedule with warm-up,
+ * cross-entropy that leaves ignored pixels out.
  *
- * Two ways to get at features. By random views: every step decodes, resizes, crops, mirrors and distorts pictures anew and runs the backbone (the published protocol). Or cached: the backbone
- * runs once over every whole picture and once over its mirror image, and every step draws from those maps; there is nothing then for a small machine to wait for but the head.
+ * Two ways to get at features. By random views: every step decodes, resizes, crops, mirrors and distorts pictures anew
+ * and runs the backbone (the published protocol). Or cached: the backbone runs once over every whole picture and once
+ * over its mirror image, and every step draws from those maps; there is nothing then for a small machine to wait for
+ * but the head.
  *
  * In shape comments: B pictures, h × w patches, T places of all maps together, D channels, K classes.
  */
@@ -52,7 +55,10 @@ export type TrainProgress =
   | {readonly kind: 'features'; readonly done: number; readonly of: number}
   | {readonly kind: 'step'; readonly step: number; readonly of: number; readonly loss: number; readonly lr: number}
 
-/** One batch: rows of all maps [T, D], and of each picture its grid and the class numbers that its scores are compared with. */
+/**
+ * One batch: rows of all maps [T, D], and of each picture its grid and the class numbers that its scores are compared
+ * with.
+ */
 type Batch = {
   readonly rows: Tensor2D
   readonly pictures: readonly {
@@ -76,9 +82,11 @@ function orderOf(count: number, seed: number): (position: number) => number {
 }
 
 /**
- * Trains a head on the features of a set; yields how far it is and returns the head, which the caller owns. When `signal` aborts, the head is as far as it came.
+ * Trains a head on the features of a set; yields how far it is and returns the head, which the caller owns. When
+ * `signal` aborts, the head is as far as it came.
  *
- * The same set, settings and seed give the same head. The loss is divided by all pixels of a batch, ignored ones too, as mmsegmentation divides it.
+ * The same set, settings and seed give the same head. The loss is divided by all pixels of a batch, ignored ones too,
+ * as mmsegmentation divides it.
  */
 export async function* trainHead(
   set: SampleSet,
@@ -228,8 +236,8 @@ async function remember(
 }
 
 /**
- * Scores of cached maps are compared with labels at so many places along a patch at most. Between patches scores are interpolated anyway: more places cost much on a small machine and
- * change the head little.
+ * Scores of cached maps are compared with labels at so many places along a patch at most. Between patches scores are
+ * interpolated anyway: more places cost much on a small machine and change the head little.
  */
 const finest = 4
 

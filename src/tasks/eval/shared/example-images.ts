@@ -1,4 +1,7 @@
-/** Images that were classified, as a page shows them: those it was wrong and sure about, the usual ones, and those it was right and sure about. */
+/**
+ * Images that were classified, as a page shows them: those it was wrong and sure about, the usual ones, and those it
+ * was right and sure about.
+ */
 import type {Picture} from '../../../render/eval-page.js'
 import {thumbnail, type ThumbnailOptions} from './thumbnails.js'
 
@@ -8,7 +11,10 @@ export type Cases = {readonly worst: readonly Case[]; readonly typical: readonly
 
 const shown = 12
 
-/** Picks wrong and surest, right and neither sure nor unsure, right and surest; equal ones by path. None comes twice where there are enough. */
+/**
+ * Picks wrong and surest, right and neither sure nor unsure, right and surest; equal ones by path. None comes twice
+ * where there are enough.
+ */
 export function pickCases(all: readonly Case[]): Cases {
   const surest = all.toSorted((a, b) => b.confidence - a.confidence || (a.path < b.path ? -1 : 1))
   const right = surest.filter(({truth, said}) => truth === said)

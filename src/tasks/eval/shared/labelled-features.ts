@@ -1,8 +1,9 @@
 /**
- * Rows with labels, as evaluations want them: vectors of images by a model, their pixels, or rows of files of embeddings, each with its class.
+ * Rows with labels, as evaluations want them: vectors of images by a model, their pixels, or rows of files of
+ * embeddings, each with its class.
  *
- * Two baselines tell what a score is worth: raw pixels (32 × 32, normalised as for the network), and the model's own architecture with fresh weights, which
- * tells what the architecture alone brings.
+ * Two baselines tell what a score is worth: raw pixels (32 × 32, normalised as for the network), and the model's own
+ * architecture with fresh weights, which tells what the architecture alone brings.
  */
 import {UserError} from '../../../config/errors.js'
 import {pixelBatches, type BadImage} from '../../../data/loader/batches.js'
@@ -76,7 +77,10 @@ export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOpti
   }
 }
 
-/** The model's architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, all images come out alike and the score is chance. */
+/**
+ * The model's architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, all images come
+ * out alike and the score is chance.
+ */
 export async function untrained({config}: Embedder, features: FeatureSettings, toolVersion: string, seed: number): Promise<Embedder> {
   const {initVit} = await import('../../../model/init.js')
   const {free} = await import('../../../tensor/tree.js')
@@ -89,7 +93,10 @@ export async function untrained({config}: Embedder, features: FeatureSettings, t
 export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkip?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
   listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkip ? {onSkip} : {})})
 
-/** The same for several passes over one set: what stdin names is kept, since it can be read once. Each call begins a pass; one must end before the next. */
+/**
+ * The same for several passes over one set: what stdin names is kept, since it can be read once. Each call begins a
+ * pass; one must end before the next.
+ */
 export function refsAgain(
   inputs: readonly string[],
   options: RowOptions,
@@ -118,8 +125,8 @@ export function unlabelled(id: string): never {
 const folderOf = (id: string): string | undefined => id.split('/').at(-2) || undefined
 
 /**
- * Rows of files of embeddings, with what the files say of themselves; `close` when done. Throws a `UserError` where they hold patch tokens.
- * Labels are the label field, else the folder of the id.
+ * Rows of files of embeddings, with what the files say of themselves; `close` when done. Throws a `UserError` where
+ * they hold patch tokens. Labels are the label field, else the folder of the id.
  */
 export async function embeddingRows(
   sources: readonly string[],
@@ -157,7 +164,10 @@ export type LabelledSet = {
   readonly paths: readonly string[]
 }
 
-/** Gathers rows; calls `onRows` with their number so far. Throws a `UserError`: none (exit 3), or one without a label where labels are `needed` (exit 2). */
+/**
+ * Gathers rows; calls `onRows` with their number so far. Throws a `UserError`: none (exit 3), or one without a label
+ * where labels are `needed` (exit 2).
+ */
 export async function gatherRows(
   rows: Rows,
   inputs: readonly string[],

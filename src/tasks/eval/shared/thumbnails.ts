@@ -15,7 +15,10 @@ export type ThumbnailOptions = {
   readonly cropBorders?: boolean
 }
 
-/** The picture at a path, small, as JPEG; undefined where it cannot be opened (a name from elsewhere, a member of a shard). */
+/**
+ * The picture at a path, small, as JPEG; undefined where it cannot be opened (a name from elsewhere, a member of a
+ * shard).
+ */
 export async function thumbnail(
   path: string,
   {side = 128, root, cropBorders: cut = false}: ThumbnailOptions = {}

@@ -1,4 +1,7 @@
-/** The evaluation as a whole: against counting by hand, with limited train sets, baselines, and images in place of embeddings. */
+/**
+ * The evaluation as a whole: against counting by hand, with limited train sets, baselines, and images in place of
+ * embeddings.
+ */
 import assert from 'node:assert/strict'
 import {mkdtemp, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

@@ -1,4 +1,7 @@
-/** Linear evaluation as a whole: both solvers, random crops, few shots, heads, several models, embeddings; and what it refuses. */
+/**
+ * Linear evaluation as a whole: both solvers, random crops, few shots, heads, several models, embeddings; and what it
+ * refuses.
+ */
 import assert from 'node:assert/strict'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

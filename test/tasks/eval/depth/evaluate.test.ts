@@ -1,4 +1,7 @@
-/** Depth evaluation as a whole, on drawn rooms and a tiny backbone: what is learnt, what is reported, heads kept and opened again, published heads, bad pairs. */
+/**
+ * Depth evaluation as a whole, on drawn rooms and a tiny backbone: what is learnt, what is reported, heads kept and
+ * opened again, published heads, bad pairs.
+ */
 import assert from 'node:assert/strict'
 import {copyFile, mkdir, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'

@@ -1,4 +1,7 @@
-/** The evaluation as a whole: against counting by hand, with groups by field, folder, prefix and pattern, baselines, and the page. */
+/**
+ * The evaluation as a whole: against counting by hand, with groups by field, folder, prefix and pattern, baselines,
+ * and the page.
+ */
 import assert from 'node:assert/strict'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

@@ -1,4 +1,7 @@
-/** Segmentation from pairs to scores, heads, masks and pages, on drawn scenes and a tiny backbone; and the published head's file. */
+/**
+ * Segmentation from pairs to scores, heads, masks and pages, on drawn scenes and a tiny backbone; and the published
+ * head's file.
+ */
 import assert from 'node:assert/strict'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
