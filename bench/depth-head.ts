@@ -10,8 +10,8 @@ import {join} from 'node:path'
 import {startEngine} from '../src/engine/start.js'
 import {depthErrors, meanErrors} from '../src/metrics/depth.js'
 import type {DepthBins} from '../src/heads/depth-head.js'
-import {linearProbe} from '../src/tasks/eval/depth/head.js'
-import {cachedRecipe, ChannelMoments, countBins, showDepth, trainDepthHead} from '../src/tasks/eval/depth/train.js'
+import {loadedLinearHead} from '../src/tasks/eval/depth/head.js'
+import {cachedRecipe, ChannelMoments, countBins, upsampleDepth, trainDepthHead} from '../src/tasks/eval/depth/train.js'
 import {tensor3d, tensor4d} from '../src/tensor/tf.js'
 
 /** How the drawn maps are laid out: pictures of a set, patches, channels, pixels. */
@@ -57,11 +57,11 @@ const {head} = await trainDepthHead({
     return {features: tensor4d(maps, [images.length, h, w, D]), truth: tensor3d(truth, [images.length, H, W])}
   }
 })
-using probe = linearProbe(head, {dense: {layers: [], cls: false, norm: false}, bins})
+using probe = loadedLinearHead(head, {dense: {layers: [], cls: false, norm: false}, bins})
 const [valFeatures, valTruth] = [read('val-features'), read('val-truth')]
 const errors = Array.from({length: shape.val}, (_, i) => {
   const maps = tensor4d(valFeatures.subarray(i * h * w * D, (i + 1) * h * w * D), [1, h, w, D])
-  const told = showDepth(probe.depth(maps), bins, [H, W]).dataSync()
+  const told = upsampleDepth(probe.depth(maps), bins, [H, W]).dataSync()
   const truth = valTruth.subarray(i * H * W, (i + 1) * H * W)
   const valid = validOf(truth)
   return depthErrors(

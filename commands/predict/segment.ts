@@ -42,7 +42,7 @@ export default class PredictSegment extends Command {
       throw new UserError('--json and the rows both want stdout.', {exit: 2, code: 'USAGE', hint: 'Give --rows FILE.'})
     const output = await this.output(flags.rows)
     const bad = this.badImages(flags)
-    const {once, maskPath, segmentImages, segmentRow} = await import('../../src/tasks/eval/segmentation/predict.js')
+    const {assertDistinctMask: once, maskPath, segmentImages, segmentRow} = await import('../../src/tasks/eval/segmentation/predict.js')
     const progress = this.progress()
     const seen = new Map<string, string>()
     let done = 0

@@ -114,7 +114,7 @@ export const trainable = ({bn, conv_seg}: SegmentHead): Map<string, Tensor> =>
     ['conv_seg.bias', conv_seg.bias]
   ])
 
-export function putBack(head: SegmentHead, named: ReadonlyMap<string, Tensor>): void {
+export function setTrainable(head: SegmentHead, named: ReadonlyMap<string, Tensor>): void {
   head.bn.weight = named.get('bn.weight') as Tensor1D
   head.bn.bias = named.get('bn.bias') as Tensor1D
   head.conv_seg.weight = named.get('conv_seg.weight') as Tensor2D
@@ -126,7 +126,7 @@ export function putBack(head: SegmentHead, named: ReadonlyMap<string, Tensor>): 
  * factor that grows linearly from `ratio` to 1 (mmcv's `poly` with power 1 and `linear` warm-up; Meta: 1,500 of 40,000
  * steps, from 1e-6).
  */
-export function polyRate(base: number, step: number, total: number, warmup: number, ratio = 1e-6): number {
+export function polyLearningRate(base: number, step: number, total: number, warmup: number, ratio = 1e-6): number {
   const rate = base * (1 - step / total)
   return step < warmup ? rate * (1 - (1 - step / warmup) * (1 - ratio)) : rate
 }

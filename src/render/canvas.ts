@@ -4,7 +4,7 @@
 import {resample, type Raster} from '../data/image/resample.js'
 
 /** A sheet of one grey level, [height, width, 3]. */
-export const sheet = (width: number, height: number, grey = 255): Raster => ({
+export const blankCanvas = (width: number, height: number, grey = 255): Raster => ({
   width,
   height,
   data: new Uint8Array(width * height * 3).fill(grey)
@@ -22,7 +22,7 @@ export function paste(onto: Raster, {width, height, data}: Raster, x: number, y:
 
 /** Every pixel becomes a square of `factor` × `factor`. */
 export function enlarge({width, height, data}: Raster, factor: number): Raster {
-  const out = sheet(width * factor, height * factor)
+  const out = blankCanvas(width * factor, height * factor)
   for (let y = 0; y < out.height; y++)
     for (let x = 0; x < out.width; x++) {
       const from = (Math.floor(y / factor) * width + Math.floor(x / factor)) * 3
@@ -32,15 +32,15 @@ export function enlarge({width, height, data}: Raster, factor: number): Raster {
 }
 
 /** The whole picture, its longer side `side` pixels. */
-export function fit(picture: Raster, side: number): Raster {
+export function fitSide(picture: Raster, side: number): Raster {
   const scale = side / Math.max(picture.width, picture.height)
   const size = {width: Math.max(1, Math.round(picture.width * scale)), height: Math.max(1, Math.round(picture.height * scale))}
   return {...size, data: resample(picture, size)}
 }
 
 /** The picture in the middle of a square sheet. */
-export function centred(picture: Raster, side: number, grey = 255): Raster {
-  const square = sheet(side, side, grey)
+export function centered(picture: Raster, side: number, grey = 255): Raster {
+  const square = blankCanvas(side, side, grey)
   paste(square, picture, Math.floor((side - picture.width) / 2), Math.floor((side - picture.height) / 2))
   return square
 }

@@ -7,11 +7,11 @@
  */
 import type {Raster} from '../data/image/resample.js'
 
-type Colour = readonly [red: number, green: number, blue: number]
+type Color = readonly [red: number, green: number, blue: number]
 
-export type Ramp = 'depth' | 'error'
+export type Colormap = 'depth' | 'error'
 
-const RAMPS: Readonly<Record<Ramp, readonly Colour[]>> = {
+const COLORMAPS: Readonly<Record<Colormap, readonly Color[]>> = {
   depth: [
     [252, 255, 164],
     [249, 201, 50],
@@ -32,26 +32,31 @@ const RAMPS: Readonly<Record<Ramp, readonly Colour[]>> = {
   ]
 }
 
-const UNKNOWN: Colour = [128, 134, 140]
+const UNKNOWN: Color = [128, 134, 140]
 
 /** The colour at a share of the ramp, 0 … 1. */
-export function colourAt(ramp: Ramp, share: number): Colour {
-  const stops = RAMPS[ramp]
+export function colorAt(ramp: Colormap, share: number): Color {
+  const stops = COLORMAPS[ramp]
   const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1)
   const i = Math.min(Math.floor(at), stops.length - 2)
   const part = at - i
-  return [0, 1, 2].map(c => Math.round(stops[i]![c]! + part * (stops[i + 1]![c]! - stops[i]![c]!))) as unknown as Colour
+  return [0, 1, 2].map(c => Math.round(stops[i]![c]! + part * (stops[i + 1]![c]! - stops[i]![c]!))) as unknown as Color
 }
 
 /**
  * Numbers [height, width] as a picture, `low` … `high` over the whole ramp; NaN, and what `unknown` names, is grey.
  */
-export function colourise(
+export function colorize(
   values: Float32Array,
   {width, height}: {readonly width: number; readonly height: number},
-  {ramp, low, high, unknown}: {readonly ramp: Ramp; readonly low: number; readonly high: number; readonly unknown?: (at: number) => boolean}
+  {
+    ramp,
+    low,
+    high,
+    unknown
+  }: {readonly ramp: Colormap; readonly low: number; readonly high: number; readonly unknown?: (at: number) => boolean}
 ): Raster {
-  const table = Array.from({length: 256}, (_, i) => colourAt(ramp, i / 255))
+  const table = Array.from({length: 256}, (_, i) => colorAt(ramp, i / 255))
   const data = new Uint8Array(width * height * 3)
   const span = high > low ? high - low : 1
   for (let i = 0; i < width * height; i++) {
@@ -63,7 +68,7 @@ export function colourise(
 }
 
 /** A bar of the ramp from left to right, for legends. */
-export function rampBar(ramp: Ramp, width: number, height: number): Raster {
+export function colorBar(ramp: Colormap, width: number, height: number): Raster {
   const row = Float32Array.from({length: width * height}, (_, i) => (i % width) / Math.max(1, width - 1))
-  return colourise(row, {width, height}, {ramp, low: 0, high: 1})
+  return colorize(row, {width, height}, {ramp, low: 0, high: 1})
 }

@@ -33,16 +33,16 @@ export const escape = (text: string): string =>
   // eslint-disable-next-line no-control-regex
   text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g, '\ufffd').replace(/[&<>"']/g, character => ENTITIES[character]!)
 
-function flat(content: Content): string {
+function render(content: Content): string {
   if (content === undefined || content === false) return ''
   if (content instanceof Markup) return content.text
-  if (Array.isArray(content)) return (content as readonly Content[]).map(flat).join('')
+  if (Array.isArray(content)) return (content as readonly Content[]).map(render).join('')
   return escape(String(content))
 }
 
 /** A template for markup: html`<p>${name}</p>` escapes the name. */
 export const html = (parts: TemplateStringsArray, ...values: readonly Content[]): Markup =>
-  new Markup(parts.reduce((sum, part, i) => sum + flat(values[i - 1]) + part))
+  new Markup(parts.reduce((sum, part, i) => sum + render(values[i - 1]) + part))
 
 /** Bytes as an address that holds them, e.g. the source of a picture. */
 export const dataUri = (bytes: Uint8Array, type: 'image/png' | 'image/jpeg'): string =>

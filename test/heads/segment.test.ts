@@ -10,8 +10,8 @@ import {pixelLoss, plainPixelLoss} from '../../src/heads/pixel-loss.js'
 import {
   foldSegmentHead,
   initSegmentHead,
-  polyRate,
-  putBack,
+  polyLearningRate,
+  setTrainable,
   segmentBackward,
   segmentForward,
   trainable,
@@ -74,11 +74,11 @@ describe('the linear segmentation head', () => {
         await near(`step ${i}: loss`, made.loss as unknown as Tensor1D, [step.loss], 1e-5)
         const grads = segmentBackward(made.dy, trace, head)
         for (const [key, grad] of grads) await near(`step ${i}: gradient of ${key}`, grad.clone() as Tensor1D, step.grads[key]!, 2e-5)
-        const lr = polyRate(1e-2, i, 5, 2)
+        const lr = polyLearningRate(1e-2, i, 5, 2)
         assert.ok(Math.abs(lr - step.lr) < 1e-12, `step ${i}: learning rate ${lr}`)
         const named = trainable(head)
         adamw(named, grads, moments, {betas: [0.9, 0.999], eps: 1e-8, step: i + 1, rates: () => ({lr, wd: 1e-4})})
-        putBack(head, named)
+        setTrainable(head, named)
         await near(`step ${i}: scores`, scores, step.scores, 2e-5)
         for (const [key, leaf] of flat(head)) await near(`step ${i}: ${key}`, leaf.clone() as Tensor1D, step.after[key]!, 5e-5)
         dispose([x, labels, made.dy, trace.normal, ...grads.values()])

@@ -2,7 +2,7 @@
  * Curation as one page: the funnel, what each stage said, sizes of clusters before and after, and pictures of what was
  * kept and left out.
  */
-import {fit} from '../../render/canvas.js'
+import {fitSide} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import type {ImageRef} from '../../data/sources/source.js'
@@ -32,7 +32,7 @@ const spread = (total: number, n: number): number[] =>
 export async function curationPage({pool, stages, kept, said}: Outcome, title: string): Promise<string> {
   const small = async (ref: ImageRef): Promise<Markup> => {
     try {
-      const picture = fit(await decodeRgb(ref), side)
+      const picture = fitSide(await decodeRgb(ref), side)
       return html`<img
         src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 82}), 'image/jpeg')}"
         alt="${ref.id}"

@@ -4,7 +4,7 @@ import {join} from 'node:path'
 import {createInterface} from 'node:readline'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import {centred, fit, paste, sheet} from '../../render/canvas.js'
+import {centered, fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
@@ -98,7 +98,7 @@ export async function contactSheet(
   const thumbnail = async (id: string, fields: Fields): Promise<Raster | undefined> => {
     const path = typeof fields['path'] === 'string' ? fields['path'] : id
     try {
-      const picture = fit(await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}), side)
+      const picture = fitSide(await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}), side)
       pictures++
       return picture
     } catch (error) {
@@ -147,8 +147,8 @@ export async function contactSheet(
       rows.push(html`<div class="row">${cells}</div> `)
     } else
       strips.push([
-        asked ?? sheet(side, side, 225),
-        ...shown.map(({picture, same}) => withFrame(picture ?? sheet(side, side, 225), side, same))
+        asked ?? blankCanvas(side, side, 225),
+        ...shown.map(({picture, same}) => withFrame(picture ?? blankCanvas(side, side, 225), side, same))
       ])
     queries++
     onQuery?.(queries)
@@ -181,7 +181,7 @@ const scoreText = ({similarity, distance}: SearchHit): string =>
  * none.
  */
 function withFrame(picture: Raster, side: number, same: boolean | undefined): Raster {
-  const square = centred(picture, side)
+  const square = centered(picture, side)
   if (same === undefined) return square
   const [colour, rim] = [same ? [46, 160, 67] : [207, 62, 52], Math.max(2, Math.round(side / 40))]
   for (let y = 0; y < side; y++)
@@ -192,9 +192,12 @@ function withFrame(picture: Raster, side: number, same: boolean | undefined): Ra
 async function stripsPng(strips: readonly (readonly Raster[])[], side: number): Promise<Uint8Array> {
   const [gap, margin] = [6, 16]
   const most = Math.max(1, ...strips.map(strip => strip.length))
-  const canvas = sheet(2 * margin + most * side + (most - 1) * gap + margin, 2 * margin + Math.max(1, strips.length) * (side + gap) - gap)
+  const canvas = blankCanvas(
+    2 * margin + most * side + (most - 1) * gap + margin,
+    2 * margin + Math.max(1, strips.length) * (side + gap) - gap
+  )
   for (const [row, strip] of strips.entries())
     for (const [column, picture] of strip.entries())
-      paste(canvas, centred(picture, side), margin + column * (side + gap) + (column > 0 ? margin : 0), margin + row * (side + gap))
+      paste(canvas, centered(picture, side), margin + column * (side + gap) + (column > 0 ? margin : 0), margin + row * (side + gap))
   return encodeImage(canvas.data, canvas)
 }

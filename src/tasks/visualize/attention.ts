@@ -3,16 +3,16 @@
  * heads together and each apart.
  */
 import {UserError} from '../../config/errors.js'
-import {fit, paste, sheet} from '../../render/canvas.js'
+import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {heatMap, heatOver} from '../../render/heatmap.js'
 import {resample} from '../../data/image/resample.js'
 import {dataUri, html, page, type Markup} from '../../render/html.js'
 import {attentionMaps} from '../../model/attention-maps.js'
-import {seePictures, type SeeOptions} from './run-on-images.js'
+import {runOnImages, type RunOnImagesOptions} from './run-on-images.js'
 
-export type AttentionOptions = SeeOptions & {
+export type AttentionOptions = RunOnImagesOptions & {
   /** Counted from 0; the last one if absent. Below 0 it counts from the end. */
   readonly block?: number
   /** A map of each head beside the mean. */
@@ -47,7 +47,7 @@ type Looks = {readonly who: string; readonly maps: readonly Float32Array[] /* me
  */
 export async function visualizeAttention(options: AttentionOptions): Promise<{content: Uint8Array | string; report: AttentionReport}> {
   let block = 0
-  const {pictures, leftOut, size, config, fingerprint} = await seePictures(options, ({config, params, precision}) => {
+  const {pictures, leftOut, size, config, fingerprint} = await runOnImages(options, ({config, params, precision}) => {
     const asked = options.block ?? config.depth - 1
     block = asked < 0 ? config.depth + asked : asked
     if (block < 0 || block >= config.depth)
@@ -119,11 +119,11 @@ const enlargePhoto = (photo: Raster, scale: number): Raster => {
 /** Strips below each other: the photo, then a row for each that looks. */
 async function stripsPng(strips: readonly Strip[]): Promise<Uint8Array> {
   const [gap, margin, most] = [4, 14, 260]
-  const small = (picture: Raster): Raster => (Math.max(picture.width, picture.height) > most ? fit(picture, most) : picture)
+  const small = (picture: Raster): Raster => (Math.max(picture.width, picture.height) > most ? fitSide(picture, most) : picture)
   const placed = strips.map(({photo, rows}) => ({photo: small(photo), rows: rows.map(({pictures}) => pictures.map(small))}))
   const widths = placed.map(({photo, rows}) => (photo.width + gap) * (1 + rows[0]!.length) - gap)
   const heights = placed.map(({photo, rows}) => (photo.height + gap) * rows.length - gap)
-  const canvas = sheet(
+  const canvas = blankCanvas(
     Math.max(...widths) + 2 * margin,
     heights.reduce((sum, height) => sum + height + margin, margin)
   )

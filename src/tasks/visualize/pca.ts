@@ -1,5 +1,5 @@
 /** Pictures of what a model sees: patch features as colours. */
-import {enlarge, fit, paste, sheet} from '../../render/canvas.js'
+import {enlarge, fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {resample} from '../../data/image/resample.js'
@@ -7,9 +7,9 @@ import {dataUri, html, page} from '../../render/html.js'
 import {colourPatches, type PatchGrid} from '../../model/foreground.js'
 import {forward} from '../../model/vit.js'
 import {dispose} from '../../tensor/tf.js'
-import {seePictures, type SeeOptions} from './run-on-images.js'
+import {runOnImages, type RunOnImagesOptions} from './run-on-images.js'
 
-export type PcaOptions = SeeOptions & {
+export type PcaOptions = RunOnImagesOptions & {
   /** Colours only what stands in front. */
   readonly foreground: boolean
   /** Smooth instead of square patches. */
@@ -42,7 +42,7 @@ export async function visualizePca(options: PcaOptions): Promise<{content: Uint8
     size,
     config,
     fingerprint
-  } = await seePictures(options, ({config, params, precision}) => async (input, photo): Promise<PatchGrid> => {
+  } = await runOnImages(options, ({config, params, precision}) => async (input, photo): Promise<PatchGrid> => {
     const {cls, registers, patches, prenorm} = forward(params, input, config, {stream: precision})
     const features = await patches.data<'float32'>() // [N, C]
     dispose([cls, registers, patches, prenorm])
@@ -78,13 +78,15 @@ type Pair = {readonly id: string; readonly photo: Raster; readonly colours: Rast
 async function pairsPng(pairs: readonly Pair[]): Promise<Uint8Array> {
   const columns = pairs.length <= 3 ? 1 : pairs.length <= 8 ? 2 : 3
   const placed = pairs.map(pair =>
-    Math.max(pair.photo.width, pair.photo.height) <= 448 ? pair : {...pair, photo: fit(pair.photo, 448), colours: fit(pair.colours, 448)}
+    Math.max(pair.photo.width, pair.photo.height) <= 448
+      ? pair
+      : {...pair, photo: fitSide(pair.photo, 448), colours: fitSide(pair.colours, 448)}
   )
   const [gap, margin] = [6, 18]
   const width = 2 * Math.max(...placed.map(({photo}) => photo.width)) + gap
   const rows = Array.from({length: Math.ceil(placed.length / columns)}, (_, row) => placed.slice(row * columns, (row + 1) * columns))
   const heights = rows.map(row => Math.max(...row.map(({photo}) => photo.height)))
-  const canvas = sheet(
+  const canvas = blankCanvas(
     columns * (width + margin) + margin,
     heights.reduce((sum, height) => sum + height + margin, margin)
   )

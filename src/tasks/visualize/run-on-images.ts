@@ -11,7 +11,7 @@ import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Tensor4D} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from '../embed/load-backbone.js'
 
-export type SeeOptions = {
+export type RunOnImagesOptions = {
   readonly images: readonly string[]
   readonly nul?: boolean
   readonly model: string
@@ -28,7 +28,7 @@ export type SeeOptions = {
   readonly onBad?: (bad: {id: string; path: string; reason: string}) => void
 }
 
-export type SeenPictures<T> = {
+export type ImageResults<T> = {
   readonly pictures: readonly (T & {readonly id: string; readonly photo: Raster})[]
   /** Images that were named but not shown. */
   readonly leftOut: number
@@ -39,7 +39,7 @@ export type SeenPictures<T> = {
 }
 
 /** The short side for a model: its own size, or the least multiple of it that gives 16 patches. */
-export const usualSize = ({grid, patch}: VitConfig): number => grid * patch * Math.max(1, Math.ceil(16 / grid))
+export const defaultSize = ({grid, patch}: VitConfig): number => grid * patch * Math.max(1, Math.ceil(16 / grid))
 
 /**
  * Decodes the images, normalises them and hands each [1, H, W, 3] to what `prepare` makes of the backbone. The input
@@ -48,10 +48,10 @@ export const usualSize = ({grid, patch}: VitConfig): number => grid * patch * Ma
  * Throws a `UserError`: no images (exit 3), a missing engine (exit 5), a model that is not one, a size below two
  * patches (exit 2), and what `prepare` throws.
  */
-export async function seePictures<T extends object>(
-  {images, nul = false, model, engine, limit, signal, onImage, onBad, ...options}: SeeOptions,
+export async function runOnImages<T extends object>(
+  {images, nul = false, model, engine, limit, signal, onImage, onBad, ...options}: RunOnImagesOptions,
   prepare: (backbone: Backbone) => (input: Tensor4D, photo: Raster) => Promise<T>
-): Promise<SeenPictures<T>> {
+): Promise<ImageResults<T>> {
   const refs: ImageRef[] = []
   let leftOut = 0
   for await (const ref of listImages(images, {nul})) {
@@ -63,12 +63,12 @@ export async function seePictures<T extends object>(
   using backbone = await loadBackbone(model, {precision: info.precision})
   const {config, fingerprint} = backbone
   const {patch} = config
-  const size = options.size ?? usualSize(config)
+  const size = options.size ?? defaultSize(config)
   if (size < 2 * patch)
     throw new UserError(`Expected a size of at least two patches of ${patch} pixels but received ${size}.`, {
       exit: 2,
       code: 'USAGE',
-      hint: `Try --size ${usualSize(config)}.`
+      hint: `Try --size ${defaultSize(config)}.`
     })
   const see = prepare(backbone)
   const short = Math.round(size / patch) * patch

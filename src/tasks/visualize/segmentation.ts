@@ -1,14 +1,14 @@
 /** Segmentations to look at: photo and classes over it, for a few images, as one PNG or page. */
-import {fit, paste, sheet} from '../../render/canvas.js'
+import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {overlay} from '../../render/overlay.js'
 import type {Raster} from '../../data/image/decode.js'
 import {html, page, type Markup} from '../../render/html.js'
 import {UserError} from '../../config/errors.js'
-import {segmentImages, type SegmentImages} from '../eval/segmentation/predict.js'
-import {legend, triple} from '../eval/segmentation/page.js'
+import {segmentImages, type SegmentImagesOptions} from '../eval/segmentation/predict.js'
+import {legend, overlayFigure} from '../eval/segmentation/page.js'
 
-export type VisualizeSegmentOptions = SegmentImages & {readonly format: 'png' | 'html'; readonly onImage?: (done: number) => void}
+export type VisualizeSegmentOptions = SegmentImagesOptions & {readonly format: 'png' | 'html'; readonly onImage?: (done: number) => void}
 
 export type VisualizeSegmentReport = {readonly images: number; readonly classes: readonly string[]; readonly confidence: readonly number[]}
 
@@ -35,7 +35,7 @@ export async function visualizeSegment(
   if (options.format === 'html') {
     const figures: Markup[] = []
     for (const {id, photo, labels, confidence} of shown)
-      figures.push(await triple(photo, [labels], palette, `${id}: mean probability ${confidence.toFixed(2)}`))
+      figures.push(await overlayFigure(photo, [labels], palette, `${id}: mean probability ${confidence.toFixed(2)}`))
     const content = page({
       title: 'Segmentation',
       style: '.grid figure img { width: 100%; }',
@@ -47,14 +47,17 @@ export async function visualizeSegment(
   }
   const pairs = shown.map(
     ({photo, labels}) =>
-      [photo, overlay(photo, labels, palette)].map(one => (Math.max(one.width, one.height) > 448 ? fit(one, 448) : one)) as [Raster, Raster]
+      [photo, overlay(photo, labels, palette)].map(one => (Math.max(one.width, one.height) > 448 ? fitSide(one, 448) : one)) as [
+        Raster,
+        Raster
+      ]
   )
   const [gap, margin] = [6, 14]
   const width = 2 * Math.max(...pairs.map(([photo]) => photo.width)) + gap
   const columns = pairs.length <= 3 ? 1 : 2
   const lines = Array.from({length: Math.ceil(pairs.length / columns)}, (_, i) => pairs.slice(i * columns, (i + 1) * columns))
   const heights = lines.map(line => Math.max(...line.map(([photo]) => photo.height)))
-  const canvas = sheet(
+  const canvas = blankCanvas(
     columns * (width + margin) + margin,
     heights.reduce((sum, height) => sum + height + margin, margin)
   )

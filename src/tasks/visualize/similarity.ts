@@ -4,7 +4,7 @@
  * asks anew, in the browser, without anything being fetched.
  */
 import {UserError} from '../../config/errors.js'
-import {fit, paste, sheet} from '../../render/canvas.js'
+import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {heatMap, heatOver, heatStops} from '../../render/heatmap.js'
@@ -12,9 +12,9 @@ import {resample} from '../../data/image/resample.js'
 import {dataUri, html, Markup, page} from '../../render/html.js'
 import {normalizeRows} from '../../search/exact.js'
 import {blocksOf, denseFeatures} from '../embed/dense-features.js'
-import {seePictures, type SeeOptions} from './run-on-images.js'
+import {runOnImages, type RunOnImagesOptions} from './run-on-images.js'
 
-export type SimilarityOptions = SeeOptions & {
+export type SimilarityOptions = RunOnImagesOptions & {
   /**
    * The place in the first image, in shares of its sides from the upper left (0 to 1) or in pixels of the file where a
    * number is above 1.
@@ -68,7 +68,7 @@ export async function visualizeSimilarity(options: SimilarityOptions): Promise<{
   const [x, y] = options.at
   const inPixels = x > 1 || y > 1
   const {decodeRgb} = await import('../../data/image/decode.js')
-  const {pictures, leftOut, size, config, fingerprint} = await seePictures(options, backbone => {
+  const {pictures, leftOut, size, config, fingerprint} = await runOnImages(options, backbone => {
     const layers = blocksOf(backbone.config, options.layers ?? 1)
     return async input => {
       const maps = denseFeatures(backbone, input, {layers, cls: false, norm: true})
@@ -157,12 +157,12 @@ function frame({width, height, data}: Raster, column: number, row: number, acros
 
 async function pairsPng(pairs: readonly (readonly [Raster, Raster])[]): Promise<Uint8Array> {
   const [gap, margin, most] = [6, 16, 448]
-  const placed = pairs.map(pair => pair.map(one => (Math.max(one.width, one.height) > most ? fit(one, most) : one)) as [Raster, Raster])
+  const placed = pairs.map(pair => pair.map(one => (Math.max(one.width, one.height) > most ? fitSide(one, most) : one)) as [Raster, Raster])
   const columns = placed.length <= 3 ? 1 : 2
   const width = 2 * Math.max(...placed.map(([photo]) => photo.width)) + gap
   const lines = Array.from({length: Math.ceil(placed.length / columns)}, (_, i) => placed.slice(i * columns, (i + 1) * columns))
   const heights = lines.map(line => Math.max(...line.map(([photo]) => photo.height)))
-  const canvas = sheet(
+  const canvas = blankCanvas(
     columns * (width + margin) + margin,
     heights.reduce((sum, height) => sum + height + margin, margin)
   )

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {colourAt, colourise} from '../../../src/render/colormap.js'
+import {colorAt, colorize} from '../../../src/render/colormap.js'
 import {
   augmentedSize,
   augmentView,
@@ -88,11 +88,11 @@ test('random views: sizes, shares of what happens, the same draws for the same k
 
 test('colours grow darker with depth, and the unknown is neither near nor far', () => {
   const luma = ([r, g, b]: readonly number[]): number => 0.3 * r! + 0.59 * g! + 0.11 * b!
-  const shades = Array.from({length: 20}, (_, i) => luma(colourAt('depth', i / 19)))
+  const shades = Array.from({length: 20}, (_, i) => luma(colorAt('depth', i / 19)))
   assert.ok(shades.every((shade, i) => i === 0 || shade < shades[i - 1]!))
-  const {data} = colourise(Float32Array.of(1, 3, NaN, 9), {width: 4, height: 1}, {ramp: 'depth', low: 1, high: 3})
-  assert.deepEqual([...data.subarray(0, 3)], colourAt('depth', 0))
-  assert.deepEqual([...data.subarray(3, 6)], colourAt('depth', 1))
-  assert.deepEqual([...data.subarray(9, 12)], colourAt('depth', 1))
+  const {data} = colorize(Float32Array.of(1, 3, NaN, 9), {width: 4, height: 1}, {ramp: 'depth', low: 1, high: 3})
+  assert.deepEqual([...data.subarray(0, 3)], colorAt('depth', 0))
+  assert.deepEqual([...data.subarray(3, 6)], colorAt('depth', 1))
+  assert.deepEqual([...data.subarray(9, 12)], colorAt('depth', 1))
   assert.deepEqual([...data.subarray(6, 9)], [128, 134, 140])
 })

@@ -6,12 +6,12 @@ import {join} from 'node:path'
 import {Readable} from 'node:stream'
 import {after, before, test} from 'node:test'
 import {fileURLToPath} from 'node:url'
-import {centred, enlarge, fit, paste, sheet} from '../../../src/render/canvas.js'
+import {centered, enlarge, fitSide, paste, blankCanvas} from '../../../src/render/canvas.js'
 import {decodeRgb, type Raster} from '../../../src/data/image/decode.js'
 import {drawPicture} from '../../../src/synthetic/picture.js'
 import {encodeImage} from '../../../src/data/image/encode.js'
 import {answerRows, contactSheet, type Answer} from '../../../src/tasks/search/contact-sheet.js'
-import {usualSize} from '../../../src/tasks/visualize/run-on-images.js'
+import {defaultSize} from '../../../src/tasks/visualize/run-on-images.js'
 import {visualizePca} from '../../../src/tasks/visualize/pca.js'
 import {memory} from '../../../src/tensor/tf.js'
 
@@ -79,7 +79,7 @@ test('no images and a size below two patches are sentences', async () => {
 })
 
 test('the usual size gives at least 16 patches', () => {
-  const of = (grid: number, patch: number): number => usualSize({grid, patch} as Parameters<typeof usualSize>[0])
+  const of = (grid: number, patch: number): number => defaultSize({grid, patch} as Parameters<typeof defaultSize>[0])
   assert.equal(of(37, 14), 518)
   assert.equal(of(6, 8), 144)
 })
@@ -132,11 +132,11 @@ test('rows of a search are read as a stream, grouped by query', async () => {
 test('sheets, pasting, enlarging and fitting', () => {
   const dot: Raster = {width: 2, height: 1, data: Uint8Array.of(1, 2, 3, 4, 5, 6)}
   assert.deepEqual([...enlarge(dot, 2).data], [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6, 1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6])
-  const onto = sheet(3, 2, 0)
+  const onto = blankCanvas(3, 2, 0)
   paste(onto, dot, 1, 1)
   assert.deepEqual([...onto.data.subarray(9)], [0, 0, 0, 1, 2, 3, 4, 5, 6])
   assert.throws(() => paste(onto, dot, 2, 1), RangeError)
-  const wide = fit(sheet(100, 40), 50)
+  const wide = fitSide(blankCanvas(100, 40), 50)
   assert.deepEqual([wide.width, wide.height], [50, 20])
-  assert.equal(centred(wide, 60).data.length, 60 * 60 * 3)
+  assert.equal(centered(wide, 60).data.length, 60 * 60 * 3)
 })

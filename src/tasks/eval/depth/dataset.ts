@@ -69,12 +69,12 @@ export async function gatherPairs({inputs, depths, roots, nul, onBad, onSkip}: P
 }
 
 /** The size at which the model sees an image. */
-export const seenSize = ({width, height}: Size, {size, patch}: {readonly size?: number; readonly patch: number}): Size =>
+export const modelSize = ({width, height}: Size, {size, patch}: {readonly size?: number; readonly patch: number}): Size =>
   size === undefined ? {width, height} : fitGeometry(width, height, {resize: size, patch}).window
 
 /** The photo at the size that the model sees. */
-export function seen(photo: Raster, options: {readonly size?: number; readonly patch: number}): Raster {
-  const size = seenSize(photo, options)
+export function resizeForModel(photo: Raster, options: {readonly size?: number; readonly patch: number}): Raster {
+  const size = modelSize(photo, options)
   return size.width === photo.width && size.height === photo.height
     ? photo
     : {width: size.width, height: size.height, data: resample(photo, size)}
@@ -100,14 +100,14 @@ export async function loadSample(pair: Pair, options: DepthDataOptions): Promise
     throw new RefusedImage(
       `its depth map ${String(pair.map.path)} holds no depth between ${min} and ${max} metres that counts (is the scale right?)`
     )
-  return {pair, photo: seen(photo, options), truth: metres, width, height, valid}
+  return {pair, photo: resizeForModel(photo, options), truth: metres, width, height, valid}
 }
 
 /**
  * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to `onBad`
  * and left out.
  */
-export async function* samples(
+export async function* readSamples(
   all: readonly Pair[],
   options: DepthDataOptions,
   onBad: (bad: BadImage) => void,

@@ -36,10 +36,10 @@ import {concat, dispose, tensor3d, tidy, type Tensor4D} from '../../../tensor/tf
 import {free} from '../../../tensor/tree.js'
 import {loadBackbone, type Backbone} from '../../embed/load-backbone.js'
 import {blocksOf, denseBatch, featureCache, type DenseSettings, type FeatureCache, type StoredMap} from '../../embed/dense-features.js'
-import {gatherPairs, loadSample, samples, type DepthDataOptions, type DepthRange, type DepthSample} from './dataset.js'
-import {backboneFeatures, pixelFeatures, tensorOf, type FeatureSource} from './features.js'
+import {gatherPairs, loadSample, readSamples, type DepthDataOptions, type DepthRange, type DepthSample} from './dataset.js'
+import {backboneFeatures, pixelFeatures, mapTensor, type FeatureSource} from './features.js'
 import {depthPage} from './page.js'
-import {fourBlocks, linearProbe, openDepthProbe, predictDepth, type DepthSpec} from './head.js'
+import {fourBlocks, loadedLinearHead, openDepthHead, predictDepth, type DepthHeadSpec} from './head.js'
 import {cachedRecipe, ChannelMoments, countBins, publishedRecipe, trainDepthHead, type DepthBatch, type DepthRecipe} from './train.js'
 
 export type DepthBaseline = 'mean' | 'mean-map' | 'pixels' | 'untrained'
@@ -187,7 +187,7 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
   const tellers: Teller[] = []
   const held: (() => void)[] = []
   try {
-    const opened = trains ? undefined : await openDepthProbe(options.head, {backbone, ...ends(options)})
+    const opened = trains ? undefined : await openDepthHead(options.head, {backbone, ...ends(options)})
     const range: DepthRange = {min: options.min ?? opened?.range.min ?? 0.001, max: options.max ?? opened?.range.max ?? 10}
     const size = options.size ?? opened?.size
     const data: DepthDataOptions = {
@@ -218,7 +218,7 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
       if (trains) {
         const begun = performance.now()
         const {head, loss} = yield* work.train(first, data, source, bins, 'head')
-        const made = linearProbe(head, {dense, bins, ...(size === undefined ? {} : {size})})
+        const made = loadedLinearHead(head, {dense, bins, ...(size === undefined ? {} : {size})})
         held.push(() => made[Symbol.dispose]())
         probe = made
         trained = {
@@ -326,7 +326,7 @@ async function gatherSets(options: DepthEvalOptions, trains: boolean): Promise<{
 async function keepHead(
   path: string,
   {conv_depth}: LinearDepthHead,
-  spec: DepthSpec,
+  spec: DepthHeadSpec,
   {force = false, model, toolVersion, seed}: DepthEvalOptions,
   {fingerprint}: Backbone,
   trained: NonNullable<DepthReport['head']['trained']>
@@ -427,7 +427,7 @@ class Work {
     const pairs: Pair[] = []
     const sizes = new Map<string, number[]>()
     let total = 0
-    for await (const sample of samples(all, data, this.#onBad, signal)) {
+    for await (const sample of readSamples(all, data, this.#onBad, signal)) {
       const index = pairs.length
       pairs.push(sample.pair)
       total += addPlaces(places, sample)
@@ -521,7 +521,7 @@ class Work {
       truths.push(turn ? {...truth, data: mirrorMap(truth.data, truth.width)} : truth)
     }
     return batchOf(
-      maps.map(({data: map, height, width}) => tensorOf(map, height, width)),
+      maps.map(({data: map, height, width}) => mapTensor(map, height, width)),
       truths
     )
   }
@@ -564,7 +564,7 @@ class Work {
     const looked = yield* this.look(pairs, data, source, bins, features)
     try {
       const {head} = yield* this.train(looked, data, source, bins, features)
-      const probe = linearProbe(head, {dense: {layers: [], cls: false, norm: false}, bins})
+      const probe = loadedLinearHead(head, {dense: {layers: [], cls: false, norm: false}, bins})
       held.push(() => probe[Symbol.dispose]())
       return {features, tell: sample => predictDepth(source, probe, sample.photo, [sample.height, sample.width], this.options.flip)}
     } finally {
@@ -580,7 +580,7 @@ class Work {
   ): AsyncGenerator<DepthEvent, DepthSetReport> {
     const ids: string[] = []
     const errors = new Map(tellers.map(({features}) => [features, [] as Alignments[]]))
-    for await (const sample of samples(pairs, data, this.#onBad, this.options.signal)) {
+    for await (const sample of readSamples(pairs, data, this.#onBad, this.options.signal)) {
       const {truth, valid} = sample
       const wanted = Float32Array.from(valid, at => truth[at]!)
       for (const {features, tell} of tellers) {

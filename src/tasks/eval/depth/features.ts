@@ -56,9 +56,9 @@ export function pixelFeatures(config: VitConfig): FeatureSource {
     const [rows, columns] = [h * CELLS, w * CELLS]
     const map = new Float32Array(h * w * D)
     for (let y = 0; y < rows; y++) {
-      const [top, bottom] = span(y, rows, height)
+      const [top, bottom] = cellSpan(y, rows, height)
       for (let x = 0; x < columns; x++) {
-        const [left, right] = span(x, columns, width)
+        const [left, right] = cellSpan(x, columns, width)
         const to = (Math.floor(y / CELLS) * w + Math.floor(x / CELLS)) * D + ((y % CELLS) * CELLS + (x % CELLS)) * 3
         const count = (bottom - top) * (right - left) * 255
         for (let c = 0; c < 3; c++) {
@@ -83,7 +83,7 @@ export function pixelFeatures(config: VitConfig): FeatureSource {
         concat(
           photos.map(photo => {
             const {map, h, w} = one(photo)
-            return tensorOf(map, h, w)
+            return mapTensor(map, h, w)
           })
         )
       )
@@ -91,10 +91,10 @@ export function pixelFeatures(config: VitConfig): FeatureSource {
 }
 
 /** The pixels under cell `i` of `cells` along a side; at least one. */
-function span(i: number, cells: number, side: number): [from: number, to: number] {
+function cellSpan(i: number, cells: number, side: number): [from: number, to: number] {
   const from = Math.min(side - 1, Math.floor((i * side) / cells))
   return [from, Math.max(from + 1, Math.floor(((i + 1) * side) / cells))]
 }
 
 /** One map [h, w, D] as a tensor [1, h, w, D]. */
-export const tensorOf = (map: Float32Array, h: number, w: number): Tensor4D => tensor4d(map, [1, h, w, map.length / (h * w)])
+export const mapTensor = (map: Float32Array, h: number, w: number): Tensor4D => tensor4d(map, [1, h, w, map.length / (h * w)])

@@ -25,17 +25,17 @@ import type {Backbone} from '../../embed/load-backbone.js'
 import type {DenseSettings} from '../../embed/dense-features.js'
 import type {DepthRange} from './dataset.js'
 import type {FeatureSource} from './features.js'
-import {showDepth} from './train.js'
+import {upsampleDepth} from './train.js'
 
 /** What a head file of ours says of itself. */
-export type DepthSpec = {
+export type DepthHeadSpec = {
   readonly dense: DenseSettings
   readonly bins: DepthBins
   /** Short side of the images that it was trained on; absent: as they were. */
   readonly size?: number
 }
 
-export type DepthProbe = {
+export type LoadedDepthHead = {
   readonly kind: 'linear' | 'dpt'
   readonly dense: DenseSettings
   readonly range: DepthRange
@@ -46,7 +46,7 @@ export type DepthProbe = {
   [Symbol.dispose](): void
 }
 
-export type ProbeOptions = {
+export type DepthHeadOptions = {
   readonly backbone: Pick<Backbone, 'config' | 'fingerprint'>
   /** The range of depth, where it is given. */
   readonly min?: number
@@ -63,7 +63,7 @@ export function fourBlocks(depth: number): number[] {
 }
 
 /** A linear head as a probe, which takes over its tensors. */
-export const linearProbe = (head: LinearDepthHead, {dense, bins, size}: DepthSpec): DepthProbe => ({
+export const loadedLinearHead = (head: LinearDepthHead, {dense, bins, size}: DepthHeadSpec): LoadedDepthHead => ({
   kind: 'linear',
   dense,
   range: bins,
@@ -82,7 +82,7 @@ export const linearProbe = (head: LinearDepthHead, {dense, bins, size}: DepthSpe
  */
 export async function predictDepth(
   source: FeatureSource,
-  probe: Pick<DepthProbe, 'depth' | 'range'>,
+  probe: Pick<LoadedDepthHead, 'depth' | 'range'>,
   photo: Raster,
   [Y, X]: readonly [number, number],
   flip: boolean
@@ -90,7 +90,7 @@ export async function predictDepth(
   const features = source.compute(flip ? [photo, mirror(photo)] : [photo])
   const coarse = probe.depth(features)
   dispose(features)
-  const shown = showDepth(coarse, probe.range, [Y, X]) //                             [1 or 2, Y, X, 1]
+  const shown = upsampleDepth(coarse, probe.range, [Y, X]) //                             [1 or 2, Y, X, 1]
   dispose(coarse)
   const values = await shown.data<'float32'>()
   dispose(shown)
@@ -100,7 +100,7 @@ export async function predictDepth(
 }
 
 /** The file that a name of `--head` means: itself, or a released head that was pulled. */
-async function headFile(name: string): Promise<string> {
+async function findHeadFile(name: string): Promise<string> {
   if (await stat(name).catch(() => undefined)) return name
   const released = findReleased(name)
   if (released?.kind !== 'depth')
@@ -124,14 +124,14 @@ async function headFile(name: string): Promise<string> {
  * Throws a `UserError`: no such file (exit 3), a file that holds no depth head or one that does not fit the backbone
  * (all differences in one message), a range that is not known (exit 2).
  */
-export async function openDepthProbe(name: string, options: ProbeOptions): Promise<DepthProbe> {
-  const path = await headFile(name)
-  if (/\.(pth|pt|bin|ckpt)$/i.test(path)) return published(path, options)
+export async function openDepthHead(name: string, options: DepthHeadOptions): Promise<LoadedDepthHead> {
+  const path = await findHeadFile(name)
+  if (/\.(pth|pt|bin|ckpt)$/i.test(path)) return openPublishedHead(path, options)
   const head = await openHead(path, {task: 'depth', backbone: options.backbone.fingerprint})
-  const {dense, bins, size} = head.spec as unknown as DepthSpec
+  const {dense, bins, size} = head.spec as unknown as DepthHeadSpec
   const [weight, bias] = [head.tensors.get('conv_depth.weight'), head.tensors.get('conv_depth.bias')]
   if (!weight || !bias) throw new UserError(`${path} holds no linear depth head.`, {code: 'BAD_CHECKPOINT'})
-  return linearProbe(
+  return loadedLinearHead(
     {
       conv_depth: {weight: tensor(weight.data, [...weight.shape] as [number, number]), bias: tensor(bias.data, [...bias.shape] as [number])}
     },
@@ -140,7 +140,7 @@ export async function openDepthProbe(name: string, options: ProbeOptions): Promi
 }
 
 /** The range of a published head: given, or that of the data set in its name. */
-function publishedRange(path: string, {min, max}: ProbeOptions): DepthRange {
+function publishedRange(path: string, {min, max}: DepthHeadOptions): DepthRange {
   const known = /kitti/i.test(basename(path)) ? 80 : /nyu/i.test(basename(path)) ? 10 : undefined
   const most = max ?? known
   if (most === undefined)
@@ -152,7 +152,7 @@ function publishedRange(path: string, {min, max}: ProbeOptions): DepthRange {
   return {min: min ?? 0.001, max: most}
 }
 
-async function published(path: string, options: ProbeOptions): Promise<DepthProbe> {
+async function openPublishedHead(path: string, options: DepthHeadOptions): Promise<LoadedDepthHead> {
   const range = publishedRange(path, options)
   const {config} = options.backbone
   const file = await openPth(path, {tolerant: true})
@@ -167,7 +167,7 @@ async function published(path: string, options: ProbeOptions): Promise<DepthProb
         hint: 'Depth heads are those of dinov2 models list with nyu or kitti in their names.'
       })
     const {shapes, kind, layers} = found.has('conv_depth.weight') ? linearShapes(found, config, path) : dptLayout(found, config)
-    refuseDifferences(path, shapes, found, config)
+    assertShapesMatch(path, shapes, found, config)
     for (const name of shapes.keys()) {
       const entry = found.get(name)!
       const shape = kind === 'linear' ? entry.shape.slice(0, Math.min(2, entry.shape.length)) : [...entry.shape]
@@ -177,7 +177,7 @@ async function published(path: string, options: ProbeOptions): Promise<DepthProb
     if (kind === 'linear') {
       const [weight, bias] = ['weight', 'bias'].map(key => named.find(([name]) => name === `conv_depth.${key}`)![1])
       const bins: DepthBins = {...range, count: weight!.shape[0]!, spacing: 'uniform'}
-      return linearProbe({conv_depth: {weight: weight as Tensor2D, bias: bias as Tensor1D}}, {dense, bins})
+      return loadedLinearHead({conv_depth: {weight: weight as Tensor2D, bias: bias as Tensor1D}}, {dense, bins})
     }
     const head = dptOf(named.splice(0))
     return {kind, dense, range, depth: features => dptForward(features, head, range.min), [Symbol.dispose]: () => free(head)}
@@ -219,7 +219,7 @@ function dptLayout(found: ReadonlyMap<string, TensorEntry>, {width, depth}: VitC
 }
 
 /** Refuses a head that does not fit, with all differences in one message. */
-function refuseDifferences(
+function assertShapesMatch(
   path: string,
   shapes: ReadonlyMap<string, readonly number[]>,
   found: ReadonlyMap<string, TensorEntry>,

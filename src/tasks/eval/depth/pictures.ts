@@ -3,7 +3,7 @@
  * mean.
  */
 
-import {colourise, rampBar, type Ramp} from '../../../render/colormap.js'
+import {colorize, colorBar, type Colormap} from '../../../render/colormap.js'
 import {resizeDepth} from '../../../data/targets/depth-augment.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import {resample, type Raster, type Size} from '../../../data/image/resample.js'
@@ -26,7 +26,7 @@ export const DARKEST_ERROR = 0.5
  * The 2nd and the 98th of a hundred depths that are known: single wild pixels do not take the colours away from the
  * rest.
  */
-export function depthEnds(values: Float32Array): {low: number; high: number} {
+export function colorLimits(values: Float32Array): {low: number; high: number} {
   const known = values.filter(value => value > 0 && Number.isFinite(value)).sort()
   if (known.length === 0) return {low: 0, high: 1}
   const at = (share: number): number => known[Math.round(share * (known.length - 1))]!
@@ -45,18 +45,18 @@ export function depthPicture(
 ): DepthPicture {
   const size = Math.max(width, height) > side ? fitted({width, height}, side) : {width, height}
   const small = (values: Float32Array): Float32Array => resizeDepth(values, {width, height}, size)
-  const {low, high} = depthEnds(truth ?? depth)
+  const {low, high} = colorLimits(truth ?? depth)
   const told = small(depth)
   const shown: Raster = photo.width === size.width && photo.height === size.height ? photo : {...size, data: resample(photo, size)}
-  const plain = {photo: shown, depth: colourise(told, size, {ramp: 'depth', low, high}), low, high}
+  const plain = {photo: shown, depth: colorize(told, size, {ramp: 'depth', low, high}), low, high}
   if (!truth) return plain
   const known = small(truth)
   const unknown = (i: number): boolean => !(known[i]! > 0)
   const off = Float32Array.from(known, (t, i) => (t > 0 ? Math.abs(told[i]! - t) / t : 0))
   return {
     ...plain,
-    truth: colourise(known, size, {ramp: 'depth', low, high, unknown}),
-    error: colourise(off, size, {ramp: 'error', low: 0, high: DARKEST_ERROR, unknown})
+    truth: colorize(known, size, {ramp: 'depth', low, high, unknown}),
+    error: colorize(off, size, {ramp: 'error', low: 0, high: DARKEST_ERROR, unknown})
   }
 }
 
@@ -70,8 +70,8 @@ const fitted = (size: Size, side: number): Size => {
 export const metres = (depth: number): string => `${depth.toFixed(depth < 10 ? 2 : 1)} m`
 
 /** The bar of a ramp with what stands at its ends. */
-export async function legend(ramp: Ramp, from: string, to: string): Promise<Markup> {
-  const bar = await encodeImage(rampBar(ramp, 160, 12).data, {width: 160, height: 12})
+export async function legend(ramp: Colormap, from: string, to: string): Promise<Markup> {
+  const bar = await encodeImage(colorBar(ramp, 160, 12).data, {width: 160, height: 12})
   return html`<span class="ramp"
     ><span>${from}</span><img src="${dataUri(bar, 'image/png')}" alt="${ramp}, from ${from} to ${to}" /><span>${to}</span></span
   >`
@@ -108,5 +108,5 @@ figure.depth .cells img { width: 100%; } figure.depth .cells span { font-size: 0
 `
 
 /** All pictures of one image beside each other on one sheet. */
-export const picturesOf = ({photo, depth, truth, error}: DepthPicture): Raster[] =>
+export const panelsOf = ({photo, depth, truth, error}: DepthPicture): Raster[] =>
   [photo, depth, truth, error].filter(raster => raster !== undefined)

@@ -9,8 +9,8 @@ import {mkdir, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import type {BadImage} from '../../../data/loader/batches.js'
-import {paste, sheet} from '../../../render/canvas.js'
-import {colourise, rampBar} from '../../../render/colormap.js'
+import {paste, blankCanvas} from '../../../render/canvas.js'
+import {colorize, colorBar} from '../../../render/colormap.js'
 import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
 import {encodeGrey16, encodeImage} from '../../../data/image/encode.js'
 import {mapFinder, placeFinder, stemOf} from '../../../data/targets/pairs.js'
@@ -22,12 +22,12 @@ import {atomicFile} from '../../../system/atomic.js'
 import {html, page} from '../../../render/html.js'
 import {align, depthErrors, type DepthErrors} from '../../../metrics/depth.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
-import {loadSample, seen} from './dataset.js'
+import {loadSample, resizeForModel} from './dataset.js'
 import {backboneFeatures} from './features.js'
-import {depthEnds, depthFigure, depthPicture, depthStyle, picturesOf, type DepthPicture} from './pictures.js'
-import {openDepthProbe, predictDepth} from './head.js'
+import {colorLimits, depthFigure, depthPicture, depthStyle, panelsOf, type DepthPicture} from './pictures.js'
+import {openDepthHead, predictDepth} from './head.js'
 
-export type DepthTellOptions = {
+export type DepthImagesOptions = {
   readonly images: readonly string[]
   readonly nul?: boolean
   readonly model: string
@@ -45,7 +45,7 @@ export type DepthTellOptions = {
 }
 
 /** An image and its depth, in metres at every pixel. */
-type Told = {
+type PredictedImage = {
   readonly ref: ImageRef
   readonly photo: Raster
   readonly depth: Float32Array
@@ -63,7 +63,7 @@ const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImage => ({
  * Tells the depth of one image after the other. Throws what engine, model and head throw, and a `UserError` of status
  * 3 where there is no image.
  */
-async function* tell(options: DepthTellOptions): AsyncGenerator<Told, EngineInfo> {
+async function* predictEach(options: DepthImagesOptions): AsyncGenerator<PredictedImage, EngineInfo> {
   const {images, nul, onSkip, signal} = options
   const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
   let next = await refs.next() // names that do not exist are told before the model is loaded
@@ -71,7 +71,7 @@ async function* tell(options: DepthTellOptions): AsyncGenerator<Told, EngineInfo
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision})
   const {min, max} = options
-  using probe = await openDepthProbe(options.head, {backbone, ...(min === undefined ? {} : {min}), ...(max === undefined ? {} : {max})})
+  using probe = await openDepthHead(options.head, {backbone, ...(min === undefined ? {} : {min}), ...(max === undefined ? {} : {max})})
   const range = {min: min ?? probe.range.min, max: max ?? probe.range.max}
   const source = backboneFeatures(backbone, probe.dense)
   const size = options.size ?? probe.size
@@ -83,7 +83,12 @@ async function* tell(options: DepthTellOptions): AsyncGenerator<Told, EngineInfo
     try {
       const photo = await decodeRgb(ref, limit)
       const asked = {depth: probe.depth.bind(probe), range}
-      yield {ref, photo, depth: await predictDepth(source, asked, seen(photo, see), [photo.height, photo.width], options.flip), range}
+      yield {
+        ref,
+        photo,
+        depth: await predictDepth(source, asked, resizeForModel(photo, see), [photo.height, photo.width], options.flip),
+        range
+      }
     } catch (error) {
       if (!(error instanceof RefusedImage)) throw error
       options.onBad(badOf(ref, error.message))
@@ -92,7 +97,7 @@ async function* tell(options: DepthTellOptions): AsyncGenerator<Told, EngineInfo
   return engine
 }
 
-export type PredictDepthOptions = DepthTellOptions & {
+export type PredictDepthOptions = DepthImagesOptions & {
   /** The folder for the maps. */
   readonly output: string
   /** Metres that one unit of a map stands for; by default a millimetre, or 1/256 m where the range would not fit. */
@@ -118,7 +123,7 @@ export type DepthRow = Readonly<Record<string, unknown>> & {
 }
 
 /** The unit in which depth up to `max` fits into 16 bits. */
-export const usualScale = (max: number): number => (max <= 65.535 ? 0.001 : max <= 65535 / 256 ? 1 / 256 : max / 65535)
+export const defaultScale = (max: number): number => (max <= 65.535 ? 0.001 : max <= 65535 / 256 ? 1 / 256 : max / 65535)
 
 const rounded = (value: number): number => Number(value.toFixed(4))
 
@@ -134,13 +139,13 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
   const placeOf = placeFinder(options.images)
   const written = new Map<string, string>()
   let images = 0
-  for await (const {ref, photo, depth, range} of tell(options)) {
-    const scale = options.scale ?? usualScale(range.max)
+  for await (const {ref, photo, depth, range} of predictEach(options)) {
+    const scale = options.scale ?? defaultScale(range.max)
     if (range.max / scale > 65535)
       throw new UserError(`Depth up to ${range.max} m does not fit into 16 bits in units of ${scale} m.`, {
         exit: 2,
         code: 'USAGE',
-        hint: `Give --depth-scale ${usualScale(range.max)}, or less --max-depth.`
+        hint: `Give --depth-scale ${defaultScale(range.max)}, or less --max-depth.`
       })
     const inner = ref.bytes || ref.range || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
     const {inside} = await placeOf(inner)
@@ -157,10 +162,10 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
     const write = async (path: string, bytes: Uint8Array): Promise<void> =>
       atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {})
     await write(file, await encodeGrey16(units, photo))
-    const {low, high} = depthEnds(depth)
+    const {low, high} = colorLimits(depth)
     const picture = `${stem}.colour.png`
     if (colour) {
-      const raster = colourise(depth, photo, {ramp: 'depth', low, high})
+      const raster = colorize(depth, photo, {ramp: 'depth', low, high})
       await write(picture, await encodeImage(raster.data, raster))
     }
     written.set(file, ref.id)
@@ -184,7 +189,7 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
   return {images}
 }
 
-export type VisualizeDepthOptions = DepthTellOptions & {
+export type VisualizeDepthOptions = DepthImagesOptions & {
   /** True depth beside it: a folder of maps; without it, the field `depth` of a list. */
   readonly depths?: string
   readonly scale?: number
@@ -206,7 +211,7 @@ export async function visualizeDepth(
 ): Promise<{content: Uint8Array | string; report: VisualizeDepthReport}> {
   const find = mapFinder({field: 'depth', roots: options.images, ...(options.depths === undefined ? {} : {folder: options.depths})})
   const all: {id: string; picture: DepthPicture; errors?: DepthErrors}[] = []
-  for await (const {ref, photo, depth, range} of tell(options)) {
+  for await (const {ref, photo, depth, range} of predictEach(options)) {
     const {width, height} = photo
     const wanted = options.depths !== undefined || typeof ref.fields['depth'] === 'string'
     const map = wanted ? await find(ref) : undefined
@@ -243,16 +248,16 @@ export async function visualizeDepth(
  */
 async function pngSheet(pictures: readonly DepthPicture[]): Promise<Uint8Array> {
   const [gap, margin, bar] = [6, 14, 8]
-  const rows = pictures.map(picturesOf)
+  const rows = pictures.map(panelsOf)
   const across = Math.max(...rows.map(row => row.reduce((sum, {width}) => sum + width + gap, -gap)))
   const down = rows.reduce((sum, [first]) => sum + first!.height + gap + bar + margin, margin)
-  const canvas = sheet(across + 2 * margin, down)
+  const canvas = blankCanvas(across + 2 * margin, down)
   let y = margin
   for (const row of rows) {
     let x = margin
     for (const [i, raster] of row.entries()) {
       paste(canvas, raster, x, y)
-      if (i === 1 || i === 3) paste(canvas, rampBar(i === 1 ? 'depth' : 'error', raster.width, bar), x, y + raster.height + gap)
+      if (i === 1 || i === 3) paste(canvas, colorBar(i === 1 ? 'depth' : 'error', raster.width, bar), x, y + raster.height + gap)
       x += raster.width + gap
     }
     y += row[0]!.height + gap + bar + margin

@@ -165,7 +165,7 @@ export type DepthTraining = {
  * Weight that the bins of a fresh head have together where it begins at the depths of the training set; the 0.1 that
  * each has anyway come to 25.6 at 256 bins.
  */
-const START = 256
+const START_WEIGHT = 256
 
 /**
  * A fresh head, as PyTorch makes a convolution of one pixel: uniform within ±1/√D.
@@ -182,7 +182,7 @@ export function initDepthHead(width: number, bins: number, seed: number, frequen
   if (frequency) {
     let total = 0
     for (let k = 0; k < bins; k++) total += frequency[k]!
-    if (total > 0) for (let k = 0; k < bins; k++) bias[k]! += (START * frequency[k]!) / total
+    if (total > 0) for (let k = 0; k < bins; k++) bias[k]! += (START_WEIGHT * frequency[k]!) / total
   }
   return {conv_depth: {weight, bias: tensor1d(bias)}}
 }
@@ -293,7 +293,7 @@ function lossAndGrads(
 }
 
 /** Depth [B, ·, ·, 1] brought into the range and to a size: [B, Y, X, 1]. The order is the published one. */
-export const showDepth = (
+export const upsampleDepth = (
   depth: Tensor4D,
   {min, max}: {readonly min: number; readonly max: number},
   size: readonly [number, number]

@@ -25,14 +25,14 @@ import {
   backboneExtractor,
   pixelExtractor,
   predictClasses,
-  turn,
+  yieldToEvents,
   untrainedExtractor,
   type Extractor,
   type FoldedHead,
   type SegmentProtocol
 } from './inference.js'
 import {findClasses, gatherPairs, openSet, type SampleSet} from './dataset.js'
-import {classesOfSpec, headTensors, readyHead} from './head.js'
+import {specClasses, headTensors, loadSegmentHead} from './head.js'
 import {trainHead, type TrainSettings} from './train.js'
 
 export type SegBaseline = 'pixels' | 'untrained'
@@ -251,7 +251,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
   const seconds = {train: 0, predict: 0}
   let cases: SegCase[] = []
 
-  const ready = given ? await readyHead(options.head!, backbone, options.model) : undefined
+  const ready = given ? await loadSegmentHead(options.head!, backbone, options.model) : undefined
   using held = ready
   const protocol = held ? changed(held.protocol, options) : protocolFor(options, backbone.config)
   const settings: TrainSettings = {
@@ -285,7 +285,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
     const areas: Float64Array[] = []
     const begun = performance.now()
     for (let i = 0; i < samples.length; i++) {
-      await turn()
+      await yieldToEvents()
       signal?.throwIfAborted()
       const {photo, labels} = await samples.sample(i)
       const prediction = await predictClasses(photo, extractor, head, protocol)
@@ -419,7 +419,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
  * number of them.
  */
 async function headClasses(given: OpenedSegmentHead, {classes: {file, ignore, reduceZero}}: SegEvalOptions): Promise<Classes> {
-  const own = classesOfSpec(given.spec)
+  const own = specClasses(given.spec)
   const ignored = [...new Set([...own.ignored, ...ignore])].sort((a, b) => a - b)
   if (file === undefined) return {...own, ignored}
   const {classes} = await findClasses([], undefined, {file, ignore: ignored, reduceZero})

@@ -10,7 +10,7 @@ import type {Backbone} from '../../embed/load-backbone.js'
 import type {FoldedHead, SegmentProtocol} from './inference.js'
 
 /** What a head's file says, made ready for a backbone. Dispose it to free the layer. */
-export type ReadyHead = {
+export type LoadedSegmentHead = {
   readonly folded: FoldedHead
   readonly protocol: SegmentProtocol
   readonly classes: Classes
@@ -26,11 +26,11 @@ export async function headTensors(head: SegmentHead): Promise<HeadTensors> {
 }
 
 /** A head from the numbers of its file. */
-export const headOf = (tensors: HeadTensors): SegmentHead =>
+export const headFromTensors = (tensors: HeadTensors): SegmentHead =>
   grow<SegmentHead>([...tensors].map(([name, {shape, data}]) => [name, tensor(data, [...shape])] as const))
 
 /** The classes of a head, as masks know them. */
-export function classesOfSpec({classes, ignored}: SegmentHeadSpec): Classes {
+export function specClasses({classes, ignored}: SegmentHeadSpec): Classes {
   return {
     names: classes.map(({name}) => name),
     ids: classes.map(({id}) => id),
@@ -43,11 +43,11 @@ export function classesOfSpec({classes, ignored}: SegmentHeadSpec): Classes {
  * Opens a head for a backbone. Throws a `UserError` (exit 2) where the head was trained on another backbone (both
  * fingerprints are named), or is of a width that no number of last blocks has.
  */
-export async function readyHead(
+export async function loadSegmentHead(
   path: string,
   {config, fingerprint}: Pick<Backbone, 'config' | 'fingerprint'>,
   model: string
-): Promise<ReadyHead> {
+): Promise<LoadedSegmentHead> {
   const file = await openSegmentHead(path, fingerprint)
   const {spec, tensors} = file
   const D = tensors.get('bn.weight')!.data.length
@@ -59,14 +59,14 @@ export async function readyHead(
       hint: 'A head fits the architecture that it was trained on.'
     })
   const layers = spec.layers ?? Array.from({length: blocks}, (_, i) => config.depth - blocks + i)
-  const head = headOf(tensors)
+  const head = headFromTensors(tensors)
   const folded = foldSegmentHead(head)
   free(head)
   const {size, crop, stride, scales, flip} = spec
   return {
     file,
     folded,
-    classes: classesOfSpec(spec),
+    classes: specClasses(spec),
     protocol: {layers, size, scales, flip, ...(crop === null ? {} : {crop}), ...(stride === null ? {} : {stride})},
     [Symbol.dispose]: () => free({...folded})
   }

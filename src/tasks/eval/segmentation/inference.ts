@@ -135,7 +135,7 @@ export function pixelExtractor({patch}: {readonly patch: number}): Extractor {
  * The size of a picture whose short side is to be `size`: torchvision's rule; the long side at most four times as
  * long.
  */
-export function resizedTo({width, height}: {width: number; height: number}, size: number): {width: number; height: number} {
+export function resizedSize({width, height}: {width: number; height: number}, size: number): {width: number; height: number} {
   const short = Math.min(size, Math.max(1, Math.floor((4 * size * Math.min(width, height)) / Math.max(width, height))))
   return fitGeometry(width, height, {resize: short, patch: 1}).size
 }
@@ -144,13 +144,13 @@ export function resizedTo({width, height}: {width: number; height: number}, size
 export type FoldedHead = {readonly weight: Tensor2D /* [K, D] */; readonly bias: Tensor1D /* [K] */}
 
 /** Scores of maps [n, h, w, D] → [n, h, w, K]. */
-export function scoreMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
+export function logitMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
   const [n, h, w, D] = maps.shape
   return tidy(() => reshape(linearForward(reshape(maps, [n * h * w, D]), head), [n, h, w, head.bias.shape[0]]))
 }
 
 /** Scores of one normalised picture [1, H, W, 3] at its own size, from windows that overlap: [1, H, W, K]. */
-function slidingScores(image: Tensor4D, extractor: Extractor, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
+function slidingLogits(image: Tensor4D, extractor: Extractor, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
   const [, H, W] = image.shape
   const K = head.bias.shape[0]
   const [y, x] = [Math.min(crop ?? H, H), Math.min(crop ?? W, W)]
@@ -158,7 +158,7 @@ function slidingScores(image: Tensor4D, extractor: Extractor, head: FoldedHead, 
   const places = windowStarts(H, y, step).flatMap(top => windowStarts(W, x, step).map(left => [top, left] as const))
   const batch = extractor.batch([y, x])
   return tidy(() => {
-    const scoresOf = (windows: Tensor4D): Tensor4D => resizeForward(scoreMaps(extractor.maps(windows), head), [y, x]) // [n, y, x, K]
+    const scoresOf = (windows: Tensor4D): Tensor4D => resizeForward(logitMaps(extractor.maps(windows), head), [y, x]) // [n, y, x, K]
     if (places.length === 1) return scoresOf(image)
     let total: Tensor4D | undefined
     const counts = new Float32Array(H * W)
@@ -206,11 +206,11 @@ export async function predictClasses(
   let sum: Tensor4D | undefined
   try {
     for (const {scale, flip} of ways) {
-      const size = resizedTo(photo, Math.round(protocol.size * scale))
+      const size = resizedSize(photo, Math.round(protocol.size * scale))
       const bytes = resample(photo, size, flip ? {flip} : {})
       const next = tidy(() => {
         const image = normalizePixels(bytes, [1, size.height, size.width])
-        const scores = resizeForward(slidingScores(image, extractor, head, protocol), [height, width]) // [1, Y, X, K]
+        const scores = resizeForward(slidingLogits(image, extractor, head, protocol), [height, width]) // [1, Y, X, K]
         const chances = softmax(scores, 3)
         const upright = flip ? reverse(chances, 2) : chances
         return sum ? add<Tensor4D>(sum, upright) : upright
@@ -232,4 +232,4 @@ export async function predictClasses(
  * Lets signals and timers have their turn: work whose pictures and features are at hand never waits for anything, and
  * would otherwise not hear a Ctrl-C.
  */
-export const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
+export const yieldToEvents = (): Promise<void> => new Promise(resolve => setImmediate(resolve))

@@ -2,7 +2,7 @@
  * The page of a segmentation: scores, classes with their colours, and the best, typical and worst pictures with truth
  * and prediction over them.
  */
-import {fit} from '../../../render/canvas.js'
+import {fitSide} from '../../../render/canvas.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import {overlay} from '../../../render/overlay.js'
 import type {Raster} from '../../../data/image/decode.js'
@@ -24,15 +24,15 @@ export const legend = (names: readonly string[], palette: Uint8Array): Markup =>
     ${names.map((name, k) => html`<span style="margin-right:1.2em;white-space:nowrap">${swatch(palette, k)}${name}</span> `)}
   </p>`
 
-const widest = 420
+const MAX_SIDE = 420
 
 async function picture(raster: Raster): Promise<Markup> {
-  const shown = Math.max(raster.width, raster.height) > widest ? fit(raster, widest) : raster
+  const shown = Math.max(raster.width, raster.height) > MAX_SIDE ? fitSide(raster, MAX_SIDE) : raster
   return html`<img src="${dataUri(await encodeImage(shown.data, {...shown, format: 'jpeg', quality: 88}), 'image/jpeg')}" alt="" />`
 }
 
 /** Photo, and class maps over it, side by side with a caption. */
-export async function triple(photo: Raster, maps: readonly Uint16Array[], palette: Uint8Array, caption: string): Promise<Markup> {
+export async function overlayFigure(photo: Raster, maps: readonly Uint16Array[], palette: Uint8Array, caption: string): Promise<Markup> {
   const shown = [photo, ...maps.map(labels => overlay(photo, labels, palette))]
   return html`<figure>
     <div style="display:grid;grid-template-columns:repeat(${shown.length},1fr);gap:4px">${await Promise.all(shown.map(picture))}</div>
@@ -46,7 +46,7 @@ async function section(kind: SegCase['kind'], cases: readonly SegCase[], palette
   const figures = await Promise.all(
     cases
       .filter(one => one.kind === kind)
-      .map(({id, photo, truth, labels, miou}) => triple(photo, [truth, labels], palette, `${id}: mIoU ${percent(miou)} %`))
+      .map(({id, photo, truth, labels, miou}) => overlayFigure(photo, [truth, labels], palette, `${id}: mIoU ${percent(miou)} %`))
   )
   return html`<h2>${titles[kind]}</h2>
     <div style="display:grid;gap:0.8rem">${figures}</div>`

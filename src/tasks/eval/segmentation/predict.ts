@@ -9,11 +9,11 @@ import {listImages, noImages, type ImageRef, type SourceNote} from '../../../dat
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {openAtomic} from '../../../system/atomic.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
-import {backboneExtractor, predictClasses, turn, type Prediction, type SegmentProtocol} from './inference.js'
+import {backboneExtractor, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
 import {badOf} from './dataset.js'
-import {readyHead, type ReadyHead} from './head.js'
+import {loadSegmentHead, type LoadedSegmentHead} from './head.js'
 
-export type SegmentImages = {
+export type SegmentImagesOptions = {
   readonly images: readonly string[]
   readonly nul?: boolean
   readonly model: string
@@ -30,22 +30,27 @@ export type SegmentImages = {
   readonly signal?: AbortSignal
 }
 
-export type Segmented = {readonly ref: ImageRef; readonly photo: Raster; readonly prediction: Prediction; readonly head: ReadyHead}
+export type SegmentedImage = {
+  readonly ref: ImageRef
+  readonly photo: Raster
+  readonly prediction: Prediction
+  readonly head: LoadedSegmentHead
+}
 
-export type SegmentEvent = {readonly kind: 'started'; readonly engine: EngineInfo} | ({readonly kind: 'image'} & Segmented)
+export type SegmentEvent = {readonly kind: 'started'; readonly engine: EngineInfo} | ({readonly kind: 'image'} & SegmentedImage)
 
 /**
  * Segments images one by one, in their order. Throws a `UserError`: no images (exit 3), a head that does not fit (exit
  * 2), and what model and engine throw. Images that cannot be read are told to `onBad`.
  */
-export async function* segmentImages(options: SegmentImages): AsyncGenerator<SegmentEvent> {
+export async function* segmentImages(options: SegmentImagesOptions): AsyncGenerator<SegmentEvent> {
   const {images, nul, maxPixels, size, limit = Infinity, onBad, onSkip, signal} = options
   const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
   const first = await refs.next()
   if (first.done) throw noImages(images)
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision})
-  using head = await readyHead(options.head, backbone, options.model)
+  using head = await loadSegmentHead(options.head, backbone, options.model)
   yield {kind: 'started', engine}
   const protocol: SegmentProtocol = size === undefined ? head.protocol : {...head.protocol, size}
   const extractor = backboneExtractor({config: backbone.config, params: backbone.params, precision: backbone.precision}, protocol.layers, {
@@ -54,7 +59,7 @@ export async function* segmentImages(options: SegmentImages): AsyncGenerator<Seg
   })
   let done = 0
   for (let next: IteratorResult<ImageRef> = first; !next.done && done < limit; next = await refs.next()) {
-    await turn()
+    await yieldToEvents()
     if (signal?.aborted) return
     const ref = next.value
     try {
@@ -100,7 +105,7 @@ export type SegmentRow = {
  * `UserError` where the mask exists and `force` is not given.
  */
 export async function segmentRow(
-  {ref, prediction, head}: Segmented,
+  {ref, prediction, head}: SegmentedImage,
   {folder, force}: {folder?: string; force?: boolean}
 ): Promise<SegmentRow> {
   const {width, height, labels, confidence} = prediction
@@ -138,7 +143,7 @@ export async function segmentRow(
 }
 
 /** Two images whose masks would be one file are a mistake that must not pass. Throws a `UserError` (exit 2). */
-export function once(seen: Map<string, string>, mask: string, id: string): void {
+export function assertDistinctMask(seen: Map<string, string>, mask: string, id: string): void {
   const other = seen.get(mask)
   if (other !== undefined)
     throw new UserError(`The masks of ${other} and ${id} would both be ${mask}.`, {

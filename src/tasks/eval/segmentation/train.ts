@@ -16,8 +16,8 @@ import {adamw} from '../../../optim/adamw.js'
 import {pixelLoss} from '../../../heads/pixel-loss.js'
 import {
   initSegmentHead,
-  polyRate,
-  putBack,
+  polyLearningRate,
+  setTrainable,
   segmentBackward,
   segmentForward,
   trainable,
@@ -30,7 +30,7 @@ import {concat, dispose, mul, reshape, slice, tensor, tensor1d, tidy, zerosLike}
 import type {Scalar, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
 import {free} from '../../../tensor/tree.js'
 import {featureCache, type FeatureCache} from '../../embed/dense-features.js'
-import {resizedTo, turn, type Extractor} from './inference.js'
+import {resizedSize, yieldToEvents, type Extractor} from './inference.js'
 import type {SampleSet} from './dataset.js'
 
 export type TrainSettings = {
@@ -69,7 +69,7 @@ type Batch = {
 }
 
 /** Pictures in the order of training: every one once a round, each round in an order of its own. */
-function orderOf(count: number, seed: number): (position: number) => number {
+function trainingOrder(count: number, seed: number): (position: number) => number {
   let [round, order] = [-1, new Uint32Array()]
   return position => {
     const now = Math.floor(position / count)
@@ -101,24 +101,24 @@ export async function* trainHead(
   const zeros = (): Map<string, Tensor2D> => new Map([...trainable(head)].map(([name, leaf]) => [name, zerosLike(leaf) as Tensor2D]))
   const moments = {m: zeros(), v: zeros()}
   using cache = featureCache({...settings.cache, precision: extractor.precision})
-  const at = orderOf(set.length, seed)
+  const at = trainingOrder(set.length, seed)
   try {
     if (!views) {
       for (let i = 0; i < set.length; i++) {
-        await turn()
+        await yieldToEvents()
         if (signal?.aborted) return head
-        await remember(set, extractor, settings.size, i, cache)
+        await computeMaps(set, extractor, settings.size, i, cache)
         yield {kind: 'features', done: i + 1, of: set.length}
       }
     }
     for (let step = 0; step < steps; step++) {
-      await turn()
+      await yieldToEvents()
       if (signal?.aborted) break
       const chosen = Array.from({length: batch}, (_, b) => at(step * batch + b))
       const made = views
         ? await drawViews(set, extractor, chosen, step * batch, seed, views)
         : await drawCached(set, extractor, chosen, step * batch, seed, settings.size, cache)
-      const lr = polyRate(base, step, steps, warmup)
+      const lr = polyLearningRate(base, step, steps, warmup)
       const loss = trainStep(head, made, moments, {lr, weightDecay, step: step + 1, classes})
       yield {kind: 'step', step: step + 1, of: steps, loss, lr}
     }
@@ -162,7 +162,7 @@ function trainStep(
   const grads = segmentBackward(dy, trace, head)
   const named = trainable(head)
   adamw(named, grads, moments, {betas: [0.9, 0.999], eps: 1e-8, step, rates: () => ({lr, wd: weightDecay})})
-  putBack(head, named)
+  setTrainable(head, named)
   const loss = losses.reduce((sum, one) => sum + one.dataSync()[0]!, 0)
   dispose([rows, scores, trace.normal, dy, ...slopes, ...losses, ...grads.values()])
   return loss
@@ -193,7 +193,7 @@ async function drawViews(
       tidy(() => {
         const images = normalizePixels(bytes, [some.length, crop, crop])
         const whole = some.every(({height, width}) => height === crop && width === crop)
-        const seen = whole ? images : mul<Tensor4D>(images, tensor(contents(some, crop), [some.length, crop, crop, 1])) // padding is zero after normalisation
+        const seen = whole ? images : mul<Tensor4D>(images, tensor(validMask(some, crop), [some.length, crop, crop, 1])) // padding is zero after normalisation
         return reshape(extractor.maps(seen), [-1, extractor.channels]) as Tensor2D
       })
     )
@@ -205,7 +205,7 @@ async function drawViews(
 }
 
 /** Ones where views hold picture, zeros where they are padded. */
-function contents(views: readonly {readonly height: number; readonly width: number}[], crop: number): Float32Array {
+function validMask(views: readonly {readonly height: number; readonly width: number}[], crop: number): Float32Array {
   const out = new Float32Array(views.length * crop * crop)
   for (const [i, {height, width}] of views.entries())
     for (let y = 0; y < height; y++) out.fill(1, (i * crop + y) * crop, (i * crop + y) * crop + width)
@@ -213,7 +213,7 @@ function contents(views: readonly {readonly height: number; readonly width: numb
 }
 
 /** Maps of picture i, upright (2i) and mirrored (2i + 1), as numbers; kept where the budget allows. */
-async function remember(
+async function computeMaps(
   set: SampleSet,
   extractor: Extractor,
   size: number,
@@ -221,7 +221,7 @@ async function remember(
   cache: FeatureCache
 ): Promise<{upright: Float32Array; mirrored: Float32Array; grid: readonly [number, number]}> {
   const {photo} = await set.sample(i)
-  const to = resizedTo(photo, size)
+  const to = resizedSize(photo, size)
   const bytes = new Uint8Array(2 * to.width * to.height * 3)
   bytes.set(resample(photo, to))
   bytes.set(resample(photo, to, {flip: true}), bytes.length / 2)
@@ -239,7 +239,7 @@ async function remember(
  * Scores of cached maps are compared with labels at so many places along a patch at most. Between patches scores are
  * interpolated anyway: more places cost much on a small machine and change the head little.
  */
-const finest = 4
+const LABELS_PER_PATCH = 4
 
 /** Whole pictures, each mirrored or not, their features from the cache or computed again. */
 async function drawCached(
@@ -256,12 +256,12 @@ async function drawCached(
   for (const [b, i] of chosen.entries()) {
     const flip = rng(seed, 'mirror', first + b).chance(0.5)
     const kept = cache.get(flip ? 2 * i + 1 : 2 * i)
-    const made = kept ? undefined : await remember(set, extractor, size, i, cache)
+    const made = kept ? undefined : await computeMaps(set, extractor, size, i, cache)
     parts.push(kept?.data ?? (flip ? made!.mirrored : made!.upright))
     const {photo, labels} = await set.sample(i)
-    const to = resizedTo(photo, size)
+    const to = resizedSize(photo, size)
     const grid = kept ? ([kept.height, kept.width] as const) : made!.grid
-    const seen = {width: Math.min(to.width, finest * grid[1]), height: Math.min(to.height, finest * grid[0])}
+    const seen = {width: Math.min(to.width, LABELS_PER_PATCH * grid[1]), height: Math.min(to.height, LABELS_PER_PATCH * grid[0])}
     pictures.push({grid, size: [seen.height, seen.width] as const, labels: resizeLabels(labels, photo, seen, {x: 0, y: 0, ...seen}, flip)})
   }
   const all = new Float32Array(parts.reduce((sum, {length}) => sum + length, 0))

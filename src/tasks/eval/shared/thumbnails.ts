@@ -1,7 +1,7 @@
 /** Small pictures of images for pages. */
 import {join} from 'node:path'
 import {cropBorders} from '../../../data/image/borders.js'
-import {fit} from '../../../render/canvas.js'
+import {fitSide} from '../../../render/canvas.js'
 import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import type {Picture} from '../../../render/eval-page.js'
@@ -25,7 +25,7 @@ export async function thumbnail(
 ): Promise<Required<Pick<Picture, 'bytes' | 'type'>> | undefined> {
   try {
     const whole = await decodeRgb({id: path, path: root === undefined ? path : join(root, path), fields: {}})
-    const small = fit(cut ? cropBorders(whole) : whole, side)
+    const small = fitSide(cut ? cropBorders(whole) : whole, side)
     return {bytes: await encodeImage(small.data, {...small, format: 'jpeg', quality: 88}), type: 'image/jpeg'}
   } catch (error) {
     if (error instanceof RefusedImage) return undefined

@@ -8,7 +8,7 @@ import type {BadImage} from '../../../../src/data/loader/batches.js'
 import {readDepth} from '../../../../src/data/targets/depth-and-mask-files.js'
 import {
   predictDepths,
-  usualScale,
+  defaultScale,
   visualizeDepth,
   type DepthRow,
   type PredictDepthOptions
@@ -79,7 +79,7 @@ test('maps of 16 bits under the relative paths of the images, and rows that say 
   assert.equal((await all({...options, force: true, colour: false})).length, 3)
   await assert.rejects(all({...options, force: true, scale: 1e-4}), /does not fit into 16 bits/)
   await assert.rejects(all({...options, images: [join(root, 'out2')]}), /no file or folder/)
-  assert.equal(usualScale(80), 1 / 256)
+  assert.equal(defaultScale(80), 1 / 256)
 })
 
 test('pictures: image, prediction, truth and error where truth is known, a sheet or a page', async t => {

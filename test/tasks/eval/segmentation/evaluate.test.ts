@@ -14,10 +14,10 @@ import {openSegmentHead, vocColour} from '../../../../src/files/checkpoint/segme
 import {writePth} from '../../../../src/files/checkpoint/pth.js'
 import {bytesOf} from '../../../../src/files/checkpoint/tensor-entry.js'
 import {windowStarts} from '../../../../src/heads/segment-head.js'
-import {maskPath, once, segmentImages, segmentRow} from '../../../../src/tasks/eval/segmentation/predict.js'
+import {maskPath, assertDistinctMask, segmentImages, segmentRow} from '../../../../src/tasks/eval/segmentation/predict.js'
 import {segEval, type SegEvalOptions, type SegResult} from '../../../../src/tasks/eval/segmentation/evaluate.js'
 import {segPage} from '../../../../src/tasks/eval/segmentation/page.js'
-import {pixelExtractor, predictClasses, resizedTo, type Extractor} from '../../../../src/tasks/eval/segmentation/inference.js'
+import {pixelExtractor, predictClasses, resizedSize, type Extractor} from '../../../../src/tasks/eval/segmentation/inference.js'
 import {visualizeSegment} from '../../../../src/tasks/visualize/segmentation.js'
 import {normalizePixels} from '../../../../src/tensor/ops/patches.js'
 import {memory, tensor, tidy} from '../../../../src/tensor/tf.js'
@@ -258,7 +258,7 @@ describe('prediction', () => {
       flip: false
     })
     // Written out: every window through the same features, interpolated by hand.
-    const to = resizedTo(photo, 42)
+    const to = resizedSize(photo, 42)
     assert.deepEqual(to, {width: 52, height: 42})
     const image = normalizePixels(resample(photo, to), [1, to.height, to.width])
     const all = await image.data<'float32'>()
@@ -313,8 +313,8 @@ describe('prediction', () => {
     assert.equal(maskPath('out', '../photos/a/b.jpg'), join('out', 'photos', 'a', 'b.png'))
     assert.equal(maskPath('out', '/data/x.tif'), join('out', 'data', 'x.png'))
     const seen = new Map<string, string>()
-    once(seen, maskPath('out', 'a.jpg'), 'a.jpg')
-    assert.throws(() => once(seen, maskPath('out', 'a.png'), 'a.png'), /The masks of a.jpg and a.png would both be/)
+    assertDistinctMask(seen, maskPath('out', 'a.jpg'), 'a.jpg')
+    assert.throws(() => assertDistinctMask(seen, maskPath('out', 'a.png'), 'a.png'), /The masks of a.jpg and a.png would both be/)
   })
 })
 
