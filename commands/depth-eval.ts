@@ -235,8 +235,8 @@ export default class DepthEval extends Command {
         bad.accept(good)
         await bad.finish()
       },
-      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
-      onSkip: skipped => this.detail(JSON.stringify(skipped)),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     })
     let at = ''

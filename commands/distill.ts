@@ -128,7 +128,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const bad = this.badImages(flags)
     const {gatherImages, openRun, startEngine} = await import('../src/tasks/train/setup.js')
     const {loadTeacher} = await import('../src/tasks/train/teacher.js')
-    const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
+    const images = await gatherImages(inputs, {nul: flags.null, onSkipped: skipped => this.detail(JSON.stringify(skipped))})
     for (const {run} of students) if (run !== undefined) await openRun(run, {force: flags.force, resume: flags.resume, make: false})
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))

@@ -49,7 +49,7 @@ export default class Embed extends Command {
       ...(flags.workers === undefined ? {} : {workers: flags.workers}),
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
       toolVersion: this.config.version,
-      onSkip: (skipped: object) => this.detail(JSON.stringify(skipped)),
+      onSkipped: (skipped: object) => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     }
     if (flags['dry-run']) return this.#forecast(work)

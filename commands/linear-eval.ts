@@ -150,8 +150,8 @@ export default class LinearEval extends Command {
       ...(flags.workers === undefined ? {} : {workers: flags.workers}),
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
       toolVersion: this.config.version,
-      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
-      onSkip: skipped => this.detail(JSON.stringify(skipped)),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     })
     let progress = this.progress()

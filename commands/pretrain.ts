@@ -92,7 +92,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     const {gatherImages, openRun, startEngine} = await import('../src/tasks/train/setup.js')
     const {pretrain} = await import('../src/tasks/train/pretrain.js')
     const {batchOfRun} = await import('../src/tasks/train/resume.js')
-    const images = await gatherImages(inputs, {nul: flags.null, onSkip: skipped => this.detail(JSON.stringify(skipped))})
+    const images = await gatherImages(inputs, {nul: flags.null, onSkipped: skipped => this.detail(JSON.stringify(skipped))})
     if (output !== undefined) await openRun(output, {force: flags.force, resume: flags.resume, make: false})
     bad.accept(images.length)
     const engine = await startEngine(this.engineRequest(flags))

@@ -175,8 +175,8 @@ export default class SegEval extends Command {
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
       ...(pageOutput ? {cases: 3} : {}),
       toolVersion: this.config.version,
-      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
-      onSkip: skipped => this.detail(JSON.stringify(skipped)),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     })
     let progress = this.progress()

@@ -55,8 +55,8 @@ export default class PredictSegment extends Command {
       ...(flags.batch === undefined ? {} : {batch: flags.batch}),
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
       ...(flags.size === undefined ? {} : {size: flags.size}),
-      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
-      onSkip: skipped => this.detail(JSON.stringify(skipped)),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     })) {
       if (event.kind !== 'image') continue

@@ -72,7 +72,7 @@ export default class VisualizeAttention extends Command {
         bad.accept()
         progress.update(done)
       },
-      onBad: bad.add
+      onRejected: bad.add
     })
     progress.stop()
     await bad.finish()

@@ -87,8 +87,8 @@ export default class VisualizeDepth extends Command {
         bad.accept()
         progress.update(done)
       },
-      onBad: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
-      onSkip: skipped => this.detail(JSON.stringify(skipped)),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     })
     progress.stop()

@@ -68,7 +68,7 @@ export default class VisualizePca extends Command {
         bad.accept()
         progress.update(done)
       },
-      onBad: bad.add
+      onRejected: bad.add
     })
     progress.stop()
     await bad.finish()

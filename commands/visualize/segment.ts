@@ -64,7 +64,7 @@ export default class VisualizeSegment extends Command {
         bad.accept()
         progress.update(done)
       },
-      onBad: bad.add
+      onRejected: bad.add
     })
     progress.stop()
     await bad.finish()

@@ -85,7 +85,7 @@ export default class VisualizeSimilarity extends Command {
         bad.accept()
         progress.update(done)
       },
-      onBad: bad.add
+      onRejected: bad.add
     })
     progress.stop()
     await bad.finish()

@@ -137,8 +137,8 @@ export abstract class CurateCommand extends Command {
         nul: values['null'],
         ...optional('only', text('only')),
         ...optional('since', text('since')),
-        onSkip: (skipped: object) => this.detail(JSON.stringify(skipped)),
-        onBad: ({pathBase64, ...image}: Bad) => {
+        onSkipped: (skipped: object) => this.detail(JSON.stringify(skipped)),
+        onRejected: ({pathBase64, ...image}: Bad) => {
           if (told.has(image.path)) return // an image may be opened for more than one kind of features
           told.add(image.path)
           bad.accept(-1) // it was counted when the pool was opened

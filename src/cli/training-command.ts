@@ -183,11 +183,11 @@ export abstract class TrainingCommand extends Command {
    * first.
    */
   protected badWhileTraining(bad: BadImages): {
-    onBad: (image: {id: string; path: string; reason: string; pathBase64?: string}) => void
+    onRejected: (image: {id: string; path: string; reason: string; pathBase64?: string}) => void
     goOn: () => boolean
   } {
     return {
-      onBad: ({pathBase64, ...image}) => {
+      onRejected: ({pathBase64, ...image}) => {
         bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
         bad.accept(-1)
       },
@@ -227,8 +227,8 @@ export abstract class TrainingCommand extends Command {
       batch: Math.max(1, Math.min(64, Math.round(4096 / ((crop / patch) ** 2 + 1)))),
       ...(workers > 0 ? {workers} : {}),
       signal: this.signal,
-      onBad: ({path, reason}: {path: string; reason: string}) => this.warn(`${path} is left out of the evaluation: ${reason}`),
-      onSkip: (skipped: unknown) => this.detail(JSON.stringify(skipped))
+      onRejected: ({path, reason}: {path: string; reason: string}) => this.warn(`${path} is left out of the evaluation: ${reason}`),
+      onSkipped: (skipped: unknown) => this.detail(JSON.stringify(skipped))
     }
   }
 

@@ -16,7 +16,7 @@ export type CropsOptions = DecodeOptions & {
   /** Images decoded ahead. */
   readonly ahead?: number
   /** Told of each image that cannot be used; another takes its place. */
-  readonly onBad?: (ref: ImageRef, reason: string) => void
+  readonly onRejected?: (ref: ImageRef, reason: string) => void
 }
 
 /**
@@ -26,7 +26,7 @@ export type CropsOptions = DecodeOptions & {
 export async function* randomCrops(
   refs: readonly ImageRef[],
   order: Iterable<number>,
-  {side, seed, ahead = 8, onBad, ...decoding}: CropsOptions
+  {side, seed, ahead = 8, onRejected, ...decoding}: CropsOptions
 ): AsyncGenerator<{readonly index: number; readonly pixels: Uint8Array}> {
   const waiting: {index: number; place: number; raster: ReturnType<typeof decodeRgb>}[] = []
   const iterator = order[Symbol.iterator]()
@@ -49,7 +49,7 @@ export async function* randomCrops(
       yield {index, pixels: resample(image, {width: side, height: side}, {view, flip: random.uniform() < 0.5})}
     } catch (error) {
       if (!(error instanceof RefusedImage)) throw error
-      onBad?.(refs[index]!, error.message)
+      onRejected?.(refs[index]!, error.message)
     }
   }
 }

@@ -14,7 +14,7 @@ import {collateMasks, type MaskSettings, type Masks} from '../augment/block-mask
 import {builtNative, readyNative} from '../image/native.js'
 import {viewBytes, type CropSettings} from '../augment/crop-params.js'
 import {defaultWorkers, Pool} from './worker-pool.js'
-import type {ImageRef} from '../sources/image-ref.js'
+import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
 import type {Sampler} from './sampler.js'
 import type {ImageList} from '../sources/image-table.js'
 import type {Answer, Item, WireRef} from './worker.js'
@@ -30,8 +30,7 @@ export type PixelBatch = {
   readonly width: number
 }
 
-/** An image that could not be used, and why, in a clause. */
-export type BadImage = {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}
+export type {RejectedImage} from '../sources/image-ref.js'
 
 /** What a stream did so far. */
 export type LoadStats = {
@@ -86,7 +85,7 @@ export type LoadOptions = {
   /** Pixels above which an image is refused before decoding. */
   readonly maxPixels?: number
   /** Told of each image that could not be used, once, in order. What it throws ends the stream. */
-  readonly onBad?: (bad: BadImage) => void
+  readonly onRejected?: (bad: RejectedImage) => void
   /** Whether the compiled twins may be used: the same bytes, sooner. True if absent. */
   readonly native?: boolean
 }
@@ -97,13 +96,6 @@ const wire = ({id, path, bytes, range, problem}: ImageRef): WireRef => ({
   ...(bytes ? {bytes} : {}),
   ...(range ? {range} : {}),
   ...(problem === undefined ? {} : {problem})
-})
-
-const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImage => ({
-  id,
-  path: typeof path === 'string' && path !== '' ? path : id,
-  reason,
-  ...(pathBase64 === undefined ? {} : {pathBase64})
 })
 
 /** The parts of a worker's set-up that may be absent. */
@@ -129,9 +121,9 @@ const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 /**
  * Decodes images ahead and yields them in batches, in the order of `refs`.
  *
- * Bad images are told to `onBad` and left out; the rows that follow move up, so every batch but the last is full.
+ * Bad images are told to `onRejected` and left out; the rows that follow move up, so every batch but the last is full.
  * Where sizes differ (no crop), a batch ends where the size changes. Memory: about (prefetch + 1) batches. Raises what
- * `refs` raises and what `onBad` throws.
+ * `refs` raises and what `onRejected` throws.
  */
 export function pixelBatches(refs: AsyncIterable<ImageRef>, options: LoadOptions & {readonly transform: Transform}): Batches<PixelBatch> {
   const tally = new Tally()
@@ -143,7 +135,7 @@ async function* streamPixels(
   options: LoadOptions & {readonly transform: Transform},
   tally: Tally
 ): AsyncGenerator<PixelBatch, void, undefined> {
-  const {batch, transform, workers = defaultWorkers(), prefetch = 3, maxPixels, onBad} = options
+  const {batch, transform, workers = defaultWorkers(), prefetch = 3, maxPixels, onRejected} = options
   const native = options.native === false ? undefined : builtNative()
   tally.native = native !== undefined
   const pool = new Pool({kind: 'pixels', transform, ...settingsOf(maxPixels, native)}, workers)
@@ -208,7 +200,7 @@ async function* streamPixels(
         const ref = next.refs[i]!
         if ('reason' in answer) {
           tally.bad++
-          onBad?.(badOf(ref, answer.reason))
+          onRejected?.(rejectedImage(ref, answer.reason))
           continue
         }
         if (group.length > 0 && (answer.width !== width || answer.height !== height)) {
@@ -271,8 +263,8 @@ export type CropOptions = LoadOptions & {
  * The batches of training from step `start` on, in order.
  *
  * Place b of step t shows the image `sampler.at(t · batch + b)`. A bad image is replaced by the next good one by
- * number, at every turn the same; it is told once to `onBad`. Raises UserError (exit 4) where no image of the set can
- * be decoded, and what `onBad` throws.
+ * number, at every turn the same; it is told once to `onRejected`. Raises UserError (exit 4) where no image of the set can
+ * be decoded, and what `onRejected` throws.
  */
 export function cropBatches(options: CropOptions): Batches<CropBatch> {
   const tally = new Tally()
@@ -283,7 +275,19 @@ export function cropBatches(options: CropOptions): Batches<CropBatch> {
 type Place = {index: number; passed: number[]}
 
 async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<CropBatch, void, undefined> {
-  const {refs, sampler, batch, crops, seed, start = 0, end = Infinity, workers = defaultWorkers(), prefetch = 3, maxPixels, onBad} = options
+  const {
+    refs,
+    sampler,
+    batch,
+    crops,
+    seed,
+    start = 0,
+    end = Infinity,
+    workers = defaultWorkers(),
+    prefetch = 3,
+    maxPixels,
+    onRejected
+  } = options
   const total = refs.length
   if (sampler.size !== total)
     throw new RangeError(`Expected a sampler over the ${total} images of the list but received one over ${sampler.size}.`)
@@ -365,7 +369,7 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
           if (!told.has(index)) {
             told.add(index)
             tally.bad++
-            onBad?.(badOf(refs.at(index)!, reasons.get(index)!))
+            onRejected?.(rejectedImage(refs.at(index)!, reasons.get(index)!))
           }
       tally.batches++
       tally.images += batch

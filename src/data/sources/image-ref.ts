@@ -43,6 +43,17 @@ export type ImageRef = {
   readonly problem?: string
 }
 
+/** An image that could not be used, and why, in a clause. */
+export type RejectedImage = {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}
+
+/** What is reported of an image that could not be used. */
+export const rejectedImage = ({id, path, pathBase64}: ImageRef, reason: string): RejectedImage => ({
+  id,
+  path: typeof path === 'string' && path !== '' ? path : id,
+  reason,
+  ...(pathBase64 === undefined ? {} : {pathBase64})
+})
+
 /** What `listImages` tells in passing; none of it stops the list. */
 export type SourceNote = {
   /** `skipped`: not an image by its name or kind. `duplicate`: the id was seen before (said once per id). */

@@ -24,7 +24,7 @@ export type SourceOptions = {
   /** What relative inputs, and relative paths on stdin, are relative to; the process's own folder if absent. */
   readonly cwd?: string
   /** Told of every file that is passed over and of ids that come twice. */
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onSkipped?: (note: SourceNote) => void
 }
 
 const LISTS: Readonly<Record<string, ListFormat | 'plain'>> = {
@@ -142,8 +142,8 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
 
 /** As `listImages`, some at a time: no await for each image. Chunks are never empty. */
 export async function* listChunks(inputs: readonly string[], options: SourceOptions = {}): AsyncGenerator<ImageRef[]> {
-  const note = options.onSkip ?? (() => undefined)
-  const watch = options.onSkip ? new IdWatch() : undefined
+  const note = options.onSkipped ?? (() => undefined)
+  const watch = options.onSkipped ? new IdWatch() : undefined
   for (const input of await classify(inputs, options.cwd)) {
     for await (const chunk of read(input, options, note)) {
       if (watch)

@@ -1,8 +1,7 @@
 /** Images measured and described without a model, by worker threads that run ahead, in the order of the input. */
-import type {BadImage} from '../loader/batches.js'
 import {perceptualDim, type Measures} from './image-stats.js'
 import {defaultWorkers, Pool} from '../loader/worker-pool.js'
-import type {ImageRef} from '../sources/image-ref.js'
+import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
 import type {Answer} from '../loader/worker.js'
 
 export type {Measures} from './image-stats.js'
@@ -18,17 +17,17 @@ export type MeasuredBatch = {
 export type MeasureOptions = {
   readonly workers?: number
   readonly maxPixels?: number
-  readonly onBad?: (bad: BadImage) => void
+  readonly onRejected?: (bad: RejectedImage) => void
 }
 
 const atOnce = 16
 
 /**
- * Measures images as they come; bad ones are told to `onBad`, in order, and left out. Ending the iteration ends the
+ * Measures images as they come; bad ones are told to `onRejected`, in order, and left out. Ending the iteration ends the
  * workers.
  */
 export async function* measureImages(refs: AsyncIterable<ImageRef>, options: MeasureOptions = {}): AsyncGenerator<MeasuredBatch, void> {
-  const {workers = defaultWorkers(), maxPixels, onBad} = options
+  const {workers = defaultWorkers(), maxPixels, onRejected} = options
   const pool = new Pool({kind: 'measures', ...(maxPixels === undefined ? {} : {maxPixels})}, workers)
   const queue: {refs: ImageRef[]; answers: Promise<readonly Answer[]>}[] = []
   const send = (some: ImageRef[]): void => {
@@ -45,13 +44,7 @@ export async function* measureImages(refs: AsyncIterable<ImageRef>, options: Mea
     const good: {ref: ImageRef; measures: Measures; data: Uint8Array}[] = []
     for (const [i, answer] of (await answers).entries()) {
       const ref = asked[i]!
-      if ('reason' in answer)
-        onBad?.({
-          id: ref.id,
-          path: typeof ref.path === 'string' && ref.path !== '' ? ref.path : ref.id,
-          reason: answer.reason,
-          ...(ref.pathBase64 === undefined ? {} : {pathBase64: ref.pathBase64})
-        })
+      if ('reason' in answer) onRejected?.(rejectedImage(ref, answer.reason))
       else good.push({ref, measures: answer.measures!, data: answer.data})
     }
     const descriptors = new Float32Array(good.length * perceptualDim)

@@ -10,9 +10,8 @@
  */
 import {promises as fs} from 'node:fs'
 import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
-import type {BadImage} from '../loader/batches.js'
 import type {MapRef} from './depth-and-mask-files.js'
-import type {ImageRef} from '../sources/image-ref.js'
+import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
 
 export type PairOptions = {
   /** The field of a list that names the map. */
@@ -143,22 +142,15 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
   }
 }
 
-/** Images with their maps, in order; those without one are told to `onBad`. No map is opened here. */
+/** Images with their maps, in order; those without one are told to `onRejected`. No map is opened here. */
 export async function* pairs(
   images: AsyncIterable<ImageRef>,
-  {onBad, ...options}: PairOptions & {readonly onBad?: (bad: BadImage) => void}
+  {onRejected, ...options}: PairOptions & {readonly onRejected?: (bad: RejectedImage) => void}
 ): AsyncGenerator<Pair> {
   const find = mapFinder(options)
   for await (const image of images) {
     const map = await find(image)
-    if ('reason' in map) {
-      const {id, path, pathBase64} = image
-      onBad?.({
-        id,
-        path: typeof path === 'string' && path !== '' ? path : id,
-        reason: map.reason,
-        ...(pathBase64 === undefined ? {} : {pathBase64})
-      })
-    } else yield {image, map}
+    if ('reason' in map) onRejected?.(rejectedImage(image, map.reason))
+    else yield {image, map}
   }
 }

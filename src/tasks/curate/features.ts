@@ -10,7 +10,7 @@ import {mkdir, stat} from 'node:fs/promises'
 import {statSync} from 'node:fs'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import type {BadImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/loader/batches.js'
 import {measureImages, perceptualDim, perceptualThreshold, type Measures} from '../../data/stats/measure-images.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {ImageList} from '../../data/sources/image-table.js'
@@ -139,13 +139,13 @@ export class FeatureMaker {
   }
 
   /**
-   * Features of `images`, row by row; those that cannot be read are told to `onBad` and left out: `good` are the
+   * Features of `images`, row by row; those that cannot be read are told to `onRejected` and left out: `good` are the
    * numbers of the others. `measures` are there for perceptual features alone.
    */
   async *describe(
     images: ImageList,
     kind: FeatureKind,
-    onBad: (bad: BadImage) => void
+    onRejected: (bad: RejectedImage) => void
   ): AsyncGenerator<FeatureEvent, {readonly features: Features; readonly good: Int32Array; readonly measures: Measures[] | undefined}> {
     const {memory, cache, signal} = this.making
     const meta = await this.meta(kind)
@@ -167,10 +167,10 @@ export class FeatureMaker {
       }
     }
     const bad = new Set<string>()
-    const refused = (image: BadImage): void => {
+    const refused = (image: RejectedImage): void => {
       done++
       bad.add(image.id)
-      onBad(image)
+      onRejected(image)
     }
     for await (const {refs, vectors, measures} of this.#compute(missing(), kind, refused)) {
       fresh.append(vectors)
@@ -206,10 +206,10 @@ export class FeatureMaker {
   async *#compute(
     refs: AsyncIterable<ImageRef>,
     kind: FeatureKind,
-    onBad: (bad: BadImage) => void
+    onRejected: (bad: RejectedImage) => void
   ): AsyncGenerator<{refs: readonly ImageRef[]; vectors: Float32Array; measures?: readonly Measures[]}> {
     const {workers, maxPixels, signal} = this.making
-    const decoding = {...(workers === undefined ? {} : {workers}), ...(maxPixels === undefined ? {} : {maxPixels}), onBad}
+    const decoding = {...(workers === undefined ? {} : {workers}), ...(maxPixels === undefined ? {} : {maxPixels}), onRejected}
     if (kind === 'perceptual') {
       for await (const {refs: some, measures, descriptors} of measureImages(refs, decoding))
         yield {refs: some, vectors: descriptors, measures}

@@ -11,7 +11,7 @@ import {stat} from 'node:fs/promises'
 import {extname} from 'node:path'
 import {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import type {BadImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/loader/batches.js'
 import type {Measures} from '../../data/stats/measure-images.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {ImageTable} from '../../data/sources/image-table.js'
@@ -32,8 +32,8 @@ export type PoolOptions = {
   readonly only?: string
   /** A list of what was kept by an earlier run: these rows stay, whatever comes. */
   readonly since?: string
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
 }
 
@@ -165,7 +165,7 @@ async function imagePool(
   only: Map<string, ImageRef> | undefined,
   since: Map<string, ImageRef> | undefined
 ): Promise<Pool> {
-  const {inputs, stdin, nul, onSkip, onBad, signal} = options
+  const {inputs, stdin, nul, onSkipped, onRejected, signal} = options
   const table = new ImageTable()
   const refused: Refused[] = []
   let rows = 0
@@ -176,7 +176,7 @@ async function imagePool(
       table.push(withoutBytes(ref))
       known.add(ref.id)
     }
-  for await (const ref of listImages(inputs, {stdin, ...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})) {
+  for await (const ref of listImages(inputs, {stdin, ...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})) {
     signal?.throwIfAborted()
     if (known.delete(ref.id)) {
       rows++
@@ -219,14 +219,14 @@ async function imagePool(
         if (made.has(kind)) continue
         const before = numbers
         const list = {length: before.length, at: (i: number) => table.at(before[i]!)}
-        const reasons = new Map<string, BadImage>()
+        const reasons = new Map<string, RejectedImage>()
         const {
           features,
           good,
           measures: found
         } = yield* maker.describe(list, kind, bad => {
           reasons.set(bad.id, bad)
-          onBad?.(bad)
+          onRejected?.(bad)
         })
         if (signal?.aborted) return
         const stays = new Set(good)
@@ -368,7 +368,7 @@ export async function* openOther(
   inputs: readonly string[],
   {kind, meta}: Features,
   maker: FeatureMaker,
-  options: Pick<PoolOptions, 'stdin' | 'nul' | 'onBad' | 'onSkip' | 'signal'> & {readonly pool: string}
+  options: Pick<PoolOptions, 'stdin' | 'nul' | 'onRejected' | 'onSkipped' | 'signal'> & {readonly pool: string}
 ): AsyncGenerator<FeatureEvent, OtherSet> {
   const {vectors: given, stdin} = await kindOf(inputs, options.stdin ?? process.stdin)
   const builder = new MatrixBuilder(meta.dim, Infinity)
@@ -402,10 +402,11 @@ export async function* openOther(
     assertSameProvenance({name: options.pool, meta}, {name, meta: own}, {ignoreLength: true})
   }
   const table = new ImageTable()
-  const {nul, onSkip} = options
-  for await (const ref of listImages(inputs, {stdin, ...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})) table.push(withoutBytes(ref))
+  const {nul, onSkipped} = options
+  for await (const ref of listImages(inputs, {stdin, ...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})}))
+    table.push(withoutBytes(ref))
   if (table.length === 0) throw noImages(inputs)
-  const {features, good} = yield* maker.describe(table, wanted, bad => options.onBad?.(bad))
+  const {features, good} = yield* maker.describe(table, wanted, bad => options.onRejected?.(bad))
   if (good.length === 0 && !options.signal?.aborted)
     throw new UserError(`None of the ${table.length} images of ${name} can be read.`, {
       exit: 4,

@@ -184,8 +184,8 @@ export async function* curate(work: CurateWork): AsyncGenerator<CurateEvent, Cur
         signal,
         ...(work.pool.stdin ? {stdin: work.pool.stdin} : {}),
         ...(work.pool.nul ? {nul: true} : {}),
-        ...(work.pool.onBad ? {onBad: work.pool.onBad} : {}),
-        ...(work.pool.onSkip ? {onSkip: work.pool.onSkip} : {})
+        ...(work.pool.onRejected ? {onRejected: work.pool.onRejected} : {}),
+        ...(work.pool.onSkipped ? {onSkipped: work.pool.onSkipped} : {})
       }
       const events = begin(step, context)
       let next = await events.next()

@@ -2,7 +2,7 @@
 import type {Readable} from 'node:stream'
 import {onEngine, plainly, type Arithmetic} from '../../curate/matmul-backend.js'
 import {selectRows, type RowSource} from '../../curate/rows.js'
-import type {BadImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/loader/batches.js'
 import type {SourceNote} from '../../data/sources/source.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import type {FeatureEvent, FeatureKind, FeatureMaker, Features} from './features.js'
@@ -22,8 +22,8 @@ export type Context = {
   readonly features: FeatureKind | undefined
   readonly stdin?: Readable
   readonly nul?: boolean
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
   /** What an earlier stage said of a row. */
   readonly said: (row: number) => Fields

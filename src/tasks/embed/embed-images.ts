@@ -6,7 +6,7 @@
  */
 import type {Writable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import type {BadImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/loader/batches.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
 import {
@@ -40,7 +40,7 @@ export type EmbedWork = EmbedInputs & {
   readonly format?: EmbeddingFormat
   readonly force?: boolean
   readonly resume?: boolean
-  readonly onRejected: (bad: BadImage) => void
+  readonly onRejected: (bad: RejectedImage) => void
   /** Asked after every batch: false ends the work. */
   readonly shouldContinue: () => boolean
   /** Asked before the output gets its name; what it throws leaves the partial file. */
@@ -75,9 +75,9 @@ const decodeOptions = ({workers, maxPixels, signal}: EmbedInputs): Pick<EmbedOpt
   signal
 })
 
-const sourceOptions = ({nul, onSkipped: onSkip}: EmbedInputs): {nul?: boolean; onSkip?: (note: SourceNote) => void} => ({
+const sourceOptions = ({nul, onSkipped}: EmbedInputs): {nul?: boolean; onSkipped?: (note: SourceNote) => void} => ({
   ...(nul ? {nul} : {}),
-  ...(onSkip ? {onSkip} : {})
+  ...(onSkipped ? {onSkipped} : {})
 })
 
 async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
@@ -93,7 +93,7 @@ async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engin
  * and `judge` throw.
  */
 export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, EmbedReport> {
-  const {output: target, signal, onRejected: onBad} = work
+  const {output: target, signal, onRejected} = work
   const place = await inspectOutput(target, work)
   const refs = listImages(work.inputs, sourceOptions(work))
   const first = await refs.next() // names that do not exist are told before the model is loaded
@@ -124,8 +124,8 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   try {
     yield {kind: 'ready'}
     if (resumed > 0) yield {kind: 'resumed', rows}
-    const left = resumed > 0 ? leaveOutDone(all(), output.resumedIds(), held.transform, onBad) : all()
-    const made = embed(left, held, {batch, onBad, ...decodeOptions(work)})
+    const left = resumed > 0 ? leaveOutDone(all(), output.resumedIds(), held.transform, onRejected) : all()
+    const made = embed(left, held, {batch, onRejected, ...decodeOptions(work)})
     for await (const some of made) {
       await output.write(some)
       rows += some.ids.length

@@ -14,7 +14,7 @@
  */
 import {relative} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {pixelBatches, type BadImage, type Batches, type PixelBatch} from '../../data/loader/batches.js'
+import {pixelBatches, type RejectedImage, type Batches, type PixelBatch} from '../../data/loader/batches.js'
 import type {Transform} from '../../data/image/geometry.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../../files/embeddings/embeddings.js'
@@ -230,24 +230,24 @@ export type EmbedOptions = {
   readonly workers?: number
   readonly maxPixels?: number
   /** Told of each image that could not be used, in order. */
-  readonly onBad?: (bad: BadImage) => void
+  readonly onRejected?: (bad: RejectedImage) => void
   /** Once aborted, no further batch is begun. */
   readonly signal?: AbortSignal
 }
 
 /**
- * Embeds images as they come. Rows keep the order of `refs`; bad images are told to `onBad` and have no row.
+ * Embeds images as they come. Rows keep the order of `refs`; bad images are told to `onRejected` and have no row.
  *
  * Yields one batch of rows for each batch of pixels. `stats` of the result says how long it waited for data.
  */
 export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options: EmbedOptions): Batches<EmbeddingBatch> {
-  const {batch, workers, maxPixels, onBad, signal} = options
+  const {batch, workers, maxPixels, onRejected, signal} = options
   const pixels = pixelBatches(refs, {
     batch,
     transform: embedder.transform,
     ...(workers === undefined ? {} : {workers}),
     ...(maxPixels === undefined ? {} : {maxPixels}),
-    ...(onBad ? {onBad} : {})
+    ...(onRejected ? {onRejected} : {})
   })
   const rows = async function* (): AsyncGenerator<EmbeddingBatch, void, undefined> {
     for await (const made of pixels) {
@@ -263,14 +263,14 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
  * Leaves out the images that an interrupted run has done: `ids` are those of its rows, in order.
  *
  * An image that stands between them without a row was refused then, and must be refused again: it is decoded once more
- * and told to `onBad`. Where it turns out to be good, or a done image is missing, the list is not the one of the
+ * and told to `onRejected`. Where it turns out to be good, or a done image is missing, the list is not the one of the
  * interrupted run. Throws `UserError` (exit 2) naming the image.
  */
 export async function* leaveOutDone(
   refs: AsyncIterable<ImageRef>,
   ids: AsyncGenerator<string>,
   transform: Transform,
-  onBad: (bad: BadImage) => void
+  onRejected: (bad: RejectedImage) => void
 ): AsyncGenerator<ImageRef> {
   const changed = (sentence: string): UserError =>
     new UserError(sentence, {
@@ -294,7 +294,7 @@ export async function* leaveOutDone(
         )
         if (reason === undefined) throw changed(`${ref.id} stands where the interrupted run had ${next.value}.`)
         const path = typeof ref.path === 'string' ? ref.path : ref.id
-        onBad({id: ref.id, path, reason, ...(ref.pathBase64 === undefined ? {} : {pathBase64: ref.pathBase64})})
+        onRejected({id: ref.id, path, reason, ...(ref.pathBase64 === undefined ? {} : {pathBase64: ref.pathBase64})})
       }
     }
     if (!next.done) throw changed(`${next.value} has a row of the interrupted run, but is not among the inputs.`)

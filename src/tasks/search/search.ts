@@ -5,7 +5,7 @@
  * made like those rows, or a sentence says what differs. Model and engine are only loaded for images.
  */
 import {UserError} from '../../config/errors.js'
-import type {BadImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/loader/batches.js'
 import type {EngineRequest} from '../../engine/start.js'
 import {openAll, assertSameProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../../files/embeddings/embeddings.js'
 import {isLance} from '../../files/search-index/lance-table.js'
@@ -187,7 +187,7 @@ export type ImageQueries = AnswerOptions & {
   readonly batch?: number
   readonly workers?: number
   readonly maxPixels?: number
-  readonly onRejected?: (bad: BadImage) => void
+  readonly onRejected?: (bad: RejectedImage) => void
 }
 
 /** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
@@ -209,12 +209,12 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
   const {precision, device} = await startEngine(options.engine)
   using embedder = await loadEmbedder(options.model, {...settings, precision, toolVersion: options.toolVersion})
   searcher.check({name: options.model, meta: embedder.meta})
-  const {signal, workers, maxPixels, onRejected: onBad, batch = usualBatch(embedder.config, embedder.transform, device)} = options
+  const {signal, workers, maxPixels, onRejected, batch = usualBatch(embedder.config, embedder.transform, device)} = options
   const made = embed(all(), embedder, {
     batch,
     ...(workers === undefined ? {} : {workers}),
     ...(maxPixels === undefined ? {} : {maxPixels}),
-    ...(onBad ? {onBad} : {}),
+    ...(onRejected ? {onRejected} : {}),
     ...(signal ? {signal} : {})
   })
   for await (const rows of made) yield* answerBatch(rows, searcher, options)

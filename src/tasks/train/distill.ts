@@ -66,7 +66,10 @@ export type Student = {
   readonly evaluation?: Evaluation
 }
 
-export type DistillOptions = Pick<RunOptions, 'images' | 'version' | 'resume' | 'force' | 'acceptChanges' | 'signal' | 'onBad' | 'goOn'> & {
+export type DistillOptions = Pick<
+  RunOptions,
+  'images' | 'version' | 'resume' | 'force' | 'acceptChanges' | 'signal' | 'onRejected' | 'goOn'
+> & {
   readonly teacher: Teacher
   readonly students: readonly Student[]
   readonly precision: Precision
@@ -224,7 +227,7 @@ const unmasked = (made: CropBatch, crops: number, patches: number): CropBatch =>
  * Throws as `runTraining` does for one student; the others then stop first, each with a checkpoint.
  */
 export async function* distill(options: DistillOptions): AsyncGenerator<DistillEvent> {
-  const {teacher, students, precision, engine, images, signal, onBad} = options
+  const {teacher, students, precision, engine, images, signal, onRejected} = options
   const first = students[0]!
   const crops = cropSettings(first.settings)
   const lessons = new Lessons(
@@ -234,7 +237,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   )
   const computing = computingOf(precision, engine)
   const shared = new SharedBatches(
-    start => trainingBatches({images, settings: first.settings, plan: first.plan, crops, ...(onBad ? {onBad} : {})}, start),
+    start => trainingBatches({images, settings: first.settings, plan: first.plan, crops, ...(onRejected ? {onRejected} : {})}, start),
     first.plan.steps
   )
   const stop = new AbortController()

@@ -9,7 +9,7 @@
  * In shape comments: n images, S their side in pixels, C width.
  */
 import {UserError} from '../../config/errors.js'
-import {pixelBatches, type BadImage} from '../../data/loader/batches.js'
+import {pixelBatches, type RejectedImage} from '../../data/loader/batches.js'
 import {labelOf, listImages, noImages, type SourceNote} from '../../data/sources/source.js'
 import type {VitConfig} from '../../model/config.js'
 import {clsTokens, inferenceCopy} from '../../model/vit.js'
@@ -38,8 +38,8 @@ export type OnlineEvalOptions = {
   readonly workers?: number
   /** Ends the decoding of images by throwing its reason. */
   readonly signal?: AbortSignal
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
 }
 
 /** Most bytes of pixels that are kept of a set. */
@@ -51,12 +51,12 @@ const ks = [10, 20]
 type Labelled = {readonly pixels: Uint8Array[] /* [S, S, 3] each */; readonly labels: string[]}
 
 async function decode(inputs: readonly string[], options: OnlineEvalOptions): Promise<Labelled> {
-  const {transform, batch, workers, onBad, onSkip} = options
+  const {transform, batch, workers, onRejected, onSkipped} = options
   const pixels: Uint8Array[] = []
   const labels: string[] = []
   const bytes = 3 * transform.crop ** 2
-  const refs = listImages(inputs, onSkip ? {onSkip} : {})
-  const made = pixelBatches(refs, {batch, transform, ...(workers ? {workers} : {}), ...(onBad ? {onBad} : {})})
+  const refs = listImages(inputs, onSkipped ? {onSkipped} : {})
+  const made = pixelBatches(refs, {batch, transform, ...(workers ? {workers} : {}), ...(onRejected ? {onRejected} : {})})
   for await (const {refs: some, pixels: all} of made) {
     options.signal?.throwIfAborted()
     for (const [i, ref] of some.entries()) {

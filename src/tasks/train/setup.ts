@@ -22,9 +22,9 @@ export async function startEngine(request: EngineRequest = {}): Promise<EngineIn
 /** All images that inputs name, as a compact table. Throws a `UserError` of status 3 where there are none. */
 export async function gatherImages(
   inputs: readonly string[],
-  {nul, onSkip}: {nul?: boolean; onSkip?: (note: SourceNote) => void} = {}
+  {nul, onSkipped}: {nul?: boolean; onSkipped?: (note: SourceNote) => void} = {}
 ): Promise<ImageTable> {
-  const images = await imageTable(listImages(inputs, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})}))
+  const images = await imageTable(listImages(inputs, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})}))
   if (images.length === 0) throw noImages(inputs)
   return images
 }

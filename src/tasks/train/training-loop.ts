@@ -14,7 +14,7 @@ import {UserError} from '../../config/errors.js'
 import type {Settings} from '../../config/table.js'
 import type {CropSettings} from '../../data/augment/multi-crop.js'
 import {cropBatches, describeLoad} from '../../data/loader/batches.js'
-import type {BadImage, Batches, CropBatch} from '../../data/loader/batches.js'
+import type {RejectedImage, Batches, CropBatch} from '../../data/loader/batches.js'
 import {maskSettings} from '../../data/augment/block-masks.js'
 import type {MaskSettings} from '../../data/augment/block-masks.js'
 import {shuffledSampler} from '../../data/loader/sampler.js'
@@ -102,7 +102,7 @@ export type RunOptions = {
   readonly taughtBy?: string
   /** Batches from a step on, where they do not come from `images` alone for this run. */
   readonly batches?: (start: number) => Batches<CropBatch>
-  readonly onBad?: (bad: BadImage) => void
+  readonly onRejected?: (bad: RejectedImage) => void
   /** Asked after each step; false ends the run as a signal does, with a checkpoint. */
   readonly goOn?: () => boolean
 }
@@ -331,7 +331,7 @@ export const masksOf = ({ibot, crops}: Settings, {vit}: Derived): MaskSettings =
  * The batches of a run from step `start` on: which images, crops and masks come at a step follows from seed and step.
  */
 export const trainingBatches = (
-  {images, settings, plan, crops, onBad}: Pick<RunOptions, 'images' | 'settings' | 'plan' | 'crops' | 'onBad'>,
+  {images, settings, plan, crops, onRejected}: Pick<RunOptions, 'images' | 'settings' | 'plan' | 'crops' | 'onRejected'>,
   start: number
 ): Batches<CropBatch> =>
   cropBatches({
@@ -345,7 +345,7 @@ export const trainingBatches = (
     end: plan.steps,
     cacheBytes: settings.train.cache_mb * 2 ** 20,
     ...(settings.train.workers > 0 ? {workers: settings.train.workers} : {}),
-    ...(onBad ? {onBad} : {})
+    ...(onRejected ? {onRejected} : {})
   })
 
 const unwritten = (failure: UserError, lastGood: string): UserError =>

@@ -4,6 +4,7 @@
  */
 import {UserError} from '../../config/errors.js'
 import {loadPixels, RefusedImage, type Raster} from '../../data/image/decode.js'
+import {rejectedImage} from '../../data/sources/image-ref.js'
 import {listImages, noImages, type ImageRef} from '../../data/sources/source.js'
 import {startEngine, type EngineRequest} from '../../engine/start.js'
 import type {VitConfig} from '../../model/config.js'
@@ -25,7 +26,7 @@ export type RunOnImagesOptions = {
   readonly limit: number
   readonly signal?: AbortSignal
   readonly onImage?: (done: number) => void
-  readonly onBad?: (bad: {id: string; path: string; reason: string}) => void
+  readonly onRejected?: (bad: {id: string; path: string; reason: string}) => void
 }
 
 export type ImageResults<T> = {
@@ -49,7 +50,7 @@ export const defaultSize = ({grid, patch}: VitConfig): number => grid * patch * 
  * patches (exit 2), and what `prepare` throws.
  */
 export async function runOnImages<T extends object>(
-  {images, nul = false, model, engine, limit, signal, onImage, onBad, ...options}: RunOnImagesOptions,
+  {images, nul = false, model, engine, limit, signal, onImage, onRejected, ...options}: RunOnImagesOptions,
   prepare: (backbone: Backbone) => (input: Tensor4D, photo: Raster) => Promise<T>
 ): Promise<ImageResults<T>> {
   const refs: ImageRef[] = []
@@ -86,7 +87,7 @@ export async function runOnImages<T extends object>(
       onImage?.(pictures.length)
     } catch (error) {
       if (!(error instanceof RefusedImage)) throw error
-      onBad?.({id: ref.id, path: typeof ref.path === 'string' ? ref.path : ref.id, reason: error.message})
+      onRejected?.(rejectedImage(ref, error.message))
     }
   }
   if (pictures.length === 0) throw new UserError('None of the images could be read.', {exit: 3, code: 'NO_INPUT'})

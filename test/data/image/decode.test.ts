@@ -150,7 +150,7 @@ type Expected = {path: string; expect: string}
 async function judge(folder: string, rows: readonly Expected[]): Promise<void> {
   const notes: SourceNote[] = []
   const seen = new Map<string, {ref: ImageRef; outcome: string}>()
-  for await (const ref of listImages([folder], {onSkip: note => notes.push(note)})) {
+  for await (const ref of listImages([folder], {onSkipped: note => notes.push(note)})) {
     const outcome = await loadPixels(ref, {resize: 256, crop: 224}).then(
       ({data}) => (data.length === 150528 ? 'decode' : 'odd size'),
       (error: Error) => (error instanceof RefusedImage ? `refuse: ${error.message}` : `defect: ${error.stack}`)

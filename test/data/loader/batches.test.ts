@@ -9,7 +9,7 @@ import {
   cropBatches,
   describeLoad,
   pixelBatches,
-  type BadImage,
+  type RejectedImage,
   type CropOptions,
   type LoadStats,
   type PixelBatch
@@ -58,8 +58,8 @@ test('pixels: full batches in order, rows beside their images, for any number of
       () => undefined
     )
   for (const workers of [0, 1, 3]) {
-    const bad: BadImage[] = []
-    const stream = pixelBatches(delayed(listImages([folder]), 7), {transform, batch: 8, workers, prefetch: 2, onBad: b => bad.push(b)})
+    const bad: RejectedImage[] = []
+    const stream = pixelBatches(delayed(listImages([folder]), 7), {transform, batch: 8, workers, prefetch: 2, onRejected: b => bad.push(b)})
     const batches = await collect(stream)
     assert.deepEqual(
       batches.map(({refs}) => refs.length),
@@ -105,7 +105,7 @@ test('without a crop a batch ends where the size changes, and order stays', asyn
   assert.deepEqual(ids, [...ids].sort())
 })
 
-test('leaving early, an input that fails and an onBad that throws all end the workers', async t => {
+test('leaving early, an input that fails and an onRejected that throws all end the workers', async t => {
   const folder = await album(t, 30, {bad: [20]})
   for await (const batch of pixelBatches(listImages([folder]), {transform, batch: 4, workers: 2})) {
     assert.equal(batch.refs.length, 4)
@@ -123,7 +123,7 @@ test('leaving early, an input that fails and an onBad that throws all end the wo
   const strict = (): never => {
     throw new UserError('too many', {exit: 4})
   }
-  await assert.rejects(collect(pixelBatches(listImages([folder]), {transform, batch: 4, workers: 1, onBad: strict})), /too many/)
+  await assert.rejects(collect(pixelBatches(listImages([folder]), {transform, batch: 4, workers: 1, onRejected: strict})), /too many/)
 })
 
 test('workers run ahead while this thread is held', async t => {
@@ -157,7 +157,7 @@ test('training: the same batches for any number of workers, any prefetch, with a
   const refs = await imageTable(listImages([folder]))
   const run = async (more: Partial<CropOptions>) => {
     const bad: string[] = []
-    const stream = cropBatches(training(folder, refs, {onBad: b => bad.push(b.id.slice(-7)), ...more}))
+    const stream = cropBatches(training(folder, refs, {onRejected: b => bad.push(b.id.slice(-7)), ...more}))
     const batches = await collect(stream)
     const prints = batches.map(b =>
       createHash('sha256')

@@ -60,7 +60,7 @@ test('a folder is walked in the order of the bytes of its paths, with the first 
     '.h.png': ''
   })
   const notes: SourceNote[] = []
-  const refs = await all([`${folder}//`], {onSkip: note => notes.push(note)})
+  const refs = await all([`${folder}//`], {onSkipped: note => notes.push(note)})
   const names = refs.map(({id}) => id.slice(folder.length + 1))
   assert.deepEqual(names, ['B.jpg', 'a-b/1.jpg', 'a.jpg', 'a/y/1.png', 'a/z.png', 'b.jpg', 'noend', 'é.jpg'])
   assert.deepEqual(refs.map(labelOf), [undefined, 'a-b', undefined, 'a', 'a', undefined, undefined, undefined])
@@ -90,7 +90,7 @@ test('linked folders are visited once, and circles end', async t => {
   symlinkSync('..', join(folder, 'in/up'))
   symlinkSync('../out', join(folder, 'in/side'))
   const notes: SourceNote[] = []
-  const refs = await all([folder], {onSkip: note => notes.push(note)})
+  const refs = await all([folder], {onSkipped: note => notes.push(note)})
   assert.deepEqual(
     refs.map(({id}) => id.slice(folder.length + 1)),
     ['in/1.jpg', 'in/side/2.jpg']
@@ -217,7 +217,7 @@ test('tar shards: keys end at the first dot of the base name; side members becom
   ])
   const folder = fill(t, {'s-00.tar': tar, 's-01.tar': tar.subarray(0, 700), 's-02.tar': 'no tar at all'.repeat(100)})
   const notes: SourceNote[] = []
-  const refs = await all(['s-00.tar'], {cwd: folder, onSkip: note => notes.push(note)})
+  const refs = await all(['s-00.tar'], {cwd: folder, onSkipped: note => notes.push(note)})
   assert.deepEqual(
     refs.map(({id}) => id),
     ['s-00.tar/a.b/0001', 's-00.tar/a.b/0002', `s-00.tar/${'long/'.repeat(40)}ü`, 's-00.tar/bare']
@@ -267,7 +267,7 @@ test('inputs that cannot be are refused at once, with the right status', async t
 
 test('ids that come twice are told once, and both are kept', async () => {
   const notes: SourceNote[] = []
-  const refs = await all(['-'], {...piped('a\nb\na\na\nb\nc\n'), onSkip: note => notes.push(note)})
+  const refs = await all(['-'], {...piped('a\nb\na\na\nb\nc\n'), onSkipped: note => notes.push(note)})
   assert.equal(refs.length, 6)
   assert.deepEqual(
     notes.map(({kind, path}) => [kind, path]),

@@ -95,7 +95,7 @@ test('images stream through threads and without them alike, in order, bad ones t
     const ids: string[] = []
     const bad: string[] = []
     const numbers: number[] = []
-    for await (const {refs: some, measures, descriptors} of measureImages(refs(), {workers, onBad: ({id}) => bad.push(id)})) {
+    for await (const {refs: some, measures, descriptors} of measureImages(refs(), {workers, onRejected: ({id}) => bad.push(id)})) {
       assert.equal(descriptors.length, some.length * perceptualDim)
       ids.push(...some.map(({id}) => id))
       numbers.push(...descriptors, ...measures.map(({sharpness}) => sharpness))

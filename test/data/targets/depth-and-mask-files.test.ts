@@ -188,7 +188,7 @@ test('maps are found by a field of the list or under the same path in a folder',
     for await (const pair of pairs(listImages(inputs), {
       field: 'depth',
       ...options,
-      onBad: ({path, reason}) => bad.push(`${path.slice(root.length + 1)}: ${reason}`)
+      onRejected: ({path, reason}) => bad.push(`${path.slice(root.length + 1)}: ${reason}`)
     }))
       found.push(pair)
     return {found: found.map(({image, map}) => [image.path.slice(root.length + 1), String(map.path).slice(root.length + 1)]), bad}

@@ -7,7 +7,7 @@ import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, describe, test} from 'node:test'
-import type {BadImage, PixelBatch} from '../../../src/data/loader/batches.js'
+import type {RejectedImage, PixelBatch} from '../../../src/data/loader/batches.js'
 import {loadPixels} from '../../../src/data/image/decode.js'
 import {listImages} from '../../../src/data/sources/source.js'
 import {startEngine} from '../../../src/engine/start.js'
@@ -161,10 +161,10 @@ describe('rows', () => {
   test('keep the order and the fields of the images; bad ones are told and have no row', async () => {
     const broken = join(dir, 'photos', 'a', '001b.png')
     await writeFile(broken, 'no picture')
-    const bad: BadImage[] = []
+    const bad: RejectedImage[] = []
     const before_ = memory().numTensors
     const embedder = await loadEmbedder(model, {...usualFeatures, transform, toolVersion: '0'})
-    const rows = embed(listImages([join(dir, 'photos')]), embedder, {batch: 5, workers: 1, onBad: image => bad.push(image)})
+    const rows = embed(listImages([join(dir, 'photos')]), embedder, {batch: 5, workers: 1, onRejected: image => bad.push(image)})
     const found = await all(rows)
     assert.deepEqual(found.ids, images)
     assert.deepEqual(found.sizes, [5, 5, 2])
@@ -226,7 +226,7 @@ describe('going on where a run stopped', () => {
   const ids = async function* (...done: string[]): AsyncGenerator<string> {
     yield* done
   }
-  const rest = async (done: string[], inputs: string[], bad: BadImage[] = []): Promise<string[]> => {
+  const rest = async (done: string[], inputs: string[], bad: RejectedImage[] = []): Promise<string[]> => {
     const left: string[] = []
     for await (const {id} of leaveOutDone(listImages(inputs), ids(...done), transform, image => bad.push(image))) left.push(id)
     return left
@@ -234,7 +234,7 @@ describe('going on where a run stopped', () => {
   test('done images are left out, refused ones are refused again', async () => {
     const broken = join(dir, 'broken.png')
     await writeFile(broken, 'no picture')
-    const bad: BadImage[] = []
+    const bad: RejectedImage[] = []
     assert.deepEqual(await rest(images.slice(0, 3), [images[0]!, broken, ...images.slice(1)], bad), images.slice(3))
     assert.deepEqual(
       bad.map(({path}) => path),

@@ -46,7 +46,7 @@ const pca = (more: Partial<Parameters<typeof visualizePca>[0]> = {}): ReturnType
 
 test('patches become one picture for all images; the same call gives the same bytes and leaves no tensor', async () => {
   const bad: string[] = []
-  const {content, report} = await pca({onBad: ({path}) => bad.push(path)})
+  const {content, report} = await pca({onRejected: ({path}) => bad.push(path)})
   const held = memory().numTensors
   assert.equal(report.images, 3)
   assert.equal(report.patches, 3 * 64)

@@ -8,7 +8,7 @@
  * which tells what the architecture alone brings.
  */
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
@@ -63,8 +63,8 @@ export type KnnOptions = {
   readonly workers?: number
   readonly maxPixels?: number
   readonly toolVersion: string
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
 }
 
@@ -150,12 +150,12 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
         hint: 'Give --model.'
       })
     const images: Images = {
-      train: refsAgain(options.train, options, options.onSkip),
-      val: refsAgain(options.val ?? [], options, options.onSkip)
+      train: refsAgain(options.train, options, options.onSkipped),
+      val: refsAgain(options.val ?? [], options, options.onSkipped)
     }
     let told = false // of bad images, once is enough
-    const onBad = (bad: BadImage): void => {
-      if (!told) options.onBad?.(bad)
+    const onRejected = (bad: RejectedImage): void => {
+      if (!told) options.onRejected?.(bad)
     }
     if (model !== undefined) {
       const info = await startEngine(options.engine)
@@ -165,7 +165,7 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
       fingerprint = embedder.meta.fingerprint
       scored.push({
         features: 'model',
-        sets: yield* bothSets('model', options, images, onBad, (refs, bad) => modelRows(refs, embedder, options, info, bad))
+        sets: yield* bothSets('model', options, images, onRejected, (refs, bad) => modelRows(refs, embedder, options, info, bad))
       })
       told = true
       if (baselines.includes('untrained')) {
@@ -173,14 +173,14 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
         using held = fresh
         scored.push({
           features: 'untrained',
-          sets: yield* bothSets('untrained', options, images, onBad, (refs, bad) => modelRows(refs, held, options, info, bad))
+          sets: yield* bothSets('untrained', options, images, onRejected, (refs, bad) => modelRows(refs, held, options, info, bad))
         })
       }
     }
     if (baselines.includes('pixels'))
       scored.push({
         features: 'pixels',
-        sets: yield* bothSets('pixels', options, images, onBad, (refs, bad) =>
+        sets: yield* bothSets('pixels', options, images, onRejected, (refs, bad) =>
           pixelRows(refs, {...options, cropBorders: options.features.transform.cropBorders ?? false}, bad)
         )
       })
@@ -197,13 +197,13 @@ async function* bothSets(
   features: FeatureName,
   options: KnnOptions,
   images: Images,
-  onBad: (bad: BadImage) => void,
-  rowsOf: (refs: AsyncIterable<ImageRef>, onBad: (bad: BadImage) => void) => Rows
+  onRejected: (bad: RejectedImage) => void,
+  rowsOf: (refs: AsyncIterable<ImageRef>, onRejected: (bad: RejectedImage) => void) => Rows
 ): AsyncGenerator<KnnEvent, Sets> {
   const one = async function* (set: 'train' | 'val', inputs: readonly string[]): AsyncGenerator<KnnEvent, Labelled> {
     let builder: VectorBuilder | undefined
     const [labels, paths]: [string[], string[]] = [[], []]
-    for await (const {ids, labels: some, fields, vectors} of rowsOf(images[set](), onBad)) {
+    for await (const {ids, labels: some, fields, vectors} of rowsOf(images[set](), onRejected)) {
       options.signal?.throwIfAborted()
       const D = vectors.length / ids.length
       builder ??= new VectorBuilder(D)

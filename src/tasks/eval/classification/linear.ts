@@ -11,7 +11,8 @@
  * fresh weights.
  */
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import {rejectedImage} from '../../../data/sources/image-ref.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {shuffledSampler} from '../../../data/loader/sampler.js'
 import {labelOf, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
@@ -73,8 +74,8 @@ export type LinearOptions = RowOptions & {
   readonly force?: boolean
   readonly seed: number
   readonly engine: EngineRequest
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
 }
 
 /** Shares between 0 and 1. */
@@ -151,13 +152,13 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
       hint: 'Give images and --model, or leave the baseline out.'
     })
   let told = false // of bad images, once is enough
-  const onBad = (bad: BadImage): void => {
-    if (!told) options.onBad?.(bad)
+  const onRejected = (bad: RejectedImage): void => {
+    if (!told) options.onRejected?.(bad)
   }
   const names = ['train', 'val', ...tests]
   const inputsOf = (at: number): readonly string[] => (at === 0 ? options.train : at === 1 ? options.val : [tests[at - 2]!])
   const needTrain = options.head === undefined
-  const images = names.map((_, at) => refsAgain(inputsOf(at), options, options.onSkip))
+  const images = names.map((_, at) => refsAgain(inputsOf(at), options, options.onSkipped))
 
   /** Gathers the sets of one contender. */
   const gather = async function* (
@@ -251,7 +252,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     }
     if (baselines.includes('pixels') && needTrain) {
       const cropBorders = options.transform?.cropBorders ?? false
-      const sets = yield* gather('pixels', refs => pixelRows(refs, {...options, cropBorders}, onBad), true)
+      const sets = yield* gather('pixels', refs => pixelRows(refs, {...options, cropBorders}, onRejected), true)
       yield* settle('pixels', sets, [{name: 'pixels', start: 0, length: sets.val.dim}], undefined, {
         kind: 'linear',
         pool: 'cls',
@@ -264,7 +265,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
   /** Scores a classifier that is there. */
   async function* withHead(name: string, embedder: Embedder, {classifier, classes: names}: OpenedClassifier): AsyncGenerator<LinearEvent> {
     classes = [...names]
-    const sets = yield* gather(name, refs => modelRows(refs, embedder, options, info, onBad), false)
+    const sets = yield* gather(name, refs => modelRows(refs, embedder, options, info, onRejected), false)
     if (!sets.val.labels.some(label => names.includes(label)))
       throw new UserError(
         `No class of val is one of the head's: ${[...new Set(sets.val.labels)].sort().slice(0, 5).join(', ')} there, ${names.slice(0, 5).join(', ')} in the head.`,
@@ -287,7 +288,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     const C = embedder.config.width
     const n = embedder.meta.dim / C - 1
     const spec = {kind: 'linear' as const, ...settingsOf(embedder.meta, name)}
-    const rowsOf = (refs: AsyncIterable<ImageRef>): ReturnType<typeof modelRows> => modelRows(refs, embedder, options, info, onBad)
+    const rowsOf = (refs: AsyncIterable<ImageRef>): ReturnType<typeof modelRows> => modelRows(refs, embedder, options, info, onRejected)
     const kinds = solver === 'lbfgs' ? [{name: 'cls', start: (n - 1) * C, length: C}] : usualKinds(n, C)
     if (cached) {
       const sets = yield* gather(name, rowsOf, true)
@@ -302,7 +303,13 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     trainCount = refs.length
     const labels = refs.map(ref => labelOf(ref) ?? unlabelled(ref.id))
     if (classes.length === 0) classes = classesOf({labels}, sets, notes)
-    yield* settle(name, sets, kinds, () => trainAugmented(name, refs, labels, sets, embedder, kinds, classes, options, info, onBad), spec)
+    yield* settle(
+      name,
+      sets,
+      kinds,
+      () => trainAugmented(name, refs, labels, sets, embedder, kinds, classes, options, info, onRejected),
+      spec
+    )
   }
 
   if (!first) throw new Error('no contender was scored')
@@ -654,7 +661,7 @@ async function* trainAugmented(
   classes: readonly string[],
   options: LinearOptions,
   {device}: EngineInfo,
-  onBad: (bad: BadImage) => void
+  onRejected: (bad: RejectedImage) => void
 ): AsyncGenerator<LinearEvent, {classifier: Classifier; grid: LinearReport['grid']}> {
   const {randomCrops} = await import('../../../data/augment/random-crops.js')
   const {seed} = options
@@ -678,11 +685,11 @@ async function* trainAugmented(
     seed,
     ahead: Math.max(8, Math.min(64, rows)),
     ...(options.maxPixels === undefined ? {} : {maxPixels: options.maxPixels}),
-    onBad: (ref, reason) => {
+    onRejected: (ref, reason) => {
       const at = refs.indexOf(ref)
       if (refused.has(at)) return
       refused.add(at)
-      onBad({id: ref.id, path: typeof ref.path === 'string' ? ref.path : ref.id, reason})
+      onRejected(rejectedImage(ref, reason))
       if (refused.size === refs.length) throw noImages(options.train)
     }
   })

@@ -2,7 +2,7 @@
  * Classes of images by a trained linear classifier, image by image as they come, at the speed and in the memory of
  * embedding.
  */
-import type {BadImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import type {Fields} from '../../../files/embeddings/embeddings.js'
@@ -28,8 +28,8 @@ export type ClassifyOptions = {
   readonly workers?: number
   readonly maxPixels?: number
   readonly toolVersion: string
-  readonly onBad: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
 }
 
@@ -49,8 +49,8 @@ export type ClassifyReport = {readonly images: number; readonly classes: number;
  * Throws `UserError`: no image (exit 3), a head that does not fit the model (exit 2), and what engine and model throw.
  */
 export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<ClassifiedImage, ClassifyReport> {
-  const {images, nul, onBad, onSkip, signal, top} = options
-  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
+  const {images, nul, onRejected, onSkipped, signal, top} = options
+  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
   const first = await refs.next() // names that do not exist are told before the model is loaded
   if (first.done) throw noImages(images)
   const all = async function* (): AsyncGenerator<ImageRef> {
@@ -75,7 +75,7 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
   const K = classes.length
   const made = embed(all(), held, {
     batch: options.batch ?? usualBatch(held.config, held.transform, engine.device),
-    onBad,
+    onRejected,
     ...(options.workers === undefined ? {} : {workers: options.workers}),
     ...(options.maxPixels === undefined ? {} : {maxPixels: options.maxPixels}),
     ...(signal ? {signal} : {})

@@ -6,7 +6,8 @@
  * truth's own pixels.
  */
 import {decodeRgb, fitGeometry, RefusedImage} from '../../../data/image/decode.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import {rejectedImage} from '../../../data/sources/image-ref.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {readDepth} from '../../../data/targets/depth-and-mask-files.js'
 import {pairs, type Pair} from '../../../data/targets/pairs.js'
 import {resample, type Raster, type Size} from '../../../data/image/resample.js'
@@ -46,23 +47,23 @@ export type PairInputs = {
   /** All inputs of the command, which `depths` is laid out for. */
   readonly roots: readonly string[]
   readonly nul?: boolean
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
 }
 
 /**
  * The pairs of a set, no file of them opened yet. Throws a `UserError` of status 3 where the inputs hold no image at
- * all; images without a map are told to `onBad`.
+ * all; images without a map are told to `onRejected`.
  */
-export async function gatherPairs({inputs, depths, roots, nul, onBad, onSkip}: PairInputs): Promise<Pair[]> {
+export async function gatherPairs({inputs, depths, roots, nul, onRejected, onSkipped}: PairInputs): Promise<Pair[]> {
   const found: Pair[] = []
   let bad = 0
-  const told = (image: BadImage): void => {
+  const told = (image: RejectedImage): void => {
     bad++
-    onBad?.(image)
+    onRejected?.(image)
   }
-  const refs = listImages(inputs, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
-  for await (const pair of pairs(refs, {field: 'depth', roots, onBad: told, ...(depths === undefined ? {} : {folder: depths})}))
+  const refs = listImages(inputs, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
+  for await (const pair of pairs(refs, {field: 'depth', roots, onRejected: told, ...(depths === undefined ? {} : {folder: depths})}))
     found.push(pair)
   if (found.length === 0 && bad === 0) throw noImages(inputs)
   return found
@@ -104,13 +105,13 @@ export async function loadSample(pair: Pair, options: DepthDataOptions): Promise
 }
 
 /**
- * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to `onBad`
+ * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to `onRejected`
  * and left out.
  */
 export async function* readSamples(
   all: readonly Pair[],
   options: DepthDataOptions,
-  onBad: (bad: BadImage) => void,
+  onRejected: (bad: RejectedImage) => void,
   signal?: AbortSignal
 ): AsyncGenerator<DepthSample & {readonly index: number}> {
   const load = (index: number): Promise<DepthSample | RefusedImage> | undefined => {
@@ -125,8 +126,7 @@ export async function* readSamples(
     const sample = await next!
     next = load(index + 1)
     next?.catch(() => undefined)
-    if (sample instanceof RefusedImage)
-      onBad({id: image.id, path: typeof image.path === 'string' ? image.path : image.id, reason: sample.message})
+    if (sample instanceof RefusedImage) onRejected(rejectedImage(image, sample.message))
     else yield {...sample, index}
   }
 }

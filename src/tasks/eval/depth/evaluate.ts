@@ -10,7 +10,7 @@
  * head of the same kind on the same architecture with fresh weights.
  */
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {
   augmentedSize,
   augmentView,
@@ -86,8 +86,8 @@ export type DepthEvalOptions = {
   readonly toolVersion: string
   /** Whether a page with pictures is wanted. */
   readonly page: boolean
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   /**
    * Asked before anything is computed, and again once all training pairs were looked at: throws where too many were
    * refused. `pending` pairs are still to be looked at.
@@ -314,8 +314,8 @@ async function gatherSets(options: DepthEvalOptions, trains: boolean): Promise<{
       roots,
       ...(options.depths === undefined ? {} : {depths: options.depths}),
       ...(options.nul ? {nul: true} : {}),
-      ...(options.onBad ? {onBad: options.onBad} : {}),
-      ...(options.onSkip ? {onSkip: options.onSkip} : {})
+      ...(options.onRejected ? {onRejected: options.onRejected} : {}),
+      ...(options.onSkipped ? {onSkipped: options.onSkipped} : {})
     })
   const train = options.train.length > 0 ? await gather(options.train) : []
   const sets: NamedSet[] = []
@@ -399,11 +399,11 @@ class Work {
   }
 
   /** A pair that is refused is told once, however often its set is read. */
-  readonly #onBad = (bad: BadImage): void => {
+  readonly #onRejected = (bad: RejectedImage): void => {
     const key = `${bad.id}\0${bad.path}`
     if (this.#told.has(key)) return
     this.#told.add(key)
-    this.options.onBad?.(bad)
+    this.options.onRejected?.(bad)
   }
 
   /**
@@ -427,7 +427,7 @@ class Work {
     const pairs: Pair[] = []
     const sizes = new Map<string, number[]>()
     let total = 0
-    for await (const sample of readSamples(all, data, this.#onBad, signal)) {
+    for await (const sample of readSamples(all, data, this.#onRejected, signal)) {
       const index = pairs.length
       pairs.push(sample.pair)
       total += addPlaces(places, sample)
@@ -580,7 +580,7 @@ class Work {
   ): AsyncGenerator<DepthEvent, DepthSetReport> {
     const ids: string[] = []
     const errors = new Map(tellers.map(({features}) => [features, [] as Alignments[]]))
-    for await (const sample of readSamples(pairs, data, this.#onBad, this.options.signal)) {
+    for await (const sample of readSamples(pairs, data, this.#onRejected, this.options.signal)) {
       const {truth, valid} = sample
       const wanted = Float32Array.from(valid, at => truth[at]!)
       for (const {features, tell} of tellers) {

@@ -8,13 +8,13 @@
 import {mkdir, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {paste, blankCanvas} from '../../../render/canvas.js'
 import {colorize, colorBar} from '../../../render/colormap.js'
 import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
 import {encodeGrey16, encodeImage} from '../../../data/image/encode.js'
 import {mapFinder, placeFinder, stemOf} from '../../../data/targets/pairs.js'
-import type {ImageRef} from '../../../data/sources/image-ref.js'
+import {rejectedImage, type ImageRef} from '../../../data/sources/image-ref.js'
 import type {Raster} from '../../../data/image/resample.js'
 import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
@@ -39,8 +39,8 @@ export type DepthImagesOptions = {
   readonly flip: boolean
   readonly engine: EngineRequest
   readonly maxPixels?: number
-  readonly onBad: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
 }
 
@@ -52,20 +52,13 @@ type PredictedImage = {
   readonly range: {readonly min: number; readonly max: number}
 }
 
-const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImage => ({
-  id,
-  path: typeof path === 'string' && path !== '' ? path : id,
-  reason,
-  ...(pathBase64 === undefined ? {} : {pathBase64})
-})
-
 /**
  * Tells the depth of one image after the other. Throws what engine, model and head throw, and a `UserError` of status
  * 3 where there is no image.
  */
 async function* predictEach(options: DepthImagesOptions): AsyncGenerator<PredictedImage, EngineInfo> {
-  const {images, nul, onSkip, signal} = options
-  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
+  const {images, nul, onSkipped, signal} = options
+  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
   let next = await refs.next() // names that do not exist are told before the model is loaded
   if (next.done) throw noImages(images)
   const engine = await startEngine(options.engine)
@@ -91,7 +84,7 @@ async function* predictEach(options: DepthImagesOptions): AsyncGenerator<Predict
       }
     } catch (error) {
       if (!(error instanceof RefusedImage)) throw error
-      options.onBad(badOf(ref, error.message))
+      options.onRejected(rejectedImage(ref, error.message))
     }
   }
   return engine
@@ -153,7 +146,7 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
     const file = `${stem}.png`
     const other = written.get(file)
     if (other !== undefined) {
-      options.onBad(badOf(ref, `its map would be ${file}, which is that of ${other}`))
+      options.onRejected(rejectedImage(ref, `its map would be ${file}, which is that of ${other}`))
       continue
     }
     const units = new Uint16Array(depth.length)
@@ -217,7 +210,7 @@ export async function visualizeDepth(
     const map = wanted ? await find(ref) : undefined
     let truth: Float32Array | undefined
     let errors: DepthErrors | undefined
-    if (map && 'reason' in map) options.onBad(badOf(ref, map.reason))
+    if (map && 'reason' in map) options.onRejected(rejectedImage(ref, map.reason))
     else if (map) {
       try {
         const data = {patch: 1, range, crop: 'none' as const, ...(options.scale === undefined ? {} : {scale: options.scale})}
@@ -228,7 +221,7 @@ export async function visualizeDepth(
         errors = depthErrors(align(pick(depth), known, 'none', range), known)
       } catch (error) {
         if (!(error instanceof RefusedImage)) throw error
-        options.onBad(badOf(ref, error.message))
+        options.onRejected(rejectedImage(ref, error.message))
       }
     }
     const picture = depthPicture({photo, depth, ...(truth ? {truth} : {})}, {width, height}, 360)

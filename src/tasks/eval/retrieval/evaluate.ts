@@ -8,7 +8,7 @@
  * groups, since the queries of one group ask for the same images. In shape comments: N images, D numbers a vector.
  */
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import type {SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineRequest} from '../../../engine/start.js'
 import type {Fields} from '../../../files/embeddings/embeddings.js'
@@ -59,8 +59,8 @@ export type RetrievalOptions = RowOptions & {
    * Multiplications from which an engine's matrix product is worth starting; by default about a second of plain loops.
    */
   readonly engineWork?: number
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   /** Told how many rows there are so far. */
   readonly onRows?: (features: 'model' | Baseline, rows: number) => void
 }
@@ -133,25 +133,25 @@ export async function retrievalEval(
         code: 'NO_MODEL',
         hint: 'Give --model.'
       })
-    const images = refsAgain(inputs, options, options.onSkip)
-    const onBad = (first: boolean) => (bad: BadImage) => (first ? options.onBad?.(bad) : undefined) // of bad images, once is enough
+    const images = refsAgain(inputs, options, options.onSkipped)
+    const onRejected = (first: boolean) => (bad: RejectedImage) => (first ? options.onRejected?.(bad) : undefined) // of bad images, once is enough
     if (model !== undefined) {
       const info = await startEngine(options.engine)
       started = true
       using embedder = await loadEmbedder(model, {...options.features, precision: info.precision, toolVersion: options.toolVersion})
       fingerprint = embedder.meta.fingerprint
-      sets.push({features: 'model', set: await gather('model', modelRows(images(), embedder, options, info, onBad(true)), options)})
+      sets.push({features: 'model', set: await gather('model', modelRows(images(), embedder, options, info, onRejected(true)), options)})
       if (baselines.includes('untrained')) {
         using fresh = await untrained(embedder, options.features, options.toolVersion, seed)
         sets.push({
           features: 'untrained',
-          set: await gather('untrained', modelRows(images(), fresh, options, info, onBad(false)), options)
+          set: await gather('untrained', modelRows(images(), fresh, options, info, onRejected(false)), options)
         })
       }
     }
     if (baselines.includes('pixels')) {
       const first = sets.length === 0
-      const rows = pixelRows(images(), {...options, cropBorders: options.features.transform.cropBorders ?? false}, onBad(first))
+      const rows = pixelRows(images(), {...options, cropBorders: options.features.transform.cropBorders ?? false}, onRejected(first))
       sets.push({features: 'pixels', set: await gather('pixels', rows, options)})
     }
   }

@@ -8,12 +8,13 @@
 import {readFile, stat} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import {rejectedImage} from '../../../data/sources/image-ref.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {classesOf, numbersById, numbersOf, parseClasses, ranges, type Classes, type ClassLine} from '../../../data/targets/class-map.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../../data/image/decode.js'
 import {readMask} from '../../../data/targets/depth-and-mask-files.js'
 import {pairs, type Pair} from '../../../data/targets/pairs.js'
-import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
+import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
 
 export type SetInputs = {
   readonly inputs: readonly string[]
@@ -22,8 +23,8 @@ export type SetInputs = {
   /** All inputs of the command, for which `masks` is laid out. */
   readonly roots: readonly string[]
   readonly nul?: boolean
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
 }
 
 /** An image with its class numbers, decoded. */
@@ -44,28 +45,21 @@ export type SampleSet = {
 /** A budget of bytes that several sets share. */
 export type Budget = {left: number}
 
-export const badOf = ({id, path, pathBase64}: ImageRef, reason: string): BadImage => ({
-  id,
-  path: typeof path === 'string' && path !== '' ? path : id,
-  reason,
-  ...(pathBase64 === undefined ? {} : {pathBase64})
-})
-
 /**
  * The pairs of the inputs. Throws a `UserError` of status 3 where the inputs hold no image; images without a mask are
- * told to `onBad`.
+ * told to `onRejected`.
  */
-export async function gatherPairs({inputs, masks, roots, nul, onBad, onSkip}: SetInputs): Promise<Pair[]> {
+export async function gatherPairs({inputs, masks, roots, nul, onRejected, onSkipped}: SetInputs): Promise<Pair[]> {
   let bad = 0
   const found: Pair[] = []
-  const images = listImages(inputs, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
+  const images = listImages(inputs, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
   for await (const pair of pairs(images, {
     field: 'mask',
     roots,
     ...(masks === undefined ? {} : {folder: masks}),
-    onBad: image => {
+    onRejected: image => {
       bad++
-      onBad?.(image)
+      onRejected?.(image)
     }
   }))
     found.push(pair)
@@ -199,7 +193,7 @@ async function loadSample({image, map}: Pair, classes: Classes, byId: Int32Array
 export type OpenOptions = {
   readonly budget: Budget
   readonly maxPixels?: number
-  readonly onBad?: (bad: BadImage) => void
+  readonly onRejected?: (bad: RejectedImage) => void
   readonly onGood?: (count: number) => void
   readonly signal?: AbortSignal
 }
@@ -208,11 +202,11 @@ export type OpenOptions = {
 const atOnce = 4
 
 /**
- * Looks at every pair once; bad ones are told to `onBad` with the reason and left out. Throws a `UserError` (exit 3)
+ * Looks at every pair once; bad ones are told to `onRejected` with the reason and left out. Throws a `UserError` (exit 3)
  * where none is good.
  */
 export async function openSet(all: readonly Pair[], name: string, classes: Classes, options: OpenOptions): Promise<SampleSet> {
-  const {budget, maxPixels, onBad, onGood, signal} = options
+  const {budget, maxPixels, onRejected, onGood, signal} = options
   const byId = numbersById(classes)
   const decoding = maxPixels === undefined ? {} : {maxPixels}
   const good: {pair: Pair; kept?: Sample}[] = []
@@ -224,7 +218,7 @@ export async function openSet(all: readonly Pair[], name: string, classes: Class
       const pair = some[i]!
       if (result.status === 'rejected') {
         if (!(result.reason instanceof RefusedImage)) throw result.reason
-        onBad?.(badOf(pair.image, result.reason.message))
+        onRejected?.(rejectedImage(pair.image, result.reason.message))
         continue
       }
       const bytes = result.value.photo.data.length + result.value.labels.byteLength

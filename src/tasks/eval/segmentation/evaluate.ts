@@ -7,7 +7,7 @@
  * architecture alone brings.
  */
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {IGNORED, type Classes} from '../../../data/targets/class-map.js'
 import type {Raster} from '../../../data/image/decode.js'
 import type {SourceNote} from '../../../data/sources/source.js'
@@ -81,8 +81,8 @@ export type SegEvalOptions = {
   /** Cases to be drawn: so many of the best, the worst and the typical each. */
   readonly cases?: number
   readonly toolVersion: string
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
 }
 
@@ -191,7 +191,7 @@ type Outcome = {readonly features: SegFeatures; readonly set: 'val' | 'test'; re
  * Runs the evaluation; yields how far it is and returns the report with the cases for a page.
  *
  * Throws a `UserError`: no images or no good pair (exit 3), classes that make no sense (exit 2), a head that does not
- * fit (exit 2), an output that exists (exit 2), and what model and engine throw. Bad pairs are told to `onBad`, once
+ * fit (exit 2), an output that exists (exit 2), and what model and engine throw. Bad pairs are told to `onRejected`, once
  * each.
  */
 export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent, SegResult> {
@@ -206,8 +206,8 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
       roots,
       ...(masks === undefined ? {} : {masks}),
       ...(options.nul ? {nul: true} : {}),
-      ...(options.onBad ? {onBad: options.onBad} : {}),
-      ...(options.onSkip ? {onSkip: options.onSkip} : {})
+      ...(options.onRejected ? {onRejected: options.onRejected} : {}),
+      ...(options.onSkipped ? {onSkipped: options.onSkipped} : {})
     })
   const pairsOf = {
     train: trainInputs ? await gather(trainInputs) : [],
@@ -231,7 +231,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
     const made = await openSet(pairsOf[set], set, classes, {
       budget,
       ...pixels,
-      ...(options.onBad ? {onBad: options.onBad} : {}),
+      ...(options.onRejected ? {onRejected: options.onRejected} : {}),
       ...(signal ? {signal} : {})
     })
     yield {kind: 'checked', set, pairs: made.length}

@@ -2,7 +2,8 @@
 import {mkdir} from 'node:fs/promises'
 import {basename, dirname, extname, isAbsolute, join, normalize, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
-import type {BadImage} from '../../../data/loader/batches.js'
+import {rejectedImage} from '../../../data/sources/image-ref.js'
+import type {RejectedImage} from '../../../data/loader/batches.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../../data/image/decode.js'
 import {encodeMask} from '../../../data/image/png-write.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
@@ -10,7 +11,6 @@ import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/
 import {openAtomic} from '../../../system/atomic.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {backboneExtractor, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
-import {badOf} from './dataset.js'
 import {loadSegmentHead, type LoadedSegmentHead} from './head.js'
 
 export type SegmentImagesOptions = {
@@ -25,8 +25,8 @@ export type SegmentImagesOptions = {
   readonly size?: number
   /** Images that are segmented at most. */
   readonly limit?: number
-  readonly onBad?: (bad: BadImage) => void
-  readonly onSkip?: (note: SourceNote) => void
+  readonly onRejected?: (bad: RejectedImage) => void
+  readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
 }
 
@@ -41,11 +41,11 @@ export type SegmentEvent = {readonly kind: 'started'; readonly engine: EngineInf
 
 /**
  * Segments images one by one, in their order. Throws a `UserError`: no images (exit 3), a head that does not fit (exit
- * 2), and what model and engine throw. Images that cannot be read are told to `onBad`.
+ * 2), and what model and engine throw. Images that cannot be read are told to `onRejected`.
  */
 export async function* segmentImages(options: SegmentImagesOptions): AsyncGenerator<SegmentEvent> {
-  const {images, nul, maxPixels, size, limit = Infinity, onBad, onSkip, signal} = options
-  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkip ? {onSkip} : {})})
+  const {images, nul, maxPixels, size, limit = Infinity, onRejected, onSkipped, signal} = options
+  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
   const first = await refs.next()
   if (first.done) throw noImages(images)
   const engine = await startEngine(options.engine)
@@ -69,7 +69,7 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
       yield {kind: 'image', ref, photo, prediction, head}
     } catch (error) {
       if (!(error instanceof RefusedImage)) throw error
-      onBad?.(badOf(ref, error.message))
+      onRejected?.(rejectedImage(ref, error.message))
     }
   }
 }

@@ -6,7 +6,7 @@
  * architecture with fresh weights, which tells what the architecture alone brings.
  */
 import {UserError} from '../../../config/errors.js'
-import {pixelBatches, type BadImage} from '../../../data/loader/batches.js'
+import {pixelBatches, type RejectedImage} from '../../../data/loader/batches.js'
 import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
@@ -52,22 +52,22 @@ export async function* modelRows(
   embedder: Embedder,
   options: RowOptions,
   {device}: Pick<EngineInfo, 'device'>,
-  onBad: (bad: BadImage) => void
+  onRejected: (bad: RejectedImage) => void
 ): Rows {
   const batch = options.batch ?? usualBatch(embedder.config, embedder.transform, device)
   const {signal} = options
-  for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onBad, ...decoding(options), ...(signal ? {signal} : {})}))
+  for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onRejected, ...decoding(options), ...(signal ? {signal} : {})}))
     yield {ids, vectors, fields, labels: fields.map(labelIn)}
 }
 
 const pixelSide = 32
 
 /** The baseline's vectors: 32 × 32 pixels less ImageNet's mean, over its deviation; D = 3072. */
-export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOptions, onBad: (bad: BadImage) => void): Rows {
+export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOptions, onRejected: (bad: RejectedImage) => void): Rows {
   for await (const {refs: some, pixels} of pixelBatches(refs, {
     batch: 256,
     transform: {resize: pixelSide, crop: pixelSide, ...(options.cropBorders ? {cropBorders: true} : {})},
-    onBad,
+    onRejected,
     ...decoding(options)
   })) {
     options.signal?.throwIfAborted()
@@ -90,8 +90,8 @@ export async function untrained({config}: Embedder, features: FeatureSettings, t
 }
 
 /** Images of a set, in the order of its inputs. */
-export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkip?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
-  listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkip ? {onSkip} : {})})
+export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
+  listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkipped ? {onSkipped} : {})})
 
 /**
  * The same for several passes over one set: what stdin names is kept, since it can be read once. Each call begins a
@@ -100,13 +100,13 @@ export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkip?: (n
 export function refsAgain(
   inputs: readonly string[],
   options: RowOptions,
-  onSkip?: (note: SourceNote) => void
+  onSkipped?: (note: SourceNote) => void
 ): () => AsyncIterable<ImageRef> {
   let passes = 0
   const kept: ImageRef[] = []
   return async function* () {
     if (passes++ > 0 && inputs.includes('-')) return yield* kept
-    for await (const ref of refsOf(inputs, options, passes === 1 ? onSkip : undefined)) {
+    for await (const ref of refsOf(inputs, options, passes === 1 ? onSkipped : undefined)) {
       if (inputs.includes('-')) kept.push(ref)
       yield ref
     }

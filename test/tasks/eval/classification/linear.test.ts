@@ -131,7 +131,7 @@ test('logistic regression, a head kept and scored again, and two models side by 
     engine: usual.engine,
     toolVersion: '0',
     workers: 0,
-    onBad: ({id}) => void bad.push(id)
+    onRejected: ({id}) => void bad.push(id)
   })
   for await (const row of work) rows.push(row)
   assert.equal(rows.length, 18)

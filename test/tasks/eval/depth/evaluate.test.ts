@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import {copyFile, mkdir, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {test, type TestContext} from 'node:test'
-import type {BadImage} from '../../../../src/data/loader/batches.js'
+import type {RejectedImage} from '../../../../src/data/loader/batches.js'
 import {encodeGrey16} from '../../../../src/data/image/encode.js'
 import {depthEval, type DepthEvalOptions, type DepthReport} from '../../../../src/tasks/eval/depth/evaluate.js'
 import {batchOrder, depthMomentum, depthRate} from '../../../../src/tasks/eval/depth/train.js'
@@ -163,8 +163,8 @@ test('bad pairs are named once, each with its reason, and left out', async t => 
   await writeFile(depth('03.png'), await encodeGrey16(new Uint16Array(56 * 42), {width: 56, height: 42}))
   await writeFile(depth('04.png'), await encodeGrey16(new Uint16Array(56 * 42).fill(60_000), {width: 56, height: 42}))
   await writeFile(image('05.png'), 'no image')
-  const bad: BadImage[] = []
-  const {report} = await run(settings(root, {recipe: {steps: 4, batch: 2}, onBad: image => bad.push(image)}))
+  const bad: RejectedImage[] = []
+  const {report} = await run(settings(root, {recipe: {steps: 4, batch: 2}, onRejected: image => bad.push(image)}))
   assert.equal(report.train, 4)
   assert.deepEqual(bad.map(({id}) => id.slice(-6)).sort(), ['00.png', '01.png', '02.png', '03.png', '04.png', '05.png'])
   const reasons = bad.map(({reason}) => reason).join('\n')

@@ -4,7 +4,7 @@ import {copyFile, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {test, type TestContext} from 'node:test'
 import sharp from 'sharp'
-import type {BadImage} from '../../../../src/data/loader/batches.js'
+import type {RejectedImage} from '../../../../src/data/loader/batches.js'
 import {readDepth} from '../../../../src/data/targets/depth-and-mask-files.js'
 import {
   predictDepths,
@@ -19,13 +19,13 @@ import {golden, scratch} from '../../../support/scratch.js'
 import {drawnRooms} from '../../../support/drawn-depth.js'
 import {saveTiny, tiny} from '../../../support/tiny-backbone.js'
 
-async function place(t: TestContext): Promise<{root: string; bad: BadImage[]; options: PredictDepthOptions}> {
+async function place(t: TestContext): Promise<{root: string; bad: RejectedImage[]; options: PredictDepthOptions}> {
   const root = await scratch(t)
   await drawnRooms(root, 'a/deep', 2)
   await drawnRooms(root, 'b', 1, 5)
   await saveTiny(join(root, 'model.safetensors'), 2, {...tiny, width: 8, depth: 12, hidden: 16})
   await copyFile(golden('depth_lin4_mmcv.pth'), join(root, 'nyu.pth'))
-  const bad: BadImage[] = []
+  const bad: RejectedImage[] = []
   const options: PredictDepthOptions = {
     images: [join(root, 'images')],
     model: join(root, 'model.safetensors'),
@@ -35,7 +35,7 @@ async function place(t: TestContext): Promise<{root: string; bad: BadImage[]; op
     colour: true,
     force: false,
     engine: {engine: 'torch', device: 'cpu', precision: 'fp32', threads: 1, note: () => undefined},
-    onBad: image => bad.push(image)
+    onRejected: image => bad.push(image)
   }
   return {root, bad, options}
 }

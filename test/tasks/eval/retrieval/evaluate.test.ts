@@ -174,7 +174,7 @@ test('an image that cannot be decoded is told once and left out of all features 
     inputs: [join(dir, 'bad')],
     baselines: ['pixels'],
     features: {...usualFeatures, transform: {resize: 40, crop: 28}},
-    onBad: ({id}) => void bad.push(id)
+    onRejected: ({id}) => void bad.push(id)
   })
   assert.equal(report.images, 6)
   assert.equal(bad.length, 1)

@@ -58,7 +58,7 @@ const options = (more: Partial<SegEvalOptions> = {}): SegEvalOptions => ({
 
 async function run(given: SegEvalOptions): Promise<SegResult & {bad: string[]}> {
   const bad: string[] = []
-  const events = segEval({...given, onBad: ({id, reason}) => bad.push(`${id.split('/').at(-1)}: ${reason}`)})
+  const events = segEval({...given, onRejected: ({id, reason}) => bad.push(`${id.split('/').at(-1)}: ${reason}`)})
   let next = await events.next()
   while (!next.done) next = await events.next()
   return {...next.value, bad}
