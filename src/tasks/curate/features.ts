@@ -62,7 +62,7 @@ export type FeatureEvent = {
 const perceptualName = 'perceptual-dct-1'
 
 /** The record of perceptual features. */
-export const perceptualMeta = (toolVersion: string): EmbeddingMeta => ({
+const perceptualMeta = (toolVersion: string): EmbeddingMeta => ({
   fingerprint: perceptualName,
   architecture: 'no model: low frequencies of the grey picture',
   preprocessing: {grey: 32, frequencies: 16},

@@ -190,8 +190,7 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
   return score(scored, options, notes, fingerprint, muchWork ? throughEngine : undefined)
 }
 
-// ---- rows
-// --------------------------------------------------------------------------------------------------------------------------------------------
+// ---- rows ----------------------------------------------------------------------------------------------------------
 
 async function* bothSets(
   features: FeatureName,
@@ -249,8 +248,7 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
   return {sets: {train: train.set, val: val?.set}, meta: train.meta}
 }
 
-// ---- scores
-// ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- scores --------------------------------------------------------------------------------------------------------
 
 const workOf = ({train, val = train}: Sets): number => train.vectors.count * val.vectors.count * train.vectors.dim
 

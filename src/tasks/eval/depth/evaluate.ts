@@ -672,8 +672,7 @@ function batchOf(parts: Tensor4D[], truths: readonly StoredMap[]): DepthBatch {
   return {features, truth: tensor3d(all, [truths.length, height, width])}
 }
 
-// ---- judging
-// -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- judging -------------------------------------------------------------------------------------------------------
 
 const NAMES: Readonly<Record<DepthBaseline, string>> = {
   mean: 'the mean depth',
@@ -721,7 +720,7 @@ function judgeSet(
 }
 
 /** One sentence on the model beside a baseline, by RMSE, the published measure; abs_rel stands beside it. */
-export function verdict(gains: readonly DepthGain[], over: DepthBaseline, alignment: DepthAlignment): string {
+function verdict(gains: readonly DepthGain[], over: DepthBaseline, alignment: DepthAlignment): string {
   const [rmse, rel] = (['rmse', 'abs_rel'] as const).map(wanted =>
     gains.find(g => g.over === over && g.alignment === alignment && g.measure === wanted)!
   )

@@ -101,7 +101,7 @@ export type RetrievalReport = {
   readonly notes: readonly string[]
 }
 
-export const usualRanks: readonly number[] = [1, 5, 10]
+const usualRanks: readonly number[] = [1, 5, 10]
 /** Found images that are told of each query. */
 const told = 10
 

@@ -43,8 +43,7 @@ const decoding = ({workers, maxPixels}: RowOptions): {workers?: number; maxPixel
 })
 
 /** The label among the fields of a row. */
-export const labelIn = ({label}: Fields): string | undefined =>
-  label === undefined || label === null || label === '' ? undefined : String(label)
+const labelIn = ({label}: Fields): string | undefined => (label === undefined || label === null || label === '' ? undefined : String(label))
 
 /** Vectors of images by a model. */
 export async function* modelRows(
@@ -90,7 +89,7 @@ export async function untrained({config}: Embedder, features: FeatureSettings, t
 }
 
 /** Images of a set, in the order of its inputs. */
-export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
+const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
   listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkipped ? {onSkipped} : {})})
 
 /**
