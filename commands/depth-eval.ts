@@ -228,7 +228,7 @@ export default class DepthEval extends Command {
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
       toolVersion: this.config.version,
       page: html !== undefined,
-      judge: async (good, pending) => {
+      checkRejectLimit: async (good, pending) => {
         // Those to come count as good here: what is too much then is too much at the end.
         const {kind, value} = flags['max-bad']
         if (bad.count <= (kind === 'count' ? value : (value / 100) * (bad.count + good + pending))) return
@@ -245,7 +245,7 @@ export default class DepthEval extends Command {
     for (; !step.done; step = await events.next()) {
       const event = step.value
       const [label, unit, done, total] =
-        event.kind === 'looked'
+        event.kind === 'read'
           ? ([`${event.what}: reading`, 'pairs', event.done, event.total] as const)
           : event.kind === 'step'
             ? ([`${event.what}: training`, 'steps', event.step, event.steps] as const)
@@ -272,7 +272,7 @@ export default class DepthEval extends Command {
   }
 }
 
-type Report = import('../src/tasks/eval/depth/evaluate.js').DepthReport
+type Report = import('../src/tasks/eval/depth/report.js').DepthReport
 
 /** Rows under a head, columns at their places. */
 function columns(rows: readonly (readonly string[])[]): string[] {

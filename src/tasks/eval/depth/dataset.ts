@@ -9,9 +9,8 @@ import {decodeRgb, fitGeometry, RefusedImage} from '../../../data/image/decode.j
 import {rejectedImage} from '../../../data/sources/image-ref.js'
 import type {RejectedImage} from '../../../data/loader/batches.js'
 import {readDepth} from '../../../data/targets/depth-and-mask-files.js'
-import {pairs, type Pair} from '../../../data/targets/pairs.js'
+import type {Pair} from '../../../data/targets/pairs.js'
 import {resample, type Raster, type Size} from '../../../data/image/resample.js'
-import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
 import {cropBox, validPixels, type DepthCrop} from '../../../metrics/depth.js'
 
 /** What depth counts. */
@@ -41,36 +40,8 @@ export type DepthSample = {
   readonly valid: Uint32Array
 }
 
-export type PairInputs = {
-  readonly inputs: readonly string[]
-  readonly depths?: string
-  /** All inputs of the command, which `depths` is laid out for. */
-  readonly roots: readonly string[]
-  readonly nul?: boolean
-  readonly onRejected?: (bad: RejectedImage) => void
-  readonly onSkipped?: (note: SourceNote) => void
-}
-
-/**
- * The pairs of a set, no file of them opened yet. Throws a `UserError` of status 3 where the inputs hold no image at
- * all; images without a map are told to `onRejected`.
- */
-export async function gatherPairs({inputs, depths, roots, nul, onRejected, onSkipped}: PairInputs): Promise<Pair[]> {
-  const found: Pair[] = []
-  let bad = 0
-  const told = (image: RejectedImage): void => {
-    bad++
-    onRejected?.(image)
-  }
-  const refs = listImages(inputs, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
-  for await (const pair of pairs(refs, {field: 'depth', roots, onRejected: told, ...(depths === undefined ? {} : {folder: depths})}))
-    found.push(pair)
-  if (found.length === 0 && bad === 0) throw noImages(inputs)
-  return found
-}
-
 /** The size at which the model sees an image. */
-const modelSize = ({width, height}: Size, {size, patch}: {readonly size?: number; readonly patch: number}): Size =>
+export const modelSize = ({width, height}: Size, {size, patch}: {readonly size?: number; readonly patch: number}): Size =>
   size === undefined ? {width, height} : fitGeometry(width, height, {resize: size, patch}).window
 
 /** The photo at the size that the model sees. */

@@ -67,7 +67,7 @@ export const loadedLinearHead = (head: LinearDepthHead, {dense, bins, size}: Dep
   kind: 'linear',
   dense,
   range: bins,
-  ...(size === undefined ? {} : {size}),
+  size,
   depth(features) {
     const {depth, logits, total} = depthForward(features, head, bins)
     dispose([logits, total])
@@ -135,7 +135,7 @@ export async function openDepthHead(name: string, options: DepthHeadOptions): Pr
     {
       conv_depth: {weight: tensor(weight.data, [...weight.shape] as [number, number]), bias: tensor(bias.data, [...bias.shape] as [number])}
     },
-    {dense, bins, ...(size === undefined ? {} : {size})}
+    {dense, bins, size}
   )
 }
 

@@ -4,10 +4,10 @@
  */
 import {html, page, table, type Markup} from '../../../render/html.js'
 import type {DepthAlignment, DepthErrors} from '../../../metrics/depth.js'
-import type {DepthBaseline, DepthCases, DepthReport, DepthScore, DepthSetReport} from './evaluate.js'
+import type {DepthExamples, DepthFeatures, DepthReport, DepthScore, DepthSetReport} from './report.js'
 import {depthFigure, depthPicture, depthStyle} from './pictures.js'
 
-const FEATURES: Readonly<Record<'model' | DepthBaseline, string>> = {
+const FEATURES: Readonly<Record<DepthFeatures, string>> = {
   model: 'model',
   mean: 'mean depth',
   'mean-map': 'mean depth of every place',
@@ -55,12 +55,12 @@ function scoresOf({scores}: DepthSetReport): Markup {
 
 const short = ({rmse, abs_rel, a1}: DepthErrors): string => `RMSE ${rmse.toFixed(3)} m, abs_rel ${abs_rel.toFixed(3)}, a1 ${a1.toFixed(3)}`
 
-/** The page; `cases` are in the order of the report's sets. */
-export async function depthPage(report: DepthReport, cases: readonly DepthCases[]): Promise<string> {
+/** The page; `examples` are in the order of the report's sets. */
+export async function depthPage(report: DepthReport, examples: readonly DepthExamples[]): Promise<string> {
   const sections: Markup[] = []
   for (const [i, set] of report.sets.entries()) {
     const groups: Markup[] = []
-    for (const {title, shown} of cases[i]!.groups) {
+    for (const {title, shown} of examples[i]!.groups) {
       const figures: Markup[] = []
       for (const {id, errors, sample, depth} of shown) {
         const {photo, truth, width, height} = sample

@@ -69,7 +69,7 @@ test('a head learns depth, beats the mean, is kept and opened again with the sam
   const headOut = join(root, 'head.safetensors')
   const {report, page, events} = await run(settings(root, {headOut, page: true, outOfDomain: [join(root, 'images/train')]}))
   assert.equal(memory().numTensors, before)
-  assert.deepEqual([...new Set(events)], ['looked', 'step', 'scored'])
+  assert.deepEqual([...new Set(events)], ['read', 'step', 'scored'])
   assert.equal(report.train, 10)
   assert.deepEqual(
     report.sets.map(({kind, images}) => [kind, images]),
