@@ -65,9 +65,14 @@ export class BadImages {
 
   /** Whether more were refused than `--max-bad` allows, judged by what has been seen so far. */
   get tooMany(): boolean {
+    return this.isTooManyOf(0)
+  }
+
+  /** Whether there are too many even if `pending` inputs, still to be read, turn out to be good. */
+  isTooManyOf(pending: number): boolean {
     const {kind, value} = this.#options.max
     if (kind === 'count') return this.#count > value
-    return this.#count * 100 > value * (this.#count + this.#good)
+    return this.#count * 100 > value * (this.#count + this.#good + pending)
   }
 
   /**

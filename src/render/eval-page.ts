@@ -14,8 +14,13 @@ export type EvalPage = {
   readonly title: string
   /** Sentences under the title. */
   readonly lead?: readonly string[]
-  /** First row is the head; numbers stand to the right. */
-  readonly tables?: readonly {readonly title: string; readonly note?: string; readonly rows: readonly (readonly Content[])[]}[]
+  /** First row is the head; numbers stand to the right, and so do the columns that `right` marks. */
+  readonly tables?: readonly {
+    readonly title: string
+    readonly note?: string
+    readonly rows: readonly (readonly Content[])[]
+    readonly right?: readonly boolean[]
+  }[]
   readonly charts?: readonly Markup[]
   readonly pictures?: readonly {readonly title: string; readonly note?: string; readonly items: readonly Picture[]}[]
   /** Further sections as they are. */
@@ -69,9 +74,9 @@ export const evalPage = ({title, lead = [], tables = [], charts = [], pictures =
       <h1>${title}</h1>
       ${lead.map(sentence => html`<p>${sentence}</p>`)}
       ${tables.map(
-        ({title: name, note, rows}) =>
+        ({title: name, note, rows, right}) =>
           html`<h2>${name}</h2>
-            ${note && html`<p class="quiet">${note}</p>`}${table(rows)}`
+            ${note && html`<p class="quiet">${note}</p>`}${table(rows, right)}`
       )}
       ${charts.length > 0 && html`<div class="grid">${charts}</div>`} ${more}
       ${pictures.map(

@@ -48,22 +48,24 @@ export const html = (parts: TemplateStringsArray, ...values: readonly Content[])
 export const dataUri = (bytes: Uint8Array, type: 'image/png' | 'image/jpeg'): string =>
   `data:${type};base64,${Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64')}`
 
-/** A table; the first row is its head. Cells that are numbers stand to the right. */
-export function table([head, ...rows]: readonly (readonly Content[])[]): Markup {
-  const cell = (content: Content): Markup =>
-    typeof content === 'number' ? html`<td class="number">${content}</td>` : html`<td>${content}</td>`
+/**
+ * A table; the first row is its head. Cells that are numbers stand to the right, and so do all cells of the columns
+ * that `right` marks.
+ */
+export function table([head, ...rows]: readonly (readonly Content[])[], right: readonly boolean[] = []): Markup {
+  const style = (content: Content, column: number): string => (typeof content === 'number' || right[column] ? 'number' : '')
   return html`<div class="wide">
     <table>
       <thead>
         <tr>
-          ${(head ?? []).map(content => html`<th>${content}</th>`)}
+          ${(head ?? []).map((content, i) => html`<th class="${right[i] ? 'number' : ''}">${content}</th>`)}
         </tr>
       </thead>
       <tbody>
         ${rows.map(
           row =>
             html`<tr>
-              ${row.map(cell)}
+              ${row.map((content, i) => html`<td class="${style(content, i)}">${content}</td>`)}
             </tr> `
         )}
       </tbody>
@@ -82,7 +84,7 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.5rem 0 0.3rem; } h2 { font-
 p, ul { max-width: 48rem; } .quiet, figcaption { color: var(--quiet); } figcaption { font-size: 0.8rem; overflow-wrap: anywhere; }
 code, pre { font: 0.85rem/1.45 ui-monospace, monospace; } pre { background: var(--panel); padding: 0.8rem 1rem; overflow: auto; border-radius: 6px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.4rem 0; } th { text-align: left; font-weight: 600; }
-th, td { padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; } td.number { text-align: right; }
+th, td { padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; } .number { text-align: right; }
 ul.findings { list-style: none; padding: 0; } figure { margin: 0; } img { display: block; max-width: 100%; height: auto; } img.pixels { image-rendering: pixelated; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .row { display: flex; flex-wrap: wrap; gap: 0.6rem; align-items: flex-start; margin: 0 0 1.2rem; }

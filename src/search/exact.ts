@@ -9,7 +9,8 @@
  */
 
 /** cosine: of the angle (vectors are normalised on the way in); ip: inner product; l2: Euclidean distance. */
-export type Metric = 'cosine' | 'ip' | 'l2'
+export const metrics = ['cosine', 'ip', 'l2'] as const
+export type Metric = (typeof metrics)[number]
 
 /**
  * Rows of equal length in blocks, so that no single array outgrows what the runtime allows. All blocks but the last
@@ -24,7 +25,7 @@ export type Vectors = {readonly dim: number; readonly count: number; readonly bl
 export type Neighbours = {readonly rows: Int32Array; readonly scores: Float64Array}
 
 /** Rows in a block: about 64 MB. */
-const blockRowsFor = (dim: number): number => Math.max(1, Math.floor((16 << 20) / Math.max(1, dim)))
+export const blockRowsFor = (dim: number): number => Math.max(1, Math.floor((16 << 20) / Math.max(1, dim)))
 
 /** Collects rows into blocks. */
 export class VectorBuilder {

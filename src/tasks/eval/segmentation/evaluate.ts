@@ -153,13 +153,13 @@ export type SegCase = {
 export type SegResult = {readonly report: SegReport; readonly cases: readonly SegCase[]; readonly palette: Uint8Array}
 
 /** The published protocols (docs/spec.md §5.5). A whole picture at once where features are cached. */
-const published = {
+export const published = {
   linear: {layers: 1, size: 512, stride: 341 / 512, scales: [1], flip: false, ratio: [0.5, 2]},
   ms: {layers: 4, size: 640, stride: 320 / 640, scales: [1, 1.32, 1.73, 2.28, 3], flip: true, ratio: [1, 3]}
 } as const
 
 /** Steps where nobody says: Meta's, and for cached features as many as a small set needs. */
-const usualSteps = {views: 40_000, cached: 1000} as const
+export const usualSteps = {views: 40_000, cached: 1000} as const
 
 const usage = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'USAGE', hint})
 
