@@ -19,7 +19,7 @@ import type {DepthReport} from '../src/tasks/eval/depth/evaluate.js'
 import type {KnnReport} from '../src/tasks/eval/classification/knn.js'
 import type {LinearReport} from '../src/tasks/eval/classification/linear.js'
 import type {RetrievalReport} from '../src/tasks/eval/retrieval/evaluate.js'
-import type {SegReport} from '../src/tasks/eval/segmentation/evaluate.js'
+import type {SegReport} from '../src/tasks/eval/segmentation/report.js'
 
 const {positionals, values} = parseArgs({
   allowPositionals: true,

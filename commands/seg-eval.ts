@@ -231,7 +231,7 @@ export default class SegEval extends Command {
   }
 }
 
-type Report = import('../src/tasks/eval/segmentation/evaluate.js').SegReport
+type Report = import('../src/tasks/eval/segmentation/report.js').SegReport
 
 /** Numbers separated by commas. */
 function list(flag: string, text: string, good: (value: number) => boolean): number[] {

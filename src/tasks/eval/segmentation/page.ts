@@ -8,7 +8,7 @@ import {overlay} from '../../../render/overlay.js'
 import type {Raster} from '../../../data/image/decode.js'
 import {evalPage} from '../../../render/eval-page.js'
 import {dataUri, html, type Markup} from '../../../render/html.js'
-import type {SegCase, SegReport, SegResult} from './evaluate.js'
+import type {SegCase, SegReport, SegResult} from './report.js'
 
 const percent = (share: number | null): string => (share === null || Number.isNaN(share) ? '–' : (100 * share).toFixed(1))
 

@@ -9,6 +9,7 @@ import {join} from 'node:path'
 import {after, before, describe, it} from 'node:test'
 import {readMask} from '../../../../src/data/targets/depth-and-mask-files.js'
 import type {Raster} from '../../../../src/data/image/decode.js'
+import {encodeImage} from '../../../../src/data/image/encode.js'
 import {resample} from '../../../../src/data/image/resample.js'
 import {openSegmentHead, vocColour} from '../../../../src/files/checkpoint/segment-head-file.js'
 import {writePth} from '../../../../src/files/checkpoint/pth.js'
@@ -173,6 +174,58 @@ describe('seg-eval', () => {
     assert.match(told, /3\.png: its mask holds the id 5 \(1 pixels\), which is no class; classes are 0–2, left out 9/)
     assert.match(told, /4\.png: no pixel of its mask counts/)
     assert.match(told, /5\.png: /)
+    await rm(other, {recursive: true})
+  })
+
+  it('gives the reason why no mask can be used, where classes are to be found in them', async () => {
+    const other = await mkdtemp(join(tmpdir(), 'segment-form-'))
+    await drawnScenes(other, 'train', 3)
+    const given = {train: [join(other, 'images', 'train')], val: [join(other, 'images', 'train')], masks: join(other, 'masks'), steps: 2}
+    const bad: string[] = []
+    const attempt = async (): Promise<unknown> => {
+      const events = segEval({...options(given), onRejected: ({reason}) => bad.push(reason)})
+      for (let next = await events.next(); !next.done; next = await events.next());
+      return undefined
+    }
+    const header = "{'descr': '|u1', 'fortran_order': True, 'shape': (56, 70), }".padEnd(117) + '\n'
+    const npy = Buffer.concat([Buffer.from([0x93, ...Buffer.from('NUMPY'), 1, 0, 118, 0]), Buffer.from(header), Buffer.alloc(56 * 70)])
+    const picture = await encodeImage(
+      Uint8Array.from({length: 70 * 56 * 3}, (_, i) => (i * 37) % 251),
+      {width: 70, height: 56}
+    )
+    for (const [ending, bytes, reason] of [
+      ['png', picture, /None of the 3 masks of the train set can be used.*0\.png: its mask cannot be used: .*picture in colou?rs/],
+      ['npy', npy, /None of the 3 masks of the train set can be used.*0\.png: its mask cannot be used: .*Fortran order/]
+    ] as const) {
+      bad.length = 0
+      for (const i of [0, 1, 2]) {
+        await rm(join(other, 'masks', 'train', `${i}.png`), {force: true})
+        await writeFile(join(other, 'masks', 'train', `${i}.${ending}`), bytes)
+      }
+      await assert.rejects(attempt(), (error: Error & {exit?: number}) => reason.test(error.message) && error.exit === 3)
+      assert.equal(bad.length, 3)
+    }
+    await rm(join(other, 'masks'), {recursive: true})
+    bad.length = 0
+    await assert.rejects(attempt(), /No image of the train set has a mask/)
+    assert.equal(bad.length, 6) // three of train, and the same three of val
+    await rm(other, {recursive: true})
+  })
+
+  it('needs two classes, and says how many masks were looked through', async () => {
+    const other = await mkdtemp(join(tmpdir(), 'segment-one-'))
+    await drawnScenes(other, 'train', 2)
+    const {encodeMask} = await import('../../../../src/data/image/png-write.js')
+    for (const i of [0, 1])
+      await writeFile(
+        join(other, 'masks', 'train', `${i}.png`),
+        encodeMask(new Uint8Array(70 * 56).fill(i === 0 ? 4 : 255), {width: 70, height: 56, palette: new Uint8Array(30)})
+      )
+    const given = {train: [join(other, 'images', 'train')], val: [join(other, 'images', 'train')], masks: join(other, 'masks')}
+    await assert.rejects(
+      run(options(given)),
+      /There is one class \(class 4\) in the 2 masks that can be used, of 2; two are needed \(left out: ids 255\)/
+    )
     await rm(other, {recursive: true})
   })
 
