@@ -110,7 +110,7 @@ export default class Embed extends Command {
   }
 
   async #forecast(work: import('../src/tasks/embed/embed-images.js').EmbedInputs): Promise<unknown> {
-    const {forecastEmbedding: forecast} = await import('../src/tasks/embed/embed-images.js')
+    const {estimateEmbedding: forecast} = await import('../src/tasks/embed/embed-images.js')
     const bill = await forecast(work)
     this.note(
       `${bill.images} images; ` +

@@ -8,14 +8,14 @@ import {badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFla
 import {modelForImagesFlag, pixelFlags, vectorFlags} from './feature-flags.js'
 
 /** Reads `512M`, `4G` or a number of bytes. Throws a usage error on anything else. */
-export function parseBytes(text: string): number {
+function parseBytes(text: string): number {
   const found = /^(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?$/i.exec(text.trim())
   if (!found || Number(found[1]) === 0) throw new Errors.CLIError(`expected a size such as 512M or 4G, but received ${text}`, {exit: 2})
   return Math.floor(Number(found[1]) * 1024 ** ' kmgt'.indexOf(found[2]!.toLowerCase() || ' '))
 }
 
 /** Reads `1000,100,10`. Throws a usage error on anything else. */
-export function parseCounts(text: string): readonly number[] {
+function parseCounts(text: string): readonly number[] {
   const numbers = text.split(',').map(Number)
   if (!numbers.every(n => Number.isInteger(n) && n > 0))
     throw new Errors.CLIError(`expected whole numbers such as 1000,100,10, but received ${text}`, {exit: 2})
@@ -101,7 +101,7 @@ export const curateFlags = {
 }
 
 /** Seeds of retrieval, which the filter may use too. */
-export const seedsFlag = Flags.string({
+const seedsFlag = Flags.string({
   multiple: true,
   helpGroup: 'STAGE',
   helpValue: 'NAME=INPUT',

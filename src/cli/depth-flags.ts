@@ -2,7 +2,7 @@
 import {Errors, Flags} from '@oclif/core'
 
 /** Reads `0.5`, `1e-3` or a fraction such as `1/256` as a number above 0. Throws a usage error on anything else. */
-export function parsePositive(text: string): number {
+function parsePositive(text: string): number {
   const [top, bottom, ...rest] = text.split('/').map(part => (part.trim() === '' ? NaN : Number(part)))
   const value = bottom === undefined ? top! : top! / bottom
   if (rest.length > 0 || !(value > 0 && value < Infinity))

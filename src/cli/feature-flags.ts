@@ -5,7 +5,7 @@
 import {Errors, Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
 
-export const poolings = ['cls', 'mean', 'cls+mean', 'patch'] as const
+const poolings = ['cls', 'mean', 'cls+mean', 'patch'] as const
 
 /** The last n blocks, or these blocks. */
 export type Layers = number | readonly number[]

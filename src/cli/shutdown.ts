@@ -49,7 +49,7 @@ export const stopStatus = (): number | undefined => came && status[came]
  * Says what to do when a closed pipe is written to: stdout's reader has had enough, which is a good end; a closed
  * stderr only silences us.
  */
-export function leaveQuietlyOnClosedPipe(stream: Writable): void {
+function leaveQuietlyOnClosedPipe(stream: Writable): void {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE' && error.code !== 'ERR_STREAM_DESTROYED') throw error
     process.exit(stopStatus() ?? 0)

@@ -145,7 +145,7 @@ function grid(side: number, patch: number, name: string): number {
 }
 
 /** Learning rate for `batch` images a step: base_lr times the root of batch / 1024 (section B.1 of the paper). */
-export const scaledLr = ({base_lr, scaling_rule}: Settings['optim'], batch: number): number =>
+const scaledLr = ({base_lr, scaling_rule}: Settings['optim'], batch: number): number =>
   scaling_rule === 'none' ? base_lr : base_lr * Math.sqrt(batch / 1024)
 
 /**

@@ -33,13 +33,13 @@ import {rng} from '../tensor/random.js'
 export const learningRates: readonly number[] = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
 
 /** A stretch of the gathered features. */
-export type Kind = {readonly name: string; readonly start: number; readonly length: number}
+export type FeatureSlice = {readonly name: string; readonly start: number; readonly length: number}
 
 /**
  * The four kinds of the protocol for features of `n` blocks of width C: the last block or all n, with or without the
  * mean patch token.
  */
-export function usualKinds(n: number, C: number): Kind[] {
+export function protocolSlices(n: number, C: number): FeatureSlice[] {
   const last = (n - 1) * C
   const kinds = [
     {name: '1 block', start: last, length: C},
@@ -50,13 +50,18 @@ export function usualKinds(n: number, C: number): Kind[] {
 }
 
 type Part = {weight: Tensor2D /* [L·K, F] */; bias: Tensor1D /* [L·K] */; vw: Tensor2D; vb: Tensor1D}
-export type Grid = {readonly kinds: readonly Kind[]; readonly rates: readonly number[]; readonly classes: number; readonly parts: Part[]}
+export type Grid = {
+  readonly kinds: readonly FeatureSlice[]
+  readonly rates: readonly number[]
+  readonly classes: number
+  readonly parts: Part[]
+}
 
 /**
  * Fresh classifiers: weights N(0, 0.01), biases zero. All learning rates of a kind start from the same weights. Free
  * with `freeGrid`.
  */
-export function initGrid(kinds: readonly Kind[], classes: number, seed: number, rates: readonly number[] = learningRates): Grid {
+export function initGrid(kinds: readonly FeatureSlice[], classes: number, seed: number, rates: readonly number[] = learningRates): Grid {
   const parts = kinds.map(({name, length: F}): Part => {
     const random = rng(seed, 'linear', name)
     const one = Float32Array.from({length: classes * F}, () => 0.01 * random.normal())
@@ -76,7 +81,7 @@ export const freeGrid = ({parts}: Grid): void => {
 
 const momentum = 0.9
 
-const columns = (x: Tensor2D, {start, length}: Kind): Tensor2D =>
+const columns = (x: Tensor2D, {start, length}: FeatureSlice): Tensor2D =>
   start === 0 && length === x.shape[1] ? x.clone() : slice(x, [0, start], [x.shape[0], length])
 
 /**

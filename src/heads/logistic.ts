@@ -10,7 +10,7 @@ import {add, dispose, div, exp, log, matMul, max, mul, oneHot, reshape, sub, sum
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
 
 /** The values of C that the reference tries: 45 from 10⁻⁶ to 10⁵. */
-export const usualC: readonly number[] = Array.from({length: 45}, (_, i) => 10 ** (-6 + (11 * i) / 44))
+export const defaultC: readonly number[] = Array.from({length: 45}, (_, i) => 10 ** (-6 + (11 * i) / 44))
 
 /** A function and its slope at `at`. */
 export type Slope = (at: Float64Array) => {value: number; gradient: Float64Array}

@@ -20,7 +20,7 @@ export type SegmentHead = {
 }
 
 /** PyTorch's defaults for batch normalisation. */
-export const batchNormEps = 1e-5
+const batchNormEps = 1e-5
 const momentum = 0.1
 
 /** A fresh head: weights N(0, 0.01), bias 0, as mmsegmentation draws them. */

@@ -144,7 +144,7 @@ export function columnLoss(
 }
 
 /** The plain twin of `columnLoss`. */
-export const plainColumnLoss = (
+const plainColumnLoss = (
   s: Tensor2D,
   lse: Tensor1D,
   weights: Tensor1D,

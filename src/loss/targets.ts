@@ -62,7 +62,7 @@ export function logSumOfRows(s: Tensor2D, temperature: number, v?: Tensor1D): Te
 }
 
 /** The plain twin of `logSumOfRows`. */
-export const plainLogSumOfRows = (s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D =>
+const plainLogSumOfRows = (s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D =>
   tidy(() => logSumExp<Tensor1D>(exponent(s, temperature, undefined, v), 1))
 
 /**
@@ -70,19 +70,13 @@ export const plainLogSumOfRows = (s: Tensor2D, temperature: number, v?: Tensor1D
  * u [n], v [k] (absent before the first turn, where the largest score of each prototype stands for it) → the new v
  * [k], and what the piece adds to the total of each row [n].
  */
-export function sinkhornTurn(
-  s: Tensor2D,
-  u: Tensor1D,
-  v: Tensor1D | undefined,
-  prototypes: number,
-  temperature: number
-): [Tensor1D, Tensor1D] {
+function sinkhornTurn(s: Tensor2D, u: Tensor1D, v: Tensor1D | undefined, prototypes: number, temperature: number): [Tensor1D, Tensor1D] {
   const fused = fast('Dinov2SinkhornTurn', {s, u, v}, {temperature, prototypes})
   return (fused as [Tensor1D, Tensor1D] | undefined) ?? plainSinkhornTurn(s, u, v, prototypes, temperature)
 }
 
 /** The plain twin of `sinkhornTurn`. */
-export const plainSinkhornTurn = (
+const plainSinkhornTurn = (
   s: Tensor2D,
   u: Tensor1D,
   v: Tensor1D | undefined,
@@ -179,7 +173,7 @@ export function targetsOf(s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: nu
 }
 
 /** The plain twin of `targetsOf`. */
-export const plainTargets = (s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D =>
+const plainTargets = (s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D =>
   tidy(() => exp(exponent(s, temperature, u, v)))
 
 /** The targets of rows `from` to `from + count`; what is new of them is the caller's: `rows`. */

@@ -33,9 +33,6 @@ export type DepthErrors = {
 export const depthMeasures = ['a1', 'a2', 'a3', 'abs_rel', 'rmse', 'log10', 'rmse_log', 'silog', 'sq_rel'] as const
 export type DepthMeasure = (typeof depthMeasures)[number]
 
-/** Whether more of a measure is better. */
-export const moreIsBetter = (measure: DepthMeasure): boolean => measure === 'a1' || measure === 'a2' || measure === 'a3'
-
 /**
  * The errors of predictions d [P] against true depths t [P], all above 0. Throws a RangeError where there is none or
  * the lengths differ.

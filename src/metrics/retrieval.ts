@@ -6,14 +6,14 @@
  * first answer counted as 1. `step` is the mean of the precision at each right answer, as in scikit-learn.
  */
 
-export type Precision = 'trapezoid' | 'step'
+export type AveragePrecisionRule = 'trapezoid' | 'step'
 
 /**
  * Average precision of one ranked list. `right` are the 0-based ranks of the right answers, ascending, the query
  * itself taken out of the list beforehand; `total` is how many right answers there are at all. NaN where there is
  * none.
  */
-export function averagePrecision(right: readonly number[], total: number, how: Precision = 'trapezoid'): number {
+export function averagePrecision(right: readonly number[], total: number, how: AveragePrecisionRule = 'trapezoid'): number {
   if (total === 0) return NaN
   let sum = 0
   for (const [i, rank] of right.entries()) {

@@ -65,7 +65,7 @@ function axes({grid, interpolateOffset, interpolateAntialias}: VitConfig, rows: 
 }
 
 /** Whether the stored grid serves as it is. */
-export const fits = ({grid}: VitConfig, rows: number, columns: number): boolean => rows === grid && columns === grid
+const fits = ({grid}: VitConfig, rows: number, columns: number): boolean => rows === grid && columns === grid
 
 /** Rows of the stored patch positions [M·M, C] brought to a grid of rows × columns → [rows·columns, C]. */
 export function resample(pos: Tensor2D, config: VitConfig, rows: number, columns: number): Tensor2D {

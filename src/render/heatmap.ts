@@ -18,7 +18,7 @@ const STOPS = [
 export const heatStops: readonly (readonly [number, number, number])[] = STOPS
 
 /** The colour of a share, held between 0 and 1. */
-export function heatColour(share: number): [number, number, number] {
+function heatColour(share: number): [number, number, number] {
   const at = Math.min(1, Math.max(0, Number.isNaN(share) ? 0 : share)) * (STOPS.length - 1)
   const i = Math.min(STOPS.length - 2, Math.floor(at))
   const part = at - i

@@ -9,8 +9,7 @@
  */
 
 /** cosine: of the angle (vectors are normalised on the way in); ip: inner product; l2: Euclidean distance. */
-export const metrics = ['cosine', 'ip', 'l2'] as const
-export type Metric = (typeof metrics)[number]
+export type Metric = 'cosine' | 'ip' | 'l2'
 
 /**
  * Rows of equal length in blocks, so that no single array outgrows what the runtime allows. All blocks but the last
@@ -25,7 +24,7 @@ export type Vectors = {readonly dim: number; readonly count: number; readonly bl
 export type Neighbours = {readonly rows: Int32Array; readonly scores: Float64Array}
 
 /** Rows in a block: about 64 MB. */
-export const blockRowsFor = (dim: number): number => Math.max(1, Math.floor((16 << 20) / Math.max(1, dim)))
+const blockRowsFor = (dim: number): number => Math.max(1, Math.floor((16 << 20) / Math.max(1, dim)))
 
 /** Collects rows into blocks. */
 export class VectorBuilder {

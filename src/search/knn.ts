@@ -9,9 +9,9 @@
 import type {Neighbours} from './exact.js'
 
 /** Temperature of the votes. */
-export const temperature = 0.07
+export const defaultTemperature = 0.07
 /** The values of k that the reference reports. */
-export const usualK: readonly number[] = [10, 20, 100, 200]
+export const defaultK: readonly number[] = [10, 20, 100, 200]
 
 /** What one query gets for each k: classes, best first, five at most, and the first one's share of the votes. */
 export type Votes = {readonly k: number; readonly classes: readonly number[]; readonly share: number}
@@ -20,7 +20,13 @@ export type Votes = {readonly k: number; readonly classes: readonly number[]; re
  * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all.
  * Equal sums are ordered by class number. Classes that get no vote are not named. `heat` divides the similarities.
  */
-export function vote({rows, scores}: Neighbours, labels: Int32Array, classes: number, ks: readonly number[], heat = temperature): Votes[] {
+export function vote(
+  {rows, scores}: Neighbours,
+  labels: Int32Array,
+  classes: number,
+  ks: readonly number[],
+  heat = defaultTemperature
+): Votes[] {
   const highest = scores[0] ?? 0
   const weights = Float64Array.from(scores, score => Math.exp((score - highest) / heat))
   const total = weights.reduce((sum, weight) => sum + weight, 0)
@@ -63,7 +69,7 @@ export function bootstrap(correct: ArrayLike<number>, random: () => number, draw
  * At most `n` rows of each class, drawn without replacement; the result keeps the order of rows. One class's draw does
  * not depend on the others. `randomOf(label)` gives the class's own generator of numbers in [0, 1).
  */
-export function someOfEach(labels: Int32Array, n: number, randomOf: (label: number) => () => number): Int32Array {
+export function sampleRowsPerClass(labels: Int32Array, n: number, randomOf: (label: number) => () => number): Int32Array {
   const byClass = new Map<number, number[]>()
   for (const [row, label] of labels.entries()) {
     const rows = byClass.get(label)

@@ -50,7 +50,7 @@ export type Recipe = {
 }
 
 /** The C++ compiler: `CXX`, else g++ (clang++ on macOS). */
-export const compiler = (): string => process.env['CXX'] ?? (process.platform === 'darwin' ? 'clang++' : 'g++')
+const compiler = (): string => process.env['CXX'] ?? (process.platform === 'darwin' ? 'clang++' : 'g++')
 
 /** Whether a program can be found, as the shell would find it. */
 const isThere = (program: string): boolean =>

@@ -5,9 +5,9 @@
 import assert from 'node:assert/strict'
 import {existsSync, readFileSync} from 'node:fs'
 import {test} from 'node:test'
-import {best} from '../../src/metrics/accuracy.js'
-import {classifierOf, freeGrid, gridScores, gridStep, initGrid, usualKinds} from '../../src/heads/linear-grid.js'
-import {classifierScores, lbfgs, logistic, meanLoss, meanLossPlain, usualC} from '../../src/heads/logistic.js'
+import {predictedClasses} from '../../src/metrics/accuracy.js'
+import {classifierOf, freeGrid, gridScores, gridStep, initGrid, protocolSlices} from '../../src/heads/linear-grid.js'
+import {classifierScores, lbfgs, logistic, meanLoss, meanLossPlain, defaultC} from '../../src/heads/logistic.js'
 import {dispose, memory, oneHot, softmax, tensor1d, tensor2d, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {onPlain, onTorch} from '../support/engine.js'
@@ -99,7 +99,7 @@ for (const [name, engine] of [
       const scores = classifierScores(val, solved[i]!)
       const shares = softmax(scores)
       near(shares.dataSync(), probabilities, 5e-3, `probabilities at C = ${c}`)
-      const said = best(scores.dataSync(), 60, K)
+      const said = predictedClasses(scores.dataSync(), 60, K)
       assert.equal(said.filter((k, j) => k === recorded.val.y[j]).length / 60, accuracy)
       dispose([scores, shares])
     }
@@ -133,7 +133,7 @@ test('the search finds the bottom of a curved valley', () => {
 
 test('the published choices: 52 classifiers, 45 values of C', () => {
   assert.deepEqual(
-    usualKinds(4, 10).map(({start, length}) => [start, length]),
+    protocolSlices(4, 10).map(({start, length}) => [start, length]),
     [
       [30, 10],
       [30, 20],
@@ -141,7 +141,7 @@ test('the published choices: 52 classifiers, 45 values of C', () => {
       [0, 50]
     ]
   )
-  assert.equal(usualKinds(1, 10).length, 2)
-  assert.equal(usualC.length, 45)
-  assert.ok(Math.abs(usualC[0]! - 1e-6) < 1e-12 && Math.abs(usualC[44]! - 1e5) < 1e-6)
+  assert.equal(protocolSlices(1, 10).length, 2)
+  assert.equal(defaultC.length, 45)
+  assert.ok(Math.abs(defaultC[0]! - 1e-6) < 1e-12 && Math.abs(defaultC[44]! - 1e5) < 1e-6)
 })

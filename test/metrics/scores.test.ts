@@ -1,7 +1,7 @@
 /** Scores against cases counted by hand. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {best, byClass, confusion, ranks} from '../../src/metrics/accuracy.js'
+import {predictedClasses, accuracyByClass, confusionMatrix, trueClassRanks} from '../../src/metrics/accuracy.js'
 import {bootstrap, comparison, differenceOf, meanOf} from '../../src/metrics/intervals.js'
 import {averagePrecision, hitAt, recallAt} from '../../src/metrics/retrieval.js'
 
@@ -9,15 +9,15 @@ const near = (a: number, b: number): void => assert.ok(Math.abs(a - b) < 1e-12, 
 
 test('ranks of the true class, with equal scores decided by class number', () => {
   const scores = [0.1, 0.7, 0.2, /**/ 0.5, 0.5, 0.1, /**/ 0.5, 0.5, 0.1, /**/ 0.2, 0.3, 0.1]
-  assert.deepEqual([...ranks(scores, [1, 0, 1, 2], 3)], [0, 0, 1, 2])
-  assert.deepEqual([...best(scores, 4, 3)], [1, 0, 0, 1])
-  assert.deepEqual([...ranks([NaN, NaN], [1], 2)], [1], 'scores that are no numbers win nothing')
+  assert.deepEqual([...trueClassRanks(scores, [1, 0, 1, 2], 3)], [0, 0, 1, 2])
+  assert.deepEqual([...predictedClasses(scores, 4, 3)], [1, 0, 0, 1])
+  assert.deepEqual([...trueClassRanks([NaN, NaN], [1], 2)], [1], 'scores that are no numbers win nothing')
 })
 
 test('confusion and accuracy by class', () => {
-  const counts = confusion([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], 3)
+  const counts = confusionMatrix([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], 3)
   assert.deepEqual([...counts], [1, 1, 0, 1, 2, 0, 0, 0, 0])
-  const shares = byClass(counts, 3)
+  const shares = accuracyByClass(counts, 3)
   near(shares[0]!, 1 / 2)
   near(shares[1]!, 2 / 3)
   assert.ok(Number.isNaN(shares[2]))

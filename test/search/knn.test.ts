@@ -1,7 +1,7 @@
 /** The classifier against the formula worked out by hand, and the draws around it. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {bootstrap, hits, someOfEach, vote} from '../../src/search/knn.js'
+import {bootstrap, hits, sampleRowsPerClass, vote} from '../../src/search/knn.js'
 import {rng} from '../../src/tensor/random.js'
 
 test('votes are softmax(similarity / 0.07) over the largest k, cut to each k and summed per class', () => {
@@ -64,7 +64,7 @@ test('an interval of shares covers the mean and narrows with more queries', () =
 test('some of each class: at most n, in order, the same for the same seed, another choice for another', () => {
   const labels = Int32Array.from({length: 60}, (_, i) => (i < 4 ? 7 : i % 3))
   const pick = (seed: number): Int32Array =>
-    someOfEach(labels, 5, label => {
+    sampleRowsPerClass(labels, 5, label => {
       const random = rng(seed, label)
       return () => random.uniform()
     })

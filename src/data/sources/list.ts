@@ -86,7 +86,7 @@ const isRow = (text: string): boolean => {
 }
 
 /** What a list without a telling name is, by its first line. */
-export function sniffList(first: string): ListFormat {
+function sniffList(first: string): ListFormat {
   if (first.startsWith('{') && isRow(first)) return 'jsonl'
   const cells = (separator: string): string[] => first.split(separator).map(cell => cell.trim().replace(/^"(.*)"$/, '$1'))
   if (cells(',').includes('path')) return 'csv'

@@ -6,7 +6,7 @@
  * (0).
  */
 import type {Rng} from '../../tensor/random.js'
-import {resample, type Box, type Raster, type Size} from '../image/resample.js'
+import {type Box, type Raster, type Size} from '../image/resample.js'
 
 /** A photo and the depth of each of its pixels in metres, 0 where unknown; of one size. */
 export type DepthView = {readonly photo: Raster; readonly truth: Float32Array /* [height, width] */}
@@ -45,12 +45,6 @@ export function resizeDepth(truth: Float32Array, from: Size, to: Size): Float32A
     for (let x = 0; x < to.width; x++) out[y * to.width + x] = truth[row + columns[x]!]!
   }
   return out
-}
-
-/** The photo by Pillow's bicubic filter and the depth by the nearest pixel, at another size. */
-export function resizeView({photo, truth}: DepthView, size: Size): DepthView {
-  if (photo.width === size.width && photo.height === size.height) return {photo, truth}
-  return {photo: {...size, data: resample(photo, size)}, truth: resizeDepth(truth, photo, size)}
 }
 
 /** A picture from left to right. */

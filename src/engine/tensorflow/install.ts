@@ -16,7 +16,7 @@ import {ensureVenv, pipInstall, renewVenv, type Note} from '../venv.js'
 import {packageBinding, privateBinding, privateTensorflow, privateWheel, tensorflowPackage, TENSORFLOW_VERSION} from './find.js'
 
 /** Sizes as of TensorFlow 2.21 for Linux on x86-64. */
-export const TENSORFLOW_SIZES = {cpu: 'about 0.3 GB to download, 1.4 GB on disk', cuda: 'about 3.5 GB to download, 7 GB on disk'} as const
+const TENSORFLOW_SIZES = {cpu: 'about 0.3 GB to download, 1.4 GB on disk', cuda: 'about 3.5 GB to download, 7 GB on disk'} as const
 
 export type TensorflowInstall = {
   readonly cuda: boolean

@@ -34,7 +34,7 @@ export function storedAs(dtype: DataType): number {
   }
 }
 
-export class TorchBackend extends KernelBackend {
+class TorchBackend extends KernelBackend {
   private readonly entries: DataStorage<Entry>
 
   constructor() {

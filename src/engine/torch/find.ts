@@ -29,7 +29,7 @@ export type TorchInfo = {
 }
 
 /** The oldest libtorch whose headers and operators the addon is written for. */
-export const OLDEST_TORCH = [2, 11] as const
+const OLDEST_TORCH = [2, 11] as const
 /** The version that `engine install torch` installs. */
 export const TORCH_VERSION = '2.13.0'
 

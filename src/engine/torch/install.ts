@@ -14,7 +14,7 @@ import {installedTorch, privateTorch, searchTorch, TORCH_VERSION, type TorchInfo
 const INDEX = 'https://download.pytorch.org/whl/cpu'
 
 /** Sizes as of torch 2.13 for Linux on x86-64, to be said before a download starts. */
-export const TORCH_SIZES = {cpu: 'about 0.2 GB to download, 0.8 GB on disk', cuda: 'about 3 GB to download, 7 GB on disk'} as const
+const TORCH_SIZES = {cpu: 'about 0.2 GB to download, 0.8 GB on disk', cuda: 'about 3 GB to download, 7 GB on disk'} as const
 
 export type TorchInstall = {
   readonly cuda: boolean

@@ -10,7 +10,7 @@
 import {findBackend, getKernel, registerKernel, util} from '../../tensor/tf.js'
 import type {BackendValues, DataType, KernelBackend, KernelConfig, NamedTensorInfoMap, TensorInfo, TypedArray} from '../../tensor/tf.js'
 
-export const BORROWED = [
+const BORROWED = [
   'Conv2DBackpropFilter',
   'DepthwiseConv2dNativeBackpropFilter',
   'DepthwiseConv2dNativeBackpropInput',

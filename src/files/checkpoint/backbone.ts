@@ -100,8 +100,7 @@ async function stream(
   }
 }
 
-// ---- Hugging Face
-// ----------------------------------------------------------------------------------------------------------------------------------
+// ---- Hugging Face --------------------------------------------------------------------------------------------------
 
 export type Preprocessing = {
   /** Shorter edge after resizing, in pixels. */
@@ -290,8 +289,7 @@ function card(config: VitConfig, {resize, crop}: Preprocessing, {title, license,
   return `---\n${head.join('\n')}\n---\n\n${body.join('\n\n')}\n`
 }
 
-// ---- timm
-// ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- timm ----------------------------------------------------------------------------------------------------------
 
 /**
  * Writes a folder that timm opens by `timm.create_model('local-dir:<folder>', pretrained=True)`: config.json and

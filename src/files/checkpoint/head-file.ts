@@ -8,8 +8,7 @@ import {UserError} from '../../config/errors.js'
 import {openSafetensors, createSafetensors} from './safetensors.js'
 import {bytesOf} from './tensor-entry.js'
 
-export const headTasks = ['classify', 'depth', 'segment'] as const
-export type HeadTask = (typeof headTasks)[number]
+export type HeadTask = 'classify' | 'depth' | 'segment'
 export type HeadTensors = ReadonlyMap<string, {readonly shape: readonly number[]; readonly data: Float32Array}>
 
 export type Head = {

@@ -140,8 +140,7 @@ function collect(path: string, pairs: Iterable<readonly [string, TensorEntry]>):
 const zeros = (name: string, shape: readonly number[], {dtype}: TensorEntry): TensorEntry =>
   tensorEntry(name, dtype, shape, async () => new Uint8Array(shape.reduce((product, length) => product * length, itemSize[dtype])))
 
-// ---- Hugging Face
-// ----------------------------------------------------------------------------------------------------------------------------------
+// ---- Hugging Face --------------------------------------------------------------------------------------------------
 
 /** Meta's name and, where several Hugging Face tensors make one of Meta's, the place among them. */
 function fromHuggingFaceName(name: string): [name: string, part?: number] {
@@ -238,8 +237,7 @@ export function toHuggingFaceNames(name: string): readonly string[] {
   ]
 }
 
-// ---- timm
-// ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- timm ----------------------------------------------------------------------------------------------------------
 
 function fromTimm(path: string, found: ReadonlyMap<string, TensorEntry>): Map<string, TensorEntry> {
   const out: [string, TensorEntry][] = []

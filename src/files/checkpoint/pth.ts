@@ -195,8 +195,7 @@ async function checkFormat(file: FileReader): Promise<void> {
 
 const printable = (bytes: Uint8Array): string => JSON.stringify(Buffer.from(bytes.subarray(0, 12)).toString('latin1'))
 
-// ---- the list of what a checkpoint may hold
-// --------------------------------------------------------------------------------------------------------
+// ---- the list of what a checkpoint may hold ------------------------------------------------------------------------
 
 const dataOnly = new Set(
   ['int', 'float', 'bool', 'str', 'bytes', 'complex', 'object', 'slice', 'range', 'type']
@@ -329,8 +328,7 @@ const fail = (what: string): never => {
   throw malformed(what)
 }
 
-// ---- tensors as views
-// ------------------------------------------------------------------------------------------------------------------------------
+// ---- tensors as views ----------------------------------------------------------------------------------------------
 
 /** A view that repeats its numbers may be larger than its storage only up to this many elements. */
 const MAX_REPEATED = 1 << 26
@@ -385,8 +383,7 @@ function gather(source: Uint8Array, shape: readonly number[], stride: readonly n
   return out
 }
 
-// ---- writing
-// ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing -------------------------------------------------------------------------------------------------------
 
 const typeNames = Object.fromEntries(Object.entries(storageTypes).map(([name, dtype]) => [dtype, name])) as Record<DType, string>
 

@@ -145,7 +145,7 @@ export function arrowWriter(
 }
 
 /** The columns a schema of ours was written with. */
-export const columnsOf = (schema: Schema): Column[] =>
+const columnsOf = (schema: Schema): Column[] =>
   schema.fields
     .slice(1, -2)
     .map(({name, type}) => ({name, kind: DataType.isUtf8(type) ? 'string' : DataType.isBool(type) ? 'boolean' : 'number'}))

@@ -67,8 +67,7 @@ export function formatOf(target: string, asked?: EmbeddingFormat): EmbeddingForm
   })
 }
 
-// ---- reading
-// -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- reading -------------------------------------------------------------------------------------------------------
 
 /** An opened source of rows. Read `rows` to its end, or `close`. */
 export type Embeddings = {
@@ -218,8 +217,7 @@ export async function openAll(
   return rest.length === 0 ? opened : {name: opened.name, format: opened.format, meta: opened.meta, rows: all(), close: opened.close}
 }
 
-// ---- writing
-// -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing -------------------------------------------------------------------------------------------------------
 
 type Writer = {write(batch: EmbeddingBatch): Promise<void>; finish(): Promise<void>}
 

@@ -33,7 +33,7 @@ export function shortestDecimal(x: number): string {
 }
 
 /** Fields as JSON members, each with its comma behind it. */
-export function fieldMembers(fields: Fields): string {
+function fieldMembers(fields: Fields): string {
   let text = ''
   const extra: [string, unknown][] = []
   for (const [name, value] of Object.entries(fields)) {

@@ -47,7 +47,7 @@ export function parquetWriter(sink: Sink, meta: EmbeddingMeta): {write(batch: Em
       const bytes = (await transformParquetStream(readable as never, properties)) as unknown as AsyncIterable<Uint8Array>
       for await (const chunk of bytes) await sink.write(chunk)
     })()
-    pumped.catch(error => writable.abort(error)) // so that a failed sink does not leave `write` waiting
+    pumped.catch(error => input!.abort(error).catch(() => {})) // so that a failed sink does not leave `write` waiting
   }
   const send = async (batch: EmbeddingBatch): Promise<void> => {
     const {Table} = await import('parquet-wasm')

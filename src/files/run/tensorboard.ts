@@ -41,8 +41,7 @@ export function tfRecord(data: Uint8Array): Buffer {
   return out
 }
 
-// ---- protocol buffers, as far as events need them
-// ----------------------------------------------------------------------------------------------------
+// ---- protocol buffers, as far as events need them ------------------------------------------------------------------
 
 const varint = (value: number): number[] => {
   const bytes: number[] = []

@@ -40,7 +40,7 @@ const middle = (picture: Raster, share: number): Raster => {
  * The kinds of copies: those that re-encoding and resizing make, by which the threshold is chosen, and cut ones, which
  * are only told.
  */
-export const copies: Readonly<Record<string, {readonly make: (picture: Raster) => Promise<Raster> | Raster; readonly cut: boolean}>> = {
+const copies: Readonly<Record<string, {readonly make: (picture: Raster) => Promise<Raster> | Raster; readonly cut: boolean}>> = {
   'JPEG quality 75': {make: picture => jpeg(picture, 75), cut: false},
   'JPEG quality 30': {make: picture => jpeg(picture, 30), cut: false},
   'half the size': {make: picture => sized(picture, 0.5), cut: false},

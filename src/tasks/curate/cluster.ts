@@ -33,7 +33,7 @@ export type SampleOptions = ClusterOptions & {
 }
 
 /** The field that holds a row's clusters from the top level down: `2/17/141`. */
-export const clusterField = 'cluster'
+const clusterField = 'cluster'
 
 /**
  * Clusters of each level where nobody says: rows to a cluster as few as make a concept, levels until a handful are

@@ -59,4 +59,4 @@ export async function* decontaminateStage(context: Context, {against, threshold}
 }
 
 /** Where copies begin at `threshold`, what may be a copy begins a quarter lower: the paper's 0.6 and 0.45. */
-export const stricter = (threshold: number): number => 0.75 * threshold
+const stricter = (threshold: number): number => 0.75 * threshold

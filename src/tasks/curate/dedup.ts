@@ -23,7 +23,7 @@ export type DedupOptions = {
 }
 
 /** Numbers of the rows, best picture first. */
-export function ranks(pool: Pool, rows: Int32Array): Int32Array {
+function ranks(pool: Pool, rows: Int32Array): Int32Array {
   const size = (i: number): number => {
     const row = rows[i]!
     const known = pool.measures?.[row]
@@ -43,7 +43,7 @@ export function ranks(pool: Pool, rows: Int32Array): Int32Array {
  * Rows with the same vector to the last bit are pairs whatever the threshold: a picture without detail has a
  * descriptor too short to reach it.
  */
-export function* samePairs(source: RowSource): Generator<[number, number]> {
+function* samePairs(source: RowSource): Generator<[number, number]> {
   const first = new Map<number, number[]>()
   const D = source.dim
   const some = Math.max(1, Math.floor((1 << 20) / D))

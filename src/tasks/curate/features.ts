@@ -25,7 +25,7 @@ import {
 } from '../../files/embeddings/embeddings.js'
 import {MatrixBuilder, type MatrixRows} from '../../files/search-index/matrix-file.js'
 import {normalizeRows} from '../../search/exact.js'
-import {embed, loadEmbedder, usualBatch, type Embedder, type FeatureSettings} from '../embed/embedder.js'
+import {embed, loadEmbedder, defaultBatch, type Embedder, type FeatureSettings} from '../embed/embedder.js'
 
 export type FeatureKind = 'perceptual' | 'model'
 
@@ -62,7 +62,7 @@ export type FeatureEvent = {
 const perceptualName = 'perceptual-dct-1'
 
 /** The record of perceptual features. */
-export const perceptualMeta = (toolVersion: string): EmbeddingMeta => ({
+const perceptualMeta = (toolVersion: string): EmbeddingMeta => ({
   fingerprint: perceptualName,
   architecture: 'no model: low frequencies of the grey picture',
   preprocessing: {grey: 32, frequencies: 16},
@@ -217,7 +217,7 @@ export class FeatureMaker {
     }
     const embedder = await this.embedder()
     const {device} = await this.engine()
-    const batch = this.making.batch ?? usualBatch(embedder.config, embedder.transform, device)
+    const batch = this.making.batch ?? defaultBatch(embedder.config, embedder.transform, device)
     for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, ...decoding, ...(signal ? {signal} : {})}))
       yield {refs: ids.map((id, i) => ({id, path: id, fields: fields[i]!})), vectors: normalizeRows(vectors, embedder.meta.dim)}
   }

@@ -24,7 +24,7 @@ export type Materialized = {
 }
 
 /** A name below the folder for an id: no way out of it, no name twice. */
-export function safeName(id: string, ending: string, taken: Set<string>): string {
+function safeName(id: string, ending: string, taken: Set<string>): string {
   const parts = id
     .replaceAll('\\', '/')
     .replaceAll('\0', '')

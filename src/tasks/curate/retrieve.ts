@@ -28,7 +28,7 @@ export type RetrieveOptions = {
  * Seed sets of more than this many images are grown by nearest neighbours, smaller ones by clusters: the paper's
  * million, brought to the size of pools on one machine.
  */
-export const sampleFrom = 1000
+const sampleFrom = 1000
 
 /**
  * Reads `NAME=INPUT` or `NAME:METHOD=INPUT`; an input alone is a set of that name. Throws `UserError` (exit 2) for an

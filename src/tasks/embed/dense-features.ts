@@ -106,8 +106,7 @@ export function denseBatch(config: VitConfig, size: MapSize, device: string): nu
   return Math.max(1, Math.min(256, Math.round((device.startsWith('cuda') ? 32_768 : 4096) / (h * w + 1))))
 }
 
-// ---- keeping them
-// ------------------------------------------------------------------------------------------------------------------------------------
+// ---- keeping them --------------------------------------------------------------------------------------------------
 
 /** One map as numbers. */
 export type StoredMap = {readonly height: number; readonly width: number; readonly data: Float32Array /* [h, w, D] */}

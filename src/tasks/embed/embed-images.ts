@@ -16,7 +16,7 @@ import {
   openEmbeddings,
   type EmbeddingFormat
 } from '../../files/embeddings/embeddings.js'
-import {embed, leaveOutDone, loadEmbedder, usualBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
+import {embed, leaveOutDone, loadEmbedder, defaultBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
 
 export type EmbedInputs = {
   readonly inputs: readonly string[]
@@ -83,7 +83,7 @@ const sourceOptions = ({nul, onSkipped}: EmbedInputs): {nul?: boolean; onSkipped
 async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
   const engine = await startEngine(work.engine)
   const embedder = await loadEmbedder(work.model, {...work.features, precision: engine.precision, toolVersion: work.toolVersion})
-  return {embedder, engine, batch: work.batch ?? usualBatch(embedder.config, embedder.transform, engine.device)}
+  return {embedder, engine, batch: work.batch ?? defaultBatch(embedder.config, embedder.transform, engine.device)}
 }
 
 /**
@@ -165,7 +165,7 @@ async function assertSameOutput(target: string, {meta}: Embedder): Promise<numbe
 }
 
 /** What a short trial says of the whole. */
-export type EmbedForecast = {
+export type EmbedEstimate = {
   readonly images: number
   readonly dim: number
   /** Images a second in the trial, decoding and computing together; absent where no image could be read. */
@@ -183,7 +183,7 @@ const trialImages = 16
  * Counts the images, holding none of them, and embeds the first few to predict time and memory. Throws as
  * `embedImages`.
  */
-export async function forecastEmbedding(work: EmbedInputs): Promise<EmbedForecast> {
+export async function estimateEmbedding(work: EmbedInputs): Promise<EmbedEstimate> {
   let count = 0
   const first: ImageRef[] = []
   for await (const chunk of listChunks(work.inputs, sourceOptions(work))) {

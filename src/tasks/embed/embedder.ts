@@ -36,7 +36,7 @@ export type FeatureSettings = {
   readonly transform: Transform
 }
 
-export const usualFeatures: FeatureSettings = {pool: 'cls', layers: 1, normalize: false, transform: {resize: 256, crop: 224}}
+export const defaultFeatures: FeatureSettings = {pool: 'cls', layers: 1, normalize: false, transform: {resize: 256, crop: 224}}
 
 /** The transform as it stands in a file's record, and back. */
 export const preprocessingOf = ({resize, crop, patch, cropBorders}: Transform): Readonly<Record<string, unknown>> => ({
@@ -196,7 +196,7 @@ const describe = ({width, depth, patch, registers}: VitConfig): string =>
  * How many images are computed at once where nobody says: about 4,096 tokens on a CPU, more where a device wants to be
  * filled.
  */
-export function usualBatch({patch}: VitConfig, {crop, resize}: Transform, device: string): number {
+export function defaultBatch({patch}: VitConfig, {crop, resize}: Transform, device: string): number {
   const side = (crop ?? resize) / patch
   const images = Math.round((device.startsWith('cuda') ? 32_768 : 4096) / (side * side + 1))
   return Math.max(1, Math.min(256, images))

@@ -193,7 +193,7 @@ export type ImageQueries = AnswerOptions & {
 /** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
 export async function* answerImages({index, images, nul = false, limit = Infinity, ...options}: ImageQueries): AsyncGenerator<Answer> {
   const searcher = await loadIndex(index)
-  const [{embed, loadEmbedder, settingsOf, usualBatch}, {listImages, noImages}, {startEngine}] = await Promise.all([
+  const [{embed, loadEmbedder, settingsOf, defaultBatch: usualBatch}, {listImages, noImages}, {startEngine}] = await Promise.all([
     import('../embed/embedder.js'),
     import('../../data/sources/source.js'),
     import('../../engine/start.js')

@@ -115,7 +115,7 @@ export function bridges(settings: Settings, {vit}: Derived, teacher: TeacherPlan
 }
 
 /** A student at step 0: backbone, and heads or projectors; its average alike. */
-export async function freshStudent(settings: Settings, plan: Derived, teacher: TeacherPlan): Promise<TrainState> {
+async function freshStudent(settings: Settings, plan: Derived, teacher: TeacherPlan): Promise<TrainState> {
   if (teacher.heads) return freshState(settings, plan)
   const none = {layers: 1, hidden: 1, bottleneck: 1, prototypes: 2} // no heads here: the smallest, which are let go
   const state = await freshState(settings, {...plan, dinoHead: none, ibotHead: undefined})
@@ -140,7 +140,7 @@ export async function freshStudent(settings: Settings, plan: Derived, teacher: T
 }
 
 /** A student as something that learns; `state` is given up to it. It asks `lessons` once a step. */
-export function distillLearner(
+function distillLearner(
   state: TrainState,
   lessons: Lessons,
   {settings, plan, precision}: {readonly settings: Settings; readonly plan: Derived; readonly precision: Precision}

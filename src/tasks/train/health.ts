@@ -99,7 +99,7 @@ const meanOf = (lines: readonly Line[], name: string): number | undefined => {
 }
 
 /** The signs in some lines of `metrics.jsonl`. */
-export function signsOf(lines: readonly Line[]): Signs {
+function signsOf(lines: readonly Line[]): Signs {
   const [local, global] = [meanOf(lines, 'dino_local'), meanOf(lines, 'dino_global')]
   return {
     loss: local === undefined && global === undefined ? undefined : (local ?? 0) + (global ?? 0),

@@ -112,7 +112,7 @@ const published: readonly (readonly [path: string, value: unknown])[] = [
 ]
 
 /** What the weights decide, by setting, given what was set: `isSet` and `value` look into the settings in force. */
-export function suggested(
+function suggested(
   {config, heads, settings}: Origin,
   isSet: (path: string) => boolean,
   value: (path: string) => unknown
@@ -203,10 +203,7 @@ export const valueOf = ({settings}: ResolvedSettings, path: string): unknown => 
 }
 
 /** The heads of a run that its weights do not have in that size, each with the reason. */
-export function freshHeads(
-  there: OriginHeads,
-  {dinoHead, ibotHead}: Pick<Derived, 'dinoHead' | 'ibotHead'>
-): {name: HeadName; why: string}[] {
+function freshHeads(there: OriginHeads, {dinoHead, ibotHead}: Pick<Derived, 'dinoHead' | 'ibotHead'>): {name: HeadName; why: string}[] {
   const wanted = [['dino_head', dinoHead] as const, ...(ibotHead ? [['ibot_head', ibotHead] as const] : [])]
   return wanted.flatMap(([name, here]) => {
     const found = there[name]

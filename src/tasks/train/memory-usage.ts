@@ -29,7 +29,7 @@ export type MemoryParts = {
 }
 
 /** Most memory that this process ever had, in bytes; undefined where the system does not tell. */
-export function peakOfProcess(): number | undefined {
+function peakOfProcess(): number | undefined {
   try {
     const line = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8'))
     return line ? Number(line[1]) * 1024 : undefined

@@ -53,7 +53,7 @@ export function maxError(computed: ArrayLike<number>, recorded: ArrayLike<number
 }
 
 /** Cosine of two vectors; NaN where lengths differ or one is zero. */
-export function cosine(a: ArrayLike<number>, b: ArrayLike<number>): number {
+function cosine(a: ArrayLike<number>, b: ArrayLike<number>): number {
   if (a.length !== b.length) return NaN
   let [dot, aa, bb] = [0, 0, 0]
   for (let i = 0; i < a.length; i++) {

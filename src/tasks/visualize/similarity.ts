@@ -181,7 +181,7 @@ async function pairsPng(pairs: readonly (readonly [Raster, Raster])[]): Promise<
  * Features of length 1 as bytes: 127 for the largest number of the picture; the scale is left out, since cosines are
  * divided by lengths again.
  */
-export function quantize(features: Float32Array): Int8Array {
+function quantize(features: Float32Array): Int8Array {
   let most = 0
   for (const value of features) most = Math.max(most, Math.abs(value))
   return Int8Array.from(features, value => Math.round((value / (most || 1)) * 127))

@@ -9,7 +9,7 @@ import {addRows} from './rows.js'
 
 export type Norm = {weight: Tensor1D /* [C] */; bias: Tensor1D /* [C] */}
 
-export const normEps = 1e-6
+const normEps = 1e-6
 
 /** What the backward pass needs of the rows: their means and inverse deviations, [T, 1] each. */
 export type NormStats = {mean: Tensor2D; rstd: Tensor2D}

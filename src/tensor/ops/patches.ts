@@ -21,7 +21,7 @@ export function normalizePixels(pixels: Uint8Array, shape: readonly [number, num
 }
 
 /** The plain twin of `normalizePixels`: (bytes − centre) · scale. */
-export const plainNormalize = (pixels: Uint8Array, shape: [number, number, number, number], centre: Tensor1D, scale: Tensor1D): Tensor4D =>
+const plainNormalize = (pixels: Uint8Array, shape: [number, number, number, number], centre: Tensor1D, scale: Tensor1D): Tensor4D =>
   tidy(() => mul<Tensor4D>(sub(tensor(new Int32Array(pixels), shape, 'int32').toFloat(), centre), scale))
 
 /**

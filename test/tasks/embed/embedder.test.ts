@@ -21,7 +21,7 @@ import {
   leaveOutDone,
   loadEmbedder,
   settingsOf,
-  usualFeatures,
+  defaultFeatures,
   type FeatureSettings
 } from '../../../src/tasks/embed/embedder.js'
 import {normalizePixels} from '../../../src/tensor/ops/patches.js'
@@ -60,7 +60,7 @@ const all = async (rows: AsyncIterable<EmbeddingBatch>): Promise<{ids: string[];
 }
 
 const borrowed = (change: Partial<FeatureSettings>) =>
-  embedderOf({...backbone, [Symbol.dispose]: () => {}}, {...usualFeatures, transform, toolVersion: '0', ...change}, 'tiny')
+  embedderOf({...backbone, [Symbol.dispose]: () => {}}, {...defaultFeatures, transform, toolVersion: '0', ...change}, 'tiny')
 
 async function pixels(): Promise<PixelBatch> {
   const refs = images.slice(0, 2).map(path => ({id: path, path, fields: {}}))
@@ -148,7 +148,7 @@ describe('what a vector is', () => {
     ] as Partial<FeatureSettings>[]) {
       const {meta, transform: used} = borrowed(change)
       assert.deepEqual(settingsOf(meta, 'x'), {
-        ...usualFeatures,
+        ...defaultFeatures,
         transform: used,
         ...change,
         ...(change.transform ? {transform: used} : {})
@@ -163,7 +163,7 @@ describe('rows', () => {
     await writeFile(broken, 'no picture')
     const bad: RejectedImage[] = []
     const before_ = memory().numTensors
-    const embedder = await loadEmbedder(model, {...usualFeatures, transform, toolVersion: '0'})
+    const embedder = await loadEmbedder(model, {...defaultFeatures, transform, toolVersion: '0'})
     const rows = embed(listImages([join(dir, 'photos')]), embedder, {batch: 5, workers: 1, onRejected: image => bad.push(image)})
     const found = await all(rows)
     assert.deepEqual(found.ids, images)

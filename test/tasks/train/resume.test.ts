@@ -13,7 +13,7 @@ import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {listStates} from '../../../src/files/run/training-state.js'
 import {rng} from '../../../src/tensor/random.js'
 import {folder as makeFolder, realBinary, run as runBinary, shell, start, type Ended} from '../../support/program.js'
-import {usualFeatures} from '../../../src/tasks/embed/embedder.js'
+import {defaultFeatures} from '../../../src/tasks/embed/embedder.js'
 import {knnEval} from '../../../src/tasks/eval/classification/knn.js'
 import {onTorch} from '../../support/engine.js'
 import {drawnFolder} from '../../support/drawn-images.js'
@@ -122,7 +122,7 @@ describe('while it trains', () => {
     const events = knnEval({
       train: [at('pictures')],
       model: at('straight'),
-      features: {...usualFeatures, transform: {resize: 37, crop: 32}},
+      features: {...defaultFeatures, transform: {resize: 37, crop: 32}},
       k: [10, 20],
       seed: 0,
       engine: {engine: 'torch', precision: 'fp32', device: 'cpu', threads: 1, note: () => undefined},

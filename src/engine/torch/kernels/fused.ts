@@ -35,7 +35,7 @@ define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
  * linear with weights turned round 12.5 and 1 for the turning; dW 14.4 by mm of the transposed view, 17.0 with a copy,
  * 17.9 as linear of two copies).
  */
-export function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
+function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
   if (onednnTakes(typeOf(weight))) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
   const y = op('linear', x, weight, bias)
   return gelu ? op('gelu', y, 'none') : y

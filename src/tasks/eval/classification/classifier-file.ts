@@ -12,7 +12,7 @@ import type {Transform} from '../../../data/image/geometry.js'
 import {modelsFolder, openCheckpoint} from '../../../files/checkpoint/checkpoint.js'
 import {openHead} from '../../../files/checkpoint/head-file.js'
 import {findReleased} from '../../../files/checkpoint/model-zoo.js'
-import {usualKinds, type Kind} from '../../../heads/linear-grid.js'
+import {protocolSlices, type FeatureSlice} from '../../../heads/linear-grid.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import type {FeatureSettings} from '../../embed/embedder.js'
 
@@ -30,7 +30,7 @@ export type ClassifierSpec = Pick<FeatureSettings, 'pool' | 'layers' | 'normaliz
 }
 
 export type Classifier = {
-  readonly kind: Kind
+  readonly kind: FeatureSlice
   readonly weight: Float32Array /* [K, F] */
   readonly bias: Float32Array /* [K] */
   /** What it is, in words. */
@@ -118,7 +118,7 @@ async function published(
       )
     const [K, F] = weight[1].shape as [number, number]
     const n = Math.min(4, depth)
-    const kind = usualKinds(n, C).find(({length}) => length === F)
+    const kind = protocolSlices(n, C).find(({length}) => length === F)
     if (!kind)
       throw wrong(`${path} reads ${F} features, but the backbone is ${C} wide.`, 'Give the backbone that the head was published for.')
     if (classes && classes.length !== K) throw otherCount(path, K, classes.length)

@@ -13,20 +13,20 @@ import {noImages, type ImageRef, type SourceNote} from '../../../data/sources/so
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
 import {nearest, normalizeRows, rowAt, VectorBuilder, type InnerProductFn, type Vectors} from '../../../search/exact.js'
-import {confusion} from '../../../metrics/accuracy.js'
-import {bootstrap, hits, someOfEach, temperature, usualK, vote} from '../../../search/knn.js'
+import {confusionMatrix} from '../../../metrics/accuracy.js'
+import {bootstrap, hits, sampleRowsPerClass, defaultTemperature, defaultK, vote} from '../../../search/knn.js'
 import {rng} from '../../../tensor/random.js'
 import {pickCases, type Cases} from '../shared/example-images.js'
 import {loadEmbedder, type FeatureSettings} from '../../embed/embedder.js'
-import {throughEngine} from '../shared/engine-matmul.js'
+import {engineMatmul} from '../shared/engine-matmul.js'
 import {
   embeddingRows,
   modelRows,
   pathOf,
   pixelRows,
-  refsAgain,
-  unlabelled,
-  untrained,
+  repeatableRefs,
+  throwUnlabelled,
+  untrainedEmbedder,
   type Baseline,
   type Rows
 } from '../shared/labelled-features.js'
@@ -150,8 +150,8 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
         hint: 'Give --model.'
       })
     const images: Images = {
-      train: refsAgain(options.train, options, options.onSkipped),
-      val: refsAgain(options.val ?? [], options, options.onSkipped)
+      train: repeatableRefs(options.train, options, options.onSkipped),
+      val: repeatableRefs(options.val ?? [], options, options.onSkipped)
     }
     let told = false // of bad images, once is enough
     const onRejected = (bad: RejectedImage): void => {
@@ -169,7 +169,7 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
       })
       told = true
       if (baselines.includes('untrained')) {
-        const fresh = await untrained(embedder, options.features, options.toolVersion, seed)
+        const fresh = await untrainedEmbedder(embedder, options.features, options.toolVersion, seed)
         using held = fresh
         scored.push({
           features: 'untrained',
@@ -187,11 +187,10 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<KnnEvent, Kn
   }
   const muchWork = scored.some(({sets}) => workOf(sets) > (options.engineWork ?? 1e9))
   if (muchWork && !started) yield {kind: 'started', engine: await startEngine(options.engine)}
-  return score(scored, options, notes, fingerprint, muchWork ? throughEngine : undefined)
+  return score(scored, options, notes, fingerprint, muchWork ? engineMatmul : undefined)
 }
 
-// ---- rows
-// --------------------------------------------------------------------------------------------------------------------------------------------
+// ---- rows ----------------------------------------------------------------------------------------------------------
 
 async function* bothSets(
   features: FeatureName,
@@ -209,7 +208,7 @@ async function* bothSets(
       builder ??= new VectorBuilder(D)
       builder.append(normalizeRows(vectors, D))
       for (const [i, id] of ids.entries()) {
-        labels.push(some[i] ?? unlabelled(id))
+        labels.push(some[i] ?? throwUnlabelled(id))
         paths.push(pathOf(id, fields[i]))
       }
       yield {kind: 'embedded', features, set, rows: builder.count}
@@ -232,7 +231,7 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
       for await (const {ids, vectors, labels: some, fields} of source.rows) {
         builder.append(normalizeRows(vectors, meta.dim))
         for (const [i, id] of ids.entries()) {
-          labels.push(some[i] ?? unlabelled(id))
+          labels.push(some[i] ?? throwUnlabelled(id))
           paths.push(pathOf(id, fields[i]))
         }
       }
@@ -249,8 +248,7 @@ async function fromEmbeddings(options: KnnOptions): Promise<{sets: Sets; meta: E
   return {sets: {train: train.set, val: val?.set}, meta: train.meta}
 }
 
-// ---- scores
-// ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- scores --------------------------------------------------------------------------------------------------------
 
 const workOf = ({train, val = train}: Sets): number => train.vectors.count * val.vectors.count * train.vectors.dim
 
@@ -346,7 +344,7 @@ function score(
     val: truth.length,
     classes: classes.length,
     leaveOneOut: val === undefined,
-    temperature: options.temperature ?? temperature,
+    temperature: options.temperature ?? defaultTemperature,
     scores,
     gains,
     perClass: Object.fromEntries(first ? classes.map(label => [label, ofClass(label, truth, first)]) : []),
@@ -375,7 +373,7 @@ function topFive(train: readonly string[], truth: readonly string[]): number {
 function countsOf(truth: readonly string[], said: Int32Array, classes: readonly string[]): number[][] {
   const numbers = new Map(classes.map((label, i) => [label, i]))
   const K = classes.length
-  const counts = confusion(
+  const counts = confusionMatrix(
     truth.map(label => numbers.get(label)!),
     said,
     K
@@ -405,7 +403,7 @@ function classify(
   {train, val}: Sets,
   classes: readonly string[],
   perClass: number | undefined,
-  {k: wanted = usualK, tries = 1, temperature: heat = temperature, seed}: KnnOptions,
+  {k: wanted = defaultK, tries = 1, temperature: heat = defaultTemperature, seed}: KnnOptions,
   notes: string[],
   products: InnerProductFn | undefined
 ): Outcome[] {
@@ -420,7 +418,7 @@ function classify(
     const chosen =
       perClass === undefined
         ? undefined
-        : someOfEach(labels, perClass, label => {
+        : sampleRowsPerClass(labels, perClass, label => {
             const random = rng(seed + draw, 'rows of a class', classes[label]!)
             return () => random.uniform()
           })

@@ -18,26 +18,35 @@ import {labelOf, noImages, type ImageRef, type SourceNote} from '../../../data/s
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
 import {saveHead} from '../../../files/checkpoint/head-file.js'
-import {best, byClass, confusion, ranks} from '../../../metrics/accuracy.js'
+import {predictedClasses, accuracyByClass, confusionMatrix, trueClassRanks} from '../../../metrics/accuracy.js'
 import {comparison, differenceOf, meanOf, type Estimate, type Interval} from '../../../metrics/intervals.js'
-import {classifierOf, freeGrid, gridScores, gridStep, initGrid, learningRates, usualKinds, type Kind} from '../../../heads/linear-grid.js'
-import {classifierScores, logistic, usualC} from '../../../heads/logistic.js'
-import {someOfEach} from '../../../search/knn.js'
+import {
+  classifierOf,
+  freeGrid,
+  gridScores,
+  gridStep,
+  initGrid,
+  learningRates,
+  protocolSlices,
+  type FeatureSlice
+} from '../../../heads/linear-grid.js'
+import {classifierScores, logistic, defaultC} from '../../../heads/logistic.js'
+import {sampleRowsPerClass} from '../../../search/knn.js'
 import {rng} from '../../../tensor/random.js'
 import {argMax, dispose, equal, reshape, sum, tensor1d, tensor2d, tidy} from '../../../tensor/tf.js'
 import type {Tensor2D} from '../../../tensor/tf.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {pickCases, type Cases} from '../shared/example-images.js'
 import {openClassifier, type Classifier, type ClassifierSpec, type OpenedClassifier} from './classifier-file.js'
-import {embedderOf, settingsOf, usualBatch, usualFeatures, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
+import {embedderOf, settingsOf, defaultBatch, defaultFeatures, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
 import {
   embeddingRows,
   gatherRows,
   modelRows,
   pixelRows,
-  refsAgain,
-  unlabelled,
-  untrained,
+  repeatableRefs,
+  throwUnlabelled,
+  untrainedEmbedder,
   type LabelledSet,
   type RowOptions
 } from '../shared/labelled-features.js'
@@ -158,7 +167,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
   const names = ['train', 'val', ...tests]
   const inputsOf = (at: number): readonly string[] => (at === 0 ? options.train : at === 1 ? options.val : [tests[at - 2]!])
   const needTrain = options.head === undefined
-  const images = names.map((_, at) => refsAgain(inputsOf(at), options, options.onSkipped))
+  const images = names.map((_, at) => repeatableRefs(inputsOf(at), options, options.onSkipped))
 
   /** Gathers the sets of one contender. */
   const gather = async function* (
@@ -196,7 +205,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
   const settle = async function* (
     name: string,
     sets: Sets,
-    kinds: readonly Kind[],
+    kinds: readonly FeatureSlice[],
     train: (() => AsyncGenerator<LinearEvent, {classifier: Classifier; grid: LinearReport['grid']}>) | undefined,
     spec: HeadSpec
   ): AsyncGenerator<LinearEvent> {
@@ -235,7 +244,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
         if (options.head !== undefined) head = await openClassifier(options.head, backbone, options.classes)
         // The larger kinds need blocks that a shallow model lacks; its own depth is the limit.
         const own = head?.features ?? {pool: 'cls+mean' as const, layers: Math.min(blocks, backbone.config.depth), normalize: false}
-        const transform = options.transform ?? head?.transform ?? usualFeatures.transform
+        const transform = options.transform ?? head?.transform ?? defaultFeatures.transform
         embedder = embedderOf(backbone, {...own, transform, toolVersion: options.toolVersion}, path)
       } catch (error) {
         backbone[Symbol.dispose]()
@@ -246,7 +255,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
       yield* head ? withHead(path, held, head) : one(path, held)
       told = true
       if (m === 0 && baselines.includes('untrained') && !head) {
-        using fresh = await untrained(held, settingsOf(held.meta, path), options.toolVersion, seed)
+        using fresh = await untrainedEmbedder(held, settingsOf(held.meta, path), options.toolVersion, seed)
         yield* one('untrained', fresh)
       }
     }
@@ -289,7 +298,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     const n = embedder.meta.dim / C - 1
     const spec = {kind: 'linear' as const, ...settingsOf(embedder.meta, name)}
     const rowsOf = (refs: AsyncIterable<ImageRef>): ReturnType<typeof modelRows> => modelRows(refs, embedder, options, info, onRejected)
-    const kinds = solver === 'lbfgs' ? [{name: 'cls', start: (n - 1) * C, length: C}] : usualKinds(n, C)
+    const kinds = solver === 'lbfgs' ? [{name: 'cls', start: (n - 1) * C, length: C}] : protocolSlices(n, C)
     if (cached) {
       const sets = yield* gather(name, rowsOf, true)
       trainCount = sets.train!.ids.length
@@ -301,7 +310,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     for await (const ref of images[0]!()) refs.push(ref)
     if (refs.length === 0) throw noImages(options.train)
     trainCount = refs.length
-    const labels = refs.map(ref => labelOf(ref) ?? unlabelled(ref.id))
+    const labels = refs.map(ref => labelOf(ref) ?? throwUnlabelled(ref.id))
     if (classes.length === 0) classes = classesOf({labels}, sets, notes)
     yield* settle(
       name,
@@ -339,9 +348,9 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<Linear
     })
   )
   const truth = numbers(first.sets.val.labels, classes)
-  const said = leader.judged[0]!.scores.length > 0 ? best(leader.judged[0]!.scores, truth.length, K) : new Int32Array(0)
+  const said = leader.judged[0]!.scores.length > 0 ? predictedClasses(leader.judged[0]!.scores, truth.length, K) : new Int32Array(0)
   const counts = said.length > 0 ? confusionOfKnown(truth, said, K) : new Int32Array(K * K)
-  const shares = byClass(counts, K)
+  const shares = accuracyByClass(counts, K)
   let head: string | undefined
   if (options.headOut !== undefined && first.classifier.weight.length > 0) {
     const {kind, weight, bias, chosen} = first.classifier
@@ -392,14 +401,14 @@ type HeadSpec = Omit<ClassifierSpec, 'start' | 'length' | 'classes'>
  * The kinds of features in rows of embeddings: those of the protocol as far as they are in there. Logistic regression
  * reads the whole vector, whatever it is.
  */
-export function kindsOf({pooling, layers}: Pick<EmbeddingMeta, 'pooling' | 'layers'>, dim: number, solver: Solver): Kind[] {
+export function kindsOf({pooling, layers}: Pick<EmbeddingMeta, 'pooling' | 'layers'>, dim: number, solver: Solver): FeatureSlice[] {
   const whole = [{name: 'embeddings', start: 0, length: dim}]
   const n = typeof layers === 'number' ? layers : (layers?.length ?? 1)
   if (solver === 'lbfgs' || (pooling !== 'cls' && pooling !== 'cls+mean')) return whole
   const mean = pooling === 'cls+mean'
   const C = dim / (mean ? n + 1 : n)
   if (!Number.isInteger(C)) return whole
-  return usualKinds(n, C).filter(({start, length}) => start + length <= dim)
+  return protocolSlices(n, C).filter(({start, length}) => start + length <= dim)
 }
 
 /** Class numbers of labels; −1 for a class that is not known. */
@@ -450,13 +459,13 @@ function judge({x, dim, labels}: LabelledSet, {kind, weight, bias}: Classifier, 
 
 function rightness(scores: Float32Array, truth: Int32Array, K: number): {right: Float64Array; top5: Float64Array} {
   const known = Int32Array.from(truth, k => Math.max(0, k))
-  const places = ranks(scores, known, K)
+  const places = trueClassRanks(scores, known, K)
   const under = (most: number): Float64Array => Float64Array.from(places, (rank, i) => Number(truth[i]! >= 0 && rank < most))
   return {right: under(1), top5: under(5)}
 }
 
 /** Columns of a kind, rows `at` … `at + rows`, as a tensor [rows, F]. */
-function stretch(x: Float32Array, dim: number, at: number, rows: number, {start, length}: Kind): Tensor2D {
+function stretch(x: Float32Array, dim: number, at: number, rows: number, {start, length}: FeatureSlice): Tensor2D {
   if (start === 0 && length === dim) return tensor2d(x.slice(at * dim, (at + rows) * dim), [rows, dim])
   const out = new Float32Array(rows * length)
   for (let i = 0; i < rows; i++) out.set(x.subarray((at + i) * dim + start, (at + i) * dim + start + length), i * length)
@@ -465,7 +474,7 @@ function stretch(x: Float32Array, dim: number, at: number, rows: number, {start,
 
 const confusionOfKnown = (truth: Int32Array, said: Int32Array, K: number): Int32Array => {
   const known = [...truth.keys()].filter(i => truth[i]! >= 0)
-  return confusion(
+  return confusionMatrix(
     known.map(i => truth[i]!),
     known.map(i => said[i]!),
     K
@@ -513,7 +522,7 @@ function choose(
 async function* trainCached(
   name: string,
   sets: Sets,
-  kinds: readonly Kind[],
+  kinds: readonly FeatureSlice[],
   classes: readonly string[],
   valTruth: Int32Array,
   options: LinearOptions
@@ -557,7 +566,7 @@ async function* regress(
   name: string,
   {x, dim}: LabelledSet,
   truth: Int32Array,
-  kind: Kind,
+  kind: FeatureSlice,
   K: number,
   {seed, signal}: LinearOptions
 ): AsyncGenerator<LinearEvent, {classifier: Classifier; grid: LinearReport['grid']}> {
@@ -571,32 +580,32 @@ async function* regress(
     return {x: tensor2d(own, [rows.length, kind.length]), y: rows.map(row => truth[row]!)}
   }
   const all = Int32Array.from({length: n}, (_, i) => i)
-  let chosen = usualC[Math.floor(usualC.length / 2)]!
+  let chosen = defaultC[Math.floor(defaultC.length / 2)]!
   const grid: {features: string; rate: number; top1: number}[] = []
   if (n - held >= 2) {
     const [fit, check] = [some(Int32Array.from(order.slice(held))), some(Int32Array.from(order.slice(0, held)))]
     let top = -1
     try {
-      const solutions = logistic(fit.x, fit.y, K, usualC, {goOn: () => signal?.aborted !== true})
+      const solutions = logistic(fit.x, fit.y, K, defaultC, {goOn: () => signal?.aborted !== true})
       signal?.throwIfAborted()
       for (const [i, solution] of solutions.entries()) {
         const scores = classifierScores(check.x, solution)
-        const said = best(scores.dataSync(), held, K)
+        const said = predictedClasses(scores.dataSync(), held, K)
         scores.dispose()
         const share = said.filter((k, j) => k === check.y[j]).length / held
-        grid.push({features: 'cls', rate: usualC[i]!, top1: share})
-        if (share > top) [top, chosen] = [share, usualC[i]!]
+        grid.push({features: 'cls', rate: defaultC[i]!, top1: share})
+        if (share > top) [top, chosen] = [share, defaultC[i]!]
       }
     } finally {
       dispose([fit.x, check.x])
     }
-    yield {kind: 'training', name, done: usualC.length, total: usualC.length + 1}
+    yield {kind: 'training', name, done: defaultC.length, total: defaultC.length + 1}
   }
   const whole = some(all)
   try {
     // The path up to the chosen C is followed again: each solution starts the next.
     const solved = logistic(whole.x, whole.y, K, [chosen])[0]!
-    yield {kind: 'training', name, done: usualC.length + 1, total: usualC.length + 1}
+    yield {kind: 'training', name, done: defaultC.length + 1, total: defaultC.length + 1}
     return {classifier: {kind, weight: solved.weight, bias: solved.bias, chosen: `logistic regression, C ${chosen.toPrecision(2)}`}, grid}
   } finally {
     dispose(whole.x)
@@ -609,7 +618,7 @@ async function* regress(
 async function* fewShots(
   name: string,
   sets: Sets,
-  kinds: readonly Kind[],
+  kinds: readonly FeatureSlice[],
   classes: readonly string[],
   truths: readonly Int32Array[],
   options: LinearOptions
@@ -623,7 +632,7 @@ async function* fewShots(
   const chosen: string[] = []
   let scores = new Float32Array(0)
   for (let draw = 0; draw < draws; draw++) {
-    const rows = someOfEach(truth, shots!, label => {
+    const rows = sampleRowsPerClass(truth, shots!, label => {
       const random = rng(seed, 'shots', draw, label)
       return () => random.uniform()
     })
@@ -657,7 +666,7 @@ async function* trainAugmented(
   labels: readonly string[],
   sets: Sets,
   embedder: Embedder,
-  kinds: readonly Kind[],
+  kinds: readonly FeatureSlice[],
   classes: readonly string[],
   options: LinearOptions,
   {device}: EngineInfo,
@@ -694,7 +703,7 @@ async function* trainAugmented(
     }
   })
   const grid = initGrid(kinds, classes.length, seed)
-  const atOnce = options.batch ?? usualBatch(embedder.config, embedder.transform, device)
+  const atOnce = options.batch ?? defaultBatch(embedder.config, embedder.transform, device)
   try {
     for (let step = 0; step < steps; step++) {
       const x = new Float32Array(rows * embedder.meta.dim)
@@ -742,7 +751,7 @@ function majority({train, val, tests}: Sets, classes: readonly string[]): Conten
 function casesOf({paths, labels}: LabelledSet, scores: Float32Array, classes: readonly string[]): Cases {
   const K = classes.length
   if (scores.length === 0) return {worst: [], typical: [], best: []}
-  const said = best(scores, labels.length, K)
+  const said = predictedClasses(scores, labels.length, K)
   return pickCases(
     labels.map((truth, i) => {
       const own = scores.subarray(i * K, (i + 1) * K)

@@ -10,7 +10,7 @@ import {classifierScores} from '../../../heads/logistic.js'
 import {slice, softmax, tensor2d, tidy} from '../../../tensor/tf.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {openClassifier} from './classifier-file.js'
-import {embed, embedderOf, usualBatch, usualFeatures, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
+import {embed, embedderOf, defaultBatch, defaultFeatures, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
 
 export type ClassifyOptions = {
   readonly images: readonly string[]
@@ -63,7 +63,7 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
   let head
   try {
     head = await openClassifier(options.head, backbone, options.classes)
-    const transform = options.transform ?? head.transform ?? usualFeatures.transform
+    const transform = options.transform ?? head.transform ?? defaultFeatures.transform
     embedder = embedderOf(backbone, {...head.features, transform, toolVersion: options.toolVersion}, options.model)
   } catch (error) {
     backbone[Symbol.dispose]()
@@ -74,7 +74,7 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
   const {start, length} = classifier.kind
   const K = classes.length
   const made = embed(all(), held, {
-    batch: options.batch ?? usualBatch(held.config, held.transform, engine.device),
+    batch: options.batch ?? defaultBatch(held.config, held.transform, engine.device),
     onRejected,
     ...(options.workers === undefined ? {} : {workers: options.workers}),
     ...(options.maxPixels === undefined ? {} : {maxPixels: options.maxPixels}),

@@ -20,7 +20,7 @@ export type DepthPicture = {
 }
 
 /** Relative error that is drawn darkest. */
-export const DARKEST_ERROR = 0.5
+const DARKEST_ERROR = 0.5
 
 /**
  * The 2nd and the 98th of a hundred depths that are known: single wild pixels do not take the colours away from the
@@ -67,10 +67,10 @@ const fitted = (size: Size, side: number): Size => {
 }
 
 /** A number of metres for people. */
-export const metres = (depth: number): string => `${depth.toFixed(depth < 10 ? 2 : 1)} m`
+const metres = (depth: number): string => `${depth.toFixed(depth < 10 ? 2 : 1)} m`
 
 /** The bar of a ramp with what stands at its ends. */
-export async function legend(ramp: Colormap, from: string, to: string): Promise<Markup> {
+async function legend(ramp: Colormap, from: string, to: string): Promise<Markup> {
   const bar = await encodeImage(colorBar(ramp, 160, 12).data, {width: 160, height: 12})
   return html`<span class="ramp"
     ><span>${from}</span><img src="${dataUri(bar, 'image/png')}" alt="${ramp}, from ${from} to ${to}" /><span>${to}</span></span

@@ -77,7 +77,7 @@ export function depthMomentum(step: number, steps: number): number {
 }
 
 /** First steps at which SigLoss has no spread: the published hundred, or a tenth of a short training. */
-export const sigWarmUp = (steps: number): number => Math.min(100, Math.round(steps / 10))
+const sigWarmUp = (steps: number): number => Math.min(100, Math.round(steps / 10))
 
 /** Features [B, h, w, D] of views and their truth [B, H, W], both consumed. */
 export type DepthBatch = {readonly features: Tensor4D; readonly truth: Tensor3D}
@@ -174,7 +174,7 @@ const START_WEIGHT = 256
  * the depths that there are, instead of in the middle of its range, which SigLoss (the mean counts 0.15 as much as the
  * spread) takes thousands of steps to leave.
  */
-export function initDepthHead(width: number, bins: number, seed: number, frequency?: ArrayLike<number>): LinearDepthHead {
+function initDepthHead(width: number, bins: number, seed: number, frequency?: ArrayLike<number>): LinearDepthHead {
   const random = rng(seed, 'depth head')
   const draw = (length: number): Float32Array => Float32Array.from({length}, () => (2 * random.uniform() - 1) / Math.sqrt(width))
   const weight = tensor(draw(bins * width), [bins, width]) as Tensor2D

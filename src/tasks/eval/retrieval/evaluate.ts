@@ -13,19 +13,19 @@ import type {SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineRequest} from '../../../engine/start.js'
 import type {Fields} from '../../../files/embeddings/embeddings.js'
 import {bootstrap, comparison, type Interval} from '../../../metrics/intervals.js'
-import {averagePrecision, hitAt, recallAt, type Precision} from '../../../metrics/retrieval.js'
+import {averagePrecision, hitAt, recallAt, type AveragePrecisionRule} from '../../../metrics/retrieval.js'
 import {normalizeRows} from '../../../search/exact.js'
 import {rankQueries, type RankQuery} from '../../../search/ranks.js'
 import {rng} from '../../../tensor/random.js'
 import {loadEmbedder, type FeatureSettings} from '../../embed/embedder.js'
-import {throughEngine} from '../shared/engine-matmul.js'
+import {engineMatmul} from '../shared/engine-matmul.js'
 import {
   embeddingRows,
   gatherRows,
   modelRows,
   pixelRows,
-  refsAgain,
-  untrained,
+  repeatableRefs,
+  untrainedEmbedder,
   type Baseline,
   type LabelledSet,
   type RowOptions,
@@ -52,7 +52,7 @@ export type RetrievalOptions = RowOptions & {
   /** The first image of each group asks, or every one. */
   readonly query: 'first' | 'all'
   readonly k?: readonly number[]
-  readonly precision?: Precision
+  readonly precision?: AveragePrecisionRule
   readonly seed: number
   readonly engine: EngineRequest
   /**
@@ -94,14 +94,14 @@ export type RetrievalReport = {
   readonly groups: number
   readonly queries: number
   readonly query: 'first' | 'all'
-  readonly precision: Precision
+  readonly precision: AveragePrecisionRule
   readonly scores: readonly RetrievalScore[]
   readonly gains: readonly RetrievalGain[]
   readonly fingerprint?: string | null
   readonly notes: readonly string[]
 }
 
-export const usualRanks: readonly number[] = [1, 5, 10]
+const defaultRanks: readonly number[] = [1, 5, 10]
 /** Found images that are told of each query. */
 const told = 10
 
@@ -133,7 +133,7 @@ export async function retrievalEval(
         code: 'NO_MODEL',
         hint: 'Give --model.'
       })
-    const images = refsAgain(inputs, options, options.onSkipped)
+    const images = repeatableRefs(inputs, options, options.onSkipped)
     const onRejected = (first: boolean) => (bad: RejectedImage) => (first ? options.onRejected?.(bad) : undefined) // of bad images, once is enough
     if (model !== undefined) {
       const info = await startEngine(options.engine)
@@ -142,7 +142,7 @@ export async function retrievalEval(
       fingerprint = embedder.meta.fingerprint
       sets.push({features: 'model', set: await gather('model', modelRows(images(), embedder, options, info, onRejected(true)), options)})
       if (baselines.includes('untrained')) {
-        using fresh = await untrained(embedder, options.features, options.toolVersion, seed)
+        using fresh = await untrainedEmbedder(embedder, options.features, options.toolVersion, seed)
         sets.push({
           features: 'untrained',
           set: await gather('untrained', modelRows(images(), fresh, options, info, onRejected(false)), options)
@@ -164,7 +164,7 @@ export async function retrievalEval(
     })
   const muchWork = sets.some(({set}) => asked.length * set.x.length > (options.engineWork ?? 1e9))
   if (muchWork && !started) await startEngine(options.engine)
-  return score(sets, asked, options, fingerprint, muchWork ? throughEngine : undefined)
+  return score(sets, asked, options, fingerprint, muchWork ? engineMatmul : undefined)
 }
 
 /** All rows, with their groups for labels; vectors of length 1. */
@@ -220,9 +220,9 @@ function score(
   asked: readonly RankQuery[],
   options: RetrievalOptions,
   fingerprint: string | null | undefined,
-  products: typeof throughEngine | undefined
+  products: typeof engineMatmul | undefined
 ): {report: RetrievalReport; queries: QueryResult[]} {
-  const {k: ks = usualRanks, precision: how = 'trapezoid', seed, query} = options
+  const {k: ks = defaultRanks, precision: how = 'trapezoid', seed, query} = options
   const {ids, paths, labels} = sets[0]!.set
   const notes: string[] = []
   const groups = new Set(labels)
@@ -268,7 +268,7 @@ function score(
   const numbers = new Map([...groups].map((group, i) => [group, i]))
   const groupNumbers = asked.map(({row}) => numbers.get(labels[row]!)!)
   const scores = [...outcomes].map(([features, {precision, ranks}]): RetrievalScore => {
-    const {mean: map, interval} = overGroups(precision, groupNumbers, seed)
+    const {mean: map, interval} = estimateOverGroups(precision, groupNumbers, seed)
     const byK = (of: typeof recallAt): Record<string, number> =>
       Object.fromEntries(ks.map(k => [k, ranks.reduce((sum, list, q) => sum + of(list, asked[q]!.relevant.length, k), 0) / ranks.length]))
     return {features, map, interval, recall: byK(recallAt), hits: byK(hitAt)}
@@ -277,7 +277,7 @@ function score(
   const gains = (['pixels', 'untrained', 'chance'] as const).flatMap((over): RetrievalGain[] => {
     const other = outcomes.get(over)
     if (!own || !other) return []
-    const estimate = overGroups(
+    const estimate = estimateOverGroups(
       own.precision.map((value, q) => value - other.precision[q]!),
       groupNumbers,
       seed
@@ -301,7 +301,7 @@ function score(
 /**
  * The mean over queries, and its interval over draws of whole groups. `groups[q]` is the group's number of query q.
  */
-export function overGroups(values: ArrayLike<number>, groups: readonly number[], seed: number): {mean: number; interval: Interval} {
+export function estimateOverGroups(values: ArrayLike<number>, groups: readonly number[], seed: number): {mean: number; interval: Interval} {
   const sums = new Map<number, {sum: number; count: number}>()
   for (const [q, group] of groups.entries()) {
     const known = sums.get(group) ?? {sum: 0, count: 0}

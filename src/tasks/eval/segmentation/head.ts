@@ -26,7 +26,7 @@ export async function headTensors(head: SegmentHead): Promise<HeadTensors> {
 }
 
 /** A head from the numbers of its file. */
-export const headFromTensors = (tensors: HeadTensors): SegmentHead =>
+const headFromTensors = (tensors: HeadTensors): SegmentHead =>
   grow<SegmentHead>([...tensors].map(([name, {shape, data}]) => [name, tensor(data, [...shape])] as const))
 
 /** The classes of a head, as masks know them. */

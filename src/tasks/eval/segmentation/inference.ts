@@ -144,7 +144,7 @@ export function resizedSize({width, height}: {width: number; height: number}, si
 export type FoldedHead = {readonly weight: Tensor2D /* [K, D] */; readonly bias: Tensor1D /* [K] */}
 
 /** Scores of maps [n, h, w, D] → [n, h, w, K]. */
-export function logitMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
+function logitMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
   const [n, h, w, D] = maps.shape
   return tidy(() => reshape(linearForward(reshape(maps, [n * h * w, D]), head), [n, h, w, head.bias.shape[0]]))
 }

@@ -53,7 +53,7 @@ async function section(kind: SegCase['kind'], cases: readonly SegCase[], palette
 }
 
 /** The sentence on a gain. */
-export const sentence = ({over, set, miou, interval: [low, high], verdict}: SegReport['gains'][number]): string => {
+const sentence = ({over, set, miou, interval: [low, high], verdict}: SegReport['gains'][number]): string => {
   const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`
   const names = {majority: 'the commonest class', pixels: 'raw pixels', untrained: 'the untrained model'} as const
   return `On ${set} the model ${verdict} ${names[over]}: ${signed(miou)} (${signed(low)} to ${signed(high)}) points of mIoU.`

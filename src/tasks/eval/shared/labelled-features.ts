@@ -11,7 +11,7 @@ import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../
 import type {EngineInfo} from '../../../engine/start.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
 import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
-import {embed, embedderOf, usualBatch, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
+import {embed, embedderOf, defaultBatch, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
 
 export type Baseline = 'pixels' | 'untrained'
 
@@ -43,8 +43,7 @@ const decoding = ({workers, maxPixels}: RowOptions): {workers?: number; maxPixel
 })
 
 /** The label among the fields of a row. */
-export const labelIn = ({label}: Fields): string | undefined =>
-  label === undefined || label === null || label === '' ? undefined : String(label)
+const labelIn = ({label}: Fields): string | undefined => (label === undefined || label === null || label === '' ? undefined : String(label))
 
 /** Vectors of images by a model. */
 export async function* modelRows(
@@ -54,7 +53,7 @@ export async function* modelRows(
   {device}: Pick<EngineInfo, 'device'>,
   onRejected: (bad: RejectedImage) => void
 ): Rows {
-  const batch = options.batch ?? usualBatch(embedder.config, embedder.transform, device)
+  const batch = options.batch ?? defaultBatch(embedder.config, embedder.transform, device)
   const {signal} = options
   for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onRejected, ...decoding(options), ...(signal ? {signal} : {})}))
     yield {ids, vectors, fields, labels: fields.map(labelIn)}
@@ -81,7 +80,12 @@ export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOpti
  * The model's architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, all images come
  * out alike and the score is chance.
  */
-export async function untrained({config}: Embedder, features: FeatureSettings, toolVersion: string, seed: number): Promise<Embedder> {
+export async function untrainedEmbedder(
+  {config}: Embedder,
+  features: FeatureSettings,
+  toolVersion: string,
+  seed: number
+): Promise<Embedder> {
   const {initVit} = await import('../../../model/init.js')
   const {free} = await import('../../../tensor/tree.js')
   const params = initVit(config, seed, 1)
@@ -90,14 +94,14 @@ export async function untrained({config}: Embedder, features: FeatureSettings, t
 }
 
 /** Images of a set, in the order of its inputs. */
-export const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
+const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
   listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkipped ? {onSkipped} : {})})
 
 /**
  * The same for several passes over one set: what stdin names is kept, since it can be read once. Each call begins a
  * pass; one must end before the next.
  */
-export function refsAgain(
+export function repeatableRefs(
   inputs: readonly string[],
   options: RowOptions,
   onSkipped?: (note: SourceNote) => void
@@ -113,7 +117,7 @@ export function refsAgain(
   }
 }
 
-export function unlabelled(id: string): never {
+export function throwUnlabelled(id: string): never {
   throw new UserError(`${id} has no label.`, {
     exit: 2,
     code: 'NO_LABEL',
@@ -180,7 +184,7 @@ export async function gatherRows(
     parts.push(vectors)
     for (const [i, id] of some.entries()) {
       ids.push(id)
-      labels.push(own[i] ?? (needed ? unlabelled(id) : ''))
+      labels.push(own[i] ?? (needed ? throwUnlabelled(id) : ''))
       paths.push(pathOf(id, fields[i]))
     }
     onRows?.(ids.length)

@@ -8,7 +8,7 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../../src/files/embeddings/embeddings.js'
-import {usualFeatures} from '../../../../src/tasks/embed/embedder.js'
+import {defaultFeatures} from '../../../../src/tasks/embed/embedder.js'
 import {knnEval, type KnnOptions, type KnnReport} from '../../../../src/tasks/eval/classification/knn.js'
 import {knnPage} from '../../../../src/tasks/eval/classification/knn-page.js'
 import {rng} from '../../../../src/tensor/random.js'
@@ -47,7 +47,7 @@ async function save(name: string, rows: readonly Row[], change: Partial<Embeddin
 async function run(options: Partial<KnnOptions>): Promise<KnnReport> {
   const events = knnEval({
     train: [],
-    features: usualFeatures,
+    features: defaultFeatures,
     seed: 0,
     engine: {engine: 'wasm', note: () => {}},
     toolVersion: '0',
@@ -180,7 +180,7 @@ test('from images, with both baselines and no tensor left', async () => {
     val: [join(dir, 'val')],
     model,
     baselines: ['pixels', 'untrained'],
-    features: {...usualFeatures, transform: {resize: 40, crop: 28}},
+    features: {...defaultFeatures, transform: {resize: 40, crop: 28}},
     k: [1, 5],
     batch: 8
   }

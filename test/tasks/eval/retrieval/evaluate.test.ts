@@ -8,8 +8,14 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../../src/files/embeddings/embeddings.js'
-import {usualFeatures} from '../../../../src/tasks/embed/embedder.js'
-import {groupOf, overGroups, queriesOf, retrievalEval, type RetrievalOptions} from '../../../../src/tasks/eval/retrieval/evaluate.js'
+import {defaultFeatures} from '../../../../src/tasks/embed/embedder.js'
+import {
+  groupOf,
+  estimateOverGroups,
+  queriesOf,
+  retrievalEval,
+  type RetrievalOptions
+} from '../../../../src/tasks/eval/retrieval/evaluate.js'
 import {pickQueries, retrievalPage} from '../../../../src/tasks/eval/retrieval/page.js'
 import {memory} from '../../../../src/tensor/tf.js'
 import {drawnFolder, drawnImage} from '../../../support/drawn-images.js'
@@ -44,7 +50,7 @@ async function save(name: string, rows: readonly Row[]): Promise<string> {
 const run = (options: Partial<RetrievalOptions>): ReturnType<typeof retrievalEval> =>
   retrievalEval({
     inputs: [],
-    features: usualFeatures,
+    features: defaultFeatures,
     query: 'first',
     seed: 0,
     engine: {engine: 'wasm', note: () => {}},
@@ -116,8 +122,8 @@ test('the group is the field, else the label, else part of the name; an image wi
 test('intervals draw groups, not queries: copies of a query make them no narrower', () => {
   const values = [0, 1, 0.2, 0.9, 0.5, 0.7, 0.1, 1]
   const groups = values.map((_, i) => i)
-  const once = overGroups(values, groups, 0)
-  const thrice = overGroups([...values, ...values, ...values], [...groups, ...groups, ...groups], 0)
+  const once = estimateOverGroups(values, groups, 0)
+  const thrice = estimateOverGroups([...values, ...values, ...values], [...groups, ...groups, ...groups], 0)
   near(once.mean, thrice.mean)
   near(once.interval[0], thrice.interval[0])
   near(once.interval[1], thrice.interval[1])
@@ -131,7 +137,7 @@ test('from images with both baselines, and the page with its pictures', async ()
     inputs: [join(dir, 'photos')],
     model,
     baselines: ['pixels', 'untrained'],
-    features: {...usualFeatures, transform: {resize: 40, crop: 28}},
+    features: {...defaultFeatures, transform: {resize: 40, crop: 28}},
     batch: 8,
     query: 'all'
   }
@@ -173,7 +179,7 @@ test('an image that cannot be decoded is told once and left out of all features 
   const {report} = await run({
     inputs: [join(dir, 'bad')],
     baselines: ['pixels'],
-    features: {...usualFeatures, transform: {resize: 40, crop: 28}},
+    features: {...defaultFeatures, transform: {resize: 40, crop: 28}},
     onRejected: ({id}) => void bad.push(id)
   })
   assert.equal(report.images, 6)
