@@ -167,7 +167,7 @@ const limits = {
   fileCircles: 2,
   folderCircles: 3,
   sharedNames: 45,
-  deadExports: 10,
+  deadExports: 40,
   conditionalSpreads: 368,
   commandLines: 107
 }

@@ -53,7 +53,7 @@ export function differenceOf(a: ArrayLike<number>, b: ArrayLike<number>, seed: n
  * Below so many items no difference is called significant: even if all of five had the same sign, a sign test would
  * give p = 2 · 2⁻⁵ = 0.06.
  */
-export const MIN_SIGNIFICANT_ITEMS = 6
+const MIN_SIGNIFICANT_ITEMS = 6
 
 /** Whether a paired difference over so many independent items differs from zero at the level of its interval. */
 export const isSignificant = ({interval: [low, high]}: Pick<Estimate, 'interval'>, items: number): boolean =>

@@ -80,7 +80,7 @@ export function scoreOutcomes<T, M extends string>(
 const fits = (variant: Variant = {}, other: Variant = {}): boolean =>
   Object.entries(other).every(([name, value]) => variant[name] === value)
 
-export const haveSameItems = (a: Pick<Outcome<unknown>, 'ids'>, b: Pick<Outcome<unknown>, 'ids'>): boolean =>
+const haveSameItems = (a: Pick<Outcome<unknown>, 'ids'>, b: Pick<Outcome<unknown>, 'ids'>): boolean =>
   a.ids.length === b.ids.length && a.ids.every((id, i) => id === b.ids[i])
 
 /**

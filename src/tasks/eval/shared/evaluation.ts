@@ -70,10 +70,10 @@ export type EvalReport = {
 export type Table = {
   readonly title: string
   readonly note?: string
-  readonly columns: readonly Column[]
+  readonly columns: readonly TableColumn[]
   readonly rows: readonly (readonly string[])[]
 }
-export type Column = {readonly name: string; readonly align: 'left' | 'right'}
+export type TableColumn = {readonly name: string; readonly align: 'left' | 'right'}
 
 /** The report for people: what was done in one sentence, then tables. */
 export type Summary = {readonly heading: string; readonly tables: readonly Table[]}
@@ -90,6 +90,3 @@ export type EvalResult<R extends EvalReport = EvalReport> = {
   readonly items: () => Iterable<ItemRow>
   readonly page: (options: ThumbnailOptions) => Promise<EvalPageText>
 }
-
-/** One evaluation: options → events → result. */
-export type Evaluation<Options, R extends EvalReport> = (options: Options) => AsyncGenerator<EvalEvent, EvalResult<R>>

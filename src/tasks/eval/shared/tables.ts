@@ -1,10 +1,10 @@
 /** Figures as text, and the tables that terminal and page share. */
 import type {Interval} from '../../../metrics/intervals.js'
 import type {EvalPage} from '../../../render/eval-page.js'
-import type {Column, EvalDifference, Table} from './evaluation.js'
+import type {TableColumn, EvalDifference, Table} from './evaluation.js'
 
-export const words = (name: string): Column => ({name, align: 'left'})
-export const figures = (name: string): Column => ({name, align: 'right'})
+export const words = (name: string): TableColumn => ({name, align: 'left'})
+export const figures = (name: string): TableColumn => ({name, align: 'right'})
 
 /** A share in per cent, without the sign; a dash where there is none. */
 export const percent = (share: number | null): string => (share === null || Number.isNaN(share) ? '–' : (100 * share).toFixed(1))
@@ -31,7 +31,7 @@ export const candidateTitle = (features: string): string => titles[features] ?? 
 
 export type DifferenceColumns<D extends EvalDifference> = {
   /** Columns between the set and the figure, e.g. k. */
-  readonly variants?: readonly {readonly column: Column; readonly of: (difference: D) => string}[]
+  readonly variants?: readonly {readonly column: TableColumn; readonly of: (difference: D) => string}[]
   /** What a measure is called, with its unit, e.g. `top-1, points`. */
   readonly titles: Readonly<Record<string, string>>
   /** Figures as text; in per cent points by default. */
