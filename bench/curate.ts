@@ -24,7 +24,7 @@ import {startEngine} from '../src/engine/start.js'
 import {lineChart} from '../src/render/chart.js'
 import {html, page} from '../src/render/html.js'
 import {fileRows, npyMatrix} from '../src/files/search-index/matrix-file.js'
-import {npyHeader} from '../src/files/embeddings/npy.js'
+import {npyHeader} from '../src/files/embeddings/npy-header.js'
 import {normalizeRows} from '../src/search/exact.js'
 import {rng} from '../src/tensor/random.js'
 

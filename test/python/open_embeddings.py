@@ -48,7 +48,7 @@ json.dump(
         "npy": np.load(npy).astype(float).tolist(),
         "npy_type": str(np.load(npy, mmap_mode="r").dtype),
         "npy_ids": [row["id"] for row in rows],
-        "npy_meta": rows[0]["dinov2"],
+        "npy_meta": json.load(open(listing.replace(".jsonl", ".meta.json"), encoding="utf-8"))["dinov2"],
         "safetensors": tensors["vectors"].astype(float).tolist(),
         "safetensors_ids": [json.loads(line)["id"] for line in tensors["rows"].tobytes().decode().splitlines()],
         "safetensors_meta": safetensors_meta,

@@ -156,7 +156,7 @@ export const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = 
   [/^@oclif\/core$/, /^(src\/cli|commands)\//],
   [/^cli-progress$/, /^src\/cli\/progress\.ts$/],
   [/^yaml$/, /^src\/config\//],
-  [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|tar-stream)$/, /^src\/(files|data)\//]
+  [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|fzstd|tar-stream)$/, /^src\/(files|data)\//]
 ]
 
 const list = (names: readonly string[]): string => names.map(name => `\`${name}\``).join(', ')

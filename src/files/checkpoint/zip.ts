@@ -7,9 +7,9 @@
  * so the same content gives the same file. Checksums are written but not checked on reading: PyTorch can be told to
  * leave them out, and does not check them either.
  */
-import * as zlib from 'node:zlib'
 import {UserError} from '../../config/errors.js'
 import type {AtomicOutput} from '../../system/atomic.js'
+import {crc32} from '../../system/crc32.js'
 import type {FileReader} from '../../system/file-reader.js'
 
 export type ZipRecord = {
@@ -245,17 +245,3 @@ function number32(value: number): Buffer {
   out.writeUInt32LE(value)
   return out
 }
-
-const table = Uint32Array.from({length: 256}, (_, value) => {
-  for (let bit = 0; bit < 8; bit++) value = value & 1 ? (value >>> 1) ^ 0xedb88320 : value >>> 1
-  return value
-})
-
-/** CRC-32 of zip, continued from `value`. Node has it natively from 20.15 on. */
-const crc32: (bytes: Uint8Array, value: number) => number =
-  (zlib as {crc32?: (bytes: Uint8Array, value: number) => number}).crc32 ??
-  ((bytes, value) => {
-    let crc = ~value
-    for (const byte of bytes) crc = (crc >>> 8) ^ table[(crc ^ byte) & 0xff]!
-    return ~crc >>> 0
-  })

@@ -6,15 +6,18 @@ import {createReadStream} from 'node:fs'
 import {open, rm, type FileHandle} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import type {Readable, Writable} from 'node:stream'
+import type {Writable} from 'node:stream'
+import {writeError} from '../../system/atomic.js'
+import {crc32} from '../../system/crc32.js'
+import type {OpenedRows, Source} from './format.js'
 
 /** Reads a stream in order, with a look at its first bytes before any is taken. */
 export class ByteReader {
-  readonly #chunks: AsyncIterator<Uint8Array>
+  readonly #chunks: AsyncIterator<Uint8Array> | Iterator<Uint8Array>
   #ahead: Uint8Array[] = []
 
-  constructor(source: AsyncIterable<Uint8Array>) {
-    this.#chunks = source[Symbol.asyncIterator]()
+  constructor(source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>) {
+    this.#chunks = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]()
   }
 
   /** The first `n` bytes, or fewer when the stream is shorter; they stay in the stream. */
@@ -28,6 +31,33 @@ export class ByteReader {
     }
     if (this.#ahead.length > 1) this.#ahead = [Buffer.concat(this.#ahead)]
     return this.#ahead[0]?.subarray(0, n) ?? new Uint8Array(0)
+  }
+
+  /** The next `n` bytes, or fewer at the end of the stream, in memory of their own. Memory is only taken for bytes that came. */
+  async take(n: number): Promise<Buffer> {
+    const parts: Uint8Array[] = []
+    let have = 0
+    while (have < n) {
+      let chunk = this.#ahead.shift()
+      if (!chunk) {
+        const {value, done} = await this.#chunks.next()
+        if (done) break
+        chunk = value
+      }
+      if (chunk.length > n - have) {
+        this.#ahead.unshift(chunk.subarray(n - have))
+        chunk = chunk.subarray(0, n - have)
+      }
+      parts.push(chunk)
+      have += chunk.length
+    }
+    const out = Buffer.from(new ArrayBuffer(have)) // aligned, so that numbers in it can be read as they lie
+    let at = 0
+    for (const part of parts) {
+      out.set(part, at)
+      at += part.length
+    }
+    return out
   }
 
   /** All bytes that were not taken yet. */
@@ -47,10 +77,13 @@ export class ByteReader {
     }
   }
 
-  /** Lines without their ends (byte `end`); the last may lack one. */
+  /** Lines of UTF-8 text without their ends (byte `end`); the last may lack one. A byte order mark is passed over, and UTF-16 that begins with one is read. */
   async *lines(end = 10): AsyncGenerator<string> {
+    const head = Buffer.from(await this.peek(3))
+    if (head.equals(BYTE_ORDER_MARK)) await this.take(3)
+    const order = utf16Order(head)
     let rest: Uint8Array[] = []
-    for await (const chunk of this.chunks()) {
+    for await (const chunk of order ? fromUtf16(this.chunks(), order) : this.chunks()) {
       let from = 0
       for (let at = chunk.indexOf(end); at >= 0; at = chunk.indexOf(end, from)) {
         rest.push(chunk.subarray(from, at))
@@ -69,10 +102,30 @@ export class ByteReader {
   }
 }
 
+const BYTE_ORDER_MARK = Buffer.from([0xef, 0xbb, 0xbf])
+
+/** The byte order of UTF-16 that begins with a mark. */
+function utf16Order(head: Uint8Array): 'utf-16le' | 'utf-16be' | undefined {
+  return head[0] === 0xff && head[1] === 0xfe ? 'utf-16le' : head[0] === 0xfe && head[1] === 0xff ? 'utf-16be' : undefined
+}
+
+async function* fromUtf16(chunks: AsyncIterable<Uint8Array>, order: 'utf-16le' | 'utf-16be'): AsyncGenerator<Uint8Array> {
+  const decoder = new TextDecoder(order) // passes over the mark
+  for await (const chunk of chunks) yield Buffer.from(decoder.decode(chunk, {stream: true}))
+  yield Buffer.from(decoder.decode())
+}
+
+/** The reader of a text as UTF-8: the same reader, unless it begins as UTF-16. */
+export async function utf8Reader(bytes: ByteReader): Promise<ByteReader> {
+  const order = utf16Order(await bytes.peek(2))
+  return order ? new ByteReader(fromUtf16(bytes.chunks(), order)) : bytes
+}
+
 const text = (parts: readonly Uint8Array[]): string => Buffer.concat(parts).toString('utf8').replace(/\r$/, '')
 
 /** A stream of bytes from a file, from `start` on. */
-export const fileBytes = (path: string, start = 0): Readable => createReadStream(path, {start, highWaterMark: 1 << 20})
+export const fileBytes = (path: string, start = 0): AsyncIterable<Uint8Array> =>
+  createReadStream(path, {start, highWaterMark: 1 << 20}) as AsyncIterable<Uint8Array>
 
 /** Where a writer appends. */
 export type Sink = {write(bytes: Uint8Array | string): Promise<void>}
@@ -119,6 +172,13 @@ export function streamSink(stream: Writable): Sink {
   }
 }
 
+/** The CRC-32 of bytes `from` … `to` of a file. */
+export async function crcOfFile(handle: FileHandle, from: number, to: number): Promise<number> {
+  let crc = 0
+  for (let at = from; at < to; at += 1 << 20) crc = crc32(await readAt(handle, at, Math.min(1 << 20, to - at)), crc)
+  return crc
+}
+
 let spoolCount = 0
 
 /** Lays a stream down in a temporary file, for the formats that are read from their end. `remove` deletes it. */
@@ -131,9 +191,35 @@ export async function spool(source: AsyncIterable<Uint8Array>): Promise<{path: s
     for await (const chunk of source) await sink.write(chunk)
   } catch (error) {
     await remove()
-    throw error
+    throw writeError(path, error)
   } finally {
     await handle.close()
   }
   return {path, remove}
+}
+
+/** Opens a format that is read at any place of a file: a pipe is laid down in a temporary file first, which goes with the rows. */
+export async function withPath({path, bytes}: Source, open: (path: string) => Promise<OpenedRows>): Promise<OpenedRows> {
+  const spooled = path === undefined ? await spool(bytes.chunks()) : undefined
+  if (!spooled) await bytes.close()
+  const release = async (): Promise<void> => spooled?.remove()
+  try {
+    const opened = await open(spooled?.path ?? path!)
+    const close = async (): Promise<void> => {
+      await opened.close?.()
+      await release()
+    }
+    return {...opened, rows: withCleanup(opened.rows, release), close}
+  } catch (error) {
+    await release()
+    throw error
+  }
+}
+
+async function* withCleanup<T>(rows: AsyncGenerator<T>, release: () => Promise<void>): AsyncGenerator<T> {
+  try {
+    yield* rows
+  } finally {
+    await release()
+  }
 }

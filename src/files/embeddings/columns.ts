@@ -6,6 +6,7 @@
  * list or an object) travels as JSON in one more column, `extra`, and comes back from there: nothing is lost and
  * nothing is refused. A field that has the name of one of our own columns travels in `extra` as well.
  */
+import {isObject, parseJson} from '../../system/json.js'
 import type {Fields} from './rows.js'
 
 export type ColumnKind = 'string' | 'number' | 'boolean'
@@ -54,6 +55,10 @@ export function splitFields(columns: readonly Column[], fields: Fields, emptyIsM
 export function joinFields(columns: readonly Pick<Column, 'name'>[], cells: readonly unknown[], extra: string | null | undefined): Fields {
   const entries: [string, unknown][] = []
   for (const [i, {name}] of columns.entries()) if (cells[i] !== null && cells[i] !== undefined) entries.push([name, cells[i]])
-  if (extra) entries.push(...Object.entries(JSON.parse(extra) as Fields))
+  if (extra) {
+    const rest = parseJson(extra)
+    if (!isObject(rest)) throw new RangeError('its column extra holds no fields')
+    entries.push(...Object.entries(rest))
+  }
   return Object.fromEntries(entries)
 }

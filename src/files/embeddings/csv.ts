@@ -1,42 +1,41 @@
 /**
  * Embeddings as CSV (RFC 4180): `id`, one column a field, `extra` (JSON), `dinov2`, then `v0` … `v{D-1}`.
  *
- * The record of the making stands in the `dinov2` cell of the first row, and the other cells of that column are empty:
- * the file stays a plain table that spreadsheets and data frames open without being told to skip a line. The record
- * also says which columns hold numbers and booleans, which CSV cannot.
+ * The record of how the vectors were made stands in the `dinov2` cell of the first row; in the other rows that cell holds a checksum of the vector. So the
+ * file stays a plain table that spreadsheets and data frames open without being told to skip a line, and a changed or cut number is noticed. The record
+ * also says which columns hold numbers and booleans, which CSV cannot. Tables of other programs may have semicolons or tabs, decimal commas beside
+ * semicolons, other names of columns (`emb_0`, `emb_1`, …) and pandas' index column.
  */
 import {parse} from 'csv-parse'
+import {truncate} from 'node:fs/promises'
 import {pipeline, Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import {type ByteReader, type Sink} from './bytes.js'
-import {joinFields, planColumns, reservedNames, splitFields, type Cell, type Column, type ColumnKind} from './columns.js'
-import {shortestDecimal} from './jsonl.js'
-import {
-  batchOf,
-  metaFromJson,
-  metaToJson,
-  rowsPerBatch,
-  unknownProvenance,
-  type EmbeddingBatch,
-  type EmbeddingMeta,
-  type Row
-} from './rows.js'
+import {isObject, parseJson} from '../../system/json.js'
+import {ByteReader, fileBytes, type Sink} from './bytes.js'
+import {joinFields, planColumns, splitFields, type Cell, type Column, type ColumnKind} from './columns.js'
+import {csvLayout, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
+import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
+import {shortestDecimal, vectorCheck} from './jsonl.js'
+import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {recoverLines} from './row-lines.js'
+import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
 const quoteCell = (text: string): string => (/[",\r\n]/.test(text) || text !== text.trim() ? `"${text.replaceAll('"', '""')}"` : text)
-const vectorColumn = /^v(\d+)$/
+const isVectorName = (name: string): boolean => /^v\d+$/.test(name)
 
 /** Writes one line a row; `begun` are the columns of a file that is being continued. */
-export function csvWriter(
-  sink: Sink,
-  meta: EmbeddingMeta,
-  begun?: readonly Column[]
-): {write(batch: EmbeddingBatch): Promise<void>; finish(): Promise<void>} {
+function csvWriter(sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): EmbeddingWriter {
   let columns = begun
   let first = begun === undefined
   const begin = async (fields: EmbeddingBatch['fields']): Promise<void> => {
-    columns = planColumns(fields, name => vectorColumn.test(name))
+    columns = planColumns(fields, isVectorName)
     const names = ['id', ...columns.map(column => column.name), 'extra', 'dinov2', ...Array.from({length: meta.dim}, (_, d) => `v${d}`)]
     await sink.write(names.map(quoteCell).join(',') + '\n')
+  }
+  /** The first row's cell: record, kinds of the columns, and checksum. */
+  const record = (check: string): string => {
+    const kinds = Object.fromEntries(columns!.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
+    return JSON.stringify({...(JSON.parse(metaToJson(meta)) as object), kinds, crc32: check})
   }
   return {
     async write({ids, vectors, fields}) {
@@ -44,12 +43,11 @@ export function csvWriter(
       let text = ''
       for (const [i, id] of ids.entries()) {
         const {cells, extra} = splitFields(columns!, fields[i]!, true)
-        const kinds = Object.fromEntries(columns!.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
-        const record = first ? JSON.stringify({...(JSON.parse(metaToJson(meta)) as object), kinds}) : ''
+        const vector = vectors.subarray(i * meta.dim, (i + 1) * meta.dim)
+        const check = first ? record(vectorCheck(vector)) : vectorCheck(vector)
         first = false
-        const left = [id, ...cells.map(cell => (cell === null ? '' : String(cell))), extra ?? '', record].map(quoteCell)
-        const numbers = Array.from(vectors.subarray(i * meta.dim, (i + 1) * meta.dim), shortestDecimal)
-        text += `${[...left, ...numbers].join(',')}\n`
+        const left = [id, ...cells.map(cell => (cell === null ? '' : String(cell))), extra ?? '', check].map(quoteCell)
+        text += `${[...left, ...Array.from(vector, shortestDecimal)].join(',')}\n`
       }
       await sink.write(text)
     },
@@ -59,74 +57,204 @@ export function csvWriter(
   }
 }
 
-/** Reads rows. Throws `UserError` when there are no vector columns or a cell of them is not a number. */
-export async function readCsv(
-  bytes: ByteReader,
-  name: string
-): Promise<{meta: EmbeddingMeta; columns: Column[]; rows: AsyncGenerator<EmbeddingBatch>; close(): Promise<void>}> {
-  const parser = parse({bom: true})
-  pipeline(Readable.from(bytes.chunks()), parser, () => {}) // an error of the source arrives through the parser
-  const records = parser[Symbol.asyncIterator]() as AsyncIterator<string[]>
-  let number = 0
-  const next = async (): Promise<string[] | undefined> => {
+// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+
+/** One record of the file is at most this long; beyond it a quote was not closed. */
+const MAX_RECORD = 64 << 20
+
+const damaged = (name: string, why: string, cause?: unknown): UserError =>
+  new UserError(`${name} is damaged: ${why}.`, {
+    code: 'EMBEDDINGS_DAMAGED',
+    hint: 'It was cut off or changed after it was written; write it again.',
+    cause
+  })
+
+/** The lines of a table as cells, and whether the bytes ended with the end of a line. */
+class Records {
+  number = 0
+  #last = 0
+  readonly #parser
+  readonly #records: AsyncIterator<string[]>
+
+  constructor(
+    bytes: ByteReader,
+    readonly name: string,
+    separator: string
+  ) {
+    this.#parser = parse({bom: true, delimiter: separator, max_record_size: MAX_RECORD, relax_column_count: true, skip_empty_lines: true})
+    pipeline(Readable.from(this.#watched(bytes)), this.#parser, () => {}) // an error of the source arrives through the parser
+    this.#records = this.#parser[Symbol.asyncIterator]() as AsyncIterator<string[]>
+  }
+
+  async *#watched(bytes: ByteReader): AsyncGenerator<Uint8Array> {
+    for await (const chunk of bytes.chunks()) {
+      if (chunk.length > 0) this.#last = chunk.at(-1)!
+      yield chunk
+    }
+  }
+
+  get endsWithLine(): boolean {
+    return this.#last === 10 || this.#last === 13
+  }
+
+  async next(): Promise<string[] | undefined> {
     try {
-      const {value, done} = await records.next()
-      number++
+      const {value, done} = await this.#records.next()
+      this.number++
       return done ? undefined : value
     } catch (error) {
-      throw new UserError(`${name} is not CSV: ${(error as Error).message}.`, {code: 'EMBEDDINGS_DAMAGED', cause: error})
+      throw damaged(this.name, (error as Error).message.replace(/\.$/, ''), error)
     }
   }
-  const header = (await next()) ?? []
-  const at = header.flatMap((column, i) => (vectorColumn.test(column) ? [i] : []))
-  if (at.length === 0)
-    throw new UserError(`${name} has no columns v0, v1, … of a vector; its columns are ${header.slice(0, 8).join(', ') || 'none'}.`, {
-      code: 'NO_VECTORS'
-    })
-  at.sort((a, b) => Number(header[a]!.slice(1)) - Number(header[b]!.slice(1)))
-  const dim = at.length
-  const first = await next()
-  const [idAt, recordAt, extraAt] = ['id', 'dinov2', 'extra'].map(column => header.indexOf(column)) as [number, number, number]
-  const record = recordAt >= 0 ? first?.[recordAt] : undefined
-  const meta = record ? metaFromJson(record, name) : unknownProvenance(dim)
-  const kinds = record ? ((JSON.parse(record) as {kinds?: Record<string, ColumnKind>}).kinds ?? {}) : {}
-  const fieldAt = header.flatMap((column, i) =>
-    at.includes(i) || i === idAt || (record && reservedNames.has(column)) || column === 'dinov2' ? [] : [i]
-  )
-  const columns = fieldAt.map((i): Column => ({name: header[i]!, kind: kinds[header[i]!] ?? 'string'}))
-  const rowFrom = (cells: readonly string[]): Row => {
-    const vector = Float32Array.from(at, i => (cells[i] === '' ? NaN : Number(cells[i])))
-    const hole = vector.findIndex(x => Number.isNaN(x))
-    if (hole >= 0 && cells[at[hole]!] !== 'null')
-      throw new UserError(
-        `Row ${number - 1} of ${name} has ${cells[at[hole]!] || 'nothing'} in column v${hole}, where a number is expected.`,
-        {code: 'NO_VECTORS'}
-      )
-    const fields = fieldAt.map((i, c): Cell => {
-      const cell = cells[i]!
-      if (cell === '') return null
-      return columns[c]!.kind === 'number' ? Number(cell) : columns[c]!.kind === 'boolean' ? cell === 'true' : cell
-    })
-    return {
-      id: idAt < 0 ? String(number - 2) : cells[idAt]!,
-      vector,
-      fields: joinFields(columns, fields, record && extraAt >= 0 ? cells[extraAt] : null)
-    }
+
+  close(): void {
+    this.#parser.destroy()
   }
-  const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
-    let held: Row[] = []
-    try {
-      for (let cells = first; cells; cells = await next()) {
-        held.push(rowFrom(cells))
-        if (held.length === rowsPerBatch(dim)) {
-          yield batchOf(held)
-          held = []
-        }
+}
+
+/** What the first row says of the whole: the record, and the kinds of columns. */
+type Said = {
+  readonly meta: EmbeddingMeta | undefined
+  readonly kinds: Readonly<Record<string, ColumnKind>>
+  readonly check: string | undefined
+}
+
+function recordOf(cell: string | undefined, name: string): Said {
+  if (cell === undefined) return {meta: undefined, kinds: {}, check: undefined}
+  let found: unknown
+  try {
+    found = parseJson(cell)
+    if (!isObject(found)) throw new SyntaxError('it is no object')
+  } catch (error) {
+    throw new UserError(
+      `The first row of ${name} does not carry the record of how its vectors were made: its cell dinov2 is ${cell ? 'no JSON object' : 'empty'}.`,
+      {
+        code: 'EMBEDDINGS_DAMAGED',
+        hint: 'Was the first row removed or moved? Put it back, or drop the column dinov2.',
+        cause: error
       }
-      if (held.length > 0) yield batchOf(held)
-    } finally {
-      parser.destroy()
+    )
+  }
+  const meta = metaFromJson(found as object, name)
+  const {kinds, crc32} = found as {kinds?: unknown; crc32?: unknown}
+  const known = isObject(kinds) && Object.values(kinds).every(kind => kind === 'number' || kind === 'boolean')
+  if (kinds !== undefined && !known) throw damaged(name, 'the record in its first row does not say what its columns hold')
+  return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: typeof crc32 === 'string' ? crc32 : undefined}
+}
+
+/** Takes cells apart into a row. */
+class RowParser {
+  readonly columns: readonly Column[]
+  readonly #fields: readonly {readonly name: string; readonly column: number}[]
+
+  constructor(
+    readonly name: string,
+    readonly width: number,
+    readonly layout: CsvLayout,
+    readonly said: Said,
+    readonly separator: string
+  ) {
+    this.#fields = layout.fields.filter(({column}) => !(said.meta && column === layout.extra))
+    this.columns = this.#fields.map(({name: title}): Column => ({name: title, kind: said.kinds[title] ?? 'string'}))
+  }
+
+  #number(cell: string, column: string, row: number): number {
+    // Where semicolons separate cells, a comma stands for the decimal point.
+    const text = this.separator === ';' ? cell.replace(',', '.') : cell
+    const found = text.trim() === '' || text === 'null' ? NaN : Number(text)
+    if (!Number.isNaN(found)) return found
+    throw new UserError(
+      `Row ${row} of ${this.name} has ${cell ? JSON.stringify(cell) : 'nothing'} in ${column}, where a number is expected.`,
+      {
+        code: text === 'null' || /^[-+]?nan$/i.test(text.trim()) ? 'NOT_FINITE' : 'NO_VECTORS',
+        hint: 'Leave the row out, or write the file again.'
+      }
+    )
+  }
+
+  row(cells: readonly string[], row: number): Row {
+    const {name, layout, said} = this
+    if (cells.length !== this.width)
+      throw damaged(
+        name,
+        `row ${row} has ${cells.length} cells, but there are ${this.width} columns, separated by ${separatorNames[this.separator]}`
+      )
+    const vector = Float32Array.from(layout.vector, (column, d) => this.#number(cells[column]!, `number ${d} of its vector`, row))
+    const check = row === 0 ? said.check : said.meta && (cells[layout.record] || undefined)
+    if (check !== undefined && check !== vectorCheck(vector)) throw damaged(name, `the vector of row ${row} does not match its checksum`)
+    const values = this.columns.map(({name: title, kind}, c): Cell => {
+      const cell = cells[this.#fields[c]!.column]!
+      if (cell === '') return null
+      if (kind === 'boolean' && cell !== 'true' && cell !== 'false')
+        throw damaged(name, `row ${row} has ${JSON.stringify(cell)} in the column ${title}`)
+      return kind === 'number' ? this.#number(cell, `the column ${title}`, row) : kind === 'boolean' ? cell === 'true' : cell
+    })
+    const id = layout.id < 0 ? String(row) : cells[layout.id]!
+    if (id === '')
+      throw new UserError(`Row ${row} of ${name} has no id.`, {
+        code: 'NO_IDS',
+        hint: 'Give each row an id, or drop the column: then rows are named by their number.'
+      })
+    try {
+      return {id, vector, fields: joinFields(this.columns, values, said.meta && layout.extra >= 0 ? cells[layout.extra] : null)}
+    } catch (error) {
+      throw damaged(name, `the column extra of row ${row} is not JSON`, error)
     }
   }
-  return {meta: {...meta, dim}, columns, rows: rows(), close: async () => void parser.destroy()}
+}
+
+/** Reads rows. Throws `UserError` when there are no vector columns, a cell of them is not a number, or a checksum differs. */
+async function readCsv(bytes: ByteReader, name: string): Promise<OpenedRows & {readonly columns: readonly Column[]}> {
+  const separator = separatorOf(Buffer.from(await bytes.peek(1 << 16)).toString('utf8'))
+  const records = new Records(bytes, name, separator)
+  try {
+    const header = (await records.next()) ?? []
+    const layout = csvLayout(header, name, separator)
+    const dim = layout.vector.length
+    const first = await records.next()
+    if (!first && layout.record >= 0 && !records.endsWithLine) throw damaged(name, 'its first line is cut off')
+    const said = recordOf(layout.record < 0 ? undefined : first?.[layout.record], name)
+    if (said.meta && said.meta.dim !== dim)
+      throw damaged(name, `its record says ${said.meta.dim} numbers a row, but it has the columns of ${dim}`)
+    const parser = new RowParser(name, header.length, layout, said, separator)
+    const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
+      let pending: Row[] = []
+      try {
+        for (let cells = first, row = 0; cells; cells = await records.next(), row++) {
+          pending.push(parser.row(cells, row))
+          if (pending.length === rowsPerBatch(dim)) {
+            yield batchOf(pending)
+            pending = []
+          }
+        }
+        if (said.meta && !records.endsWithLine) throw damaged(name, 'its last line is cut off')
+        if (pending.length > 0) yield batchOf(pending)
+      } finally {
+        records.close()
+      }
+    }
+    return {meta: said.meta ?? unknownProvenance(dim), columns: parser.columns, rows: rows(), close: async () => records.close()}
+  } catch (error) {
+    records.close()
+    throw error
+  }
+}
+
+export const csv: Format<'csv'> = {
+  name: 'csv',
+  endings: ['.csv'],
+  title: 'one column a number',
+  streams: true,
+  binary: false,
+  begins: head => /^(\uFEFF)?["\w,;\t][^\0]*[,;\t\r\n]/.test(head.toString('utf8')),
+  open: ({bytes, name}) => readCsv(bytes, name),
+  write: async ({sink}, meta, begun) => csvWriter(sink, meta, begun?.columns),
+  async recover({partial}, {batch}) {
+    const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
+    if (found.rows === 0) return undefined
+    await truncate(partial, found.end)
+    const {meta, columns, close} = await readCsv(new ByteReader(fileBytes(partial)), partial)
+    await close!()
+    return {...found, sideEnds: [], columns, meta}
+  }
 }

@@ -1,216 +1,282 @@
 /**
- * Embeddings as a NumPy array [N, D] of little-endian float32, with a `.jsonl` of the same name beside it: one line a
- * row with id and fields, the first of which also carries the record of the making under `dinov2`.
+ * Embeddings as a NumPy array [N, D] of little-endian float32, and two files beside it: `NAME.jsonl` with id and fields of each row, and `NAME.meta.json`
+ * with the record of how the vectors were made, the number of rows and checksums.
  *
- * The array's header names N, which is known only at the end, so 128 bytes are reserved and written again; a pipe
- * cannot do that, so this format needs a file. Pairing by order is fragile, so the two lengths are compared on
- * reading. Format: NEP 1, version 1.0.
+ * The array's header names N, which is known only at the end, so 128 bytes are reserved and written again; a pipe cannot do that, so this format needs a
+ * file. Pairing by order is fragile, so lengths and checksums are compared on reading. The list may be edited as long as its ids stay as they are.
  */
-import {open, type FileHandle} from 'node:fs/promises'
+import {open, readFile, stat, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
-import {ByteReader, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
-import {parseSidecarLine, sidecarLine} from './jsonl.js'
-import {metaFromJson, metaToJson, rowsPerBatch, unknownProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from './rows.js'
+import {crc32, crcText} from '../../system/crc32.js'
+import {isObject, parseJson} from '../../system/json.js'
+import {ByteReader, crcOfFile, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
+import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, SideFile, Source, Target} from './format.js'
+import {NPY_HEADER_BYTES, NPY_MAGIC, npyDataAt, npyHeader, parseNpyHeader, type NpyArray} from './npy-header.js'
+import {toFloat32} from './numbers.js'
+import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {lineRows, recoverLines, rowLine, type LineRow} from './row-lines.js'
+import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
-const headerBytes = 128
+const stem = (path: string): string => path.replace(/\.npy$/i, '')
 
-/** The header of an array [rows, dim]. */
-export function npyHeader(rows: number, dim: number): Buffer {
-  const head = Buffer.alloc(headerBytes, 0x20)
-  head.write('\x93NUMPY\x01\x00', 'latin1')
-  head.writeUInt16LE(headerBytes - 10, 8)
-  head.write(`{'descr': '<f4', 'fortran_order': False, 'shape': (${rows}, ${dim}), }`, 10, 'latin1')
-  head[headerBytes - 1] = 10
-  return head
-}
+/** The list of ids and fields that stands beside `path`. */
+export const sidecarOf = (path: string): string => `${stem(path)}.jsonl`
 
-/** The list that stands beside `path`. */
-export const sidecarOf = (path: string): string => `${path.replace(/\.npy$/i, '')}.jsonl`
+/** The record that stands beside `path`. */
+export const metaFileOf = (path: string): string => `${stem(path)}.meta.json`
 
-/** Float32 numbers as little-endian bytes; this machine's own order is little-endian wherever Node runs today. */
-export const floatBytes = (numbers: Float32Array): Uint8Array => new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength)
+// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
 
-/**
- * Writes the array to `array` and the list to `list`, behind `begun` rows and `listEnd` bytes of list that are there
- * already.
- */
-export function npyWriter(
-  array: FileHandle,
-  list: FileHandle,
-  meta: EmbeddingMeta,
-  begun = 0,
-  listEnd = 0
-): {write(batch: EmbeddingBatch): Promise<void>; finish(): Promise<void>} {
-  const numbers = fileSink(array, headerBytes + begun * meta.dim * 4)
-  const lines = fileSink(list, listEnd)
-  let rows = begun
-  const head = async (): Promise<void> => writeAt(array, npyHeader(rows, meta.dim), 0)
+/** What is added to the checksum of the ids for each row. */
+const idBytes = (id: string): Buffer => Buffer.from(`${JSON.stringify(id)}\n`)
+
+async function npyWriter({file, sides}: Target, meta: EmbeddingMeta, begun: Recovered | undefined): Promise<EmbeddingWriter> {
+  const [array, list, record] = [file!, sides[0]!, sides[1]!]
+  const rowsAt = NPY_HEADER_BYTES + (begun?.rows ?? 0) * meta.dim * 4
+  const numbers = fileSink(array, rowsAt)
+  const lines = fileSink(list, begun?.sideEnds[0] ?? 0)
+  let rows = begun?.rows ?? 0
+  let vectorsCrc = rows === 0 ? 0 : await crcOfFile(array, NPY_HEADER_BYTES, rowsAt)
+  let idsCrc = rows === 0 ? 0 : await idsCrcOf(list, begun!.sideEnds[0]!)
+  const writeRecord = async (more: object): Promise<void> => {
+    const text = Buffer.from(`${JSON.stringify({dinov2: JSON.parse(metaToJson(meta)) as object, ...more}, null, 2)}\n`)
+    await record.truncate(0)
+    await writeAt(record, text, 0)
+  }
+  if (rows === 0) await writeRecord({})
   return {
     async write({ids, vectors, fields}) {
-      if (rows === 0) await head()
-      const record = rows === 0 ? metaToJson(meta) : undefined
-      await numbers.write(floatBytes(vectors))
-      await lines.write(ids.map((id, i) => sidecarLine(id, fields[i]!, i === 0 ? record : undefined)).join(''))
+      if (rows === 0) await writeAt(array, npyHeader(0, meta.dim), 0)
+      const bytes = floatBytes(vectors)
+      vectorsCrc = crc32(bytes, vectorsCrc)
+      for (const id of ids) idsCrc = crc32(idBytes(id), idsCrc)
+      await numbers.write(bytes)
+      await lines.write(ids.map((id, i) => rowLine(id, fields[i]!)).join(''))
       rows += ids.length
     },
-    finish: head
+    async finish() {
+      await writeAt(array, npyHeader(rows, meta.dim), 0)
+      await writeRecord({rows, crc32: {vectors: crcText(vectorsCrc), ids: crcText(idsCrc)}})
+    }
   }
 }
 
-type Dtype = readonly [bytes: number, read: (view: DataView, at: number) => number]
-
-const dtypes: Readonly<Record<string, Dtype>> = {
-  '<f4': [4, (view, at) => view.getFloat32(at, true)],
-  '<f8': [8, (view, at) => view.getFloat64(at, true)],
-  '<f2': [2, (view, at) => float16ToNumber(view.getUint16(at, true))]
+async function idsCrcOf(list: FileHandle, end: number): Promise<number> {
+  let crc = 0
+  const bytes = new ByteReader([await readAt(list, 0, end)])
+  for await (const {id} of lineRows(bytes, 'the list', {ours: true})) crc = crc32(idBytes(id), crc)
+  return crc
 }
 
-/** IEEE 754 binary16 to a number. */
-function float16ToNumber(bits: number): number {
-  const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023]
-  const size =
-    exponent === 0 ? fraction * 2 ** -24 : exponent === 31 ? (fraction ? NaN : Infinity) : (1 + fraction / 1024) * 2 ** (exponent - 15)
-  return bits & 0x8000 ? -size : size
+/** The two files beside an array. */
+function sideFiles(target: string): SideFile[] {
+  return [sidecarOf(target), metaFileOf(target)].map(final => ({final, partial: `${final}.partial`}))
 }
 
-/** Bytes of one kind of number as float32. */
-function toFloat32(bytes: Buffer, kind: Dtype): Float32Array {
-  if (kind === dtypes['<f4']) return new Float32Array(Uint8Array.from(bytes).buffer)
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  return Float32Array.from({length: bytes.length / kind[0]}, (_, i) => kind[1](view, i * kind[0]))
+async function recover(
+  {partial, sides}: PartialFiles,
+  {meta, batch}: {meta: EmbeddingMeta; batch: number}
+): Promise<Recovered | undefined> {
+  const [list, recordFile] = [sides[0]!.partial, sides[1]!.partial]
+  const record = await readFile(recordFile, 'utf8').then(
+    text => (JSON.parse(text) as {dinov2?: object}).dinov2,
+    () => undefined // it was not begun, or not in this way
+  )
+  if (record === undefined) return undefined
+  const lines = await recoverLines(list, {multiple: batch})
+  const whole = Math.min(
+    lines.rows,
+    Math.floor(Math.max(0, ((await stat(partial)).size - NPY_HEADER_BYTES) / (4 * meta.dim)) / batch) * batch
+  )
+  const {end, rows} = whole === lines.rows ? lines : await recoverLines(list, {multiple: batch, upTo: whole})
+  return {
+    rows,
+    end: NPY_HEADER_BYTES + rows * meta.dim * 4,
+    sideEnds: [end, (await stat(recordFile)).size],
+    meta: metaFromJson(record, recordFile)
+  }
+}
+
+// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+
+const damaged = (message: string): UserError =>
+  new UserError(message, {code: 'EMBEDDINGS_DAMAGED', hint: 'It was cut off, or changed by hand; write it again.'})
+
+/** What the record beside an array says; without counts and checksums in files of earlier versions. */
+type Record = {readonly meta: EmbeddingMeta; readonly rows?: number; readonly vectors?: string; readonly ids?: string}
+
+async function recordBeside(path: string): Promise<Record | undefined> {
+  const file = metaFileOf(path)
+  const text = await readFile(file, 'utf8').catch(() => undefined)
+  if (text === undefined) return undefined
+  let found: unknown
+  try {
+    found = parseJson(text)
+  } catch {
+    throw damaged(`${file}, which belongs to ${path}, is not JSON.`)
+  }
+  if (!isObject(found) || !isObject(found['dinov2']))
+    throw damaged(`${file}, which belongs to ${path}, has no record of how its vectors were made.`)
+  const {rows, crc32: sums} = found
+  const sum = (key: string): string | undefined => (isObject(sums) && typeof sums[key] === 'string' ? (sums[key] as string) : undefined)
+  if (rows !== undefined && !Number.isSafeInteger(rows)) throw damaged(`${file} counts ${JSON.stringify(rows)} rows.`)
+  return {meta: metaFromJson(found['dinov2'], file), rows: rows as number | undefined, vectors: sum('vectors'), ids: sum('ids')}
+}
+
+/** Ids and fields of an array's rows, in step with them; rows without a list are named by their number. */
+class RowNames {
+  #at = 0
+  #crc = 0
+
+  constructor(
+    readonly file: string,
+    readonly rows: AsyncGenerator<LineRow> | undefined,
+    readonly list: string,
+    readonly count: number,
+    public ahead: IteratorResult<LineRow> | undefined
+  ) {}
+
+  async take(n: number): Promise<{ids: string[]; fields: Fields[]}> {
+    const ids: string[] = []
+    const fields: Fields[] = []
+    for (let i = 0; i < n; i++, this.#at++) {
+      if (!this.rows) {
+        ids.push(String(this.#at))
+        fields.push({})
+        continue
+      }
+      if (this.ahead!.done) throw this.#unequal(`${this.#at} lines`)
+      const {id, fields: some} = (this.ahead as IteratorYieldResult<LineRow>).value
+      this.#crc = crc32(idBytes(id), this.#crc)
+      ids.push(id)
+      fields.push(some)
+      this.ahead = await this.rows.next()
+    }
+    return {ids, fields}
+  }
+
+  /** Refuses a list that goes on, or whose ids are not those that were written. */
+  end(crc: string | undefined): void {
+    if (this.rows && !this.ahead!.done) throw this.#unequal('more lines')
+    if (this.rows && crc !== undefined && crc !== crcText(this.#crc))
+      throw damaged(`The ids in ${this.list} are not those of the vectors in ${this.file}: their checksum differs.`)
+  }
+
+  #unequal(lines: string): UserError {
+    return damaged(`${this.file} has ${this.count} rows, but ${this.list} has ${lines}: they do not belong together.`)
+  }
+}
+
+/** Stretches of rows as float32, [n, D]; the bytes of the array are summed up in `sum`. */
+async function* vectorBlocks(
+  bytes: ByteReader,
+  {count, dim, dtype, byColumns}: NpyArray,
+  name: string,
+  sum: {crc: number}
+): AsyncGenerator<Float32Array> {
+  const take = async (n: number, at: number): Promise<Float32Array> => {
+    const found = await bytes.take(n * dim * dtype.bytes)
+    if (found.length < n * dim * dtype.bytes) throw damaged(`${name} ends after ${at} of ${count} rows.`)
+    sum.crc = crc32(found, sum.crc)
+    return toFloat32(found, dtype)
+  }
+  const step = rowsPerBatch(dim)
+  // In Fortran order a row is only whole at the end, so the array is held.
+  const all = byColumns ? await take(count, 0) : undefined
+  for (let at = 0; at < count; at += step) {
+    const n = Math.min(step, count - at)
+    if (!all) {
+      yield await take(n, at)
+      continue
+    }
+    const rows = new Float32Array(n * dim)
+    for (let i = 0; i < n; i++) for (let d = 0; d < dim; d++) rows[i * dim + d] = all[d * count + at + i]!
+    yield rows
+  }
 }
 
 /**
- * Reads an array from its bytes, and ids and fields from the list beside it when `list` is given; else rows are named
- * by their number. `size` is the array's length in bytes where it is known. Throws `UserError` when the array is no
- * matrix of floats, or the two lengths differ.
+ * Reads an array, and ids and fields from the list beside it where there is one; else rows are named by their number.
+ *
+ * Throws `UserError` when the array is no matrix of floats, its length is not what its header says, or it does not belong to what stands beside it.
  */
-export async function readNpy(
-  bytes: ByteReader,
-  name: string,
-  {list, size}: {list?: string | undefined; size?: number | undefined} = {}
-): Promise<{meta: EmbeddingMeta; count: number; rows: AsyncGenerator<EmbeddingBatch>}> {
-  const start = Buffer.from(await bytes.peek(12))
-  const wide = start[6]! >= 2 // versions 2 and 3 have a longer length field
-  const dataAt = (wide ? 12 : 10) + (wide ? start.readUInt32LE(8) : start.readUInt16LE(8))
-  const head = Buffer.from(await bytes.peek(dataAt)).toString('latin1')
-  const descr = /'descr':\s*'([^']+)'/.exec(head)?.[1] ?? 'unknown'
-  const shape =
-    /'shape':\s*\(([^)]*)\)/
-      .exec(head)?.[1]
-      ?.split(',')
-      .flatMap(n => (n.trim() === '' ? [] : [Number(n)])) ?? []
-  const kind = dtypes[descr]
-  if (!kind || shape.length !== 2 || /'fortran_order':\s*True/.test(head)) {
-    throw new UserError(
-      `${name} holds an array of ${descr}, shape (${shape.join(', ')})${/True/.test(head) ? ', in Fortran order' : ''}; expected [rows, dim] of float32.`,
-      {
-        code: 'NO_VECTORS',
-        hint: "In Python: np.save(path, np.ascontiguousarray(x, dtype='<f4'))."
-      }
-    )
-  }
-  const [count, dim] = shape as [number, number]
-  const rowBytes = dim * kind[0]
-  if (size !== undefined && size !== dataAt + count * rowBytes) {
-    throw new UserError(`${name} should have ${dataAt + count * rowBytes} bytes for ${count} rows of ${dim}, but it has ${size}.`, {
-      code: 'EMBEDDINGS_DAMAGED',
-      hint: 'It was cut off or overwritten; write it again.'
-    })
-  }
-  const listed = list === undefined ? undefined : sidecarRows(new ByteReader(fileBytes(list)), list)
-  const first = await listed?.next()
-  const record = first?.done === false ? first.value.record : undefined
-  const meta = record === undefined ? unknownProvenance(dim) : metaFromJson(record as object, list!)
-  const unequal = (lines: string): UserError =>
-    new UserError(`${name} has ${count} rows, but ${list} has ${lines}: they do not belong together.`, {
-      code: 'EMBEDDINGS_DAMAGED',
-      hint: 'Write both again.'
-    })
+async function readNpy({bytes, name, path, size}: Source): Promise<OpenedRows> {
+  const dataAt = npyDataAt(Buffer.from(await bytes.peek(12)), name)
+  const array = parseNpyHeader(Buffer.from(await bytes.peek(dataAt)), name)
+  const {count, dim, dtype} = array
+  const wanted = dataAt + count * dim * dtype.bytes
+  if (size !== undefined && size !== wanted)
+    throw damaged(`${name} should have ${wanted} bytes for ${count} rows of ${dim}, but it has ${size}.`)
+  const record = path === undefined ? undefined : await recordBeside(path)
+  const list = path === undefined ? undefined : sidecarOf(path)
+  const isList =
+    list !== undefined &&
+    (await stat(list).then(
+      found => found.isFile(),
+      () => false
+    ))
+  if (record && !isList) throw damaged(`${list!}, which names the rows of ${name}, is not there.`)
+  const lines = isList ? lineRows(new ByteReader(fileBytes(list)), list, {ours: record !== undefined}) : undefined
+  const first = await lines?.next()
+  const inLine = first?.done === false ? first.value.record : undefined
+  const meta = record?.meta ?? (inLine === undefined ? unknownProvenance(dim) : metaFromJson(inLine as object, list!))
+  if (meta.dim !== dim) throw damaged(`${name} has ${dim} numbers a row, but its record says ${meta.dim}.`)
+  if (record?.rows !== undefined && record.rows !== count)
+    throw damaged(`${name} has ${count} rows, but ${metaFileOf(path!)} counts ${record.rows}.`)
 
   const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
-    const chunks = bytes.chunks()
-    let held: Buffer = Buffer.alloc(0)
-    let skip = dataAt
-    let at = 0
-    let ahead = first
+    const names = new RowNames(name, lines, list ?? '', count, first)
+    const sum = {crc: 0}
+    const end = async (): Promise<void> => {
+      names.end(record?.ids)
+      if (record?.vectors !== undefined && record.vectors !== crcText(sum.crc))
+        throw damaged(`The vectors of ${name} do not match their checksum.`)
+      if ((await bytes.take(1)).length > 0) throw damaged(`${name} goes on behind its ${count} rows.`)
+    }
     try {
-      while (at < count) {
-        const n = Math.min(rowsPerBatch(dim), count - at)
-        const parts = [held]
-        let have = held.length
-        while (have < skip + n * rowBytes) {
-          const {value, done} = await chunks.next()
-          if (done) throw new UserError(`${name} ends after ${at} of ${count} rows.`, {code: 'EMBEDDINGS_DAMAGED', hint: 'Write it again.'})
-          parts.push(Buffer.from(value.buffer, value.byteOffset, value.byteLength))
-          have += value.length
-        }
-        held = Buffer.concat(parts).subarray(skip)
-        skip = 0
-        const vectors = toFloat32(held.subarray(0, n * rowBytes), kind)
-        held = held.subarray(n * rowBytes)
-        const ids: string[] = []
-        const fields: Fields[] = []
-        for (let i = 0; i < n; i++) {
-          if (!listed) {
-            ids.push(String(at + i))
-            fields.push({})
-            continue
-          }
-          if (ahead!.done) throw unequal(`${at + i} lines`)
-          ids.push(ahead!.value.id)
-          fields.push(ahead!.value.fields)
-          ahead = await listed.next()
-        }
-        at += n
-        // The last batch is only given once the list has ended too, so that an ill-matched pair is not half used.
-        if (at === count && listed && !ahead!.done) throw unequal('more lines')
-        yield {ids, vectors, fields}
+      await bytes.take(dataAt)
+      let at = 0
+      for await (const vectors of vectorBlocks(bytes, array, name, sum)) {
+        const batch = {...(await names.take(vectors.length / dim)), vectors}
+        at += batch.ids.length
+        // The last batch is only given once all has been compared, so that an ill-matched pair is not half used.
+        if (at === count) await end()
+        yield batch
       }
-      if (count === 0 && ahead && !ahead.done) throw unequal('lines')
+      if (count === 0) await end()
     } finally {
-      await chunks.return(undefined)
-      await listed?.return(undefined)
+      await bytes.close()
+      await lines?.return(undefined)
     }
   }
-  return {meta: {...meta, dim}, count, rows: rows()}
+  return {meta, count, rows: rows()}
 }
 
-/** Ids and fields of a side list. */
-export async function* sidecarRows(bytes: ByteReader, name: string): AsyncGenerator<{id: string; fields: Fields; record: unknown}> {
-  let number = 0
-  let ours = false
-  for await (const line of bytes.lines()) {
-    if (line.trim() === '') continue
-    const row = parseSidecarLine(line, name, ++number, ours)
-    if (row.record !== undefined) ours = true
-    yield row
-  }
-}
-
-/** How many rows of an interrupted array are whole, by its length. */
-export async function completeRows(path: string, dataAt: number, dim: number): Promise<number> {
-  const handle = await open(path)
+/** Where the numbers of a little-endian float32 array [N, D] lie in a file; undefined where it is another kind of array. */
+export async function npyMatrix(path: string): Promise<{readonly at: number; readonly count: number; readonly dim: number} | undefined> {
+  const file = await open(path)
   try {
-    return Math.max(0, Math.floor(((await handle.stat()).size - dataAt) / (4 * dim)))
+    const start = await readAt(file, 0, 12)
+    if (start.toString('latin1', 0, 6) !== NPY_MAGIC) return undefined
+    const {dataAt, count, dim, dtype, byColumns} = parseNpyHeader(await readAt(file, 0, npyDataAt(start, path)), path)
+    const {size} = await file.stat()
+    if (size !== dataAt + count * dim * dtype.bytes)
+      throw damaged(`${path} should have ${dataAt + count * dim * dtype.bytes} bytes for ${count} rows of ${dim}, but it has ${size}.`)
+    return dtype.isFloat32 && !byColumns ? {at: dataAt, count, dim} : undefined
   } finally {
-    await handle.close()
+    await file.close()
   }
 }
 
-/** Length of the header that this module writes. */
-export const npyDataAt = headerBytes
-
-/** The record in the first line of an interrupted list. */
-export async function sidecarMeta(list: string): Promise<EmbeddingMeta | undefined> {
-  const handle = await open(list)
-  try {
-    const line = (await readAt(handle, 0, 1 << 16)).toString('utf8').split('\n', 1)[0]!
-    const record = line === '' ? undefined : parseSidecarLine(line, list, 1, false).record
-    return record === undefined ? undefined : metaFromJson(record as object, list)
-  } catch {
-    return undefined
-  } finally {
-    await handle.close()
-  }
+export const npy: Format<'npy'> = {
+  name: 'npy',
+  endings: ['.npy'],
+  title: 'NumPy [N, D], with a .jsonl of ids and fields and a .meta.json beside it',
+  streams: false,
+  binary: true,
+  begins: head => head.toString('latin1', 0, 6) === NPY_MAGIC,
+  open: readNpy,
+  write: npyWriter,
+  sideFiles,
+  recover
 }

@@ -1,20 +1,20 @@
 /**
- * Embeddings as Parquet: the same columns as the Arrow stream, in row groups of 2,048 rows, uncompressed (float
- * vectors do not compress).
+ * Embeddings as Parquet: the same columns as the Arrow stream, in row groups of 2,048 rows, uncompressed (float vectors do not compress).
  *
- * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the rows;
- * the schema that it stores beside the data keeps the fixed-size list, and the record of the making stands in the
- * key-value metadata under `dinov2`. hyparquet-writer was tried: it cannot mark the list as fixed, and it shreds every
- * vector through nested arrays (20,000 rows of 384: 2.9 s and 300 MB against 1.2 s and 120 MB). Parquet keeps its
- * table of contents at the end, so a file that was cut off cannot be continued.
+ * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the rows; the schema that it stores beside the
+ * data keeps the fixed-size list, and the record of how the vectors were made stands in the key-value metadata under `dinov2`, with number and checksums
+ * of the rows. hyparquet-writer was tried: it cannot mark the list as fixed, and it shreds every vector through nested arrays (20,000 rows of
+ * 384: 2.9 s and 300 MB against 1.2 s and 120 MB). Parquet keeps its table of contents at the end, so a file that was cut off cannot be continued.
  */
-import {openAsBlob} from 'node:fs'
-import {RecordBatchReader, Schema} from 'apache-arrow'
+import {stat} from 'node:fs/promises'
+import {Worker} from 'node:worker_threads'
 import {UserError} from '../../config/errors.js'
-import {arrowSchema, batchFrom, encodeStream, layoutOf, withVectorLength, recordBatch} from './arrow.js'
-import type {Sink} from './bytes.js'
+import {withPath, type Sink} from './bytes.js'
 import {planColumns, type Column} from './columns.js'
-import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingBatch, type EmbeddingMeta} from './rows.js'
+import {ContentCheck} from './content-check.js'
+import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
+import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {withVectorLength, type EmbeddingBatch} from './rows.js'
 
 const rowGroup = 2048
 /** A row group is held in memory until it is full, so long rows (patch tokens) make shorter groups: 32 MB at most. */
@@ -22,11 +22,45 @@ const rowsPerGroup = (dim: number): number => Math.max(1, Math.min(rowGroup, Mat
 
 type WasmBatch = ReturnType<import('parquet-wasm').Table['recordBatches']>[number]
 
+/** The key in the record under which number and checksums of the rows stand. */
+const CHECK_KEY = 'check'
+
+// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
+
+/** Passes bytes on to `sink`; once `close` is told, keeps them, so that the checksum can be set in the table of contents before it goes out. */
+class TailSink {
+  #tail: Uint8Array[] | undefined
+
+  constructor(readonly sink: Sink) {}
+
+  async write(bytes: Uint8Array): Promise<void> {
+    if (this.#tail) this.#tail.push(bytes)
+    else await this.sink.write(bytes)
+  }
+
+  hold(): void {
+    this.#tail ??= []
+  }
+
+  /** Writes what was kept, with `text` in the place of `placeholder`, which is as long. */
+  async end(placeholder: string, text: string): Promise<void> {
+    const bytes = Buffer.concat(this.#tail ?? [])
+    for (let at = bytes.lastIndexOf(placeholder); at >= 0; at = bytes.lastIndexOf(placeholder, at - 1)) {
+      bytes.write(text, at, 'latin1')
+      if (at === 0) break
+    }
+    await this.sink.write(bytes)
+  }
+}
+
 /** Writes batches to `sink`; the table of contents comes with `finish`. */
-export function parquetWriter(sink: Sink, meta: EmbeddingMeta): {write(batch: EmbeddingBatch): Promise<void>; finish(): Promise<void>} {
+function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
   let columns: Column[] | undefined
   let input: WritableStreamDefaultWriter<WasmBatch> | undefined
   let pumped: Promise<void> | undefined
+  const check = new ContentCheck()
+  const placeholder = check.toString()
+  const output = new TailSink(sink)
 
   const begin = async (first: EmbeddingBatch['fields']): Promise<void> => {
     columns = planColumns(first)
@@ -37,22 +71,20 @@ export function parquetWriter(sink: Sink, meta: EmbeddingMeta): {write(batch: Em
       .setStatisticsEnabled(EnabledStatistics.None)
       .setMaxRowGroupSize(rowsPerGroup(meta.dim))
       .setCreatedBy(`dinov2 ${meta.toolVersion ?? ''}`.trim())
-      .setKeyValueMetadata(new Map([['dinov2', metaToJson(meta)]]))
+      .setKeyValueMetadata(new Map([['dinov2', `${metaToJson(meta).slice(0, -1)},"${CHECK_KEY}":"${placeholder}"}`]])) // one key: more come in any order
       .build()
     const {readable, writable} = new TransformStream<WasmBatch, WasmBatch>()
     input = writable.getWriter()
-    // The stream of bytes only appears once a first batch told the writer its schema, so it is pumped beside the
-    // writing.
+    // The stream of bytes only appears once a first batch told the writer its schema, so it is pumped beside the writing.
     pumped = (async () => {
       const bytes = (await transformParquetStream(readable as never, properties)) as unknown as AsyncIterable<Uint8Array>
-      for await (const chunk of bytes) await sink.write(chunk)
+      for await (const chunk of bytes) await output.write(chunk)
     })()
     pumped.catch(error => input!.abort(error).catch(() => {})) // so that a failed sink does not leave `write` waiting
   }
   const send = async (batch: EmbeddingBatch): Promise<void> => {
-    const {Table} = await import('parquet-wasm')
-    const schema = arrowSchema(meta, columns!)
-    const table = Table.fromIPCStream(encodeStream(schema, [recordBatch(schema, columns!, batch)]))
+    const [{Table}, {encodeStream}] = await Promise.all([import('parquet-wasm'), import('./arrow/write.js')])
+    const table = Table.fromIPCStream(encodeStream(meta, columns!, [batch]))
     const [first] = table.recordBatches()
     table.free()
     await input!.write(first!)
@@ -60,6 +92,7 @@ export function parquetWriter(sink: Sink, meta: EmbeddingMeta): {write(batch: Em
   return {
     async write(batch) {
       if (!columns) await begin(batch.fields)
+      check.add(batch)
       await Promise.race([send(batch), pumped!.then(() => {})])
     },
     async finish() {
@@ -67,54 +100,143 @@ export function parquetWriter(sink: Sink, meta: EmbeddingMeta): {write(batch: Em
         await begin([])
         await send({ids: [], vectors: new Float32Array(0), fields: []})
       }
+      output.hold()
       await input!.close()
       await pumped
+      await output.end(placeholder, check.toString())
     }
   }
 }
 
-/** Reads the file at `path`, a row group at a time. Throws `UserError` when it is damaged or has no vectors. */
-export async function readParquet(
-  path: string,
-  name: string
-): Promise<{meta: EmbeddingMeta; count: number; rows: AsyncGenerator<EmbeddingBatch>}> {
-  const {ParquetFile} = await import('parquet-wasm')
-  const damaged = (error: unknown): UserError =>
-    error instanceof UserError
-      ? error
-      : new UserError(`${name} is not a whole Parquet file: ${error instanceof Error ? error.message : String(error)}.`, {
-          code: 'EMBEDDINGS_DAMAGED',
-          hint: 'Write it again.',
-          cause: error
-        })
+// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+
+/** What the decoding thread is given, and what it answers. */
+export type ParquetJob = {readonly path: string; readonly batchRows: number}
+export type ParquetAnswer =
+  | {readonly kind: 'ready'}
+  | {
+      readonly kind: 'opened'
+      readonly count: number
+      readonly metadata: readonly (readonly [string, string])[]
+      readonly schema: Uint8Array
+    }
+  | {readonly kind: 'rows'; readonly bytes: Uint8Array}
+  | {readonly kind: 'end'}
+  | {readonly kind: 'failed'; readonly why: string}
+
+/** A small stretch of rows is decoded in milliseconds; a damaged file may keep the decoder busy for ever. Waiting for the disk does not count. */
+const MAX_BUSY_MS = 2000
+/** More is allowed where the file is large, because a whole page of it may have to be unpacked first. */
+const BYTES_PER_MS = 8000
+
+const damaged = (name: string, why: string, cause?: unknown): UserError =>
+  new UserError(`${name} is not a whole Parquet file: ${why.replace(/\.$/, '')}.`, {
+    code: 'EMBEDDINGS_DAMAGED',
+    hint: 'It was cut off or changed; write it again.',
+    cause
+  })
+
+/** The decoder of one file, in a thread of its own. */
+class Decoder {
+  readonly #worker: Worker
+  readonly #name: string
+
+  readonly #limit: number
+
+  private constructor(path: string, name: string, size: number) {
+    this.#name = name
+    this.#limit = MAX_BUSY_MS + size / BYTES_PER_MS
+    const workerData: ParquetJob = {path, batchRows: 256}
+    this.#worker = new Worker(new URL('./parquet-worker.js', import.meta.url), {workerData, resourceLimits: {maxOldGenerationSizeMb: 2048}})
+    this.#worker.unref()
+  }
+
+  /** Starts a decoder. */
+  static async start(path: string, name: string): Promise<Decoder> {
+    const decoder = new Decoder(path, name, (await stat(path)).size)
+    await decoder.#answer(Infinity)
+    return decoder
+  }
+
+  /** The next answer. Throws `UserError` where the decoder fails, ends by itself, or takes too long. */
+  next(): Promise<ParquetAnswer> {
+    this.#worker.postMessage('next')
+    return this.#answer(this.#limit)
+  }
+
+  async #answer(limit: number): Promise<ParquetAnswer> {
+    let timer: NodeJS.Timeout | undefined
+    const begun = this.#worker.performance.eventLoopUtilization()
+    const answer = await new Promise<ParquetAnswer>((resolve, reject) => {
+      const fail = (why: string, cause?: unknown): void => reject(damaged(this.#name, why, cause))
+      timer = setInterval(() => {
+        if (this.#worker.performance.eventLoopUtilization(begun).active > limit)
+          fail(`its decoder comes to no end (${Math.round(limit / 100) / 10} s)`)
+      }, 100)
+      this.#worker
+        .removeAllListeners()
+        .on('error', (error: Error) => fail(`its decoder fails (${error.message})`, error))
+        .on('exit', () => fail('its decoder fails'))
+        .on('message', resolve)
+    }).finally(() => clearInterval(timer))
+    if (answer.kind === 'failed') throw damaged(this.#name, answer.why.split('\n')[0]!)
+    return answer
+  }
+
+  async close(): Promise<void> {
+    this.#worker.removeAllListeners()
+    await this.#worker.terminate()
+  }
+}
+
+/** Reads the file at `path`, some rows at a time. Throws `UserError` when it is damaged or has no vectors. */
+async function readParquet(path: string, name: string): Promise<OpenedRows> {
+  const {readBatches, readLayout} = await import('./arrow/read.js')
+  const decoder = await Decoder.start(path, name)
   try {
-    const file = await ParquetFile.fromFile(await openAsBlob(path))
-    const figures = file.metadata().fileMetadata()
-    const found = figures.keyValueMetadata().get('dinov2') as string | undefined
-    const reader = RecordBatchReader.from(file.schema().intoIPCStream())
-    reader.open()
-    const layout = layoutOf(new Schema(reader.schema.fields, new Map(found ? [['dinov2', found]] : [])), name)
+    const opened = await decoder.next()
+    if (opened.kind !== 'opened') throw damaged(name, 'its decoder fails')
+    const metadata = new Map(opened.metadata)
+    const record = metadata.get('dinov2')
+    const {count} = opened
+    if (!Number.isSafeInteger(count) || count < 0) throw damaged(name, `it counts ${count} rows`)
+    const layout = await readLayout(opened.schema, name, metadata)
+    const meta = record === undefined ? undefined : metaFromJson(record, name)
+    const said = (meta as {readonly [CHECK_KEY]?: unknown} | undefined)?.[CHECK_KEY]
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
-      let at = 0
+      const check = new ContentCheck()
       try {
-        const stream = (await file.stream({batchSize: Math.min(512, rowsPerGroup(layout.dim))})) as unknown as AsyncIterable<WasmBatch>
-        for await (const wasm of stream) {
-          for (const batch of RecordBatchReader.from(wasm.intoIPCStream())) {
-            if (batch.numRows === 0) continue
-            yield batchFrom(batch, layout, name, at)
-            at += batch.numRows
+        for (let answer = await decoder.next(); answer.kind === 'rows'; answer = await decoder.next()) {
+          for await (const batch of readBatches(answer.bytes, layout, name, check.rows)) {
+            check.add(batch)
+            if (check.rows > count) throw damaged(name, `it counts ${count} rows, but has more`)
+            // The last batch is only given once the checksum has been compared.
+            if (check.rows === count && said !== undefined && said !== check.toString())
+              throw damaged(name, 'its rows do not match their checksum')
+            yield batch
           }
         }
-      } catch (error) {
-        throw damaged(error)
+        if (check.rows !== count) throw damaged(name, `it counts ${count} rows, but has ${check.rows}`)
       } finally {
-        file.free()
+        await decoder.close()
       }
     }
-    const count = figures.numRows()
     const {dim, rows: all} = await withVectorLength(rows(), layout.dim, name)
-    return {meta: found ? metaFromJson(found, name) : unknownProvenance(dim), count, rows: all}
+    if (meta && meta.dim !== dim) throw damaged(name, `its record says ${meta.dim} numbers a row, but it has ${dim}`)
+    return {meta: meta ?? unknownProvenance(dim), count, rows: all, close: () => decoder.close()}
   } catch (error) {
-    throw damaged(error)
+    await decoder.close()
+    throw error
   }
+}
+
+export const parquet: Format<'parquet'> = {
+  name: 'parquet',
+  endings: ['.parquet', '.pq'],
+  title: 'Parquet, fixed-size list of float32',
+  streams: true,
+  binary: true,
+  begins: head => head.toString('latin1', 0, 4) === 'PAR1',
+  open: source => withPath(source, path => readParquet(path, source.name)),
+  write: async ({sink}, meta) => parquetWriter(sink, meta)
 }

@@ -19,7 +19,7 @@ import {stat} from 'node:fs/promises'
 import {createRequire} from 'node:module'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {metaFromJson, metaToJson, type EmbeddingMeta, type Fields} from '../embeddings/rows.js'
+import {metaFromJson, metaToJson, type EmbeddingMeta, type Fields} from '../embeddings/embeddings.js'
 
 type Arrow = typeof import('apache-arrow')
 type Batch = import('apache-arrow').RecordBatch

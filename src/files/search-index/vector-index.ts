@@ -16,8 +16,9 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {fileSink, readAt, type Sink} from '../embeddings/bytes.js'
-import {fieldsOf, sidecarLine} from '../embeddings/jsonl.js'
-import {metaToJson, type EmbeddingMeta, type Fields} from '../embeddings/rows.js'
+import {fieldsOf, rowLine} from '../embeddings/row-lines.js'
+import {metaToJson, type EmbeddingMeta} from '../embeddings/provenance.js'
+import type {Fields} from '../embeddings/rows.js'
 
 const magic = 'DINOV2IX'
 
@@ -57,7 +58,7 @@ export async function writeIndex(
   const parts: Buffer[] = []
   let text = ''
   for (const line of lines) {
-    text += line === null ? 'null\n' : sidecarLine(line.id, line.fields, undefined)
+    text += line === null ? 'null\n' : rowLine(line.id, line.fields)
     if (text.length < 1 << 20) continue
     parts.push(Buffer.from(text))
     text = ''
@@ -102,7 +103,7 @@ export class IndexRows {
   /** Row i; null when it was removed. */
   at(i: number): RowLine {
     const row = JSON.parse(this.#bytes.toString('utf8', this.#starts[i]!, this.#starts[i + 1]! - 1)) as Record<string, unknown> | null
-    return row && {id: String(row['id']), fields: fieldsOf({...row, dinov2: 0})}
+    return row && {id: String(row['id']), fields: fieldsOf(row, true)}
   }
 
   *[Symbol.iterator](): Generator<RowLine> {

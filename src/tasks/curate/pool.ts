@@ -66,8 +66,8 @@ function isVectors(head: Uint8Array): boolean {
   const format = detectFormat(head)
   if (format === undefined) return false
   const text = Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('utf8')
-  if (format === 'jsonl') return /"vector"\s*:\s*\[/.test(text) || text.includes('"dinov2"')
-  if (format === 'csv') return /(^|,)"?v0"?(,|\r|\n)/.test(text)
+  if (format.name === 'jsonl') return /"vector"\s*:\s*\[/.test(text) || text.includes('"dinov2"')
+  if (format.name === 'csv') return /(^|,)"?v0"?(,|\r|\n)/.test(text)
   return true
 }
 

@@ -9,7 +9,7 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import {fileRows, MatrixBuilder, npyMatrix} from '../../../src/files/search-index/matrix-file.js'
-import {npyHeader} from '../../../src/files/embeddings/npy.js'
+import {npyHeader} from '../../../src/files/embeddings/npy-header.js'
 import {rng} from '../../../src/tensor/random.js'
 import {folder} from '../../support/program.js'
 

@@ -1,0 +1,95 @@
+/**
+ * Arrow files (Feather): a stream between two marks, with a footer at the end that says where each batch lies.
+ *
+ * The footer decides, because some writers leave the messages before it without their frames. Batches must lie one behind the other and reach the footer, so
+ * that one that the footer lost is noticed.
+ */
+import {open, type FileHandle} from 'node:fs/promises'
+import {readAt} from '../bytes.js'
+import {FlatTable} from './flatbuffer.js'
+import {MAGIC, messageOf, type Message} from './messages.js'
+
+/** Where a message lies: its metadata, framed, and its body. */
+type Block = {readonly at: number; readonly head: number; readonly body: number}
+
+/** Footers are small; more than this is a length that was damaged. */
+const MAX_FOOTER = 256 << 20
+/** Bytes that may lie between two batches, to begin at a round number, or before the footer, to end a stream. */
+const MAX_GAP = 64
+
+/** Reads the footer: the schema, and where dictionaries and batches lie. */
+async function readFooter(
+  handle: FileHandle,
+  size: number
+): Promise<{schema: FlatTable; bytes: Buffer; dictionaries: Block[]; batches: Block[]; at: number}> {
+  const tail = await readAt(handle, Math.max(0, size - 10), 10)
+  if (tail.length < 10 || tail.toString('latin1', 4) !== MAGIC) throw new RangeError('it breaks off before its footer')
+  const length = tail.readInt32LE(0)
+  const at = size - 10 - length
+  if (length < 8 || length > MAX_FOOTER || at < 8) throw new RangeError('its footer claims more bytes than there are')
+  const bytes = await readAt(handle, at, length)
+  const footer = FlatTable.root(bytes)
+  const schema = footer.table(1)
+  if (!schema) throw new RangeError('its footer has no schema')
+  const blocks = (field: number): Block[] => {
+    const numbers = footer.blocks(field)
+    return numbers.map(([place, head, body]) => ({at: place, head, body}))
+  }
+  return {schema, bytes, dictionaries: blocks(2), batches: blocks(3), at}
+}
+
+/** Where the first message behind the schema begins, where the schema has a frame. */
+async function behindSchema(handle: FileHandle): Promise<number | undefined> {
+  const prefix = await readAt(handle, 8, 8)
+  return prefix.length === 8 && prefix.readInt32LE(0) === -1 ? 16 + prefix.readInt32LE(4) : undefined
+}
+
+/** Refuses blocks that lie outside the file, in each other, or with more than a gap between them. */
+function checkBlocks(blocks: readonly Block[], begin: number | undefined, footerAt: number): void {
+  let end = begin
+  for (const {at, head, body} of [...blocks].sort((a, b) => a.at - b.at)) {
+    if (head < 8 || body < 0 || at < 8 || at + head + body > footerAt) throw new RangeError('a batch lies outside it')
+    if (end !== undefined && (at < end || at - end > MAX_GAP)) throw new RangeError('its batches do not lie one behind the other')
+    end = at + head + body
+  }
+  if (end !== undefined && footerAt - end > MAX_GAP) throw new RangeError('it has batches that its footer does not count')
+}
+
+/** What a file holds: its schema, and its messages in the order in which they are needed. */
+export type ArrowFile = {
+  readonly schema: FlatTable
+  /** The bytes of the footer, for nothing but to be compared. */
+  readonly head: Uint8Array
+  messages(): AsyncGenerator<Message>
+  close(): Promise<void>
+}
+
+/** Opens a file. Throws `RangeError` where it is damaged or cut off. */
+export async function openArrowFile(path: string): Promise<ArrowFile> {
+  const handle = await open(path)
+  try {
+    const {size} = await handle.stat()
+    const {schema, bytes, dictionaries, batches, at} = await readFooter(handle, size)
+    checkBlocks([...dictionaries, ...batches], await behindSchema(handle), at)
+    return {
+      schema,
+      head: bytes,
+      async *messages() {
+        for (const block of [...dictionaries, ...batches]) {
+          const found = await readAt(handle, block.at, block.head + block.body)
+          const framed = found.readInt32LE(0) === -1
+          const length = found.readInt32LE(framed ? 4 : 0)
+          const from = framed ? 8 : 4
+          if (length < 8 || from + length > block.head) throw new RangeError('a message claims more bytes than there are')
+          const {message, bodyLength} = messageOf(found.subarray(from, from + length))
+          if (bodyLength > block.body) throw new RangeError('a batch is longer than its footer says')
+          yield {...message, body: found.subarray(block.head, block.head + bodyLength)}
+        }
+      },
+      close: () => handle.close()
+    }
+  } catch (error) {
+    await handle.close()
+    throw error
+  }
+}

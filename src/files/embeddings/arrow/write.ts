@@ -1,0 +1,157 @@
+/**
+ * Embeddings written as an Arrow stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size list of float32).
+ *
+ * A batch of rows is one record batch, encoded by itself and appended, so a stream of any length needs the memory of one batch.
+ */
+import type {Sink} from '../bytes.js'
+import {planColumns, splitFields, type Cell, type Column} from '../columns.js'
+import type {EmbeddingWriter, Recovered} from '../format.js'
+import {metaToJson, type EmbeddingMeta} from '../provenance.js'
+import {floatBytes, type EmbeddingBatch} from '../rows.js'
+import {checkOf, type BatchFigures} from './messages.js'
+import {CHECKED_KEY} from './read.js'
+import {RECORD_KEY} from './rows.js'
+import {boolColumn, float64Column, RECORD_BATCH, SCHEMA, schemaFields, textColumn, vectorColumn, writeMessage} from './schema.js'
+
+export const endOfStream = Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)
+
+/** A message as it stands in a stream: a mark, the length of its metadata, the metadata. */
+function framed(head: Uint8Array): Buffer {
+  const prefix = Buffer.alloc(8)
+  prefix.writeInt32LE(-1, 0)
+  prefix.writeInt32LE(head.length, 4)
+  return Buffer.concat([prefix, head])
+}
+
+/** The schema message of a stream with these columns, without its frame. */
+export function schemaHead(meta: EmbeddingMeta, columns: readonly Column[]): Buffer {
+  const fields = columns.map(({name, kind}) =>
+    kind === 'string' ? textColumn(name, true) : kind === 'number' ? float64Column(name) : boolColumn(name)
+  )
+  const all = [textColumn('id', false), ...fields, textColumn('extra', true), vectorColumn('vector', meta.dim)]
+  const metadata = new Map([
+    [RECORD_KEY, metaToJson(meta)],
+    [CHECKED_KEY, 'crc32']
+  ])
+  return writeMessage(SCHEMA, schemaFields(all, metadata), 0)
+}
+
+/** The body of a batch while it is put together: each buffer begins at a multiple of 64 bytes. */
+class Body {
+  readonly #parts: Uint8Array[] = []
+  readonly nodes: number[] = []
+  readonly buffers: number[] = []
+  length = 0
+
+  node(length: number, nulls: number): void {
+    this.nodes.push(length, nulls)
+  }
+
+  buffer(bytes: Uint8Array): void {
+    this.buffers.push(this.length, bytes.byteLength)
+    const padding = (64 - (bytes.byteLength % 64)) % 64
+    this.#parts.push(bytes, new Uint8Array(padding))
+    this.length += bytes.byteLength + padding
+  }
+
+  bytes(): Buffer {
+    return Buffer.concat(this.#parts, this.length)
+  }
+}
+
+const bytesOf = (numbers: Float64Array | Int32Array): Uint8Array => new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength)
+
+/** One bit a row, least significant first. */
+function bits(cells: readonly Cell[], set: (cell: Cell) => boolean): Uint8Array {
+  const found = new Uint8Array(Math.ceil(cells.length / 8))
+  for (const [i, cell] of cells.entries()) if (set(cell)) found[i >> 3]! |= 1 << (i & 7)
+  return found
+}
+
+/** The node of a column and which of its cells are there; nothing is written of that when all are. */
+function addValidity(body: Body, cells: readonly Cell[]): void {
+  const nulls = cells.reduce<number>((n, cell) => n + (cell === null ? 1 : 0), 0)
+  body.node(cells.length, nulls)
+  body.buffer(nulls === 0 ? new Uint8Array(0) : bits(cells, cell => cell !== null))
+}
+
+function addTexts(body: Body, cells: readonly (string | null)[]): void {
+  addValidity(body, cells)
+  const parts = cells.map(cell => Buffer.from(cell ?? '', 'utf8'))
+  const offsets = new Int32Array(cells.length + 1)
+  for (const [i, part] of parts.entries()) offsets[i + 1] = offsets[i]! + part.length
+  body.buffer(bytesOf(offsets))
+  body.buffer(Buffer.concat(parts))
+}
+
+function addCells(body: Body, kind: Column['kind'], cells: readonly Cell[]): void {
+  if (kind === 'string') return addTexts(body, cells as readonly (string | null)[])
+  addValidity(body, cells)
+  body.buffer(kind === 'number' ? bytesOf(Float64Array.from(cells, cell => Number(cell ?? 0))) : bits(cells, cell => cell === true))
+}
+
+/** One batch as a message and its body; `before` rows came before it in the stream. */
+export function encodeBatch(
+  schema: Uint8Array,
+  columns: readonly Column[],
+  {ids, vectors, fields}: EmbeddingBatch,
+  before: number
+): Buffer {
+  const body = new Body()
+  const split = fields.map(row => splitFields(columns, row))
+  addTexts(body, ids)
+  for (const [c, {kind}] of columns.entries())
+    addCells(
+      body,
+      kind,
+      split.map(({cells}) => cells[c]!)
+    )
+  addTexts(
+    body,
+    split.map(({extra}) => extra)
+  )
+  body.node(ids.length, 0)
+  body.buffer(new Uint8Array(0))
+  body.node(vectors.length, 0)
+  body.buffer(new Uint8Array(0))
+  body.buffer(floatBytes(vectors))
+  const figures: BatchFigures = {rows: ids.length, nodes: body.nodes, buffers: body.buffers}
+  const bytes = body.bytes()
+  const header = [{int64: ids.length}, {int64s: body.nodes, each: 2}, {int64s: body.buffers, each: 2}]
+  return Buffer.concat([framed(writeMessage(RECORD_BATCH, header, bytes.length, checkOf(schema, before, figures, bytes))), bytes])
+}
+
+/** A whole stream of these batches. */
+export function encodeStream(meta: EmbeddingMeta, columns: readonly Column[], batches: readonly EmbeddingBatch[]): Buffer {
+  const schema = schemaHead(meta, columns)
+  let before = 0
+  const messages = batches.map(batch => {
+    const bytes = encodeBatch(schema, columns, batch, before)
+    before += batch.ids.length
+    return bytes
+  })
+  return Buffer.concat([framed(schema), ...messages, endOfStream])
+}
+
+/** Writes batches to `sink` as they come. `begun` are columns and rows of a file that is being continued; its schema is not written again. */
+export function arrowWriter(sink: Sink, meta: EmbeddingMeta, begun?: Recovered): EmbeddingWriter {
+  let columns = begun?.columns
+  let schema: Uint8Array | undefined = begun?.schema
+  let before = begun?.rows ?? 0
+  const begin = async (first: EmbeddingBatch['fields']): Promise<void> => {
+    columns = planColumns(first)
+    schema = schemaHead(meta, columns)
+    await sink.write(framed(schema))
+  }
+  return {
+    async write(batch) {
+      if (!columns) await begin(batch.fields)
+      await sink.write(encodeBatch(schema!, columns!, batch, before))
+      before += batch.ids.length
+    },
+    async finish() {
+      if (!columns) await begin([])
+      await sink.write(endOfStream)
+    }
+  }
+}

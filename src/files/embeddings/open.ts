@@ -1,0 +1,106 @@
+/** Embeddings opened for reading: from a file or a pipe, of any format, one source or several as one. */
+import {stat} from 'node:fs/promises'
+import {UserError} from '../../config/errors.js'
+import {ByteReader, fileBytes, utf8Reader} from './bytes.js'
+import {detectFormat, formatNames, type EmbeddingFormat} from './formats.js'
+import {assertSameProvenance, type EmbeddingMeta} from './provenance.js'
+import {assertFinite, type EmbeddingBatch} from './rows.js'
+
+/** An opened source of rows. Read `rows` to its end, or `close`. */
+export type Embeddings = {
+  readonly name: string
+  readonly format: EmbeddingFormat
+  readonly meta: EmbeddingMeta
+  /** How many rows, where the format says so in advance. */
+  readonly count?: number
+  readonly rows: AsyncGenerator<EmbeddingBatch>
+  close(): Promise<void>
+}
+
+/** What stands at a path. Throws `UserError` where there is nothing, a folder, or what may not be read. */
+async function statSource(path: string): Promise<{readonly isFile: boolean; readonly size: number}> {
+  const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw error
+    throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', hint: 'Check the name; - reads embeddings from stdin.'})
+  })
+  if (found.isDirectory())
+    throw new UserError(`${path} is a folder, but embeddings are a file.`, {
+      exit: 2,
+      code: 'NOT_EMBEDDINGS',
+      hint: `Embed its images first: dinov2 embed ${path} --model M.`
+    })
+  return {isFile: found.isFile(), size: found.size}
+}
+
+/** Rows whose numbers are all finite: the one place where every reader's rows pass. */
+async function* finiteRows(rows: AsyncGenerator<EmbeddingBatch>, name: string): AsyncGenerator<EmbeddingBatch> {
+  for await (const batch of rows) {
+    assertFinite(batch, name)
+    yield batch
+  }
+}
+
+/**
+ * Opens embeddings from a path or from a stream of bytes (`name` stands for it in sentences).
+ *
+ * Throws `UserError`: nothing there (exit 3), not embeddings, damaged; and from `rows` a vector with a number that is not finite.
+ */
+export async function openEmbeddings(
+  source: string | AsyncIterable<Uint8Array>,
+  name = typeof source === 'string' ? source : 'stdin'
+): Promise<Embeddings> {
+  const found = typeof source === 'string' ? await statSource(source) : undefined
+  const file = found?.isFile ? {path: source as string, size: found.size} : {}
+  const raw = new ByteReader(typeof source === 'string' ? fileBytes(source) : source)
+  try {
+    const bytes = await utf8Reader(raw)
+    const head = await bytes.peek(512)
+    const format = detectFormat(head)
+    if (format === undefined) throw notEmbeddings(name, head.length === 0)
+    const {rows, close: release, ...opened} = await format.open({name, bytes, ...(bytes === raw ? file : {})})
+    const close = async (): Promise<void> => {
+      await release?.()
+      await raw.close()
+    }
+    return {name, format: format.name, ...opened, rows: finiteRows(rows, name), close}
+  } catch (error) {
+    await raw.close()
+    throw error
+  }
+}
+
+const notEmbeddings = (name: string, empty: boolean): UserError =>
+  empty
+    ? new UserError(`${name} is empty.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the command that writes it fail?'})
+    : new UserError(`${name} is not a file of embeddings.`, {
+        exit: 2,
+        code: 'NOT_EMBEDDINGS',
+        hint: `Expected ${formatNames.join(', ')}; images are embedded with dinov2 embed.`
+      })
+
+/**
+ * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names the two that differ.
+ * `ignoreLength`: normalised and plain vectors may stand together.
+ */
+export async function openAll(
+  sources: readonly string[],
+  {stdin, ignoreLength = false}: {readonly stdin?: AsyncIterable<Uint8Array>; readonly ignoreLength?: boolean} = {}
+): Promise<Embeddings> {
+  const [first, ...rest] = sources
+  const start = (source: string): Promise<Embeddings> => (source === '-' && stdin ? openEmbeddings(stdin, 'stdin') : openEmbeddings(source))
+  const opened = await start(first!)
+  const all = async function* (): AsyncGenerator<EmbeddingBatch> {
+    yield* opened.rows
+    for (const source of rest) {
+      const next = await start(source)
+      try {
+        assertSameProvenance(opened, next, {ignoreLength})
+        yield* next.rows
+      } finally {
+        await next.close()
+      }
+    }
+  }
+  const {name, format, meta, close} = opened
+  return rest.length === 0 ? opened : {name, format, meta, rows: all(), close}
+}

@@ -1,0 +1,131 @@
+/** Outputs that grow as `OUT.partial` and can be continued behind their last whole row. */
+import {open, rename, rm, type FileHandle} from 'node:fs/promises'
+import {dirname} from 'node:path'
+import {UserError} from '../../config/errors.js'
+import {writeError} from '../../system/atomic.js'
+import {ByteReader, fileBytes, fileSink} from './bytes.js'
+import type {Format, Recovered, SideFile} from './format.js'
+import type {EmbeddingFormat} from './formats.js'
+import type {EmbeddingOutput} from './output.js'
+import {describeProvenance, provenanceDifferences, type EmbeddingMeta} from './provenance.js'
+import {lineRows} from './row-lines.js'
+
+/** Under which name an output grows. */
+export const partialOf = (target: string): string => `${target}.partial`
+
+/** Finds what an interrupted run left. Throws `UserError` where it was made in another way. */
+async function recovered(
+  format: Format,
+  partial: string,
+  sides: readonly SideFile[],
+  meta: EmbeddingMeta,
+  batch: number
+): Promise<Recovered | undefined> {
+  const begun = await format.recover!({partial, sides}, {meta, batch})
+  if (begun && provenanceDifferences(begun.meta, meta).length > 0) {
+    throw new UserError(
+      `${partial} cannot be continued: it is of ${describeProvenance(begun.meta)}; this run is of ${describeProvenance(meta)}.`,
+      {
+        exit: 2,
+        code: 'MIXED_EMBEDDINGS',
+        hint: 'Give the flags of the interrupted run, or --force to start anew.'
+      }
+    )
+  }
+  return begun
+}
+
+/** Opens an output that grows as `OUT.partial`; with `resume` behind the rows that are there. */
+export async function createResumable(
+  target: string,
+  format: Format<EmbeddingFormat>,
+  meta: EmbeddingMeta,
+  resume: boolean,
+  batch: number
+): Promise<EmbeddingOutput> {
+  const partial = partialOf(target)
+  const sides = format.sideFiles?.(target) ?? []
+  const begun = resume ? await recovered(format, partial, sides, meta, batch) : undefined
+  const mode = begun ? 'r+' : 'w+'
+  const file = await openPartial(partial, mode, target)
+  const handles: FileHandle[] = []
+  for (const side of sides) handles.push(await openPartial(side.partial, mode, target))
+  await file.truncate(begun?.end ?? 0)
+  for (const [i, handle] of handles.entries()) await handle.truncate(begun?.sideEnds[i] ?? 0)
+  const rows = begun?.rows ?? 0
+  const writer = await format.write({sink: fileSink(file, begun?.end ?? 0), file, sides: handles}, meta, begun)
+  let written = rows
+  let over = false
+  return {
+    format: format.name,
+    resumed: rows,
+    async *resumedIds() {
+      let left = rows
+      if (left === 0) return
+      for await (const id of sides.length > 0 ? lineIds(sides[0]!.partial) : rowIds(format, partial)) {
+        yield id
+        if (--left === 0) return
+      }
+    },
+    async write(some) {
+      await writer.write(some).catch((error: unknown) => Promise.reject(writeError(partial, error)))
+      written += some.ids.length
+    },
+    async commit() {
+      await writer.finish().catch((error: unknown) => Promise.reject(writeError(partial, error)))
+      over = true
+      await file.sync()
+      await file.close()
+      for (const [i, {partial: growing, final}] of sides.entries()) {
+        if (final !== undefined) await handles[i]!.sync()
+        await handles[i]!.close()
+        await (final === undefined ? rm(growing) : rename(growing, final))
+      }
+      await rename(partial, target)
+      await syncFolder(dirname(target))
+    },
+    async keep() {
+      if (over) return false
+      over = true
+      await file.close()
+      for (const handle of handles) await handle.close()
+      if (written > 0) return true
+      await rm(partial, {force: true})
+      for (const side of sides) await rm(side.partial, {force: true})
+      return false
+    }
+  }
+}
+
+async function* lineIds(list: string): AsyncGenerator<string> {
+  for await (const {id} of lineRows(new ByteReader(fileBytes(list)), list, {ours: true})) yield id
+}
+
+async function* rowIds(format: Format, path: string): AsyncGenerator<string> {
+  const bytes = new ByteReader(fileBytes(path))
+  const {rows, close} = await format.open({name: path, bytes})
+  try {
+    for await (const {ids} of rows) yield* ids
+  } finally {
+    await close?.()
+    await bytes.close()
+  }
+}
+
+async function openPartial(path: string, mode: string, target: string): Promise<FileHandle> {
+  return open(path, mode).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT')
+      throw new UserError(`The folder ${dirname(target)} of the output ${target} does not exist.`, {
+        exit: 2,
+        code: 'NO_FOLDER',
+        hint: `Make it first: mkdir -p ${dirname(target)}`
+      })
+    throw error
+  })
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r').catch(() => undefined) // a folder may be writable without being readable
+  await folder?.sync().catch(() => undefined) // not every file system can sync a folder
+  await folder?.close()
+}
