@@ -1,4 +1,7 @@
-/** CRC-32 (IEEE 802.3) of bytes, continued from `value`. Node.js has it from versions 20.15 and 22.2 on; a table stands in before. */
+/**
+ * CRC-32 (IEEE 802.3) of bytes, continued from `value`. Node.js has it from versions 20.15 and 22.2 on; a table
+ * stands in before.
+ */
 import zlib from 'node:zlib'
 
 const table = Uint32Array.from({length: 256}, (_, n) => {

@@ -1,4 +1,7 @@
-/** JSON of foreign files: parsed with a bound on how deep it lies, because what lies deeper overflows the stack of whoever walks it later. */
+/**
+ * JSON of foreign files: parsed with a bound on how deep it lies, because what lies deeper overflows the stack of
+ * whoever walks it later.
+ */
 
 /** No record of ours and no sensible field lies deeper. */
 const MAX_DEPTH = 64

@@ -1,9 +1,12 @@
 /**
- * Embeddings as an Apache Arrow IPC stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size list of float32).
+ * Embeddings as an Apache Arrow IPC stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size
+ * list of float32).
  *
- * The record of how the vectors were made stands in the schema's metadata under `dinov2`. A batch of rows is one record batch, appended with a checksum of
- * its own, so an interrupted file can be cut behind its last whole batch and continued. Streams and files (Feather) of other programs are read as long as
- * they have a column of number lists; their plain columns become fields. The reader is our own, in `arrow/`, because a damaged length must never be trusted.
+ * The record of how the vectors were made stands in the schema's metadata under `dinov2`. A batch of rows is one
+ * record batch, appended with a checksum of its own, so an interrupted file can be cut behind its last whole batch
+ * and continued. Streams and files (Feather) of other programs are read as long as they have a column of number
+ * lists; their plain columns become fields. The reader is our own, in `arrow/`, because a damaged length must never
+ * be trusted.
  */
 import {recoverArrow} from './arrow/recover.js'
 import {MAGIC} from './arrow/messages.js'

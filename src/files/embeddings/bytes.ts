@@ -33,7 +33,10 @@ export class ByteReader {
     return this.#ahead[0]?.subarray(0, n) ?? new Uint8Array(0)
   }
 
-  /** The next `n` bytes, or fewer at the end of the stream, in memory of their own. Memory is only taken for bytes that came. */
+  /**
+   * The next `n` bytes, or fewer at the end of the stream, in memory of their own. Memory is only taken for bytes
+   * that came.
+   */
   async take(n: number): Promise<Buffer> {
     const parts: Uint8Array[] = []
     let have = 0
@@ -77,7 +80,10 @@ export class ByteReader {
     }
   }
 
-  /** Lines of UTF-8 text without their ends (byte `end`); the last may lack one. A byte order mark is passed over, and UTF-16 that begins with one is read. */
+  /**
+   * Lines of UTF-8 text without their ends (byte `end`); the last may lack one. A byte order mark is passed over,
+   * and UTF-16 that begins with one is read.
+   */
   async *lines(end = 10): AsyncGenerator<string> {
     const head = Buffer.from(await this.peek(3))
     if (head.equals(BYTE_ORDER_MARK)) await this.take(3)
@@ -198,7 +204,10 @@ export async function spool(source: AsyncIterable<Uint8Array>): Promise<{path: s
   return {path, remove}
 }
 
-/** Opens a format that is read at any place of a file: a pipe is laid down in a temporary file first, which goes with the rows. */
+/**
+ * Opens a format that is read at any place of a file: a pipe is laid down in a temporary file first, which goes with
+ * the rows.
+ */
 export async function withPath({path, bytes}: Source, open: (path: string) => Promise<OpenedRows>): Promise<OpenedRows> {
   const spooled = path === undefined ? await spool(bytes.chunks()) : undefined
   if (!spooled) await bytes.close()

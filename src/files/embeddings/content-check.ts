@@ -1,4 +1,7 @@
-/** A checksum of rows whatever the format: their number, and a CRC-32 each of ids with fields and of vectors, in order. */
+/**
+ * A checksum of rows whatever the format: their number, and a CRC-32 each of ids with fields and of vectors, in
+ * order.
+ */
 import {crc32, crcText} from '../../system/crc32.js'
 import {floatBytes, type EmbeddingBatch, type Fields} from './rows.js'
 

@@ -10,7 +10,9 @@ export function separatorOf(head: string): ',' | ';' | '\t' {
 
 export const separatorNames: Readonly<Record<string, string>> = {',': 'commas', ';': 'semicolons', '\t': 'tabs'}
 
-/** Columns by their place: those of the vector in order, of the id, of the record and of fields. Absent ones are -1. */
+/**
+ * Columns by their place: those of the vector in order, of the id, of the record and of fields. Absent ones are -1.
+ */
 export type CsvLayout = {
   readonly vector: readonly number[]
   readonly id: number
@@ -21,7 +23,10 @@ export type CsvLayout = {
 
 const OURS = 'v'
 
-/** Columns whose names are one word and a rising number: `v0`, `v1` … or `emb_0`, `emb_1` … or `0`, `1` …, by that word. */
+/**
+ * Columns whose names are one word and a rising number: `v0`, `v1` … or `emb_0`, `emb_1` … or `0`, `1` …, by that
+ * word.
+ */
 function families(header: readonly string[]): Map<string, {readonly number: number; readonly column: number}[]> {
   const found = new Map<string, {number: number; column: number}[]>()
   for (const [column, name] of header.entries()) {
@@ -45,7 +50,10 @@ function inOrder(word: string, family: {readonly number: number; readonly column
   return order.map(({column}) => column)
 }
 
-/** The columns of the vector. Throws `UserError` naming columns and separator where there are none, or one is missing or doubled. */
+/**
+ * The columns of the vector. Throws `UserError` naming columns and separator where there are none, or one is missing
+ * or doubled.
+ */
 function vectorColumns(header: readonly string[], name: string, separator: string): number[] {
   const all = families(header)
   const many = [...all].filter(([, family]) => family.length > 1)
@@ -81,7 +89,8 @@ export function csvLayout(header: readonly string[], name: string, separator: st
     seen.add(title)
   }
   const place = (title: string): number => header.findIndex((found, column) => found === title && !taken.has(column))
-  // pandas writes its index first, without a name: it names rows where nothing else does, and is only a count of them otherwise.
+  // pandas writes its index first, without a name: it names rows where nothing else does, and is only a count of
+  // them otherwise.
   const index = header[0] === '' || header[0] === 'Unnamed: 0' ? 0 : -1
   const id = place('id') >= 0 ? place('id') : index
   const [record, extra] = [place('dinov2'), place('extra')]

@@ -1,9 +1,10 @@
 /**
  * Embeddings as CSV (RFC 4180): `id`, one column a field, `extra` (JSON), `dinov2`, then `v0` … `v{D-1}`.
  *
- * The record of how the vectors were made stands in the `dinov2` cell of the first row; in the other rows that cell holds a checksum of the vector. So the
- * file stays a plain table that spreadsheets and data frames open without being told to skip a line, and a changed or cut number is noticed. The record
- * also says which columns hold numbers and booleans, which CSV cannot. Tables of other programs may have semicolons or tabs, decimal commas beside
+ * The record of how the vectors were made stands in the `dinov2` cell of the first row; in the other rows that cell
+ * holds a checksum of the vector. So the file stays a plain table that spreadsheets and data frames open without
+ * being told to skip a line, and a changed or cut number is noticed. The record also says which columns hold numbers
+ * and booleans, which CSV cannot. Tables of other programs may have semicolons or tabs, decimal commas beside
  * semicolons, other names of columns (`emb_0`, `emb_1`, …) and pandas' index column.
  */
 import {parse} from 'csv-parse'
@@ -57,7 +58,7 @@ function csvWriter(sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): 
   }
 }
 
-// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------------------------
 
 /** One record of the file is at most this long; beyond it a quote was not closed. */
 const MAX_RECORD = 64 << 20
@@ -82,7 +83,8 @@ class Records {
     separator: string
   ) {
     this.#parser = parse({bom: true, delimiter: separator, max_record_size: MAX_RECORD, relax_column_count: true, skip_empty_lines: true})
-    pipeline(Readable.from(this.#watched(bytes)), this.#parser, () => {}) // an error of the source arrives through the parser
+    // an error of the source arrives through the parser
+    pipeline(Readable.from(this.#watched(bytes)), this.#parser, () => {})
     this.#records = this.#parser[Symbol.asyncIterator]() as AsyncIterator<string[]>
   }
 
@@ -203,7 +205,10 @@ class RowParser {
   }
 }
 
-/** Reads rows. Throws `UserError` when there are no vector columns, a cell of them is not a number, or a checksum differs. */
+/**
+ * Reads rows. Throws `UserError` when there are no vector columns, a cell of them is not a number, or a checksum
+ * differs.
+ */
 async function readCsv(bytes: ByteReader, name: string): Promise<OpenedRows & {readonly columns: readonly Column[]}> {
   const separator = separatorOf(Buffer.from(await bytes.peek(1 << 16)).toString('utf8'))
   const records = new Records(bytes, name, separator)

@@ -1,8 +1,9 @@
 /**
  * Embedding files: one kind of rows, six formats (`formats.ts`), written and read as streams.
  *
- * Reading knows a format by its first bytes, from a file or from a pipe, and takes files of other programs too. An output that can be continued grows as
- * `OUT.partial`; when the run is interrupted, `resume` goes on behind the last whole row.
+ * Reading knows a format by its first bytes, from a file or from a pipe, and takes files of other programs too. An
+ * output that can be continued grows as `OUT.partial`; when the run is interrupted, `resume` goes on behind the last
+ * whole row.
  */
 export * from './formats.js'
 export * from './open.js'

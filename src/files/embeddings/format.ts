@@ -1,4 +1,7 @@
-/** What an embedding format is: how it is known, read, written and continued. One file of this folder exports one such value; `formats.ts` lists them. */
+/**
+ * What an embedding format is: how it is known, read, written and continued. One file of this folder exports one
+ * such value; `formats.ts` lists them.
+ */
 import type {FileHandle} from 'node:fs/promises'
 import type {ByteReader, Sink} from './bytes.js'
 import type {Column} from './columns.js'
@@ -43,7 +46,10 @@ export type Recovered = {
 /** A file that grows beside the output: under `partial` while it grows, under `final` afterwards (or removed). */
 export type SideFile = {readonly partial: string; readonly final?: string}
 
-/** Where a writer writes: what is appended to, and for outputs that can be continued the file itself and its side files. */
+/**
+ * Where a writer writes: what is appended to, and for outputs that can be continued the file itself and its side
+ * files.
+ */
 export type Target = {readonly sink: Sink; readonly file?: FileHandle; readonly sides: readonly FileHandle[]}
 
 /** Paths of an interrupted output. */
@@ -67,6 +73,9 @@ export type Format<Name extends string = string> = {
   write(target: Target, meta: EmbeddingMeta, begun?: Recovered): Promise<EmbeddingWriter>
   /** Files beside the output. */
   sideFiles?(target: string): readonly SideFile[]
-  /** Finds what of an interrupted output is whole, in batches of `batch` rows; undefined when nothing is. Absent where an output cannot be continued. */
+  /**
+   * Finds what of an interrupted output is whole, in batches of `batch` rows; undefined when nothing is. Absent
+   * where an output cannot be continued.
+   */
   recover?(files: PartialFiles, options: {readonly meta: EmbeddingMeta; readonly batch: number}): Promise<Recovered | undefined>
 }

@@ -28,7 +28,10 @@ export function detectFormat(head: Uint8Array): Format<EmbeddingFormat> | undefi
   return bytes.length === 0 ? undefined : embeddingFormats.find(format => format.begins(bytes))
 }
 
-/** The format of an output: what was asked for, else by the ending of the name, else (stdout, devices) Arrow. Throws `UserError` for an unknown ending. */
+/**
+ * The format of an output: what was asked for, else by the ending of the name, else (stdout, devices) Arrow. Throws
+ * `UserError` for an unknown ending.
+ */
 export function formatOf(target: string, asked?: EmbeddingFormat): Format<EmbeddingFormat> {
   const ending = extname(target).toLowerCase()
   const format = asked === undefined ? embeddingFormats.find(({endings}) => endings.includes(ending)) : formatNamed(asked)

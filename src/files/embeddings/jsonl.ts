@@ -1,9 +1,9 @@
 /**
  * Embeddings as JSON Lines: `{"id", …fields, "dinov2": {…}, "vector": […]}`.
  *
- * Every row carries the record of how it was made and a checksum of its vector, so `shuf`, `head`, `grep` and `cat` leave a file that still knows its
- * model, and mixing or a changed digit is noticed even within one file. Ids and fields may be edited. Numbers are the shortest decimals that name the
- * same float32.
+ * Every row carries the record of how it was made and a checksum of its vector, so `shuf`, `head`, `grep` and `cat`
+ * leave a file that still knows its model, and mixing or a changed digit is noticed even within one file. Ids and
+ * fields may be edited. Numbers are the shortest decimals that name the same float32.
  */
 import {truncate} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'

@@ -33,7 +33,10 @@ const damaged = (name: string, why: string): UserError =>
     hint: 'Write it again with np.save.'
   })
 
-/** Where the data begin, read from the first 12 bytes. Throws `UserError` where they are too few or hold no such number. */
+/**
+ * Where the data begin, read from the first 12 bytes. Throws `UserError` where they are too few or hold no such
+ * number.
+ */
 export function npyDataAt(start: Buffer, name: string): number {
   if (start.length < 12 || start.toString('latin1', 0, 6) !== NPY_MAGIC) throw damaged(name, 'it is cut off')
   const version = start[6]!
@@ -46,7 +49,8 @@ export function npyDataAt(start: Buffer, name: string): number {
 /**
  * Reads a whole header (`head`: its bytes up to the data).
  *
- * Throws `UserError` where the array is no matrix of floating-point numbers, or its sizes are no numbers that a file can have.
+ * Throws `UserError` where the array is no matrix of floating-point numbers, or its sizes are no numbers that a file
+ * can have.
  */
 export function parseNpyHeader(head: Buffer, name: string): NpyArray {
   const dataAt = npyDataAt(head, name)

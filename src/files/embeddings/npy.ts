@@ -1,9 +1,11 @@
 /**
- * Embeddings as a NumPy array [N, D] of little-endian float32, and two files beside it: `NAME.jsonl` with id and fields of each row, and `NAME.meta.json`
- * with the record of how the vectors were made, the number of rows and checksums.
+ * Embeddings as a NumPy array [N, D] of little-endian float32, and two files beside it: `NAME.jsonl` with id and
+ * fields of each row, and `NAME.meta.json` with the record of how the vectors were made, the number of rows and
+ * checksums.
  *
- * The array's header names N, which is known only at the end, so 128 bytes are reserved and written again; a pipe cannot do that, so this format needs a
- * file. Pairing by order is fragile, so lengths and checksums are compared on reading. The list may be edited as long as its ids stay as they are.
+ * The array's header names N, which is known only at the end, so 128 bytes are reserved and written again; a pipe
+ * cannot do that, so this format needs a file. Pairing by order is fragile, so lengths and checksums are compared on
+ * reading. The list may be edited as long as its ids stay as they are.
  */
 import {open, readFile, stat, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
@@ -25,7 +27,7 @@ export const sidecarOf = (path: string): string => `${stem(path)}.jsonl`
 /** The record that stands beside `path`. */
 export const metaFileOf = (path: string): string => `${stem(path)}.meta.json`
 
-// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------------------------
 
 /** What is added to the checksum of the ids for each row. */
 const idBytes = (id: string): Buffer => Buffer.from(`${JSON.stringify(id)}\n`)
@@ -97,7 +99,7 @@ async function recover(
   }
 }
 
-// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------------------------
 
 const damaged = (message: string): UserError =>
   new UserError(message, {code: 'EMBEDDINGS_DAMAGED', hint: 'It was cut off, or changed by hand; write it again.'})
@@ -198,7 +200,8 @@ async function* vectorBlocks(
 /**
  * Reads an array, and ids and fields from the list beside it where there is one; else rows are named by their number.
  *
- * Throws `UserError` when the array is no matrix of floats, its length is not what its header says, or it does not belong to what stands beside it.
+ * Throws `UserError` when the array is no matrix of floats, its length is not what its header says, or it does not
+ * belong to what stands beside it.
  */
 async function readNpy({bytes, name, path, size}: Source): Promise<OpenedRows> {
   const dataAt = npyDataAt(Buffer.from(await bytes.peek(12)), name)
@@ -252,7 +255,10 @@ async function readNpy({bytes, name, path, size}: Source): Promise<OpenedRows> {
   return {meta, count, rows: rows()}
 }
 
-/** Where the numbers of a little-endian float32 array [N, D] lie in a file; undefined where it is another kind of array. */
+/**
+ * Where the numbers of a little-endian float32 array [N, D] lie in a file; undefined where it is another kind of
+ * array.
+ */
 export async function npyMatrix(path: string): Promise<{readonly at: number; readonly count: number; readonly dim: number} | undefined> {
   const file = await open(path)
   try {

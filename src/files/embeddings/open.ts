@@ -43,7 +43,8 @@ async function* finiteRows(rows: AsyncGenerator<EmbeddingBatch>, name: string): 
 /**
  * Opens embeddings from a path or from a stream of bytes (`name` stands for it in sentences).
  *
- * Throws `UserError`: nothing there (exit 3), not embeddings, damaged; and from `rows` a vector with a number that is not finite.
+ * Throws `UserError`: nothing there (exit 3), not embeddings, damaged; and from `rows` a vector with a number that
+ * is not finite.
  */
 export async function openEmbeddings(
   source: string | AsyncIterable<Uint8Array>,
@@ -79,8 +80,8 @@ const notEmbeddings = (name: string, empty: boolean): UserError =>
       })
 
 /**
- * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names the two that differ.
- * `ignoreLength`: normalised and plain vectors may stand together.
+ * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names
+ * the two that differ. `ignoreLength`: normalised and plain vectors may stand together.
  */
 export async function openAll(
   sources: readonly string[],

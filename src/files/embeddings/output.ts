@@ -34,7 +34,10 @@ export type OutputOptions = {
   readonly force?: boolean
   /** Go on behind the last whole row of `OUT.partial`. */
   readonly resume?: boolean
-  /** Rows computed at once: a continued file is cut to a multiple of it, so that the rest comes out as it would have without the interruption. */
+  /**
+   * Rows computed at once: a continued file is cut to a multiple of it, so that the rest comes out as it would have
+   * without the interruption.
+   */
   readonly batch?: number
 }
 
@@ -70,7 +73,8 @@ function refuseImpossible({name: format, streams, recover}: Format, name: string
 /**
  * Looks at where an output is to go, before any work is done.
  *
- * Throws `UserError` (exit 2): the output or its partial file exists, or is a folder; the format is unknown, needs a file, or cannot be continued.
+ * Throws `UserError` (exit 2): the output or its partial file exists, or is a folder; the format is unknown, needs a
+ * file, or cannot be continued.
  */
 export async function inspectOutput(
   target: string,
@@ -152,7 +156,8 @@ async function atomicOutput(target: string, format: Format<EmbeddingFormat>, {me
 /**
  * Opens an output of rows: a file, a device, or stdout (`-`).
  *
- * Throws `UserError` (exit 2) as `inspectOutput`, and when a partial file was made in another way. A whole output is not resumed but refused; see `appendTo`.
+ * Throws `UserError` (exit 2) as `inspectOutput`, and when a partial file was made in another way. A whole output is
+ * not resumed but refused; see `appendTo`.
  */
 export async function createEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
   const {pipe, continuing, complete, format: name} = await inspectOutput(target, options)
@@ -163,7 +168,10 @@ export async function createEmbeddings(target: string, options: OutputOptions): 
   return createResumable(target, format, options.meta, continuing, options.batch ?? 1)
 }
 
-/** Opens an output that replaces the whole one at `target` at its end: for writing its rows again, with more behind them. */
+/**
+ * Opens an output that replaces the whole one at `target` at its end: for writing its rows again, with more behind
+ * them.
+ */
 export async function replaceEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
   const format = formatOf(target, options.format)
   return format.recover

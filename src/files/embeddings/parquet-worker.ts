@@ -1,7 +1,9 @@
 /**
- * Decodes one Parquet file in a thread of its own: what makes the WebAssembly decoder trap, or run without end, ends this thread and nothing else.
+ * Decodes one Parquet file in a thread of its own: what makes the WebAssembly decoder trap, or run without end, ends
+ * this thread and nothing else.
  *
- * Asked by any message, it answers first with what the file says of itself, then with one stretch of rows a message, as bytes of an Arrow stream.
+ * Asked by any message, it answers first with what the file says of itself, then with one stretch of rows a message,
+ * as bytes of an Arrow stream.
  */
 import {openAsBlob} from 'node:fs'
 import {parentPort, workerData} from 'node:worker_threads'

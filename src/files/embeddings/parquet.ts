@@ -1,10 +1,13 @@
 /**
- * Embeddings as Parquet: the same columns as the Arrow stream, in row groups of 2,048 rows, uncompressed (float vectors do not compress).
+ * Embeddings as Parquet: the same columns as the Arrow stream, in row groups of 2,048 rows, uncompressed (float
+ * vectors do not compress).
  *
- * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the rows; the schema that it stores beside the
- * data keeps the fixed-size list, and the record of how the vectors were made stands in the key-value metadata under `dinov2`, with number and checksums
- * of the rows. hyparquet-writer was tried: it cannot mark the list as fixed, and it shreds every vector through nested arrays (20,000 rows of
- * 384: 2.9 s and 300 MB against 1.2 s and 120 MB). Parquet keeps its table of contents at the end, so a file that was cut off cannot be continued.
+ * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the
+ * rows; the schema that it stores beside the data keeps the fixed-size list, and the record of how the vectors were
+ * made stands in the key-value metadata under `dinov2`, with number and checksums of the rows. hyparquet-writer was
+ * tried: it cannot mark the list as fixed, and it shreds every vector through nested arrays (20,000 rows of 384: 2.9
+ * s and 300 MB against 1.2 s and 120 MB). Parquet keeps its table of contents at the end, so a file that was cut off
+ * cannot be continued.
  */
 import {stat} from 'node:fs/promises'
 import {Worker} from 'node:worker_threads'
@@ -25,9 +28,12 @@ type WasmBatch = ReturnType<import('parquet-wasm').Table['recordBatches']>[numbe
 /** The key in the record under which number and checksums of the rows stand. */
 const CHECK_KEY = 'check'
 
-// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------------------------
 
-/** Passes bytes on to `sink`; once `close` is told, keeps them, so that the checksum can be set in the table of contents before it goes out. */
+/**
+ * Passes bytes on to `sink`; once `close` is told, keeps them, so that the checksum can be set in the table of
+ * contents before it goes out.
+ */
 class TailSink {
   #tail: Uint8Array[] | undefined
 
@@ -71,11 +77,13 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
       .setStatisticsEnabled(EnabledStatistics.None)
       .setMaxRowGroupSize(rowsPerGroup(meta.dim))
       .setCreatedBy(`dinov2 ${meta.toolVersion ?? ''}`.trim())
-      .setKeyValueMetadata(new Map([['dinov2', `${metaToJson(meta).slice(0, -1)},"${CHECK_KEY}":"${placeholder}"}`]])) // one key: more come in any order
+      // one key: more come in any order
+      .setKeyValueMetadata(new Map([['dinov2', `${metaToJson(meta).slice(0, -1)},"${CHECK_KEY}":"${placeholder}"}`]]))
       .build()
     const {readable, writable} = new TransformStream<WasmBatch, WasmBatch>()
     input = writable.getWriter()
-    // The stream of bytes only appears once a first batch told the writer its schema, so it is pumped beside the writing.
+    // The stream of bytes only appears once a first batch told the writer its schema, so it is pumped beside the
+    // writing.
     pumped = (async () => {
       const bytes = (await transformParquetStream(readable as never, properties)) as unknown as AsyncIterable<Uint8Array>
       for await (const chunk of bytes) await output.write(chunk)
@@ -108,7 +116,7 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
   }
 }
 
-// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------------------------
 
 /** What the decoding thread is given, and what it answers. */
 export type ParquetJob = {readonly path: string; readonly batchRows: number}
@@ -124,7 +132,10 @@ export type ParquetAnswer =
   | {readonly kind: 'end'}
   | {readonly kind: 'failed'; readonly why: string}
 
-/** A small stretch of rows is decoded in milliseconds; a damaged file may keep the decoder busy for ever. Waiting for the disk does not count. */
+/**
+ * A small stretch of rows is decoded in milliseconds; a damaged file may keep the decoder busy for ever. Waiting for
+ * the disk does not count.
+ */
 const MAX_BUSY_MS = 2000
 /** More is allowed where the file is large, because a whole page of it may have to be unpacked first. */
 const BYTES_PER_MS = 8000

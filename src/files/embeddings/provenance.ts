@@ -1,6 +1,7 @@
 /**
- * How the vectors of a file were made: the record that travels inside every file, so that two models, or one model with two preprocessings, are never
- * mixed in silence. It holds no time, no machine and no path: the same images and settings give the same bytes.
+ * How the vectors of a file were made: the record that travels inside every file, so that two models, or one model
+ * with two preprocessings, are never mixed in silence. It holds no time, no machine and no path: the same images and
+ * settings give the same bytes.
  */
 import {UserError} from '../../config/errors.js'
 
@@ -174,7 +175,8 @@ const mismatchNames: Readonly<Record<string, string>> = {
 /**
  * Refuses to mix vectors that were made in two ways.
  *
- * `ignoreLength`: normalised and plain vectors may meet (where only directions count). Throws `UserError` (exit 2) naming both sides.
+ * `ignoreLength`: normalised and plain vectors may meet (where only directions count). Throws `UserError` (exit 2)
+ * naming both sides.
  */
 export function assertSameProvenance(
   a: {readonly name: string; readonly meta: EmbeddingMeta},

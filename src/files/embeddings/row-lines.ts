@@ -1,6 +1,6 @@
 /**
- * Rows without their vectors, as lines of JSON: `{"id": …, …fields}`. They stand beside `.npy` and inside `.safetensors` and indexes. A field with the name
- * of one of our own keys travels in `extra`.
+ * Rows without their vectors, as lines of JSON: `{"id": …, …fields}`. They stand beside `.npy` and inside
+ * `.safetensors` and indexes. A field with the name of one of our own keys travels in `extra`.
  */
 import {createReadStream} from 'node:fs'
 import {UserError} from '../../config/errors.js'
@@ -63,7 +63,10 @@ export function rowLine(id: string, fields: Fields): string {
 /** A row of a list of lines; `record` is what stands under `dinov2` in files of earlier versions. */
 export type LineRow = {readonly id: string; readonly fields: Fields; readonly record: unknown}
 
-/** Ids and fields of a list of lines. `ours`: it was written by this program; without it, that follows from a record in the first line. */
+/**
+ * Ids and fields of a list of lines. `ours`: it was written by this program; without it, that follows from a record
+ * in the first line.
+ */
 export async function* lineRows(bytes: ByteReader, name: string, {ours = false} = {}): AsyncGenerator<LineRow> {
   let number = 0
   let own = ours
@@ -81,8 +84,8 @@ export async function* lineRows(bytes: ByteReader, name: string, {ours = false} 
 }
 
 /**
- * Where the last whole line of an interrupted file ends when only `multiple`s of rows count, and how many rows that is.
- * `upTo`: no more rows than these. `quotes`: a line end between double quotes belongs to a cell (CSV).
+ * Where the last whole line of an interrupted file ends when only `multiple`s of rows count, and how many rows that
+ * is. `upTo`: no more rows than these. `quotes`: a line end between double quotes belongs to a cell (CSV).
  */
 export async function recoverLines(
   path: string,

@@ -29,7 +29,10 @@ export function batchOf(rows: readonly Row[]): EmbeddingBatch {
   return {ids: rows.map(row => row.id), vectors, fields: rows.map(row => row.fields)}
 }
 
-/** How many rows the readers of row formats give at once: 256, fewer where rows are long (patch tokens), so that a batch stays near 16 MB. */
+/**
+ * How many rows the readers of row formats give at once: 256, fewer where rows are long (patch tokens), so that a
+ * batch stays near 16 MB.
+ */
 export const rowsPerBatch = (dim: number): number => Math.max(1, Math.min(256, Math.floor((4 << 20) / Math.max(1, dim))))
 
 /** Float32 numbers as little-endian bytes; this machine's own order is little-endian wherever Node runs today. */
@@ -43,7 +46,8 @@ export const vectorLengthError = (name: string, row: number, has: number, expect
   })
 
 /**
- * The rows again with the length of their vectors, which a plain list column only tells by its first row (`dim` 0). Batches of another length are refused.
+ * The rows again with the length of their vectors, which a plain list column only tells by its first row (`dim` 0).
+ * Batches of another length are refused.
  */
 export async function withVectorLength(
   rows: AsyncGenerator<EmbeddingBatch>,
@@ -68,7 +72,10 @@ export async function withVectorLength(
   return {dim: found, rows: all()}
 }
 
-/** Refuses NaN and infinity: no neighbour, mean or classifier means anything with them. Throws `UserError` naming the row. */
+/**
+ * Refuses NaN and infinity: no neighbour, mean or classifier means anything with them. Throws `UserError` naming the
+ * row.
+ */
 export function assertFinite({ids, vectors}: Pick<EmbeddingBatch, 'ids' | 'vectors'>, name: string): void {
   const at = vectors.findIndex(x => !Number.isFinite(x))
   if (at < 0) return

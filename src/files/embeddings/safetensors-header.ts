@@ -1,4 +1,7 @@
-/** The header of safetensors files: which tensors there are, of which sizes, and where; held against the bytes that there are. */
+/**
+ * The header of safetensors files: which tensors there are, of which sizes, and where; held against the bytes that
+ * there are.
+ */
 import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJson} from '../../system/json.js'

@@ -1,9 +1,11 @@
 /**
- * Embeddings as safetensors: `vectors` [N, D] in float32 and `rows`, bytes that are JSON Lines of id and fields, one line a row. The metadata hold the record
- * of how the vectors were made (under `dinov2`), the number of rows and checksums.
+ * Embeddings as safetensors: `vectors` [N, D] in float32 and `rows`, bytes that are JSON Lines of id and fields, one
+ * line a row. The metadata hold the record of how the vectors were made (under `dinov2`), the number of rows and
+ * checksums.
  *
- * The header comes first and names both lengths, so its place is reserved (JSON may end in spaces) and it is written again at the end; the lines wait in a
- * file beside until all vectors are out. The memory needed is that of one batch.
+ * The header comes first and names both lengths, so its place is reserved (JSON may end in spaces) and it is written
+ * again at the end; the lines wait in a file beside until all vectors are out. The memory needed is that of one
+ * batch.
  */
 import {open} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
@@ -16,7 +18,7 @@ import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from '.
 import {lineRows, recoverLines, rowLine} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
-// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------------------------
 
 /** What the header says beside the record. */
 type Counts = {readonly rows: number; readonly lineBytes: number; readonly vectorsCrc: number; readonly rowsCrc: number}
@@ -90,14 +92,15 @@ async function recover({partial, sides}: PartialFiles, {batch}: {batch: number})
     const {end, rows} = whole === lines.rows ? lines : await recoverLines(sides[0]!.partial, {multiple: batch, upTo: whole})
     return {rows, end: dataAt + rows * meta.dim * 4, sideEnds: [end], meta}
   } catch (error) {
-    if (error instanceof UserError || (error as NodeJS.ErrnoException).code === 'ENOENT') return undefined // not even the header is whole
+    // not even the header is whole
+    if (error instanceof UserError || (error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw error
   } finally {
     await handle.close()
   }
 }
 
-// ---- reading -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------------------------
 
 const dtypes: Readonly<Record<string, Dtype>> = {F16: dtype('f2'), BF16: dtype('bf2'), F32: dtype('f4'), F64: dtype('f8')}
 
@@ -132,7 +135,10 @@ function tensorsOf({tensors}: Header, name: string): Tensors {
   return {vectors, lines, dtype: kind, count, dim}
 }
 
-/** Reads the file at `path`. Throws `UserError` when it has no matrix `vectors`, is cut off, or does not match what it says of itself. */
+/**
+ * Reads the file at `path`. Throws `UserError` when it has no matrix `vectors`, is cut off, or does not match what
+ * it says of itself.
+ */
 async function readSafetensors(path: string, name: string): Promise<OpenedRows> {
   const handle = await open(path)
   try {

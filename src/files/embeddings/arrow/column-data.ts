@@ -1,9 +1,9 @@
 /**
  * The columns of one Arrow record batch, as functions from a row to its value.
  *
- * Everything that a batch says of itself (lengths, offsets, sizes, references into a dictionary) is held against the bytes before a value is asked for, so
- * that a damaged batch is refused as a whole instead of being half used. Throws `RangeError`.
- * Layouts: Arrow columnar format, "Physical memory layout".
+ * Everything that a batch says of itself (lengths, offsets, sizes, references into a dictionary) is held against the
+ * bytes before a value is asked for, so that a damaged batch is refused as a whole instead of being half used.
+ * Throws `RangeError`. Layouts: Arrow columnar format, "Physical memory layout".
  */
 import {fixedReader, type FixedType} from './fixed-width.js'
 import {count} from './flatbuffer.js'
@@ -195,7 +195,9 @@ function offsetSlices(length: number, wide: boolean, cursor: BatchCursor): (i: n
   return i => data.subarray(offset(i), offset(i + 1))
 }
 
-/** Views of 16 bytes: a length, and either up to 12 bytes, or four of them, the number of a buffer and a place in it. */
+/**
+ * Views of 16 bytes: a length, and either up to 12 bytes, or four of them, the number of a buffer and a place in it.
+ */
 function viewSlices(length: number, isNull: (i: number) => boolean, cursor: BatchCursor): (i: number) => Buffer {
   const views = cursor.buffer(16 * length)
   const buffers = cursor.views()

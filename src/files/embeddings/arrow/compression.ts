@@ -1,8 +1,9 @@
 /**
  * Compressed buffers of Arrow batches: LZ4 frames and Zstandard.
  *
- * Each buffer begins with the length that it unpacks to, which is held against what the codec can make of so many bytes before memory is taken for it.
- * Formats: LZ4 frame 1.6.4 and block format; Zstandard RFC 8878, through fzstd, because Node.js has it only from version 22.15 on.
+ * Each buffer begins with the length that it unpacks to, which is held against what the codec can make of so many
+ * bytes before memory is taken for it. Formats: LZ4 frame 1.6.4 and block format; Zstandard RFC 8878, through fzstd,
+ * because Node.js has it only from version 22.15 on.
  */
 import {count} from './flatbuffer.js'
 
@@ -65,7 +66,8 @@ export function unpackLz4(packed: Buffer, length: number): Buffer {
     }
     if (magic !== 0x184d2204 || at + 3 > packed.length) throw damaged()
     const flags = packed[at]!
-    at += 2 + (flags & 8 ? 8 : 0) + (flags & 1 ? 4 : 0) + 1 // descriptor, length of the content, dictionary, checksum of the header
+    // descriptor, length of the content, dictionary, checksum of the header
+    at += 2 + (flags & 8 ? 8 : 0) + (flags & 1 ? 4 : 0) + 1
     for (let size = u32(); size !== 0; size = u32()) {
       const bytes = size & 0x7fffffff
       if (at + bytes > packed.length) throw damaged()
@@ -81,7 +83,10 @@ export function unpackLz4(packed: Buffer, length: number): Buffer {
   return out.subarray(0, to)
 }
 
-/** One block of LZ4: literals, then a copy of what was written before, again and again. Returns where the output ends. */
+/**
+ * One block of LZ4: literals, then a copy of what was written before, again and again. Returns where the output
+ * ends.
+ */
 function unpackBlock(block: Buffer, out: Buffer, from: number): number {
   let to = from
   let at = 0

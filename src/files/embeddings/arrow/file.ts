@@ -1,8 +1,8 @@
 /**
  * Arrow files (Feather): a stream between two marks, with a footer at the end that says where each batch lies.
  *
- * The footer decides, because some writers leave the messages before it without their frames. Batches must lie one behind the other and reach the footer, so
- * that one that the footer lost is noticed.
+ * The footer decides, because some writers leave the messages before it without their frames. Batches must lie one
+ * behind the other and reach the footer, so that one that the footer lost is noticed.
  */
 import {open, type FileHandle} from 'node:fs/promises'
 import {readAt} from '../bytes.js'

@@ -1,9 +1,10 @@
 /**
- * FlatBuffers, as far as Arrow's messages need them: tables read with every offset held against the bytes, and tables written.
+ * FlatBuffers, as far as Arrow's messages need them: tables read with every offset held against the bytes, and
+ * tables written.
  *
- * A damaged message may point anywhere, so nothing here trusts an offset, a length or a count: each is compared with the end of the buffer before it is
- * used, and a table that shares its parts too often is refused. What does not fit throws `RangeError`, which the readers turn into a sentence.
- * Format: https://flatbuffers.dev/internals.
+ * A damaged message may point anywhere, so nothing here trusts an offset, a length or a count: each is compared with
+ * the end of the buffer before it is used, and a table that shares its parts too often is refused. What does not fit
+ * throws `RangeError`, which the readers turn into a sentence. Format: https://flatbuffers.dev/internals.
  */
 
 /** How many tables one message may open: a bound on what a message whose parts are shared can cost. */
@@ -27,7 +28,9 @@ class Message {
 /** A vector inside a message: where its elements begin, and how many there are. */
 type VectorPlace = {readonly at: number; readonly length: number}
 
-/** One table of a message. Fields are named by their number in Arrow's schema files; an absent field has its default. */
+/**
+ * One table of a message. Fields are named by their number in Arrow's schema files; an absent field has its default.
+ */
 export class FlatTable {
   readonly #message: Message
   readonly #at: number
@@ -141,7 +144,7 @@ export function count(value: bigint): number {
   return Number(value)
 }
 
-// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------------------------
 
 /** The value of a field: a number of some width, or something that the field refers to. */
 export type FlatValue =
@@ -159,7 +162,10 @@ export type FlatFields = readonly (FlatValue | undefined)[]
 
 const widthOf = (value: FlatValue): number => ('byte' in value ? 1 : 'int16' in value ? 2 : 'int64' in value ? 8 : 4)
 
-/** Writes tables one behind the other; a reference always leads forward, so each is filled in when its target is placed. */
+/**
+ * Writes tables one behind the other; a reference always leads forward, so each is filled in when its target is
+ * placed.
+ */
 class FlatWriter {
   #bytes = Buffer.alloc(1024)
   length = 4 // the root's offset

@@ -1,8 +1,10 @@
 /**
- * The messages of an Arrow stream or file, one after the other: each is its metadata and its body, and nothing is read beyond what is there.
+ * The messages of an Arrow stream or file, one after the other: each is its metadata and its body, and nothing is
+ * read beyond what is there.
  *
- * A batch of ours carries a checksum in its own metadata: how many rows came before it, and a CRC-32 of the schema, the batch's own figures and its body.
- * So a changed bit and a lost batch are seen even on a pipe, and a stream can grow without its beginning being written again.
+ * A batch of ours carries a checksum in its own metadata: how many rows came before it, and a CRC-32 of the schema,
+ * the batch's own figures and its body. So a changed bit and a lost batch are seen even on a pipe, and a stream can
+ * grow without its beginning being written again.
  */
 import type {Buffer as Bytes} from 'node:buffer'
 import {crc32} from '../../../system/crc32.js'
@@ -23,7 +25,10 @@ export type Message = {
 const MAX_HEAD = 256 << 20
 export const MAGIC = 'ARROW1'
 
-/** A message's metadata taken apart, and how many bytes of body follow it. Throws `RangeError` where they are damaged. */
+/**
+ * A message's metadata taken apart, and how many bytes of body follow it. Throws `RangeError` where they are
+ * damaged.
+ */
 export function messageOf(head: Bytes): {readonly message: Omit<Message, 'body'>; readonly bodyLength: number} {
   const table = FlatTable.root(head)
   const version = table.int16(0)

@@ -113,7 +113,10 @@ function joined(a: ColumnData, b: ColumnData): ColumnData {
   }
 }
 
-/** Takes a message in: the rows of a batch, the values of a dictionary. `checked`: batches of ours are compared with their checksums. */
+/**
+ * Takes a message in: the rows of a batch, the values of a dictionary. `checked`: batches of ours are compared with
+ * their checksums.
+ */
 async function take(message: Message, stream: Stream, name: string, first: number, checked: boolean): Promise<EmbeddingBatch | undefined> {
   if (message.kind === DICTIONARY_BATCH) {
     await takeDictionary(message, stream)
@@ -179,7 +182,8 @@ async function opened(stream: Stream, rows: AsyncGenerator<EmbeddingBatch>, name
 /**
  * Reads a stream; `size` is the number of bytes where it is known.
  *
- * Throws `UserError` when there is no column of vectors, a vector or an id is missing, a type is not read, or the bytes are damaged or end too early.
+ * Throws `UserError` when there is no column of vectors, a vector or an id is missing, a type is not read, or the
+ * bytes are damaged or end too early.
  */
 export async function readArrowStream(bytes: ByteReader, name: string, size?: number): Promise<OpenedRows> {
   const close = (): Promise<void> => bytes.close()
@@ -206,9 +210,12 @@ export async function readArrowFile(path: string, name: string): Promise<OpenedR
   }
 }
 
-// ---- for Parquet, whose decoder gives rows as Arrow streams -------------------------------------------------------------------------------------------
+// ---- for Parquet, whose decoder gives rows as Arrow streams -------------------------------------------------------
 
-/** What the columns of a stream mean, given its bytes and the metadata of the file that it comes from. Throws as `readArrowStream`. */
+/**
+ * What the columns of a stream mean, given its bytes and the metadata of the file that it comes from. Throws as
+ * `readArrowStream`.
+ */
 export async function readLayout(bytes: Uint8Array, name: string, metadata: ReadonlyMap<string, string>): Promise<Layout> {
   try {
     const message = await new MessageReader(new ByteReader([bytes])).next()
@@ -219,7 +226,10 @@ export async function readLayout(bytes: Uint8Array, name: string, metadata: Read
   }
 }
 
-/** The rows of a whole stream in memory; `first` is the number of its first row. Checksums are the business of who gives the bytes. */
+/**
+ * The rows of a whole stream in memory; `first` is the number of its first row. Checksums are the business of who
+ * gives the bytes.
+ */
 export async function* readBatches(bytes: Uint8Array, layout: Layout, name: string, first: number): AsyncGenerator<EmbeddingBatch> {
   try {
     const reader = new MessageReader(new ByteReader([bytes]), bytes.length)

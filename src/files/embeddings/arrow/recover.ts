@@ -12,7 +12,10 @@ import {readSchema, RECORD_BATCH, SCHEMA, type ArrowSchema} from './schema.js'
 const columnsOf = ({fields}: ArrowSchema): Column[] =>
   fields.slice(1, -2).map(({name, type}) => ({name, kind: type.kind === 'text' ? 'string' : type.kind === 'bool' ? 'boolean' : 'number'}))
 
-/** Finds where the last whole record batch ends, how many rows come before, and with which columns the stream was begun. */
+/**
+ * Finds where the last whole record batch ends, how many rows come before, and with which columns the stream was
+ * begun.
+ */
 export async function recoverArrow(path: string): Promise<Recovered | undefined> {
   const bytes = new ByteReader(fileBytes(path))
   const reader = new MessageReader(bytes, (await stat(path)).size)

@@ -43,7 +43,10 @@ function named(schema: ArrowSchema, name: string, file: string): number | undefi
   return found[0]
 }
 
-/** The column that the names of rows stand in. pandas writes an index that has no name of its own as `__index_level_0__`. */
+/**
+ * The column that the names of rows stand in. pandas writes an index that has no name of its own as
+ * `__index_level_0__`.
+ */
 function idColumn(schema: ArrowSchema, file: string): number | undefined {
   const index = named(schema, '__index_level_0__', file)
   const id = named(schema, 'id', file) ?? (index !== undefined && schema.fields[index]!.type.kind === 'text' ? index : undefined)
@@ -57,7 +60,10 @@ function idColumn(schema: ArrowSchema, file: string): number | undefined {
   return id
 }
 
-/** Finds ids, vectors and fields in a schema. Throws `UserError` where there is no column of vectors, or two columns have one name. */
+/**
+ * Finds ids, vectors and fields in a schema. Throws `UserError` where there is no column of vectors, or two columns
+ * have one name.
+ */
 export function layoutOf(schema: ArrowSchema, file: string): Layout {
   const {fields} = schema
   const byName = named(schema, 'vector', file)
@@ -84,7 +90,10 @@ export function layoutOf(schema: ArrowSchema, file: string): Layout {
   return {id, vector, dim: type.kind === 'fixed-list' ? type.size : 0, fields: rest, extra}
 }
 
-/** Rows of a batch; `first` is the number of its first row, which names rows without ids. Throws `UserError` naming the row at fault. */
+/**
+ * Rows of a batch; `first` is the number of its first row, which names rows without ids. Throws `UserError` naming
+ * the row at fault.
+ */
 export function batchFrom(columns: readonly ColumnData[], n: number, layout: Layout, file: string, first: number): EmbeddingBatch {
   const vectors = vectorsOf(columns[layout.vector]!, n, file, first)
   const ids = layout.id === undefined ? undefined : columns[layout.id]!

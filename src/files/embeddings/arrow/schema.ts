@@ -1,11 +1,15 @@
 /**
- * Arrow's schemas: which columns a stream has, of which types, and what its metadata say. Read from the message, and written for ours.
+ * Arrow's schemas: which columns a stream has, of which types, and what its metadata say. Read from the message, and
+ * written for ours.
  *
  * Source: format/Schema.fbs and format/Message.fbs of Apache Arrow; the numbers of fields and of types are theirs.
  */
 import {writeFlat, type FlatFields, type FlatTable, type FlatValue} from './flatbuffer.js'
 
-/** How the ends of texts, bytes and lists are kept: as 32-bit or 64-bit offsets, or as views that name place and length. */
+/**
+ * How the ends of texts, bytes and lists are kept: as 32-bit or 64-bit offsets, or as views that name place and
+ * length.
+ */
 export type OffsetKind = 'offsets32' | 'offsets64' | 'view'
 
 export type ArrowType =
@@ -160,13 +164,15 @@ function fieldOf(field: FlatTable, depth: number): ArrowField {
 export const keyValues = (pairs: readonly FlatTable[]): Map<string, string> =>
   new Map(pairs.map(pair => [pair.string(0) ?? '', pair.string(1) ?? '']))
 
-/** Reads a schema. Throws `RangeError` where it is damaged and `UnreadType` for a column of a type that is not read. */
+/**
+ * Reads a schema. Throws `RangeError` where it is damaged and `UnreadType` for a column of a type that is not read.
+ */
 export function readSchema(schema: FlatTable): ArrowSchema {
   if (schema.int16(0) !== 0) throw new UnreadType('Its numbers are big-endian, which is not read')
   return {fields: schema.tables(1).map(field => fieldOf(field, 0)), metadata: keyValues(schema.tables(2))}
 }
 
-// ---- writing -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------------------------
 
 const METADATA_V5 = 4
 

@@ -1,7 +1,9 @@
 /**
- * Embeddings written as an Arrow stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size list of float32).
+ * Embeddings written as an Arrow stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size list
+ * of float32).
  *
- * A batch of rows is one record batch, encoded by itself and appended, so a stream of any length needs the memory of one batch.
+ * A batch of rows is one record batch, encoded by itself and appended, so a stream of any length needs the memory of
+ * one batch.
  */
 import type {Sink} from '../bytes.js'
 import {planColumns, splitFields, type Cell, type Column} from '../columns.js'
@@ -133,7 +135,10 @@ export function encodeStream(meta: EmbeddingMeta, columns: readonly Column[], ba
   return Buffer.concat([framed(schema), ...messages, endOfStream])
 }
 
-/** Writes batches to `sink` as they come. `begun` are columns and rows of a file that is being continued; its schema is not written again. */
+/**
+ * Writes batches to `sink` as they come. `begun` are columns and rows of a file that is being continued; its schema
+ * is not written again.
+ */
 export function arrowWriter(sink: Sink, meta: EmbeddingMeta, begun?: Recovered): EmbeddingWriter {
   let columns = begun?.columns
   let schema: Uint8Array | undefined = begun?.schema
