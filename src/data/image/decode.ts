@@ -17,7 +17,7 @@ import {fitGeometry, type Transform} from './geometry.js'
 import type {ImageRef} from '../sources/image-ref.js'
 import type {NativePixels} from './native.js'
 import {resample, type Raster} from './resample.js'
-import {sniff, type Format} from './sniff.js'
+import {sniff, type ImageFormat} from './sniff.js'
 
 export {fitGeometry, type Transform} from './geometry.js'
 export type {Raster} from './resample.js'
@@ -101,7 +101,7 @@ function isLink(name: string | Buffer): boolean {
   }
 }
 
-const WORD: Readonly<Record<Format, string>> = {
+const WORD: Readonly<Record<ImageFormat, string>> = {
   jpeg: 'a JPEG',
   png: 'a PNG',
   gif: 'a GIF',
@@ -118,7 +118,7 @@ const tooMany = (width: number, height: number, limit: number): RefusedImage =>
  * Whether a colour profile may be attached: a search for its marker, which costs little; formats that hide it are
  * asked.
  */
-function mayHaveProfile(format: Format, bytes: Uint8Array): boolean {
+function mayHaveProfile(format: ImageFormat, bytes: Uint8Array): boolean {
   const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
   if (format === 'jpeg') return view.subarray(0, 1 << 20).includes('ICC_PROFILE')
   if (format === 'png') return view.subarray(0, 1 << 16).includes('iCCP')
@@ -132,7 +132,7 @@ function mayHaveProfile(format: Format, bytes: Uint8Array): boolean {
 const isSrgb = (profile: Buffer): boolean => profile.includes('sRGB') || profile.includes(Buffer.from('sRGB', 'utf16le').swap16())
 
 /** One clause out of what libvips says. */
-function explain(format: Format, message: string): string {
+function explain(format: ImageFormat, message: string): string {
   const first = message.split('\n').find(line => line.trim() !== '') ?? message
   const said = first
     .replace(/^Input (buffer|file) (has corrupt header:?|contains unsupported image format)\s*/i, '')
@@ -155,7 +155,12 @@ async function shrunkSize(
   return by > 1 ? {width: Math.floor(autoOrient.width / by), height: Math.floor(autoOrient.height / by)} : undefined
 }
 
-async function decodeWithSharp(bytes: Uint8Array, format: Format, maxPixels: number, shrink: DecodeOptions['shrink']): Promise<Raster> {
+async function decodeWithSharp(
+  bytes: Uint8Array,
+  format: ImageFormat,
+  maxPixels: number,
+  shrink: DecodeOptions['shrink']
+): Promise<Raster> {
   const input = {failOn: 'truncated', limitInputPixels: maxPixels} as const
   let ignoreIcc = true
   if (mayHaveProfile(format, bytes)) {

@@ -6,9 +6,9 @@
  */
 
 /** Formats that are decoded. */
-export type Format = 'jpeg' | 'png' | 'gif' | 'webp' | 'tiff' | 'avif' | 'bmp'
+export type ImageFormat = 'jpeg' | 'png' | 'gif' | 'webp' | 'tiff' | 'avif' | 'bmp'
 
-export type Found = {readonly format: Format; readonly width?: number; readonly height?: number} | {readonly reason: string}
+export type Found = {readonly format: ImageFormat; readonly width?: number; readonly height?: number} | {readonly reason: string}
 
 const CAMERA_RAW = /\.(dng|nef|nrw|cr2|cr3|arw|srf|sr2|orf|rw2|raf|pef|srw|erf|kdc|dcr|mos|iiq|3fr|mef|mrw|x3f)$/i
 

@@ -10,8 +10,8 @@
  */
 import {recoverArrow} from './arrow/recover.js'
 import {MAGIC} from './arrow/messages.js'
-import {withPath} from './bytes.js'
 import type {Format} from './format.js'
+import {withPath} from './spool.js'
 
 export const arrow: Format<'arrow'> = {
   name: 'arrow',

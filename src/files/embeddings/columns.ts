@@ -11,7 +11,7 @@ import type {Fields} from './rows.js'
 
 export type ColumnKind = 'string' | 'number' | 'boolean'
 export type Column = {readonly name: string; readonly kind: ColumnKind}
-export type Cell = string | number | boolean | null
+export type CellValue = string | number | boolean | null
 
 /** Our own columns; JSON Lines use the same words as keys. */
 export const reservedNames: ReadonlySet<string> = new Set(['id', 'vector', 'extra', 'dinov2'])
@@ -39,13 +39,17 @@ export function planColumns(fields: readonly Fields[], refused: (name: string) =
  * Splits one row's fields into a cell for each column and the JSON of the rest (null when nothing is left over).
  * `emptyIsMissing`: the format cannot tell an empty text from none, so an empty text travels in the rest.
  */
-export function splitFields(columns: readonly Column[], fields: Fields, emptyIsMissing = false): {cells: Cell[]; extra: string | null} {
-  const cells: Cell[] = columns.map(() => null)
+export function splitFields(
+  columns: readonly Column[],
+  fields: Fields,
+  emptyIsMissing = false
+): {cells: CellValue[]; extra: string | null} {
+  const cells: CellValue[] = columns.map(() => null)
   const rest: [string, unknown][] = []
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined) continue
     const at = columns.findIndex(column => column.name === name)
-    if (at >= 0 && kindOf(value) === columns[at]!.kind && !(emptyIsMissing && value === '')) cells[at] = value as Cell
+    if (at >= 0 && kindOf(value) === columns[at]!.kind && !(emptyIsMissing && value === '')) cells[at] = value as CellValue
     else rest.push([name, value])
   }
   return {cells, extra: rest.length === 0 ? null : JSON.stringify(Object.fromEntries(rest))}

@@ -13,7 +13,7 @@ import {pipeline, Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJson} from '../../system/json.js'
 import {ByteReader, fileBytes, type Sink} from './bytes.js'
-import {joinFields, planColumns, splitFields, type Cell, type Column, type ColumnKind} from './columns.js'
+import {joinFields, planColumns, splitFields, type CellValue, type Column, type ColumnKind} from './columns.js'
 import {csvLayout, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
 import {shortestDecimal, vectorCheck} from './jsonl.js'
@@ -184,7 +184,7 @@ class RowParser {
     const vector = Float32Array.from(layout.vector, (column, d) => this.#number(cells[column]!, `number ${d} of its vector`, row))
     const check = row === 0 ? said.check : said.meta && (cells[layout.record] || undefined)
     if (check !== undefined && check !== vectorCheck(vector)) throw damaged(name, `the vector of row ${row} does not match its checksum`)
-    const values = this.columns.map(({name: title, kind}, c): Cell => {
+    const values = this.columns.map(({name: title, kind}, c): CellValue => {
       const cell = cells[this.#fields[c]!.column]!
       if (cell === '') return null
       if (kind === 'boolean' && cell !== 'true' && cell !== 'false')

@@ -12,7 +12,7 @@ import {isObject} from '../../system/json.js'
 import {ByteReader, fileBytes, type Sink} from './bytes.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
 import {assertSameProvenance, metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
-import {fieldMembers, fieldsOf, idOf, parseObject, recoverLines} from './row-lines.js'
+import {fieldMembers, rowFields, idOf, parseObject, recoverLines} from './row-lines.js'
 import {batchOf, floatBytes, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
 /** The shortest decimal that reads back as the same float32; null stands for what is not finite. */
@@ -70,7 +70,7 @@ function parseRow(line: string, name: string, number: number): Line {
       })
   }
   return {
-    row: {id: named ? idOf(row, name, number) : String(number - 1), vector: numbers, fields: fieldsOf(row, dinov2 !== undefined)},
+    row: {id: named ? idOf(row, name, number) : String(number - 1), vector: numbers, fields: rowFields(row, dinov2 !== undefined)},
     record,
     named
   }

@@ -8,22 +8,8 @@ import {fileSink, streamSink} from './bytes.js'
 import type {Format} from './format.js'
 import {formatOf, type EmbeddingFormat} from './formats.js'
 import type {EmbeddingMeta} from './provenance.js'
-import {createResumable, partialOf} from './resumable.js'
+import {createResumable, partialOf, type EmbeddingOutput} from './resumable.js'
 import type {EmbeddingBatch} from './rows.js'
-
-/** An output of rows. Exactly one of `commit` and `keep` ends it. */
-export type EmbeddingOutput = {
-  readonly format: EmbeddingFormat
-  /** Rows that an interrupted run had written already. */
-  readonly resumed: number
-  /** Their ids, in order. */
-  resumedIds(): AsyncGenerator<string>
-  write(batch: EmbeddingBatch): Promise<void>
-  /** Writes the end and gives the file its name. */
-  commit(): Promise<void>
-  /** Ends without a result. What is written stays as `OUT.partial` for `resume`; true when there is such a file. */
-  keep(): Promise<boolean>
-}
 
 export type OutputOptions = {
   readonly meta: EmbeddingMeta

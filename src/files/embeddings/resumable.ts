@@ -6,9 +6,23 @@ import {writeError} from '../../system/atomic.js'
 import {ByteReader, fileBytes, fileSink} from './bytes.js'
 import type {Format, Recovered, SideFile} from './format.js'
 import type {EmbeddingFormat} from './formats.js'
-import type {EmbeddingOutput} from './output.js'
 import {describeProvenance, provenanceDifferences, type EmbeddingMeta} from './provenance.js'
 import {lineRows} from './row-lines.js'
+import type {EmbeddingBatch} from './rows.js'
+
+/** An output of rows. Exactly one of `commit` and `keep` ends it. */
+export type EmbeddingOutput = {
+  readonly format: EmbeddingFormat
+  /** Rows that an interrupted run had written already. */
+  readonly resumed: number
+  /** Their ids, in order. */
+  resumedIds(): AsyncGenerator<string>
+  write(batch: EmbeddingBatch): Promise<void>
+  /** Writes the end and gives the file its name. */
+  commit(): Promise<void>
+  /** Ends without a result. What is written stays as `OUT.partial` for `resume`; true when there is such a file. */
+  keep(): Promise<boolean>
+}
 
 /** Under which name an output grows. */
 export const partialOf = (target: string): string => `${target}.partial`

@@ -22,7 +22,7 @@ export function fieldMembers(fields: Fields): string {
 }
 
 /** Takes the fields out of a parsed row again. `ours`: the key `extra` holds fields with reserved names. */
-export function fieldsOf(row: Readonly<Record<string, unknown>>, ours: boolean): Fields {
+export function rowFields(row: Readonly<Record<string, unknown>>, ours: boolean): Fields {
   const {id: _id, vector: _vector, dinov2: _dinov2, extra, ...fields} = row
   if (ours && isObject(extra)) return {...fields, ...extra}
   return extra === undefined ? fields : {...fields, extra}
@@ -79,7 +79,7 @@ export async function* lineRows(bytes: ByteReader, name: string, {ours = false} 
     // Rows of a list that names none are named by their number; once one has an id, all need one.
     const id = named ? idOf(row, name, number) : String(number - 1)
     if (!named && row['id'] !== undefined) idOf({}, name, 1)
-    yield {id, fields: fieldsOf(row, own), record: row['dinov2']}
+    yield {id, fields: rowFields(row, own), record: row['dinov2']}
   }
 }
 

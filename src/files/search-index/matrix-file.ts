@@ -4,10 +4,8 @@
  * keeps of such a file in its cache is its own affair; this process holds one stretch.
  */
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
-import {open} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import {readAt} from '../embeddings/bytes.js'
 
 /** Rows [N, D] that are read in stretches or one by one. */
 export type MatrixRows = {
@@ -163,25 +161,5 @@ export class MatrixBuilder {
       },
       close: () => undefined
     }
-  }
-}
-
-/**
- * Where the numbers of a NumPy array of little-endian float32 [N, D] begin; undefined where it is another kind of
- * array.
- */
-export async function npyMatrix(path: string): Promise<{readonly at: number; readonly count: number; readonly dim: number} | undefined> {
-  const file = await open(path)
-  try {
-    const start = await readAt(file, 0, 12)
-    if (start.subarray(0, 6).toString('latin1') !== '\x93NUMPY') return undefined
-    const wide = start[6]! >= 2
-    const at = (wide ? 12 : 10) + (wide ? start.readUInt32LE(8) : start.readUInt16LE(8))
-    const head = (await readAt(file, 0, at)).toString('latin1')
-    const shape = /'shape':\s*\((\d+),\s*(\d+)\)/.exec(head)
-    if (!shape || !/'descr':\s*'<f4'/.test(head) || /'fortran_order':\s*True/.test(head)) return undefined
-    return {at, count: Number(shape[1]), dim: Number(shape[2])}
-  } finally {
-    await file.close()
   }
 }

@@ -16,7 +16,7 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {fileSink, readAt, type Sink} from '../embeddings/bytes.js'
-import {fieldsOf, rowLine} from '../embeddings/row-lines.js'
+import {rowFields, rowLine} from '../embeddings/row-lines.js'
 import {metaToJson, type EmbeddingMeta} from '../embeddings/provenance.js'
 import type {Fields} from '../embeddings/rows.js'
 
@@ -103,7 +103,7 @@ export class IndexRows {
   /** Row i; null when it was removed. */
   at(i: number): RowLine {
     const row = JSON.parse(this.#bytes.toString('utf8', this.#starts[i]!, this.#starts[i + 1]! - 1)) as Record<string, unknown> | null
-    return row && {id: String(row['id']), fields: fieldsOf(row, true)}
+    return row && {id: String(row['id']), fields: rowFields(row, true)}
   }
 
   *[Symbol.iterator](): Generator<RowLine> {

@@ -6,7 +6,7 @@
  * Throws `RangeError`. Layouts: Arrow columnar format, "Physical memory layout".
  */
 import {fixedReader, type FixedType} from './fixed-width.js'
-import {count} from './flatbuffer.js'
+import {safeNumber} from './flatbuffer.js'
 import type {ArrowField, ArrowType} from './schema.js'
 
 /** A column, or the items of a list: `get(i)` is null where there is no value. */
@@ -153,7 +153,7 @@ function fixedColumn(type: FixedType, cursor: BatchCursor): ColumnData {
 
 /** Offsets [n + 1] of 32 or 64 bits, rising from 0 to at most `end`. */
 function offsetsOf(buffer: Buffer, length: number, wide: boolean): (i: number) => number {
-  const at = wide ? (i: number) => count(buffer.readBigInt64LE(8 * i)) : (i: number) => buffer.readInt32LE(4 * i)
+  const at = wide ? (i: number) => safeNumber(buffer.readBigInt64LE(8 * i)) : (i: number) => buffer.readInt32LE(4 * i)
   if (length === 0) return () => 0
   if (buffer.length < (length + 1) * (wide ? 8 : 4)) throw new RangeError('a column lacks offsets')
   let before = at(0)
@@ -232,7 +232,7 @@ function listColumn(type: Extract<ArrowType, {kind: 'list'}>, cursor: BatchCurso
   }
   const width = type.wide ? 8 : 4
   const [starts, sizes] = [cursor.buffer(length * width), cursor.buffer(length * width)]
-  const at = (buffer: Buffer, i: number): number => (type.wide ? count(buffer.readBigInt64LE(8 * i)) : buffer.readInt32LE(4 * i))
+  const at = (buffer: Buffer, i: number): number => (type.wide ? safeNumber(buffer.readBigInt64LE(8 * i)) : buffer.readInt32LE(4 * i))
   const items = columnData(type.item, cursor, dictionaries)
   let total = 0
   for (let i = 0; i < length; i++) {

@@ -5,7 +5,7 @@
  * bytes before memory is taken for it. Formats: LZ4 frame 1.6.4 and block format; Zstandard RFC 8878, through fzstd,
  * because Node.js has it only from version 22.15 on.
  */
-import {count} from './flatbuffer.js'
+import {safeNumber} from './flatbuffer.js'
 
 export type Codec = 'lz4' | 'zstd'
 
@@ -22,7 +22,7 @@ export async function unpacker(codec: Codec): Promise<(buffers: readonly Buffer[
     return buffers.map(buffer => {
       if (buffer.length === 0) return buffer
       if (buffer.length < 8) throw new RangeError('a compressed column lacks its length')
-      const length = count(buffer.readBigInt64LE(0))
+      const length = safeNumber(buffer.readBigInt64LE(0))
       if (length === -1) return buffer.subarray(8) // it was left as it is, because it did not become smaller
       if (length < 0 || (codec === 'lz4' && length > 255 * buffer.length))
         throw new RangeError('a compressed column claims a length that it cannot have')

@@ -79,7 +79,7 @@ export class FlatTable {
   /** A 64-bit number. Throws `RangeError` where it is larger than a JavaScript number counts. */
   int64(field: number, absent = 0): number {
     const at = this.#place(field, 8)
-    return at === undefined ? absent : count(this.#message.bytes.readBigInt64LE(at))
+    return at === undefined ? absent : safeNumber(this.#message.bytes.readBigInt64LE(at))
   }
 
   /** Where a reference leads. */
@@ -122,7 +122,7 @@ export class FlatTable {
   int64s(field: number, each = 1): number[] {
     const vector = this.#vector(field, 8 * each)
     if (!vector) return []
-    return Array.from({length: vector.length * each}, (_, i) => count(this.#message.bytes.readBigInt64LE(vector.at + 8 * i)))
+    return Array.from({length: vector.length * each}, (_, i) => safeNumber(this.#message.bytes.readBigInt64LE(vector.at + 8 * i)))
   }
 
   /** The blocks of a file's footer: structs of 64, 32 (padded to 64) and 64 bits. */
@@ -132,13 +132,13 @@ export class FlatTable {
     const {bytes} = this.#message
     return Array.from({length: vector.length}, (_, i) => {
       const at = vector.at + 24 * i
-      return [count(bytes.readBigInt64LE(at)), bytes.readInt32LE(at + 8), count(bytes.readBigInt64LE(at + 16))]
+      return [safeNumber(bytes.readBigInt64LE(at)), bytes.readInt32LE(at + 8), safeNumber(bytes.readBigInt64LE(at + 16))]
     })
   }
 }
 
 /** A 64-bit number as a JavaScript number. */
-export function count(value: bigint): number {
+export function safeNumber(value: bigint): number {
   if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < BigInt(Number.MIN_SAFE_INTEGER))
     throw new RangeError('it counts more than there can be')
   return Number(value)

@@ -6,7 +6,7 @@
  * one batch.
  */
 import type {Sink} from '../bytes.js'
-import {planColumns, splitFields, type Cell, type Column} from '../columns.js'
+import {planColumns, splitFields, type CellValue, type Column} from '../columns.js'
 import type {EmbeddingWriter, Recovered} from '../format.js'
 import {metaToJson, type EmbeddingMeta} from '../provenance.js'
 import {floatBytes, type EmbeddingBatch} from '../rows.js'
@@ -64,14 +64,14 @@ class Body {
 const bytesOf = (numbers: Float64Array | Int32Array): Uint8Array => new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength)
 
 /** One bit a row, least significant first. */
-function bits(cells: readonly Cell[], set: (cell: Cell) => boolean): Uint8Array {
+function bits(cells: readonly CellValue[], set: (cell: CellValue) => boolean): Uint8Array {
   const found = new Uint8Array(Math.ceil(cells.length / 8))
   for (const [i, cell] of cells.entries()) if (set(cell)) found[i >> 3]! |= 1 << (i & 7)
   return found
 }
 
 /** The node of a column and which of its cells are there; nothing is written of that when all are. */
-function addValidity(body: Body, cells: readonly Cell[]): void {
+function addValidity(body: Body, cells: readonly CellValue[]): void {
   const nulls = cells.reduce<number>((n, cell) => n + (cell === null ? 1 : 0), 0)
   body.node(cells.length, nulls)
   body.buffer(nulls === 0 ? new Uint8Array(0) : bits(cells, cell => cell !== null))
@@ -86,7 +86,7 @@ function addTexts(body: Body, cells: readonly (string | null)[]): void {
   body.buffer(Buffer.concat(parts))
 }
 
-function addCells(body: Body, kind: Column['kind'], cells: readonly Cell[]): void {
+function addCells(body: Body, kind: Column['kind'], cells: readonly CellValue[]): void {
   if (kind === 'string') return addTexts(body, cells as readonly (string | null)[])
   addValidity(body, cells)
   body.buffer(kind === 'number' ? bytesOf(Float64Array.from(cells, cell => Number(cell ?? 0))) : bits(cells, cell => cell === true))
