@@ -21,9 +21,9 @@ import type {VitConfig} from '../src/model/config.js'
 import {initHead, initVit} from '../src/model/init.js'
 import {inferenceCopy} from '../src/model/vit.js'
 import type {Named} from '../src/optim/adamw.js'
-import {Lessons} from '../src/tasks/train/teacher.js'
+import {TeacherTargetCache} from '../src/tasks/train/teacher.js'
 import type {Teacher} from '../src/tasks/train/teacher.js'
-import {copyHead, trainStep, wholeBatch} from '../src/tasks/train/train-step.js'
+import {castHead, trainStep, withAllPatchesInLoss} from '../src/tasks/train/train-step.js'
 import type {StepBatch, StepSettings, TrainState} from '../src/tasks/train/train-step.js'
 import {dispose, randomNormal, tidy, zeros, zerosLike} from '../src/tensor/tf.js'
 import type {Tensor, Tensor2D} from '../src/tensor/tf.js'
@@ -67,7 +67,7 @@ function teacherOf(vit: VitConfig, precision: 'bf16' | 'fp32'): Teacher {
   const size = (bottleneck: number) => ({layers: 3, hidden: 2048, bottleneck, prototypes: K})
   const copyOf = (name: string) => {
     const head = initHead({width: vit.width, ...size(256)}, 1, name)
-    const copy = copyHead(head, precision)
+    const copy = castHead(head, precision)
     dispose([...flat({head}).values()])
     return copy
   }
@@ -100,14 +100,14 @@ async function own(count: number): Promise<Measured> {
     indices: new Int32Array(0),
     weights: new Float32Array(0)
   }
-  const batch = wholeBatch(bare, 2 * B, 256) as StepBatch
+  const batch = withAllPatchesInLoss(bare, 2 * B, 256) as StepBatch
   const settings: StepSettings = {
     ...{vit, precision, centering: 'sinkhorn_knopp', dinoWeight: 1, ibotWeight: 1, koleoWeight: 0.1, studentTemp: 0.1},
     ...{dropPath: [], memory: values.memory as 'fast', clipGrad: 3, betas: [0.9, 0.999], eps: 1e-8},
     rules: {depth: vit.depth, layerwiseDecay: 1, patchEmbedLrMult: 0.2}
   }
   const rates = {lr: 1e-4, lastLayerLr: 1e-4, wd: 0.04, momentum: 0.99, teacherTemp: 0.05}
-  const lessons = new Lessons(
+  const lessons = new TeacherTargetCache(
     teacher,
     states.map(() => 16),
     224

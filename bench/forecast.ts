@@ -11,7 +11,7 @@ import {execFileSync, spawnSync} from 'node:child_process'
 import {mkdtempSync, readFileSync, rmSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import type {Forecast} from '../src/tasks/train/cost-probe.js'
+import type {MeasuredCost} from '../src/tasks/train/cost-probe.js'
 
 const given = process.argv.slice(2)
 if (given.length === 0) throw new Error('give the flags of a run: node dist/bench/forecast.js photos --config small --set train.steps=100')
@@ -20,7 +20,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'dinov2-forecast-'))
 try {
   const said = JSON.parse(
     execFileSync('node', [program, 'pretrain', ...given, '--dry-run', '--json', '-q'], {encoding: 'utf8'})
-  ) as Forecast
+  ) as MeasuredCost
   const run = join(scratch, 'run')
   const begun = performance.now()
   const {status, stderr} = spawnSync('node', [program, 'pretrain', ...given, '-o', run, '-q'], {encoding: 'utf8'})

@@ -22,8 +22,8 @@ export default class Completion extends Command {
     const shell = args.shell === 'zsh' ? 'zsh' : 'bash'
     const {completionScript} = await import('../src/cli/completion.js')
     const {recipeNames} = await import('../src/config/settings.js')
-    const {rows} = await import('../src/config/table.js')
-    const values = {config: recipeNames(), set: [...rows()].map(([path]) => `${path}=`)}
+    const {settingRows} = await import('../src/config/table.js')
+    const values = {config: recipeNames(), set: [...settingRows()].map(([path]) => `${path}=`)}
     const commands = this.config.commands.filter(command => !command.hidden)
     const script = completionScript(shell, this.config.bin, commands, values)
     this.print(script)

@@ -3,24 +3,24 @@ import {Flags} from '@oclif/core'
 import {imagesArg} from '../src/cli/command.js'
 import {
   TrainingCommand,
-  billWords,
-  namedRun,
-  refuseUnhealthy,
+  formatCostEstimate,
+  runFolderOf,
+  assertHealthy,
   runFlags,
-  scoreWords,
+  formatScores,
   trainingFlags,
   trainingPrecision,
-  type Outcome
+  type TrainingOutcome
 } from '../src/cli/training-command.js'
 import {derive, type Derived} from '../src/config/derived.js'
 import {UserError} from '../src/config/errors.js'
 import type {ResolvedSettings, Settings} from '../src/config/settings.js'
-import type {billOfDistillation} from '../src/tasks/train/distill.js'
+import type {estimateDistillCost} from '../src/tasks/train/distill.js'
 import type {Evaluation} from '../src/tasks/train/training-loop.js'
 import type {Teacher, TeacherPlan} from '../src/tasks/train/teacher.js'
 
-type Asked = Parameters<typeof billOfDistillation>[0]
-type Taught = {readonly name: string | undefined; readonly run: string | undefined; readonly settings: Settings; readonly plan: Derived}
+type Asked = Parameters<typeof estimateDistillCost>[0]
+type StudentJob = {readonly name: string | undefined; readonly run: string | undefined; readonly settings: Settings; readonly plan: Derived}
 
 export default class Distill extends TrainingCommand {
   static override group = 'Training'
@@ -72,11 +72,11 @@ Several --student files are taught side by side from one pass of the teacher, ea
         hint: 'Name a run folder, a checkpoint or a released model: --teacher run-large.'
       })
     const {readLayers, settingsOfFile, withSetting} = await import('../src/config/settings.js')
-    const {lasting, readOrigin} = await import('../src/tasks/train/init-weights.js')
+    const {canonicalPath, readOrigin} = await import('../src/tasks/train/init-weights.js')
     const {planTeacher} = await import('../src/tasks/train/teacher.js')
-    const {studentName, studentOf, taught} = await import('../src/tasks/train/distill-settings.js')
+    const {studentName, settingsBesideOthers, settingsForStudent: taught} = await import('../src/tasks/train/distill-settings.js')
     const known = named === undefined ? (resolved.sources.get('distill.teacher') ?? 'distill.teacher') : '--teacher'
-    const shared = withSetting(resolved, 'distill.teacher', await lasting(path), known)
+    const shared = withSetting(resolved, 'distill.teacher', await canonicalPath(path), known)
     const plan = await planTeacher(path, shared.settings.distill.from)
     const origin = await readOrigin(path, settingsOfFile)
     this.#teacher = plan
@@ -87,7 +87,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const all = files.map(file => {
       const {settings: given} = readLayers([file], [], {flags: [], settings: true})
       const name = studentName(file)
-      const own = studentOf(shared, {name, given}, withSetting)
+      const own = settingsBesideOthers(shared, {name, given}, withSetting)
       return {name, resolved: taught(own, plan, origin.settings, withSetting)}
     })
     const twice = all.find(({name}, i) => all.findIndex(other => other.name === name) < i)
@@ -113,16 +113,16 @@ Several --student files are taught side by side from one pass of the teacher, ea
       throw new UserError('--batch auto is for one student.', {exit: 2, code: 'USAGE', hint: 'Give a number of images: --batch 64.'})
     const withBatch = (resolved: ResolvedSettings): ResolvedSettings =>
       typeof flags.batch === 'number' ? withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch') : resolved
-    const output = namedRun(flags)
+    const output = runFolderOf(flags)
     const described = this.#students ?? [{name: undefined, resolved: this.resolved}]
-    const asStudent = ({name, resolved}: (typeof described)[number]): Taught => {
+    const asStudent = ({name, resolved}: (typeof described)[number]): StudentJob => {
       const {settings} = withBatch(resolved)
       const run = output === undefined || name === undefined ? output : `${output.replace(/\/+$/, '')}/${name}`
       return {name, run, settings, plan: derive(settings)}
     }
     const students = described.map(asStudent)
     this.#sameForAll(students)
-    const {bridges, distill, teacherSide} = await import('../src/tasks/train/distill.js')
+    const {describeTeacherMismatch, distill, teacherSide} = await import('../src/tasks/train/distill.js')
     teacherSide(students[0]!.settings, teacherPlan)
 
     const bad = this.badImages(flags)
@@ -135,13 +135,13 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const precision = trainingPrecision('distill', engine.precision)
     const asked = {images, precision, engine, teacher: teacherPlan, ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})}
     if (output === undefined && flags.batch !== 'auto') {
-      this.note(teacherWords({...teacherPlan, precision}, students[0]!.settings))
+      this.note(describeTeacher({...teacherPlan, precision}, students[0]!.settings))
       return this.#bill(students, asked)
     }
-    const {mostMemory} = await import('../src/tasks/train/auto-batch.js')
-    const teacher = await loadTeacher(teacherPlan, precision, await mostMemory(engine.device))
+    const {usableMemory} = await import('../src/tasks/train/auto-batch.js')
+    const teacher = await loadTeacher(teacherPlan, precision, await usableMemory(engine.device))
     try {
-      this.note(teacherWords(teacher, students[0]!.settings))
+      this.note(describeTeacher(teacher, students[0]!.settings))
       if (flags.batch === 'auto') {
         const batch = await this.#batch(students[0]!, teacher, {device: engine.device, images: images.length, resume: flags.resume})
         const chosen = withSetting(described[0]!.resolved, 'train.batch_size_per_gpu', batch, '--batch')
@@ -150,13 +150,14 @@ Several --student files are taught side by side from one pass of the teacher, ea
       if (output === undefined) return await this.#bill(students, asked)
       const {plan} = students[0]!
       for (const {name, settings: own, plan: ownPlan} of students)
-        for (const sentence of bridges(own, ownPlan, teacher)) this.note(name === undefined ? sentence : `${name}: ${sentence}`)
+        for (const sentence of describeTeacherMismatch(own, ownPlan, teacher))
+          this.note(name === undefined ? sentence : `${name}: ${sentence}`)
       const evaluations = flags['eval-images']
         ? await this.#evaluations(flags['eval-images'], flags, students, teacher, precision)
         : undefined
       const bar = this.progress({total: plan.steps * plan.batch, unit: 'images', label: 'distill'})
-      const tell = students.map(({name, run}, i) => this.teller(run!, plan.batch, i === 0 ? bar : undefined, name))
-      const outcomes: (Outcome | undefined)[] = students.map(() => undefined)
+      const tell = students.map(({name, run}, i) => this.eventReporter(run!, plan.batch, i === 0 ? bar : undefined, name))
+      const outcomes: (TrainingOutcome | undefined)[] = students.map(() => undefined)
       const events = distill({
         images,
         teacher,
@@ -175,7 +176,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
         ...(evaluations ? {teacherScores: evaluations.teacher} : {}),
         acceptChanges: flags['accept-changes'],
         signal: this.signal,
-        ...this.badWhileTraining(bad)
+        ...this.rejectionHandlers(bad)
       })
       const last: (Readonly<Record<string, number>> | undefined)[] = []
       for await (const {student, event} of events) {
@@ -185,8 +186,8 @@ Several --student files are taught side by side from one pass of the teacher, ea
       await bad.finish()
       if (evaluations)
         for (const [i, {name}] of students.entries())
-          if (last[i]) this.note(`${name ?? 'the student'}: ${scoreWords(last[i])}; the teacher: ${scoreWords(evaluations.teacher)}`)
-      for (const outcome of outcomes) if (outcome) refuseUnhealthy(outcome)
+          if (last[i]) this.note(`${name ?? 'the student'}: ${formatScores(last[i])}; the teacher: ${formatScores(evaluations.teacher)}`)
+      for (const outcome of outcomes) if (outcome) assertHealthy(outcome)
       const worth = evaluations ? {teacher_scores: evaluations.teacher} : {}
       if (students.length === 1) return outcomes[0] && {...outcomes[0], ...worth, ...(last[0] ? {scores: last[0]} : {})}
       return {
@@ -199,12 +200,12 @@ Several --student files are taught side by side from one pass of the teacher, ea
   }
 
   /** What --dry-run says of each student. */
-  async #bill(students: readonly Taught[], asked: Omit<Asked, 'settings' | 'plan'>): Promise<unknown> {
-    const {billOfDistillation} = await import('../src/tasks/train/distill.js')
+  async #bill(students: readonly StudentJob[], asked: Omit<Asked, 'settings' | 'plan'>): Promise<unknown> {
+    const {estimateDistillCost} = await import('../src/tasks/train/distill.js')
     const bills: unknown[] = []
     for (const {name, settings, plan} of students) {
-      const bill = await billOfDistillation({...asked, settings, plan})
-      for (const sentence of billWords(bill, plan.batch)) this.note(name === undefined ? sentence : `${name}: ${sentence}`)
+      const bill = await estimateDistillCost({...asked, settings, plan})
+      for (const sentence of formatCostEstimate(bill, plan.batch)) this.note(name === undefined ? sentence : `${name}: ${sentence}`)
       bills.push(name === undefined ? bill : {student: name, ...bill})
     }
     if (bills.length > 1) this.note('each student alone; side by side the pass of the teacher and the crops are shared.')
@@ -213,7 +214,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
 
   /** Images a step where --batch auto chooses them: what a run to be gone on with has, else what fits. */
   async #batch(
-    {run, settings}: Taught,
+    {run, settings}: StudentJob,
     teacher: Teacher,
     {device, images, resume}: {device: string; images: number; resume: boolean}
   ): Promise<number> {
@@ -228,7 +229,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
   /**
    * Students that learn side by side take the same steps on the same crops. Throws a usage error where they would not.
    */
-  #sameForAll(students: readonly Taught[]): void {
+  #sameForAll(students: readonly StudentJob[]): void {
     const first = students[0]!
     for (const {name, settings, plan} of students.slice(1))
       for (const [what, own, other] of [
@@ -251,7 +252,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
   async #evaluations(
     images: readonly string[],
     flags: {'eval-val'?: string[] | undefined; 'eval-every': number},
-    students: readonly Taught[],
+    students: readonly StudentJob[],
     teacher: Teacher,
     precision: 'fp32' | 'bf16'
   ): Promise<{each: Evaluation[]; teacher: Readonly<Record<string, number>>}> {
@@ -265,7 +266,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
         vit: plan.vit,
         precision
       })
-      if (each.length === 0) this.sayEvaluation(made, flags['eval-val'] !== undefined)
+      if (each.length === 0) this.describeEvaluation(made, flags['eval-val'] !== undefined)
       each.push(made)
     }
     const {settings} = students[0]!
@@ -273,13 +274,13 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const crop = teacherSide(settings, teacher)
     const own = this.evaluationOptions(images, flags, {crop, patch: teacher.vit.patch, workers: settings.train.workers})
     const scores = await scoreTeacher(teacher, own)
-    this.note(`the teacher at ${crop} pixels: ${scoreWords(scores)}`)
+    this.note(`the teacher at ${crop} pixels: ${formatScores(scores)}`)
     return {each, teacher: scores}
   }
 }
 
 /** What a teacher is and how it teaches, in words. */
-function teacherWords(
+function describeTeacher(
   {path, vit, parameters, heads, precision, bytes}: TeacherPlan & Pick<Teacher, 'precision'>,
   {distill}: Settings
 ): string {

@@ -3,17 +3,17 @@ import {Flags} from '@oclif/core'
 import {imagesArg} from '../src/cli/command.js'
 import {
   TrainingCommand,
-  billWords,
-  namedRun,
-  refuseUnhealthy,
+  formatCostEstimate,
+  runFolderOf,
+  assertHealthy,
   runFlags,
   trainingFlags,
   trainingPrecision,
-  type Outcome
+  type TrainingOutcome
 } from '../src/cli/training-command.js'
 import {architecture, derive, type Derived} from '../src/config/derived.js'
 import type {ResolvedSettings, Settings} from '../src/config/settings.js'
-import type {Origin} from '../src/tasks/train/init-weights.js'
+import type {WeightsOrigin} from '../src/tasks/train/init-weights.js'
 import type {Evaluation} from '../src/tasks/train/training-loop.js'
 
 export default class Pretrain extends TrainingCommand {
@@ -51,7 +51,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
   }
 
   /**
-   * What the weights of `--init` decide where nobody else did. A run that goes on keeps what they decided when it
+   * What the weights of `--init` decide where nobody else did. A run that goes on keeps what they isInferable when it
    * began, and does not need them.
    */
   protected override async refine(resolved: ResolvedSettings, flags: Readonly<Record<string, unknown>>): Promise<ResolvedSettings> {
@@ -59,7 +59,13 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     const weights = init ?? resolved.settings.student.pretrained_weights
     if (!weights) return resolved
     const {settingsOfFile, withSetting} = await import('../src/config/settings.js')
-    const {decided, lasting, readOrigin, settingsFrom, valueOf} = await import('../src/tasks/train/init-weights.js')
+    const {
+      isInferable,
+      canonicalPath: lasting,
+      readOrigin,
+      withInferredSettings: settingsFrom,
+      valueOf
+    } = await import('../src/tasks/train/init-weights.js')
     const {settingsOfRun} = await import('../src/tasks/train/resume.js')
     const path = 'student.pretrained_weights'
     const known = init === undefined ? (resolved.sources.get(path) ?? path) : '--init'
@@ -68,7 +74,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     const begun = resume && output !== undefined ? await settingsOfRun(output) : undefined
     if (begun) {
       for (const [name, from] of next.sources)
-        if (from === 'default' && decided(name))
+        if (from === 'default' && isInferable(name))
           next = withSetting(next, name, valueOf({...next, settings: begun}, name) ?? valueOf(next, name), source)
       return next
     }
@@ -76,7 +82,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     return settingsFrom(this.#origin, next, source, withSetting)
   }
 
-  #origin: Origin | undefined
+  #origin: WeightsOrigin | undefined
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Pretrain)
@@ -85,10 +91,10 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     let resolved = this.resolved
     if (typeof flags.batch === 'number') resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
     if (flags.batch !== 'auto') derive(resolved.settings) // contradictions are told before anything is read
-    const {bridge, refuseMisfit} = await import('../src/tasks/train/init-weights.js')
+    const {describeStart, assertCompatible: refuseMisfit} = await import('../src/tasks/train/init-weights.js')
     if (this.#origin) refuseMisfit(this.#origin.path, this.#origin.config, architecture(resolved.settings))
     const bad = this.badImages(flags)
-    const output = namedRun(flags)
+    const output = runFolderOf(flags)
     const {gatherImages, openRun, startEngine} = await import('../src/tasks/train/setup.js')
     const {pretrain} = await import('../src/tasks/train/pretrain.js')
     const {batchOfRun} = await import('../src/tasks/train/resume.js')
@@ -105,18 +111,25 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     }
     const {settings} = resolved
     const plan = derive(settings)
-    if (this.#origin) for (const sentence of bridge(this.#origin, plan.vit, plan)) this.note(sentence)
+    if (this.#origin) for (const sentence of describeStart(this.#origin, plan.vit, plan)) this.note(sentence)
 
     if (output === undefined) {
-      const {bill: foresee} = await import('../src/tasks/train/cost-estimate.js')
-      const bill = await foresee({images, settings, plan, precision, engine, ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})})
-      for (const sentence of billWords(bill, plan.batch)) this.note(sentence)
+      const {estimateCost} = await import('../src/tasks/train/cost-estimate.js')
+      const bill = await estimateCost({
+        images,
+        settings,
+        plan,
+        precision,
+        engine,
+        ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})
+      })
+      for (const sentence of formatCostEstimate(bill, plan.batch)) this.note(sentence)
       return bill
     }
     const evaluation = flags['eval-images'] && (await this.#evaluation(flags['eval-images'], flags, settings, plan, precision))
     const bar = this.progress({total: plan.steps * plan.batch, unit: 'images', label: 'pretrain'})
-    const tell = this.teller(output, plan.batch, bar)
-    let outcome: Outcome | undefined
+    const tell = this.eventReporter(output, plan.batch, bar)
+    let outcome: TrainingOutcome | undefined
     const events = pretrain({
       images,
       settings,
@@ -131,11 +144,11 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
       acceptChanges: flags['accept-changes'],
       ...(evaluation ? {evaluation} : {}),
       signal: this.signal,
-      ...this.badWhileTraining(bad)
+      ...this.rejectionHandlers(bad)
     })
     for await (const event of events) outcome = tell(event) ?? outcome
     await bad.finish()
-    if (outcome) refuseUnhealthy(outcome)
+    if (outcome) assertHealthy(outcome)
     return outcome
   }
 
@@ -154,7 +167,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
       vit,
       precision
     })
-    this.sayEvaluation(made, flags['eval-val'] !== undefined)
+    this.describeEvaluation(made, flags['eval-val'] !== undefined)
     return {...made, before: settings.student.pretrained_weights !== ''}
   }
 }

@@ -128,8 +128,8 @@ export default class Search extends Command {
     await output.commit()
     let missing: number | undefined
     if (sheet) {
-      const {contactSheet: neighbourSheet} = await import('../src/tasks/search/contact-sheet.js')
-      const made = await neighbourSheet(shown, {format: 'html', ...(flags.root === undefined ? {} : {root: flags.root})})
+      const {contactSheet} = await import('../src/tasks/search/contact-sheet.js')
+      const made = await contactSheet(shown, {format: 'html', ...(flags.root === undefined ? {} : {root: flags.root})})
       sheet.stream.write(made.content)
       await sheet.commit()
       missing = made.report.missing

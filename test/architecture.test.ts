@@ -12,7 +12,7 @@ import {describe, it} from 'node:test'
 import {Config} from '@oclif/core'
 import {cut, type FlagShape} from '../src/cli/argv.js'
 import {environmentName} from '../src/cli/flags.js'
-import {rows} from '../src/config/table.js'
+import {settingRows} from '../src/config/table.js'
 import {folders, openConfig, packageHomes, taskFolders, withTables} from './support/import-rules.js'
 import * as measure from './support/measure.js'
 import {circles, filesUnder, importsOf, readText, root, type Import} from './support/source-tree.js'
@@ -264,7 +264,7 @@ describe('documents', () => {
 
 describe('settings', () => {
   it('each have a sentence', () => {
-    for (const [path, {says}] of rows()) assert.ok(says.length > 10 && says.endsWith('.'), path)
+    for (const [path, {description: says}] of settingRows()) assert.ok(says.length > 10 && says.endsWith('.'), path)
   })
 })
 

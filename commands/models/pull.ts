@@ -2,7 +2,7 @@
 import {Args, Flags} from '@oclif/core'
 import {Command, outputFlags, reportFlags} from '../../src/cli/command.js'
 import {UserError} from '../../src/config/errors.js'
-import {nearest} from '../../src/config/nearest.js'
+import {nearestName} from '../../src/config/nearest.js'
 
 export default class ModelsPull extends Command {
   static override group = 'Data'
@@ -38,7 +38,7 @@ export default class ModelsPull extends Command {
     const names = args.names as unknown as string[]
     for (const name of names)
       if (!findReleased(name)) {
-        const guess = nearest(
+        const guess = nearestName(
           name,
           released.map(entry => entry.name)
         )

@@ -42,7 +42,7 @@ export default class PredictSegment extends Command {
       throw new UserError('--json and the rows both want stdout.', {exit: 2, code: 'USAGE', hint: 'Give --rows FILE.'})
     const output = await this.output(flags.rows)
     const bad = this.badImages(flags)
-    const {assertDistinctMask: once, maskPath, segmentImages, segmentRow} = await import('../../src/tasks/eval/segmentation/predict.js')
+    const {assertDistinctMask, maskPath, segmentImages, segmentRow} = await import('../../src/tasks/eval/segmentation/predict.js')
     const progress = this.progress()
     const seen = new Map<string, string>()
     let done = 0
@@ -60,7 +60,7 @@ export default class PredictSegment extends Command {
       signal: this.signal
     })) {
       if (event.kind !== 'image') continue
-      if (flags.output !== undefined) once(seen, maskPath(flags.output, event.ref.id), event.ref.id)
+      if (flags.output !== undefined) assertDistinctMask(seen, maskPath(flags.output, event.ref.id), event.ref.id)
       const row = await segmentRow(event, {
         ...(flags.output === undefined ? {} : {folder: flags.output}),
         ...(flags.force ? {force: true} : {})

@@ -54,12 +54,7 @@ export default class VisualizeNeighbours extends Command {
     if (!fromRows) this.inputs(queries, 'queries')
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {
-      answerEmbeddings,
-      answerImages,
-      answerRows,
-      contactSheet: neighbourSheet
-    } = await import('../../src/tasks/search/contact-sheet.js')
+    const {answerEmbeddings, answerImages, answerRows, contactSheet} = await import('../../src/tasks/search/contact-sheet.js')
     const {k, limit} = flags
     const shared = {index: args.index, k, limit, skipSelf: !flags.self}
     const answers = fromRows
@@ -77,7 +72,7 @@ export default class VisualizeNeighbours extends Command {
             signal: this.signal
           })
     const progress = this.progress({unit: 'queries'})
-    const {content, report} = await neighbourSheet(answers, {
+    const {content, report} = await contactSheet(answers, {
       format: ending === '.png' ? 'png' : 'html',
       side: flags.side,
       ...(flags.title === undefined ? {} : {title: flags.title}),

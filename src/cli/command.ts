@@ -11,7 +11,7 @@
  */
 import {Command as OclifCommand, type Interfaces} from '@oclif/core'
 import {UserError} from '../config/errors.js'
-import {nearest} from '../config/nearest.js'
+import {nearestName} from '../config/nearest.js'
 import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape} from './argv.js'
 import {BadImages} from './rejected-inputs.js'
@@ -345,7 +345,7 @@ export abstract class Command extends OclifCommand {
   #unknownFlag(unknown: readonly string[], shapes: Record<string, Flag>): UserError {
     const first = unknown[0]!
     const known = [...Object.keys(shapes), 'help'].map(name => `--${name}`)
-    const guess = first.startsWith('--') ? nearest(first, known) : undefined
+    const guess = first.startsWith('--') ? nearestName(first, known) : undefined
     const hint = guess ? `Did you mean ${guess}? ${this.#usage().hint}` : this.#usage().hint
     return new UserError(`Unknown flag${unknown.length > 1 ? 's' : ''}: ${unknown.join(', ')}`, {exit: 2, code: 'USAGE', hint})
   }

@@ -7,7 +7,7 @@
 import {Config, settings} from '@oclif/core'
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
-import {nearest} from '../config/nearest.js'
+import {nearestName} from '../config/nearest.js'
 import {report} from './errors.js'
 import {flush, install, stopStatus, whoReportsDefects} from './shutdown.js'
 
@@ -102,11 +102,11 @@ function findName(
         hint: help
       })
     }
-    const guess = nearest(`${first} ${names[1]}`, inside)
+    const guess = nearestName(`${first} ${names[1]}`, inside)
     const hint = (guess ? `Did you mean ${config.bin} ${guess}? ` : '') + help
     throw new UserError(`There is no command ${first} ${names[1]}.`, {exit: 2, code: 'USAGE', hint})
   }
-  const guess = nearest(first, [...ids, ...config.topics.map(topic => topic.name)])
+  const guess = nearestName(first, [...ids, ...config.topics.map(topic => topic.name)])
   const hint = (guess ? `Did you mean ${config.bin} ${guess}? ` : '') + `See ${config.bin} --help.`
   throw new UserError(`There is no command ${first}.`, {exit: 2, code: 'USAGE', hint})
 }

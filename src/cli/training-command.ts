@@ -98,7 +98,7 @@ export type TrainingEvent =
     }
 
 /** How a run ended, for the report of a command. */
-export type Outcome = {
+export type TrainingOutcome = {
   readonly run: string
   readonly step: number
   readonly finished: boolean
@@ -133,7 +133,7 @@ export type Bill = {
 }
 
 /** The words of a forecast: what is needed, and how that is known. */
-export function billWords(bill: Bill, batch: number): [string, string] {
+export function formatCostEstimate(bill: Bill, batch: number): [string, string] {
   const hours = bill.seconds / 3600
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`
   const {estimated} = bill
@@ -158,7 +158,13 @@ export function billWords(bill: Bill, batch: number): [string, string] {
 }
 
 /** The run folder of a command that is no trial. Throws a usage error where none is named. */
-export function namedRun({output, 'dry-run': trial}: {output?: string | undefined; 'dry-run'?: boolean | undefined}): string | undefined {
+export function runFolderOf({
+  output,
+  'dry-run': trial
+}: {
+  output?: string | undefined
+  'dry-run'?: boolean | undefined
+}): string | undefined {
   if (trial) return undefined
   if (output !== undefined) return output
   throw new UserError('Where the run goes is not said.', {
@@ -182,7 +188,7 @@ export abstract class TrainingCommand extends Command {
    * Images that cannot be read while a run goes on: counted, and enough of them end it. All were taken for good at
    * first.
    */
-  protected badWhileTraining(bad: BadImages): {
+  protected rejectionHandlers(bad: BadImages): {
     onRejected: (image: {id: string; path: string; reason: string; pathBase64?: string}) => void
     goOn: () => boolean
   } {
@@ -233,7 +239,7 @@ export abstract class TrainingCommand extends Command {
   }
 
   /** Says what an evaluation looks at. */
-  protected sayEvaluation({train, val, classes, bytes, every}: Online, apart: boolean): void {
+  protected describeEvaluation({train, val, classes, bytes, every}: Online, apart: boolean): void {
     const how = apart ? `${val} images by ${train}` : `${train} images, each by the others`
     this.note(`scoring every ${every} steps: ${how}, ${classes} classes, ${Math.ceil(bytes / 2 ** 20)} MiB of pixels`)
   }
@@ -242,7 +248,12 @@ export abstract class TrainingCommand extends Command {
    * Tells the events of one run; the bar shows it where one is given. `name` stands before what is said of one of
    * several runs.
    */
-  protected teller(run: string, batch: number, bar: Progress | undefined, name?: string): (event: TrainingEvent) => Outcome | undefined {
+  protected eventReporter(
+    run: string,
+    batch: number,
+    bar: Progress | undefined,
+    name?: string
+  ): (event: TrainingEvent) => TrainingOutcome | undefined {
     const about = name === undefined ? '' : `${name}: `
     let [waited, spent] = [0, 0]
     let knn: string | undefined
@@ -270,7 +281,7 @@ export abstract class TrainingCommand extends Command {
             .map(share => `${(100 * share).toFixed(1)}%`)
             .join('/')
           this.note(
-            `${about}${event.step === 0 ? 'before the first step' : `step ${event.step}`}: ${scoreWords(event.scores)} (${event.seconds.toFixed(1)} s)`
+            `${about}${event.step === 0 ? 'before the first step' : `step ${event.step}`}: ${formatScores(event.scores)} (${event.seconds.toFixed(1)} s)`
           )
           return undefined
         case 'warning':
@@ -302,7 +313,7 @@ export abstract class TrainingCommand extends Command {
 }
 
 /** Throws with status 6 where a finished run is not well. */
-export function refuseUnhealthy({run, model, health}: Outcome): void {
+export function assertHealthy({run, model, health}: TrainingOutcome): void {
   if (!health || health.healthy) return
   throw new UserError(`The run ended unhealthy; ${health.words}.`, {
     exit: 6,
@@ -322,7 +333,7 @@ function shownLosses(losses: Scores): Record<string, number> {
 }
 
 /** Scores in words: `k-nearest neighbours 41.2 % (k = 10), 39.8 % (k = 20)`. */
-export const scoreWords = (scores: Scores): string =>
+export const formatScores = (scores: Scores): string =>
   `k-nearest neighbours ${Object.entries(scores)
     .map(([name, share]) => `${(100 * share).toFixed(1)} % (k = ${name.replace('knn_', '')})`)
     .join(', ')}`

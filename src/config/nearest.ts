@@ -25,7 +25,7 @@ export function distance(a: string, b: string): number {
  * The known name closest to `name`, or undefined when none is close enough to be worth saying (more than about a third
  * of the letters differ).
  */
-export function nearest(name: string, known: Iterable<string>): string | undefined {
+export function nearestName(name: string, known: Iterable<string>): string | undefined {
   const wanted = name.toLowerCase()
   const allowed = Math.max(1, Math.floor(wanted.length / 3))
   let best: string | undefined

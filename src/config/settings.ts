@@ -9,8 +9,8 @@ import {existsSync, readdirSync, readFileSync} from 'node:fs'
 import {fileURLToPath} from 'node:url'
 import {isMap, isScalar, LineCounter, parseDocument, stringify, type Pair, type YAMLMap} from 'yaml'
 import {UserError} from './errors.js'
-import {nearest} from './nearest.js'
-import {aliases, elsewhere, rows, table, type Setting, type Settings} from './table.js'
+import {nearestName} from './nearest.js'
+import {aliases, foreignKeys, settingRows, table, type Setting, type Settings} from './table.js'
 
 export {table, type Settings} from './table.js'
 
@@ -18,15 +18,15 @@ export {table, type Settings} from './table.js'
 export type ResolvedSettings = {readonly settings: Settings; readonly sources: ReadonlyMap<string, string>}
 
 /** One value that somebody gave; a later one stands above an earlier one. */
-export type Given = {readonly path: string; readonly value: unknown; readonly source: string}
+export type SettingValue = {readonly path: string; readonly value: unknown; readonly source: string}
 
 export type Layers = {
-  readonly settings: readonly Given[]
+  readonly settings: readonly SettingValue[]
   /** Flags found under their long names, at most one each: the last that was given. */
   readonly flags: readonly {readonly name: string; readonly value: unknown; readonly source: string}[]
 }
 
-const settingsByPath: ReadonlyMap<string, Setting> = new Map(rows())
+const settingsByPath: ReadonlyMap<string, Setting> = new Map(settingRows())
 
 /** The folder of recipes that comes with the program. */
 export const recipeFolder = fileURLToPath(new URL('../../../configs/', import.meta.url))
@@ -43,7 +43,7 @@ export function readLayers(
   sets: readonly string[],
   {flags, settings}: {readonly flags: readonly string[]; readonly settings: boolean}
 ): Layers {
-  const given: Given[] = []
+  const given: SettingValue[] = []
   const flagValues = new Map<string, {name: string; value: unknown; source: string}>()
   const problems: string[] = []
   const said = new Set<string>()
@@ -59,8 +59,8 @@ export function readLayers(
       return
     }
     const all = `${path.split('.')[0]}.*`
-    const other = elsewhere[path] ?? elsewhere[all]
-    const spoken = elsewhere[path] ? path : all
+    const other = foreignKeys[path] ?? foreignKeys[all]
+    const spoken = foreignKeys[path] ? path : all
     if (settings) {
       const name = aliases[path] ?? path
       if (settingsByPath.has(name)) return void given.push({path: name, value, source})
@@ -70,7 +70,7 @@ export function readLayers(
     } else if (settingsByPath.has(path) || path in aliases || other) {
       return void problems.push(`${source}: ${path} is a setting of training, which this command does not read.`)
     }
-    const guess = nearest(path, known) ?? nearestEnd(path, known)
+    const guess = nearestName(path, known) ?? nearestEnd(path, known)
     problems.push(`${source}: there is no setting ${path}.${guess ? ` Did you mean ${guess}?` : ''}`)
   }
 
@@ -92,7 +92,7 @@ export function readLayers(
 function nearestEnd(path: string, known: readonly string[]): string | undefined {
   const end = path.split('.').at(-1)!
   const ends = new Map(known.map(name => [name.split('.').at(-1)!, name]))
-  const guess = nearest(end, ends.keys())
+  const guess = nearestName(end, ends.keys())
   return guess === undefined ? undefined : ends.get(guess)
 }
 
@@ -109,7 +109,7 @@ function find(file: string): string {
   if (existsSync(file)) return file
   const recipes = recipeNames()
   if (recipes.includes(file)) return `${recipeFolder}${file}.yaml`
-  const guess = /[/.]/.test(file) ? undefined : nearest(file, recipes)
+  const guess = /[/.]/.test(file) ? undefined : nearestName(file, recipes)
   throw refuse(
     `There is no settings file ${file}.`,
     guess ? `Did you mean the recipe ${guess}?` : `Recipes that come with the program: ${recipes.join(', ')}.`
@@ -171,7 +171,7 @@ function fromText(text: string, setting: Setting | undefined): unknown {
 }
 
 /** What the setting wants, in words: `a whole number from 1 to 1024`. */
-export function expected(setting: Setting): string {
+export function describeExpected(setting: Setting): string {
   const span = (min: number, max: number, above = false): string =>
     max === Infinity || max >= 2 ** 31 - 1
       ? `${above ? 'above' : 'of at least'} ${min}`
@@ -224,7 +224,7 @@ export function fits(setting: Setting, value: unknown): boolean {
  * Lays `given` over the defaults. Throws a `UserError` with status 2 that names every value which does not fit, with
  * its range.
  */
-export function resolveSettings(given: readonly Given[] = []): ResolvedSettings {
+export function resolveSettings(given: readonly SettingValue[] = []): ResolvedSettings {
   const values = new Map<string, unknown>()
   const sources = new Map<string, string>()
   for (const [path, setting] of settingsByPath) {
@@ -236,7 +236,7 @@ export function resolveSettings(given: readonly Given[] = []): ResolvedSettings 
     const setting = settingsByPath.get(path)
     if (!setting) problems.push(`${source}: there is no setting ${path}.`)
     else if (!fits(setting, value))
-      problems.push(`${source}: expected ${expected(setting)} for ${path}, but received ${JSON.stringify(value)}.`)
+      problems.push(`${source}: expected ${describeExpected(setting)} for ${path}, but received ${JSON.stringify(value)}.`)
     else {
       values.set(path, value)
       sources.set(path, source)
@@ -254,7 +254,8 @@ export const settingsOfFile = (file: string): Settings =>
 export function withSetting({settings, sources}: ResolvedSettings, path: string, value: unknown, source: string): ResolvedSettings {
   const setting = settingsByPath.get(path)
   if (!setting) throw new Error(`There is no setting ${path}.`)
-  if (!fits(setting, value)) throw refuse(`${source}: expected ${expected(setting)} for ${path}, but received ${JSON.stringify(value)}.`)
+  if (!fits(setting, value))
+    throw refuse(`${source}: expected ${describeExpected(setting)} for ${path}, but received ${JSON.stringify(value)}.`)
   const values = new Map<string, unknown>([...settingsByPath.keys()].map(key => [key, read(settings, key)]))
   values.set(path, value)
   return {settings: assemble(values), sources: new Map([...sources, [path, source]])}
@@ -289,7 +290,10 @@ export function defaultYaml(): string {
     '# Every setting of training with its default. Written from the settings table (src/config/table.ts), which is where to change it.\n# Recipes beside this file say only what differs: dinov2 pretrain photos --config small -o run\n\n'
   return (
     head +
-    sections((path, setting) => `# ${setting.says} Expects ${expected(setting)}.\n  ${path.split('.')[1]}: ${yamlValue(setting.default)}`)
+    sections(
+      (path, setting) =>
+        `# ${setting.description} Expects ${describeExpected(setting)}.\n  ${path.split('.')[1]}: ${yamlValue(setting.default)}`
+    )
   )
 }
 

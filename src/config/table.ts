@@ -7,22 +7,22 @@
  * instead.
  */
 
-type Said<T> = {
+type Declared<T> = {
   readonly default: T
   /** What it is, in a sentence or two, as shown in `configs/default.yaml`. */
-  readonly says: string
+  readonly description: string
 }
-export type NumberSetting = Said<number> & {
+export type NumberSetting = Declared<number> & {
   readonly kind: 'number' | 'integer'
   readonly min: number
   readonly max: number
   readonly above?: boolean
 }
-export type MaybeSetting = Said<number | null> & {readonly kind: 'integer or null'; readonly min: number; readonly max: number}
-export type SwitchSetting = Said<boolean> & {readonly kind: 'switch'}
-export type TextSetting = Said<string> & {readonly kind: 'text'}
-export type ChoiceSetting<T extends string = string> = Said<T> & {readonly kind: 'choice'; readonly options: readonly T[]}
-export type RangeSetting = Said<readonly [number, number]> & {readonly kind: 'range'; readonly min: number; readonly max: number}
+export type MaybeSetting = Declared<number | null> & {readonly kind: 'integer or null'; readonly min: number; readonly max: number}
+export type SwitchSetting = Declared<boolean> & {readonly kind: 'switch'}
+export type TextSetting = Declared<string> & {readonly kind: 'text'}
+export type ChoiceSetting<T extends string = string> = Declared<T> & {readonly kind: 'choice'; readonly options: readonly T[]}
+export type RangeSetting = Declared<readonly [number, number]> & {readonly kind: 'range'; readonly min: number; readonly max: number}
 export type Setting = NumberSetting | MaybeSetting | SwitchSetting | TextSetting | ChoiceSetting | RangeSetting
 
 type Bounds = {readonly min?: number; readonly max?: number; readonly above?: boolean}
@@ -32,25 +32,37 @@ const number = (value: number, {min = 0, max = Infinity, above = false}: Bounds,
   min,
   max,
   above,
-  says
+  description: says
 })
 const integer = (value: number, {min = 0, max = 2 ** 31 - 1}: Bounds, says: string): NumberSetting => ({
   kind: 'integer',
   default: value,
   min,
   max,
-  says
+  description: says
 })
-const maybe = ({min = 1, max = 2 ** 20}: Bounds, says: string): MaybeSetting => ({kind: 'integer or null', default: null, min, max, says})
-const toggle = (value: boolean, says: string): SwitchSetting => ({kind: 'switch', default: value, says})
-const text = (value: string, says: string): TextSetting => ({kind: 'text', default: value, says})
+const maybe = ({min = 1, max = 2 ** 20}: Bounds, says: string): MaybeSetting => ({
+  kind: 'integer or null',
+  default: null,
+  min,
+  max,
+  description: says
+})
+const toggle = (value: boolean, says: string): SwitchSetting => ({kind: 'switch', default: value, description: says})
+const text = (value: string, says: string): TextSetting => ({kind: 'text', default: value, description: says})
 const choice = <const T extends string>(value: NoInfer<T>, options: readonly T[], says: string): ChoiceSetting<T> => ({
   kind: 'choice',
   default: value,
   options,
-  says
+  description: says
 })
-const range = (value: readonly [number, number], says: string): RangeSetting => ({kind: 'range', default: value, min: 0, max: 1, says})
+const range = (value: readonly [number, number], says: string): RangeSetting => ({
+  kind: 'range',
+  default: value,
+  min: 0,
+  max: 1,
+  description: says
+})
 
 /**
  * The head that the class token (and, where shared, the masked patches) go through. Section 2.1 of the paper's
@@ -249,7 +261,7 @@ export const aliases: Readonly<Record<string, string>> = {
  * so that files of theirs load; `instead` ends the refusal of any other value. A key ending in `.*` stands for all
  * below it.
  */
-export const elsewhere: Readonly<Record<string, {readonly same?: (value: unknown) => boolean; readonly instead: string}>> = {
+export const foreignKeys: Readonly<Record<string, {readonly same?: (value: unknown) => boolean; readonly instead: string}>> = {
   'MODEL.WEIGHTS': {
     same: value => value === '' || value === null,
     instead: 'name the checkpoint to start from in student.pretrained_weights'
@@ -275,7 +287,7 @@ export const elsewhere: Readonly<Record<string, {readonly same?: (value: unknown
 }
 
 /** Every setting as (path, declaration), in the order of the table. */
-export function* rows(): Generator<readonly [path: string, setting: Setting]> {
+export function* settingRows(): Generator<readonly [path: string, setting: Setting]> {
   for (const [section, keys] of Object.entries(table))
     for (const [key, setting] of Object.entries(keys)) yield [`${section}.${key}`, setting as Setting]
 }

@@ -8,8 +8,8 @@ import {add, concat, dispose, div, exp, gather, logSumExp, matMul, mul, reshape,
 import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {fast} from '../tensor/ops/kernel.js'
 import {cast, castLike} from '../tensor/ops/precision.js'
-import {heldScores, pieces, productScores} from './scores.js'
-import {joinedLogSum, logSumOfRows, targetsOf} from './targets.js'
+import {cachedLogits, chunks, lazyLogits} from './scores.js'
+import {logSumOfChunks, logSumOfRows, targetsOf} from './targets.js'
 import type {Targets} from './targets.js'
 
 export type RowLoss = {losses: Tensor1D /* [R], weighted */; gradient: Tensor2D /* [R, K], of the weighted sum */}
@@ -54,7 +54,7 @@ export type LossOptions = {
    * Whether the student's scores are kept between the two passes, R·K numbers in the precision of `w`, or computed
    * again.
    */
-  readonly hold: boolean
+  readonly cacheLogits: boolean
   /** Given the gradient [k, D] of the prototypes from `start` on, float32, piece by piece. */
   readonly onPrototypes: (start: number, dw: Tensor2D) => void
 }
@@ -70,22 +70,22 @@ export function prototypeLoss(
   segments: readonly Segment[],
   weights: Tensor1D,
   temperature: number,
-  {width, hold, onPrototypes}: LossOptions
+  {width, cacheLogits: hold, onPrototypes}: LossOptions
 ): PrototypeLoss {
   const low = castLike(z, w)
-  const computed = productScores(low, w)
-  const held = hold ? heldScores(computed) : undefined
+  const computed = lazyLogits(low, w)
+  const held = hold ? cachedLogits(computed) : undefined
   const scores = held ?? computed
-  const parts = [...pieces(scores.prototypes, width)]
+  const parts = [...chunks(scores.prototypes, width)]
   const {lse, mass} = tidy(() => ({
-    lse: joinedLogSum(parts.map(([start, count]) => tidy(() => logSumOfRows(scores.columns(start, count), temperature)))),
+    lse: logSumOfChunks(parts.map(([start, count]) => tidy(() => logSumOfRows(scores.columns(start, count), temperature)))),
     mass: massOf(segments)
   }))
   let sums: {along: Tensor1D; dz: Tensor2D} | undefined
   for (const [start, count] of parts) {
     const before = sums
     sums = tidy(() => {
-      const {along, gradient} = columnLoss(scores.columns(start, count), lse, weights, pieceOf(segments, start, count), temperature)
+      const {along, gradient} = columnLoss(scores.columns(start, count), lse, weights, segmentChunks(segments, start, count), temperature)
       const own = slice(w, [start, 0], [count, w.shape[1]])
       onPrototypes(
         start,
@@ -111,7 +111,7 @@ const massOf = (segments: readonly Pick<Segment, 'rows' | 'teachers'>[]): Tensor
  * What a segment's targets are in some columns: scores s [n, k], u [n] and v [k] (see `targets.ts`), and the teacher's
  * temperature.
  */
-export type SegmentPiece = Pick<Segment, 'rows' | 'teachers'> & {
+export type SegmentChunk = Pick<Segment, 'rows' | 'teachers'> & {
   readonly s: Tensor2D
   readonly u: Tensor1D
   readonly v: Tensor1D
@@ -119,12 +119,12 @@ export type SegmentPiece = Pick<Segment, 'rows' | 'teachers'> & {
 }
 
 /** The columns `start` to `start + count` of all segments; what several segments share is computed once. */
-function pieceOf(segments: readonly Segment[], start: number, count: number): SegmentPiece[] {
-  const known = new Map<Targets, Pick<SegmentPiece, 's' | 'v'>>()
+function segmentChunks(segments: readonly Segment[], start: number, count: number): SegmentChunk[] {
+  const known = new Map<Targets, Pick<SegmentChunk, 's' | 'v'>>()
   return segments.map(({rows, targets, teachers}) => {
-    const own = known.get(targets) ?? {s: targets.scores.columns(start, count), v: slice(targets.columns, [start], [count])}
+    const own = known.get(targets) ?? {s: targets.logits.columns(start, count), v: slice(targets.logColumnScale, [start], [count])}
     known.set(targets, own)
-    return {rows, ...own, u: targets.rows, temperature: targets.temperature, ...(teachers ? {teachers} : {})}
+    return {rows, ...own, u: targets.logRowScale, temperature: targets.temperature, ...(teachers ? {teachers} : {})}
   })
 }
 
@@ -135,20 +135,20 @@ export function columnLoss(
   s: Tensor2D,
   lse: Tensor1D,
   weights: Tensor1D,
-  segments: readonly SegmentPiece[],
+  segments: readonly SegmentChunk[],
   temperature: number
 ): ColumnLoss {
   const fused = fast('Dinov2ColumnLoss', {s, lse, weights}, {segments, temperature})
   if (fused) return {along: fused[0] as Tensor1D, gradient: fused[1] as Tensor2D}
-  return plainColumnLoss(s, lse, weights, segments, temperature)
+  return columnLossReference(s, lse, weights, segments, temperature)
 }
 
 /** The plain twin of `columnLoss`. */
-const plainColumnLoss = (
+const columnLossReference = (
   s: Tensor2D,
   lse: Tensor1D,
   weights: Tensor1D,
-  segments: readonly SegmentPiece[],
+  segments: readonly SegmentChunk[],
   temperature: number
 ): ColumnLoss =>
   tidy(() => {

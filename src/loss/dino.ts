@@ -6,13 +6,13 @@ import {div, fill, gather, reshape, sum, tensor1d, tidy} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor3D} from '../tensor/tf.js'
 import {crossEntropy} from './cross-entropy.js'
 
-export type LossAndGrad = {loss: Scalar; gradient: Tensor2D}
+export type LossWithGradient = {loss: Scalar; gradient: Tensor2D}
 
 /**
  * DINO (Caron et al. 2021, eq. 3): Σ over student crops and teacher crops of the mean cross-entropy over images.
  * student [m·B, K] crop-major, teacher [g, B, K]; every student crop is compared with every teacher crop.
  */
-export function dinoLoss(student: Tensor2D, teacher: Tensor3D, temperature = 0.1): LossAndGrad {
+export function dinoLossReference(student: Tensor2D, teacher: Tensor3D, temperature = 0.1): LossWithGradient {
   return tidy(() => {
     const [, B, K] = teacher.shape
     const image = Int32Array.from({length: student.shape[0]}, (_, i) => i % B)
@@ -27,7 +27,13 @@ export function dinoLoss(student: Tensor2D, teacher: Tensor3D, temperature = 0.1
  * student, teacher [n, K]; weights [n] are one over the masked patches of the image; `images` counts masked and
  * unmasked ones alike.
  */
-export function ibotLoss(student: Tensor2D, teacher: Tensor2D, weights: Tensor1D, images: number, temperature = 0.1): LossAndGrad {
+export function ibotLossReference(
+  student: Tensor2D,
+  teacher: Tensor2D,
+  weights: Tensor1D,
+  images: number,
+  temperature = 0.1
+): LossWithGradient {
   return tidy(() => {
     const {losses, gradient} = crossEntropy(student, teacher, div(weights, images), temperature)
     return {loss: sum<Scalar>(losses), gradient}

@@ -12,7 +12,7 @@ import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
 const eps = 1e-6
 
 /** Rows brought to mean 0 and variance 1; [n, C] → [n, C]. */
-export const standardised = (x: Tensor2D): Tensor2D =>
+export const standardizeRows = (x: Tensor2D): Tensor2D =>
   tidy(() => {
     const centred = sub<Tensor2D>(x, mean(x, 1, true))
     return div<Tensor2D>(centred, sqrt(add(mean(square(centred), 1, true), eps)))

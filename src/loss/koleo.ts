@@ -35,7 +35,7 @@ const eps = 1e-8
  * x [B, C] → loss and its gradient [B, C]. The choice of the neighbour carries no gradient; both ends of the distance
  * do.
  */
-export function koleo(x: Tensor2D): {loss: Scalar; gradient: Tensor2D} {
+export function koleoLoss(x: Tensor2D): {loss: Scalar; gradient: Tensor2D} {
   const B = x.shape[0]
   return tidy(() => {
     if (B < 2) return {loss: scalar(0), gradient: zerosLike(x)} // no neighbour, no loss

@@ -10,7 +10,7 @@ import type {Tensor2D} from '../tensor/tf.js'
 import {linearForward} from '../tensor/ops/linear.js'
 import {castLike} from '../tensor/ops/precision.js'
 
-export type Scores = {
+export type Logits = {
   readonly rows: number
   readonly prototypes: number
   /** Columns `start` to `start + count`, [R, count], in the precision of the product. The tensor is the caller's. */
@@ -21,21 +21,21 @@ export type Scores = {
  * Scores that are computed whenever they are asked for; z [R, D], w [K, D]. Both must outlive them. The product is
  * taken in the precision of `w`.
  */
-export const productScores = (z: Tensor2D, w: Tensor2D): Scores => ({
+export const lazyLogits = (z: Tensor2D, w: Tensor2D): Logits => ({
   rows: z.shape[0],
   prototypes: w.shape[0],
   columns: (start, count) => tidy(() => linearForward(castLike(z, w), {weight: slice(w, [start, 0], [count, w.shape[1]])}))
 })
 
 /** Scores that exist whole, s [R, K]. The tensor must outlive them. */
-export const wholeScores = (s: Tensor2D): Scores => ({
+export const denseLogits = (s: Tensor2D): Logits => ({
   rows: s.shape[0],
   prototypes: s.shape[1],
   columns: (start, count) => slice(s, [0, start], [s.shape[0], count])
 })
 
 /** The rows `from` to `from + count` of scores, which must outlive them. */
-export const someRows = (scores: Scores, from: number, count: number): Scores =>
+export const logitRows = (scores: Logits, from: number, count: number): Logits =>
   from === 0 && count === scores.rows
     ? scores
     : {
@@ -44,14 +44,14 @@ export const someRows = (scores: Scores, from: number, count: number): Scores =>
         columns: (start, width) => tidy(() => slice(scores.columns(start, width), [from, 0], [count, width]))
       }
 
-export type HeldScores = Scores & {readonly dispose: () => void}
+export type CachedLogits = Logits & {readonly dispose: () => void}
 
 /**
  * Scores that are computed once and kept, in the precision of the product, by the pieces that they are asked for
  * first; others cannot be had afterwards. Quicker than computing them for every turn, for R·K numbers of memory.
  * `dispose` lets them go.
  */
-export function heldScores(scores: Scores): HeldScores {
+export function cachedLogits(scores: Logits): CachedLogits {
   const kept = new Map<number, Tensor2D>()
   return {
     rows: scores.rows,
@@ -76,13 +76,13 @@ export function heldScores(scores: Scores): HeldScores {
  * Numbers in one piece of scores: 4 MiB of float32, which the second-level and third-level caches of one processor
  * hold with its temporaries.
  */
-const PIECE = 2 ** 20
+const CHUNK_SIZE = 2 ** 20
 
 /** How many columns of `rows` rows are taken at a time. */
-export const columnsAtOnce = (rows: number, prototypes: number): number =>
-  Math.min(prototypes, Math.max(64, 64 * Math.floor(PIECE / Math.max(1, rows) / 64)))
+export const chunkWidth = (rows: number, prototypes: number): number =>
+  Math.min(prototypes, Math.max(64, 64 * Math.floor(CHUNK_SIZE / Math.max(1, rows) / 64)))
 
 /** The pieces of all columns, `width` at a time. */
-export function* pieces(prototypes: number, width: number): Generator<readonly [start: number, count: number]> {
+export function* chunks(prototypes: number, width: number): Generator<readonly [start: number, count: number]> {
   for (let start = 0; start < prototypes; start += width) yield [start, Math.min(width, prototypes - start)]
 }

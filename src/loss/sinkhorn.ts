@@ -6,14 +6,14 @@
  */
 import {add, dispose, div, exp, max, mean, mul, softmax, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'
-import {wholeScores} from './scores.js'
-import {centredTargets, sinkhornTargets, targetColumns} from './targets.js'
+import {denseLogits} from './scores.js'
+import {centeredTargets, sinkhornTargets, targetColumns} from './targets.js'
 
 /** Sinkhorn–Knopp by way of the two vectors of `targets.ts`, written out: scores [n, K] → targets [n, K]. */
-export function sinkhorn(scores: Tensor2D, temperature: number, iterations = 3, width = scores.shape[1]): Tensor2D {
-  const targets = sinkhornTargets(wholeScores(scores), temperature, width, iterations)
+export function sinkhornDense(scores: Tensor2D, temperature: number, iterations = 3, width = scores.shape[1]): Tensor2D {
+  const targets = sinkhornTargets(denseLogits(scores), temperature, width, iterations)
   const all = targetColumns(targets, 0, scores.shape[1])
-  dispose([targets.rows, targets.columns])
+  dispose([targets.logRowScale, targets.logColumnScale])
   return all
 }
 
@@ -23,7 +23,7 @@ export function sinkhorn(scores: Tensor2D, temperature: number, iterations = 3, 
  * its total anyway, so the result is as it is, and a prototype that no row comes near does not vanish in float32.
  * `iterations` is at least 1.
  */
-export function plainSinkhorn(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
+export function sinkhornReference(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
   const [n, K] = scores.shape
   return tidy(() => {
     let q = exp(div<Tensor2D>(sub(scores, max(scores, 0, true)), temperature))
@@ -37,15 +37,15 @@ export function plainSinkhorn(scores: Tensor2D, temperature: number, iterations 
 }
 
 /** softmax((s − c)/τ) by rows, by way of the two vectors; the centre c is [1, K]. */
-export function centred(scores: Tensor2D, center: Tensor2D, temperature: number, width = scores.shape[1]): Tensor2D {
-  const {targets, mean: unused} = centredTargets(wholeScores(scores), center, temperature, width)
+export function centeredDense(scores: Tensor2D, center: Tensor2D, temperature: number, width = scores.shape[1]): Tensor2D {
+  const {targets, mean: unused} = centeredTargets(denseLogits(scores), center, temperature, width)
   const all = targetColumns(targets, 0, scores.shape[1])
-  dispose([targets.rows, targets.columns, unused])
+  dispose([targets.logRowScale, targets.logColumnScale, unused])
   return all
 }
 
 /** The plain twin of `centred`. */
-export const plainCentred = (scores: Tensor2D, center: Tensor2D, temperature: number): Tensor2D =>
+export const centeredReference = (scores: Tensor2D, center: Tensor2D, temperature: number): Tensor2D =>
   tidy(() => softmax(div<Tensor2D>(sub(scores, center), temperature)))
 
 /** The centre after scores of this mean [1, K]: m·c + (1 − m)·mean; → [1, K]. */

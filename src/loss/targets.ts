@@ -32,15 +32,15 @@ import {
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {fast} from '../tensor/ops/kernel.js'
 import {cast} from '../tensor/ops/precision.js'
-import {pieces, someRows} from './scores.js'
-import type {Scores} from './scores.js'
+import {chunks, logitRows} from './scores.js'
+import type {Logits} from './scores.js'
 
 export type Targets = {
-  readonly scores: Scores
+  readonly logits: Logits
   /** u, logarithms of what the rows are divided by. */
-  readonly rows: Tensor1D /* [n] */
+  readonly logRowScale: Tensor1D /* [n] */
   /** v, the same of the columns. */
-  readonly columns: Tensor1D /* [K] */
+  readonly logColumnScale: Tensor1D /* [K] */
   readonly temperature: number
 }
 
@@ -58,11 +58,11 @@ const exponent = (s: Tensor2D, temperature: number, u?: Tensor1D, v?: Tensor1D):
 /** log Σₖ exp(s/τ − v) of each row of a piece; s [n, k], v [k] → [n]. */
 export function logSumOfRows(s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D {
   const fused = fast('Dinov2LogSumOfRows', {s, v}, {temperature})
-  return (fused?.[0] ?? plainLogSumOfRows(s, temperature, v)) as Tensor1D
+  return (fused?.[0] ?? logSumOfRowsReference(s, temperature, v)) as Tensor1D
 }
 
 /** The plain twin of `logSumOfRows`. */
-const plainLogSumOfRows = (s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D =>
+const logSumOfRowsReference = (s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D =>
   tidy(() => logSumExp<Tensor1D>(exponent(s, temperature, undefined, v), 1))
 
 /**
@@ -72,11 +72,11 @@ const plainLogSumOfRows = (s: Tensor2D, temperature: number, v?: Tensor1D): Tens
  */
 function sinkhornTurn(s: Tensor2D, u: Tensor1D, v: Tensor1D | undefined, prototypes: number, temperature: number): [Tensor1D, Tensor1D] {
   const fused = fast('Dinov2SinkhornTurn', {s, u, v}, {temperature, prototypes})
-  return (fused as [Tensor1D, Tensor1D] | undefined) ?? plainSinkhornTurn(s, u, v, prototypes, temperature)
+  return (fused as [Tensor1D, Tensor1D] | undefined) ?? sinkhornTurnReference(s, u, v, prototypes, temperature)
 }
 
 /** The plain twin of `sinkhornTurn`. */
-const plainSinkhornTurn = (
+const sinkhornTurnReference = (
   s: Tensor2D,
   u: Tensor1D,
   v: Tensor1D | undefined,
@@ -95,8 +95,8 @@ const plainSinkhornTurn = (
  * is made n/K and each row's one; rows sum to one in the end. The scores are asked for once a turn, `width` columns at
  * a time. `iterations` is at least 1. The caller owns the vectors.
  */
-export function sinkhornTargets(scores: Scores, temperature: number, width: number, iterations = 3): Targets {
-  const parts = [...pieces(scores.prototypes, width)]
+export function sinkhornTargets(scores: Logits, temperature: number, width: number, iterations = 3): Targets {
+  const parts = [...chunks(scores.prototypes, width)]
   let u = zeros([scores.rows]) as Tensor1D
   let vs: (Tensor1D | undefined)[] = parts.map(() => undefined)
   for (let turn = 0; turn < iterations; turn++) {
@@ -117,17 +117,17 @@ export function sinkhornTargets(scores: Scores, temperature: number, width: numb
   const all = vs as Tensor1D[]
   const columns = concat(all)
   dispose(all)
-  return {scores, rows: u, columns, temperature}
+  return {logits: scores, logRowScale: u, logColumnScale: columns, temperature}
 }
 
 /**
  * Targets of centring, softmax((s − c)/τ) by rows, from scores [n, K] and a centre [1, K]; and the mean of the scores
  * [1, K], from which the next centre follows. The caller owns both.
  */
-export function centredTargets(scores: Scores, center: Tensor2D, temperature: number, width: number): {targets: Targets; mean: Tensor2D} {
+export function centeredTargets(scores: Logits, center: Tensor2D, temperature: number, width: number): {targets: Targets; mean: Tensor2D} {
   const found = tidy(() => {
     const columns = div<Tensor1D>(reshape(center, [-1]), temperature)
-    const parts = [...pieces(scores.prototypes, width)].map(([start, count]) =>
+    const parts = [...chunks(scores.prototypes, width)].map(([start, count]) =>
       tidy(() => {
         const s = scores.columns(start, count)
         return {rows: logSumOfRows(s, temperature, slice(columns, [start], [count])), mean: mean<Tensor2D>(cast(s, 'fp32'), 0, true)}
@@ -135,7 +135,7 @@ export function centredTargets(scores: Scores, center: Tensor2D, temperature: nu
     )
     return {
       columns,
-      rows: joinedLogSum(parts.map(({rows}) => rows)),
+      rows: logSumOfChunks(parts.map(({rows}) => rows)),
       average:
         parts.length === 1
           ? parts[0]!.mean
@@ -145,11 +145,11 @@ export function centredTargets(scores: Scores, center: Tensor2D, temperature: nu
             )
     }
   })
-  return {targets: {scores, rows: found.rows, columns: found.columns, temperature}, mean: found.average}
+  return {targets: {logits: scores, logRowScale: found.rows, logColumnScale: found.columns, temperature}, mean: found.average}
 }
 
 /** log Σ exp over pieces, from those of each piece [n]. */
-export const joinedLogSum = (parts: readonly Tensor1D[]): Tensor1D =>
+export const logSumOfChunks = (parts: readonly Tensor1D[]): Tensor1D =>
   tidy(() =>
     parts.length === 1
       ? parts[0]!.clone()
@@ -163,30 +163,33 @@ export const joinedLogSum = (parts: readonly Tensor1D[]): Tensor1D =>
   )
 
 /** Columns `start` to `start + count` of the targets, [n, count]; the caller's. */
-export const targetColumns = ({scores, rows, columns, temperature}: Targets, start: number, count: number): Tensor2D =>
-  tidy(() => targetsOf(scores.columns(start, count), rows, slice(columns, [start], [count]), temperature))
+export const targetColumns = (
+  {logits: scores, logRowScale: rows, logColumnScale: columns, temperature}: Targets,
+  start: number,
+  count: number
+): Tensor2D => tidy(() => targetsOf(scores.columns(start, count), rows, slice(columns, [start], [count]), temperature))
 
 /** exp(s/τ − u − v); s [n, k], u [n], v [k] → [n, k] float32. */
 export function targetsOf(s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D {
   const fused = fast('Dinov2Targets', {s, u, v}, {temperature})
-  return (fused?.[0] ?? plainTargets(s, u, v, temperature)) as Tensor2D
+  return (fused?.[0] ?? targetsReference(s, u, v, temperature)) as Tensor2D
 }
 
 /** The plain twin of `targetsOf`. */
-const plainTargets = (s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D =>
+const targetsReference = (s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D =>
   tidy(() => exp(exponent(s, temperature, u, v)))
 
 /** The targets of rows `from` to `from + count`; what is new of them is the caller's: `rows`. */
-export const someTargets = (targets: Targets, from: number, count: number): Targets => ({
+export const targetRows = (targets: Targets, from: number, count: number): Targets => ({
   ...targets,
-  scores: someRows(targets.scores, from, count),
-  rows: slice(targets.rows, [from], [count])
+  logits: logitRows(targets.logits, from, count),
+  logRowScale: slice(targets.logRowScale, [from], [count])
 })
 
 /** Mean over the rows of −Σₖ t·log t, in nats. */
-export function entropy({scores, rows, columns, temperature}: Targets, width: number): Scalar {
+export function targetEntropy({logits: scores, logRowScale: rows, logColumnScale: columns, temperature}: Targets, width: number): Scalar {
   return tidy(() => {
-    const parts = [...pieces(scores.prototypes, width)].map(([start, count]) =>
+    const parts = [...chunks(scores.prototypes, width)].map(([start, count]) =>
       tidy(() => {
         const x = exponent(scores.columns(start, count), temperature, rows, slice(columns, [start], [count]))
         return sum<Scalar>(mul(exp(x), x))

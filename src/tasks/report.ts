@@ -2,7 +2,7 @@
 import {lineChart, short, type Series} from '../render/chart.js'
 import {html, page, table, type Content, type Markup} from '../render/html.js'
 import {readRun, type MetricLine, type RunFolder} from '../files/run/run-folder.js'
-import {limits, symptoms, worthOf, type Signs, type Symptom} from './train/health.js'
+import {limits, healthChecks, improvementOf, type HealthMetrics, type HealthProblem} from './train/health.js'
 
 export type Finding = {readonly good: boolean; readonly text: string}
 
@@ -110,14 +110,14 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
     return curve.length > 0 ? ends(curve).last : undefined
   }
   const [local, global] = [lately(/dino_local/), lately(/dino_global/)]
-  const signs: Signs = {
+  const signs: HealthMetrics = {
     loss: global === undefined ? undefined : (local ?? 0) + global,
     entropy: lately(/entropy/i),
     cosine: lately(/cls_cosine/)
   }
-  const ill = symptoms(prototypes === undefined ? {cosine: signs.cosine} : signs, {prototypes: prototypes ?? NaN, weight})
+  const ill = healthChecks(prototypes === undefined ? {cosine: signs.cosine} : signs, {prototypes: prototypes ?? NaN, weight})
   for (const {words} of ill) say(false, `${words[0]!.toUpperCase()}${words.slice(1)}.`)
-  const free = (...causes: Symptom['cause'][]): boolean => !ill.some(({cause}) => causes.includes(cause))
+  const free = (...causes: HealthProblem['cause'][]): boolean => !ill.some(({cause}) => causes.includes(cause))
   if (prototypes !== undefined && weight > 0 && signs.loss !== undefined && free('uniform', 'one prototype'))
     say(
       true,
@@ -151,7 +151,7 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
     else say(true, `${(100 * share).toFixed(1)} % of the time was lost waiting for data.`)
   }
 
-  const worth = worthOf(lines)
+  const worth = improvementOf(lines)
   if (worth) say(!worth.fell, `${worth.words[0]!.toUpperCase()}${worth.words.slice(1)}.`)
 
   const scores = names.filter(name => CHARTS[6]!.names.test(name) && !/loss/.test(name))

@@ -9,10 +9,10 @@ import {join} from 'node:path'
 import {after, describe, it} from 'node:test'
 import {architecture, derive, hiddenWidth, maskMaxPatches} from '../../src/config/derived.js'
 import {UserError} from '../../src/config/errors.js'
-import {distance, nearest} from '../../src/config/nearest.js'
+import {distance, nearestName} from '../../src/config/nearest.js'
 import {
   defaultYaml,
-  expected,
+  describeExpected,
   fits,
   printSettings,
   readLayers,
@@ -22,7 +22,7 @@ import {
   withSetting,
   type Settings
 } from '../../src/config/settings.js'
-import {aliases, rows} from '../../src/config/table.js'
+import {aliases, settingRows} from '../../src/config/table.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'dinov2-settings-'))
 after(() => rmSync(dir, {recursive: true, force: true}))
@@ -69,7 +69,7 @@ describe('merging', () => {
     assert.deepEqual([settings('train.batch=5').train.batch_size_per_gpu, settings('train.num_workers=2').train.workers], [5, 2])
     for (const path of Object.values(aliases))
       assert.ok(
-        [...rows()].some(([name]) => name === path),
+        [...settingRows()].some(([name]) => name === path),
         path
       )
   })
@@ -163,9 +163,9 @@ describe('refusals', () => {
 
 describe('the table', () => {
   it('has for every setting a sentence and a default that fits', () => {
-    for (const [path, setting] of rows()) {
-      assert.match(setting.says, /^[A-Z\d].*[.]$/, path)
-      assert.ok(fits(setting, setting.default), `${path}: ${expected(setting)}`)
+    for (const [path, setting] of settingRows()) {
+      assert.match(setting.description, /^[A-Z\d].*[.]$/, path)
+      assert.ok(fits(setting, setting.default), `${path}: ${describeExpected(setting)}`)
     }
   })
 
@@ -247,8 +247,8 @@ describe('nearest', () => {
     assert.deepEqual([distance('kitten', 'sitting'), distance('ab', 'ba'), distance('', 'abc'), distance('same', 'same')], [3, 1, 3, 0])
   })
   it('suggests what is near and nothing else', () => {
-    assert.equal(nearest('ouptut', ['output', 'force']), 'output')
-    assert.equal(nearest('EPOCHS', ['epochs']), 'epochs')
-    assert.equal(nearest('zebra', ['output', 'force']), undefined)
+    assert.equal(nearestName('ouptut', ['output', 'force']), 'output')
+    assert.equal(nearestName('EPOCHS', ['epochs']), 'epochs')
+    assert.equal(nearestName('zebra', ['output', 'force']), undefined)
   })
 })

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {columnLoss, crossEntropy, prototypeLoss} from '../../src/loss/cross-entropy.js'
-import type {PrototypeLoss, SegmentPiece} from '../../src/loss/cross-entropy.js'
-import {dinoLoss, ibotLoss} from '../../src/loss/dino.js'
-import {wholeScores} from '../../src/loss/scores.js'
+import type {PrototypeLoss, SegmentChunk} from '../../src/loss/cross-entropy.js'
+import {dinoLossReference, ibotLossReference} from '../../src/loss/dino.js'
+import {denseLogits} from '../../src/loss/scores.js'
 import type {Targets} from '../../src/loss/targets.js'
 import {cast} from '../../src/tensor/ops/precision.js'
 import {RowSum} from '../../src/tensor/ops/row-sum.js'
@@ -97,7 +97,10 @@ const weights = positive('weights', R)
 function known(values: Values<readonly [number, number]>): {targets: Targets; tensors: Tensor[]} {
   const scores: Tensor2D = put({...values, data: Float32Array.from(values.data, Math.log)})
   const [rows, columns] = values.shape.map(size => zeros([size])) as [Tensor1D, Tensor1D]
-  return {targets: {scores: wholeScores(scores), rows, columns, temperature: 1}, tensors: [scores, rows, columns]}
+  return {
+    targets: {logits: denseLogits(scores), logRowScale: rows, logColumnScale: columns, temperature: 1},
+    tensors: [scores, rows, columns]
+  }
 }
 
 type All = PrototypeLoss & {dw: Tensor2D}
@@ -112,7 +115,7 @@ function against(z: Tensor2D, w: Tensor2D, width: number, hold = false): All {
     {rows: R - 3, targets: of, teachers: [rows[0]![0], rows[1]![0]] as const},
     {rows: 3, targets: of, teachers: [rows[0]![1]] as const}
   ]
-  const found = prototypeLoss(z, w, segments, by, temperature, {width, hold, onPrototypes: (start, dw) => sum.add(start, dw)})
+  const found = prototypeLoss(z, w, segments, by, temperature, {width, cacheLogits: hold, onPrototypes: (start, dw) => sum.add(start, dw)})
   dispose([...tensors, ...rows.flat(), by])
   return {...found, dw: sum.take()!}
 }
@@ -172,7 +175,7 @@ test('a piece of columns: the kernel is its twin; rows with one teacher, with tw
       tidy(() => {
         const of = {s: t, u, v, temperature: teacherTemperature}
         const [one, two] = teachers.map(rows => put(rows)) as [Tensor1D, Tensor1D]
-        const segments: SegmentPiece[] = [
+        const segments: SegmentChunk[] = [
           {...of, rows: 4, teachers: [slice(one, [0], [4]), slice(two, [0], [4])]},
           {...of, rows: R - 4, teachers: [slice(one, [4], [R - 4])]},
           {...of, rows: n}
@@ -214,7 +217,7 @@ test('DINO: every student crop against every teacher crop, each by hand', async 
     inputs: {student},
     forward: ({student}) =>
       tidy(() => {
-        const {loss, gradient} = dinoLoss(student, put(teacher) as Tensor3D, temperature)
+        const {loss, gradient} = dinoLossReference(student, put(teacher) as Tensor3D, temperature)
         return {y: loss, gradient}
       }),
     plain: ({student}) => {
@@ -236,7 +239,7 @@ test('iBOT: masked patches by their weights, over all images', async () => {
     inputs: {student},
     forward: ({student}) =>
       tidy(() => {
-        const {loss, gradient} = ibotLoss(student, put(teacher), put(weights), 8, temperature)
+        const {loss, gradient} = ibotLossReference(student, put(teacher), put(weights), 8, temperature)
         return {y: loss, gradient}
       }),
     plain: ({student}) => div(sum(plain(student, put(teacher), put(weights))), 8),

@@ -1,7 +1,7 @@
 /** The loss of feature distillation: value and gradient against a plain twin on the tape, and what must hold of it. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {featureLoss, standardised} from '../../src/loss/feature.js'
+import {featureLoss, standardizeRows} from '../../src/loss/feature.js'
 import {abs, add, div, mean, minimum, mul, sqrt, square, sub, sum, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {apart, counted, normal, onPlain, onTorch, put, take} from '../support/engine.js'
@@ -37,7 +37,7 @@ test('cosine and Huber terms, and their gradient', () =>
 
 test('is nothing, with no gradient, where the student says what the teacher says', async () => {
   await onPlain()
-  const t = standardised(put(teacher))
+  const t = standardizeRows(put(teacher))
   const w = put(weights)
   const {losses, gradient} = featureLoss(t, t, w, 1)
   assert.ok(losses.dataSync().every(loss => Math.abs(loss) < 1e-6))
@@ -48,9 +48,9 @@ test('rows of the teacher are brought to mean 0 and variance 1, whatever their s
   await onTorch()
   const before = counted()
   const x = put(normal('rows', [5, 16], 3, 2))
-  const once = standardised(x)
+  const once = standardizeRows(x)
   const scaled = mul<Tensor2D>(x, 7)
-  const twice = standardised(scaled)
+  const twice = standardizeRows(scaled)
   const values = await once.data()
   assert.ok(apart(await take(twice), await take(once)) < 1e-5)
   for (let row = 0; row < 5; row++) {

@@ -1,7 +1,7 @@
 /** KoLeo: value and gradient against a plain twin on the tape, and what must hold of it whatever the points are. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {koleo} from '../../src/loss/koleo.js'
+import {koleoLoss} from '../../src/loss/koleo.js'
 import {add, div, gather, log, mean, neg, sqrt, square, sub, sum} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {rng} from '../../src/tensor/random.js'
@@ -29,7 +29,7 @@ test('−mean log of the distance to the nearest neighbour, and its gradient', (
   checkOp({
     inputs: {x: points},
     forward: ({x}) => {
-      const {loss, gradient} = koleo(x)
+      const {loss, gradient} = koleoLoss(x)
       return {y: loss, gradient}
     },
     plain: ({x}) => {
@@ -64,7 +64,7 @@ const turned = ({shape, data}: Values, by: number[][]): Values<readonly [number,
 async function compute(values: Values<readonly [number, number]>): Promise<{loss: Values; gradient: Values}> {
   const x = put(values)
   const before = counted()
-  const {loss, gradient} = koleo(x)
+  const {loss, gradient} = koleoLoss(x)
   assert.equal(counted() - before, 2)
   x.dispose()
   return {loss: await take(loss), gradient: await take(gradient)}

@@ -4,9 +4,9 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {heldScores, wholeScores} from '../../src/loss/scores.js'
-import {centred, nextCenter, plainCentred, plainSinkhorn, sinkhorn} from '../../src/loss/sinkhorn.js'
-import {entropy, sinkhornTargets, someTargets, targetColumns} from '../../src/loss/targets.js'
+import {cachedLogits, denseLogits} from '../../src/loss/scores.js'
+import {centeredDense, nextCenter, centeredReference, sinkhornReference, sinkhornDense} from '../../src/loss/sinkhorn.js'
+import {targetEntropy, sinkhornTargets, targetRows, targetColumns} from '../../src/loss/targets.js'
 import {cast} from '../../src/tensor/ops/precision.js'
 import {dispose, zeros} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
@@ -26,7 +26,7 @@ const totals = ({shape: [rows, columns], data}: Values): {rows: number[]; column
 }
 async function targetsOf(values: Values<readonly [number, number]>, temperature: number, iterations?: number): Promise<Values> {
   const s = put(values)
-  const q = await take(sinkhorn(s, temperature, iterations))
+  const q = await take(sinkhornDense(s, temperature, iterations))
   s.dispose()
   return q
 }
@@ -40,8 +40,8 @@ test('the kernel is its twin, at every temperature and number of turns', async (
   ] as const)
     await checkOp({
       inputs: {scores},
-      forward: ({scores}) => sinkhorn(scores, temperature, turns),
-      plain: ({scores}) => plainSinkhorn(scores, temperature, turns)
+      forward: ({scores}) => sinkhornDense(scores, temperature, turns),
+      plain: ({scores}) => sinkhornReference(scores, temperature, turns)
     })
 })
 
@@ -51,13 +51,13 @@ test('in pieces of any width, held or not, the targets are those of all columns 
     const start = {tensors: counted(), bytes: held()}
     const s = put(scores)
     const center = put(normal('center', [1, K], 0.1))
-    const expected = {sinkhorn: await take(plainSinkhorn(s, 0.05)), centred: await take(plainCentred(s, center, 0.05))}
+    const expected = {sinkhorn: await take(sinkhornReference(s, 0.05)), centred: await take(centeredReference(s, center, 0.05))}
     for (const width of [1, 3, 4, K - 1, K, 100]) {
-      assert.ok(apart(await take(sinkhorn(s, 0.05, 3, width)), expected.sinkhorn) < 1e-5, `pieces of ${width}`)
-      assert.ok(apart(await take(centred(s, center, 0.05, width)), expected.centred) < 1e-5, `pieces of ${width}`)
-      const kept = heldScores(wholeScores(s))
-      const [one, two] = [sinkhornTargets(kept, 0.05, width), sinkhornTargets(wholeScores(s), 0.05, width)]
-      for (const name of ['rows', 'columns'] as const) assert.deepEqual(await take(one[name]), await take(two[name]))
+      assert.ok(apart(await take(sinkhornDense(s, 0.05, 3, width)), expected.sinkhorn) < 1e-5, `pieces of ${width}`)
+      assert.ok(apart(await take(centeredDense(s, center, 0.05, width)), expected.centred) < 1e-5, `pieces of ${width}`)
+      const kept = cachedLogits(denseLogits(s))
+      const [one, two] = [sinkhornTargets(kept, 0.05, width), sinkhornTargets(denseLogits(s), 0.05, width)]
+      for (const name of ['logRowScale', 'logColumnScale'] as const) assert.deepEqual(await take(one[name]), await take(two[name]))
       kept.dispose()
     }
     dispose([s, center])
@@ -69,18 +69,18 @@ test('entropy is the mean of −Σ t·log t, and some rows are those rows', asyn
   for (const engine of [onPlain, onTorch]) {
     await engine()
     const s = put(scores)
-    const targets = sinkhornTargets(wholeScores(s), 0.05, 4)
+    const targets = sinkhornTargets(denseLogits(s), 0.05, 4)
     const all = await take(targetColumns(targets, 0, K))
     const expected = -[...all.data].reduce((total, t) => total + (t > 0 ? t * Math.log(t) : 0), 0) / n
     for (const width of [3, K]) {
-      const [found] = (await take(entropy(targets, width))).data
+      const [found] = (await take(targetEntropy(targets, width))).data
       assert.ok(Math.abs(found! - expected) < 1e-5)
     }
-    const some = someTargets(targets, 5, 7)
+    const some = targetRows(targets, 5, 7)
     const part = await take(targetColumns(some, 2, 6))
     assert.deepEqual(part.shape, [7, 6])
     part.data.forEach((t, i) => assert.ok(Math.abs(t - all.data[(5 + Math.floor(i / 6)) * K + 2 + (i % 6)]!) < 1e-6))
-    dispose([some.rows, targets.rows, targets.columns, s])
+    dispose([some.logRowScale, targets.logRowScale, targets.logColumnScale, s])
   }
 })
 
@@ -128,7 +128,7 @@ test('centring: softmax of what the centre leaves; the centre follows the mean',
     await engine()
     const s = put(scores)
     const none = zeros([1, K]) as Tensor2D
-    const first = await take(centred(s, none, 0.04))
+    const first = await take(centeredDense(s, none, 0.04))
     for (const row of totals(first).rows) assert.ok(Math.abs(row - 1) < 1e-5)
     const center = nextCenter(none, s, 0.9)
     const {columns} = totals(scores)
@@ -149,7 +149,7 @@ test('scores in bf16: targets near those of float32, also over several blocks of
   const low = cast(s, 'bf16')
   const exact = cast(low, 'fp32')
   for (const width of [1100, 512, 100]) {
-    const [near, expected] = [await take(sinkhorn(low, 0.07, 3, width)), await take(plainSinkhorn(exact, 0.07))]
+    const [near, expected] = [await take(sinkhornDense(low, 0.07, 3, width)), await take(sinkhornReference(exact, 0.07))]
     assert.ok(apart(near, expected) < 1e-5) // of scores that are rounded once, all that follows is float32
     for (const row of totals(near).rows) assert.ok(Math.abs(row - 1) < 1e-5)
   }

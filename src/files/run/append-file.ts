@@ -9,7 +9,7 @@ import {open, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {writeError} from '../../system/atomic.js'
 
-export class GrowingFile {
+export class AppendFile {
   #waiting: Uint8Array[] = []
   #failure: UserError | undefined
 
@@ -23,13 +23,13 @@ export class GrowingFile {
    * Opens a file to add to it behind its first `keep` bytes (by default all of it); what stands after them is cut off.
    * Throws `UserError` where that is not possible.
    */
-  static async open(path: string, keep?: number): Promise<GrowingFile> {
+  static async open(path: string, keep?: number): Promise<AppendFile> {
     try {
       const handle = await open(path, 'r+').catch(() => open(path, 'w+'))
       const {size} = await handle.stat()
       const length = Math.min(size, keep ?? size)
       if (length < size) await handle.truncate(length)
-      return new GrowingFile(path, handle, length)
+      return new AppendFile(path, handle, length)
     } catch (error) {
       throw sentence(path, error)
     }

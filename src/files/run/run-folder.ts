@@ -9,7 +9,7 @@ import {mkdir, readdir, readFile, rm, rmdir, stat} from 'node:fs/promises'
 import {basename, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {lockName} from './run-lock.js'
-import {listStates, removeStates, sweepStates} from './training-state.js'
+import {listStates, removeStates, removeTemporaryStates} from './training-state.js'
 
 /** What a run writes into its folder, beside checkpoints. */
 export const runNames = {
@@ -80,8 +80,8 @@ export async function openRun(
 }
 
 /** Removes what processes that were killed had begun to write. Only for whoever holds the lock. */
-export async function sweepRun(run: string): Promise<void> {
-  await sweepStates(run)
+export async function removeTemporaries(run: string): Promise<void> {
+  await removeTemporaryStates(run)
   for (const [folder, begun] of [
     [run, /^\.config\.yaml\.tmp-\d+-\d+$|^run\.lock\.\d+(\.old)?$/],
     [join(run, runNames.final), /^\.(backbone\.safetensors|heads\.safetensors|huggingface)\.tmp-\d+-\d+$/]

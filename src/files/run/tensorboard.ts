@@ -11,7 +11,7 @@ import {mkdir} from 'node:fs/promises'
 import {hostname} from 'node:os'
 import {join} from 'node:path'
 import type {UserError} from '../../config/errors.js'
-import {GrowingFile} from './append-file.js'
+import {AppendFile} from './append-file.js'
 
 const table = Uint32Array.from({length: 256}, (_, n) => {
   let c = n
@@ -91,7 +91,7 @@ export async function openEvents(folder: string, first: number, now: () => numbe
   const begun = now()
   // Readers take files in the order of their names.
   const name = `events.out.tfevents.${String(Math.floor(begun)).padStart(10, '0')}.${String(Math.floor((begun % 1) * 1e6)).padStart(6, '0')}.${hostname()}.${process.pid}`
-  const file = await GrowingFile.open(join(folder, name))
+  const file = await AppendFile.open(join(folder, name))
   await file.append(event(begun, 0, version))
   await file.append(event(begun, first, start))
   return {

@@ -21,7 +21,7 @@ import {bytesOf, elements} from '../checkpoint/tensor-entry.js'
 export type StateTensor = {readonly name: string; readonly shape: readonly number[]; read(): Promise<Float32Array>}
 
 /** Bytes that may be on their way to the disk while the next tensor is copied. */
-const underWay = 64 * 2 ** 20
+const MAX_BYTES_IN_FLIGHT = 64 * 2 ** 20
 
 const folder = (run: string): string => join(run, 'checkpoints')
 const nameOf = (step: number): string => `step-${String(step).padStart(7, '0')}.safetensors`
@@ -70,7 +70,7 @@ export function writeState(
       let bytes = 0
       let failure: {error: unknown} | undefined
       for (const {name, shape, read} of all) {
-        while (bytes > underWay && !failure) await Promise.race(pieces)
+        while (bytes > MAX_BYTES_IN_FLIGHT && !failure) await Promise.race(pieces)
         if (failure) break
         const size = 4 * elements(shape)
         bytes += size
@@ -117,14 +117,14 @@ export async function pruneStates(run: string, keep: number, every: number): Pro
 }
 
 /** Removes what processes that were killed had begun to write. Only for whoever holds the run's lock. */
-export async function sweepStates(run: string): Promise<void> {
+export async function removeTemporaryStates(run: string): Promise<void> {
   for (const name of await readdir(folder(run)).catch(() => []))
     if (halfWritten.test(name)) await rm(join(folder(run), name), {force: true})
 }
 
 /** Removes all checkpoints of a run, and their folder where nothing else is in it. */
 export async function removeStates(run: string): Promise<void> {
-  await sweepStates(run)
+  await removeTemporaryStates(run)
   for (const {path} of await listStates(run)) await rm(path, {force: true})
 }
 

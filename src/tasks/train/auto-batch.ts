@@ -11,10 +11,10 @@ import type {Settings} from '../../config/table.js'
 import {freeMemory} from '../../engine/machine.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {memory} from '../../tensor/tf.js'
-import {noise} from './cost-probe.js'
-import {cropSettings, freshState, pretrainLearner} from './pretrain.js'
-import {masksOf} from './training-loop.js'
-import type {Learner} from './training-loop.js'
+import {noiseBatches} from './cost-probe.js'
+import {cropSettings, initState, pretrainTrainer} from './pretrain.js'
+import {maskSettingsOf} from './training-loop.js'
+import type {Trainer} from './training-loop.js'
 
 export type AutoBatch = {
   readonly batch: number
@@ -33,8 +33,9 @@ const MARGIN = 0.1
 const AHEAD = 5
 
 /** Makes what would learn with these settings, at its first step. */
-export type Beginning = (settings: Settings, plan: Derived, precision: Precision) => Promise<Learner<unknown>>
-const fresh: Beginning = async (settings, plan, precision) => pretrainLearner(await freshState(settings, plan), {settings, plan, precision})
+export type InitTrainer = (settings: Settings, plan: Derived, precision: Precision) => Promise<Trainer<unknown>>
+const fresh: InitTrainer = async (settings, plan, precision) =>
+  pretrainTrainer(await initState(settings, plan), {settings, plan, precision})
 
 /** The line through two points; the least that a further image can cost is nothing. */
 export function memoryLine(a: {images: number; bytes: number}, b: {images: number; bytes: number}): {fixed: number; perImage: number} {
@@ -46,7 +47,7 @@ export function memoryLine(a: {images: number; bytes: number}, b: {images: numbe
 const usable = (free: number, onCpu: boolean): number => Math.floor((free + (onCpu ? process.memoryUsage.rss() : 0)) * (1 - MARGIN))
 
 /** Bytes that may be used on a device; undefined where it does not tell. */
-export async function mostMemory(device: string): Promise<number | undefined> {
+export async function usableMemory(device: string): Promise<number | undefined> {
   const free = await freeMemory(device)
   return free === undefined ? undefined : usable(free, device === 'cpu')
 }
@@ -58,7 +59,7 @@ export async function mostMemory(device: string): Promise<number | undefined> {
  */
 export async function autoBatch(
   settings: Settings,
-  {precision, device, images, learn = fresh}: {precision: Precision; device: string; images: number; learn?: Beginning}
+  {precision, device, images, learn = fresh}: {precision: Precision; device: string; images: number; learn?: InitTrainer}
 ): Promise<AutoBatch> {
   const onCpu = device === 'cpu'
   const free = await freeMemory(device)
@@ -82,8 +83,8 @@ export async function autoBatch(
     const plan: Derived = derive(own)
     const learner = await learn(own, plan, precision)
     try {
-      for await (const made of noise(own, batch, masksOf(own, plan))) {
-        learner.take(made)
+      for await (const made of noiseBatches(own, batch, maskSettingsOf(own, plan))) {
+        learner.step(made)
         break
       }
       return memory() as unknown as {peak: number; held: number}

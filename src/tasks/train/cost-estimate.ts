@@ -19,12 +19,12 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {dispose, tidy, truncatedNormal} from '../../tensor/tf.js'
 import type {Tensor4D} from '../../tensor/tf.js'
 import {free} from '../../tensor/tree.js'
-import {forecast, writing} from './cost-probe.js'
-import type {Forecast, ForecastOptions} from './cost-probe.js'
-import type {Learner} from './training-loop.js'
-import {HELD} from './train-step.js'
+import {probeCost, secondsPerByteWritten} from './cost-probe.js'
+import type {MeasuredCost, CostProbeOptions} from './cost-probe.js'
+import type {Trainer} from './training-loop.js'
+import {MAX_CACHED_LOGITS_BYTES} from './train-step.js'
 
-export type Sizes = {
+export type CostCounts = {
   readonly parameters: number
   /** Floating-point operations of one step on one device. */
   readonly flops: number
@@ -83,7 +83,7 @@ export type TeacherCost = {
 }
 
 /** Counts what a run has and does, from its settings alone; with a teacher, what learning from it has and does. */
-export function sizesOf(settings: Settings, plan: Derived, precision: Precision, teacher?: TeacherCost): Sizes {
+export function countCost(settings: Settings, plan: Derived, precision: Precision, teacher?: TeacherCost): CostCounts {
   const {vit, batch, dropPath} = plan
   const {train, ibot} = settings
   const {globals, locals} = viewsOf(settings, batch)
@@ -142,7 +142,7 @@ export function sizesOf(settings: Settings, plan: Derived, precision: Precision,
     shared ? 0 : masked * K('ibotHead')
   ].map(numbers => low16 * numbers)
   const keeps = train.memory === 'fast' && train.accumulate === 1 && (!teacher || teacher.heads !== undefined)
-  const held = keeps ? scores.reduce((sum, bytes) => sum + (bytes > HELD ? 0 : bytes), 0) : 0
+  const held = keeps ? scores.reduce((sum, bytes) => sum + (bytes > MAX_CACHED_LOGITS_BYTES ? 0 : bytes), 0) : 0
   const pixels =
     part * 4 * 3 * (globals.count * settings.crops.global_crops_size ** 2 + locals.count * settings.crops.local_crops_size ** 2)
   const centers = train.centering === 'centering' ? 4 * (K('dinoHead') + K('ibotHead')) : 0
@@ -201,7 +201,7 @@ export function throughputOf(
   }
 }
 
-export type Bill = Forecast & {
+export type CostEstimate = MeasuredCost & {
   /** What computed, in words: processor or GPU, threads, engine and precision. */
   readonly machine: string
   readonly flopsPerStep: number
@@ -210,11 +210,11 @@ export type Bill = Forecast & {
 }
 
 /** A probe takes some steps, so none is tried where one alone would take longer. */
-const PATIENCE = 45
+const MAX_PROBE_SECONDS = 45
 /** Operations a second that any machine achieves which one trains on. */
-const SLOW = 2e10
+const MIN_FLOPS = 2e10
 /** Of a process without tensors: engine, JavaScript, threads that decode. */
-const BASE = 400 * 2 ** 20
+const BASE_PROCESS_BYTES = 400 * 2 ** 20
 
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
 
@@ -223,28 +223,28 @@ const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
  * `tflops` no step is tried: the time is that of a device which achieves so many 10¹² operations a second. `limits`
  * say how many bytes and seconds a step of the probe may take; by default what is free, and 45 s.
  */
-export async function bill(
-  options: ForecastOptions & {
+export async function estimateCost(
+  options: CostProbeOptions & {
     readonly engine: Pick<EngineInfo, 'engine' | 'version' | 'device' | 'threads'>
     readonly tflops?: number
     readonly teacher?: TeacherCost
     /** Makes what learns, where steps are tried; pretraining where absent. */
-    readonly begin?: () => Promise<Learner<unknown>>
+    readonly begin?: () => Promise<Trainer<unknown>>
     readonly limits?: {readonly bytes?: number; readonly seconds?: number}
   }
-): Promise<Bill> {
+): Promise<CostEstimate> {
   const {engine, tflops, settings, plan, precision} = options
-  const sizes = sizesOf(settings, plan, precision, options.teacher)
+  const sizes = countCost(settings, plan, precision, options.teacher)
   const onCpu = engine.device === 'cpu'
   const title = onCpu ? cpuDevice().title : ((await cudaDevices()).find(({name}) => name === engine.device)?.title ?? engine.device)
   const machine = `${title}, ${onCpu ? `${engine.threads} thread${engine.threads === 1 ? '' : 's'}, ` : ''}${engine.engine} ${engine.version}, ${precision}`
   const tensors = sizes.state + sizes.copies + sizes.activations
-  const outside = BASE + settings.train.cache_mb * 2 ** 20
+  const outside = BASE_PROCESS_BYTES + settings.train.cache_mb * 2 ** 20
   const needed = tensors + (onCpu ? outside : 0)
   const free = options.limits?.bytes ?? (await freeMemory(engine.device))
-  const estimate = async (why: string, perSecond: number, where = machine): Promise<Bill> => {
+  const estimate = async (why: string, perSecond: number, where = machine): Promise<CostEstimate> => {
     const secondsPerStep = sizes.flops / perSecond
-    const secondsPerByte = await writing(options.folder, 2 ** 22)
+    const secondsPerByte = await secondsPerByteWritten(options.folder, 2 ** 22)
     const checkpoints = Math.ceil(plan.steps / settings.train.checkpoint_every)
     return {
       images: typeof options.images === 'number' ? options.images : options.images.length,
@@ -261,9 +261,9 @@ export async function bill(
         state: sizes.state,
         copies: sizes.copies,
         activations: sizes.activations,
-        base: onCpu ? BASE : undefined,
+        base: onCpu ? BASE_PROCESS_BYTES : undefined,
         tensors,
-        process: onCpu ? tensors + BASE : undefined
+        process: onCpu ? tensors + BASE_PROCESS_BYTES : undefined
       },
       machine: where,
       flopsPerStep: sizes.flops,
@@ -273,10 +273,10 @@ export async function bill(
   if (tflops !== undefined)
     return estimate(`a device that achieves ${tflops} TFLOP/s is asked about`, tflops * 1e12, `a device of ${tflops} TFLOP/s, ${precision}`)
   const roomy = free === undefined || needed <= 0.95 * free
-  const limit = options.limits?.seconds ?? PATIENCE
+  const limit = options.limits?.seconds ?? MAX_PROBE_SECONDS
   // Where even a slow processor takes the step in time, its throughput need not be known; and the probe's own memory
   // is then the highest that this process sees.
-  if (!roomy || sizes.flops > limit * SLOW) {
+  if (!roomy || sizes.flops > limit * MIN_FLOPS) {
     const perSecond = throughputOf(plan.vit, precision, {pixels: settings.crops.global_crops_size, images: plan.batch}) // no more than a step takes
     const achieved = `one block of this width achieves ${(perSecond / 1e12).toPrecision(2)} TFLOP/s here`
     if (!roomy) return estimate(`a probe would need about ${gib(needed)} and ${gib(free)} are free; ${achieved}`, perSecond)
@@ -284,5 +284,5 @@ export async function bill(
     if (each > limit) return estimate(`a step takes about ${each.toPrecision(2)} s, too long to try some; ${achieved}`, perSecond)
   }
   const learner = await options.begin?.()
-  return {...(await forecast({...options, ...(learner ? {learner} : {})})), machine, flopsPerStep: sizes.flops}
+  return {...(await probeCost({...options, ...(learner ? {learner} : {})})), machine, flopsPerStep: sizes.flops}
 }

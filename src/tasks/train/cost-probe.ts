@@ -16,12 +16,12 @@ import type {MaskSettings} from '../../data/augment/block-masks.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import {rng} from '../../tensor/random.js'
 import type {MemoryParts} from './memory-usage.js'
-import {cropSettings, freshState, pretrainLearner} from './pretrain.js'
+import {cropSettings, initState, pretrainTrainer} from './pretrain.js'
 import type {PretrainOptions} from './pretrain.js'
-import {masksOf, trainingBatches} from './training-loop.js'
-import type {Learner} from './training-loop.js'
+import {maskSettingsOf, trainingBatches} from './training-loop.js'
+import type {Trainer} from './training-loop.js'
 
-export type Forecast = {
+export type MeasuredCost = {
   readonly images: number
   readonly steps: number
   readonly parameters: number
@@ -42,9 +42,9 @@ export type Forecast = {
   readonly parts: MemoryParts
 }
 
-export type ForecastOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'precision'> & {
+export type CostProbeOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'precision'> & {
   /** What would learn, at its first step; given up to the forecast. Pretraining from random weights where absent. */
-  readonly learner?: Learner<unknown>
+  readonly learner?: Trainer<unknown>
   /** The images, or how many there would be: then noise is drawn in their place. */
   readonly images: ImageList | number
   /** A folder on the disk that checkpoints would go to; the system's temporary one if absent. */
@@ -64,12 +64,20 @@ const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
 /**
  * Takes the first steps of a run and says from them what all of it will need. Throws what reading its images throws.
  */
-export async function forecast({images, settings, plan, precision, folder, probe = PROBE, ...given}: ForecastOptions): Promise<Forecast> {
+export async function probeCost({
+  images,
+  settings,
+  plan,
+  precision,
+  folder,
+  probe = PROBE,
+  ...given
+}: CostProbeOptions): Promise<MeasuredCost> {
   const {train} = settings
   const allLearns = {...plan, headWarmup: 0} // most steps are such, and they are the dearer ones
-  const learner = given.learner ?? pretrainLearner(await freshState(settings, plan), {settings, plan: allLearns, precision})
+  const learner = given.learner ?? pretrainTrainer(await initState(settings, plan), {settings, plan: allLearns, precision})
   let [parameters, bytes] = [0, 0]
-  for (const [name, {get}] of learner.places()) {
+  for (const [name, {get}] of learner.stateDict()) {
     const {size} = get()
     bytes += 4 * size
     if (name.startsWith('student.')) parameters += size
@@ -77,7 +85,7 @@ export async function forecast({images, settings, plan, precision, folder, probe
   const count = typeof images === 'number' ? images : images.length
   const batches =
     typeof images === 'number'
-      ? noise(settings, plan.batch, masksOf(settings, plan))
+      ? noiseBatches(settings, plan.batch, maskSettingsOf(settings, plan))
       : trainingBatches({images, settings, plan, crops: cropSettings(settings)}, 0)
   const warm = Math.min(probe.warm, Math.max(1, plan.steps - 1))
   let [taken, measured, seconds, waited] = [0, 0, 0, 0]
@@ -85,7 +93,7 @@ export async function forecast({images, settings, plan, precision, folder, probe
   try {
     for await (const made of batches) {
       const begun = performance.now()
-      learner.take(made)
+      learner.step(made)
       taken++
       const slow = performance.now() - started > 1500 * probe.seconds // and not waited for
       if (taken > warm || plan.steps === 1 || (slow && taken > 1)) {
@@ -97,11 +105,11 @@ export async function forecast({images, settings, plan, precision, folder, probe
       if (measured >= probe.most || (measured >= least && seconds >= probe.seconds)) break
     }
     const parts = learner.memory!() as MemoryParts
-    const secondsPerByte = await writing(folder, Math.min(bytes, 2 ** 26))
+    const secondsPerByte = await secondsPerByteWritten(folder, Math.min(bytes, 2 ** 26))
     const checkpoints = Math.ceil(plan.steps / train.checkpoint_every)
     const secondsPerStep = seconds / Math.max(1, measured)
     const teacher = bytes / 4 // written once more at the end, its backbone twice
-    const cache = typeof images === 'number' ? 0 : await uncached(images, taken * plan.batch, train.cache_mb * 2 ** 20)
+    const cache = typeof images === 'number' ? 0 : await unfilledCacheBytes(images, taken * plan.batch, train.cache_mb * 2 ** 20)
     return {
       images: count,
       steps: plan.steps,
@@ -122,7 +130,7 @@ export async function forecast({images, settings, plan, precision, folder, probe
 }
 
 /** Batches of drawn noise, without end. */
-export async function* noise(
+export async function* noiseBatches(
   settings: PretrainOptions['settings'],
   batch: number,
   masks: MaskSettings
@@ -138,7 +146,7 @@ export async function* noise(
 }
 
 /** Bytes of decoded images that the cache will yet take after `seen` of them were met, from the sizes of a few. */
-async function uncached(images: ImageList, seen: number, most: number): Promise<number> {
+async function unfilledCacheBytes(images: ImageList, seen: number, most: number): Promise<number> {
   const few = Math.min(16, images.length)
   let [bytes, read] = [0, 0]
   for (let i = 0; i < few && most > 0; i++) {
@@ -156,7 +164,7 @@ async function uncached(images: ImageList, seen: number, most: number): Promise<
 }
 
 /** Seconds a byte of a file takes to reach a disk. */
-export async function writing(folder = tmpdir(), bytes: number): Promise<number> {
+export async function secondsPerByteWritten(folder = tmpdir(), bytes: number): Promise<number> {
   const own = await mkdtemp(join(folder, 'dinov2-forecast-'))
   try {
     const begun = performance.now()

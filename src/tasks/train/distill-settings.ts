@@ -11,7 +11,7 @@ import {basename, extname} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {ResolvedSettings} from '../../config/settings.js'
 import {valueOf} from './init-weights.js'
-import type {Origin} from './init-weights.js'
+import type {WeightsOrigin} from './init-weights.js'
 import type {TeacherPlan} from './teacher.js'
 
 type With = (resolved: ResolvedSettings, path: string, value: unknown, source: string) => ResolvedSettings
@@ -29,10 +29,10 @@ const isSet = ({sources}: ResolvedSettings, path: string): boolean => (sources.g
  * Settings for a student of this teacher. Throws a `UserError` (exit 2): no student is described; prototypes are set
  * that are not the teacher's.
  */
-export function taught(
+export function settingsForStudent(
   resolved: ResolvedSettings,
   {path, heads, vit}: TeacherPlan,
-  run: Origin['settings'],
+  run: WeightsOrigin['settings'],
   withSetting: With
 ): ResolvedSettings {
   let next = resolved
@@ -87,7 +87,7 @@ export type StudentFile = {
  * The settings of one of several students: the shared ones, with its own above them. Throws a `UserError` (exit 2)
  * where its file asks for other batches or crops than the rest.
  */
-export function studentOf(shared: ResolvedSettings, {name, given}: StudentFile, withSetting: With): ResolvedSettings {
+export function settingsBesideOthers(shared: ResolvedSettings, {name, given}: StudentFile, withSetting: With): ResolvedSettings {
   let next = shared
   const apart: string[] = []
   for (const {path, value, source: from} of given) {

@@ -25,12 +25,12 @@ import {type Tensor, dispose, tidy, zerosLike} from '../../tensor/tf.js'
 import {flat} from '../../tensor/tree.js'
 import {autoBatch} from './auto-batch.js'
 import type {AutoBatch} from './auto-batch.js'
-import {bill} from './cost-estimate.js'
-import type {Bill, TeacherCost} from './cost-estimate.js'
+import {estimateCost} from './cost-estimate.js'
+import type {CostEstimate, TeacherCost} from './cost-estimate.js'
 import {featureStep} from './feature-distill-step.js'
 import type {FeatureReport} from './feature-distill-step.js'
 import {memoryParts} from './memory-usage.js'
-import {explain} from './non-finite.js'
+import {explainNonFinite} from './non-finite.js'
 import {onlineEval} from './online-eval.js'
 import type {OnlineEvalOptions} from './online-eval.js'
 import {
@@ -38,20 +38,20 @@ import {
   cropSettings,
   freeBatch,
   freeState,
-  freshState,
-  measuredOf,
-  normsOf,
+  initState,
+  stepMeasurements,
+  gradNormMetrics,
   ratesAt,
-  ratesShown,
-  statePlaces,
+  scheduleMetrics,
+  stateDict,
   stepBatch,
   stepSettings
 } from './pretrain.js'
 import {runTraining, trainingBatches} from './training-loop.js'
-import type {Evaluation, Learner, RunEvent, RunOptions} from './training-loop.js'
-import {Lessons, loadTeacher, sideFor} from './teacher.js'
+import type {Evaluation, Trainer, RunEvent, RunOptions} from './training-loop.js'
+import {TeacherTargetCache, loadTeacher, teacherCropSide} from './teacher.js'
 import type {Teacher, TeacherPlan} from './teacher.js'
-import {trainStep, wholeBatch} from './train-step.js'
+import {trainStep, withAllPatchesInLoss} from './train-step.js'
 import type {StepReport, TrainState} from './train-step.js'
 
 export type DistillReport = StepReport | FeatureReport
@@ -68,7 +68,7 @@ export type Student = {
 
 export type DistillOptions = Pick<
   RunOptions,
-  'images' | 'version' | 'resume' | 'force' | 'acceptChanges' | 'signal' | 'onRejected' | 'goOn'
+  'images' | 'version' | 'resume' | 'force' | 'acceptChanges' | 'signal' | 'onRejected' | 'shouldContinue'
 > & {
   readonly teacher: Teacher
   readonly students: readonly Student[]
@@ -89,12 +89,12 @@ export type DistillEvent = {readonly student: number; readonly event: RunEvent<D
  */
 export function teacherSide({distill, crops}: Settings, {path, vit}: Pick<TeacherPlan, 'path' | 'vit'>): number {
   const asked = distill.teacher_crops_size
-  if (asked === 0) return sideFor(crops.global_crops_size, vit)
+  if (asked === 0) return teacherCropSide(crops.global_crops_size, vit)
   if (asked % vit.patch === 0) return asked
   throw new UserError(`distill.teacher_crops_size ${asked} is not a multiple of the patch of the teacher ${path}, ${vit.patch} pixels.`, {
     exit: 2,
     code: 'SETTINGS',
-    hint: `Try ${sideFor(asked, vit)}.`
+    hint: `Try ${teacherCropSide(asked, vit)}.`
   })
 }
 
@@ -102,7 +102,7 @@ export function teacherSide({distill, crops}: Settings, {path, vit}: Pick<Teache
  * What stands between a student and its teacher and is bridged, in sentences; none where they look at the same
  * patches.
  */
-export function bridges(settings: Settings, {vit}: Derived, teacher: TeacherPlan): string[] {
+export function describeTeacherMismatch(settings: Settings, {vit}: Derived, teacher: TeacherPlan): string[] {
   const [own, side] = [settings.crops.global_crops_size, teacherSide(settings, teacher)]
   const M = side / teacher.vit.patch
   return [
@@ -115,10 +115,10 @@ export function bridges(settings: Settings, {vit}: Derived, teacher: TeacherPlan
 }
 
 /** A student at step 0: backbone, and heads or projectors; its average alike. */
-async function freshStudent(settings: Settings, plan: Derived, teacher: TeacherPlan): Promise<TrainState> {
-  if (teacher.heads) return freshState(settings, plan)
+async function initStudent(settings: Settings, plan: Derived, teacher: TeacherPlan): Promise<TrainState> {
+  if (teacher.heads) return initState(settings, plan)
   const none = {layers: 1, hidden: 1, bottleneck: 1, prototypes: 2} // no heads here: the smallest, which are let go
-  const state = await freshState(settings, {...plan, dinoHead: none, ibotHead: undefined})
+  const state = await initState(settings, {...plan, dinoHead: none, ibotHead: undefined})
   const [from, to, seed] = [plan.vit.width, teacher.vit.width, settings.train.seed]
   const projectors = flat({
     cls_projector: initProjector(from, to, seed, 'cls_projector'),
@@ -140,25 +140,25 @@ async function freshStudent(settings: Settings, plan: Derived, teacher: TeacherP
 }
 
 /** A student as something that learns; `state` is given up to it. It asks `lessons` once a step. */
-function distillLearner(
+function distillTrainer(
   state: TrainState,
-  lessons: Lessons,
+  lessons: TeacherTargetCache,
   {settings, plan, precision}: {readonly settings: Settings; readonly plan: Derived; readonly precision: Precision}
-): Learner<DistillReport> {
+): Trainer<DistillReport> {
   const fixed = stepSettings(settings, plan, precision)
   const crops = cropSettings(settings)
   const grid = plan.vit.grid
   const byHeads = lessons.teacher.heads !== undefined
   return {
-    get step() {
+    get stepsTaken() {
       return state.step
     },
-    places: () => statePlaces(state),
-    resumeAt(step) {
+    stateDict: () => stateDict(state),
+    setStep(step) {
       state = {...state, step}
     },
-    take(made) {
-      const whole = unmasked(made, 2 * plan.batch, grid * grid)
+    step(made) {
+      const whole = unmaskedBatch(made, 2 * plan.batch, grid * grid)
       const none = {indices: new Int32Array(0), weights: new Float32Array(0)} // a loss of no weight is not computed
       const batch = stepBatch(
         byHeads && settings.ibot.loss_weight === 0 ? {...whole, ...none} : whole,
@@ -174,7 +174,7 @@ function distillLearner(
             lessons.targets(made.step, parts, grid, widths, rates, fixed)
           )
           state = stepped.state
-          return {report: stepped.report, measured: measuredOf(stepped.report), rates: ratesShown(rates)}
+          return {report: stepped.report, measured: stepMeasurements(stepped.report), rates: scheduleMetrics(rates)}
         }
         const {huber} = settings.distill
         let done = (): void => undefined
@@ -186,12 +186,12 @@ function distillLearner(
         done()
         state = stepped.state
         const {losses, clsCosine} = stepped.report
-        const {teacher_temp: _, last_layer_lr: _last, ...shown} = ratesShown(rates)
+        const {teacher_temp: _, last_layer_lr: _last, ...shown} = scheduleMetrics(rates)
         return {
           report: stepped.report,
           measured: {
             ...losses,
-            ...normsOf(stepped.report),
+            ...gradNormMetrics(stepped.report),
             cls_cosine: clsCosine
           },
           rates: shown
@@ -201,7 +201,7 @@ function distillLearner(
       }
     },
     explain: (error, {globals}) => {
-      const found = explain(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision})
+      const found = explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision})
       return {...found, layer: found.layer.replace('of the teacher', 'of the student’s average')}
     },
     model: () => state.teacher,
@@ -214,11 +214,11 @@ function distillLearner(
  * The grid of patches on which a student wants targets; 0 where it takes no loss on them. Features are always handed
  * on for both.
  */
-const gridFor = ({ibot}: Settings, {vit}: Derived, {heads}: TeacherPlan): number => (heads && ibot.loss_weight === 0 ? 0 : vit.grid)
+const patchTargetGrid = ({ibot}: Settings, {vit}: Derived, {heads}: TeacherPlan): number => (heads && ibot.loss_weight === 0 ? 0 : vit.grid)
 
 /** A batch with nothing masked and all patches in the patch loss. */
-const unmasked = (made: CropBatch, crops: number, patches: number): CropBatch =>
-  wholeBatch({...made, masks: new Uint8Array(crops * patches)}, crops, patches)
+const unmaskedBatch = (made: CropBatch, crops: number, patches: number): CropBatch =>
+  withAllPatchesInLoss({...made, masks: new Uint8Array(crops * patches)}, crops, patches)
 
 /**
  * Teaches all students to the end of their plans, or until `signal` aborts or `goOn` says no. The teacher stays the
@@ -230,9 +230,9 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   const {teacher, students, precision, engine, images, signal, onRejected} = options
   const first = students[0]!
   const crops = cropSettings(first.settings)
-  const lessons = new Lessons(
+  const lessons = new TeacherTargetCache(
     teacher,
-    students.map(({settings, plan}) => gridFor(settings, plan, teacher)),
+    students.map(({settings, plan}) => patchTargetGrid(settings, plan, teacher)),
     teacherSide(first.settings, teacher)
   )
   const computing = computingOf(precision, engine)
@@ -248,24 +248,24 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   try {
     for (const student of students) {
       const {settings, plan} = student
-      const learner = distillLearner(await freshStudent(settings, plan, teacher), lessons, {settings, plan, precision})
+      const learner = distillTrainer(await initStudent(settings, plan, teacher), lessons, {settings, plan, precision})
       runs.push(
         runTraining(learner, {
           ...options,
           ...student,
           crops,
           computing,
-          taughtBy: teacher.fingerprint,
+          teacherFingerprint: teacher.fingerprint,
           signal: stop.signal,
           batches: start => shared.from(start)
         })
       )
     }
     const told = new Set<number>()
-    for await (const event of inStep(runs, lessons, () => stop.abort())) {
+    for await (const event of interleaveRuns(runs, lessons, () => stop.abort())) {
       if (options.teacherScores && event.event.kind === 'step' && !told.has(event.student)) {
         told.add(event.student)
-        await keepTeacher(students[event.student]!.run, teacher, options.teacherScores)
+        await writeTeacherScores(students[event.student]!.run, teacher, options.teacherScores)
       }
       yield event
     }
@@ -277,7 +277,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
 }
 
 /** Writes `teacher.json` of a run folder: which teacher it was, and its scores. */
-const keepTeacher = async (run: string, {path, parameters}: Teacher, scores: Readonly<Record<string, number>>): Promise<void> =>
+const writeTeacherScores = async (run: string, {path, parameters}: Teacher, scores: Readonly<Record<string, number>>): Promise<void> =>
   atomicFile(
     join(run, runNames.teacher),
     async file => writeFile(file, `${JSON.stringify({teacher: path, parameters, ...scores}, null, 2)}\n`),
@@ -287,9 +287,9 @@ const keepTeacher = async (run: string, {path, parameters}: Teacher, scores: Rea
   )
 
 /** Pulls the runs so that none takes a step before all have taken the one before it. */
-async function* inStep(
+async function* interleaveRuns(
   runs: readonly AsyncGenerator<RunEvent<DistillReport>>[],
-  lessons: Lessons,
+  lessons: TeacherTargetCache,
   stopAll: () => void
 ): AsyncGenerator<DistillEvent> {
   const steps = new Map(runs.map((_, i) => [i, -1]))
@@ -335,11 +335,11 @@ export async function batchForStudent(
   return autoBatch(settings, {
     ...options,
     learn: async (own, plan, precision) => {
-      const lessons = new Lessons(teacher, [gridFor(own, plan, teacher)], teacherSide(own, teacher))
-      const learner = distillLearner(await freshStudent(own, plan, teacher), lessons, {settings: own, plan, precision})
+      const lessons = new TeacherTargetCache(teacher, [patchTargetGrid(own, plan, teacher)], teacherSide(own, teacher))
+      const learner = distillTrainer(await initStudent(own, plan, teacher), lessons, {settings: own, plan, precision})
       return {
         ...learner,
-        step: 0,
+        stepsTaken: 0,
         dispose: () => {
           learner.dispose()
           lessons.dispose()
@@ -350,7 +350,7 @@ export async function batchForStudent(
 }
 
 /** What a teacher costs in a forecast. */
-const costOf = (settings: Settings, precision: Precision, plan: TeacherPlan): TeacherCost => ({
+const teacherCost = (settings: Settings, precision: Precision, plan: TeacherPlan): TeacherCost => ({
   vit: plan.vit,
   heads: plan.heads,
   side: teacherSide(settings, plan),
@@ -361,21 +361,21 @@ const costOf = (settings: Settings, precision: Precision, plan: TeacherPlan): Te
  * What teaching one student will need, as `bill`: tried where it fits, else counted. The teacher is loaded only where
  * steps are tried, and let go.
  */
-export async function billOfDistillation({
+export async function estimateDistillCost({
   teacher: known,
   ...options
-}: Omit<Parameters<typeof bill>[0], 'begin' | 'teacher'> & {readonly teacher: TeacherPlan}): Promise<Bill> {
+}: Omit<Parameters<typeof estimateCost>[0], 'begin' | 'teacher'> & {readonly teacher: TeacherPlan}): Promise<CostEstimate> {
   const {settings, plan, precision} = options
-  const opened: {teacher: Teacher; lessons: Lessons}[] = []
+  const opened: {teacher: Teacher; lessons: TeacherTargetCache}[] = []
   try {
-    return await bill({
+    return await estimateCost({
       ...options,
-      teacher: costOf(settings, precision, known),
+      teacher: teacherCost(settings, precision, known),
       begin: async () => {
         const teacher = await loadTeacher(known, precision)
-        const lessons = new Lessons(teacher, [gridFor(settings, plan, teacher)], teacherSide(settings, teacher))
+        const lessons = new TeacherTargetCache(teacher, [patchTargetGrid(settings, plan, teacher)], teacherSide(settings, teacher))
         opened.push({teacher, lessons})
-        return distillLearner(await freshStudent(settings, plan, teacher), lessons, options)
+        return distillTrainer(await initStudent(settings, plan, teacher), lessons, options)
       }
     })
   } finally {

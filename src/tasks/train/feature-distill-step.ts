@@ -6,7 +6,7 @@
  * No tape, as in `train-step.ts`. B images, b of them in a part, N patches, C width of the student, D of the teacher.
  */
 import {featureLoss} from '../../loss/feature.js'
-import {koleo} from '../../loss/koleo.js'
+import {koleoLoss} from '../../loss/koleo.js'
 import {unit} from '../../model/head.js'
 import {backwardTrain, computeCopy, forwardTrain} from '../../model/vit.js'
 import type {View, Vit} from '../../model/vit.js'
@@ -19,8 +19,8 @@ import {addRows, takeRows} from '../../tensor/ops/rows.js'
 import {add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flat, grow, leaves} from '../../tensor/tree.js'
-import {partsOf, rowNumbers, update, withoutMaskToken} from './train-step.js'
-import type {LazyBatch, Part, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
+import {splitBatch, tokenRows, applyGradients, deleteMaskTokenGradient} from './train-step.js'
+import type {LazyBatch, BatchPart, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
 import type {FeatureTargets} from './teacher.js'
 
 /** A student that learns features: its backbone, and a layer to the teacher's width for each kind of token. */
@@ -53,20 +53,20 @@ export function featureStep(
   batch: StepBatch | LazyBatch,
   rates: StepRates,
   settings: FeatureSettings,
-  teach: (parts: readonly Part[]) => FeatureTargets
+  teach: (parts: readonly BatchPart[]) => FeatureTargets
 ): {state: TrainState; report: FeatureReport} {
-  const parts = partsOf(batch, settings.accumulate ?? 1)
+  const parts = splitBatch(batch, settings.accumulate ?? 1)
   const {grads, report} = featureGradients(grow<FeatureNetwork>(state.student), parts, teach(parts), settings)
   dispose(parts.map(({masks}) => masks))
-  withoutMaskToken(grads)
-  const {state: next, gradNorms} = update(state, grads, report.losses, rates, settings)
+  deleteMaskTokenGradient(grads)
+  const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings)
   return {state: next, report: {...report, gradNorms}}
 }
 
 /** Losses and the gradient of every parameter of a student, by path, for the given targets of a batch in parts. */
 export function featureGradients(
   student: FeatureNetwork,
-  parts: readonly Part[],
+  parts: readonly BatchPart[],
   targets: FeatureTargets,
   settings: FeatureSettings
 ): {grads: Named; report: Omit<FeatureReport, 'gradNorms'>} {
@@ -107,7 +107,7 @@ const low = ({weight, bias}: Linear, precision: StepSettings['precision']): Line
 function addPart(
   params: Vit,
   layers: {cls: Linear; patch: Linear},
-  part: Part,
+  part: BatchPart,
   {B, done}: {B: number; done: number},
   targets: FeatureTargets,
   {vit, dinoWeight, ibotWeight, koleoWeight, huber, memory = 'fast'}: FeatureSettings,
@@ -119,7 +119,7 @@ function addPart(
   const options = Array.from({length: vit.depth}, () => ({heads: vit.heads}))
   const {y, trace} = forwardTrain(params, [view], vit, options, memory)
   const N = part.masks.shape[1]
-  const {cls, patches} = rowNumbers(
+  const {cls, patches} = tokenRows(
     view,
     vit,
     Int32Array.from({length: 2 * b * N}, (_, i) => i)
@@ -139,7 +139,7 @@ function addPart(
     const ofCls = through(cls, layers.cls, own(targets.cls, 1), dinoWeight)
     const ofPatches = through(patches, layers.patch, own(targets.patches, N), ibotWeight)
     const by = koleoWeight * (b / B)
-    const spread = [0, 1].map(crop => koleo(slice(ofCls.x, [crop * b, 0], [b, -1])))
+    const spread = [0, 1].map(crop => koleoLoss(slice(ofCls.x, [crop * b, 0], [b, -1])))
     const dcls = by === 0 ? ofCls.dx : add<Tensor2D>(ofCls.dx, mul(concat(spread.map(({gradient}) => gradient)), by))
     const at = tensor1d(Int32Array.from([...cls, ...patches]), 'int32')
     return {

@@ -8,7 +8,7 @@
  */
 
 /** Means over a few lines of metrics; what a run does not measure is left out. */
-export type Signs = {
+export type HealthMetrics = {
   /** Sum of the DINO losses over local and global crops, as weighted. */
   readonly loss?: number | undefined
   /** Mean entropy of the teacher's targets in nats. */
@@ -19,7 +19,7 @@ export type Signs = {
 
 export type Scale = {readonly prototypes: number; /** Weight of the DINO loss. */ readonly weight: number}
 
-export type Symptom = {
+export type HealthProblem = {
   readonly cause: 'alike' | 'one prototype' | 'uniform' | 'flat targets' | 'sharp targets'
   /** Whether the run has come to nothing (status 6), or may still turn. */
   readonly fatal: boolean
@@ -46,9 +46,9 @@ export const limits = {
 } as const
 
 /** What is wrong, worst first; empty where nothing is. */
-export function symptoms({loss, entropy, cosine}: Signs, {prototypes, weight}: Scale): Symptom[] {
+export function healthChecks({loss, entropy, cosine}: HealthMetrics, {prototypes, weight}: Scale): HealthProblem[] {
   const uniform = Math.log(prototypes)
-  const found: Symptom[] = []
+  const found: HealthProblem[] = []
   if (cosine !== undefined && cosine > limits.alike)
     found.push({
       cause: 'alike',
@@ -99,7 +99,7 @@ const meanOf = (lines: readonly Line[], name: string): number | undefined => {
 }
 
 /** The signs in some lines of `metrics.jsonl`. */
-function signsOf(lines: readonly Line[]): Signs {
+function healthMetricsOf(lines: readonly Line[]): HealthMetrics {
   const [local, global] = [meanOf(lines, 'dino_local'), meanOf(lines, 'dino_global')]
   return {
     loss: local === undefined && global === undefined ? undefined : (local ?? 0) + (global ?? 0),
@@ -109,9 +109,9 @@ function signsOf(lines: readonly Line[]): Signs {
 }
 
 /** Says how a run went, from its last lines of metrics. */
-export function judge(lines: readonly Line[], scale: Scale): Health {
-  const signs = signsOf(lines)
-  const worst = symptoms(signs, scale).find(({fatal}) => fatal)
+export function assessHealth(lines: readonly Line[], scale: Scale): Health {
+  const signs = healthMetricsOf(lines)
+  const worst = healthChecks(signs, scale).find(({fatal}) => fatal)
   if (worst) return {healthy: false, words: worst.words}
   const {loss, cosine} = signs
   const parts = [
@@ -124,13 +124,13 @@ export function judge(lines: readonly Line[], scale: Scale): Health {
 }
 
 /** Lines of metrics that a verdict looks at: the noise of a single one must not decide. */
-export const judged = 5
+export const windowSize = 5
 
 /** Lines among which a burst of gradients stands out. */
-const usualLines = 20
+const burstWindow = 20
 
 /** Looks at the lines of a run as they come and warns once of each cause. */
-export class Watch {
+export class HealthWatch {
   readonly #lines: Line[] = []
   readonly #told = new Set<string>()
 
@@ -152,29 +152,29 @@ export class Watch {
       if (!name.startsWith('grad_norm')) continue
       const before = this.#lines.flatMap(({[name]: value}) => (value === undefined ? [] : [value])).sort((a, b) => a - b)
       const usual = before[Math.floor(before.length / 2)]
-      if (usual !== undefined && before.length >= usualLines / 2 && norm > limits.burst * usual)
+      if (usual !== undefined && before.length >= burstWindow / 2 && norm > limits.burst * usual)
         tell(
           name,
           `${name} is ${norm.toPrecision(3)}, ${Math.round(norm / usual)} times its usual size; if it lasts, lower optim.base_lr or lengthen optim.warmup_epochs`
         )
     }
     this.#lines.push(line)
-    if (this.#lines.length > usualLines) this.#lines.shift()
-    const recent = this.#lines.slice(-judged)
-    if (recent.length < judged) return said
+    if (this.#lines.length > burstWindow) this.#lines.shift()
+    const recent = this.#lines.slice(-windowSize)
+    if (recent.length < windowSize) return said
     const waiting = meanOf(recent, 'data_wait') ?? 0
     if (waiting > limits.muchWaiting)
       tell(
         'waiting',
         `${Math.round(100 * waiting)} % of the time is lost waiting for images; more train.workers, smaller files or a larger train.cache_mb would help`
       )
-    if (recent[0]!['step']! > this.from) for (const {cause, words} of symptoms(signsOf(recent), this.scale)) tell(cause, words)
+    if (recent[0]!['step']! > this.from) for (const {cause, words} of healthChecks(healthMetricsOf(recent), this.scale)) tell(cause, words)
     return said
   }
 }
 
 /** What features were worth before the first step and after the last one. */
-export type Worth = {
+export type Improvement = {
   readonly before: Readonly<Record<string, number>>
   readonly after: Readonly<Record<string, number>>
   readonly fell: boolean
@@ -184,7 +184,9 @@ export type Worth = {
 /**
  * Holds the nearest-neighbour scores (`knn_10`, …) of step 0 against the latest; undefined where there are not both.
  */
-export function worthOf(lines: readonly {readonly step: number; readonly values: ReadonlyMap<string, number>}[]): Worth | undefined {
+export function improvementOf(
+  lines: readonly {readonly step: number; readonly values: ReadonlyMap<string, number>}[]
+): Improvement | undefined {
   const scored = lines.filter(({values}) => [...values.keys()].some(name => name.startsWith('knn_')))
   const [first, last] = [scored.find(({step}) => step === 0), scored.at(-1)]
   if (!first || !last || last.step === 0) return undefined

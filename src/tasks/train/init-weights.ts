@@ -28,7 +28,7 @@ import {flat, free, grow} from '../../tensor/tree.js'
 type HeadName = 'dino_head' | 'ibot_head'
 export type OriginHeads = {readonly dino_head?: HeadSize; readonly ibot_head?: HeadSize}
 
-export type Origin = {
+export type WeightsOrigin = {
   /**
    * Where the weights are, as the settings of the run name them: a path from the root, or the name of a released
    * model.
@@ -43,7 +43,7 @@ export type Origin = {
 type Sections = Readonly<Record<string, Readonly<Record<string, unknown>>>>
 
 /** A path that means the same from every folder; what is no path here is the name of a released model. */
-export const lasting = async (path: string): Promise<string> => ((await stat(path).catch(() => undefined)) ? resolve(path) : path)
+export const canonicalPath = async (path: string): Promise<string> => ((await stat(path).catch(() => undefined)) ? resolve(path) : path)
 
 /**
  * Sizes of the heads of a file, by the shapes of their layers; a head that lacks something, or is for another width,
@@ -70,7 +70,7 @@ export function headsOf({heads}: Pick<Checkpoint, 'heads'>, width: number): Orig
  * Reads the headers of weights. `settingsOf` reads a `config.yaml` of a run; what it throws counts as not known.
  * Throws as `openBackbone`: nothing there, damaged, or no backbone.
  */
-export async function readOrigin(path: string, settingsOf: (configFile: string) => Sections): Promise<Origin> {
+export async function readOrigin(path: string, settingsOf: (configFile: string) => Sections): Promise<WeightsOrigin> {
   const {config, checkpoint} = await openBackbone(path)
   await checkpoint.close()
   let settings: Sections | undefined
@@ -82,7 +82,7 @@ export async function readOrigin(path: string, settingsOf: (configFile: string) 
   } catch {
     settings = undefined // of another version, or no run at all: shapes tell enough
   }
-  return {path: await lasting(path), config, heads: headsOf(checkpoint, config.width), settings}
+  return {path: await canonicalPath(path), config, heads: headsOf(checkpoint, config.width), settings}
 }
 
 const sizes: Readonly<Record<string, readonly [width: number, depth: number, heads: number]>> = {
@@ -96,24 +96,24 @@ const sizes: Readonly<Record<string, readonly [width: number, depth: number, hea
 const inherited = /^(dino|ibot|teacher|crops|student)\.|^train\.centering$|^optim\.weight_decay(_end)?$/
 const chosen = new Set(['optim.base_lr', 'optim.layerwise_decay', 'optim.head_warmup_epochs'])
 /** The settings that weights may decide where nobody did. */
-export const decided = (path: string): boolean => path !== 'student.pretrained_weights' && (inherited.test(path) || chosen.has(path))
+export const isInferable = (path: string): boolean => path !== 'student.pretrained_weights' && (inherited.test(path) || chosen.has(path))
 
 /**
  * Highest learning rate for 1024 images with which weights of unknown making are gone on with: a tenth of that for
  * random ones.
  */
-const gentle = 4e-4
+const GENTLE_LR = 4e-4
 
 /** How the released models were made (paper, table 16), for weights that do not say it of themselves. */
-const published: readonly (readonly [path: string, value: unknown])[] = [
+const PUBLISHED_SETTINGS: readonly (readonly [path: string, value: unknown])[] = [
   ['train.centering', 'sinkhorn_knopp'],
   ['teacher.momentum_teacher', 0.994],
   ['optim.weight_decay_end', 0.2]
 ]
 
 /** What the weights decide, by setting, given what was set: `isSet` and `value` look into the settings in force. */
-function suggested(
-  {config, heads, settings}: Origin,
+function inferSettings(
+  {config, heads, settings}: WeightsOrigin,
   isSet: (path: string) => boolean,
   value: (path: string) => unknown
 ): Map<string, unknown> {
@@ -127,7 +127,7 @@ function suggested(
       if (inherited.test(path) && path !== 'student.pretrained_weights') suggest(path, wanted)
     }
 
-  if (!settings) for (const [path, wanted] of published) suggest(path, wanted)
+  if (!settings) for (const [path, wanted] of PUBLISHED_SETTINGS) suggest(path, wanted)
 
   const {width, depth, patch, ffn, registers, grid, layerScale} = config
   const own = {embed_dim: width, depth, num_heads: config.heads}
@@ -173,14 +173,14 @@ function suggested(
 
   const before = settings?.['optim']?.['base_lr']
   const lowered = settings?.['student']?.['pretrained_weights'] !== '' // it was itself gone on with
-  suggest('optim.base_lr', typeof before !== 'number' ? gentle : lowered ? before : Number((before / 10).toPrecision(6)))
+  suggest('optim.base_lr', typeof before !== 'number' ? GENTLE_LR : lowered ? before : Number((before / 10).toPrecision(6)))
   suggest('optim.layerwise_decay', 0.9)
   return found
 }
 
 /** The settings with what the weights decide filled in, `source` as its origin. `set` is `withSetting`. */
-export function settingsFrom(
-  origin: Origin,
+export function withInferredSettings(
+  origin: WeightsOrigin,
   resolved: ResolvedSettings,
   source: string,
   set: (resolved: ResolvedSettings, path: string, value: unknown, source: string) => ResolvedSettings
@@ -188,10 +188,10 @@ export function settingsFrom(
   let next = resolved
   const value = (path: string): unknown => valueOf(next, path)
   const isSet = (path: string): boolean => next.sources.get(path) !== 'default'
-  for (const [path, wanted] of suggested(origin, isSet, value))
+  for (const [path, wanted] of inferSettings(origin, isSet, value))
     if (next.sources.has(path) && wanted !== undefined) next = set(next, path, wanted, source)
   const {settings} = next
-  const fresh = freshHeads(origin.heads, headSizes(settings))
+  const fresh = newHeads(origin.heads, headSizes(settings))
   if (fresh.length > 0 && !isSet('optim.head_warmup_epochs'))
     next = set(next, 'optim.head_warmup_epochs', Number((settings.optim.epochs / 20).toPrecision(6)), source)
   return next
@@ -203,7 +203,7 @@ export const valueOf = ({settings}: ResolvedSettings, path: string): unknown => 
 }
 
 /** The heads of a run that its weights do not have in that size, each with the reason. */
-function freshHeads(there: OriginHeads, {dinoHead, ibotHead}: Pick<Derived, 'dinoHead' | 'ibotHead'>): {name: HeadName; why: string}[] {
+function newHeads(there: OriginHeads, {dinoHead, ibotHead}: Pick<Derived, 'dinoHead' | 'ibotHead'>): {name: HeadName; why: string}[] {
   const wanted = [['dino_head', dinoHead] as const, ...(ibotHead ? [['ibot_head', ibotHead] as const] : [])]
   return wanted.flatMap(([name, here]) => {
     const found = there[name]
@@ -214,7 +214,7 @@ function freshHeads(there: OriginHeads, {dinoHead, ibotHead}: Pick<Derived, 'din
 }
 
 /** Throws a `UserError` of status 2 with all differences that no resampling bridges. */
-export function refuseMisfit(path: string, from: VitConfig, to: Architecture): void {
+export function assertCompatible(path: string, from: VitConfig, to: Architecture): void {
   const wrong = obstacles(from, to)
   if (wrong.length === 0) return
   throw new UserError(`student.pretrained_weights ${path} does not fit the settings: ${wrong.join('; ')}.`, {
@@ -225,14 +225,14 @@ export function refuseMisfit(path: string, from: VitConfig, to: Architecture): v
 }
 
 /** What is done to the weights on the way into a run, as sentences. Throws as `refuseMisfit`. */
-export function bridge(
-  {path, config, heads}: Origin,
+export function describeStart(
+  {path, config, heads}: WeightsOrigin,
   vit: Architecture,
   plan: Pick<Derived, 'dinoHead' | 'ibotHead' | 'headWarmup'>
 ): string[] {
-  refuseMisfit(path, config, vit)
+  assertCompatible(path, config, vit)
   const {width, depth, patch, grid} = config
-  const fresh = freshHeads(heads, plan)
+  const fresh = newHeads(heads, plan)
   const spoken = fresh.map(({name, why}) => `${name} is new (${why})`)
   const rest = plan.headWarmup > 0 ? `; for ${plan.headWarmup} steps the heads learn and the backbone stands still` : ''
   return [
@@ -252,10 +252,10 @@ export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dino
   const read: [string, Tensor][] = []
   const heads: Named = new Map()
   try {
-    refuseMisfit(path, config, vit)
+    assertCompatible(path, config, vit)
     for await (const {name, shape, data} of readBackbone(config, checkpoint)) read.push([name, tensor(data, shape as number[])])
     const there = headsOf(checkpoint, config.width)
-    const fresh = new Set(freshHeads(there, plan).map(({name}) => name))
+    const fresh = new Set(newHeads(there, plan).map(({name}) => name))
     for (const [name, entry] of checkpoint.heads) {
       const head = name.split('.')[0] as HeadName
       if (!there[head] || fresh.has(head) || (head === 'ibot_head' && !plan.ibotHead)) continue

@@ -45,7 +45,7 @@ export const stateBytes = ({student, teacher, moments, centers}: TrainState): nu
   [student, teacher, moments.m, moments.v, new Map(Object.entries(centers ?? {}))].reduce((sum, named) => sum + bytesOf(named), 0)
 
 /** Bytes of the student's compute copies: linear layers where they are narrower than the state, and prototypes. */
-function copyBytes(student: Named, precision: Precision): number {
+function castBytes(student: Named, precision: Precision): number {
   let bytes = 0
   for (const [name, {size}] of student) {
     const linear = /\.(qkv|proj|fc1|fc2|w12|w3)\.|_head\.mlp\./.test(name)
@@ -58,7 +58,7 @@ function copyBytes(student: Named, precision: Precision): number {
 /** The parts, at the highest point so far. */
 export function memoryParts(state: TrainState, precision: Precision): MemoryParts {
   const {peak} = memory() as {peak?: number}
-  const [own, copies, whole] = [stateBytes(state), copyBytes(state.student, precision), peakOfProcess()]
+  const [own, copies, whole] = [stateBytes(state), castBytes(state.student, precision), peakOfProcess()]
   return {
     state: own,
     copies,

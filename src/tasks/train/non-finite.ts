@@ -24,17 +24,17 @@ export class NotFiniteStep extends Error {
     /** Parameters whose gradient is not finite, in the order of the forward pass. */
     readonly gradients: readonly string[]
   ) {
-    super(`not finite: ${sickOf({losses, gradNorms}).join(', ')}`)
+    super(`not finite: ${nonFiniteTerms({losses, gradNorms}).join(', ')}`)
   }
 }
 
-const sickOf = ({losses, gradNorms}: Pick<NotFiniteStep, 'losses' | 'gradNorms'>): string[] =>
+const nonFiniteTerms = ({losses, gradNorms}: Pick<NotFiniteStep, 'losses' | 'gradNorms'>): string[] =>
   [...Object.entries(losses), ...Object.entries(gradNorms).map(([name, norm]) => [`the gradient of ${name}`, norm] as const)].flatMap(
     ([name, value]) => (Number.isFinite(value) ? [] : [`${name} is ${value}`])
   )
 
 /** Names of the tensors that hold a number that is not finite. */
-export const notFiniteIn = (named: Iterable<readonly [string, Tensor]>): string[] => {
+export const nonFiniteTensors = (named: Iterable<readonly [string, Tensor]>): string[] => {
   const found: string[] = []
   for (const [name, leaf] of named) {
     const nothing = tidy(() => sum(mul(leaf, 0)))
@@ -48,13 +48,13 @@ export const notFiniteIn = (named: Iterable<readonly [string, Tensor]>): string[
  * What is wrong with a step whose gradients are there and not yet applied; undefined where all is finite. Nothing is
  * freed.
  */
-export function notFiniteStep(
+export function checkFinite(
   losses: Readonly<Record<string, number>>,
   gradNorms: Readonly<Record<string, number>>,
   grads: ReadonlyMap<string, Tensor>
 ): NotFiniteStep | undefined {
   if ([...Object.values(losses), ...Object.values(gradNorms)].every(Number.isFinite)) return undefined
-  return new NotFiniteStep(losses, gradNorms, notFiniteIn(grads))
+  return new NotFiniteStep(losses, gradNorms, nonFiniteTensors(grads))
 }
 
 /** How large the numbers of a layer became; `largest` is null where they are not finite. */
@@ -78,7 +78,7 @@ export type Explanation = {
  * Looks for the layer where a step stopped being finite. `globals` [n, G, G, 3] bytes: the large crops. Passes a few
  * images at a time, so that it needs less memory than a step. Leaves nothing in the engine.
  */
-export function explain(
+export function explainNonFinite(
   error: NotFiniteStep,
   {student, teacher}: {readonly student: Named; readonly teacher: Named},
   {
@@ -105,7 +105,7 @@ export function explain(
     return 'the projection head'
   }
   return {
-    terms: sickOf(error),
+    terms: nonFiniteTerms(error),
     layer: began(),
     losses: error.losses,
     gradNorms: error.gradNorms,

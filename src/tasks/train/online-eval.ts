@@ -84,7 +84,7 @@ async function decode(inputs: readonly string[], options: OnlineEvalOptions): Pr
   return {pixels, labels}
 }
 
-const throughEngine: InnerProductFn = (queries, rows, dim) => {
+const engineInnerProduct: InnerProductFn = (queries, rows, dim) => {
   const out = tidy(() => matMul(tensor2d(queries, [queries.length / dim, dim]), tensor2d(rows, [rows.length / dim, dim]), false, true)) // [Q, n]
   try {
     return out.dataSync<'float32'>()
@@ -159,7 +159,7 @@ export async function onlineEval(options: OnlineEvalOptions): Promise<OnlineEval
         dispose(owned)
       }
       const found = nearest(oneBlock(rows, options.vit.width), queries, Math.max(...used), {
-        innerProduct: throughEngine,
+        innerProduct: engineInnerProduct,
         ...(val ? {} : {skip: (query: number, row: number) => query === row})
       })
       const right = used.map(() => 0)

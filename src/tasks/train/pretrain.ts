@@ -20,14 +20,14 @@ import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../../tensor/tf.j
 import type {Tensor2D} from '../../tensor/tf.js'
 import {flat} from '../../tensor/tree.js'
 import {memoryParts} from './memory-usage.js'
-import {explain} from './non-finite.js'
+import {explainNonFinite} from './non-finite.js'
 import {weightsFor} from './init-weights.js'
-import {fillPlaces, placesOf} from './resume.js'
-import type {Computing, Place} from './resume.js'
-import {newestGood, runTraining} from './training-loop.js'
-import type {Learner, RunEvent, RunOptions} from './training-loop.js'
+import {loadStateDict, stateDictOf} from './resume.js'
+import type {Computing, TensorSlot} from './resume.js'
+import {latestValidCheckpoint, runTraining} from './training-loop.js'
+import type {Trainer, RunEvent, RunOptions} from './training-loop.js'
 import {trainStep} from './train-step.js'
-import type {CropsOf, LazyBatch, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
+import type {CropLoader, LazyBatch, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
 
 export type PretrainOptions = Omit<RunOptions, 'crops' | 'computing'> & {
   readonly precision: Precision
@@ -70,7 +70,7 @@ export const ratesAt = ({curves, headWarmup}: Derived, step: number): StepRates 
  * A state at step 0: student and teacher alike, moments zero. `weights` names what they start from; where it is empty,
  * or has no heads that fit, they are drawn.
  */
-export async function freshState(settings: Settings, plan: Derived, weights = settings.student.pretrained_weights): Promise<TrainState> {
+export async function initState(settings: Settings, plan: Derived, weights = settings.student.pretrained_weights): Promise<TrainState> {
   const seed = settings.train.seed
   const given: Named = weights ? await weightsFor(weights, plan, seed) : new Map()
   const drawn = flat({
@@ -98,9 +98,9 @@ export async function freshState(settings: Settings, plan: Derived, weights = se
 }
 
 /** Where the tensors of a state lie, by their names in a checkpoint file. */
-export function statePlaces(state: TrainState): Map<string, Place> {
+export function stateDict(state: TrainState): Map<string, TensorSlot> {
   const {student, teacher, moments, centers} = state
-  const places = placesOf({student, teacher, moment1: moments.m, moment2: moments.v})
+  const places = stateDictOf({student, teacher, moment1: moments.m, moment2: moments.v})
   if (centers)
     for (const key of ['dino', 'ibot'] as const)
       places.set(`center.${key}`, {
@@ -115,7 +115,7 @@ export function statePlaces(state: TrainState): Map<string, Place> {
 
 /** Fills a state from a checkpoint file. Throws a `UserError` where names or shapes differ, with all differences. */
 export async function loadState(path: string, state: TrainState): Promise<TrainState & {metadata: Readonly<Record<string, string>>}> {
-  const {step, metadata} = await fillPlaces(path, statePlaces(state))
+  const {step, metadata} = await loadStateDict(path, stateDict(state))
   return {...state, step, metadata}
 }
 
@@ -140,7 +140,7 @@ export function stepBatch(
       ...rest
     }
   const some =
-    (bytes: Uint8Array, each: number, side: number): CropsOf =>
+    (bytes: Uint8Array, each: number, side: number): CropLoader =>
     (from, to) => {
       const own = new Uint8Array(each * (to - from) * side * side * 3)
       for (let crop = 0; crop < each; crop++) {
@@ -175,7 +175,7 @@ export const cropSettings = ({crops, train}: Settings): CropSettings => ({
 })
 
 /** Gradient norms, as metrics name them. */
-export const normsOf = ({gradNorms}: Pick<StepReport, 'gradNorms'>): Record<string, number> =>
+export const gradNormMetrics = ({gradNorms}: Pick<StepReport, 'gradNorms'>): Record<string, number> =>
   Object.fromEntries(Object.entries(gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm]))
 
 /** What computes, as checkpoints record it. */
@@ -185,15 +185,15 @@ export const computingOf = (precision: Precision, engine: EngineInfo | undefined
 })
 
 /** What a step over prototypes measured, as metrics name it. */
-export const measuredOf = (report: Omit<StepReport, 'masked'>): Record<string, number> => ({
+export const stepMeasurements = (report: Omit<StepReport, 'masked'>): Record<string, number> => ({
   ...report.losses,
-  ...normsOf(report),
+  ...gradNormMetrics(report),
   teacher_entropy: report.teacherEntropy,
   cls_cosine: report.clsCosine
 })
 
 /** What the schedules said, as metrics name it. */
-export const ratesShown = (rates: StepRates): Record<string, number> => ({
+export const scheduleMetrics = (rates: StepRates): Record<string, number> => ({
   lr: rates.lr,
   ...(rates.backboneLr === undefined ? {} : {backbone_lr: rates.backboneLr}),
   last_layer_lr: rates.lastLayerLr,
@@ -203,21 +203,21 @@ export const ratesShown = (rates: StepRates): Record<string, number> => ({
 })
 
 /** DINO, iBOT and KoLeo as something that learns; `state` is given up to it. */
-export function pretrainLearner(
+export function pretrainTrainer(
   state: TrainState,
   {settings, plan, precision}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision'>
-): Learner<StepReport> {
+): Trainer<StepReport> {
   const fixed = stepSettings(settings, plan, precision)
   const crops = cropSettings(settings)
   return {
-    get step() {
+    get stepsTaken() {
       return state.step
     },
-    places: () => statePlaces(state),
-    resumeAt(step) {
+    stateDict: () => stateDict(state),
+    setStep(step) {
       state = {...state, step}
     },
-    take(made) {
+    step(made) {
       const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, settings.train.accumulate)
       try {
         const rates = ratesAt(plan, made.step)
@@ -226,14 +226,14 @@ export function pretrainLearner(
         const {report} = stepped
         return {
           report,
-          measured: {...measuredOf(report), masked_patches: report.masked},
-          rates: ratesShown(rates)
+          measured: {...stepMeasurements(report), masked_patches: report.masked},
+          rates: scheduleMetrics(rates)
         }
       } finally {
         freeBatch(batch)
       }
     },
-    explain: (error, {globals}) => explain(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
+    explain: (error, {globals}) => explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
     model: () => state.teacher,
     memory: () => memoryParts(state, precision),
     dispose: () => freeState(state)
@@ -244,7 +244,7 @@ export function pretrainLearner(
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<PretrainEvent> {
   const {settings, plan, precision, engine} = options
   // A run that goes on from a checkpoint has all it needs there; the weights it once began with may be gone.
-  const goingOn = options.resume === true && (await newestGood(options.run)).path !== undefined
-  const learner = pretrainLearner(await freshState(settings, plan, goingOn ? '' : undefined), options)
+  const goingOn = options.resume === true && (await latestValidCheckpoint(options.run)).path !== undefined
+  const learner = pretrainTrainer(await initState(settings, plan, goingOn ? '' : undefined), options)
   yield* runTraining(learner, {...options, crops: cropSettings(settings), computing: computingOf(precision, engine)})
 }

@@ -18,14 +18,14 @@ import {dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
 
 /** Where a tensor of a state lies; `put` lets the old one go and owns the new one. */
-export type Place = {readonly get: () => Tensor; readonly put: (value: Tensor) => void}
+export type TensorSlot = {readonly get: () => Tensor; readonly put: (value: Tensor) => void}
 
 /** Every tensor of a state by its name in a checkpoint, e.g. `student.backbone.norm.weight`. */
-export type Places = ReadonlyMap<string, Place>
+export type StateDict = ReadonlyMap<string, TensorSlot>
 
 /** The places of maps of tensors: `group.name`. */
-export function placesOf(groups: Readonly<Record<string, Map<string, Tensor> | undefined>>): Map<string, Place> {
-  const places = new Map<string, Place>()
+export function stateDictOf(groups: Readonly<Record<string, Map<string, Tensor> | undefined>>): Map<string, TensorSlot> {
+  const places = new Map<string, TensorSlot>()
   for (const [group, named] of Object.entries(groups))
     for (const name of named?.keys() ?? [])
       places.set(`${group}.${name}`, {
@@ -39,7 +39,7 @@ export function placesOf(groups: Readonly<Record<string, Map<string, Tensor> | u
 }
 
 /** The tensors of a state as a checkpoint file takes them. */
-export function* stateTensors(places: Places): Generator<StateTensor> {
+export function* stateTensors(places: StateDict): Generator<StateTensor> {
   for (const [name, {get}] of places) yield {name, shape: get().shape, read: async () => (await get().data()) as Float32Array}
 }
 
@@ -47,9 +47,9 @@ export function* stateTensors(places: Places): Generator<StateTensor> {
  * Fills the places from a checkpoint file. `check` sees the file's metadata first.
  * Throws what `check` throws, and a `UserError` where names or shapes differ, with all differences.
  */
-export async function fillPlaces(
+export async function loadStateDict(
   path: string,
-  all: Places,
+  all: StateDict,
   check: (metadata: Readonly<Record<string, string>>) => void = () => undefined
 ): Promise<{step: number; metadata: Readonly<Record<string, string>>}> {
   const places = new Map(all)
@@ -76,7 +76,7 @@ export async function fillPlaces(
 }
 
 /** Settings that say how a run is carried out, not what it computes. */
-const free = new Set([
+const RESUMABLE = new Set([
   'train.workers',
   'train.cache_mb',
   'train.memory', // every level computes the same numbers
@@ -156,7 +156,7 @@ export type Recorded = {
   /** Changes of course that were accepted so far. */
   readonly history: readonly Change[]
   /** Fingerprint of a frozen teacher that the run learns from. */
-  readonly taughtBy?: string | undefined
+  readonly teacherFingerprint?: string | undefined
 }
 
 /** From which step on a run went on otherwise than it began. */
@@ -175,7 +175,7 @@ export const stateRecord = ({
   step,
   window,
   history,
-  taughtBy
+  teacherFingerprint: taughtBy
 }: Recorded): Record<string, string> => ({
   ...configMetadata(plan.vit),
   ...cropMetadata(settings),
@@ -209,7 +209,7 @@ export type Comparison = {
 /** Holds what a checkpoint records against what a run is to go on with. */
 export function compare(
   metadata: Readonly<Record<string, string>>,
-  {settings, computing, set, taughtBy}: Pick<Recorded, 'settings' | 'computing' | 'set' | 'taughtBy'>
+  {settings, computing, set, teacherFingerprint: taughtBy}: Pick<Recorded, 'settings' | 'computing' | 'set' | 'teacherFingerprint'>
 ): Comparison {
   const [course, carried, digits]: [string[], string[], string[]] = [[], [], []]
   const shown = (value: unknown): string => JSON.stringify(value) ?? 'not recorded'
@@ -220,7 +220,7 @@ export function compare(
         const old = known[section]?.[key]
         const name = `${section}.${key}`
         if (old === undefined || shown(old) === shown(value)) continue // a setting that did not exist yet had its present default
-        ;(free.has(name) ? carried : course).push(`${name} was ${shown(old)} and is ${shown(value)}`)
+        ;(RESUMABLE.has(name) ? carried : course).push(`${name} was ${shown(old)} and is ${shown(value)}`)
       }
   }
   if (metadata['images'] && metadata['images'] !== String(set.images))
@@ -242,7 +242,7 @@ export function compare(
 }
 
 /** Throws a `UserError` of status 2 where the course of a run would change and nobody accepted that. */
-export function refuseChanges(path: string, {course}: Comparison, accept: boolean): void {
+export function assertSameCourse(path: string, {course}: Comparison, accept: boolean): void {
   if (course.length === 0 || accept) return
   throw new UserError(`The run of ${path} cannot go on as it began: ${course.join('; ')}.`, {
     exit: 2,

@@ -17,7 +17,7 @@ import {UserError} from '../../config/errors.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone} from '../../files/checkpoint/backbone.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
-import {standardised} from '../../loss/feature.js'
+import {standardizeRows} from '../../loss/feature.js'
 import type {VitConfig} from '../../model/config.js'
 import {headForward} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
@@ -32,8 +32,8 @@ import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../../tensor/tf.js'
 import {grow} from '../../tensor/tree.js'
 import {loadBackbone} from '../embed/load-backbone.js'
 import {headShape, headsOf} from './init-weights.js'
-import {copyHead, joined, targetsOfRows} from './train-step.js'
-import type {HeadCopy, Part, StepRates, StepSettings, TeacherSays, Widths} from './train-step.js'
+import {castHead, concatRows, targetsOfEmbeddings} from './train-step.js'
+import type {CastHead, BatchPart, StepRates, StepSettings, TeacherTargets, ChunkWidths} from './train-step.js'
 
 /** What a file says of a teacher before any of its numbers are read. */
 export type TeacherPlan = {
@@ -56,7 +56,7 @@ export type Teacher = TeacherPlan & {
   /** SHA-256 of the weights of the backbone and of the heads in use. */
   readonly fingerprint: string
   readonly backbone: Vit
-  readonly copies?: {readonly dino: HeadCopy; readonly ibot?: HeadCopy}
+  readonly copies?: {readonly dino: CastHead; readonly ibot?: CastHead}
   dispose(): void
 }
 
@@ -64,13 +64,13 @@ export type Teacher = TeacherPlan & {
  * Which of a teacher's knowledge is handed on: its heads' targets, or its features; `auto` takes the heads where there
  * are any.
  */
-export type Lesson = 'auto' | 'heads' | 'features'
+export type DistillFrom = 'auto' | 'heads' | 'features'
 
 /**
  * Looks at a teacher without loading it. Throws `UserError`: no backbone there (as `openBackbone`); heads wanted that
  * it has not (exit 2).
  */
-export async function planTeacher(path: string, lesson: Lesson): Promise<TeacherPlan> {
+export async function planTeacher(path: string, lesson: DistillFrom): Promise<TeacherPlan> {
   const {config: vit, checkpoint} = await openBackbone(path)
   try {
     const found = headsOf(checkpoint, vit.width)
@@ -167,7 +167,7 @@ export async function loadTeacher(plan: TeacherPlan, precision: Precision, most?
   }
 }
 
-async function loadHeads(path: string, precision: Precision): Promise<{copies: {dino: HeadCopy; ibot?: HeadCopy}; hash: string}> {
+async function loadHeads(path: string, precision: Precision): Promise<{copies: {dino: CastHead; ibot?: CastHead}; hash: string}> {
   const {checkpoint} = await openBackbone(path)
   const hash = createHash('sha256')
   const named: [string, Tensor][] = []
@@ -180,8 +180,8 @@ async function loadHeads(path: string, precision: Precision): Promise<{copies: {
     }
     const heads = grow<{dino_head: Head; ibot_head?: Head}>(named)
     const copies = {
-      dino: copyHead(heads.dino_head, precision),
-      ...(heads.ibot_head ? {ibot: copyHead(heads.ibot_head, precision)} : {})
+      dino: castHead(heads.dino_head, precision),
+      ...(heads.ibot_head ? {ibot: castHead(heads.ibot_head, precision)} : {})
     }
     return {copies, hash: hash.digest('hex')}
   } finally {
@@ -194,7 +194,7 @@ async function loadHeads(path: string, precision: Precision): Promise<{copies: {
  * Side of the crops that a teacher sees for a student's crops of `side` pixels: the same, or the nearest multiple of
  * its patch.
  */
-export const sideFor = (side: number, {patch}: VitConfig): number => Math.max(1, Math.round(side / patch)) * patch
+export const teacherCropSide = (side: number, {patch}: VitConfig): number => Math.max(1, Math.round(side / patch)) * patch
 
 /**
  * The teacher's normed tokens of one part: cls [2b, C], and its patches on a student's grid. Both are the caller's.
@@ -202,10 +202,10 @@ export const sideFor = (side: number, {patch}: VitConfig): number => Math.max(1,
 type Tokens = {readonly cls: Tensor2D; readonly patches: (grid: number) => Tensor2D /* [2b·N, C] */; readonly dispose: () => void}
 
 /** The large crops of a part through the teacher, which sees them at `side` pixels, unmasked. */
-function tokensOf({backbone, vit, normalisation}: Teacher, part: Part, side: number): Tokens {
+function teacherTokens({backbone, vit, normalisation}: Teacher, part: BatchPart, side: number): Tokens {
   const M = side / vit.patch
   const {cls, patches} = tidy(() => {
-    const globals = normalisation ? renormalised(part.globals(), normalisation) : part.globals()
+    const globals = normalisation ? renormalize(part.globals(), normalisation) : part.globals()
     const images = globals.shape[1] === side ? globals : resizeForward(globals, [side, side])
     const y = normedTokens(backbone, {images}, vit)
     const n = globals.shape[0]
@@ -223,7 +223,7 @@ function tokensOf({backbone, vit, normalisation}: Teacher, part: Part, side: num
 }
 
 /** Images normalised as ImageNet's are, normalised by another mean and deviation; [n, H, W, 3]. */
-const renormalised = (images: Tensor4D, {mean, std}: Normalisation): Tensor4D =>
+const renormalize = (images: Tensor4D, {mean, std}: Normalisation): Tensor4D =>
   tidy(() => {
     const scale = tensor1d(std.map((value, i) => imageStd[i]! / value))
     const shift = tensor1d(std.map((value, i) => (imageMean[i]! - mean[i]!) / value))
@@ -244,7 +244,7 @@ export type FeatureTargets = {readonly cls: Tensor2D /* [2B, C] */; readonly pat
  * computed for the first serves the rest, and is let go when the last has asked. All students of a step must bring the
  * same batch in the same parts; they may differ in their grids of patches.
  */
-export class Lessons {
+export class TeacherTargetCache {
   readonly #open = new Map<number, {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; asked: number}>()
   #students: number
 
@@ -265,13 +265,20 @@ export class Lessons {
   }
 
   /** Targets of the heads for a student of this grid, for step `step`. The caller disposes what is said. */
-  targets(step: number, parts: readonly Part[], grid: number, widths: Widths, rates: StepRates, settings: StepSettings): TeacherSays {
+  targets(
+    step: number,
+    parts: readonly BatchPart[],
+    grid: number,
+    widths: ChunkWidths,
+    rates: StepRates,
+    settings: StepSettings
+  ): TeacherTargets {
     const {copies} = this.teacher
     if (!copies) throw new Error('this teacher has no heads')
     const lesson = this.#lesson(step)
     const rows = (lesson.rows ??= this.#rows(parts, copies))
     const z = {cls: rows.cls, patches: parts.some(({indices}) => indices.length > 0) ? rows.patches.get(grid) : undefined}
-    const said = targetsOfRows(z, {dino: copies.dino.w, ibot: copies.ibot?.w}, rates, settings, undefined, widths, parts.length === 1)
+    const said = targetsOfEmbeddings(z, {dino: copies.dino.w, ibot: copies.ibot?.w}, rates, settings, undefined, widths, parts.length === 1)
     return {
       ...said,
       dispose: () => {
@@ -282,7 +289,7 @@ export class Lessons {
   }
 
   /** The teacher's features for a student of this grid, for step `step`; `done` when they have served. */
-  features(step: number, parts: readonly Part[], grid: number): FeatureTargets & {readonly done: () => void} {
+  features(step: number, parts: readonly BatchPart[], grid: number): FeatureTargets & {readonly done: () => void} {
     const lesson = this.#lesson(step)
     const all = (lesson.features ??= this.#features(parts))
     return {cls: all.get('cls')!, patches: all.get(`patches ${grid}`)!, done: () => this.#asked(step)}
@@ -320,32 +327,32 @@ export class Lessons {
     this.#open.delete(step)
   }
 
-  #rows(parts: readonly Part[], {dino, ibot}: {dino: HeadCopy; ibot?: HeadCopy}): Rows {
-    const through = (x: Tensor2D, {low, w}: HeadCopy): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
+  #rows(parts: readonly BatchPart[], {dino, ibot}: {dino: CastHead; ibot?: CastHead}): Rows {
+    const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
     const [cls, patches]: [Tensor2D[], Map<number, Tensor2D[]>] = [[], new Map()]
     for (const part of parts) {
-      const tokens = tokensOf(this.teacher, part, this.side)
+      const tokens = teacherTokens(this.teacher, part, this.side)
       cls.push(through(tokens.cls, dino))
       for (const grid of this.#wanted())
         patches.set(grid, [...(patches.get(grid) ?? []), tidy(() => through(tokens.patches(grid), ibot ?? dino))])
       tokens.dispose()
     }
-    return {cls: joined(cls), patches: new Map([...patches].map(([grid, list]) => [grid, joined(list)]))}
+    return {cls: concatRows(cls), patches: new Map([...patches].map(([grid, list]) => [grid, concatRows(list)]))}
   }
 
-  #features(parts: readonly Part[]): ReadonlyMap<string, Tensor2D> {
+  #features(parts: readonly BatchPart[]): ReadonlyMap<string, Tensor2D> {
     const out = new Map<string, Tensor2D[]>()
     const add = (name: string, rows: Tensor2D): void => void out.set(name, [...(out.get(name) ?? []), rows])
     for (const part of parts) {
-      const tokens = tokensOf(this.teacher, part, this.side)
-      add('cls', standardised(tokens.cls))
+      const tokens = teacherTokens(this.teacher, part, this.side)
+      add('cls', standardizeRows(tokens.cls))
       for (const grid of new Set(this.grids))
         add(
           `patches ${grid}`,
-          tidy(() => standardised(tokens.patches(grid)))
+          tidy(() => standardizeRows(tokens.patches(grid)))
         )
       tokens.dispose()
     }
-    return new Map([...out].map(([name, list]) => [name, joined(list)]))
+    return new Map([...out].map(([name, list]) => [name, concatRows(list)]))
   }
 }

@@ -8,11 +8,11 @@
  */
 import {prototypeLoss} from '../../loss/cross-entropy.js'
 import type {Segment} from '../../loss/cross-entropy.js'
-import {koleo} from '../../loss/koleo.js'
-import {columnsAtOnce, heldScores, productScores} from '../../loss/scores.js'
-import type {HeldScores, Scores} from '../../loss/scores.js'
+import {koleoLoss} from '../../loss/koleo.js'
+import {chunkWidth, cachedLogits, lazyLogits} from '../../loss/scores.js'
+import type {CachedLogits, Logits} from '../../loss/scores.js'
 import {centerAfter} from '../../loss/sinkhorn.js'
-import {centredTargets, entropy, sinkhornTargets, someTargets} from '../../loss/targets.js'
+import {centeredTargets, targetEntropy, sinkhornTargets, targetRows} from '../../loss/targets.js'
 import type {Targets} from '../../loss/targets.js'
 import type {BlockOptions, MemoryLevel} from '../../model/block.js'
 import type {VitConfig} from '../../model/config.js'
@@ -33,7 +33,7 @@ import type {Rng} from '../../tensor/random.js'
 import {Tensor, add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor4D} from '../../tensor/tf.js'
 import {flat, free, grow, leaves} from '../../tensor/tree.js'
-import {notFiniteStep} from './non-finite.js'
+import {checkFinite} from './non-finite.js'
 
 /** A network with its heads, keys as in Meta's training checkpoints. */
 export type Network = {backbone: Vit; dino_head: Head; ibot_head?: Head}
@@ -98,14 +98,14 @@ export type StepBatch = {
 }
 
 /** Makes the crops of the images `from` to `to` (exclusive) of a batch, crop-major. The tensor is the caller's. */
-export type CropsOf = (from: number, to: number) => Tensor4D
+export type CropLoader = (from: number, to: number) => Tensor4D
 
 /**
  * The same with crops that are made when they are needed, so that the pixels of a large batch need not exist at once.
  */
 export type LazyBatch = Omit<StepBatch, 'globals' | 'locals'> & {
-  readonly globals: CropsOf
-  readonly locals?: CropsOf
+  readonly globals: CropLoader
+  readonly locals?: CropLoader
   /** Local crops of an image, m. */
   readonly localCount: number
 }
@@ -134,16 +134,16 @@ export type StepReport = {
 const modules = (named: Named): Network => grow<Network>(named)
 
 /** A head in the precision of products, once a step; `free` what is `owned`. */
-export type HeadCopy = {low: Head; w: Tensor2D /* [K, D], the prototypes */; owned: Tensor[]}
+export type CastHead = {low: Head; w: Tensor2D /* [K, D], the prototypes */; owned: Tensor[]}
 
-export function copyHead(head: Head, precision: Precision): HeadCopy {
+export function castHead(head: Head, precision: Precision): CastHead {
   const {head: low, owned} = headCopy(head, precision)
   const w = prototypes(head, precision)
   return {low, w, owned: [...owned, w]}
 }
 
 /** Part of a batch: what goes through the networks at once. */
-export type Part = {
+export type BatchPart = {
   /** Images. */
   readonly b: number
   /** Local crops of an image, m. */
@@ -156,7 +156,7 @@ export type Part = {
 }
 
 /** The crops of the images `from` to `to` of B: crop-major, so one piece of each crop. */
-function cropsOf(crops: Tensor4D | CropsOf, B: number, from: number, to: number): Tensor4D {
+function cropsOf(crops: Tensor4D | CropLoader, B: number, from: number, to: number): Tensor4D {
   if (typeof crops === 'function') return crops(from, to)
   if (to - from === B) return crops.clone()
   const each = crops.shape[0] / B
@@ -173,7 +173,7 @@ const localCrops = (batch: StepBatch | LazyBatch): number =>
  * A batch in `count` parts, whose numbers of images differ by one at most. What is new of them, the masks, is the
  * caller's.
  */
-export function partsOf(batch: StepBatch | LazyBatch, count: number): Part[] {
+export function splitBatch(batch: StepBatch | LazyBatch, count: number): BatchPart[] {
   const [twoB, N] = batch.masks.shape
   const B = twoB / 2
   if (count > B) throw new RangeError(`expected at most ${B} parts, one an image, but received ${count}`)
@@ -203,7 +203,7 @@ export function partsOf(batch: StepBatch | LazyBatch, count: number): Part[] {
 }
 
 /** Targets of all rows of a batch, part behind part, and what was found beside them. */
-export type TeacherSays = {
+export type TeacherTargets = {
   cls: Targets /* 2b rows of each part */
   patches?: Targets /* n rows */
   centers?: {dino: Tensor2D; ibot: Tensor2D}
@@ -212,23 +212,23 @@ export type TeacherSays = {
 }
 
 /** The teacher's targets for a batch, and the centres that follow from it: over all parts together. */
-function teacherSays(
+function computeTeacherTargets(
   teacher: Network,
-  parts: readonly Part[],
+  parts: readonly BatchPart[],
   rates: StepRates,
   settings: StepSettings,
   centers: TrainState['centers'],
-  widths: Widths
-): TeacherSays {
+  widths: ChunkWidths
+): TeacherTargets {
   const {vit, precision} = settings
   const backbone = computeCopy(teacher.backbone, precision)
-  const heads = {dino: copyHead(teacher.dino_head, precision), ibot: teacher.ibot_head && copyHead(teacher.ibot_head, precision)}
+  const heads = {dino: castHead(teacher.dino_head, precision), ibot: teacher.ibot_head && castHead(teacher.ibot_head, precision)}
   const rows = parts.map(part =>
     tidy(() => {
       const view: View = {images: part.globals()}
-      const {cls, patches} = rowNumbers(view, vit, part.indices)
-      const {clsRows, patchRows} = tidy(() => rowsForHeads(normedTokens(backbone.params, view, vit), cls, patches))
-      const through = (x: Tensor2D, {low, w}: HeadCopy): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
+      const {cls, patches} = tokenRows(view, vit, part.indices)
+      const {clsRows, patchRows} = tidy(() => headInputs(normedTokens(backbone.params, view, vit), cls, patches))
+      const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
       if (heads.ibot || !patchRows)
         return {cls: through(clsRows, heads.dino), ...(patchRows ? {patches: through(patchRows, heads.ibot ?? heads.dino)} : {})}
       const both = through(concat([clsRows, patchRows]), heads.dino)
@@ -237,11 +237,11 @@ function teacherSays(
   )
   dispose(backbone.owned)
   const z = {
-    cls: joined(rows.map(({cls}) => cls)),
-    patches: rows.some(({patches}) => patches) ? joined(rows.flatMap(({patches}) => (patches ? [patches] : []))) : undefined
+    cls: concatRows(rows.map(({cls}) => cls)),
+    patches: rows.some(({patches}) => patches) ? concatRows(rows.flatMap(({patches}) => (patches ? [patches] : []))) : undefined
   }
   for (const head of [heads.dino, heads.ibot]) if (head) dispose(head.owned.filter(leaf => leaf !== head.w))
-  const said = targetsOfRows(z, {dino: heads.dino.w, ibot: heads.ibot?.w}, rates, settings, centers, widths, parts.length === 1)
+  const said = targetsOfEmbeddings(z, {dino: heads.dino.w, ibot: heads.ibot?.w}, rates, settings, centers, widths, parts.length === 1)
   return {
     ...said,
     dispose: () => {
@@ -252,7 +252,7 @@ function teacherSays(
 }
 
 /** Matrices one below the other, as one; consumes them. */
-export function joined(list: readonly Tensor2D[]): Tensor2D {
+export function concatRows(list: readonly Tensor2D[]): Tensor2D {
   const all = tidy(() => (list.length === 1 ? list[0]!.clone() : concat([...list])))
   dispose([...list])
   return all
@@ -262,28 +262,28 @@ export function joined(list: readonly Tensor2D[]): Tensor2D {
  * Scores of one head that would be larger than this, in bytes, are computed again whenever they are asked for rather
  * than kept.
  */
-export const HELD = 2 ** 30
+export const MAX_CACHED_LOGITS_BYTES = 2 ** 30
 
 /**
  * Targets for rows that have been through the heads' MLPs, z [n, D], against the prototypes w [K, D] of these heads.
  * `keep`: where there is room, scores are computed once and kept; over several parts they would be those of the whole
  * batch. Rows and prototypes must outlive the targets, whose `dispose` leaves them.
  */
-export function targetsOfRows(
+export function targetsOfEmbeddings(
   z: {readonly cls: Tensor2D; readonly patches?: Tensor2D | undefined},
   w: {readonly dino: Tensor2D; readonly ibot?: Tensor2D | undefined},
   rates: StepRates,
   {centering, memory = 'fast', precision}: StepSettings,
   centers: TrainState['centers'],
-  widths: Widths,
+  widths: ChunkWidths,
   keep: boolean
-): TeacherSays {
-  const holds: HeldScores[] = []
-  const scoresOf = (rows: Tensor2D, own: Tensor2D): Scores => {
-    const scores = productScores(rows, own)
+): TeacherTargets {
+  const holds: CachedLogits[] = []
+  const scoresOf = (rows: Tensor2D, own: Tensor2D): Logits => {
+    const scores = lazyLogits(rows, own)
     const bytes = rows.shape[0] * own.shape[0] * (precision === 'bf16' ? 2 : 4)
-    if (!keep || memory !== 'fast' || bytes > HELD) return scores
-    const held = heldScores(scores)
+    if (!keep || memory !== 'fast' || bytes > MAX_CACHED_LOGITS_BYTES) return scores
+    const held = cachedLogits(scores)
     holds.push(held)
     return held
   }
@@ -291,7 +291,7 @@ export function targetsOfRows(
   const target = (rows: Tensor2D, which: 'dino' | 'ibot'): Targets => {
     const scores = scoresOf(rows, (which === 'ibot' ? w.ibot : undefined) ?? w.dino)
     if (centering === 'sinkhorn_knopp') return sinkhornTargets(scores, rates.teacherTemp, widths[which])
-    const {targets, mean} = centredTargets(scores, centers![which], rates.teacherTemp, widths[which])
+    const {targets, mean} = centeredTargets(scores, centers![which], rates.teacherTemp, widths[which])
     average[which] = mean
     return targets
   }
@@ -308,16 +308,16 @@ export function targetsOfRows(
     cls,
     ...(patches ? {patches} : {}),
     ...(centering === 'centering' ? {centers: {dino: next('dino'), ibot: next('ibot')}} : {}),
-    entropy: entropy(cls, widths.dino),
+    entropy: targetEntropy(cls, widths.dino),
     dispose: () => {
-      for (const targets of [cls, patches]) if (targets) dispose([targets.rows, targets.columns])
+      for (const targets of [cls, patches]) if (targets) dispose([targets.logRowScale, targets.logColumnScale])
       for (const held of holds) held.dispose()
     }
   }
 }
 
 /** The rows of y that heads see: cls tokens, and masked patches where there are any. */
-const rowsForHeads = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRows: Tensor2D; patchRows?: Tensor2D} =>
+const headInputs = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRows: Tensor2D; patchRows?: Tensor2D} =>
   tidy(() => ({
     clsRows: takeRows(y, tensor1d(cls, 'int32')),
     ...(patches.length > 0 ? {patchRows: takeRows(y, tensor1d(patches, 'int32'))} : {})
@@ -327,9 +327,9 @@ const rowsForHeads = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRo
  * Columns of scores that each head takes at a time: the same for teacher and student, since scores are held by these
  * pieces.
  */
-export type Widths = {readonly dino: number; readonly ibot: number}
+export type ChunkWidths = {readonly dino: number; readonly ibot: number}
 
-function widthsOf(student: Network, parts: readonly Part[]): Widths {
+function chunkWidths(student: Network, parts: readonly BatchPart[]): ChunkWidths {
   const K = (head: Head): number => head.last_layer.weight_v.shape[0]
   const teacher = {cls: 0, patches: 0}
   const own = {cls: 0, patches: 0, both: 0}
@@ -343,15 +343,15 @@ function widthsOf(student: Network, parts: readonly Part[]): Widths {
   const {dino_head: dino, ibot_head: ibot} = student
   if (ibot)
     return {
-      dino: columnsAtOnce(Math.max(teacher.cls, own.cls), K(dino)),
-      ibot: columnsAtOnce(Math.max(teacher.patches, own.patches), K(ibot))
+      dino: chunkWidth(Math.max(teacher.cls, own.cls), K(dino)),
+      ibot: chunkWidth(Math.max(teacher.patches, own.patches), K(ibot))
     }
-  const width = columnsAtOnce(Math.max(teacher.cls, teacher.patches, own.both), K(dino))
+  const width = chunkWidth(Math.max(teacher.cls, teacher.patches, own.both), K(dino))
   return {dino: width, ibot: width}
 }
 
 /** Numbers of the rows of cls tokens and of masked patches in the packed tokens of a view. */
-export function rowNumbers(view: View, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
+export function tokenRows(view: View, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
   const {count, rows, columns} = gridOf(view, vit)
   const N = rows * columns
   const S = 1 + vit.registers + N
@@ -381,18 +381,18 @@ export function trainStep(
   rates: StepRates,
   settings: StepSettings,
   random?: Rng,
-  guide?: (parts: readonly Part[], widths: Widths) => TeacherSays
+  guide?: (parts: readonly BatchPart[], widths: ChunkWidths) => TeacherTargets
 ): {state: TrainState; report: StepReport} {
   const student = modules(state.student)
-  const parts = partsOf(batch, settings.accumulate ?? 1)
-  const widths = widthsOf(student, parts)
-  const targets = guide?.(parts, widths) ?? teacherSays(modules(state.teacher), parts, rates, settings, state.centers, widths)
+  const parts = splitBatch(batch, settings.accumulate ?? 1)
+  const widths = chunkWidths(student, parts)
+  const targets = guide?.(parts, widths) ?? computeTeacherTargets(modules(state.teacher), parts, rates, settings, state.centers, widths)
   const resting = state.step < (settings.headWarmup ?? 0)
   const wanted = resting ? {...settings, headsOnly: true} : settings
   const {grads, report} = gradientsOfParts(student, parts, targets, wanted, widths, random, targets.dispose)
   dispose([targets.entropy, ...parts.map(({masks}) => masks)])
-  if (guide) withoutMaskToken(grads)
-  const {state: next, gradNorms} = update(state, grads, report.losses, rates, settings, targets.centers)
+  if (guide) deleteMaskTokenGradient(grads)
+  const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings, targets.centers)
   return {state: next, report: {...report, gradNorms, masked: batch.indices.length}}
 }
 
@@ -400,7 +400,7 @@ export function trainStep(
  * A batch in which nothing is masked and the patch loss is taken on all patches alike, as a student learns from a
  * frozen teacher.
  */
-export function wholeBatch<T extends {readonly indices: Int32Array; readonly weights: Float32Array}>(
+export function withAllPatchesInLoss<T extends {readonly indices: Int32Array; readonly weights: Float32Array}>(
   batch: T,
   crops: number,
   patches: number
@@ -413,7 +413,7 @@ export function wholeBatch<T extends {readonly indices: Int32Array; readonly wei
 }
 
 /** Takes the gradient of the mask token out: where nothing is ever masked it has none, and is not to decay. */
-export function withoutMaskToken(grads: Named): void {
+export function deleteMaskTokenGradient(grads: Named): void {
   const name = 'backbone.mask_token'
   const grad = grads.get(name)
   if (grad) dispose(grad)
@@ -425,7 +425,7 @@ export function withoutMaskToken(grads: Named): void {
  * the state where the step is taken. Throws `NotFiniteStep` where a loss or gradient is not finite; the state is then
  * as it was, and `centers`, which would be the next ones, are freed.
  */
-export function update(
+export function applyGradients(
   state: TrainState,
   grads: Named,
   losses: Readonly<Record<string, number>>,
@@ -442,7 +442,7 @@ export function update(
     for (const [path, grad] of own) grads.set(path, grad)
   }
   // A step that is not finite is not taken: the state stays as it was.
-  const sick = notFiniteStep(losses, gradNorms, grads)
+  const sick = checkFinite(losses, gradNorms, grads)
   if (sick) {
     dispose([...grads.values()])
     if (centers) free([centers.dino, centers.ibot])
@@ -461,13 +461,13 @@ export function update(
     }
   })
   for (const grad of grads.values()) dispose(grad)
-  follow(state, rates.momentum, state.step < headWarmup)
+  updateTeacher(state, rates.momentum, state.step < headWarmup)
   if (state.centers && centers) free([state.centers.dino, state.centers.ibot])
   return {state: {...state, step, ...(centers ? {centers} : {})}, gradNorms}
 }
 
 /** The teacher's average; of a backbone that stands still nothing is averaged, for rounding would move it. */
-function follow({teacher, student}: TrainState, momentum: number, resting: boolean): void {
+function updateTeacher({teacher, student}: TrainState, momentum: number, resting: boolean): void {
   if (!resting) return ema(teacher, student, momentum)
   const heads: Named = new Map([...teacher].filter(([name]) => !name.startsWith('backbone.')))
   ema(heads, student, momentum)
@@ -484,8 +484,8 @@ export function studentGradients(
   settings: StepSettings,
   random?: Rng
 ): Gradients {
-  const parts = partsOf(batch, settings.accumulate ?? 1)
-  const found = gradientsOfParts(student, parts, targets, settings, widthsOf(student, parts), random)
+  const parts = splitBatch(batch, settings.accumulate ?? 1)
+  const found = gradientsOfParts(student, parts, targets, settings, chunkWidths(student, parts), random)
   dispose(parts.map(({masks}) => masks))
   return found
 }
@@ -503,18 +503,18 @@ type Sums = {
 
 function gradientsOfParts(
   student: Network,
-  parts: readonly Part[],
+  parts: readonly BatchPart[],
   targets: {readonly cls: Targets; readonly patches?: Targets; readonly entropy: Scalar},
   settings: StepSettings,
-  widths: Widths,
+  widths: ChunkWidths,
   random: Rng | undefined,
   onTargetsDone?: () => void
 ): Gradients {
   const {vit, precision} = settings
   const backbone = computeCopy(student.backbone, precision)
   const heads: Heads = {
-    dino: copyHead(student.dino_head, precision),
-    ...(student.ibot_head ? {ibot: copyHead(student.ibot_head, precision)} : {})
+    dino: castHead(student.dino_head, precision),
+    ...(student.ibot_head ? {ibot: castHead(student.ibot_head, precision)} : {})
   }
   const names = student.ibot_head ? ['dino_head', 'ibot_head'] : ['dino_head']
   const sums: Sums = {
@@ -532,11 +532,11 @@ function gradientsOfParts(
   const start = {cls: 0, patches: 0}
   for (const part of parts) {
     const own = {
-      cls: someTargets(targets.cls, start.cls, 2 * part.b),
-      patches: targets.patches && part.indices.length > 0 ? someTargets(targets.patches, start.patches, part.indices.length) : undefined
+      cls: targetRows(targets.cls, start.cls, 2 * part.b),
+      patches: targets.patches && part.indices.length > 0 ? targetRows(targets.patches, start.patches, part.indices.length) : undefined
     }
     addPart(student, {params: backbone.params, heads}, part, B, own, settings, widths, sums, random, () => {
-      dispose([own.cls.rows, ...(own.patches ? [own.patches.rows] : [])])
+      dispose([own.cls.logRowScale, ...(own.patches ? [own.patches.logRowScale] : [])])
       if (part !== parts.at(-1)) return
       dispose([...heads.dino.owned, ...(heads.ibot?.owned ?? [])]) // what follows is the dearest moment of a step
       onTargetsDone?.()
@@ -568,7 +568,7 @@ function gradientsOfParts(
 }
 
 type Six = [number, number, number, number, number, number]
-type Heads = {dino: HeadCopy; ibot?: HeadCopy}
+type Heads = {dino: CastHead; ibot?: CastHead}
 
 /**
  * One part of a batch of B images: forward, losses, backward; everything is added to `sums`. Once the heads have
@@ -577,11 +577,11 @@ type Heads = {dino: HeadCopy; ibot?: HeadCopy}
 function addPart(
   student: Network,
   {params, heads}: {params: Vit; heads: Heads},
-  part: Part,
+  part: BatchPart,
   B: number,
   targets: {cls: Targets; patches: Targets | undefined},
   settings: StepSettings,
-  widths: Widths,
+  widths: ChunkWidths,
   sums: Sums,
   random: Rng | undefined,
   onHeadsDone: () => void
@@ -599,11 +599,11 @@ function addPart(
   dispose(images)
 
   // Rows that the heads see: local cls, global cls, masked patches.
-  const global = rowNumbers(views[0]!, vit, part.indices)
-  const local = views[1] ? rowNumbers(views[1], vit, new Int32Array(0)).cls.map(row => row + global.rows) : new Int32Array(0)
+  const global = tokenRows(views[0]!, vit, part.indices)
+  const local = views[1] ? tokenRows(views[1], vit, new Int32Array(0)).cls.map(row => row + global.rows) : new Int32Array(0)
   const [T, clsCount] = [y.shape, (locals + 2) * b]
   const clsAt = [...local, ...global.cls]
-  const {clsRows, patchRows} = rowsForHeads(y, Int32Array.from(clsAt), n > 0 ? global.patches : new Int32Array(0))
+  const {clsRows, patchRows} = headInputs(y, Int32Array.from(clsAt), n > 0 ? global.patches : new Int32Array(0))
   dispose(y)
 
   // Cross-entropies. Rows of cls tokens, then the patches where they share the head.
@@ -624,7 +624,7 @@ function addPart(
   const through = (name: 'dino' | 'ibot', rows: Tensor2D[], segments: Segment[], weights: number[]): HeadPass =>
     passHead(student[`${name}_head`]!, heads[name]!, rows, segments, weights, studentTemp, {
       width: widths[name],
-      hold: memory === 'fast' && weights.length * heads[name]!.w.shape[0] * (precision === 'bf16' ? 2 : 4) <= HELD,
+      hold: memory === 'fast' && weights.length * heads[name]!.w.shape[0] * (precision === 'bf16' ? 2 : 4) <= MAX_CACHED_LOGITS_BYTES,
       into: sums.last.get(`${name}_head`)!
     })
   const viaDino =
@@ -637,7 +637,7 @@ function addPart(
 
   const spread = tidy(() => {
     const by = koleoWeight * (b / B)
-    const crops = [0, 1].map(crop => koleo(slice(clsRows, [(locals + crop) * b, 0], [b, -1])))
+    const crops = [0, 1].map(crop => koleoLoss(slice(clsRows, [(locals + crop) * b, 0], [b, -1])))
     return {
       loss: mul<Scalar>(add(crops[0]!.loss, crops[1]!.loss), by),
       gradient: mul<Tensor2D>(concat(crops.map(c => c.gradient)), by)
@@ -698,7 +698,7 @@ type HeadPass = {losses: Tensor1D; dx: Tensor2D /* [R, C] float32 */; mlp: Head[
 /** Rows through a head, their cross-entropies, and back; the gradient of the last layer is added to `into`. */
 function passHead(
   {last_layer}: Head,
-  {low, w}: HeadCopy,
+  {low, w}: CastHead,
   rows: Tensor2D[],
   segments: readonly Segment[],
   weights: readonly number[],
@@ -709,7 +709,7 @@ function passHead(
     const {z, saved} = headForward(rows.length === 1 ? rows[0]! : concat(rows), low)
     const {losses, dz} = prototypeLoss(z, w, segments, tensor1d([...weights]), temperature, {
       width,
-      hold,
+      cacheLogits: hold,
       onPrototypes: (start, dw) =>
         tidy(() => {
           const own = prototypesBackward(dw, {last_layer: somePrototypes(last_layer, start, dw.shape[0])})

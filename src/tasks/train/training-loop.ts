@@ -22,8 +22,8 @@ import type {ImageList} from '../../data/sources/image-table.js'
 import {atomicFile} from '../../system/atomic.js'
 import {saveBackbone, saveHuggingFace} from '../../files/checkpoint/backbone.js'
 import type {NamedTensor} from '../../files/checkpoint/backbone.js'
-import {GrowingFile} from '../../files/run/append-file.js'
-import {clearRun, openRun, runNames, sweepRun} from '../../files/run/run-folder.js'
+import {AppendFile} from '../../files/run/append-file.js'
+import {clearRun, openRun, runNames, removeTemporaries} from '../../files/run/run-folder.js'
 import {lockRun} from '../../files/run/run-lock.js'
 import {writeSafetensors} from '../../files/checkpoint/safetensors.js'
 import {openEvents} from '../../files/run/tensorboard.js'
@@ -31,15 +31,15 @@ import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
 import {listStates, pruneStates, stateMetadata, writeState} from '../../files/run/training-state.js'
 import {globalNorm} from '../../optim/adamw.js'
 import type {Named} from '../../optim/adamw.js'
-import {judge, judged, Watch, worthOf} from './health.js'
-import type {Health, Worth} from './health.js'
-import {NotFiniteStep, notFiniteIn} from './non-finite.js'
+import {assessHealth, windowSize, HealthWatch, improvementOf} from './health.js'
+import type {Health, Improvement} from './health.js'
+import {NotFiniteStep, nonFiniteTensors} from './non-finite.js'
 import type {Explanation} from './non-finite.js'
-import {compare, cropMetadata, fillPlaces, imageSet, refuseChanges, stateRecord, stateTensors} from './resume.js'
-import type {Change, Computing, Places} from './resume.js'
+import {compare, cropMetadata, loadStateDict, imageSet, assertSameCourse, stateRecord, stateTensors} from './resume.js'
+import type {Change, Computing, StateDict} from './resume.js'
 
 /** What a step gave. */
-export type Taken<Report> = {
+export type StepResult<Report> = {
   readonly report: Report
   /** Measured: a line of metrics holds their means over its steps. */
   readonly measured: Readonly<Record<string, number>>
@@ -48,15 +48,15 @@ export type Taken<Report> = {
 }
 
 /** What learns, one batch at a time. */
-export type Learner<Report> = {
+export type Trainer<Report> = {
   /** Steps taken. */
-  readonly step: number
+  readonly stepsTaken: number
   /** All that training changes, by its name in a checkpoint. */
-  places(): Places
+  stateDict(): StateDict
   /** After `places` were filled from a checkpoint of this step. */
-  resumeAt(step: number): void
+  setStep(step: number): void
   /** Takes one step. Throws `NotFiniteStep` where it cannot be taken, with everything as it was. */
-  take(made: CropBatch): Taken<Report>
+  step(made: CropBatch): StepResult<Report>
   /** Where a step that could not be taken stopped being finite. */
   explain(error: NotFiniteStep, made: CropBatch): Explanation
   /** The weights that are judged and kept at last: `backbone.…` and heads. */
@@ -99,12 +99,12 @@ export type RunOptions = {
    * Fingerprint of a frozen teacher that the run learns from; part of what a resumed run must have in common with the
    * one so far.
    */
-  readonly taughtBy?: string
+  readonly teacherFingerprint?: string
   /** Batches from a step on, where they do not come from `images` alone for this run. */
   readonly batches?: (start: number) => Batches<CropBatch>
   readonly onRejected?: (bad: RejectedImage) => void
   /** Asked after each step; false ends the run as a signal does, with a checkpoint. */
-  readonly goOn?: () => boolean
+  readonly shouldContinue?: () => boolean
 }
 
 /** Averages since the last line of metrics, or scores, as written there. */
@@ -127,7 +127,7 @@ export type RunEvent<Report> =
   /** How the images were loaded, in words, once, before the run stops or ends. */
   | {readonly kind: 'loaded'; readonly words: string}
   | {readonly kind: 'stopped'; readonly step: number; readonly path: string}
-  | {readonly kind: 'finished'; readonly step: number; readonly model: string; readonly health: Health; readonly worth?: Worth}
+  | {readonly kind: 'finished'; readonly step: number; readonly model: string; readonly health: Health; readonly worth?: Improvement}
 
 /**
  * Trains to the end of the plan, or until `signal` aborts or `goOn` says no; then a checkpoint is written first.
@@ -136,7 +136,7 @@ export type RunEvent<Report> =
  * 6), with the layer, and `not-finite.json` in the run folder; no image can be read any more (exit 4), with a
  * checkpoint; the last checkpoint, the model or the metrics could not be written (exit 1).
  */
-export async function* runTraining<Report>(learner: Learner<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
+export async function* runTraining<Report>(learner: Trainer<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
   const {run, resume = false, force = false} = options
   try {
     await openRun(run, {force, resume})
@@ -151,27 +151,27 @@ export async function* runTraining<Report>(learner: Learner<Report>, options: Ru
   }
 }
 
-async function* underLock<Report>(learner: Learner<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
+async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
   const {images, settings, plan, computing, run, signal, evaluation, version} = options
   const {train} = settings
   const set = imageSet(images)
-  const recorded = {version, settings, plan, computing, set, taughtBy: options.taughtBy}
+  const recorded = {version, settings, plan, computing, set, taughtBy: options.teacherFingerprint}
   const metricsPath = join(run, runNames.metrics)
   const scale = {prototypes: plan.dinoHead.prototypes, weight: settings.dino.loss_weight}
   const window = new Averages()
   let history: readonly Change[] = []
   let last: string | undefined // the newest checkpoint that is whole
 
-  await sweepRun(run)
+  await removeTemporaries(run)
   if (options.resume) {
-    const found = await newestGood(run)
+    const found = await latestValidCheckpoint(run)
     const changes = [...found.damaged]
     if (found.path !== undefined) {
       const {path} = found
-      const {step, metadata} = await fillPlaces(path, learner.places(), said =>
-        refuseChanges(path, compare(said, recorded), options.acceptChanges ?? false)
+      const {step, metadata} = await loadStateDict(path, learner.stateDict(), said =>
+        assertSameCourse(path, compare(said, recorded), options.acceptChanges ?? false)
       )
-      learner.resumeAt(step)
+      learner.setStep(step)
       window.restore(JSON.parse(metadata['window'] ?? 'null'))
       history = JSON.parse(metadata['history'] ?? '[]') as Change[]
       const {course, carried, digits} = compare(metadata, recorded)
@@ -184,11 +184,11 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
       last = path
       await rm(join(run, runNames.notFinite), {force: true}) // what stopped it is behind it, or will come again
     }
-    yield {kind: 'resumed', step: learner.step, path: found.path, changes}
+    yield {kind: 'resumed', step: learner.stepsTaken, path: found.path, changes}
   } else await clearRun(run)
   await atomicFile(join(run, runNames.config), async path => writeFile(path, options.yaml), {force: true})
-  const metrics = await GrowingFile.open(metricsPath, await lengthUntil(metricsPath, learner.step > 0 ? learner.step : -1))
-  const events = await openEvents(join(run, runNames.events), learner.step + 1)
+  const metrics = await AppendFile.open(metricsPath, await lengthUntil(metricsPath, learner.stepsTaken > 0 ? learner.stepsTaken : -1))
+  const events = await openEvents(join(run, runNames.events), learner.stepsTaken + 1)
 
   const said: RunEvent<Report>[] = []
   const warned = new Set<string>()
@@ -199,7 +199,7 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
       said.push({kind: 'warning', message: `${failure.message} ${after}`})
     }
   }
-  const watch = new Watch(scale, Math.max(plan.curves.lr.warmup, plan.steps / 10))
+  const watch = new HealthWatch(scale, Math.max(plan.curves.lr.warmup, plan.steps / 10))
   const line = async (values: Metrics): Promise<void> => {
     await metrics.append(JSON.stringify(values) + '\n')
     await events.write(values.step, tagged(values))
@@ -215,10 +215,10 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
   }
   const checkpoint = async (): Promise<void> => {
     await settle()
-    const {step} = learner
-    const places = learner.places()
+    const {stepsTaken: step} = learner
+    const places = learner.stateDict()
     if (!Number.isFinite(globalNorm([...places.values()].map(({get}) => get())))) {
-      const sick = notFiniteIn([...places].map(([name, {get}]) => [name, get()] as const))
+      const sick = nonFiniteTensors([...places].map(([name, {get}]) => [name, get()] as const))
       if (sick.length > 0) throw await refuseState(run, step, sick, last)
     }
     const metadata = stateRecord({...recorded, step, window: window.kept(), history})
@@ -242,22 +242,22 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
   }
   const lastGood = (): string => (last ? `The last good checkpoint is ${last}. ` : 'No checkpoint was written yet. ')
 
-  const batches = options.batches?.(learner.step) ?? trainingBatches(options, learner.step)
-  let written = learner.step // the step of the last checkpoint
+  const batches = options.batches?.(learner.stepsTaken) ?? trainingBatches(options, learner.stepsTaken)
+  let written = learner.stepsTaken // the step of the last checkpoint
   const score = async (judge: Evaluation): Promise<RunEvent<Report>> => {
-    const {step} = learner
+    const {stepsTaken: step} = learner
     const from = performance.now()
     const scores = await judge.run(learner.model())
     await line({step, ...scores})
     return {kind: 'scores', step, scores, seconds: (performance.now() - from) / 1000}
   }
   try {
-    if (evaluation?.before && learner.step === 0) yield await score(evaluation)
+    if (evaluation?.before && learner.stepsTaken === 0) yield await score(evaluation)
     for (;;) {
       const next = await batches.next().catch(async (error: unknown) => {
-        if (learner.step > written) await checkpoint()
+        if (learner.stepsTaken > written) await checkpoint()
         await settle()
-        throw error instanceof UserError && learner.step > 0
+        throw error instanceof UserError && learner.stepsTaken > 0
           ? new UserError(error.message, {
               exit: error.exit,
               code: error.code,
@@ -268,15 +268,15 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
       if (next.done) break
       const made = next.value
       const begun = performance.now()
-      let taken: Taken<Report>
+      let taken: StepResult<Report>
       try {
-        taken = learner.take(made)
+        taken = learner.step(made)
       } catch (error) {
         await settle()
         if (error instanceof NotFiniteStep) throw await refuseStep(run, learner.explain(error, made), made, lastGood())
         throw error
       }
-      const {step} = learner
+      const {stepsTaken: step} = learner
       const seconds = (performance.now() - begun) / 1000 + made.waitSeconds
       window.add(taken.measured, {seconds, waited: made.waitSeconds})
       yield {kind: 'step', step, report: taken.report, dataWait: made.waitSeconds, seconds}
@@ -287,7 +287,7 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
         for (const message of watch.see(values)) yield {kind: 'warning', message}
       }
       if (evaluation && (step % evaluation.every === 0 || step === plan.steps)) yield await score(evaluation)
-      const stopping = signal?.aborted === true || options.goOn?.() === false
+      const stopping = signal?.aborted === true || options.shouldContinue?.() === false
       if (step % train.checkpoint_every === 0 || step === plan.steps || stopping) {
         await checkpoint()
         written = step
@@ -312,10 +312,10 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
     if (failure) throw unwritten(failure, `${lastGood()}The model stands in ${model} all the same. `)
     if (metrics.failure) throw metrics.failure
     const all = await readLines(metricsPath)
-    const lines = all.filter(({total}) => total !== undefined).slice(-judged)
-    const health = lines.length > 0 ? judge(lines, scale) : {healthy: true, words: 'no step was taken'}
-    const worth = worthOf(all.map(({step, ...values}) => ({step, values: new Map(Object.entries(values))})))
-    yield {kind: 'finished', step: learner.step, model, health, ...(worth ? {worth} : {})}
+    const lines = all.filter(({total}) => total !== undefined).slice(-windowSize)
+    const health = lines.length > 0 ? assessHealth(lines, scale) : {healthy: true, words: 'no step was taken'}
+    const worth = improvementOf(all.map(({step, ...values}) => ({step, values: new Map(Object.entries(values))})))
+    yield {kind: 'finished', step: learner.stepsTaken, model, health, ...(worth ? {worth} : {})}
   } finally {
     await batches.return()
     await settle().catch(() => undefined)
@@ -324,7 +324,7 @@ async function* underLock<Report>(learner: Learner<Report>, options: RunOptions)
 }
 
 /** How many patches of which crops are masked. */
-export const masksOf = ({ibot, crops}: Settings, {vit}: Derived): MaskSettings =>
+export const maskSettingsOf = ({ibot, crops}: Settings, {vit}: Derived): MaskSettings =>
   maskSettings(crops.global_crops_size, vit.patch, ibot.mask_sample_probability, ibot.mask_ratio_min_max)
 
 /**
@@ -339,7 +339,7 @@ export const trainingBatches = (
     sampler: shuffledSampler(images.length, settings.train.seed),
     batch: plan.batch,
     crops,
-    masks: masksOf(settings, plan),
+    masks: maskSettingsOf(settings, plan),
     seed: settings.train.seed,
     start,
     end: plan.steps,
@@ -352,7 +352,7 @@ const unwritten = (failure: UserError, lastGood: string): UserError =>
   new UserError(failure.message, {exit: 1, code: failure.code, hint: `${lastGood}Free some space and go on from there with --resume.`})
 
 /** The newest checkpoint that can be opened; those that cannot (a disk that lost power) are passed over, and named. */
-export async function newestGood(run: string): Promise<{path: string | undefined; damaged: string[]}> {
+export async function latestValidCheckpoint(run: string): Promise<{path: string | undefined; damaged: string[]}> {
   const damaged: string[] = []
   for (const {path} of (await listStates(run)).reverse()) {
     try {
@@ -511,7 +511,7 @@ async function lengthUntil(file: string, step: number): Promise<number> {
  * Writes `final/`: the backbone as safetensors and as a Hugging Face folder, and its heads. Returns the path of the
  * backbone.
  */
-async function saveFinal<Report>(learner: Learner<Report>, {run, plan, settings, version}: RunOptions): Promise<string> {
+async function saveFinal<Report>(learner: Trainer<Report>, {run, plan, settings, version}: RunOptions): Promise<string> {
   const folder = join(run, runNames.final)
   await mkdir(folder, {recursive: true})
   const model = learner.model()
@@ -521,7 +521,7 @@ async function saveFinal<Report>(learner: Learner<Report>, {run, plan, settings,
         yield {name: name.slice('backbone.'.length), shape: leaf.shape, data: (await leaf.data()) as Float32Array}
   }
   const {resize, crop} = cropMetadata(settings)
-  const metadata = {tool: `dinov2 ${version}`, step: String(learner.step), seed: String(settings.train.seed), resize, crop}
+  const metadata = {tool: `dinov2 ${version}`, step: String(learner.stepsTaken), seed: String(settings.train.seed), resize, crop}
   const path = join(folder, 'backbone.safetensors')
   await saveBackbone(path, plan.vit, backbone(), metadata, {force: true})
   await saveHuggingFace(join(folder, 'huggingface'), plan.vit, backbone(), {

@@ -14,9 +14,9 @@ import type {Tensor2D} from '../../tensor/tf.js'
 import {grow} from '../../tensor/tree.js'
 import {featureGradients, featureStep} from '../train/feature-distill-step.js'
 import type {FeatureNetwork} from '../train/feature-distill-step.js'
-import {Lessons} from '../train/teacher.js'
+import {TeacherTargetCache} from '../train/teacher.js'
 import type {Teacher} from '../train/teacher.js'
-import {copyHead, partsOf, studentGradients, trainStep, wholeBatch} from '../train/train-step.js'
+import {castHead, splitBatch, studentGradients, trainStep, withAllPatchesInLoss} from '../train/train-step.js'
 import type {Network, StepBatch, StepRates, StepSettings, TrainState} from '../train/train-step.js'
 import {images} from './backbone.js'
 import {check, compare, LIMITS, maxError, updateError, type Check} from './checks.js'
@@ -70,9 +70,9 @@ function teacherOf(tensors: Tensors, heads: number, withHeads: boolean): Teacher
   const vit = architectureOf(tensors, prefix, {num_heads: heads}, 'The recorded teacher')
   const masters = named(tensors, 'teacher.backbone')
   const {params} = inferenceCopy(grow<Vit>(masters), 'fp32')
-  const head = (name: string): {own: Named; copy: ReturnType<typeof copyHead>} => {
+  const head = (name: string): {own: Named; copy: ReturnType<typeof castHead>} => {
     const own = named(tensors, `teacher.${name}`)
-    return {own, copy: copyHead(grow<Head>(own), 'fp32')}
+    return {own, copy: castHead(grow<Head>(own), 'fp32')}
   }
   const made = withHeads ? {dino: head('dino_head'), ibot: head('ibot_head')} : undefined
   const all = new Set<Tensor>([...masters.values(), ...leavesOf(params)])
@@ -142,7 +142,7 @@ function batchOf(tensors: Tensors, settings: StepSettings, file: string): StepBa
     indices: new Int32Array(0),
     weights: new Float32Array(0)
   }
-  return wholeBatch(bare, crops, N)
+  return withAllPatchesInLoss(bare, crops, N)
 }
 
 const freeBatch = ({globals, locals, masks}: StepBatch): void => dispose([globals, masks, ...(locals ? [locals] : [])])
@@ -153,11 +153,11 @@ async function* verifyHeads(tensors: Tensors, recorded: RecordedDistillation): A
   const teacher = teacherOf(tensors, recorded.teacher.heads, true)
   const batch = batchOf(tensors, settings, 'distill_heads')
   const grid = Math.sqrt(batch.masks.shape[1])
-  const lessons = new Lessons(teacher, [grid], batch.globals.shape[1])
+  const lessons = new TeacherTargetCache(teacher, [grid], batch.globals.shape[1])
   const rates = ratesOf(recorded)
   try {
     // Gradients for targets said once; then the step itself, for which the teacher is asked again.
-    const parts = partsOf(batch, 1)
+    const parts = splitBatch(batch, 1)
     const K = need(tensors, 'teacher.dino_head.last_layer.weight_v', 'distill_heads').shape[0]!
     const said = lessons.targets(0, parts, grid, {dino: K, ibot: K}, rates, {...settings, memory: 'balanced'})
     const {grads} = studentGradients(grow<Network>(state.student), batch, said, {...settings, memory: 'balanced'})
@@ -183,9 +183,9 @@ async function* verifyFeatures(tensors: Tensors, recorded: RecordedDistillation)
   const teacher = teacherOf(tensors, recorded.teacher.heads, false)
   const batch = batchOf(tensors, settings, 'distill_features')
   const grid = Math.sqrt(batch.masks.shape[1])
-  const lessons = new Lessons(teacher, [grid], batch.globals.shape[1])
+  const lessons = new TeacherTargetCache(teacher, [grid], batch.globals.shape[1])
   try {
-    const parts = partsOf(batch, 1)
+    const parts = splitBatch(batch, 1)
     const said = lessons.features(0, parts, grid)
     const {grads} = featureGradients(grow<FeatureNetwork>(state.student), parts, said, settings)
     dispose(parts.map(({masks}) => masks))

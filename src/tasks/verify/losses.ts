@@ -1,8 +1,8 @@
 /** The recorded head and losses: values and gradients of each, Sinkhorn–Knopp and centering. */
 import {openCheckpoint} from '../../files/checkpoint/checkpoint.js'
-import {dinoLoss, ibotLoss} from '../../loss/dino.js'
-import {koleo} from '../../loss/koleo.js'
-import {centred, nextCenter, sinkhorn} from '../../loss/sinkhorn.js'
+import {dinoLossReference, ibotLossReference} from '../../loss/dino.js'
+import {koleoLoss} from '../../loss/koleo.js'
+import {centeredDense, nextCenter, sinkhornDense} from '../../loss/sinkhorn.js'
 import {headBackward, headForward, prototypes, prototypesBackward} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
 import {linearForward} from '../../tensor/ops/linear.js'
@@ -24,9 +24,9 @@ export async function* verifyLosses(golden: Golden): AsyncGenerator<Check> {
   const at = <T extends Tensor>(name: string): T => onEngine<T>(need(io, name, FILE))
   yield* verifyHead(golden, io)
 
-  yield* judge('sinkhorn', io, LIMITS.forward, () => ({'sinkhorn.out_temp0.05_iter3': sinkhorn(at('sinkhorn.in'), SINKHORN)}))
+  yield* judge('sinkhorn', io, LIMITS.forward, () => ({'sinkhorn.out_temp0.05_iter3': sinkhornDense(at('sinkhorn.in'), SINKHORN)}))
   yield* judge('dino', io, LIMITS.gradient, () => {
-    const {loss, gradient} = dinoLoss(at('dino.student'), at<Tensor3D>('dino.teacher'), STUDENT)
+    const {loss, gradient} = dinoLossReference(at('dino.student'), at<Tensor3D>('dino.teacher'), STUDENT)
     return {'dino.loss': reshape(loss, [1]), 'dino.gstudent': gradient}
   })
   yield* judge('centering', io, LIMITS.forward, () => {
@@ -34,19 +34,23 @@ export async function* verifyLosses(golden: Golden): AsyncGenerator<Check> {
     const scores = at<Tensor2D>('sinkhorn.in')
     const first = zeros([1, scores.shape[1]]) as Tensor2D
     const center = nextCenter(first, scores)
-    return {'center.first': centred(scores, first, CENTERED), 'center.second': centred(scores, center, CENTERED), 'center.center': center}
+    return {
+      'center.first': centeredDense(scores, first, CENTERED),
+      'center.second': centeredDense(scores, center, CENTERED),
+      'center.center': center
+    }
   })
   yield* judge('ibot', io, LIMITS.gradient, () => {
     // The padding rows take part in the totals of the prototypes, as in the reference; the loss leaves them out.
     const student = at<Tensor2D>('ibot.student')
-    const targets = sinkhorn(at('ibot.teacher_logits_padded'), SINKHORN)
+    const targets = sinkhornDense(at('ibot.teacher_logits_padded'), SINKHORN)
     const images = need(io, 'ibot.masks', FILE).shape[0]!
-    const {loss, gradient} = ibotLoss(student, slice(targets, [0, 0], student.shape), at<Tensor1D>('ibot.weight'), images, STUDENT)
+    const {loss, gradient} = ibotLossReference(student, slice(targets, [0, 0], student.shape), at<Tensor1D>('ibot.weight'), images, STUDENT)
     return {'ibot.teacher_sinkhorn_padded': targets, 'ibot.loss': reshape(loss, [1]), 'ibot.gstudent': gradient}
   })
   yield ibotWeights(io)
   yield* judge('koleo', io, LIMITS.gradient, () => {
-    const {loss, gradient} = koleo(at('koleo.x'))
+    const {loss, gradient} = koleoLoss(at('koleo.x'))
     return {'koleo.loss': reshape(loss, [1]), 'koleo.gx': gradient}
   })
 }

@@ -6,8 +6,8 @@ import {hostname} from 'node:os'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import {fileURLToPath} from 'node:url'
-import {GrowingFile} from '../../../src/files/run/append-file.js'
-import {clearRun, openRun, sweepRun} from '../../../src/files/run/run-folder.js'
+import {AppendFile} from '../../../src/files/run/append-file.js'
+import {clearRun, openRun, removeTemporaries} from '../../../src/files/run/run-folder.js'
 import {lockName, lockRun} from '../../../src/files/run/run-lock.js'
 import {crc32c, openEvents, tfRecord} from '../../../src/files/run/tensorboard.js'
 import {writeState} from '../../../src/files/run/training-state.js'
@@ -28,14 +28,14 @@ function tests(): void {
   test('a growing file keeps the lines it is told to, and cuts off the rest', async t => {
     const path = join(await scratch(t), 'lines')
     await writeFile(path, 'one\ntwo\nthr')
-    const file = await GrowingFile.open(path, 8)
+    const file = await AppendFile.open(path, 8)
     await file.append('three\n')
     assert.equal(await file.close(), undefined)
     assert.equal(await readFile(path, 'utf8'), 'one\ntwo\nthree\n')
   })
 
   test('on a full disk pieces wait, nothing is thrown, and closing says what is missing', async () => {
-    const file = await GrowingFile.open('/dev/full')
+    const file = await AppendFile.open('/dev/full')
     await file.append('one\n')
     await file.append('two\n')
     assert.match(file.failure!.message, /No room left on the disk for \/dev\/full/)
@@ -73,7 +73,7 @@ function tests(): void {
     await assert.rejects(openRun(run), {exit: 2, code: 'OUTPUT_EXISTS'})
     await openRun(run, {resume: true})
     await openRun(run, {force: true})
-    await sweepRun(run)
+    await removeTemporaries(run)
     assert.deepEqual((await readdir(join(run, 'checkpoints'))).sort(), ['mine.safetensors', 'step-0000001.safetensors'])
     await clearRun(run)
     assert.deepEqual((await readdir(run)).sort(), ['checkpoints', 'config.yaml', 'notes.txt'])

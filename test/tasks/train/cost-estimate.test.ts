@@ -8,9 +8,9 @@ import {before, describe, test} from 'node:test'
 import {derive} from '../../../src/config/derived.js'
 import {readLayers, recipeFolder, resolveSettings} from '../../../src/config/settings.js'
 import type {Settings} from '../../../src/config/table.js'
-import {bill, sizesOf, throughputOf} from '../../../src/tasks/train/cost-estimate.js'
+import {estimateCost, countCost, throughputOf} from '../../../src/tasks/train/cost-estimate.js'
 import {stateBytes} from '../../../src/tasks/train/memory-usage.js'
-import {freshState} from '../../../src/tasks/train/pretrain.js'
+import {initState} from '../../../src/tasks/train/pretrain.js'
 import {counted, onTorch} from '../../support/engine.js'
 import {freeState} from '../../support/small-run.js'
 
@@ -47,8 +47,8 @@ describe('without trying a step', () => {
     ]) {
       const own = settings(undefined, ...tiny, ...more)
       const plan = derive(own)
-      const found = sizesOf(own, plan, 'fp32')
-      const state = await freshState(own, plan)
+      const found = countCost(own, plan, 'fp32')
+      const state = await initState(own, plan)
       let parameters = 0
       for (const leaf of state.student.values()) parameters += leaf.size
       assert.equal(found.parameters, parameters)
@@ -60,7 +60,7 @@ describe('without trying a step', () => {
   test('arithmetic and memory go with the images of a step; levels of memory trade one for the other', () => {
     const of = (...sets: string[]) => {
       const own = settings('vits14', ...sets)
-      return sizesOf(own, derive(own), 'bf16')
+      return countCost(own, derive(own), 'bf16')
     }
     const ratio = of('train.batch=64').flops / of('train.batch=32').flops
     assert.ok(Math.abs(ratio - 2) < 1e-9, `${ratio}`)
@@ -73,7 +73,7 @@ describe('without trying a step', () => {
   test('the published runs come out at the hours of their machines: 3.3 days on A100s at what those achieve', () => {
     const own = settings('vitl14')
     const seconds = 3.3 * 86400
-    const achieved = (sizesOf(own, derive(own), 'bf16').flops * 625_000) / seconds / 1e12
+    const achieved = (countCost(own, derive(own), 'bf16').flops * 625_000) / seconds / 1e12
     assert.ok(achieved > 60 && achieved < 250, `${achieved} TFLOP/s of 312`)
   })
 
@@ -91,7 +91,7 @@ describe('without trying a step', () => {
     for (const recipe of recipes) {
       const own = settings(recipe, ...(recipe === 'highres' ? ['student.patch_size=14'] : []))
       const plan = derive(own)
-      const found = await bill({images: 1000, settings: own, plan, precision: 'bf16', engine, tflops: 100})
+      const found = await estimateCost({images: 1000, settings: own, plan, precision: 'bf16', engine, tflops: 100})
       assert.ok(found.seconds > 0 && found.steps === plan.steps && found.processBytes! > found.parts.state, recipe)
       assert.equal(found.machine, 'a device of 100 TFLOP/s, bf16')
     }
@@ -101,16 +101,23 @@ describe('without trying a step', () => {
     const own = settings(undefined, ...tiny)
     const plan = derive(own)
     const start = counted()
-    const large = await bill({images: 10, settings: own, plan, precision: 'fp32', engine, limits: {bytes: 2 ** 20}})
+    const large = await estimateCost({images: 10, settings: own, plan, precision: 'fp32', engine, limits: {bytes: 2 ** 20}})
     assert.match(
       large.estimated!,
       /^a probe would need about [\d.]+ GiB and 0\.0 GiB are free; one block of this width achieves .* TFLOP\/s here/
     )
     assert.match(large.machine, /, 1 thread, torch 2, fp32$/)
-    const slow = await bill({images: 10, settings: own, plan, precision: 'fp32', engine, limits: {seconds: 0}})
+    const slow = await estimateCost({images: 10, settings: own, plan, precision: 'fp32', engine, limits: {seconds: 0}})
     assert.match(slow.estimated!, /^a step takes about .* s, too long to try some/)
     assert.equal(counted(), start)
-    const tried = await bill({images: 10, settings: own, plan, precision: 'fp32', engine, probe: {warm: 1, least: 1, most: 1, seconds: 0}})
+    const tried = await estimateCost({
+      images: 10,
+      settings: own,
+      plan,
+      precision: 'fp32',
+      engine,
+      probe: {warm: 1, least: 1, most: 1, seconds: 0}
+    })
     assert.equal(tried.estimated, undefined)
     assert.equal(tried.parameters, large.parameters)
     assert.ok(tried.secondsPerStep > 0 && tried.flopsPerStep === large.flopsPerStep)

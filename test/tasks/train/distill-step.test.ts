@@ -5,23 +5,23 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {standardised} from '../../../src/loss/feature.js'
-import {productScores} from '../../../src/loss/scores.js'
-import {centredTargets} from '../../../src/loss/targets.js'
+import {standardizeRows} from '../../../src/loss/feature.js'
+import {lazyLogits} from '../../../src/loss/scores.js'
+import {centeredTargets} from '../../../src/loss/targets.js'
 import type {VitConfig} from '../../../src/model/config.js'
 import {headForward} from '../../../src/model/head.js'
 import {initHead, initProjector} from '../../../src/model/init.js'
 import {forward, inferenceCopy} from '../../../src/model/vit.js'
 import type {Named} from '../../../src/optim/adamw.js'
 import {featureStep} from '../../../src/tasks/train/feature-distill-step.js'
-import {Lessons} from '../../../src/tasks/train/teacher.js'
+import {TeacherTargetCache} from '../../../src/tasks/train/teacher.js'
 import type {Teacher} from '../../../src/tasks/train/teacher.js'
 import {
-  copyHead,
-  partsOf,
+  castHead,
+  splitBatch,
   studentGradients,
   trainStep,
-  wholeBatch,
+  withAllPatchesInLoss,
   type Network,
   type StepBatch,
   type TrainState
@@ -57,8 +57,8 @@ function teacherOf(config: VitConfig = wide, withHeads = true): Teacher {
   const {params, owned} = inferenceCopy(masters, 'fp32')
   const [dino, ibot] = [head(config.width, 'dino_head', 7), head(config.width, 'ibot_head', 7)]
   const copies = {
-    dino: copyHead(grow<Network>(dino).dino_head, 'fp32'),
-    ibot: copyHead(grow<{ibot_head: Network['dino_head']}>(ibot).ibot_head, 'fp32')
+    dino: castHead(grow<Network>(dino).dino_head, 'fp32'),
+    ibot: castHead(grow<{ibot_head: Network['dino_head']}>(ibot).ibot_head, 'fp32')
   }
   const size = {layers: 3, hidden: 16, bottleneck: 8, prototypes: K}
   return {
@@ -100,7 +100,7 @@ const withProjectors = (): TrainState =>
   )
 
 /** Crops of step `step`, unmasked, all patches in the loss. */
-const batchAt = (step: number): StepBatch => wholeBatch(batchOf(variant, step), 2 * images, 9)
+const batchAt = (step: number): StepBatch => withAllPatchesInLoss(batchOf(variant, step), 2 * images, 9)
 
 type Numbers = Map<string, Float32Array>
 async function read(named: Iterable<readonly [string, Tensor]>): Promise<Numbers> {
@@ -118,7 +118,7 @@ async function learn(kind: Kind, more: {accumulate?: number; memory?: 'fast' | '
   const teacher = teacherOf(wide, kind === 'heads')
   const bytes = await read(flat(teacher.backbone))
   let state = kind === 'heads' ? withHeads() : withProjectors()
-  const lessons = new Lessons(teacher, [3], 12)
+  const lessons = new TeacherTargetCache(teacher, [3], 12)
   const settings = settingsOf(variant, more)
   const losses: Record<string, number>[] = []
   const living = counted()
@@ -198,7 +198,7 @@ test('at equal temperatures, with plain softmax targets, on the same crop and wi
     const one = slice(bare.globals, [0, 0, 0, 0], [n / 2, ...sides])
     return concat([one, one]) as Tensor4D
   })
-  const batch = wholeBatch({...bare, globals: twice}, n, 9)
+  const batch = withAllPatchesInLoss({...bare, globals: twice}, n, 9)
   // The student's own scores as targets, at the student's temperature.
   const own = tidy(() => {
     const {cls, patches} = forward(student.backbone, twice, variant.vit)
@@ -207,10 +207,10 @@ test('at equal temperatures, with plain softmax targets, on the same crop and wi
       patches: headForward(reshape(patches, [-1, variant.vit.width]) as Tensor2D, student.ibot_head!).z
     }
   })
-  const w = {dino: copyHead(student.dino_head, 'fp32'), ibot: copyHead(student.ibot_head!, 'fp32')}
+  const w = {dino: castHead(student.dino_head, 'fp32'), ibot: castHead(student.ibot_head!, 'fp32')}
   const none = zeros([1, K]) as Tensor2D
-  const cls = centredTargets(productScores(own.cls, w.dino.w), none, 0.1, K)
-  const patches = centredTargets(productScores(own.patches, w.ibot.w), none, 0.1, K)
+  const cls = centeredTargets(lazyLogits(own.cls, w.dino.w), none, 0.1, K)
+  const patches = centeredTargets(lazyLogits(own.patches, w.ibot.w), none, 0.1, K)
   const entropy = scalar(0)
   const {grads, report} = studentGradients(student, batch, {cls: cls.targets, patches: patches.targets, entropy}, settings)
   assert.ok(report.losses.dino_global > 0.1 && report.losses.ibot > 0.1)
@@ -222,7 +222,7 @@ test('at equal temperatures, with plain softmax targets, on the same crop and wi
     )
   }
   dispose([...grads.values(), entropy, none, own.cls, own.patches, twice, bare.globals, bare.masks])
-  for (const {targets, mean} of [cls, patches]) dispose([targets.rows, targets.columns, mean])
+  for (const {targets, mean} of [cls, patches]) dispose([targets.logRowScale, targets.logColumnScale, mean])
   dispose([...w.dino.owned, ...w.ibot.owned])
   freeState(state)
   assert.equal(counted(), before)
@@ -233,13 +233,13 @@ test('features: a student whose projected tokens are the teacher’s has no loss
   const start = counted()
   const config = configs.plain
   const teacher = teacherOf(config, false)
-  const lessons = new Lessons(teacher, [3], 12)
+  const lessons = new TeacherTargetCache(teacher, [3], 12)
   const batch = batchAt(0)
-  const parts = partsOf(batch, 1)
+  const parts = splitBatch(batch, 1)
   const {cls, patches, done} = lessons.features(0, parts, 3)
   const tokens = tidy(() => {
     const seen = forward(teacher.backbone, batch.globals, config)
-    return {cls: standardised(seen.cls), patches: standardised(reshape(seen.patches, [-1, config.width]) as Tensor2D)}
+    return {cls: standardizeRows(seen.cls), patches: standardizeRows(reshape(seen.patches, [-1, config.width]) as Tensor2D)}
   })
   for (const [said, expected] of [
     [cls, tokens.cls],
@@ -260,14 +260,14 @@ test('another normalisation: the teacher sees the image as its own mean and devi
   const teacher = teacherOf(configs.plain, false)
   const other: Teacher = {...teacher, normalisation: {mean: [0.5, 0.5, 0.5], std: [0.5, 0.25, 0.5]}}
   const batch = batchAt(0)
-  const parts = partsOf(batch, 1)
-  const [of, by] = [new Lessons(other, [3], 12), new Lessons(teacher, [3], 12)]
+  const parts = splitBatch(batch, 1)
+  const [of, by] = [new TeacherTargetCache(other, [3], 12), new TeacherTargetCache(teacher, [3], 12)]
   const said = await take(of.features(0, parts, 3).cls)
   const again = tidy(() => {
     const raw = batch.globals.mul([0.229, 0.224, 0.225]).add([0.485, 0.456, 0.406])
     return raw.sub(0.5).div([0.5, 0.25, 0.5]) as Tensor4D
   })
-  const expected = await take(by.features(0, partsOf({...batch, globals: again}, 1), 3).cls)
+  const expected = await take(by.features(0, splitBatch({...batch, globals: again}, 1), 3).cls)
   assert.ok(largest(said.data as Float32Array, expected.data as Float32Array) < 1e-4)
   of.dispose()
   by.dispose()
@@ -282,14 +282,14 @@ test('a lesson is let go when the last student has asked, and one pass serves al
   await onTorch()
   const teacher = teacherOf()
   const settings = settingsOf(variant)
-  const lessons = new Lessons(teacher, [3, 2], 12)
+  const lessons = new TeacherTargetCache(teacher, [3, 2], 12)
   const batch = batchAt(0)
   let passes = 0
-  const parts = partsOf(batch, 1).map(part => ({...part, globals: () => (passes++, part.globals())}))
+  const parts = splitBatch(batch, 1).map(part => ({...part, globals: () => (passes++, part.globals())}))
   const before = counted()
   for (const grid of [3, 2]) {
     const said = lessons.targets(0, parts, grid, {dino: K, ibot: K}, rates, settings)
-    assert.equal(said.patches!.scores.rows, 2 * images * grid * grid)
+    assert.equal(said.patches!.logits.rows, 2 * images * grid * grid)
     said.entropy.dispose()
     said.dispose()
   }

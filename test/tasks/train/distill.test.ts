@@ -11,7 +11,7 @@ import type {Batches, CropBatch} from '../../../src/data/loader/batches.js'
 import {SharedBatches} from '../../../src/data/loader/shared-batches.js'
 import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {listStates} from '../../../src/files/run/training-state.js'
-import {loadTeacher, planTeacher, sideFor} from '../../../src/tasks/train/teacher.js'
+import {loadTeacher, planTeacher, teacherCropSide} from '../../../src/tasks/train/teacher.js'
 import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../../support/program.js'
 import {onTorch, take} from '../../support/engine.js'
 import {drawnFolder} from '../../support/drawn-images.js'
@@ -141,7 +141,7 @@ describe('what a student takes over', () => {
     ok(ended)
     assert.match(ended.stderr, /the teacher sees global crops at 48 pixels, the student at 32/)
     assert.match(ended.stderr, /the teacher's 6 × 6 patches are resampled to the student's 2 × 2/)
-    assert.equal(sideFor(100, {patch: 14} as never), 98)
+    assert.equal(teacherCropSide(100, {patch: 14} as never), 98)
   })
 
   test('scores of teacher and student stand beside each other', async () => {

@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {symptoms, Watch} from '../../../src/tasks/train/health.js'
-import {explain, NotFiniteStep} from '../../../src/tasks/train/non-finite.js'
+import {healthChecks, HealthWatch} from '../../../src/tasks/train/health.js'
+import {explainNonFinite, NotFiniteStep} from '../../../src/tasks/train/non-finite.js'
 import {trainStep} from '../../../src/tasks/train/train-step.js'
 import {rng} from '../../../src/tensor/random.js'
 import {tensor} from '../../../src/tensor/tf.js'
@@ -17,18 +17,18 @@ const scale = {prototypes: 1024, weight: 1}
 const uniform = Math.log(1024)
 
 test('signs of illness, by cause', () => {
-  const causes = (signs: Parameters<typeof symptoms>[0]): string[] => symptoms(signs, scale).map(({cause}) => cause)
+  const causes = (signs: Parameters<typeof healthChecks>[0]): string[] => healthChecks(signs, scale).map(({cause}) => cause)
   assert.deepEqual(causes({loss: 5, entropy: 4, cosine: 0.4}), [])
   assert.deepEqual(causes({loss: 5, entropy: 4, cosine: 0.99}), ['alike'])
   assert.deepEqual(causes({loss: uniform, entropy: 4}), ['uniform'])
   assert.deepEqual(causes({loss: 0.01, entropy: 0.01}), ['one prototype', 'sharp targets'])
   assert.deepEqual(causes({loss: 6.5, entropy: 0.2}), ['sharp targets'])
   assert.deepEqual(causes({loss: 6.5, entropy: uniform}), ['flat targets'])
-  assert.deepEqual(symptoms({loss: 0, entropy: 0}, {prototypes: 1024, weight: 0}), [], 'a loss of weight 0 says nothing')
+  assert.deepEqual(healthChecks({loss: 0, entropy: 0}, {prototypes: 1024, weight: 0}), [], 'a loss of weight 0 says nothing')
 })
 
 test('a run warns once of each cause, and of collapse only past its warm-up', () => {
-  const watch = new Watch(scale, 50)
+  const watch = new HealthWatch(scale, 50)
   const line = (step: number, more: object = {}): Record<string, number> & {step: number} => ({
     step,
     dino_local: uniform * 0.8,
@@ -84,7 +84,7 @@ for (const [engine, on] of [
     for (const [name, leaf] of all()) assert.deepEqual(await leaf.data(), before_.get(name), name)
     const side = 12
     const globals = Uint8Array.from({length: 6 * side * side * 3}, (_, i) => (i * 7) % 256)
-    const why = explain(error, state, {globals, side, vit: variant.vit, precision: 'fp32'})
+    const why = explainNonFinite(error, state, {globals, side, vit: variant.vit, precision: 'fp32'})
     assert.equal(why.layer, `${sick} of the student`)
     assert.deepEqual(
       why.activations.student.map(({largest}) => largest === null),
@@ -95,7 +95,10 @@ for (const [engine, on] of [
     assert.ok(why.terms.includes('total is NaN'))
     // With finite losses it began where the backward pass met it first.
     const backward = new NotFiniteStep({total: 1}, {backbone: Infinity}, ['backbone.cls_token', 'backbone.blocks.0.attn.proj.weight'])
-    assert.equal(explain(backward, state, {globals, side, vit: variant.vit, precision: 'fp32'}).layer, 'backbone.blocks.0.attn.proj.weight')
+    assert.equal(
+      explainNonFinite(backward, state, {globals, side, vit: variant.vit, precision: 'fp32'}).layer,
+      'backbone.blocks.0.attn.proj.weight'
+    )
     freeBatch(batch)
     freeState(state)
     assert.equal(counted(), start)

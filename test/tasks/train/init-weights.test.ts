@@ -16,9 +16,9 @@ import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {adapt} from '../../../src/model/adapt.js'
 import {forward} from '../../../src/model/vit.js'
 import {loadBackbone} from '../../../src/tasks/embed/load-backbone.js'
-import {noise} from '../../../src/tasks/train/cost-probe.js'
-import {readOrigin, settingsFrom} from '../../../src/tasks/train/init-weights.js'
-import {cropSettings, freeBatch, freshState, ratesAt, stepBatch, stepSettings} from '../../../src/tasks/train/pretrain.js'
+import {noiseBatches} from '../../../src/tasks/train/cost-probe.js'
+import {readOrigin, withInferredSettings} from '../../../src/tasks/train/init-weights.js'
+import {cropSettings, freeBatch, initState, ratesAt, stepBatch, stepSettings} from '../../../src/tasks/train/pretrain.js'
 import {trainStep} from '../../../src/tasks/train/train-step.js'
 import {rng} from '../../../src/tensor/random.js'
 import {dispose, type Tensor} from '../../../src/tensor/tf.js'
@@ -55,7 +55,7 @@ async function from(weights: string, ...given: string[]): Promise<Settings> {
   const resolved = resolveSettings(
     readLayers([], [...given, `student.pretrained_weights=${weights}`], {flags: [], settings: true}).settings
   )
-  return settingsFrom(await readOrigin(weights, sectionsOf), resolved, '--init', withSetting).settings
+  return withInferredSettings(await readOrigin(weights, sectionsOf), resolved, '--init', withSetting).settings
 }
 
 const tensors = async (path: string): Promise<Map<string, Float32Array>> => {
@@ -140,8 +140,8 @@ describe('the state', () => {
   test('of the same shape has the weights and the heads of the run, in student and teacher, in the order of drawn ones', async () => {
     const own = await from(at('run'))
     const plan = derive(own)
-    const state = await freshState(own, plan)
-    const drawn = await freshState(own, plan, '')
+    const state = await initState(own, plan)
+    const drawn = await initState(own, plan, '')
     assert.deepEqual([...state.student.keys()], [...drawn.student.keys()])
     freeState(drawn)
     const heads = await tensors(at('run', 'final', 'heads.safetensors'))
@@ -163,14 +163,14 @@ describe('the state', () => {
     const own = await from(at('run'), 'student.patch_size=4', 'student.num_register_tokens=2', 'crops.global_crops_size=40')
     const plan = derive(own)
     assert.deepEqual([plan.vit.grid, plan.vit.registers, own.crops.local_crops_size], [10, 2, 16])
-    const state = await freshState(own, plan)
+    const state = await initState(own, plan)
     const loaded = await loadBackbone(at('run'), {trainable: true})
     const expected = adapt(loaded.params, loaded.config, plan.vit, own.train.seed)
     for (const [name, leaf] of flat(expected)) {
       assert.deepEqual(await numbers(state.student.get(`backbone.${name}`)!), await numbers(leaf), name)
       dispose(leaf)
     }
-    const drawn = await freshState(own, plan, '')
+    const drawn = await initState(own, plan, '')
     assert.deepEqual([...state.student.keys()], [...drawn.student.keys()])
     for (const each of [drawn, state]) freeState(each)
     loaded[Symbol.dispose]()
@@ -179,8 +179,8 @@ describe('the state', () => {
   test('heads of another size, or none, are drawn', async () => {
     const own = await from(at('run'), 'dino.head_n_prototypes=24')
     assert.equal(own.optim.head_warmup_epochs, 5)
-    const state = await freshState(own, derive(own))
-    const drawn = await freshState(own, derive(own), '')
+    const state = await initState(own, derive(own))
+    const drawn = await initState(own, derive(own), '')
     for (const [name, leaf] of drawn.student)
       if (!name.startsWith('backbone.')) assert.deepEqual(await numbers(state.student.get(name)!), await numbers(leaf), name)
     for (const each of [drawn, state]) freeState(each)
@@ -192,7 +192,7 @@ describe('the state', () => {
     assert.equal(plan.headWarmup, 3)
     const crops = cropSettings(own)
     const masks = maskSettings(crops.globalSize, plan.vit.patch, 0.5, [0.1, 0.5])
-    let state = await freshState(own, plan)
+    let state = await initState(own, plan)
     const seen = async (): Promise<Map<string, Float32Array>> => {
       const all = new Map<string, Float32Array>()
       for (const [group, named] of [
@@ -207,7 +207,7 @@ describe('the state', () => {
     const begun = await seen()
     const isBackbone = (name: string): boolean => name.includes('.backbone.')
     let resting = begun
-    for await (const made of noise(own, plan.batch, masks)) {
+    for await (const made of noiseBatches(own, plan.batch, masks)) {
       if (made.step === 6) break
       const batch = stepBatch(made as CropBatch, plan.batch, crops, plan.vit.patch)
       const stepped = trainStep(state, batch, ratesAt(plan, made.step), stepSettings(own, plan, 'fp32'), rng(0, 'drop path', made.step))
@@ -295,13 +295,13 @@ describe('a run', () => {
     const {readRun} = await import('../../../src/files/run/run-folder.js')
     const said = findings((await readRun(at('scored'))).lines, new Map())
     assert.ok(said.some(({text}) => /^Nearest neighbours (fell|rose|went) from/.test(text)))
-    const {worthOf} = await import('../../../src/tasks/train/health.js')
+    const {improvementOf} = await import('../../../src/tasks/train/health.js')
     const line = (step: number, score: number) => ({step, values: new Map([['knn_10', score]])})
-    const fell = worthOf([line(0, 0.612), {step: 10, values: new Map([['total', 3]])}, line(20, 0.55)])!
+    const fell = improvementOf([line(0, 0.612), {step: 10, values: new Map([['total', 3]])}, line(20, 0.55)])!
     assert.deepEqual(
       [fell.fell, fell.words.split(';')[0]],
       [true, 'nearest neighbours fell from 61.2 to 55.0 % (k = 10): the weights were better before']
     )
-    assert.equal(worthOf([line(20, 0.5), line(40, 0.6)]), undefined, 'a run from nothing has no before')
+    assert.equal(improvementOf([line(20, 0.5), line(40, 0.6)]), undefined, 'a run from nothing has no before')
   })
 })

@@ -18,9 +18,9 @@ import {listStates} from '../../../src/files/run/training-state.js'
 import {forward} from '../../../src/model/vit.js'
 import {loadBackbone} from '../../../src/tasks/embed/load-backbone.js'
 import {memoryLine} from '../../../src/tasks/train/auto-batch.js'
-import {forecast, noise, type Forecast} from '../../../src/tasks/train/cost-probe.js'
-import {judge} from '../../../src/tasks/train/health.js'
-import {cropSettings, freeBatch, freshState, loadState, ratesAt, stepBatch, stepSettings} from '../../../src/tasks/train/pretrain.js'
+import {probeCost, noiseBatches, type MeasuredCost} from '../../../src/tasks/train/cost-probe.js'
+import {assessHealth} from '../../../src/tasks/train/health.js'
+import {cropSettings, freeBatch, initState, loadState, ratesAt, stepBatch, stepSettings} from '../../../src/tasks/train/pretrain.js'
 import {trainStep} from '../../../src/tasks/train/train-step.js'
 import {dispose} from '../../../src/tensor/tf.js'
 import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../../support/program.js'
@@ -186,7 +186,7 @@ describe('a run', () => {
     const ended = await runBinary(realBinary, ['pretrain', pictures, ...rest])
     assert.equal(ended.status, 0, ended.stderr)
     assert.match(ended.stderr, /8 images, 60 steps of 8, .* s a step \(\d+ % of it waiting for images\).* at the peak: state .* GiB/)
-    const bill = JSON.parse(ended.stdout) as Forecast
+    const bill = JSON.parse(ended.stdout) as MeasuredCost
     const last = metricsOf('straight').at(-1)!
     const near = (said: number, was: number, what: string): void =>
       assert.ok(Math.abs(said / was - 1) < 0.15, `${what}: ${said} was said and ${was} needed`)
@@ -368,7 +368,7 @@ test('--dry-run prints the bill and writes nothing', async () => {
 describe('beneath the command', () => {
   const withSets = (...sets: string[]): Settings =>
     resolveSettings(readLayers([recipeFile], sets, {flags: [], settings: true}).settings).settings
-  const fresh = (own: Settings): ReturnType<typeof freshState> => freshState(own, derive(own))
+  const fresh = (own: Settings): ReturnType<typeof initState> => initState(own, derive(own))
 
   before(onTorch)
   after(() => assert.equal(counted(), 0))
@@ -432,7 +432,7 @@ describe('beneath the command', () => {
     const start = {tensors: counted(), bytes: held()}
     const own = withSets('train.accumulate=3', 'train.memory=small')
     const probe = {warm: 1, least: 1, most: 2, seconds: 0}
-    const bill = await forecast({images: 10, settings: own, plan: derive(own), precision: 'fp32', probe})
+    const bill = await probeCost({images: 10, settings: own, plan: derive(own), precision: 'fp32', probe})
     assert.ok(bill.seconds > bill.secondsPerStep * steps && bill.checkpointSeconds > 0)
     assert.equal(bill.dataWait, 0)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
@@ -445,10 +445,10 @@ describe('beneath the command', () => {
     const plan = derive(own)
     const crops = cropSettings(own)
     const masks = maskSettings(crops.globalSize, plan.vit.patch, 0.5, [0.1, 0.5])
-    const made = (await noise(own, plan.batch, masks).next()).value as CropBatch
+    const made = (await noiseBatches(own, plan.batch, masks).next()).value as CropBatch
     const reports = []
     for (const parts of [1, 3]) {
-      const state = await freshState(own, plan)
+      const state = await initState(own, plan)
       const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, parts)
       const next = trainStep(state, batch, ratesAt(plan, 0), {...stepSettings(own, plan, 'fp32'), accumulate: parts})
       freeBatch(batch)
@@ -469,11 +469,11 @@ describe('beneath the command', () => {
   test('health: collapsed, not learning, healthy, each in words', () => {
     const scale = {prototypes: 32, weight: 1}
     const line = (loss: number, cosine: number) => ({step: 1, dino_local: (loss * 2) / 3, dino_global: loss / 3, cls_cosine: cosine})
-    assert.match(judge([line(2, 0.99)], scale).words, /^collapsed: all images look alike/)
-    assert.match(judge([line(Math.log(32), 0.5)], scale).words, /^not learning: .* ln 32 = 3\.466/)
-    assert.deepEqual(judge([{...line(2, 0.5), teacher_entropy: 1}], scale).healthy, true)
-    assert.match(judge([{...line(0.001, 0.5), teacher_entropy: 0.001}], scale).words, /^collapsed: one prototype/)
-    assert.equal(judge([line(3.47, 0.5), line(3.2, 0.5)], scale).healthy, true, 'the noise of one line decides nothing')
-    assert.equal(judge([line(0, 0.5)], {prototypes: 32, weight: 0}).healthy, true)
+    assert.match(assessHealth([line(2, 0.99)], scale).words, /^collapsed: all images look alike/)
+    assert.match(assessHealth([line(Math.log(32), 0.5)], scale).words, /^not learning: .* ln 32 = 3\.466/)
+    assert.deepEqual(assessHealth([{...line(2, 0.5), teacher_entropy: 1}], scale).healthy, true)
+    assert.match(assessHealth([{...line(0.001, 0.5), teacher_entropy: 0.001}], scale).words, /^collapsed: one prototype/)
+    assert.equal(assessHealth([line(3.47, 0.5), line(3.2, 0.5)], scale).healthy, true, 'the noise of one line decides nothing')
+    assert.equal(assessHealth([line(0, 0.5)], {prototypes: 32, weight: 0}).healthy, true)
   })
 })

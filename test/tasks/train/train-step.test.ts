@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {wholeScores} from '../../../src/loss/scores.js'
+import {denseLogits} from '../../../src/loss/scores.js'
 import type {Targets} from '../../../src/loss/targets.js'
 import {
   studentGradients,
@@ -98,7 +98,10 @@ function given(chances: Tensor2D): {targets: Targets; tensors: Tensor[]} {
   const scores = tidy(() => chances.log<Tensor2D>())
   const [rows, columns] = [zeros([chances.shape[0]]) as Tensor1D, zeros([chances.shape[1]]) as Tensor1D]
   chances.dispose()
-  return {targets: {scores: wholeScores(scores), rows, columns, temperature: 1}, tensors: [scores, rows, columns]}
+  return {
+    targets: {logits: denseLogits(scores), logRowScale: rows, logColumnScale: columns, temperature: 1},
+    tensors: [scores, rows, columns]
+  }
 }
 
 for (const what of ['shared head, Sinkhorn', 'own head, centring, registers', 'stochastic depth'])
