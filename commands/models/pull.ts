@@ -59,6 +59,7 @@ export default class ModelsPull extends Command {
         force: flags.force,
         dryRun: flags['dry-run'],
         signal: this.signal,
+        onRedirect: host => this.note(`${name} is redirected to ${host}`),
         onProgress: ({bytes, total}) => {
           if (!bar) return
           if (total !== undefined) bar.total = Math.round(total / 1e6)
@@ -69,6 +70,10 @@ export default class ModelsPull extends Command {
       const length = report.bytes === undefined ? 'length unknown' : size(report.bytes)
       if (flags['dry-run']) this.note(`would fetch ${report.url} (${length}, ${report.licence})`)
       else this.note(report.fetched ? `${report.name}: ${length}, ${report.licence}` : `${report.name} is here already`)
+      if (report.recorded)
+        this.note(
+          `its SHA-256 was not known beforehand; ${report.sha256} is written down in ${report.path}.sha256 (sha256sum -c checks it)`
+        )
       this.print(report.path)
       reports.push(report)
     }

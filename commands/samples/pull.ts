@@ -44,6 +44,7 @@ export default class SamplesPull extends Command {
       output,
       force: flags.force,
       signal: this.signal,
+      onRedirect: host => this.note(`the download is redirected to ${host}`),
       onBytes: (done, total) => {
         bar.total = Math.round(total / 1e6)
         bar.update(Math.round(done / 1e6))

@@ -21,8 +21,14 @@ export type DownloadProgress = {
 
 export type DownloadOptions = {
   readonly onProgress?: (progress: DownloadProgress) => void
-  /** Length that the file must have; another one is refused. */
+  /** Length that the file must have; another one is refused, and not a byte more is taken from the server. */
   readonly expectedBytes?: number
+  /** Most bytes that are taken where neither the caller nor the server knows the length. Default 64 GiB. */
+  readonly maxBytes?: number
+  /** Seconds without an answer or a byte after which a try is given up. Default 30. */
+  readonly idleSeconds?: number
+  /** Called before bytes are taken from another host than that of the address. */
+  readonly onRedirect?: (host: string) => void
   /** SHA-256 in hexadecimal; another one is refused and the bytes are thrown away. */
   readonly sha256?: string
   readonly signal?: AbortSignal
@@ -34,16 +40,23 @@ export type DownloadOptions = {
 
 type Note = {url: string; etag?: string; date?: string; total?: number}
 
+/** Redirections that are followed, as browsers and curl limit them. */
+const MAX_REDIRECTS = 10
+
 /** A connection that broke or a server that asked for patience: worth another try. */
 class Interrupted extends Error {}
 
 /**
- * Fetches `url` into `target` and returns its length in bytes.
+ * Fetches `url` into `target` and returns its length in bytes and its SHA-256.
+ *
+ * The server is not trusted: redirections may lead to other hosts (each is reported first) but not from https to http or
+ * to another scheme, a body that must be inflated is refused, and the known length, else `maxBytes`, is a cap from the
+ * first byte on.
  *
  * Throws `UserError`: target exists (exit 2), address not found or refused, no network, length or checksum other than
  * stated, no room on the disk (exit 1). An abort of `signal` throws its reason and leaves the part for the next call.
  */
-export async function download(url: string, target: string, options: DownloadOptions = {}): Promise<{bytes: number}> {
+export async function download(url: string, target: string, options: DownloadOptions = {}): Promise<{bytes: number; sha256: string}> {
   const {sha256, signal, force = false, attempts = 4} = options
   if (!force && (await size(target)) !== undefined)
     throw new UserError(`${target} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
@@ -72,24 +85,80 @@ export async function download(url: string, target: string, options: DownloadOpt
     }
   }
   const bytes = (await size(part))!
-  if (sha256 !== undefined) {
-    const found = await checksum(part, signal)
-    if (found !== sha256.toLowerCase()) {
-      await discard(part)
-      throw new UserError(`${url} has SHA-256 ${found}, but ${sha256} was expected; it was not kept.`, {
-        code: 'CHECKSUM',
-        hint: 'The transfer went wrong or the file has changed at its host. Try again.'
-      })
-    }
+  const found = await checksum(part, signal)
+  if (sha256 !== undefined && found !== sha256.toLowerCase()) {
+    await discard(part)
+    throw new UserError(`${url} has SHA-256 ${found}, but ${sha256} was expected; it was not kept.`, {
+      code: 'CHECKSUM',
+      hint: 'The transfer went wrong or the file has changed at its host. Try again.'
+    })
   }
   await rename(part, target)
   await rm(`${part}.json`, {force: true})
   await syncFolder(dirname(target))
-  return {bytes}
+  return {bytes, sha256: found}
 }
 
-/** One request; the part is complete and synced when this returns. */
-async function transfer(url: string, target: string, {onProgress, expectedBytes, sha256, signal}: DownloadOptions): Promise<void> {
+/**
+ * Asks for `url` and follows redirections by hand, so that each host is known before a byte of its body is read.
+ */
+async function request(url: string, headers: Record<string, string>, signal: AbortSignal, options: DownloadOptions): Promise<Response> {
+  let at = new URL(url)
+  for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
+    const response = await fetch(at.href, {headers, signal, redirect: 'manual'})
+    const location = response.headers.get('location')
+    if (response.status < 300 || response.status > 399 || response.status === 304 || location === null) return response
+    await response.body?.cancel()
+    const next = URL.canParse(location, at.href) ? new URL(location, at.href) : undefined
+    if (next === undefined || !/^https?:$/.test(next.protocol) || (at.protocol === 'https:' && next.protocol === 'http:'))
+      throw new UserError(`${url} is redirected to ${JSON.stringify(location.slice(0, 200))}, which is not followed.`, {
+        code: 'REDIRECT',
+        hint: 'Expected an http or https address, and https where the first was https. Fetch the file by other means and name it instead.'
+      })
+    if (next.host !== at.host) options.onRedirect?.(next.host)
+    at = next
+  }
+  throw new UserError(`${url} is redirected more than ${MAX_REDIRECTS} times.`, {
+    code: 'REDIRECT',
+    hint: 'Its host is set up wrongly. Fetch the file by other means and name it instead.'
+  })
+}
+
+/** A signal that aborts after so many seconds without `alive()`, or when `outer` does. */
+function idleSignal(seconds: number, outer?: AbortSignal): {signal: AbortSignal; alive: () => void; stop: () => void} {
+  const controller = new AbortController()
+  const give = (): void => controller.abort(new Interrupted(`its host sent nothing for ${seconds} seconds`))
+  let timer = setTimeout(give, 1000 * seconds)
+  return {
+    signal: outer ? AbortSignal.any([outer, controller.signal]) : controller.signal,
+    alive() {
+      clearTimeout(timer)
+      timer = setTimeout(give, 1000 * seconds)
+    },
+    stop: () => clearTimeout(timer)
+  }
+}
+
+/** One try; the part is complete and synced when this returns. */
+async function transfer(url: string, target: string, options: DownloadOptions): Promise<void> {
+  const idle = idleSignal(options.idleSeconds ?? 30, options.signal)
+  try {
+    const {response, start} = await askFor(url, target, idle.signal, options)
+    idle.alive()
+    await receive(response, start, url, target, options, idle.alive)
+  } finally {
+    idle.stop()
+  }
+}
+
+/** Asks for the file from where the part ends; → the answer, whose status was checked, and the offset it begins at. */
+async function askFor(
+  url: string,
+  target: string,
+  signal: AbortSignal,
+  options: DownloadOptions
+): Promise<{response: Response | undefined; start: number}> {
+  const {expectedBytes, sha256} = options
   const part = `${target}.part`
   const note = await readNote(part)
   let start = 0
@@ -98,14 +167,13 @@ async function transfer(url: string, target: string, {onProgress, expectedBytes,
   if (note?.url === url && (validator !== undefined || sha256 !== undefined)) {
     start = (await size(part)) ?? 0
     const whole = note.total ?? expectedBytes
-    if (whole !== undefined && start === whole) return
+    if (whole !== undefined && start === whole) return {response: undefined, start}
     if (whole !== undefined && start > whole) start = 0
-    if (start > 0) headers.range = `bytes=${start}-`
+    if (start > 0) headers['range'] = `bytes=${start}-`
     if (start > 0 && validator !== undefined) headers['if-range'] = validator
   }
-
-  const response = await fetch(url, {headers, signal}).catch((error: unknown) => {
-    throw new Interrupted(describe(error), {cause: error})
+  const response = await request(url, headers, signal, options).catch((error: unknown) => {
+    throw error instanceof UserError ? error : new Interrupted(describe(error), {cause: error})
   })
   if (response.status === 416) {
     await response.body?.cancel()
@@ -116,16 +184,38 @@ async function transfer(url: string, target: string, {onProgress, expectedBytes,
     await response.body?.cancel()
     throw refusal(url, response)
   }
+  const coding = response.headers.get('content-encoding') ?? 'identity'
+  if (coding !== 'identity') {
+    await response.body?.cancel()
+    throw new UserError(`${url} was sent compressed (${coding.slice(0, 40)}) although it was asked for as it is; it was not kept.`, {
+      code: 'WRONG_ENCODING',
+      hint: 'A proxy may stand between. Fetch the file by other means and name it instead.'
+    })
+  }
+  return {response, start}
+}
+
+/** Writes the body of an answer behind the part; the known length, else the cap, holds from the first byte. */
+async function receive(
+  response: Response | undefined,
+  asked: number,
+  url: string,
+  target: string,
+  {onProgress, expectedBytes, maxBytes = 2 ** 36}: DownloadOptions,
+  alive: () => void
+): Promise<void> {
+  if (response === undefined) return
+  const part = `${target}.part`
   const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers.get('content-range') ?? '')
-  if (response.status === 206 && Number(range?.[1]) !== start) {
+  if (response.status === 206 && Number(range?.[1]) !== asked) {
     await response.body?.cancel()
     await discard(part)
     throw new Interrupted('the server sent another piece than was asked for')
   }
-  if (response.status !== 206) start = 0
+  const start = response.status === 206 ? asked : 0
   const length = response.headers.get('content-length')
   const announced = range?.[2] !== undefined && range[2] !== '*' ? Number(range[2]) : length === null ? undefined : start + Number(length)
-  if (expectedBytes !== undefined && announced !== undefined && announced !== expectedBytes) {
+  if (announced !== undefined && announced !== (expectedBytes ?? announced)) {
     await response.body?.cancel()
     await discard(part)
     throw new UserError(`${url} is ${announced} bytes long, but ${expectedBytes} were expected; it was not kept.`, {
@@ -133,7 +223,17 @@ async function transfer(url: string, target: string, {onProgress, expectedBytes,
       hint: 'The file has changed at its host, or a proxy answers in its place.'
     })
   }
-  const total = announced ?? expectedBytes
+  const total = expectedBytes ?? announced
+  const cap = Math.min(total ?? maxBytes, maxBytes)
+  const tooLong = async (found: string): Promise<never> => {
+    await response.body?.cancel().catch(() => undefined)
+    await discard(part)
+    throw new UserError(`${url} ${found}; it was not kept.`, {
+      code: 'WRONG_SIZE',
+      hint: 'The file has changed at its host, or a proxy answers in its place.'
+    })
+  }
+  if (total !== undefined && total > cap) await tooLong(`is ${total} bytes long, but at most ${cap} were expected`)
   if (total !== undefined) await checkRoom(target, total - start)
 
   const etag = response.headers.get('etag')
@@ -154,6 +254,12 @@ async function transfer(url: string, target: string, {onProgress, expectedBytes,
         throw new Interrupted(describe(error), {cause: error})
       })
       if (done) break
+      alive()
+      if (bytes + value.byteLength > cap) {
+        await reader.cancel().catch(() => undefined)
+        reader.releaseLock()
+        await tooLong(`sent more than the ${cap} bytes that were expected`)
+      }
       await file.appendFile(value).catch((error: unknown) => writeFailed(part, error))
       bytes += value.byteLength
       onProgress?.({bytes, total})
@@ -162,10 +268,7 @@ async function transfer(url: string, target: string, {onProgress, expectedBytes,
   } finally {
     await file.close()
   }
-  if (total === undefined || bytes === total) return
-  if (bytes < total) throw new Interrupted(`the connection ended after ${bytes} of ${total} bytes`)
-  await discard(part)
-  throw new UserError(`${url} sent ${bytes} bytes, but ${total} were expected; it was not kept.`, {code: 'WRONG_SIZE'})
+  if (total !== undefined && bytes < total) throw new Interrupted(`the connection ended after ${bytes} of ${total} bytes`)
 }
 
 function refusal(url: string, {status, statusText}: Response): Error {
@@ -180,6 +283,7 @@ function refusal(url: string, {status, statusText}: Response): Error {
 
 /** What a failed request says about itself, from the cause that `fetch` wraps. */
 function describe(error: unknown): string {
+  if (error instanceof Interrupted) return error.message
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
   const code = (cause as {code?: string}).code
   if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return 'its host name could not be resolved, so there is probably no network'

@@ -2,13 +2,13 @@
  * The released models: what there is, what is here, and fetching one. The work of `dinov2 models list` and
  * `dinov2 models pull`.
  */
-import {mkdir, rm, stat} from 'node:fs/promises'
+import {mkdir, rm, stat, writeFile} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import {modelsFolder} from '../files/checkpoint/checkpoint.js'
 import {download, type DownloadProgress} from '../system/download.js'
 import {openReader} from '../system/file-reader.js'
-import {findReleased, RELEASED_BASE, released, type Released} from '../files/checkpoint/model-zoo.js'
+import {byteLimit, findReleased, RELEASED_BASE, released, type Released} from '../files/checkpoint/model-zoo.js'
 
 export {findReleased, released, type Released} from '../files/checkpoint/model-zoo.js'
 
@@ -60,6 +60,8 @@ export type PullRequest = {
   readonly dryRun?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (progress: DownloadProgress) => void
+  /** Called before bytes are taken from another host than that of the address. */
+  readonly onRedirect?: (host: string) => void
 }
 
 export type PullReport = {
@@ -71,6 +73,10 @@ export type PullReport = {
   readonly bytes: number | undefined
   /** False when it was here already, or under dry run. */
   readonly fetched: boolean
+  /** SHA-256 of what was fetched. */
+  readonly sha256?: string
+  /** Whether the checksum was written down at this download because none was known beforehand, so that it proves nothing yet. */
+  readonly recorded?: boolean
 }
 
 /**
@@ -86,7 +92,8 @@ export async function pullModel({
   force,
   dryRun,
   signal,
-  onProgress
+  onProgress,
+  onRedirect
 }: PullRequest): Promise<PullReport> {
   const entry = findReleased(name)
   if (!entry) throw new UserError(`${name} is no released model.`, {exit: 2, code: 'NO_MODEL', hint: 'Their names: dinov2 models list'})
@@ -101,15 +108,19 @@ export async function pullModel({
   if (dryRun) return {...report, bytes: entry.bytes, fetched: false}
 
   if (output === undefined) await mkdir(modelsFolder(), {recursive: true})
-  const {bytes} = await download(url, path, {
+  const {bytes, sha256} = await download(url, path, {
     onProgress,
+    onRedirect,
     force,
-    ...(entry.bytes !== undefined && {expectedBytes: entry.bytes}),
-    ...(entry.sha256 !== undefined && {sha256: entry.sha256}),
-    ...(signal && {signal})
+    expectedBytes: entry.bytes,
+    maxBytes: byteLimit(entry),
+    sha256: entry.sha256,
+    signal
   })
   await checkKind(path, url)
-  return {...report, bytes, fetched: true}
+  const recorded = entry.sha256 === undefined
+  if (recorded) await writeFile(`${path}.sha256`, `${sha256}  ${basename(path)}\n`)
+  return {...report, bytes, sha256, recorded, fetched: true}
 }
 
 const isFolder = async (path: string): Promise<boolean> => (await stat(path).catch(() => undefined))?.isDirectory() ?? false

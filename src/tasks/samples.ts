@@ -143,6 +143,8 @@ export type PullOptions = {
   readonly signal?: AbortSignal
   readonly onBytes?: (done: number, total: number) => void
   readonly onPhoto?: (done: number) => void
+  /** Called before bytes are taken from another host than that of the address. */
+  readonly onRedirect?: (host: string) => void
 }
 
 export type PullReport = {output: string; set: string; licence: string; home: string; classes: number; train: number; val: number}
@@ -153,7 +155,7 @@ export type PullReport = {output: string; set: string; licence: string; home: st
  * The archives lie in `OUTPUT.download` meanwhile, so that an interrupted call goes on where it stopped; they are
  * removed at the end.
  */
-export async function pullSamples({set, output, force, signal, onBytes, onPhoto}: PullOptions): Promise<PullReport> {
+export async function pullSamples({set, output, force, signal, onBytes, onPhoto, onRedirect}: PullOptions): Promise<PullReport> {
   await guard(output, force)
   if (!(await stat(dirname(output)).catch(() => undefined))?.isDirectory())
     throw new UserError(`The folder of ${output} does not exist.`, {exit: 2, code: 'NO_FOLDER', hint: `mkdir -p ${dirname(output)}`})
@@ -167,7 +169,7 @@ export async function pullSamples({set, output, force, signal, onBytes, onPhoto}
     const have = await stat(file).catch(() => undefined) // given its name only when it was whole and right
     if (have?.size !== bytes) {
       const onProgress = (progress: {bytes: number}): void => onBytes?.(before + progress.bytes, total)
-      await download(url, file, {expectedBytes: bytes, sha256, signal, force: true, onProgress})
+      await download(url, file, {expectedBytes: bytes, sha256, signal, force: true, onProgress, onRedirect})
     }
     files.push(file)
     before += bytes

@@ -131,3 +131,58 @@ test('an abort stops at once and the next call goes on', async () => {
   await download(url, join(folder, 'a'), {sha256})
   assert.equal(asked[1]!.range, 'bytes=50000-')
 })
+
+/** Sends bytes without a length and without an end, until the reader leaves. */
+const endless: Answer = (_request, response) => {
+  response.writeHead(200)
+  const more = (): void => {
+    while (!response.destroyed && response.write(Buffer.alloc(65_536, 80)));
+  }
+  response.on('drain', more)
+  more()
+}
+
+test('a body without end is given up at the length that was expected, else at the cap, and nothing is kept', async () => {
+  answer = endless
+  await assert.rejects(download(url, join(folder, 'a'), {expectedBytes: 200_000}), {
+    code: 'WRONG_SIZE',
+    message: /more than the 200000 bytes/
+  })
+  await assert.rejects(download(url, join(folder, 'a'), {maxBytes: 500_000}), {code: 'WRONG_SIZE', message: /more than the 500000 bytes/})
+  answer = serve()
+  await assert.rejects(download(url, join(folder, 'a'), {maxBytes: 1000}), {code: 'WRONG_SIZE', message: /at most 1000 were expected/})
+  assert.deepEqual(await readdir(folder), [])
+})
+
+test('a body that must be inflated is refused', async () => {
+  answer = (_request, response) => response.writeHead(200, {'content-encoding': 'gzip'}).end(Buffer.alloc(100))
+  await assert.rejects(download(url, join(folder, 'a')), {code: 'WRONG_ENCODING', message: /compressed \(gzip\)/})
+  assert.deepEqual(await readdir(folder), [])
+})
+
+test('another host is reported before it is asked; other schemes and circles are refused', async () => {
+  const other = url.replace('127.0.0.1', 'localhost')
+  const hosts: string[] = []
+  const onRedirect = (host: string): void => void hosts.push(`${host} after ${asked.length}`)
+  answer = (request, response) => (asked.length === 1 ? response.writeHead(302, {location: other}).end() : serve()(request, response))
+  await download(url, join(folder, 'a'), {sha256, onRedirect}).catch((error: Error) => {
+    if (!/resolved|refused/.test(error.message)) throw error // localhost may be ::1 alone
+  })
+  assert.deepEqual(hosts.slice(0, 1), [`${new URL(other).host} after 1`])
+  answer = (_request, response) => response.writeHead(302, {location: 'file:///etc/passwd'}).end()
+  await assert.rejects(download(url, join(folder, 'b')), {code: 'REDIRECT', message: /file:\/\/\/etc\/passwd/})
+  answer = (request, response) => response.writeHead(302, {location: request.url}).end()
+  await assert.rejects(download(url, join(folder, 'b')), {code: 'REDIRECT', message: /more than 10 times/})
+})
+
+test('a host that says nothing, or never ends its headers, is given up', async () => {
+  const limits = {idleSeconds: 0.3, attempts: 1}
+  answer = () => {}
+  await assert.rejects(download(url, join(folder, 'a'), limits), {code: 'DOWNLOAD_FAILED', message: /sent nothing for 0\.3 seconds/})
+  answer = (_request, {socket}) => {
+    socket!.write('HTTP/1.1 200 OK\r\n')
+    const drip = setInterval(() => (socket!.destroyed ? clearInterval(drip) : socket!.write('x-a: b\r\n')), 50)
+    socket!.on('error', () => {})
+  }
+  await assert.rejects(download(url, join(folder, 'a'), limits), {code: 'DOWNLOAD_FAILED', message: /sent nothing for/})
+})

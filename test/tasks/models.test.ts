@@ -68,7 +68,9 @@ test('a model is fetched into the cache once, and found by its name', async t =>
   let last = 0
   const report = await pullModel({...request, onProgress: ({bytes}) => (last = bytes)})
   assert.deepEqual([report.fetched, report.bytes, last], [true, body.length, body.length])
-  assert.deepEqual(await readdir(folder), ['dinov2_vitb14_linear_head.pth'])
+  const head = 'dinov2_vitb14_linear_head.pth'
+  assert.deepEqual((await readdir(folder)).sort(), [head, `${head}.sha256`])
+  assert.equal(await readFile(join(folder, `${head}.sha256`), 'utf8'), `${report.sha256}  ${head}\n`)
   assert.equal(asked[0]![0], '/mirror/dinov2_vitb14/dinov2_vitb14_linear_head.pth')
   assert.equal((await pullModel(request)).fetched, false)
   assert.equal(asked.length, 1)

@@ -125,3 +125,13 @@ export const released: readonly Released[] = [...all()]
 /** By name, by file name, or by file name without its ending. */
 export const findReleased = (name: string): Released | undefined =>
   released.find(entry => entry.name === name || entry.file === name || entry.file === `${name}.pth`)
+
+/**
+ * Most bytes that a released file may have where its length is not known beforehand: twice what its parameters take in
+ * float32. A cap that nothing real comes near, so that a host which never stops sending does not fill the disk.
+ */
+export const byteLimit = ({bytes, kind, backbone}: Released): number =>
+  bytes ?? (kind === 'classifier' ? 2 ** 28 : kind === 'depth' ? 2 ** 31 : kind === 'segmentation' ? 2 ** 33 : backboneLimit(backbone))
+
+const backboneLimit = (backbone: string): number =>
+  8e6 * ({s: 22, b: 87, l: 304, g: 1137}[/vit([sblg])14/.exec(backbone)?.[1] ?? 'g'] ?? 1137)
