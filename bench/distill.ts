@@ -19,15 +19,15 @@ import {parseArgs} from 'node:util'
 import {startEngine} from '../src/engine/start.js'
 import type {VitConfig} from '../src/model/config.js'
 import {initHead, initVit} from '../src/model/init.js'
-import {inferenceCopy} from '../src/model/vit.js'
-import type {Named} from '../src/optim/adamw.js'
+import {castForInference} from '../src/model/vit.js'
+import type {ParamMap} from '../src/optim/adamw.js'
 import {TeacherTargetCache} from '../src/tasks/train/teacher.js'
 import type {Teacher} from '../src/tasks/train/teacher.js'
 import {castHead, trainStep, withAllPatchesInLoss} from '../src/tasks/train/train-step.js'
 import type {StepBatch, StepSettings, TrainState} from '../src/tasks/train/train-step.js'
 import {dispose, randomNormal, tidy, zeros, zerosLike} from '../src/tensor/tf.js'
 import type {Tensor, Tensor2D} from '../src/tensor/tf.js'
-import {flat} from '../src/tensor/tree.js'
+import {flatten} from '../src/tensor/tree.js'
 
 const {values} = parseArgs({
   options: {
@@ -61,14 +61,14 @@ const [B, K, steps] = [Number(values.batch), Number(values.prototypes), Number(v
 /** A frozen teacher with random weights; float32 is let go as soon as its copy is there. */
 function teacherOf(vit: VitConfig, precision: 'bf16' | 'fp32'): Teacher {
   const masters = initVit(vit, 1)
-  const {params} = inferenceCopy(masters, precision)
-  const kept = new Set<Tensor>(flat(params).values())
-  dispose([...flat(masters).values()].filter(leaf => !kept.has(leaf)))
+  const {params} = castForInference(masters, precision)
+  const kept = new Set<Tensor>(flatten(params).values())
+  dispose([...flatten(masters).values()].filter(leaf => !kept.has(leaf)))
   const size = (bottleneck: number) => ({layers: 3, hidden: 2048, bottleneck, prototypes: K})
   const copyOf = (name: string) => {
     const head = initHead({width: vit.width, ...size(256)}, 1, name)
     const copy = castHead(head, precision)
-    dispose([...flat({head}).values()])
+    dispose([...flatten({head}).values()])
     return copy
   }
   return {
@@ -81,8 +81,8 @@ function teacherOf(vit: VitConfig, precision: 'bf16' | 'fp32'): Teacher {
 
 function studentOf(vit: VitConfig, seed: number): TrainState {
   const head = (name: string) => initHead({width: vit.width, hidden: 2048, bottleneck: 256, prototypes: K, layers: 3}, seed, name)
-  const student = flat({backbone: initVit(vit, seed), dino_head: head('dino_head'), ibot_head: head('ibot_head')})
-  const copy = (make: (x: Tensor) => Tensor): Named => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
+  const student = flatten({backbone: initVit(vit, seed), dino_head: head('dino_head'), ibot_head: head('ibot_head')})
+  const copy = (make: (x: Tensor) => Tensor): ParamMap => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
   return {student, teacher: copy(leaf => tidy(() => leaf.add(0))), moments: {m: copy(zerosLike), v: copy(zerosLike)}, step: 0}
 }
 

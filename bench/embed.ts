@@ -18,7 +18,7 @@ import type {NamedTensor} from '../src/files/checkpoint/backbone.js'
 import type {VitConfig} from '../src/model/config.js'
 import {initVit} from '../src/model/init.js'
 import {setBackend} from '../src/tensor/tf.js'
-import {free, leaves} from '../src/tensor/tree.js'
+import {disposeTree, leaves} from '../src/tensor/tree.js'
 
 const {positionals, values} = parseArgs({
   allowPositionals: true,
@@ -61,7 +61,7 @@ async function weights(size: string): Promise<string> {
     for (const [name, leaf] of leaves(params)) yield {name, shape: leaf.shape, data: (await leaf.data()) as Float32Array}
   }
   await saveBackbone(path, config(size), tensors())
-  free(params)
+  disposeTree(params)
   return path
 }
 

@@ -6,18 +6,18 @@ import {readFileSync} from 'node:fs'
 import {startEngine} from '../src/engine/start.js'
 import {torch} from '../src/engine/torch/binding.js'
 import type {VitConfig} from '../src/model/config.js'
-import {drawKept} from '../src/model/drop-path.js'
+import {sampleDropPath} from '../src/model/drop-path.js'
 import {initHead, initVit} from '../src/model/init.js'
-import {backwardTrain, computeCopy, forwardTrain, gridOf} from '../src/model/vit.js'
+import {backwardTrain, castParams, forwardTrain, gridOf} from '../src/model/vit.js'
 import type {View} from '../src/model/vit.js'
-import type {Named} from '../src/optim/adamw.js'
+import type {ParamMap} from '../src/optim/adamw.js'
 import {trainStep} from '../src/tasks/train/train-step.js'
 import type {StepBatch, StepSettings, TrainState} from '../src/tasks/train/train-step.js'
 import {rng} from '../src/tensor/random.js'
 import {addAll} from '../src/tensor/ops/row-sum.js'
 import {dispose, fill, memory, randomNormal, tensor2d, tidy, zerosLike} from '../src/tensor/tf.js'
 import type {Tensor, Tensor2D, Tensor4D} from '../src/tensor/tf.js'
-import {count, flat, leaves} from '../src/tensor/tree.js'
+import {count, flatten, leaves} from '../src/tensor/tree.js'
 
 /**
  * What can be taken away, and what then stands in its place. The first is a setting; the others are families of native
@@ -77,8 +77,8 @@ const configOf = (arch: keyof typeof sizes): VitConfig => {
 
 function freshState(vit: VitConfig, prototypes: number): TrainState {
   const head = initHead({width: vit.width, hidden: 2048, bottleneck: 256, prototypes, layers: 3}, 0, 'dino_head')
-  const student = flat({backbone: initVit(vit, 0), dino_head: head})
-  const copy = (make: (x: Tensor) => Tensor): Named => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
+  const student = flatten({backbone: initVit(vit, 0), dino_head: head})
+  const copy = (make: (x: Tensor) => Tensor): ParamMap => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
   return {student, teacher: copy(leaf => tidy(() => leaf.add(0))), moments: {m: copy(zerosLike), v: copy(zerosLike)}, step: 0}
 }
 
@@ -231,7 +231,7 @@ export async function packedAndSeparate({arch, batch: B, precision, steps, threa
   const batch = batchOf(B, vit, sizes[arch].local)
   const views: View[] = [{images: batch.globals, masks: batch.masks}, {images: batch.locals as Tensor4D}]
   const once = (together: readonly View[][]): void => {
-    const {params: low, owned} = computeCopy(params, precision)
+    const {params: low, owned} = castParams(params, precision)
     const passes = together.map(some => {
       const groups = some.map(view => {
         const {count, rows, columns} = gridOf(view, vit)
@@ -240,8 +240,8 @@ export async function packedAndSeparate({arch, batch: B, precision, steps, threa
       const random = rng(0, 'drop path')
       const options = Array.from({length: vit.depth}, () => ({
         heads: vit.heads,
-        attn: drawKept(groups, 0.3, random),
-        mlp: drawKept(groups, 0.3, random)
+        attn: sampleDropPath(groups, 0.3, random),
+        mlp: sampleDropPath(groups, 0.3, random)
       }))
       return {options, ...forwardTrain(low, some, vit, options)}
     })

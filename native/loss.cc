@@ -2,10 +2,10 @@
  * Loops of the heads and their losses, where rows are K prototypes wide (65,536 in Meta's recipes) and every pass over
  * memory counts.
  *
- * Each operator is one that TypeScript writes as a plain twin (`loss/cross-entropy.ts`, `loss/targets.ts`,
- * `model/head.ts`). They are given pieces of k of the K columns, which stay in the cache from one loop to the next.
- * Scores may be bfloat16 or float32; sums, exponentials and norms are float32. R student rows, n teacher rows, D width
- * of the bottleneck.
+ * Each operator is one that TypeScript writes as a reference implementation (`loss/cross-entropy.ts`,
+ * `loss/targets.ts`, `model/head.ts`). They are given pieces of k of the K columns, which stay in the cache from one
+ * loop to the next. Scores may be bfloat16 or float32; sums, exponentials and norms are float32. R student rows, n
+ * teacher rows, D width of the bottleneck.
  */
 #include <torch/library.h>
 

@@ -3,9 +3,9 @@
  * them.
  *
  * Each goes once over memory where libtorch's operators go two to five times, reads and writes bfloat16 or float32 as
- * it comes, and has a plain twin in `src/tensor/ops`. Statistics and sums are float32; sums over rows are cut into
- * pieces of their own number, so that a result does not depend on how many threads there are. T rows, C channels, n
- * rows picked.
+ * it comes, and has a reference implementation in `src/tensor/ops`. Statistics and sums are float32; sums over rows
+ * are cut into pieces of their own number, so that a result does not depend on how many threads there are. T rows, C
+ * channels, n rows picked.
  */
 #include <torch/library.h>
 
@@ -260,7 +260,7 @@ at::Tensor columnSums(const at::Tensor& x) {
   return joined(lines, C, x.options());
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// --------------------------------------------------------------------------------------------------------------------
 // GELU
 
 /**

@@ -1,9 +1,9 @@
 /**
- * Changes of colour after Pillow and torchvision; rules and reasons stand in the twin, src/data/colour.ts.
+ * Changes of colour after Pillow and torchvision; rules and reasons stand in the reference, src/data/augment/color.ts.
  *
  * All work on planes, in plain loops that compilers turn into vector instructions. What a loop computes for one pixel
- * is, operation by operation, what the twin computes: `float` where that rounds with Math.fround, `double` where it
- * does not.
+ * is, operation by operation, what the reference computes: `float` where that rounds with Math.fround, `double` where
+ * it does not.
  */
 #include <algorithm>
 #include <cstring>
@@ -82,8 +82,8 @@ CLONES void turnHue(uint8_t* __restrict r, uint8_t* __restrict g, uint8_t* __res
     places[i] = static_cast<float>(hue[i] * 6) / 255.0f;
   }
   // And back. How much of the saturation a channel feels rises and falls along the circle, in straight lines between 0
-  // and 1; what the twin tells apart as six sectors are the pieces of these lines, and all of it is exact in double
-  // precision.
+  // and 1; what the reference tells apart as six sectors are the pieces of these lines, and all of it is exact in
+  // double precision.
   for (int i = 0; i < count; i++) {
     const double s = static_cast<double>(parts[i]);
     const double place = static_cast<double>(places[i]);

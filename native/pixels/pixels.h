@@ -1,9 +1,9 @@
 /**
- * Pixels of 8 bits: resampling and changes of colour, each equal to its TypeScript twin (src/data/resample.ts,
- * src/data/colour.ts) to the last bit.
+ * Pixels of 8 bits: resampling and changes of colour, each equal to its TypeScript reference
+ * (src/data/image/resample.ts, src/data/colour.ts) to the last bit.
  *
- * Equality is by construction: whole numbers where the twin has them; single and double precision in the same places
- * and the same order elsewhere, compiled without contraction into fused multiply-adds. Nothing here calls the
+ * Equality is by construction: whole numbers where the reference has them; single and double precision in the same
+ * places and the same order elsewhere, compiled without contraction into fused multiply-adds. Nothing here calls the
  * mathematics library: what needs exp or log is computed in TypeScript and handed over. Results therefore depend
  * neither on the machine nor on which of the two ran.
  */

@@ -1,5 +1,5 @@
 /**
- * Bicubic resampling after Pillow; rules and reasons stand in the twin, src/data/resample.ts.
+ * Bicubic resampling after Pillow; rules and reasons stand in the reference, src/data/image/resample.ts.
  *
  * Columns are squeezed four rows at a time: the rows are laid side by side, pixel by pixel with a fourth channel to
  * fill up, so that one tap is one load and one multiplication of sixteen lanes. Rows are squeezed along the line,

@@ -1,5 +1,6 @@
 /**
- * The matrix products that curation is made of, on the running engine, and their plain twin in float64 loops.
+ * The matrix products that curation is made of, on the running engine, and their reference implementation in float64
+ * loops.
  *
  * Two are enough: inner products of some rows with others, and, for clustering, the nearest centroids of some rows.
  * Both go through the linear layer, whose kernel takes half the time of a plain product with a transposed matrix; but
@@ -96,7 +97,10 @@ export const onEngine: Arithmetic = {
   }
 }
 
-/** The plain twin: sums in float64, no engine. For tests, and for sets so small that starting an engine costs more. */
+/**
+ * The reference implementation: sums in float64, no engine. For tests, and for sets so small that starting an engine
+ * costs more.
+ */
 export const plainly: Arithmetic = {
   products(a, b, dim) {
     const [n, m] = [a.length / dim, b.length / dim]

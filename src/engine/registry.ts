@@ -2,7 +2,7 @@
 
 export const ENGINES = ['torch', 'tensorflow', 'wasm'] as const
 export type EngineName = (typeof ENGINES)[number]
-/** `cpu` is tfjs's plain JavaScript backend: no flag offers it, tests compare plain twins on it. */
+/** `cpu` is tfjs's plain JavaScript backend: no flag offers it, tests compare reference implementations on it. */
 export type AnyEngine = EngineName | 'cpu'
 
 /** What each engine is, in one line. */

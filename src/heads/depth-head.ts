@@ -4,8 +4,8 @@
  * mean of the bins weighted by relu(logit) + 0.1.
  *
  * A linear layer and bilinear upsampling commute (the weights of a pixel sum to 1), so the layer runs before the
- * upsampling here: 16 times less work at every width. The written-out order is the plain twin. B images, h × w
- * patches, D channels (2C of each block: patch, then cls), K bins.
+ * upsampling here: 16 times less work at every width. The written-out order is the reference implementation. B images,
+ * h × w patches, D channels (2C of each block: patch, then cls), K bins.
  */
 import {
   add,
@@ -126,8 +126,8 @@ export function depthBackward(
 }
 
 /**
- * The plain twin of `depthForward`: upsampling first, as published; → [B, 4h, 4w, 1]. For tests, and for whoever wants
- * to read what is computed.
+ * The reference implementation of `depthForward`: upsampling first, as published; → [B, 4h, 4w, 1]. For tests, and for
+ * whoever wants to read what is computed.
  */
 export function plainDepth(features: Tensor4D, {conv_depth: {weight, bias}}: LinearDepthHead, bins: DepthBins): Tensor4D {
   const [B, h, w, D] = features.shape

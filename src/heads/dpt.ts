@@ -11,7 +11,7 @@ import {add, conv2d, dispose, matMul, relu, reshape, tidy, transpose} from '../t
 import type {Rank, Tensor, Tensor1D, Tensor2D, Tensor4D} from '../tensor/tf.js'
 import {linearForward, type Linear} from '../tensor/ops/linear.js'
 import {resizeForward} from '../tensor/ops/resize.js'
-import {grow, map} from '../tensor/tree.js'
+import {unflatten, map} from '../tensor/tree.js'
 import {blockOf} from './depth-head.js'
 
 type Conv = {weight: Tensor4D /* [k, k, I, O] */; bias?: Tensor1D /* [O] */}
@@ -73,7 +73,7 @@ export function dptShapes(C: number, F: number): Map<string, readonly number[]> 
  * transposed ones to [I, k, k, O].
  */
 export function dptOf(named: Iterable<readonly [name: string, leaf: Tensor]>): Dpt {
-  const tree = grow<Dpt>(named)
+  const tree = unflatten<Dpt>(named)
   return map(tree, (leaf, path) => {
     if (leaf.rank !== 4) return leaf
     const turned = transpose(leaf, /resize_layers\.[01]\.weight$/.test(path) ? [0, 2, 3, 1] : [2, 3, 1, 0])

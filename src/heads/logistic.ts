@@ -138,7 +138,7 @@ export function logistic(
 
 const fewProducts = 5e5
 
-/** The plain twin of `meanLoss`, in float64 loops. */
+/** The reference implementation of `meanLoss`, in float64 loops. */
 export function meanLossPlain(
   x: ArrayLike<number>,
   labels: ArrayLike<number>,

@@ -4,7 +4,7 @@
  */
 import {cast as castType, logSoftmax, mul, neg, notEqual, oneHot, reshape, sub, sum, tidy, where, zerosLike, exp} from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
-import {fast} from '../tensor/ops/kernel.js'
+import {callKernel} from '../tensor/ops/kernel.js'
 
 export type PixelLoss = {
   /** Sum of the losses of all pixels that count. */
@@ -18,12 +18,12 @@ export type PixelLoss = {
  * pixel out.
  */
 export function pixelLoss(scores: Tensor2D, labels: Tensor1D, ignore: number): PixelLoss {
-  const fused = fast('Dinov2PixelLoss', {scores, labels}, {ignore})
+  const fused = callKernel('Dinov2PixelLoss', {scores, labels}, {ignore})
   if (fused) return {loss: fused[0] as Scalar, gradient: fused[1] as Tensor2D}
   return plainPixelLoss(scores, labels, ignore)
 }
 
-/** The plain twin of `pixelLoss`. */
+/** The reference implementation of `pixelLoss`. */
 export const plainPixelLoss = (scores: Tensor2D, labels: Tensor1D, ignore: number): PixelLoss =>
   tidy(() => {
     const counts = notEqual(labels, ignore)

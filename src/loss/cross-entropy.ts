@@ -6,7 +6,7 @@
  */
 import {add, concat, dispose, div, exp, gather, logSumExp, matMul, mul, reshape, slice, sub, sum, tensor1d, tidy} from '../tensor/tf.js'
 import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
-import {fast} from '../tensor/ops/kernel.js'
+import {callKernel} from '../tensor/ops/kernel.js'
 import {cast, castLike} from '../tensor/ops/precision.js'
 import {cachedLogits, chunks, lazyLogits} from './scores.js'
 import {logSumOfChunks, logSumOfRows, targetsOf} from './targets.js'
@@ -138,12 +138,12 @@ export function columnLoss(
   segments: readonly SegmentChunk[],
   temperature: number
 ): ColumnLoss {
-  const fused = fast('Dinov2ColumnLoss', {s, lse, weights}, {segments, temperature})
+  const fused = callKernel('Dinov2ColumnLoss', {s, lse, weights}, {segments, temperature})
   if (fused) return {along: fused[0] as Tensor1D, gradient: fused[1] as Tensor2D}
   return columnLossReference(s, lse, weights, segments, temperature)
 }
 
-/** The plain twin of `columnLoss`. */
+/** The reference implementation of `columnLoss`. */
 const columnLossReference = (
   s: Tensor2D,
   lse: Tensor1D,

@@ -1,6 +1,6 @@
 /**
  * Teacher targets as the definitions say it (docs/spec.md §2.3), over scores that exist whole: for checks, and as the
- * twins of `targets.ts`.
+ * references of `targets.ts`.
  *
  * n rows, K prototypes, teacher temperature τ. All float32.
  */
@@ -18,10 +18,10 @@ export function sinkhornDense(scores: Tensor2D, temperature: number, iterations 
 }
 
 /**
- * The plain twin of `sinkhorn`: Q = exp(s/τ), then by turns each prototype's total is made 1/K and each row's total
- * 1/n; at the end rows sum to one. The largest score of each prototype is taken off first: the first turn divides by
- * its total anyway, so the result is as it is, and a prototype that no row comes near does not vanish in float32.
- * `iterations` is at least 1.
+ * The reference implementation of `sinkhorn`: Q = exp(s/τ), then by turns each prototype's total is made 1/K and each
+ * row's total 1/n; at the end rows sum to one. The largest score of each prototype is taken off first: the first turn
+ * divides by its total anyway, so the result is as it is, and a prototype that no row comes near does not vanish in
+ * float32. `iterations` is at least 1.
  */
 export function sinkhornReference(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
   const [n, K] = scores.shape
@@ -44,7 +44,7 @@ export function centeredDense(scores: Tensor2D, center: Tensor2D, temperature: n
   return all
 }
 
-/** The plain twin of `centred`. */
+/** The reference implementation of `centred`. */
 export const centeredReference = (scores: Tensor2D, center: Tensor2D, temperature: number): Tensor2D =>
   tidy(() => softmax(div<Tensor2D>(sub(scores, center), temperature)))
 

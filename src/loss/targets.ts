@@ -30,7 +30,7 @@ import {
   zeros
 } from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
-import {fast} from '../tensor/ops/kernel.js'
+import {callKernel} from '../tensor/ops/kernel.js'
 import {cast} from '../tensor/ops/precision.js'
 import {chunks, logitRows} from './scores.js'
 import type {Logits} from './scores.js'
@@ -57,11 +57,11 @@ const exponent = (s: Tensor2D, temperature: number, u?: Tensor1D, v?: Tensor1D):
 
 /** log Σₖ exp(s/τ − v) of each row of a piece; s [n, k], v [k] → [n]. */
 export function logSumOfRows(s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D {
-  const fused = fast('Dinov2LogSumOfRows', {s, v}, {temperature})
+  const fused = callKernel('Dinov2LogSumOfRows', {s, v}, {temperature})
   return (fused?.[0] ?? logSumOfRowsReference(s, temperature, v)) as Tensor1D
 }
 
-/** The plain twin of `logSumOfRows`. */
+/** The reference implementation of `logSumOfRows`. */
 const logSumOfRowsReference = (s: Tensor2D, temperature: number, v?: Tensor1D): Tensor1D =>
   tidy(() => logSumExp<Tensor1D>(exponent(s, temperature, undefined, v), 1))
 
@@ -71,11 +71,11 @@ const logSumOfRowsReference = (s: Tensor2D, temperature: number, v?: Tensor1D): 
  * [k], and what the piece adds to the total of each row [n].
  */
 function sinkhornTurn(s: Tensor2D, u: Tensor1D, v: Tensor1D | undefined, prototypes: number, temperature: number): [Tensor1D, Tensor1D] {
-  const fused = fast('Dinov2SinkhornTurn', {s, u, v}, {temperature, prototypes})
+  const fused = callKernel('Dinov2SinkhornTurn', {s, u, v}, {temperature, prototypes})
   return (fused as [Tensor1D, Tensor1D] | undefined) ?? sinkhornTurnReference(s, u, v, prototypes, temperature)
 }
 
-/** The plain twin of `sinkhornTurn`. */
+/** The reference implementation of `sinkhornTurn`. */
 const sinkhornTurnReference = (
   s: Tensor2D,
   u: Tensor1D,
@@ -171,11 +171,11 @@ export const targetColumns = (
 
 /** exp(s/τ − u − v); s [n, k], u [n], v [k] → [n, k] float32. */
 export function targetsOf(s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D {
-  const fused = fast('Dinov2Targets', {s, u, v}, {temperature})
+  const fused = callKernel('Dinov2Targets', {s, u, v}, {temperature})
   return (fused?.[0] ?? targetsReference(s, u, v, temperature)) as Tensor2D
 }
 
-/** The plain twin of `targetsOf`. */
+/** The reference implementation of `targetsOf`. */
 const targetsReference = (s: Tensor2D, u: Tensor1D, v: Tensor1D, temperature: number): Tensor2D =>
   tidy(() => exp(exponent(s, temperature, u, v)))
 

@@ -9,7 +9,7 @@
  */
 import {concat, reshape, slice, tensor, tidy} from '../tensor/tf.js'
 import type {Tensor3D, Tensor4D} from '../tensor/tf.js'
-import {flat, grow} from '../tensor/tree.js'
+import {flatten, unflatten} from '../tensor/tree.js'
 import type {VitConfig} from './config.js'
 import {initVit} from './init.js'
 import {positionsFor, sizeWeights} from './positions.js'
@@ -19,7 +19,7 @@ import type {Vit} from './vit.js'
 const fixed = ['width', 'depth', 'heads', 'ffn', 'hidden', 'layerScale'] as const
 
 /** The differences that `adapt` cannot bridge, in words; none where it can. */
-export function obstacles(from: VitConfig, to: VitConfig): string[] {
+export function incompatibilities(from: VitConfig, to: VitConfig): string[] {
   const found = fixed.filter(key => from[key] !== to[key]).map(key => `${key} is ${String(from[key])} there and ${String(to[key])} here`)
   if (to.registers < from.registers)
     found.push(`registers are ${from.registers} there and ${to.registers} here, and none can be taken away`)
@@ -27,7 +27,7 @@ export function obstacles(from: VitConfig, to: VitConfig): string[] {
 }
 
 /** What `adapt` changes on the way, in words; none where the shapes are the same. */
-export function changes(from: VitConfig, to: VitConfig): string[] {
+export function resamplings(from: VitConfig, to: VitConfig): string[] {
   return [
     ...(from.patch === to.patch ? [] : [`patch embedding resampled from ${from.patch} to ${to.patch} pixels`]),
     ...(from.grid === to.grid ? [] : [`positions resampled from ${from.grid} × ${from.grid} to ${to.grid} × ${to.grid}`]),
@@ -114,13 +114,13 @@ export function resamplePatches(kernel: Tensor4D, to: number): Tensor4D {
 
 /**
  * Parameters of shape `from` as parameters of shape `to`: a tree of its own, which the caller frees; `params` stay as
- * they are. `seed` draws new registers. Throws a RangeError naming all `obstacles`.
+ * they are. `seed` draws new registers. Throws a RangeError naming all `incompatibilities`.
  */
 export function adapt(params: Vit, from: VitConfig, to: VitConfig, seed: number): Vit {
-  const wrong = obstacles(from, to)
+  const wrong = incompatibilities(from, to)
   if (wrong.length > 0) throw new RangeError(`the weights do not fit: ${wrong.join('; ')}`)
   return tidy(() => {
-    const named = flat(params)
+    const named = flatten(params)
     if (from.patch !== to.patch) named.set('patch_embed.proj.weight', resamplePatches(params.patch_embed.proj.weight, to.patch))
     if (from.grid !== to.grid) {
       const rows = positionsFor(params.pos_embed, from, to.grid, to.grid)
@@ -132,6 +132,6 @@ export function adapt(params: Vit, from: VitConfig, to: VitConfig, seed: number)
       named.set('register_tokens', (params.register_tokens ? concat([params.register_tokens, added], 1) : added.clone()) as Tensor3D)
     }
     const own = [...named].map(([name, leaf]) => [name, leaf.add(0)] as [string, typeof leaf])
-    return grow<Vit>(own)
+    return unflatten<Vit>(own)
   })
 }

@@ -6,7 +6,7 @@
  */
 import {layerNormForward} from '../tensor/ops/layer-norm.js'
 import {linearForward} from '../tensor/ops/linear.js'
-import {chances, split} from '../tensor/ops/attention.js'
+import {attentionWeights, splitHeads} from '../tensor/ops/attention.js'
 import {cast, type Precision} from '../tensor/ops/precision.js'
 import {reshape, slice, tidy} from '../tensor/tf.js'
 import type {Tensor2D, Tensor4D} from '../tensor/tf.js'
@@ -29,7 +29,7 @@ export function attentionMaps(params: Vit, images: Tensor4D, config: VitConfig, 
     const {norm1, attn} = params.blocks[block]!
     const x = cast(reshape(prenorm, [B * S, width]) as Tensor2D, stream)
     const qkv = cast(linearForward(layerNormForward(x, norm1, attn.qkv.weight).y, attn.qkv), 'fp32') // [B·S, 3C]
-    const {q, k} = split(qkv, {count: B, length: S}, heads) //                                        [B, H, S, K] each
-    return chances(slice(q, [0, 0, 0, 0], [B, heads, 1 + registers, width / heads]), k) //             [B, H, 1 + R, S]
+    const {q, k} = splitHeads(qkv, {count: B, length: S}, heads) //                                        [B, H, S, K] each
+    return attentionWeights(slice(q, [0, 0, 0, 0], [B, heads, 1 + registers, width / heads]), k) //             [B, H, 1 + R, S]
   })
 }

@@ -12,7 +12,7 @@
 import {div, exp, expandDims, max, mul, reshape, slice, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {attentionBackward, attentionForward} from '../tensor/ops/attention.js'
-import type {Group} from '../tensor/ops/attention.js'
+import type {SequenceGroup} from '../tensor/ops/attention.js'
 import {geluBackward, geluForward, swigluBackward, swigluForward} from '../tensor/ops/gelu.js'
 import {layerNormBackward, layerNormForward} from '../tensor/ops/layer-norm.js'
 import type {Norm, NormStats} from '../tensor/ops/layer-norm.js'
@@ -33,15 +33,15 @@ export type Block = {
 }
 
 /** The sequences that a residual branch is computed for (stochastic depth); the others pass it by. */
-export type Kept = {
+export type DropPathSample = {
   /** Rows of the kept sequences, int32 [n]. */
   readonly rows: Tensor1D
-  readonly groups: readonly Group[]
+  readonly groups: readonly SequenceGroup[]
   /** Sequences / kept sequences, by row [n, 1], or one number where it is the same for all. */
   readonly factor: Tensor2D | number
 }
 
-export type BlockOptions = {readonly heads: number; readonly attn?: Kept; readonly mlp?: Kept}
+export type BlockOptions = {readonly heads: number; readonly attn?: DropPathSample; readonly mlp?: DropPathSample}
 
 /**
  * What the forward half keeps for the backward half, by row of the branches and in order of memory:
@@ -52,20 +52,20 @@ export type BlockOptions = {readonly heads: number; readonly attn?: Kept; readon
 export type MemoryLevel = 'fast' | 'balanced' | 'small'
 
 /** The attention branch up to its last layer; x are the rows that the branch is computed for. */
-type Attended = {x: Tensor2D; stats: NormStats; qkv: Tensor2D /* [T, 3C] */; out: Tensor2D /* [T, C] */}
+type AttentionActivations = {x: Tensor2D; stats: NormStats; qkv: Tensor2D /* [T, 3C] */; out: Tensor2D /* [T, C] */}
 /** The feed-forward branch up to its activation. */
-type Fed = {x: Tensor2D; stats: NormStats; pre: Tensor2D /* [T, F] or [T, 2F] */}
+type MlpActivations = {x: Tensor2D; stats: NormStats; pre: Tensor2D /* [T, F] or [T, 2F] */}
 
-/** Tensors that the backward half needs; `free` them when it is done. Which are there depends on the level. */
+/** Tensors that the backward half needs; `disposeTree` them when it is done. Which are there depends on the level. */
 export type BlockSaved = {
   /** The block's input, where a branch is to be computed anew. */
   x?: Tensor2D
-  attn?: Partial<Attended>
-  mlp?: Fed
+  attn?: Partial<AttentionActivations>
+  mlp?: MlpActivations
 }
 
 /** What a branch ends with: γ ⊙ (a·Wᵀ + b) added to all rows, or to the kept ones with its factor. */
-function end(x: Tensor2D, a: Tensor2D, p: Linear, gamma: Tensor1D | undefined, kept: Kept | undefined): Tensor2D {
+function addResidual(x: Tensor2D, a: Tensor2D, p: Linear, gamma: Tensor1D | undefined, kept: DropPathSample | undefined): Tensor2D {
   if (!kept) return scaledResidual(x, a, p, gamma)
   return addRows(x, kept.rows, linearForward(a, gamma ? scaleRows(p, gamma) : p), kept.factor)
 }
@@ -73,7 +73,7 @@ function end(x: Tensor2D, a: Tensor2D, p: Linear, gamma: Tensor1D | undefined, k
 const isGated = (mlp: Mlp | SwiGlu): mlp is SwiGlu => 'w12' in mlp
 
 /** The attention branch up to its last layer. */
-function attend(x: Tensor2D, p: Block, groups: readonly Group[], {heads, attn}: BlockOptions): Attended {
+function attentionBranch(x: Tensor2D, p: Block, groups: readonly SequenceGroup[], {heads, attn}: BlockOptions): AttentionActivations {
   return tidy(() => {
     const xa = attn ? takeRows(x, attn.rows) : x.clone()
     const {y, mean, rstd} = layerNormForward(xa, p.norm1, p.attn.qkv.weight)
@@ -83,7 +83,7 @@ function attend(x: Tensor2D, p: Block, groups: readonly Group[], {heads, attn}: 
 }
 
 /** The feed-forward branch up to its activation. */
-function feed(middle: Tensor2D, p: Block, {mlp}: BlockOptions): Fed {
+function mlpBranch(middle: Tensor2D, p: Block, {mlp}: BlockOptions): MlpActivations {
   return tidy(() => {
     const x = mlp ? takeRows(middle, mlp.rows) : middle.clone()
     const first = firstOf(p)
@@ -100,18 +100,18 @@ const activate = ({mlp}: Block, pre: Tensor2D): Tensor2D => (isGated(mlp) ? swig
 export function blockForward(
   x: Tensor2D,
   p: Block,
-  groups: readonly Group[],
+  groups: readonly SequenceGroup[],
   options: BlockOptions,
   level: MemoryLevel = 'fast'
 ): {y: Tensor2D; saved: BlockSaved} {
   return tidy(() => {
     const {middle, attn} = tidy(() => {
-      const all = attend(x, p, groups, options)
-      const sum = end(x, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
+      const all = attentionBranch(x, p, groups, options)
+      const sum = addResidual(x, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
       return {middle: sum, attn: level === 'fast' ? all : level === 'balanced' ? {qkv: all.qkv, out: all.out} : {}}
     })
-    const mlp = feed(middle, p, options)
-    const y = tidy(() => end(middle, activate(p, mlp.pre), lastOf(p), p.ls2?.gamma, options.mlp))
+    const mlp = mlpBranch(middle, p, options)
+    const y = tidy(() => addResidual(middle, activate(p, mlp.pre), lastOf(p), p.ls2?.gamma, options.mlp))
     if (level === 'fast') return {y, saved: {attn, mlp}}
     return {y, saved: {x: x.clone(), ...(level === 'balanced' ? {attn} : {})}}
   })
@@ -121,18 +121,23 @@ export function blockForward(
  * What a level left out, computed as the forward half did. The tensors are the caller's, those that were saved
  * excepted.
  */
-function restored(saved: BlockSaved, p: Block, groups: readonly Group[], options: BlockOptions): {attn: Attended; mlp: Fed} {
+function recomputed(
+  saved: BlockSaved,
+  p: Block,
+  groups: readonly SequenceGroup[],
+  options: BlockOptions
+): {attn: AttentionActivations; mlp: MlpActivations} {
   const {x, attn, mlp} = saved
-  if (attn?.x && mlp) return {attn: attn as Attended, mlp}
+  if (attn?.x && mlp) return {attn: attn as AttentionActivations, mlp}
   return tidy(() => {
-    const all = attn?.qkv && attn.out ? normed(x!, p, options, attn.qkv, attn.out) : attend(x!, p, groups, options)
-    const middle = end(x!, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
-    return {attn: all, mlp: feed(middle, p, options)}
+    const all = attn?.qkv && attn.out ? normed(x!, p, options, attn.qkv, attn.out) : attentionBranch(x!, p, groups, options)
+    const middle = addResidual(x!, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
+    return {attn: all, mlp: mlpBranch(middle, p, options)}
   })
 }
 
 /** The attention branch from its saved qkv and output. */
-function normed(x: Tensor2D, p: Block, {attn}: BlockOptions, qkv: Tensor2D, out: Tensor2D): Attended {
+function normed(x: Tensor2D, p: Block, {attn}: BlockOptions, qkv: Tensor2D, out: Tensor2D): AttentionActivations {
   return tidy(() => {
     const xa = attn ? takeRows(x, attn.rows) : x.clone()
     const {mean, rstd} = layerNormForward(xa, p.norm1, p.attn.qkv.weight)
@@ -141,7 +146,7 @@ function normed(x: Tensor2D, p: Block, {attn}: BlockOptions, qkv: Tensor2D, out:
 }
 
 /** x [T, C] → y [T, C], saving nothing; GELU is fused into the first linear layer. */
-export function blockInference(x: Tensor2D, p: Block, groups: readonly Group[], heads: number): Tensor2D {
+export function blockInference(x: Tensor2D, p: Block, groups: readonly SequenceGroup[], heads: number): Tensor2D {
   return tidy(() => {
     const qkv = linearForward(layerNormForward(x, p.norm1, p.attn.qkv.weight).y, p.attn.qkv)
     const middle = scaledResidual(x, attentionForward(qkv, groups, heads), p.attn.proj, p.ls1?.gamma)
@@ -164,7 +169,7 @@ function feedForward(middle: Tensor2D, p: Block): Tensor2D {
  * values are needed, so a last block whose cls token is all that is asked for costs a fifth. Scores and sums are
  * float32.
  */
-export function blockFirstRows(x: Tensor2D, p: Block, {count: B, length: N}: Group, heads: number): Tensor2D {
+export function blockFirstRows(x: Tensor2D, p: Block, {count: B, length: N}: SequenceGroup, heads: number): Tensor2D {
   return tidy(() => {
     const C = x.shape[1]
     const K = C / heads
@@ -193,11 +198,11 @@ export function blockBackward(
   dy: Tensor2D,
   saved: BlockSaved,
   p: Block,
-  groups: readonly Group[],
+  groups: readonly SequenceGroup[],
   options: BlockOptions
 ): {dx: Tensor2D; grads: Block} {
   return tidy(() => {
-    const {attn, mlp} = restored(saved, p, groups, options)
+    const {attn, mlp} = recomputed(saved, p, groups, options)
     const fed = feedBackward(dy, mlp, p, options.mlp)
     const attended = attendBackward(fed.dx, attn, p, groups, options)
     const grads: Block = {
@@ -213,10 +218,10 @@ export function blockBackward(
 }
 
 /** Backward half of the feed-forward branch; what is large is let go as soon as it has served. */
-function feedBackward(dy: Tensor2D, {x, stats, pre}: Fed, p: Block, kept: Kept | undefined) {
+function feedBackward(dy: Tensor2D, {x, stats, pre}: MlpActivations, p: Block, kept: DropPathSample | undefined) {
   return tidy(() => {
     const {dpre, last, gamma} = tidy(() => {
-      const g = scaledBackward(taken(dy, kept, lastOf(p).weight), activate(p, pre), lastOf(p), p.ls2?.gamma)
+      const g = scaledBackward(gatherKept(dy, kept, lastOf(p).weight), activate(p, pre), lastOf(p), p.ls2?.gamma)
       const back = isGated(p.mlp) ? swigluBackward(g.a, pre) : geluBackward(g.a, pre)
       return {dpre: back, last: {weight: g.weight, bias: g.bias}, gamma: g.gamma}
     })
@@ -234,10 +239,16 @@ function feedBackward(dy: Tensor2D, {x, stats, pre}: Fed, p: Block, kept: Kept |
 }
 
 /** Backward half of the attention branch. */
-function attendBackward(dy: Tensor2D, {x, stats, qkv, out}: Attended, p: Block, groups: readonly Group[], {heads, attn}: BlockOptions) {
+function attendBackward(
+  dy: Tensor2D,
+  {x, stats, qkv, out}: AttentionActivations,
+  p: Block,
+  groups: readonly SequenceGroup[],
+  {heads, attn}: BlockOptions
+) {
   return tidy(() => {
     const {dqkv, proj, gamma} = tidy(() => {
-      const g = scaledBackward(taken(dy, attn, p.attn.proj.weight), out, p.attn.proj, p.ls1?.gamma)
+      const g = scaledBackward(gatherKept(dy, attn, p.attn.proj.weight), out, p.attn.proj, p.ls1?.gamma)
       return {
         dqkv: attentionBackward(g.a, qkv, attn?.groups ?? groups, heads),
         proj: {weight: g.weight, bias: g.bias},
@@ -258,6 +269,6 @@ function attendBackward(dy: Tensor2D, {x, stats, qkv, out}: Attended, p: Block, 
 }
 
 /** The gradient that reaches a branch: of the kept rows, with their factor, held as the branch's weights are. */
-function taken(dy: Tensor2D, kept: Kept | undefined, like: Tensor2D): Tensor2D {
+function gatherKept(dy: Tensor2D, kept: DropPathSample | undefined, like: Tensor2D): Tensor2D {
   return kept ? takeRows(dy, kept.rows, kept.factor, like) : castLike(dy, like)
 }

@@ -55,7 +55,7 @@ function centrality({rows, columns}: PatchGrid): Float32Array {
  * mostly stands.
  */
 export function foreground(grids: readonly PatchGrid[], width: number): Uint8Array[] {
-  const all = joined(grids, width) // [N, C]
+  const all = concatRows(grids, width) // [N, C]
   const score = project(all, pca(sample(all, width), width, 1)) // [N]
   const near = new Float32Array(score.length)
   let at = 0
@@ -110,7 +110,7 @@ export function colourPatches(grids: readonly PatchGrid[], width: number, {separ
   return {colours, front, explained: Array.from(axes.variances, variance => (axes.total > 0 ? variance / axes.total : 0))}
 }
 
-function joined(grids: readonly PatchGrid[], width: number): Float32Array {
+function concatRows(grids: readonly PatchGrid[], width: number): Float32Array {
   const out = new Float32Array(grids.reduce((sum, {rows, columns}) => sum + rows * columns, 0) * width)
   let at = 0
   for (const {features} of grids) {

@@ -8,7 +8,7 @@
 import {div, maximum, mul, norm, slice, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {geluBackward, geluForward} from '../tensor/ops/gelu.js'
-import {fast} from '../tensor/ops/kernel.js'
+import {callKernel} from '../tensor/ops/kernel.js'
 import {linearBackward, linearForward} from '../tensor/ops/linear.js'
 import type {Linear} from '../tensor/ops/linear.js'
 import {cast} from '../tensor/ops/precision.js'
@@ -31,10 +31,10 @@ const asMlp = (like: Head['mlp'], layers: Linear[]): Head['mlp'] => {
 
 export type HeadSaved = {inputs: Tensor2D[]; pres: Tensor2D[]; raw: Tensor2D}
 
-const unitEps = 1e-12
+const normalizeEps = 1e-12
 
 /** Rows brought to length one, x / max(‖x‖, 1e-12); x [R, D]. */
-export const unit = (x: Tensor2D): Tensor2D => tidy(() => div<Tensor2D>(x, maximum(norm(x, 2, 1, true), unitEps)))
+export const l2Normalize = (x: Tensor2D): Tensor2D => tidy(() => div<Tensor2D>(x, maximum(norm(x, 2, 1, true), normalizeEps)))
 
 /** x [R, C] → unit vectors z [R, D] (float32) and what the backward half needs. */
 export function headForward(x: Tensor2D, {mlp}: Head): {z: Tensor2D; saved: HeadSaved} {
@@ -51,7 +51,7 @@ export function headForward(x: Tensor2D, {mlp}: Head): {z: Tensor2D; saved: Head
       value = geluForward(value)
     })
     const raw = cast(value, 'fp32') //                                      [R, D]
-    return {z: unit(raw), saved: {inputs, pres, raw}}
+    return {z: l2Normalize(raw), saved: {inputs, pres, raw}}
   })
 }
 
@@ -59,7 +59,7 @@ export function headForward(x: Tensor2D, {mlp}: Head): {z: Tensor2D; saved: Head
 export function headBackward(dz: Tensor2D, {inputs, pres, raw}: HeadSaved, {mlp}: Head): {dx: Tensor2D; mlp: Head['mlp']} {
   return tidy(() => {
     const layers = layersOf(mlp)
-    const length = maximum(norm(raw, 2, 1, true), unitEps) //               [R, 1]
+    const length = maximum(norm(raw, 2, 1, true), normalizeEps) //               [R, 1]
     const z = div<Tensor2D>(raw, length)
     let grad: Tensor2D = div(sub(dz, mul(z, sum(mul(dz, z), 1, true))), length)
     const grads: Linear[] = []
@@ -74,24 +74,24 @@ export function headBackward(dz: Tensor2D, {inputs, pres, raw}: HeadSaved, {mlp}
 
 /** The prototypes g·v/‖v‖ [K, D] (weight normalisation, Salimans and Kingma 2016), held in `precision`. */
 export const prototypes = ({last_layer: {weight_g, weight_v}}: Head, precision: Precision = 'fp32'): Tensor2D =>
-  (fast('Dinov2Prototypes', {v: weight_v, g: weight_g}, {precision})?.[0] ??
+  (callKernel('Dinov2Prototypes', {v: weight_v, g: weight_g}, {precision})?.[0] ??
     tidy(() => cast(mul<Tensor2D>(weight_v, div(weight_g, norm(weight_v, 2, 1, true))), precision))) as Tensor2D
 
 /** The prototypes `start` to `start + count` of a last layer, copied. */
-export const somePrototypes = ({weight_g, weight_v}: Head['last_layer'], start: number, count: number): Head['last_layer'] => ({
+export const slicePrototypes = ({weight_g, weight_v}: Head['last_layer'], start: number, count: number): Head['last_layer'] => ({
   weight_g: slice(weight_g, [start, 0], [count, 1]),
   weight_v: slice(weight_v, [start, 0], [count, weight_v.shape[1]])
 })
 
 /** Gradient [K, D] of the prototypes → gradients of gain and direction. */
 export function prototypesBackward(dw: Tensor2D, {last_layer: {weight_g, weight_v}}: Pick<Head, 'last_layer'>): Head['last_layer'] {
-  const fused = fast('Dinov2PrototypesGrad', {dw, v: weight_v, g: weight_g})
+  const fused = callKernel('Dinov2PrototypesGrad', {dw, v: weight_v, g: weight_g})
   if (fused) return {weight_g: fused[0] as Tensor2D, weight_v: fused[1] as Tensor2D}
   return tidy(() => {
     const length = norm(weight_v, 2, 1, true) //                            [K, 1]
     const direction = div<Tensor2D>(weight_v, length)
-    const along: Tensor2D = sum(mul(dw, direction), 1, true) //             [K, 1]
-    return {weight_g: along, weight_v: mul<Tensor2D>(div(weight_g, length), sub(dw, mul(direction, along)))}
+    const projection: Tensor2D = sum(mul(dw, direction), 1, true) //             [K, 1]
+    return {weight_g: projection, weight_v: mul<Tensor2D>(div(weight_g, length), sub(dw, mul(direction, projection)))}
   })
 }
 
@@ -100,13 +100,13 @@ export const headLogits = (x: Tensor2D, head: Head): Tensor2D =>
   tidy(() => linearForward(headForward(x, head).z, {weight: prototypes(head)}))
 
 /** The copy of a head whose MLP enters matrix products in `precision`. */
-export function headCopy(head: Head, precision: Precision): {head: Head; owned: Tensor[]} {
+export function castMlp(head: Head, precision: Precision): {head: Head; owned: Tensor[]} {
   const owned: Tensor[] = []
-  const low = <T extends Tensor2D | Tensor1D>(x: T): T => {
+  const castTensor = <T extends Tensor2D | Tensor1D>(x: T): T => {
     const copy = cast(x, precision)
     owned.push(copy)
     return copy
   }
-  const layers = layersOf(head.mlp).map(({weight, bias}): Linear => ({weight: low(weight), bias: low(bias)}))
+  const layers = layersOf(head.mlp).map(({weight, bias}): Linear => ({weight: castTensor(weight), bias: castTensor(bias)}))
   return {head: {mlp: asMlp(head.mlp, layers), last_layer: head.last_layer}, owned}
 }

@@ -6,7 +6,7 @@ import {tensor} from '../tensor/tf.js'
 import type {Tensor} from '../tensor/tf.js'
 import type {Linear} from '../tensor/ops/linear.js'
 import {rng} from '../tensor/random.js'
-import {grow} from '../tensor/tree.js'
+import {unflatten} from '../tensor/tree.js'
 import type {VitConfig} from './config.js'
 import type {Head} from './head.js'
 import type {Vit} from './vit.js'
@@ -77,7 +77,7 @@ export function initVit(config: VitConfig, seed: number, layerScale = 1e-5): Vit
     if (config.layerScale) put(`${at}.ls2.gamma`, [C], {constant: layerScale})
   }
   norm('norm')
-  return grow<Vit>(named)
+  return unflatten<Vit>(named)
 }
 
 export type HeadShape = {
@@ -102,7 +102,7 @@ export function initHead({width, hidden, bottleneck, prototypes, layers}: HeadSh
   }
   put('last_layer.weight_g', [prototypes, 1], 'ones')
   put('last_layer.weight_v', [prototypes, bottleneck], {uniform: 1 / Math.sqrt(bottleneck)})
-  return grow<Head>(named)
+  return unflatten<Head>(named)
 }
 
 /** A linear layer that brings rows of `from` numbers to `to` numbers, drawn as the layers of a head are. */

@@ -50,16 +50,16 @@ export function sizeWeights(from: number, target: number): Float32Array {
 }
 
 type Axes = {rows: Float32Array; columns: Float32Array}
-const known = new Map<string, Axes>()
+const cachedAxes = new Map<string, Axes>()
 
 function axes({grid, interpolateOffset, interpolateAntialias}: VitConfig, rows: number, columns: number): Axes {
   const key = [grid, interpolateOffset, interpolateAntialias, rows, columns].join()
-  let found = known.get(key)
+  let found = cachedAxes.get(key)
   if (!found) {
     const weights = (target: number): Float32Array =>
       interpolateAntialias ? sizeWeights(grid, target) : offsetWeights(grid, target, interpolateOffset)
     found = {rows: weights(rows), columns: weights(columns)}
-    known.set(key, found)
+    cachedAxes.set(key, found)
   }
   return found
 }
@@ -68,7 +68,7 @@ function axes({grid, interpolateOffset, interpolateAntialias}: VitConfig, rows: 
 const fits = ({grid}: VitConfig, rows: number, columns: number): boolean => rows === grid && columns === grid
 
 /** Rows of the stored patch positions [M·M, C] brought to a grid of rows × columns → [rows·columns, C]. */
-export function resample(pos: Tensor2D, config: VitConfig, rows: number, columns: number): Tensor2D {
+export function resamplePositions(pos: Tensor2D, config: VitConfig, rows: number, columns: number): Tensor2D {
   if (fits(config, rows, columns)) return pos.clone()
   const {grid: M, width: C} = config
   return tidy(() => {
@@ -81,7 +81,7 @@ export function resample(pos: Tensor2D, config: VitConfig, rows: number, columns
 }
 
 /** The transpose of `resample`: gradient [rows·columns, C] → [M·M, C]. */
-export function resampleBackward(dy: Tensor2D, config: VitConfig, rows: number, columns: number): Tensor2D {
+export function resamplePositionsBackward(dy: Tensor2D, config: VitConfig, rows: number, columns: number): Tensor2D {
   if (fits(config, rows, columns)) return dy.clone()
   const {grid: M, width: C} = config
   return tidy(() => {
@@ -98,7 +98,7 @@ export function positionsFor(posEmbed: Tensor3D, config: VitConfig, rows: number
   return tidy(() => {
     const all: Tensor2D = reshape(posEmbed, [1 + config.grid ** 2, config.width])
     if (fits(config, rows, columns)) return all.clone()
-    const patches = resample(slice(all, [1, 0]), config, rows, columns)
+    const patches = resamplePositions(slice(all, [1, 0]), config, rows, columns)
     return concat([slice(all, [0, 0], [1, config.width]), patches], 0)
   })
 }

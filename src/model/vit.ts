@@ -10,7 +10,7 @@
  */
 import {add, concat, dispose, expandDims, matMul, mul, reshape, slice, sub, sum, tidy, tile} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D, Tensor3D, Tensor4D} from '../tensor/tf.js'
-import type {Group} from '../tensor/ops/attention.js'
+import type {SequenceGroup} from '../tensor/ops/attention.js'
 import {layerNormBackward, layerNormForward} from '../tensor/ops/layer-norm.js'
 import type {Norm, NormStats} from '../tensor/ops/layer-norm.js'
 import {linearForward, scaleRows} from '../tensor/ops/linear.js'
@@ -18,11 +18,11 @@ import type {Linear} from '../tensor/ops/linear.js'
 import {cast, castLike} from '../tensor/ops/precision.js'
 import type {Precision} from '../tensor/ops/precision.js'
 import {patchRows} from '../tensor/ops/patches.js'
-import {free} from '../tensor/tree.js'
+import {disposeTree} from '../tensor/tree.js'
 import {blockBackward, blockFirstRows, blockForward, blockInference} from './block.js'
 import type {Block, BlockOptions, BlockSaved, MemoryLevel} from './block.js'
 import type {VitConfig} from './config.js'
-import {positionsFor, resampleBackward} from './positions.js'
+import {positionsFor, resamplePositionsBackward} from './positions.js'
 
 /** Parameters of a backbone; keys and layouts are those of the released checkpoints (docs/spec.md §1.9). */
 export type Vit = {
@@ -57,7 +57,7 @@ export function gridOf({images}: View, {patch}: VitConfig): Grid {
 }
 
 const tokensOf = ({rows, columns}: Grid, {registers}: VitConfig): number => 1 + registers + rows * columns
-const groupOf = (grid: Grid, config: VitConfig): Group => ({count: grid.count, length: tokensOf(grid, config)})
+const groupOf = (grid: Grid, config: VitConfig): SequenceGroup => ({count: grid.count, length: tokensOf(grid, config)})
 
 /** The patch kernel as a linear layer: [C, 3·P·P], flattened (channel, y, x). */
 const patchLayer = ({patch_embed: {proj}}: Vit, {width, patch}: VitConfig): Linear => ({
@@ -76,16 +76,16 @@ function embedView(params: Vit, view: View, config: VitConfig): {x: Tensor2D; pi
   return tidy(() => {
     const layer = patchLayer(params, config)
     const pixels = castLike(patchRows(view.images, config.patch), layer.weight) //           [B·N, 3·P·P]
-    let seen: Tensor2D = cast(linearForward(pixels, layer), 'fp32') //                       [B·N, C]
+    let embedded: Tensor2D = cast(linearForward(pixels, layer), 'fp32') //                       [B·N, C]
     if (view.masks) {
       const hidden = reshape(view.masks, [B * N, 1])
-      seen = add(mul(seen, sub(1, hidden)), mul(hidden, params.mask_token))
+      embedded = add(mul(embedded, sub(1, hidden)), mul(hidden, params.mask_token))
     }
     const positions = positionsFor(params.pos_embed, config, rows, columns) //               [1 + N, C]
     const cls = add(reshape(params.cls_token, [1, 1, C]), reshape(slice(positions, [0, 0], [1, C]), [1, 1, C]))
     const parts: Tensor3D[] = [tile(cls as Tensor3D, [B, 1, 1])]
     if (R > 0) parts.push(tile(params.register_tokens!, [B, 1, 1]))
-    parts.push(add(reshape(seen, [B, N, C]), expandDims(slice(positions, [1, 0]), 0)))
+    parts.push(add(reshape(embedded, [B, N, C]), expandDims(slice(positions, [1, 0]), 0)))
     return {x: reshape(concat(parts, 1), [B * (1 + R + N), C]), pixels}
   })
 }
@@ -101,7 +101,7 @@ function embedBackward(dx: Tensor2D, pixels: Tensor2D, view: View, config: VitCo
     const tokens = reshape(dx, [B, 1 + R + N, C])
     const dcls = sum<Tensor2D>(slice(tokens, [0, 0, 0], [B, 1, C]), 0) //                    [1, C]
     const dpatches = slice(tokens as Tensor3D, [0, 1 + R, 0], [B, N, C])
-    const dpositions = resampleBackward(sum<Tensor2D>(dpatches, 0), config, rows, columns) // [M², C]
+    const dpositions = resamplePositionsBackward(sum<Tensor2D>(dpatches, 0), config, rows, columns) // [M², C]
     let dseen = reshape(dpatches, [B * N, C]) as Tensor2D
     let dmask: Tensor2D = mul(dcls, 0)
     if (view.masks) {
@@ -148,7 +148,7 @@ function encode(params: Vit, view: View, config: VitConfig, stream: Precision, a
 }
 
 /** Normed rows split into cls, registers and patches; x [B·S, C]. */
-function split(y: Tensor2D, {count: B, rows, columns}: Grid, {width: C, registers: R}: VitConfig): Omit<Features, 'prenorm'> {
+function splitTokens(y: Tensor2D, {count: B, rows, columns}: Grid, {width: C, registers: R}: VitConfig): Omit<Features, 'prenorm'> {
   const N = rows * columns
   const tokens = reshape(y, [B, 1 + R + N, C]) as Tensor3D
   return {
@@ -168,7 +168,7 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
     const grid = gridOf(view, config)
     const x = encode(params, view, config, stream)
     const y = layerNormForward(cast(x, 'fp32'), params.norm).y
-    return {...split(y, grid, config), prenorm: reshape(cast(x, 'fp32'), [grid.count, tokensOf(grid, config), config.width])}
+    return {...splitTokens(y, grid, config), prenorm: reshape(cast(x, 'fp32'), [grid.count, tokensOf(grid, config), config.width])}
   })
 }
 
@@ -220,7 +220,7 @@ export function intermediateLayers(
       if (!wanted.has(block)) return
       const last = cast(x, 'fp32')
       const y = norm ? layerNormForward(last, params.norm).y : last
-      const {patches, cls} = split(y, grid, config)
+      const {patches, cls} = splitTokens(y, grid, config)
       out.push({patches, cls})
     })
     return out
@@ -230,11 +230,11 @@ export function intermediateLayers(
 // ---------------------------------------------------------------------------------------------------------------
 // training
 
-/** What the backward half of a training pass needs. `free` it where the backward half is not run. */
+/** What the backward half of a training pass needs. `disposeTree` it where the backward half is not run. */
 export type Trace = {
   readonly views: readonly View[]
   readonly grids: readonly Grid[]
-  readonly groups: readonly Group[]
+  readonly groups: readonly SequenceGroup[]
   readonly pixels: Tensor2D[]
   readonly blocks: BlockSaved[]
   readonly options: readonly BlockOptions[]
@@ -281,12 +281,12 @@ export function forwardTrain(
 export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: VitConfig): Vit {
   const {views, grids, groups, options, last} = trace
   const norm = tidy(() => layerNormBackward(dy, last.x, last.stats, params.norm))
-  free([last.x, last.stats.mean, last.stats.rstd])
+  disposeTree([last.x, last.stats.mean, last.stats.rstd])
   let dx = norm.x
   const blocks: Block[] = new Array<Block>(params.blocks.length)
   for (let i = params.blocks.length - 1; i >= 0; i--) {
     const step = blockBackward(dx, trace.blocks[i]!, params.blocks[i]!, groups, options[i]!)
-    free(trace.blocks[i]!)
+    disposeTree(trace.blocks[i]!)
     dispose(dx)
     dx = step.dx
     blocks[i] = step.grads
@@ -302,15 +302,15 @@ export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: V
       })
       .reduce(sumTrees)
   })
-  free(trace.pixels)
+  disposeTree(trace.pixels)
   dispose(dx)
   return {...embedding, blocks, norm: {weight: norm.weight, bias: norm.bias}}
 }
 
 /** Lets a trace go whose backward half is not run. */
 export function freeTrace({blocks, pixels, last: {x, stats}}: Trace): void {
-  for (const saved of blocks) free(saved)
-  free([...pixels, x, stats.mean, stats.rstd])
+  for (const saved of blocks) disposeTree(saved)
+  disposeTree([...pixels, x, stats.mean, stats.rstd])
 }
 
 const sumTrees = (a: EmbedGrads, b: EmbedGrads): EmbedGrads => {
@@ -330,26 +330,26 @@ const sumTrees = (a: EmbedGrads, b: EmbedGrads): EmbedGrads => {
 }
 
 /**
- * What `computeCopy` and `inferenceCopy` give: parameters of which some are copies that the caller owns, the others
+ * What `castParams` and `castForInference` give: parameters of which some are copies that the caller owns, the others
  * shared with the original.
  */
-export type Copy = {readonly params: Vit; readonly owned: Tensor[]}
+export type CastParams = {readonly params: Vit; readonly owned: Tensor[]}
 
 /**
  * The copy of a backbone's weights that enters matrix products: linear layers in `precision`, all else shared as it
  * is.
  */
-export const computeCopy = (params: Vit, precision: Precision): Copy => copied(params, precision, false)
+export const castParams = (params: Vit, precision: Precision): CastParams => castAll(params, precision, false)
 
 /**
- * As `computeCopy`, with LayerScale multiplied into the layers before it once and for all: for passes without
+ * As `castParams`, with LayerScale multiplied into the layers before it once and for all: for passes without
  * training.
  */
-export const inferenceCopy = (params: Vit, precision: Precision): Copy => copied(params, precision, true)
+export const castForInference = (params: Vit, precision: Precision): CastParams => castAll(params, precision, true)
 
-function copied(params: Vit, precision: Precision, fold: boolean): Copy {
-  const patches = patchCopy(params.patch_embed, precision)
-  const blocks = params.blocks.map(block => blockCopy(block, precision, fold))
+function castAll(params: Vit, precision: Precision, fold: boolean): CastParams {
+  const patches = castPatchEmbed(params.patch_embed, precision)
+  const blocks = params.blocks.map(block => castBlock(block, precision, fold))
   return {
     params: {...params, patch_embed: patches.patch_embed, blocks: blocks.map(({block}) => block)},
     owned: [...patches.owned, ...blocks.flatMap(({owned}) => owned)]
@@ -357,7 +357,7 @@ function copied(params: Vit, precision: Precision, fold: boolean): Copy {
 }
 
 /** The patch embedding in `precision`; `owned` are the caller's. */
-export function patchCopy({proj}: Vit['patch_embed'], precision: Precision): {patch_embed: Vit['patch_embed']; owned: Tensor[]} {
+export function castPatchEmbed({proj}: Vit['patch_embed'], precision: Precision): {patch_embed: Vit['patch_embed']; owned: Tensor[]} {
   const layer = {weight: cast(proj.weight, precision), bias: cast(proj.bias, precision)}
   return {patch_embed: {proj: layer}, owned: [layer.weight, layer.bias]}
 }
@@ -366,7 +366,7 @@ export function patchCopy({proj}: Vit['patch_embed'], precision: Precision): {pa
  * A block with its linear layers in `precision`, and with `fold` LayerScale multiplied into the layers before it;
  * `owned` are the caller's, the rest is shared.
  */
-export function blockCopy({ls1, ls2, ...p}: Block, precision: Precision, fold: boolean): {block: Block; owned: Tensor[]} {
+export function castBlock({ls1, ls2, ...p}: Block, precision: Precision, fold: boolean): {block: Block; owned: Tensor[]} {
   const owned: Tensor[] = []
   const low = ({weight, bias}: Linear): Linear => {
     const layer = {weight: cast(weight, precision), bias: cast(bias, precision)}

@@ -1,12 +1,12 @@
 /** AdamW (Loshchilov and Hutter 2019) over whole trees, clipping by norm, and the teacher's moving average. */
 import {add, dispose, div, keep, mul, sqrt, square, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor} from '../tensor/tf.js'
-import {fastInPlace} from '../tensor/ops/in-place.js'
+import {callInPlaceKernel} from '../tensor/ops/in-place.js'
 
 /** Parameters by path. */
-export type Named = Map<string, Tensor>
+export type ParamMap = Map<string, Tensor>
 
-export type AdamState = {readonly m: Named; readonly v: Named}
+export type AdamState = {readonly m: ParamMap; readonly v: ParamMap}
 
 export type AdamOptions = {
   readonly betas: readonly [number, number]
@@ -21,7 +21,7 @@ export type AdamOptions = {
  * One step: θ ← θ·(1 − lr·wd); m, v ← moving averages; θ ← θ − lr·m̂ / (√v̂ + eps).
  * Consumes `params` and the moments: afterwards the maps hold the new values. Gradients stay the caller's.
  */
-export function adamw(params: Named, grads: Named, {m, v}: AdamState, {betas: [b1, b2], eps, step: taken, rates}: AdamOptions): void {
+export function adamw(params: ParamMap, grads: ParamMap, {m, v}: AdamState, {betas: [b1, b2], eps, step: taken, rates}: AdamOptions): void {
   const groups = new Map<string, {lr: number; wd: number; step: number; names: string[]}>()
   for (const name of params.keys()) {
     if (!grads.has(name)) continue
@@ -32,8 +32,8 @@ export function adamw(params: Named, grads: Named, {m, v}: AdamState, {betas: [b
     else groups.set(key, {lr, wd, step, names: [name]})
   }
   for (const {lr, wd, step, names} of groups.values()) {
-    const pick = (from: Named): Tensor[] => names.map(name => from.get(name)!)
-    if (fastInPlace('Dinov2AdamW', {params: pick(params), grads: pick(grads), m: pick(m), v: pick(v)}, {lr, wd, b1, b2, eps, step}))
+    const pick = (from: ParamMap): Tensor[] => names.map(name => from.get(name)!)
+    if (callInPlaceKernel('Dinov2AdamW', {params: pick(params), grads: pick(grads), m: pick(m), v: pick(v)}, {lr, wd, b1, b2, eps, step}))
       continue
     for (const name of names) {
       const [p, g] = [params.get(name)!, grads.get(name)!]
@@ -52,7 +52,7 @@ export function adamw(params: Named, grads: Named, {m, v}: AdamState, {betas: [b
 }
 
 /** Puts a new tensor at a name and lets the old one go. */
-function replace(into: Named, name: string, value: Tensor): void {
+function replace(into: ParamMap, name: string, value: Tensor): void {
   dispose(into.get(name)!)
   into.set(name, keep(value))
 }
@@ -61,7 +61,7 @@ function replace(into: Named, name: string, value: Tensor): void {
 export function globalNorm(grads: Iterable<Tensor>): number {
   const all = [...grads]
   if (all.length === 0) return 0
-  const found = fastInPlace('Dinov2GlobalNorm', {grads: all})
+  const found = callInPlaceKernel('Dinov2GlobalNorm', {grads: all})
   if (typeof found === 'number') return found
   return tidy(() => {
     const total = all.map(g => sum(square(g))).reduce((a, b) => add(a, b))
@@ -73,11 +73,11 @@ export function globalNorm(grads: Iterable<Tensor>): number {
  * Scales the gradients so that their norm is at most `most` (PyTorch's rule: most / (norm + 1e-6), never above one).
  * Consumes the tensors of the map. Returns the norm before.
  */
-export function clip(grads: Named, most: number): number {
+export function clipGradients(grads: ParamMap, maxNorm: number): number {
   const length = globalNorm(grads.values())
-  const factor = most / (length + 1e-6)
+  const factor = maxNorm / (length + 1e-6)
   if (!(factor < 1)) return length
-  if (fastInPlace('Dinov2Scale', {tensors: [...grads.values()]}, {factor}) === undefined)
+  if (callInPlaceKernel('Dinov2Scale', {tensors: [...grads.values()]}, {factor}) === undefined)
     for (const [name, g] of grads)
       replace(
         grads,
@@ -91,10 +91,10 @@ export function clip(grads: Named, most: number): number {
  * The teacher's average: θₜ ← m·θₜ + (1 − m)·θₛ over every parameter (docs/spec.md §2.7). Consumes the teacher's
  * tensors.
  */
-export function ema(teacher: Named, student: Named, momentum: number): void {
+export function ema(teacher: ParamMap, student: ParamMap, momentum: number): void {
   const names = [...teacher.keys()]
-  const pick = (from: Named): Tensor[] => names.map(name => from.get(name)!)
-  if (fastInPlace('Dinov2Ema', {teacher: pick(teacher), student: pick(student)}, {momentum}) !== undefined) return
+  const pick = (from: ParamMap): Tensor[] => names.map(name => from.get(name)!)
+  if (callInPlaceKernel('Dinov2Ema', {teacher: pick(teacher), student: pick(student)}, {momentum}) !== undefined) return
   for (const name of names)
     replace(
       teacher,

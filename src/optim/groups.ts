@@ -3,7 +3,7 @@
  * wins.
  */
 
-export type Group = {
+export type ParamGroup = {
   /** Factor on the learning rate. */
   readonly lr: number
   /** Factor on the weight decay: 0 or 1. */
@@ -20,7 +20,7 @@ export type GroupRules = {
 }
 
 /** The group of a parameter such as `backbone.blocks.3.attn.qkv.weight` or `dino_head.last_layer.weight_g`. */
-export function groupOf(name: string, {depth, layerwiseDecay, patchEmbedLrMult}: GroupRules): Group {
+export function paramGroup(name: string, {depth, layerwiseDecay, patchEmbedLrMult}: GroupRules): ParamGroup {
   const bare = name.startsWith('backbone.') ? name.slice('backbone.'.length) : undefined
   const layer = bare === undefined ? depth + 1 : layerOf(bare, depth)
   const decay = layerwiseDecay ** (depth + 1 - layer)

@@ -19,7 +19,7 @@ export function* leaves(tree: Tree, path = ''): Generator<[name: string, leaf: T
 }
 
 /** All leaves by path. */
-export const flat = (tree: Tree): Map<string, Tensor> => new Map(leaves(tree))
+export const flatten = (tree: Tree): Map<string, Tensor> => new Map(leaves(tree))
 
 /** A tree of the same form whose leaf at each path is `make(leaf, path)`. */
 export function map<T extends Tree>(tree: T, make: (leaf: Tensor, path: string) => Tensor, path = ''): T {
@@ -32,7 +32,7 @@ export function map<T extends Tree>(tree: T, make: (leaf: Tensor, path: string) 
 }
 
 /** Builds a tree from leaves by path: keys that are whole numbers become arrays. */
-export function grow<T extends Tree>(named: Iterable<readonly [name: string, leaf: Tensor]>): T {
+export function unflatten<T extends Tree>(named: Iterable<readonly [name: string, leaf: Tensor]>): T {
   const root: Record<string, unknown> = {}
   for (const [name, leaf] of named) {
     const keys = name.split('.')
@@ -54,7 +54,7 @@ export function grow<T extends Tree>(named: Iterable<readonly [name: string, lea
 }
 
 /** Lets every leaf go. */
-export const free = (tree: Tree): void => {
+export const disposeTree = (tree: Tree): void => {
   for (const [, leaf] of leaves(tree)) dispose(leaf)
 }
 

@@ -1,5 +1,5 @@
 /**
- * k-means on the engine against its plain twin and the definition; starts, empty clusters, mini-batches,
+ * k-means on the engine against its reference implementation and the definition; starts, empty clusters, mini-batches,
  * repeatability, and what stays on the engine.
  */
 import assert from 'node:assert/strict'
@@ -35,7 +35,7 @@ test('every row belongs to its nearest centroid, and sizes and objective are tho
   assert.ok(sizes.every(n => n > 0))
 })
 
-test('the engine and the plain twin agree', () => {
+test('the engine and the reference implementation agree', () => {
   const [fast, plain] = [run(), run({arithmetic: plainly})]
   assert.deepEqual(fast.assignments, plain.assignments)
   assert.deepEqual(fast.centroids, plain.centroids)

@@ -12,7 +12,7 @@ import {dptForward, dptOf, dptShapes} from '../../src/heads/dpt.js'
 import {clipByValue, concat, memory, mul, reshape, tensor, tidy, tile, transpose} from '../../src/tensor/tf.js'
 import type {Rank, Tensor, Tensor1D, Tensor3D, Tensor4D} from '../../src/tensor/tf.js'
 import {resizeForward} from '../../src/tensor/ops/resize.js'
-import {free} from '../../src/tensor/tree.js'
+import {disposeTree} from '../../src/tensor/tree.js'
 import {apart, onPlain, onTorch, take, type Values} from '../support/engine.js'
 import {golden} from '../support/scratch.js'
 
@@ -153,7 +153,7 @@ for (const [engine, start] of engines)
     const x = features([0, 1, 2, 3])
     judge(await take(dptForward(x, head, 0.001)), channelLast('dpt.depth'), 'depth')
     assert.throws(() => tidy(() => dptForward(features([0, 1]), head, 0.001)), /64 channels/)
-    free(head)
+    disposeTree(head)
     x.dispose()
     assert.equal(memory().numTensors, before)
   })

@@ -22,7 +22,7 @@ import {linearForward} from '../../src/tensor/ops/linear.js'
 import {resizeBackward, resizeForward, type MapSize} from '../../src/tensor/ops/resize.js'
 import {dispose, mul, reshape, tensor, tidy, zerosLike} from '../../src/tensor/tf.js'
 import type {Tensor1D, Tensor2D, Tensor4D} from '../../src/tensor/tf.js'
-import {flat, free, grow} from '../../src/tensor/tree.js'
+import {flatten, disposeTree, unflatten} from '../../src/tensor/tree.js'
 import {apart, counted, normal, onPlain, onTorch, put, take, whole} from '../support/engine.js'
 import {checkOp} from '../support/check-op.js'
 
@@ -39,7 +39,7 @@ const golden = JSON.parse(readFileSync(new URL('../../../test/golden/segment_hea
 const [D, K, B, H, W] = golden.sizes
 
 const headOf = (state: State): SegmentHead =>
-  grow<SegmentHead>(
+  unflatten<SegmentHead>(
     Object.entries(state).map(([name, data]) => [name, tensor(data, name === 'conv_seg.weight' ? [K, D] : [data.length])] as const)
   )
 const near = async (what: string, found: Tensor2D | Tensor1D | Tensor4D, expected: readonly number[], limit: number): Promise<void> => {
@@ -80,31 +80,31 @@ describe('the linear segmentation head', () => {
         adamw(named, grads, moments, {betas: [0.9, 0.999], eps: 1e-8, step: i + 1, rates: () => ({lr, wd: 1e-4})})
         setTrainable(head, named)
         await near(`step ${i}: scores`, scores, step.scores, 2e-5)
-        for (const [key, leaf] of flat(head)) await near(`step ${i}: ${key}`, leaf.clone() as Tensor1D, step.after[key]!, 5e-5)
+        for (const [key, leaf] of flatten(head)) await near(`step ${i}: ${key}`, leaf.clone() as Tensor1D, step.after[key]!, 5e-5)
         dispose([x, labels, made.dy, trace.normal, ...grads.values()])
       }
       const folded = foldSegmentHead(head)
       const x = tensor(golden.eval.x, [H * W, D]) as Tensor2D
       await near('prediction', linearForward(x, folded), golden.eval.scores, 5e-5)
       dispose([x, folded.weight, folded.bias, ...moments.m.values(), ...moments.v.values()])
-      free(head)
+      disposeTree(head)
       assert.equal(counted(), before)
     })
 
   test('begins as mmsegmentation draws it, the same for the same seed', async () => {
     await onPlain()
     const [head, again] = [initSegmentHead(50, 40, 1), initSegmentHead(50, 40, 1)]
-    const [weight, twin] = [await take(head.conv_seg.weight.clone()), await take(again.conv_seg.weight.clone())]
-    assert.deepEqual(weight, twin)
+    const [weight, loaded] = [await take(head.conv_seg.weight.clone()), await take(again.conv_seg.weight.clone())]
+    assert.deepEqual(weight, loaded)
     const deviation = Math.sqrt((weight.data as Float32Array).reduce((sum, v) => sum + v * v, 0) / weight.data.length)
     assert.ok(Math.abs(deviation - 0.01) < 0.001)
-    free(head)
-    free(again)
+    disposeTree(head)
+    disposeTree(again)
   })
 })
 
 describe('cross-entropy of pixels', () => {
-  test('kernel and twin, with ignored pixels', () =>
+  test('kernel and reference, with ignored pixels', () =>
     checkOp({
       inputs: {scores: normal('scores', [9, 5], 2), labels: whole([0, 4, 255, 2, 1, 255, 3, 3, 0])},
       forward: ({scores, labels}) => {

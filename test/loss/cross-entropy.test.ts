@@ -1,4 +1,4 @@
-/** Cross-entropies with soft targets: against the tape on a plain twin, and in pieces as at once. */
+/** Cross-entropies with soft targets: against the tape on a reference implementation, and in pieces as at once. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {columnLoss, crossEntropy, prototypeLoss} from '../../src/loss/cross-entropy.js'
@@ -159,7 +159,7 @@ test('in pieces of any size, held or not, the result is that of all at once, and
   }
 })
 
-test('a piece of columns: the kernel is its twin; rows with one teacher, with two, and each with its own', async () => {
+test('a piece of columns: the kernel is its reference; rows with one teacher, with two, and each with its own', async () => {
   const given = {
     s: normal('s', [R + n, K], 0.4),
     lse: normal('lse', [R + n], 1, 6),

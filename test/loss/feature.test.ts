@@ -1,4 +1,7 @@
-/** The loss of feature distillation: value and gradient against a plain twin on the tape, and what must hold of it. */
+/**
+ * The loss of feature distillation: value and gradient against a reference implementation on the tape, and what must
+ * hold of it.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {featureLoss, standardizeRows} from '../../src/loss/feature.js'

@@ -1,4 +1,7 @@
-/** KoLeo: value and gradient against a plain twin on the tape, and what must hold of it whatever the points are. */
+/**
+ * KoLeo: value and gradient against a reference implementation on the tape, and what must hold of it whatever the
+ * points are.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {koleoLoss} from '../../src/loss/koleo.js'

@@ -1,6 +1,6 @@
 /**
- * Teacher targets: Sinkhorn–Knopp and centring, the kernel against its plain twin, and what their rows and columns
- * must sum to.
+ * Teacher targets: Sinkhorn–Knopp and centring, the kernel against its reference implementation, and what their rows
+ * and columns must sum to.
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
@@ -31,7 +31,7 @@ async function targetsOf(values: Values<readonly [number, number]>, temperature:
   return q
 }
 
-test('the kernel is its twin, at every temperature and number of turns', async () => {
+test('the kernel is its reference, at every temperature and number of turns', async () => {
   for (const [temperature, turns] of [
     [0.04, 3],
     [0.07, 3],

@@ -1,13 +1,13 @@
 /** Weights brought to another shape: what must stay equal stays equal, what cannot be bridged is named. */
 import assert from 'node:assert/strict'
 import {before, describe, it} from 'node:test'
-import {adapt, changes, kernelWeights, obstacles, resamplePatches} from '../../src/model/adapt.js'
+import {adapt, resamplings, kernelWeights, incompatibilities, resamplePatches} from '../../src/model/adapt.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {positionsFor, sizeWeights} from '../../src/model/positions.js'
 import {normedTokens} from '../../src/model/vit.js'
 import {rng} from '../../src/tensor/random.js'
 import {dispose, memory, tensor} from '../../src/tensor/tf.js'
-import {flat, free} from '../../src/tensor/tree.js'
+import {flatten, disposeTree} from '../../src/tensor/tree.js'
 import {onPlain} from '../support/engine.js'
 import {configs, smallVit} from '../support/small-vit.js'
 
@@ -55,8 +55,8 @@ describe('adapt', () => {
     const [one, other] = [old.dataSync(), after.dataSync()]
     assert.ok(one.every((value, at) => Math.abs(value - other[at]!) < 1e-4))
     dispose([small, large, old, after])
-    free(params)
-    free(larger)
+    disposeTree(params)
+    disposeTree(larger)
   })
 
   it('inverts itself: a kernel that grew and shrank again is the one it was', () => {
@@ -94,33 +94,36 @@ describe('adapt', () => {
     const params = smallVit(from)
     const start = memory().numTensors
     const next = adapt(params, from, to, 3)
-    assert.equal(memory().numTensors - start, flat(next).size)
+    assert.equal(memory().numTensors - start, flatten(next).size)
     const rows = positionsFor(params.pos_embed, from, 5, 5)
     assert.deepEqual(next.pos_embed.dataSync(), rows.dataSync())
     const registers = next.register_tokens!.dataSync()
     assert.deepEqual(registers.slice(0, 2 * from.width), params.register_tokens!.dataSync())
     assert.ok(registers.slice(2 * from.width).every(value => value !== 0 && Math.abs(value) < 1e-4))
-    assert.deepEqual(changes(from, to), ['positions resampled from 3 × 3 to 5 × 5', '2 registers added'])
+    assert.deepEqual(resamplings(from, to), ['positions resampled from 3 × 3 to 5 × 5', '2 registers added'])
     dispose(rows)
-    free(next)
-    free(params)
+    disposeTree(next)
+    disposeTree(params)
   })
 
   it('copies where nothing differs, and leaves the original alone', () => {
     const params = smallVit(configs.plain)
     const next = adapt(params, configs.plain, configs.plain, 0)
-    free(next)
-    assert.ok([...flat(params).values()].every(leaf => !leaf.isDisposed))
-    free(params)
+    disposeTree(next)
+    assert.ok([...flatten(params).values()].every(leaf => !leaf.isDisposed))
+    disposeTree(params)
   })
 
   it('names all that cannot be bridged', () => {
     const from = configs.registers
     const to: VitConfig = {...from, width: 24, registers: 0}
-    assert.deepEqual(obstacles(from, to), ['width is 12 there and 24 here', 'registers are 2 there and 0 here, and none can be taken away'])
+    assert.deepEqual(incompatibilities(from, to), [
+      'width is 12 there and 24 here',
+      'registers are 2 there and 0 here, and none can be taken away'
+    ])
     const params = smallVit(from)
     assert.throws(() => adapt(params, from, to, 0), /width is 12 there and 24 here; registers are 2/)
-    free(params)
+    disposeTree(params)
   })
 
   it('refuses no patch side and loses no tensor', () => {
@@ -130,6 +133,6 @@ describe('adapt', () => {
     assert.deepEqual(kernel.shape, [12, 3, 3, 3])
     dispose(kernel)
     assert.equal(memory().numTensors, start)
-    free(params)
+    disposeTree(params)
   })
 })

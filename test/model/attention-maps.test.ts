@@ -11,7 +11,7 @@ import {layerNormForward} from '../../src/tensor/ops/layer-norm.js'
 import {linearForward} from '../../src/tensor/ops/linear.js'
 import {concat, reshape, slice, tensor, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {free} from '../../src/tensor/tree.js'
+import {disposeTree} from '../../src/tensor/tree.js'
 import {initVit} from '../../src/model/init.js'
 import {apart, counted, normal, onPlain, onTorch, put, take} from '../support/engine.js'
 import type {VitConfig} from '../../src/model/config.js'
@@ -87,6 +87,6 @@ describe('attention maps', () => {
       }
       assert.throws(() => attentionMaps(params, images, config, 3), /between 0 and 2 but received 3/)
       images.dispose()
-      free(params)
+      disposeTree(params)
     })
 })

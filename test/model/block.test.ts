@@ -1,48 +1,53 @@
 /**
- * One block: forward and backward half against a plain twin on the tape, with and without stochastic depth; what is
- * drawn for stochastic depth.
+ * One block: forward and backward half against a reference implementation on the tape, with and without stochastic
+ * depth; what is drawn for stochastic depth.
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
 import {blockBackward, blockForward, blockInference} from '../../src/model/block.js'
-import type {Block, BlockOptions, BlockSaved, Kept, MemoryLevel} from '../../src/model/block.js'
+import type {Block, BlockOptions, BlockSaved, DropPathSample, MemoryLevel} from '../../src/model/block.js'
 import type {VitConfig} from '../../src/model/config.js'
-import {drawKept, keptCount} from '../../src/model/drop-path.js'
-import {plainAttention, rowsOf, type Group} from '../../src/tensor/ops/attention.js'
-import {plainGelu, plainSwiglu} from '../../src/tensor/ops/gelu.js'
-import {plainLayerNorm} from '../../src/tensor/ops/layer-norm.js'
-import {plainLinear} from '../../src/tensor/ops/linear.js'
+import {sampleDropPath, keptCount} from '../../src/model/drop-path.js'
+import {attentionReference, totalRows, type SequenceGroup} from '../../src/tensor/ops/attention.js'
+import {geluReference, swigluReference} from '../../src/tensor/ops/gelu.js'
+import {layerNormReference} from '../../src/tensor/ops/layer-norm.js'
+import {linearReference} from '../../src/tensor/ops/linear.js'
 import {cast} from '../../src/tensor/ops/precision.js'
 import {rng} from '../../src/tensor/random.js'
 import {Tensor, add, dispose, gather, mul, unsortedSegmentSum} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {flat, grow, map} from '../../src/tensor/tree.js'
+import {flatten, unflatten, map} from '../../src/tensor/tree.js'
 import {apart, counted, normal, onPlain, onTorch, put, take, type Values} from '../support/engine.js'
 import {checkOp} from '../support/check-op.js'
 import {configs, parameter} from '../support/small-vit.js'
 
-const groups: Group[] = [
+const groups: SequenceGroup[] = [
   {count: 4, length: 5},
   {count: 5, length: 3}
 ]
-const T = rowsOf(groups)
+const T = totalRows(groups)
 
 /** x ← x + factor·γ ⊙ f(norm x) over the kept sequences, twice: the definition, in plain operations. */
 function plainBlock(x: Tensor2D, p: Block, {heads, attn, mlp}: BlockOptions): Tensor2D {
-  const branch = (x: Tensor2D, kept: Kept | undefined, gamma: Tensor | undefined, f: (x: Tensor2D, own: readonly Group[]) => Tensor2D) => {
+  const branch = (
+    x: Tensor2D,
+    kept: DropPathSample | undefined,
+    gamma: Tensor | undefined,
+    f: (x: Tensor2D, own: readonly SequenceGroup[]) => Tensor2D
+  ) => {
     const y = f(kept ? gather(x, kept.rows) : x, kept?.groups ?? groups)
     const scaled = gamma ? mul<Tensor2D>(y, gamma) : y
     return kept ? add<Tensor2D>(x, unsortedSegmentSum(mul<Tensor2D>(scaled, kept.factor), kept.rows, T)) : add<Tensor2D>(x, scaled)
   }
   const middle = branch(x, attn, p.ls1?.gamma, (x, own) =>
-    plainLinear(plainAttention(plainLinear(plainLayerNorm(x, p.norm1).y, p.attn.qkv), own, heads), p.attn.proj)
+    linearReference(attentionReference(linearReference(layerNormReference(x, p.norm1).y, p.attn.qkv), own, heads), p.attn.proj)
   )
   return branch(middle, mlp, p.ls2?.gamma, x => {
-    const normed = plainLayerNorm(x, p.norm2).y
+    const normed = layerNormReference(x, p.norm2).y
     return 'w12' in p.mlp
-      ? plainLinear(plainSwiglu(plainLinear(normed, p.mlp.w12)), p.mlp.w3)
-      : plainLinear(plainGelu(plainLinear(normed, p.mlp.fc1)), p.mlp.fc2)
+      ? linearReference(swigluReference(linearReference(normed, p.mlp.w12)), p.mlp.w3)
+      : linearReference(geluReference(linearReference(normed, p.mlp.fc1)), p.mlp.fc2)
   })
 }
 
@@ -54,14 +59,14 @@ function inputsOf(config: VitConfig): Record<string, Values> {
     ...Object.fromEntries(own.map(([name, shape]) => [name.slice('blocks.0.'.length), {shape, data: parameter(name, shape)}]))
   }
 }
-const blockOf = ({x: _, ...named}: Record<string, Tensor>): Block => grow<Block>(Object.entries(named))
+const blockOf = ({x: _, ...named}: Record<string, Tensor>): Block => unflatten<Block>(Object.entries(named))
 const stream = (inputs: Record<string, Tensor>): Tensor2D => inputs['x'] as Tensor2D
 
 /** Calls `f` with the options of one block; the tensors drawn for stochastic depth are gone afterwards. */
 function withOptions<T>(heads: number, rate: number, f: (options: BlockOptions) => T): T {
   if (rate === 0) return f({heads})
   const random = rng(3, 'kept')
-  const options = {heads, attn: drawKept(groups, rate, random), mlp: drawKept(groups, rate, random)}
+  const options = {heads, attn: sampleDropPath(groups, rate, random), mlp: sampleDropPath(groups, rate, random)}
   try {
     return f(options)
   } finally {
@@ -84,13 +89,13 @@ for (const [kind, config] of Object.entries(configs))
         forward: inputs =>
           withOptions(config.heads, rate, options => {
             const {y, saved} = blockForward(stream(inputs), blockOf(inputs), groups, options, level)
-            return {y, ...Object.fromEntries(flat(saved))}
+            return {y, ...Object.fromEntries(flatten(saved))}
           }),
         plain: inputs => withOptions(config.heads, rate, options => plainBlock(stream(inputs), blockOf(inputs), options)),
         backward: (dy, inputs, {y: _, ...saved}) =>
           withOptions(config.heads, rate, options => {
-            const {dx, grads} = blockBackward(dy, grow<BlockSaved>(Object.entries(saved)), blockOf(inputs), groups, options)
-            return {x: dx, ...Object.fromEntries(flat(grads))}
+            const {dx, grads} = blockBackward(dy, unflatten<BlockSaved>(Object.entries(saved)), blockOf(inputs), groups, options)
+            return {x: dx, ...Object.fromEntries(flatten(grads))}
           }),
         limits: {gradient: 5e-5, slope: 2e-2}
       }))
@@ -112,10 +117,10 @@ test('what a level computes anew is what it might have saved: gradients are the 
             const {values, count} = withOptions(config.heads, rate, options => {
               const forward = blockForward(stream(inputs), low, groups, options, level)
               const back = blockBackward(dy, forward.saved, low, groups, options)
-              const out = [forward.y, back.dx, ...flat(back.grads).values()]
+              const out = [forward.y, back.dx, ...flatten(back.grads).values()]
               const read = out.map(x => ({shape: x.shape, data: x.dataSync<'float32'>().slice()}))
-              const tensors = flat(forward.saved).size
-              dispose([...out, ...flat(forward.saved).values()])
+              const tensors = flatten(forward.saved).size
+              dispose([...out, ...flatten(forward.saved).values()])
               return {values: read, count: tensors}
             })
             found.set(level, values)
@@ -124,7 +129,7 @@ test('what a level computes anew is what it might have saved: gradients are the 
           assert.deepEqual(found.get('balanced'), found.get('fast'))
           assert.deepEqual(found.get('small'), found.get('fast'))
           assert.deepEqual([...saved.values()], [9, 3, 1])
-          dispose([...Object.values(inputs), dy, ...flat(low).values()])
+          dispose([...Object.values(inputs), dy, ...flatten(low).values()])
           assert.equal(counted(), start)
         }
   }
@@ -138,7 +143,7 @@ test('inference gives what the forward half of training gives', async () => {
       const {y, saved} = blockForward(stream(inputs), blockOf(inputs), groups, {heads: config.heads})
       const same = blockInference(stream(inputs), blockOf(inputs), groups, config.heads)
       assert.ok(apart(await take(same), await take(y)) < 1e-5)
-      dispose([...flat(saved).values(), ...Object.values(inputs)])
+      dispose([...flatten(saved).values(), ...Object.values(inputs)])
     }
   }
 })
@@ -161,7 +166,7 @@ test('what is kept: whole sequences of each group, in order, each equally often,
   await onPlain()
   const times = new Map<number, number>()
   for (let i = 0; i < 400; i++) {
-    const {rows, groups: kept, factor} = drawKept(groups, 0.3, rng(5, i))
+    const {rows, groups: kept, factor} = sampleDropPath(groups, 0.3, rng(5, i))
     assert.deepEqual(kept, [
       {count: 2, length: 5},
       {count: 3, length: 3}
@@ -188,7 +193,7 @@ test('what is kept: whole sequences of each group, in order, each equally often,
   }
   for (const [first, count] of times) assert.ok(Math.abs(count - (first < 20 ? 200 : 240)) < 50, `${first}: ${count}`)
   assert.equal(times.size, 9)
-  const again = [1, 2].map(() => drawKept(groups, 0.5, rng(5, 'again')))
+  const again = [1, 2].map(() => sampleDropPath(groups, 0.5, rng(5, 'again')))
   assert.deepEqual(again[0]!.rows.dataSync(), again[1]!.rows.dataSync())
   again.forEach(({rows}) => rows.dispose())
 })

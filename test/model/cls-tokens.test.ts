@@ -6,10 +6,10 @@ import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import type {VitConfig} from '../../src/model/config.js'
 import {initVit} from '../../src/model/init.js'
-import {clsTokens, forward, inferenceCopy} from '../../src/model/vit.js'
+import {clsTokens, forward, castForInference} from '../../src/model/vit.js'
 import {normalizePixels} from '../../src/tensor/ops/patches.js'
 import {dispose} from '../../src/tensor/tf.js'
-import {free} from '../../src/tensor/tree.js'
+import {disposeTree} from '../../src/tensor/tree.js'
 import {rng} from '../../src/tensor/random.js'
 import {apart, counted, onPlain, onTorch, take} from '../support/engine.js'
 
@@ -41,7 +41,7 @@ for (const [engine, use] of [
       await use()
       const vit = config(ffn, registers)
       const params = initVit(vit, 3, 0.7)
-      const {params: folded, owned} = inferenceCopy(params, 'fp32')
+      const {params: folded, owned} = castForInference(params, 'fp32')
       const random = rng(4, 'pixels')
       const images = normalizePixels(
         Uint8Array.from({length: 2 * 35 * 28 * 3}, () => random.int(256)),
@@ -51,10 +51,10 @@ for (const [engine, use] of [
       const short = clsTokens(folded, images, vit)
       assert.equal(counted(), before + 1)
       const {cls, ...rest} = forward(params, images, vit)
-      free(rest)
+      disposeTree(rest)
       assert.ok(apart(await take(short), await take(cls)) < 2e-6)
       assert.equal(counted(), before)
       dispose(owned)
       dispose(images)
-      free(params)
+      disposeTree(params)
     })

@@ -1,17 +1,17 @@
 /**
- * The projection head: one to three layers against a plain twin, prototypes and their gradients, and the loss over
- * them in pieces.
+ * The projection head: one to three layers against a reference implementation, prototypes and their gradients, and the
+ * loss over them in pieces.
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {headBackward, headCopy, headForward, headLogits, prototypes, prototypesBackward, unit} from '../../src/model/head.js'
+import {headBackward, castMlp, headForward, headLogits, prototypes, prototypesBackward, l2Normalize} from '../../src/model/head.js'
 import type {Head, HeadSaved} from '../../src/model/head.js'
 import {initHead} from '../../src/model/init.js'
-import {plainGelu} from '../../src/tensor/ops/gelu.js'
-import {plainLinear} from '../../src/tensor/ops/linear.js'
+import {geluReference} from '../../src/tensor/ops/gelu.js'
+import {linearReference} from '../../src/tensor/ops/linear.js'
 import {dispose, div, mul, sqrt, square, sum, tensor2d} from '../../src/tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../src/tensor/tf.js'
-import {flat, free, grow} from '../../src/tensor/tree.js'
+import {flatten, disposeTree, unflatten} from '../../src/tensor/tree.js'
 import {apart, counted, normal, onPlain, onTorch, put, take, type Values} from '../support/engine.js'
 import {checkOp} from '../support/check-op.js'
 
@@ -31,7 +31,7 @@ function inputsOf(layers: number): Record<string, Values> {
   return named
 }
 const headOf = ({x: _, ...named}: Record<string, Tensor>): Head =>
-  ({...grow<{mlp: Head['mlp']}>(Object.entries(named)), last_layer: undefined}) as unknown as Head
+  ({...unflatten<{mlp: Head['mlp']}>(Object.entries(named)), last_layer: undefined}) as unknown as Head
 
 for (const layers of [1, 2, 3])
   test(`${layers} ${layers === 1 ? 'layer' : 'layers'}: value, gradients, and all that is saved counted`, () =>
@@ -41,22 +41,22 @@ for (const layers of [1, 2, 3])
         const {z, saved} = headForward(inputs['x'] as Tensor2D, headOf(inputs))
         assert.equal(saved.inputs.length, layers)
         assert.equal(saved.pres.length, layers - 1)
-        return {y: z, ...Object.fromEntries(flat(saved))}
+        return {y: z, ...Object.fromEntries(flatten(saved))}
       },
       plain: inputs => {
         let x = inputs['x'] as Tensor2D
         for (let i = 0; i < layers; i++) {
           const at = layers === 1 ? 'mlp' : `mlp.${2 * i}`
-          if (i > 0) x = plainGelu(x)
-          x = plainLinear(x, {weight: inputs[`${at}.weight`] as Tensor2D, bias: inputs[`${at}.bias`] as Tensor1D})
+          if (i > 0) x = geluReference(x)
+          x = linearReference(x, {weight: inputs[`${at}.weight`] as Tensor2D, bias: inputs[`${at}.bias`] as Tensor1D})
         }
         return lengthOne(x)
       },
       backward: (dy, inputs, {y: _, ...saved}) => {
-        const given = {...grow<HeadSaved>(Object.entries(saved))}
+        const given = {...unflatten<HeadSaved>(Object.entries(saved))}
         given.pres ??= []
         const {dx, mlp} = headBackward(dy, given, headOf(inputs))
-        return {x: dx, ...Object.fromEntries([...flat({mlp})])}
+        return {x: dx, ...Object.fromEntries([...flatten({mlp})])}
       },
       limits: {gradient: 5e-5}
     }))
@@ -92,10 +92,10 @@ test('a fresh head: scores are cosines, and a copy in bf16 is near', async () =>
     const x = put(normal('x', [R, C], 30))
     const exact = await take(headLogits(x, head))
     assert.ok(exact.data.every(score => Math.abs(score) <= 1 + 1e-6))
-    const {head: low, owned} = headCopy(head, 'bf16')
+    const {head: low, owned} = castMlp(head, 'bf16')
     assert.ok(apart(await take(headLogits(x, low)), exact) < 0.05)
     dispose([...owned, x])
-    free(head)
+    disposeTree(head)
     assert.equal(counted(), start)
   }
 })
@@ -103,6 +103,6 @@ test('a fresh head: scores are cosines, and a copy in bf16 is near', async () =>
 test('a row of zeros stays zero', async () => {
   await onTorch()
   const x = tensor2d([0, 0, 3, 4], [2, 2])
-  assert.deepEqual([...(await take(unit(x))).data], [0, 0, Math.fround(0.6), Math.fround(0.8)])
+  assert.deepEqual([...(await take(l2Normalize(x))).data], [0, 0, Math.fround(0.6), Math.fround(0.8)])
   x.dispose()
 })

@@ -7,7 +7,7 @@ import {before, test} from 'node:test'
 import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {initHead, initVit} from '../../src/model/init.js'
-import {flat, free} from '../../src/tensor/tree.js'
+import {flatten, disposeTree} from '../../src/tensor/tree.js'
 import {counted, onPlain} from '../support/engine.js'
 import {configs} from '../support/small-vit.js'
 
@@ -31,7 +31,7 @@ function drawn(name: string, data: ArrayLike<number>, std: number): void {
 
 test('a backbone has all parameters by name and shape, and their statistics', () => {
   const vit = initVit(config, 7, 0.1)
-  const named = flat(vit)
+  const named = flatten(vit)
   assert.deepEqual(
     new Map([...named].map(([name, leaf]) => [name, leaf.shape])),
     new Map([...expectedShapes(config)].map(([name, shape]) => [name, [...shape]]))
@@ -60,13 +60,13 @@ test('a backbone has all parameters by name and shape, and their statistics', ()
       )
     else drawn(name, data, 0.02)
   }
-  free(vit)
+  disposeTree(vit)
 })
 
 test('a head has its layers, gains of one and directions within 1/√D', () => {
   for (const layers of [1, 3]) {
     const head = initHead({width: 48, hidden: 64, bottleneck: 32, prototypes: 500, layers}, 7, 'dino_head')
-    const named = flat(head)
+    const named = flatten(head)
     const mlp = layers === 1 ? ['mlp.weight', 'mlp.bias'] : [0, 2, 4].flatMap(i => [`mlp.${i}.weight`, `mlp.${i}.bias`])
     assert.deepEqual([...named.keys()].sort(), [...mlp, 'last_layer.weight_g', 'last_layer.weight_v'].sort())
     assert.deepEqual(named.get('last_layer.weight_g')!.shape, [500, 1])
@@ -80,7 +80,7 @@ test('a head has its layers, gains of one and directions within 1/√D', () => {
     drawn('weight_v', directions, 1 / Math.sqrt(32) / Math.sqrt(3))
     assert.ok(moments(directions).largest <= 1 / Math.sqrt(32))
     for (const [name, leaf] of named) if (/^mlp.*weight$/.test(name)) drawn(name, leaf.dataSync(), 0.02)
-    free(head)
+    disposeTree(head)
   }
 })
 
@@ -92,17 +92,17 @@ test('draws depend on seed and name alone', () => {
     initVit({...config, depth: 5, registers: 0}, 7),
     initVit(config, 8)
   ]
-  for (const [name, leaf] of flat(one)) {
-    assert.deepEqual(flat(same).get(name)!.dataSync(), leaf.dataSync(), name)
-    const there = flat(deeper).get(name)
+  for (const [name, leaf] of flatten(one)) {
+    assert.deepEqual(flatten(same).get(name)!.dataSync(), leaf.dataSync(), name)
+    const there = flatten(deeper).get(name)
     if (there) assert.deepEqual(there.dataSync(), leaf.dataSync(), name)
   }
-  assert.notDeepEqual(flat(other).get('blocks.0.mlp.w12.weight')!.dataSync(), flat(one).get('blocks.0.mlp.w12.weight')!.dataSync())
-  const weight = (i: number): ArrayLike<number> => flat(one).get(`blocks.${i}.attn.qkv.weight`)!.dataSync()
+  assert.notDeepEqual(flatten(other).get('blocks.0.mlp.w12.weight')!.dataSync(), flatten(one).get('blocks.0.mlp.w12.weight')!.dataSync())
+  const weight = (i: number): ArrayLike<number> => flatten(one).get(`blocks.${i}.attn.qkv.weight`)!.dataSync()
   assert.notDeepEqual(weight(0), weight(1))
   const shape = {width: 8, hidden: 8, bottleneck: 8, prototypes: 8, layers: 2}
   const [dino, ibot] = [initHead(shape, 7, 'dino_head'), initHead(shape, 7, 'ibot_head')]
-  assert.notDeepEqual(flat(dino).get('mlp.0.weight')!.dataSync(), flat(ibot).get('mlp.0.weight')!.dataSync())
-  ;[one, same, deeper, other, dino, ibot].forEach(tree => free(tree))
+  assert.notDeepEqual(flatten(dino).get('mlp.0.weight')!.dataSync(), flatten(ibot).get('mlp.0.weight')!.dataSync())
+  ;[one, same, deeper, other, dino, ibot].forEach(tree => disposeTree(tree))
   assert.equal(counted(), start)
 })

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import {readFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {test} from 'node:test'
-import {offsetWeights, positionsFor, resample, resampleBackward, sizeWeights} from '../../src/model/positions.js'
+import {offsetWeights, positionsFor, resamplePositions, resamplePositionsBackward, sizeWeights} from '../../src/model/positions.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {reshape, slice, tidy} from '../../src/tensor/tf.js'
 import {apart, counted, normal, onPlain, onTorch, put, take} from '../support/engine.js'
@@ -52,7 +52,7 @@ for (const {mode, rows, columns, values} of recording.cases)
     for (const engine of [onPlain, onTorch]) {
       await engine()
       const pos = put(stored)
-      const {data} = await take(resample(pos, config(mode), rows, columns))
+      const {data} = await take(resamplePositions(pos, config(mode), rows, columns))
       pos.dispose()
       const kept = places(rows, columns).flatMap(([i, j]) => Array.from({length: C}, (_, c) => data[(i * columns + j) * C + c]!))
       const off = apart({shape: [kept.length], data: Float32Array.from(kept)}, {shape: [values.length], data: Float32Array.from(values)})
@@ -69,9 +69,9 @@ for (const mode of ['offset', 'size'] as const) {
       const small = config(mode, 6)
       await checkOp({
         inputs: {pos: normal('pos', [36, C])},
-        forward: ({pos}) => resample(pos, small, rows, columns),
-        plain: ({pos}) => resample(pos, small, rows, columns),
-        backward: dy => ({pos: resampleBackward(dy, small, rows, columns)}),
+        forward: ({pos}) => resamplePositions(pos, small, rows, columns),
+        plain: ({pos}) => resamplePositions(pos, small, rows, columns),
+        backward: dy => ({pos: resamplePositionsBackward(dy, small, rows, columns)}),
         limits: {slope: 1e-3}
       })
     }
@@ -98,8 +98,8 @@ test('the stored grid serves as it is; the class position is never resampled', a
   await onTorch()
   const before = counted()
   const pos = put(stored)
-  assert.deepEqual(await take(resample(pos, config('size'), M, M)), {...stored, shape: [...stored.shape]})
-  assert.deepEqual(await take(resampleBackward(pos, config('offset'), M, M)), {...stored, shape: [...stored.shape]})
+  assert.deepEqual(await take(resamplePositions(pos, config('size'), M, M)), {...stored, shape: [...stored.shape]})
+  assert.deepEqual(await take(resamplePositionsBackward(pos, config('offset'), M, M)), {...stored, shape: [...stored.shape]})
   pos.dispose()
   const all = put(normal('all', [1, 37, C]))
   const first = await take(tidy(() => reshape(slice(all, [0, 0, 0], [1, 1, C]), [C])))

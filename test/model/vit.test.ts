@@ -4,12 +4,12 @@
  */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
-import {backwardTrain, computeCopy, forward, forwardTrain, inferenceCopy, intermediateLayers, normedTokens} from '../../src/model/vit.js'
+import {backwardTrain, castParams, forward, forwardTrain, castForInference, intermediateLayers, normedTokens} from '../../src/model/vit.js'
 import type {View, Vit} from '../../src/model/vit.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {add, concat, dispose, gather, reshape, slice, tensor, tensor1d, tidy, transpose, zerosLike} from '../../src/tensor/tf.js'
 import type {Tensor, Tensor2D, Tensor4D} from '../../src/tensor/tf.js'
-import {count, flat, free} from '../../src/tensor/tree.js'
+import {count, flatten, disposeTree} from '../../src/tensor/tree.js'
 import {rng} from '../../src/tensor/random.js'
 import {apart, counted, held, normal, onPlain, onTorch, put, take} from '../support/engine.js'
 import {configs, smallVit} from '../support/small-vit.js'
@@ -44,7 +44,7 @@ for (const [kind, config] of Object.entries(configs))
     const packed = forwardTrain(params, views, config, options)
     const dy = put(normal('dy', packed.y.shape as [number, number]))
     const grads = backwardTrain(dy, params, packed.trace, config)
-    assert.equal(counted() - ready, 2 + flat(grads).size, 'the tokens, their gradient, and those of the parameters')
+    assert.equal(counted() - ready, 2 + flatten(grads).size, 'the tokens, their gradient, and those of the parameters')
     let at = 0
     let total: Map<string, Tensor> | undefined
     for (const view of views) {
@@ -54,7 +54,7 @@ for (const [kind, config] of Object.entries(configs))
       const part = await take(tidy(() => slice(packed.y, [at, 0], [rows, config.width])))
       assert.ok(apart(part, alone) < 1e-5)
       const own = tidy(() => slice(dy, [at, 0], [rows, config.width]))
-      const found = flat(backwardTrain(own, params, trace, config))
+      const found = flatten(backwardTrain(own, params, trace, config))
       own.dispose()
       if (total === undefined) total = found
       else
@@ -66,11 +66,11 @@ for (const [kind, config] of Object.entries(configs))
       at += rows
     }
     assert.equal(at, packed.y.shape[0])
-    const named = flat(grads)
+    const named = flatten(grads)
     assert.deepEqual([...total!.keys()].sort(), [...named.keys()].sort())
     for (const [name, leaf] of named) await near(name, leaf, total!.get(name)!, 5e-5)
     dispose([packed.y, dy, ...views.flatMap(({images, masks}) => [images, ...(masks ? [masks] : [])])])
-    free(params)
+    disposeTree(params)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
   })
 
@@ -80,16 +80,16 @@ for (const [kind, config] of Object.entries(configs))
     const view: View = {images: images('a', 2, 12), masks: masksFor(2, 9)}
     const {y, trace} = forwardTrain(params, [view], config, optionsFor(config))
     const dy = put(normal('dy', y.shape as [number, number]))
-    const grads = flat(backwardTrain(dy, params, trace, config))
-    assert.deepEqual([...grads.keys()].sort(), [...flat(params).keys()].sort())
-    for (const [name, leaf] of flat(params)) {
+    const grads = flatten(backwardTrain(dy, params, trace, config))
+    assert.deepEqual([...grads.keys()].sort(), [...flatten(params).keys()].sort())
+    for (const [name, leaf] of flatten(params)) {
       const {shape, data} = await take(grads.get(name)!)
       assert.deepEqual(shape, leaf.shape, name)
       assert.ok(Math.max(...data.map(Math.abs)) > 1e-4, `${name} gets nothing`)
       assert.ok(data.every(Number.isFinite), name)
     }
     dispose([y, dy, view.images, view.masks!])
-    free(params)
+    disposeTree(params)
   })
 
 test('training, inference, features and the last block agree', async () => {
@@ -98,8 +98,8 @@ test('training, inference, features and the last block agree', async () => {
     const params = smallVit(config)
     const [x, masks] = [images('a', 2, 12, 16), masksFor(2, 12)]
     const {y, trace} = forwardTrain(params, [{images: x, masks}], config, optionsFor(config))
-    free([
-      ...flat(trace.blocks as unknown as Tensor[]).values(),
+    disposeTree([
+      ...flatten(trace.blocks as unknown as Tensor[]).values(),
       ...trace.pixels,
       trace.last.x,
       trace.last.stats.mean,
@@ -119,7 +119,7 @@ test('training, inference, features and the last block agree', async () => {
     await near('last block: patches', last!.patches, plainFeatures.patches)
     dispose([joined, plainFeatures.registers, plainFeatures.prenorm, x, masks])
     dispose(features)
-    free(params)
+    disposeTree(params)
   }
   assert.deepEqual({tensors: counted(), bytes: held()}, start)
 })
@@ -151,7 +151,7 @@ test('without positions, permuted patches give permuted features and the same cl
   for (const {patches, prenorm} of [one, other, placed, moved]) [patches, prenorm].filter(t => !t.isDisposed).forEach(t => t.dispose())
   ;[placed, moved].forEach(({registers}) => registers.dispose())
   dispose([x, mixed, bare.pos_embed])
-  free(params)
+  disposeTree(params)
 })
 
 test('a batch is its images one by one; a mask hides all that a patch shows', async () => {
@@ -175,7 +175,7 @@ test('a batch is its images one by one; a mask hides all that a patch shows', as
   })
   await near('hidden images', hidden!, others!, 0)
   dispose([...Object.values(all), x, everything])
-  free(params)
+  disposeTree(params)
 })
 
 test('LayerScale multiplied into the weights once changes nothing but the last digits', async () => {
@@ -185,9 +185,9 @@ test('LayerScale multiplied into the weights once changes nothing but the last d
     for (const config of Object.values(configs)) {
       const params = smallVit(config)
       const x = images('a', 2, 8)
-      const {params: folded, owned} = inferenceCopy(params, 'fp32')
+      const {params: folded, owned} = castForInference(params, 'fp32')
       assert.ok(folded.blocks.every(block => !block.ls1 && !block.ls2))
-      const {params: copied, owned: copies} = computeCopy(params, 'fp32')
+      const {params: copied, owned: copies} = castParams(params, 'fp32')
       for (const copy of [folded, copied])
         await near(
           'cls',
@@ -195,7 +195,7 @@ test('LayerScale multiplied into the weights once changes nothing but the last d
           tidy(() => forward(params, x, config).cls)
         )
       dispose([...owned, ...copies, x])
-      free(params)
+      disposeTree(params)
     }
     assert.equal(counted(), start)
   }
@@ -207,7 +207,7 @@ test('bf16 weights: the features point the same way', async () => {
   for (const config of Object.values(configs)) {
     const params = smallVit(config)
     const x = images('a', 4, 12)
-    const {params: low, owned} = computeCopy(params, 'bf16')
+    const {params: low, owned} = castParams(params, 'bf16')
     const exact = await take(tidy(() => forward(params, x, config).cls))
     for (const streamed of ['fp32', 'bf16'] as const) {
       const {data} = await take(tidy(() => forward(low, x, config, {stream: streamed}).cls))
@@ -216,7 +216,7 @@ test('bf16 weights: the features point the same way', async () => {
       assert.ok(cosine > 0.999 && cosine < 1, `${cosine}`)
     }
     dispose([...owned, x])
-    free(params)
+    disposeTree(params)
   }
   assert.deepEqual({tensors: counted(), bytes: held()}, start)
 })
@@ -234,8 +234,8 @@ test('sizes that do not fit are refused in a sentence, and blocks that are not t
   assert.equal(counted(), start)
   assert.equal(
     count(params),
-    [...flat(params).values()].reduce((sum, leaf) => sum + leaf.size, 0)
+    [...flatten(params).values()].reduce((sum, leaf) => sum + leaf.size, 0)
   )
-  free(params)
+  disposeTree(params)
   assert.equal(counted(), 0)
 })

@@ -1,19 +1,22 @@
-/** AdamW, clipping and the teacher's average: kernels in place against plain twins, closed forms, and fixed points. */
+/**
+ * AdamW, clipping and the teacher's average: kernels in place against reference implementations, closed forms, and
+ * fixed points.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {adamw, clip, ema, globalNorm, type Named} from '../../src/optim/adamw.js'
+import {adamw, clipGradients, ema, globalNorm, type ParamMap} from '../../src/optim/adamw.js'
 import {dispose, scalar, zerosLike} from '../../src/tensor/tf.js'
 import {apart, counted, held, normal, onPlain, onTorch, put, type Values} from '../support/engine.js'
 
 const shapes: Record<string, readonly number[]> = {'a.weight': [5, 7], 'a.bias': [5], 'b.gamma': [11], 'b.still': [3]}
-const build = (seed: string, names = Object.keys(shapes)): Named =>
+const build = (seed: string, names = Object.keys(shapes)): ParamMap =>
   new Map(names.map(name => [name, put(normal(`${seed}.${name}`, shapes[name]!))]))
-const read = async (named: Named): Promise<Record<string, Values>> => {
+const read = async (named: ParamMap): Promise<Record<string, Values>> => {
   const out: Record<string, Values> = {}
   for (const [name, leaf] of named) out[name] = {shape: leaf.shape, data: (await leaf.data()).slice() as Float32Array}
   return out
 }
-const letGo = (...maps: Named[]): void => maps.forEach(named => dispose([...named.values()]))
+const letGo = (...maps: ParamMap[]): void => maps.forEach(named => dispose([...named.values()]))
 const moving = ['a.weight', 'a.bias', 'b.gamma']
 const rates = (name: string): {lr: number; wd: number} => ({lr: name.startsWith('a') ? 0.01 : 0.002, wd: name.endsWith('weight') ? 0.3 : 0})
 
@@ -21,7 +24,7 @@ const rates = (name: string): {lr: number; wd: number} => ({lr: name.startsWith(
 async function steps(count: number): Promise<Record<string, Record<string, Values>>> {
   const start = {tensors: counted(), bytes: held()}
   const params = build('params')
-  const zero = (): Named => new Map([...params].map(([name, leaf]) => [name, zerosLike(leaf)]))
+  const zero = (): ParamMap => new Map([...params].map(([name, leaf]) => [name, zerosLike(leaf)]))
   const moments = {m: zero(), v: zero()}
   const living = counted()
   for (let step = 1; step <= count; step++) {
@@ -36,12 +39,12 @@ async function steps(count: number): Promise<Record<string, Record<string, Value
   return found
 }
 
-test('AdamW in place is its plain twin, group by group; a parameter without a gradient stays', async () => {
+test('AdamW in place is its reference implementation, group by group; a parameter without a gradient stays', async () => {
   await onPlain()
-  const twin = await steps(4)
+  const reference = await steps(4)
   await onTorch()
   const kernel = await steps(4)
-  for (const [part, named] of Object.entries(twin))
+  for (const [part, named] of Object.entries(reference))
     for (const [name, expected] of Object.entries(named)) assert.ok(apart(kernel[part]![name]!, expected) < 2e-6, `${part} ${name}`)
   assert.deepEqual(kernel['params']!['b.still'], {...normal('params.b.still', [3]), shape: [3]})
 })
@@ -70,24 +73,24 @@ test('the norm of all gradients, of none, and what clipping leaves', async () =>
     const grads = build('g', moving)
     assert.ok(Math.abs(globalNorm(grads.values()) / expected - 1) < 1e-6)
     assert.equal(globalNorm([]), 0)
-    assert.equal(clip(new Map(), 3), 0)
+    assert.equal(clipGradients(new Map(), 3), 0)
     const before = await read(grads)
     // Not above the limit: not a bit changes.
-    for (const most of [Infinity, expected * 1.01]) assert.ok(Math.abs(clip(grads, most) / expected - 1) < 1e-6)
+    for (const most of [Infinity, expected * 1.01]) assert.ok(Math.abs(clipGradients(grads, most) / expected - 1) < 1e-6)
     assert.deepEqual(await read(grads), before)
-    assert.ok(Math.abs(clip(grads, 0.5) / expected - 1) < 1e-6)
+    assert.ok(Math.abs(clipGradients(grads, 0.5) / expected - 1) < 1e-6)
     assert.ok(Math.abs(globalNorm(grads.values()) - 0.5) < 1e-5)
     for (const [name, {shape, data}] of Object.entries(await read(grads)))
       assert.ok(apart({shape, data}, {shape, data: (before[name]!.data as Float32Array).map(x => (x * 0.5) / (expected + 1e-6))}) < 1e-6)
     // What is not a number is told, not hidden.
     grads.set('bad', scalar(NaN))
-    assert.ok(Number.isNaN(clip(grads, 3)))
+    assert.ok(Number.isNaN(clipGradients(grads, 3)))
     letGo(grads)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
   }
 })
 
-test('the average: kernel as twin; a teacher that is the student stays; momentum one moves nothing, zero copies', async () => {
+test('the average: kernel as reference; a teacher that is the student stays; momentum one moves nothing, zero copies', async () => {
   const found: Record<string, Values>[] = []
   for (const engine of [onPlain, onTorch]) {
     await engine()

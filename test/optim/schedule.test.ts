@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
-import {groupOf} from '../../src/optim/groups.js'
+import {paramGroup} from '../../src/optim/groups.js'
 import {cosine} from '../../src/optim/schedule.js'
 import {configs} from '../support/small-vit.js'
 
@@ -36,7 +36,7 @@ test('frozen steps are zero and shift nothing', () => {
 test('each parameter has its group: decay by depth, patches slower, no weight decay on biases, norms and gains', () => {
   const rules = {depth: 2, layerwiseDecay: 0.5, patchEmbedLrMult: 0.2}
   const of = (name: string): [number, number, boolean] => {
-    const {lr, wd, last} = groupOf(name, rules)
+    const {lr, wd, last} = paramGroup(name, rules)
     return [lr, wd, last]
   }
   const [zero, first, second, top] = [0.125, 0.25, 0.5, 1]
@@ -55,7 +55,7 @@ test('each parameter has its group: decay by depth, patches slower, no weight de
   assert.deepEqual(of('dino_head.last_layer.weight_v'), [top, 1, true])
   for (const config of Object.values(configs))
     for (const [name, shape] of expectedShapes(config)) {
-      const {lr, wd, last} = groupOf(`backbone.${name}`, rules)
+      const {lr, wd, last} = paramGroup(`backbone.${name}`, rules)
       assert.ok(lr > 0 && lr <= 1 && !last)
       assert.equal(wd, /bias$|norm|gamma/.test(name) ? 0 : 1, `${name} [${shape.join()}]`)
     }

@@ -1,4 +1,4 @@
-/** The graph against its exact twin, its determinism, removal, and saving. */
+/** The graph against the exact search, its determinism, removal, and saving. */
 import assert from 'node:assert/strict'
 import {mkdtemp, readFile, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

@@ -1,6 +1,7 @@
 /**
- * One call that checks an operation: the kernel against its plain twin, the backward half against central differences
- * and against TensorFlow.js's tape, the number of tensors before and after, and the memory that the engine holds.
+ * One call that checks an operation: the kernel against its reference implementation, the backward half against
+ * central differences and against TensorFlow.js's tape, the number of tensors before and after, and the memory that
+ * the engine holds.
  */
 import assert from 'node:assert/strict'
 import {grads, tidy} from '../../src/tensor/tf.js'
@@ -150,26 +151,26 @@ export async function checkOp<I extends Given, O extends Tensor | Outputs>(given
     assert.ok(off <= limit, `${what} differs by ${off} of its largest entry, expected at most ${limit}`)
   }
   await onPlain()
-  const twin = await compute(check, 'plain')
+  const reference = await compute(check, 'plain')
   const written = tidy(() => {
     const inputs = build(check.inputs)
     return check.plain(inputs)
   })
-  near('the twin on the plain engine: value', twin.values['y'], await take(written), value)
-  const tape = check.backward || check.taped ? await byTape(check.plain, check.inputs, twin.incoming) : {}
+  near('the reference on the plain engine: value', reference.values['y'], await take(written), value)
+  const tape = check.backward || check.taped ? await byTape(check.plain, check.inputs, reference.incoming) : {}
 
   await onTorch()
-  const kernel = await compute(check, 'torch', twin.incoming)
-  assert.deepEqual(Object.keys(kernel.values), Object.keys(twin.values))
-  for (const [name, expected] of Object.entries(twin.values)) near(`kernel: ${name}`, kernel.values[name], expected, value)
+  const kernel = await compute(check, 'torch', reference.incoming)
+  assert.deepEqual(Object.keys(kernel.values), Object.keys(reference.values))
+  for (const [name, expected] of Object.entries(reference.values)) near(`kernel: ${name}`, kernel.values[name], expected, value)
   for (const [where, {grads: found, taped}] of [
-    ['plain', twin],
+    ['plain', reference],
     ['kernel', kernel]
   ] as const) {
     if (check.backward) assert.deepEqual(Object.keys(found).sort(), floats(check.inputs).sort(), 'every float input has a gradient')
     for (const [name, computed] of Object.entries(found)) near(`${where}: gradient of ${name}`, computed, tape[name]!, gradient)
     if (taped) {
-      near(`${where}: value on the tape`, taped.y, twin.values['y']!, value)
+      near(`${where}: value on the tape`, taped.y, reference.values['y']!, value)
       for (const name of floats(check.inputs)) near(`${where}: gradient of ${name} by the tape`, taped.grads[name], tape[name]!, gradient)
     }
   }

@@ -1,6 +1,6 @@
 /**
  * The engines of tests: libtorch in float32, and TensorFlow.js's plain CPU backend, where every fused operation is its
- * plain twin.
+ * reference implementation.
  *
  * libtorch has one thread: at the sizes of tests a second one only waits. DINOV2_DEVICE names another device than the
  * CPU. Both may run in one process by turns; tensors are made after the change and disposed before the next.

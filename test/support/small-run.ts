@@ -3,12 +3,12 @@
  */
 import type {VitConfig} from '../../src/model/config.js'
 import {initHead} from '../../src/model/init.js'
-import type {Named} from '../../src/optim/adamw.js'
+import type {ParamMap} from '../../src/optim/adamw.js'
 import type {StepBatch, StepRates, StepSettings, TrainState} from '../../src/tasks/train/train-step.js'
 import {rng} from '../../src/tensor/random.js'
 import {dispose, tensor, tidy, zerosLike} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
-import {flat} from '../../src/tensor/tree.js'
+import {flatten} from '../../src/tensor/tree.js'
 import {normal, put} from './engine.js'
 import {configs, smallVit} from './small-vit.js'
 
@@ -58,9 +58,13 @@ export const rates: StepRates = {lr: 1e-3, lastLayerLr: 5e-4, wd: 0.1, momentum:
 
 /** Student and teacher, not alike, and all else at its start. */
 export function stateOf({vit, separate, centering}: Variant): TrainState {
-  const network = (seed: number): Named => {
+  const network = (seed: number): ParamMap => {
     const head = (name: string) => initHead({width: vit.width, hidden: 16, bottleneck: 8, prototypes, layers: 3}, seed, name)
-    const fresh = flat({backbone: smallVit(vit, seed), dino_head: head('dino_head'), ...(separate ? {ibot_head: head('ibot_head')} : {})})
+    const fresh = flatten({
+      backbone: smallVit(vit, seed),
+      dino_head: head('dino_head'),
+      ...(separate ? {ibot_head: head('ibot_head')} : {})
+    })
     // Fresh heads say almost the same of all images; these say more.
     for (const [name, leaf] of fresh)
       if (/head\.mlp.*weight$/.test(name)) {
@@ -73,7 +77,7 @@ export function stateOf({vit, separate, centering}: Variant): TrainState {
     return fresh
   }
   const student = network(1)
-  const still = (): Named => new Map([...student].map(([name, leaf]) => [name, zerosLike(leaf)]))
+  const still = (): ParamMap => new Map([...student].map(([name, leaf]) => [name, zerosLike(leaf)]))
   const center = (name: string): Tensor2D => put(normal(name, [1, prototypes], 0.1))
   return {
     student,

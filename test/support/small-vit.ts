@@ -5,7 +5,7 @@ import type {Vit} from '../../src/model/vit.js'
 import {rng} from '../../src/tensor/random.js'
 import {tensor} from '../../src/tensor/tf.js'
 import type {Tensor} from '../../src/tensor/tf.js'
-import {grow} from '../../src/tensor/tree.js'
+import {unflatten} from '../../src/tensor/tree.js'
 
 const plain: VitConfig = {
   width: 12,
@@ -39,4 +39,6 @@ export function parameter(name: string, shape: readonly number[], seed = 0): Flo
 
 /** A backbone on the running engine; the caller's to free. */
 export const smallVit = (config: VitConfig, seed = 0): Vit =>
-  grow<Vit>([...expectedShapes(config)].map(([name, shape]): [string, Tensor] => [name, tensor(parameter(name, shape, seed), [...shape])]))
+  unflatten<Vit>(
+    [...expectedShapes(config)].map(([name, shape]): [string, Tensor] => [name, tensor(parameter(name, shape, seed), [...shape])])
+  )

@@ -1,15 +1,23 @@
 /**
- * The fused operations of the model, each with its plain twin: `checkOp` holds value, gradient, number of tensors and
- * memory together.
+ * The fused operations of the model, each with its reference implementation: `checkOp` holds value, gradient, number
+ * of tensors and memory together.
  *
  * T rows, C channels, I inputs, O outputs; groups of unlike lengths stand for packed crops of unlike sizes.
  */
 import assert from 'node:assert/strict'
 import {describe, test} from 'node:test'
-import {attention, attentionBackward, attentionForward, plainAttention, rowsOf} from '../../src/tensor/ops/attention.js'
-import {gelu, geluBackward, geluForward, plainGelu, plainSwiglu, swigluBackward, swigluForward} from '../../src/tensor/ops/gelu.js'
-import {layerNorm, layerNormBackward, layerNormForward, plainLayerNorm} from '../../src/tensor/ops/layer-norm.js'
-import {linear, linearBackward, linearForward, plainLinear, scaledBackward, scaledResidual, scaleRows} from '../../src/tensor/ops/linear.js'
+import {attention, attentionBackward, attentionForward, attentionReference, totalRows} from '../../src/tensor/ops/attention.js'
+import {gelu, geluBackward, geluForward, geluReference, swigluReference, swigluBackward, swigluForward} from '../../src/tensor/ops/gelu.js'
+import {layerNorm, layerNormBackward, layerNormForward, layerNormReference} from '../../src/tensor/ops/layer-norm.js'
+import {
+  linear,
+  linearBackward,
+  linearForward,
+  linearReference,
+  scaledBackward,
+  scaledResidual,
+  scaleRows
+} from '../../src/tensor/ops/linear.js'
 import {cast} from '../../src/tensor/ops/precision.js'
 import {imageMean, imageStd, normalizePixels, patchRows} from '../../src/tensor/ops/patches.js'
 import {addRows, takeRows} from '../../src/tensor/ops/rows.js'
@@ -62,7 +70,7 @@ describe('linear', () => {
     checkOp({
       inputs: {x, ...layer},
       forward: ({x, weight, bias}) => linearForward(x, {weight, bias}),
-      plain: ({x, weight, bias}) => plainLinear(x, {weight, bias}),
+      plain: ({x, weight, bias}) => linearReference(x, {weight, bias}),
       backward: (dy, {x, weight}) => linearBackward(dy, x, weight),
       taped: ({x, weight, bias}) => linear(x, {weight, bias})
     }))
@@ -71,7 +79,7 @@ describe('linear', () => {
     checkOp({
       inputs: {x, weight: layer.weight},
       forward: ({x, weight}) => linearForward(x, {weight}),
-      plain: ({x, weight}) => plainLinear(x, {weight}),
+      plain: ({x, weight}) => linearReference(x, {weight}),
       backward: (dy, {x, weight}) => {
         const {x: dx, weight: dw, bias} = linearBackward(dy, x, weight)
         bias.dispose()
@@ -86,12 +94,12 @@ describe('linear', () => {
       await checkOp({
         inputs,
         forward: ({x, weight, bias, residual}) => linearForward(x, {weight, bias}, {...options, residual}),
-        plain: ({x, weight, bias, residual}) => plainLinear(x, {weight, bias}, {...options, residual})
+        plain: ({x, weight, bias, residual}) => linearReference(x, {weight, bias}, {...options, residual})
       })
       await checkOp({
         inputs: {x, ...layer},
         forward: ({x, weight, bias}) => linearForward(x, {weight, bias}, options),
-        plain: ({x, weight, bias}) => plainLinear(x, {weight, bias}, options)
+        plain: ({x, weight, bias}) => linearReference(x, {weight, bias}, options)
       })
     }
   })
@@ -100,7 +108,7 @@ describe('linear', () => {
     checkOp({
       inputs: {stream: normal('stream', [T, O]), a: x, ...layer, gamma: normal('gamma', [O])},
       forward: ({stream, a, weight, bias, gamma}) => scaledResidual(stream, a, {weight, bias}, gamma),
-      plain: ({stream, a, weight, bias, gamma}) => add(stream, mul(plainLinear(a, {weight, bias}), gamma)),
+      plain: ({stream, a, weight, bias, gamma}) => add(stream, mul(linearReference(a, {weight, bias}), gamma)),
       backward: (dy, {a, weight, bias, gamma}) => ({stream: dy.clone(), ...scaledBackward(dy, a, {weight, bias}, gamma)}),
       limits: {gradient: 5e-5} // γ's gradient is a sum over rows of products that cancel
     }))
@@ -109,7 +117,7 @@ describe('linear', () => {
     checkOp({
       inputs: {stream: normal('stream', [T, O]), a: x, ...layer},
       forward: ({stream, a, weight, bias}) => scaledResidual(stream, a, {weight, bias}, undefined),
-      plain: ({stream, a, weight, bias}) => add(stream, plainLinear(a, {weight, bias})),
+      plain: ({stream, a, weight, bias}) => add(stream, linearReference(a, {weight, bias})),
       backward: (dy, {a, weight, bias}) => {
         const {gamma, ...found} = scaledBackward(dy, a, {weight, bias}, undefined)
         assert.equal(gamma, undefined)
@@ -131,7 +139,7 @@ describe('linear', () => {
     checkOp({
       inputs: {x: normal('x', [1, I]), weight: normal('weight', [1, I]), bias: normal('bias', [1])},
       forward: ({x, weight, bias}) => linearForward(x, {weight, bias}),
-      plain: ({x, weight, bias}) => plainLinear(x, {weight, bias}),
+      plain: ({x, weight, bias}) => linearReference(x, {weight, bias}),
       backward: (dy, {x, weight}) => linearBackward(dy, x, weight)
     }))
 })
@@ -141,7 +149,7 @@ describe('activations', () => {
     await checkOp({
       inputs: {x: normal('x', [T, I], 2)},
       forward: ({x}) => geluForward(x),
-      plain: ({x}) => plainGelu(x),
+      plain: ({x}) => geluReference(x),
       backward: (dy, {x}) => ({x: geluBackward(dy, x)}),
       taped: ({x}) => gelu(x)
     })
@@ -160,7 +168,7 @@ describe('activations', () => {
     checkOp({
       inputs: {ab: normal('ab', [T, 2 * I], 2)},
       forward: ({ab}) => swigluForward(ab),
-      plain: ({ab}) => plainSwiglu(ab),
+      plain: ({ab}) => swigluReference(ab),
       backward: (dy, {ab}) => ({ab: swigluBackward(dy, ab)})
     }))
 })
@@ -172,7 +180,7 @@ describe('layer norm', () => {
     checkOp({
       inputs,
       forward: ({x, weight, bias}) => layerNormForward(x, {weight, bias}),
-      plain: ({x, weight, bias}) => plainLayerNorm(x, {weight, bias}).y,
+      plain: ({x, weight, bias}) => layerNormReference(x, {weight, bias}).y,
       backward: (dy, {x, weight, bias}, {mean, rstd}) => layerNormBackward(dy, x, {mean, rstd}, {weight, bias}),
       taped: ({x, weight, bias}) => layerNorm(x, {weight, bias})
     }))
@@ -186,7 +194,7 @@ describe('layer norm', () => {
           const {y, mean, rstd} = layerNormForward(x, {weight, bias})
           return {y: concat([y, x], 1), mean, rstd}
         }),
-      plain: ({x, weight, bias}) => concat([plainLayerNorm(x, {weight, bias}).y, x], 1),
+      plain: ({x, weight, bias}) => concat([layerNormReference(x, {weight, bias}).y, x], 1),
       backward: (dy, {x, weight, bias}, {mean, rstd}) =>
         tidy(() => {
           const [through, onto] = [slice(dy, [0, 0], [T, I]), slice(dy, [0, I], [T, I])]
@@ -215,7 +223,7 @@ describe('attention', () => {
       {count: 3, length: 1100},
       {count: 5, length: 7}
     ]
-    const [qkv, dy] = [put(normal('long', [rowsOf(groups), 48])), put(normal('slopes', [rowsOf(groups), 16]))]
+    const [qkv, dy] = [put(normal('long', [totalRows(groups), 48])), put(normal('slopes', [totalRows(groups), 16]))]
     const before = counted()
     const [y, dx] = [attentionForward(qkv, groups, 8), attentionBackward(dy, qkv, groups, 8)]
     const [whole, slope] = [await take(y), await take(dx)]
@@ -249,9 +257,9 @@ describe('attention', () => {
   ] as const)
     test(what, () =>
       checkOp({
-        inputs: {qkv: normal('qkv', [rowsOf(groups), 3 * heads * width])},
+        inputs: {qkv: normal('qkv', [totalRows(groups), 3 * heads * width])},
         forward: ({qkv}) => attentionForward(qkv, groups, heads),
-        plain: ({qkv}) => plainAttention(qkv, groups, heads),
+        plain: ({qkv}) => attentionReference(qkv, groups, heads),
         backward: (dy, {qkv}) => ({qkv: attentionBackward(dy, qkv, groups, heads)}),
         taped: ({qkv}) => attention(qkv, groups, heads)
       })
@@ -380,7 +388,7 @@ describe('native loops in bf16, beside float32 on the same numbers', () => {
       const p = {weight: put(normal('weight', [width])), bias: put(normal('bias', [width]))}
       const dy = low(put(normal('dy', [n, width])))
       const near = layerNormForward(x, p, x)
-      const exact = plainLayerNorm(wide(x), p)
+      const exact = layerNormReference(wide(x), p)
       const at = put(places)
       const found = layerNormBackward(dy, x, near, p, onto, at)
       const grads = layerNormBackward(wide(dy), wide(x), exact, p)
@@ -398,10 +406,10 @@ describe('native loops in bf16, beside float32 on the same numbers', () => {
       const all = tidy(() => {
         const [x, at, by] = [put(normal('x', [rows, width])), put(places), typeof factor === 'number' ? factor : put(factor)]
         const picked = takeRows(x, at, by, low(x))
-        return {picked, exact: takeRows(x, at, by), added: addRows(x, at, picked, by), twin: addRows(x, at, wide(picked), by)}
+        return {picked, exact: takeRows(x, at, by), added: addRows(x, at, picked, by), reference: addRows(x, at, wide(picked), by)}
       })
       assert.ok(apart(await take(all.picked), await take(all.exact)) < 4e-3)
-      assert.ok(apart(await take(all.added), await take(all.twin)) < 1e-6)
+      assert.ok(apart(await take(all.added), await take(all.reference)) < 1e-6)
     }
   })
 
@@ -411,7 +419,7 @@ describe('native loops in bf16, beside float32 on the same numbers', () => {
     const all = tidy(() => {
       const x = low(put(values))
       const dy = low(put({shape: [1, 4001], data: new Float32Array(4001).fill(1)} as const))
-      return {y: geluForward(x), exact: plainGelu(wide(x)), dx: geluBackward(dy, x), slope: geluBackward(wide(dy), wide(x))}
+      return {y: geluForward(x), exact: geluReference(wide(x)), dx: geluBackward(dy, x), slope: geluBackward(wide(dy), wide(x))}
     })
     for (const [found, expected] of [
       [await take(all.y), await take(all.exact)],
@@ -437,11 +445,11 @@ describe('native loops in bf16, beside float32 on the same numbers', () => {
       [1, 80]
     ] as const) {
       const all = tidy(() => {
-        const qkv = low(put(normal('qkv', [rowsOf(groups), 3 * heads * size])))
-        const dy = low(put(normal('dy', [rowsOf(groups), heads * size])))
+        const qkv = low(put(normal('qkv', [totalRows(groups), 3 * heads * size])))
+        const dy = low(put(normal('dy', [totalRows(groups), heads * size])))
         return {
           y: attentionForward(qkv, groups, heads),
-          exact: plainAttention(wide(qkv), groups, heads),
+          exact: attentionReference(wide(qkv), groups, heads),
           dx: attentionBackward(dy, qkv, groups, heads),
           slope: attentionBackward(wide(dy), wide(qkv), groups, heads)
         }

@@ -1,11 +1,11 @@
 /**
- * Bilinear resizing of maps: kernel, twin and gradient together, and all of them against what PyTorch recorded
+ * Bilinear resizing of maps: kernel, reference and gradient together, and all of them against what PyTorch recorded
  * (`test/golden/make_resize.py`).
  */
 import assert from 'node:assert/strict'
 import {readFileSync} from 'node:fs'
 import {describe, test} from 'node:test'
-import {plainResize, resizeBackward, resizeBilinear, resizeForward, type MapSize} from '../../src/tensor/ops/resize.js'
+import {resizeReference, resizeBackward, resizeBilinear, resizeForward, type MapSize} from '../../src/tensor/ops/resize.js'
 import type {Tensor4D} from '../../src/tensor/tf.js'
 import {apart, normal, onPlain, onTorch, put, take} from '../support/engine.js'
 import {checkOp} from '../support/check-op.js'
@@ -23,7 +23,7 @@ describe('bilinear resizing', () => {
       checkOp({
         inputs: {x: normal('maps', [2, ...from, 3])},
         forward: ({x}) => resizeForward(x, size, {alignCorners}),
-        plain: ({x}) => plainResize(x, size, {alignCorners}),
+        plain: ({x}) => resizeReference(x, size, {alignCorners}),
         backward: dy => ({x: resizeBackward(dy as unknown as Tensor4D, from, {alignCorners})}),
         taped: ({x}) => resizeBilinear(x, size, {alignCorners})
       })

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {mul, scalar, tensor1d, tidy} from '../../src/tensor/tf.js'
-import {count, flat, free, grow, leaves, map, type Tree} from '../../src/tensor/tree.js'
+import {count, flatten, disposeTree, unflatten, leaves, map, type Tree} from '../../src/tensor/tree.js'
 import {counted, onPlain} from '../support/engine.js'
 
 before(onPlain)
@@ -18,7 +18,7 @@ test('leaves come in order with their paths; what is absent is passed over', () 
     ]
   )
   assert.equal(count(tree), 3)
-  free(tree)
+  disposeTree(tree)
   assert.equal(counted(), 0)
 })
 
@@ -32,13 +32,13 @@ test('a tree grows from its leaves again: whole numbers are places of a list, ga
     'mlp.2.bias'
   ]
   const named = new Map(names.map((name, i) => [name, scalar(i)]))
-  const tree = grow<{blocks: Tree[]; mlp: Tree[]; cls_token: Tree}>(named)
+  const tree = unflatten<{blocks: Tree[]; mlp: Tree[]; cls_token: Tree}>(named)
   assert.equal(tree.blocks.length, 11)
   assert.equal(tree.mlp.length, 3)
   assert.ok(!(1 in tree.mlp))
-  assert.deepEqual([...flat(tree).keys()], names)
-  for (const [name, leaf] of flat(tree)) assert.equal(leaf, named.get(name))
-  free(tree)
+  assert.deepEqual([...flatten(tree).keys()], names)
+  for (const [name, leaf] of flatten(tree)) assert.equal(leaf, named.get(name))
+  disposeTree(tree)
   assert.equal(counted(), 0)
 })
 
@@ -47,7 +47,7 @@ test('mapping keeps the form and hands over the path', () => {
   const doubled = map(tree, (leaf, path) => tidy(() => mul(leaf, path === 'b.c' ? 10 : 2)))
   assert.deepEqual([...doubled.a[0]!.dataSync()], [2, 4])
   assert.deepEqual([...doubled.b.c.dataSync()], [30])
-  free(tree)
-  free(doubled)
+  disposeTree(tree)
+  disposeTree(doubled)
   assert.equal(counted(), 0)
 })

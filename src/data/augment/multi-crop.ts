@@ -2,7 +2,7 @@
  * The random crops of self-distillation, made: every view of an image by its plan (`plan.ts`), all from one decoded
  * image.
  *
- * Bytes come out; mean and deviation are applied where they are used. The native twin (`native.ts`) gives the same
+ * Bytes come out; mean and deviation are applied where they are used. The native code (`native.ts`) gives the same
  * bytes and is several times as fast: which of the two runs makes no difference to a run.
  */
 import {adjustBrightness, adjustContrast, adjustHue, adjustSaturation, gaussianBlur, solarize, toGrey} from './color.js'

@@ -2,9 +2,9 @@
  * Resizing and augmenting in native code: a small addon without libtorch (`native/pixels`), compiled once where there
  * is a C++ compiler.
  *
- * It gives the same bytes as the TypeScript twins (`resample.ts`, `augment.ts`), which is tested, and looked at once
- * more before it is used; so whether it is there is a question of speed alone, and a run may be stopped on a machine
- * that has it and go on where it is missing.
+ * It gives the same bytes as the TypeScript references (`resample.ts`, `augment.ts`), which is tested, and looked at
+ * once more before it is used; so whether it is there is a question of speed alone, and a run may be stopped on a
+ * machine that has it and go on where it is missing.
  */
 import {createRequire} from 'node:module'
 import {buildAddon, builtAddon, nodeFlags, noteOnStderr, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
@@ -21,7 +21,9 @@ type Addon = {
   resize(image: Uint8Array, geometry: Float64Array, out: Uint8Array): void
 }
 
-/** The native twins, in one thread. Both raise RangeError where sizes, places or lengths do not fit one another. */
+/**
+ * The native functions, in one thread. Both raise RangeError where sizes, places or lengths do not fit one another.
+ */
 export type NativePixels = {
   /** As `makeView` for each plan, one after the other into `out`. */
   views(image: Raster, plans: readonly ViewPlan[], out: Uint8Array): void
@@ -72,7 +74,9 @@ export function loadNative(path: string): NativePixels {
   }
 }
 
-/** How the addon is compiled. Without contraction: a fused multiply-add rounds once where the twin rounds twice. */
+/**
+ * How the addon is compiled. Without contraction: a fused multiply-add rounds once where the reference rounds twice.
+ */
 function recipe(): Recipe {
   return {
     what: 'the image code',
@@ -85,7 +89,7 @@ function recipe(): Recipe {
   }
 }
 
-/** Whether the addon does on a small picture what the twins do, all changes of colour included. */
+/** Whether the addon does on a small picture what the references do, all changes of colour included. */
 function agrees(native: NativePixels): boolean {
   const random = rng(1, 'native')
   const image: Raster = {width: 23, height: 31, data: Uint8Array.from({length: 23 * 31 * 3}, () => random.int(256))}

@@ -39,7 +39,7 @@ export type LoadStats = {
   readonly batches: number
   readonly images: number
   readonly bad: number
-  /** Whether the compiled twins did the work. */
+  /** Whether the compiled code did the work. */
   readonly native: boolean
   /** Decoded images in memory; absent where none are kept. */
   readonly cache?: CacheStats
@@ -86,7 +86,7 @@ export type LoadOptions = {
   readonly maxPixels?: number
   /** Told of each image that could not be used, once, in order. What it throws ends the stream. */
   readonly onRejected?: (bad: RejectedImage) => void
-  /** Whether the compiled twins may be used: the same bytes, sooner. True if absent. */
+  /** Whether the compiled code may be used: the same bytes, sooner. True if absent. */
   readonly native?: boolean
 }
 
@@ -263,8 +263,8 @@ export type CropOptions = LoadOptions & {
  * The batches of training from step `start` on, in order.
  *
  * Place b of step t shows the image `sampler.at(t · batch + b)`. A bad image is replaced by the next good one by
- * number, at every turn the same; it is told once to `onRejected`. Raises UserError (exit 4) where no image of the set can
- * be decoded, and what `onRejected` throws.
+ * number, at every turn the same; it is told once to `onRejected`. Raises UserError (exit 4) where no image of the set
+ * can be decoded, and what `onRejected` throws.
  */
 export function cropBatches(options: CropOptions): Batches<CropBatch> {
   const tally = new Tally()

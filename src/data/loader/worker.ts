@@ -21,7 +21,7 @@ export type WireRef = Pick<ImageRef, 'id' | 'path' | 'bytes' | 'range' | 'proble
 /** What stays the same for the life of a worker. */
 export type Setup = {
   readonly maxPixels?: number
-  /** Path of the compiled twin of what is written in TypeScript, if there is one. */
+  /** Path of the compiled form of what is written in TypeScript, if there is one. */
   readonly native?: string
 } & (
   | {readonly kind: 'pixels'; readonly transform: Transform}

@@ -1,6 +1,6 @@
 /**
  * tfjs's WebAssembly backend in Node: nothing to install, one thread, float32; and tfjs's plain JavaScript backend,
- * for tests of plain twins.
+ * for tests of reference implementations.
  *
  * WebAssembly's threads need a browser's workers, so Node runs the SIMD build on one thread. Numbers are float32
  * throughout.

@@ -10,7 +10,7 @@ import {patchRows} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import type {MapSize} from '../../tensor/ops/resize.js'
 import {concat, reshape, tensor4d, tidy, tile, type Tensor, type Tensor4D} from '../../tensor/tf.js'
-import {free} from '../../tensor/tree.js'
+import {disposeTree} from '../../tensor/tree.js'
 import {denseBatch, denseFeatures, denseWidth, mapSize, padToPatches, type DenseSettings} from './dense-features.js'
 import type {Backbone} from './load-backbone.js'
 
@@ -46,7 +46,7 @@ export function untrainedBackbone(
   seed: number
 ): Pick<Backbone, 'config' | 'params' | 'precision' | 'fingerprint'> & Disposable {
   const params = initVit(config, seed, 1)
-  return {config, params, precision: 'fp32', fingerprint: `untrained ${seed}`, [Symbol.dispose]: () => free(params)}
+  return {config, params, precision: 'fp32', fingerprint: `untrained ${seed}`, [Symbol.dispose]: () => disposeTree(params)}
 }
 
 /** Patch features of a backbone, which stays the caller's. */

@@ -7,12 +7,12 @@ import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Block} from '../../model/block.js'
-import {blockCopy, patchCopy} from '../../model/vit.js'
+import {castBlock, castPatchEmbed} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
-import {flat, free, grow} from '../../tensor/tree.js'
+import {flatten, disposeTree, unflatten} from '../../tensor/tree.js'
 
 export type Backbone = {
   readonly config: VitConfig
@@ -60,9 +60,9 @@ export async function loadBackbone(
     const prefix = /^blocks\.\d+$/.test(at) ? `${at}.` : ''
     const own = masters.map(([name, leaf]): [string, Tensor] => [name.slice(prefix.length), leaf])
     const made = prefix
-      ? flat(blockCopy(grow<Block>(own), precision, !trainable).block)
+      ? flatten(castBlock(unflatten<Block>(own), precision, !trainable).block)
       : at === 'patch_embed'
-        ? flat({patch_embed: patchCopy(grow<Pick<Vit, 'patch_embed'>>(own).patch_embed, precision).patch_embed})
+        ? flatten({patch_embed: castPatchEmbed(unflatten<Pick<Vit, 'patch_embed'>>(own).patch_embed, precision).patch_embed})
         : new Map(own)
     for (const [name, leaf] of made) ready.set(prefix + name, leaf)
     const kept = new Set(made.values())
@@ -84,13 +84,13 @@ export async function loadBackbone(
   } finally {
     await checkpoint.close()
   }
-  const params = grow<Vit>([...ready])
+  const params = unflatten<Vit>([...ready])
   return {
     config,
     params,
     precision,
     fingerprint: hash.digest('hex'),
     metadata: checkpoint.metadata,
-    [Symbol.dispose]: () => free(params)
+    [Symbol.dispose]: () => disposeTree(params)
   }
 }

@@ -14,11 +14,11 @@ import type {EngineInfo} from '../../engine/start.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import type {VitConfig} from '../../model/config.js'
 import {initVit} from '../../model/init.js'
-import {backwardTrain, computeCopy, forwardTrain} from '../../model/vit.js'
+import {backwardTrain, castParams, forwardTrain} from '../../model/vit.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {dispose, tidy, truncatedNormal} from '../../tensor/tf.js'
 import type {Tensor4D} from '../../tensor/tf.js'
-import {free} from '../../tensor/tree.js'
+import {disposeTree} from '../../tensor/tree.js'
 import {probeCost, secondsPerByteWritten} from './cost-probe.js'
 import type {MeasuredCost, CostProbeOptions} from './cost-probe.js'
 import type {Trainer} from './training-loop.js'
@@ -174,7 +174,7 @@ export function throughputOf(
   const one: VitConfig = {...vit, depth: 1, grid: side}
   const count = Math.min(most, Math.max(2, Math.round(2048 / side ** 2)))
   const params = initVit(one, 0)
-  const {params: low, owned} = computeCopy(params, precision)
+  const {params: low, owned} = castParams(params, precision)
   const images = truncatedNormal([count, side * vit.patch, side * vit.patch, 3]) as Tensor4D
   const view: View = {count, patches: side ** 2, tokens: 1 + vit.registers + side ** 2}
   const step = (): void => {
@@ -182,7 +182,7 @@ export function throughputOf(
     const grads = backwardTrain(y, low, trace, one)
     tidy(() => grads.norm.weight.sum().dataSync()) // waited for, also where the engine works ahead
     y.dispose()
-    free(grads)
+    disposeTree(grads)
   }
   try {
     step()
@@ -197,7 +197,7 @@ export function throughputOf(
   } finally {
     images.dispose()
     dispose(owned)
-    free(params)
+    disposeTree(params)
   }
 }
 

@@ -19,10 +19,10 @@ import type {EngineInfo} from '../../engine/start.js'
 import {atomicFile} from '../../system/atomic.js'
 import {runNames} from '../../files/run/run-folder.js'
 import {initProjector} from '../../model/init.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {type Tensor, dispose, tidy, zerosLike} from '../../tensor/tf.js'
-import {flat} from '../../tensor/tree.js'
+import {flatten} from '../../tensor/tree.js'
 import {autoBatch} from './auto-batch.js'
 import type {AutoBatch} from './auto-batch.js'
 import {estimateCost} from './cost-estimate.js'
@@ -120,11 +120,11 @@ async function initStudent(settings: Settings, plan: Derived, teacher: TeacherPl
   const none = {layers: 1, hidden: 1, bottleneck: 1, prototypes: 2} // no heads here: the smallest, which are let go
   const state = await initState(settings, {...plan, dinoHead: none, ibotHead: undefined})
   const [from, to, seed] = [plan.vit.width, teacher.vit.width, settings.train.seed]
-  const projectors = flat({
+  const projectors = flatten({
     cls_projector: initProjector(from, to, seed, 'cls_projector'),
     patch_projector: initProjector(from, to, seed, 'patch_projector')
   })
-  const exchange = (named: Named, make: (leaf: Tensor) => Tensor): void => {
+  const exchange = (named: ParamMap, make: (leaf: Tensor) => Tensor): void => {
     for (const [name, leaf] of named)
       if (!name.startsWith('backbone.')) {
         dispose(leaf)
@@ -324,7 +324,7 @@ export async function scoreTeacher(
   options: Omit<OnlineEvalOptions, 'vit' | 'precision'>
 ): Promise<Readonly<Record<string, number>>> {
   const made = await onlineEval({...options, vit: teacher.vit, precision: teacher.precision})
-  return made.run(flat({backbone: teacher.backbone}))
+  return made.run(flatten({backbone: teacher.backbone}))
 }
 
 /** The largest batch with which one student can be taught, as `autoBatch`. The teacher stays the caller's. */

@@ -7,10 +7,10 @@
  */
 import {featureLoss} from '../../loss/feature.js'
 import {koleoLoss} from '../../loss/koleo.js'
-import {unit} from '../../model/head.js'
-import {backwardTrain, computeCopy, forwardTrain} from '../../model/vit.js'
+import {l2Normalize} from '../../model/head.js'
+import {backwardTrain, castParams, forwardTrain} from '../../model/vit.js'
 import type {View, Vit} from '../../model/vit.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {linearBackward, linearForward} from '../../tensor/ops/linear.js'
 import type {Linear} from '../../tensor/ops/linear.js'
 import {cast, castLike} from '../../tensor/ops/precision.js'
@@ -18,7 +18,7 @@ import {addAll} from '../../tensor/ops/row-sum.js'
 import {addRows, takeRows} from '../../tensor/ops/rows.js'
 import {add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
-import {flat, grow, leaves} from '../../tensor/tree.js'
+import {flatten, unflatten, leaves} from '../../tensor/tree.js'
 import {splitBatch, tokenRows, applyGradients, deleteMaskTokenGradient} from './train-step.js'
 import type {LazyBatch, BatchPart, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
 import type {FeatureTargets} from './teacher.js'
@@ -38,7 +38,7 @@ export type FeatureReport = Pick<StepReport, 'gradNorms' | 'clsCosine'> & {
 
 /** Gradients and losses of one part, added to what is there. */
 type Sums = {
-  grads: Named
+  grads: ParamMap
   losses: Tensor1D /* [3]: cls, patches, KoLeo */
   cls: Tensor2D /* [1, C], sum of unit cls tokens of the first crops */
 }
@@ -56,7 +56,7 @@ export function featureStep(
   teach: (parts: readonly BatchPart[]) => FeatureTargets
 ): {state: TrainState; report: FeatureReport} {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const {grads, report} = featureGradients(grow<FeatureNetwork>(state.student), parts, teach(parts), settings)
+  const {grads, report} = featureGradients(unflatten<FeatureNetwork>(state.student), parts, teach(parts), settings)
   dispose(parts.map(({masks}) => masks))
   deleteMaskTokenGradient(grads)
   const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings)
@@ -69,9 +69,9 @@ export function featureGradients(
   parts: readonly BatchPart[],
   targets: FeatureTargets,
   settings: FeatureSettings
-): {grads: Named; report: Omit<FeatureReport, 'gradNorms'>} {
+): {grads: ParamMap; report: Omit<FeatureReport, 'gradNorms'>} {
   const {vit, precision} = settings
-  const copy = computeCopy(student.backbone, precision)
+  const copy = castParams(student.backbone, precision)
   const layers = {cls: low(student.cls_projector, precision), patch: low(student.patch_projector, precision)}
   const sums: Sums = {grads: new Map(), losses: zeros([3]) as Tensor1D, cls: zeros([1, vit.width]) as Tensor2D}
   const B = parts.reduce((total, {b}) => total + b, 0)
@@ -84,7 +84,7 @@ export function featureGradients(
   const measured = tidy(() => concat([sums.losses, stack([sum<Scalar>(square(sums.cls))])]))
   const [cls_loss, patch_loss, koleoLoss, length] = measured.dataSync<'float32'>() as unknown as [number, number, number, number]
   dispose([measured, sums.losses, sums.cls])
-  const grads: Named = new Map()
+  const grads: ParamMap = new Map()
   for (const [name] of leaves(student)) if (sums.grads.has(name)) grads.set(name, sums.grads.get(name)!) // in the order of the parameters
   return {
     grads,
@@ -152,7 +152,7 @@ function addPart(
           by === 0 ? (fill([], 0) as Scalar) : mul<Scalar>(add(spread[0]!.loss, spread[1]!.loss), by)
         ]) as Tensor1D
       ),
-      cls: add<Tensor2D>(sums.cls, sum<Tensor2D>(unit(slice(ofCls.x, [0, 0], [b, -1])), 0, true)),
+      cls: add<Tensor2D>(sums.cls, sum<Tensor2D>(l2Normalize(slice(ofCls.x, [0, 0], [b, -1])), 0, true)),
       clsGrads: ofCls.grads,
       patchGrads: ofPatches.grads
     }
@@ -162,7 +162,7 @@ function addPart(
   sums.cls = found.cls
   const backbone = backwardTrain(found.dy, params, trace, vit)
   dispose(found.dy)
-  const grads = flat({backbone, cls_projector: found.clsGrads, patch_projector: found.patchGrads})
+  const grads = flatten({backbone, cls_projector: found.clsGrads, patch_projector: found.patchGrads})
   const known = [...grads].filter(([name]) => sums.grads.has(name))
   const added = addAll(
     known.map(([name]) => sums.grads.get(name)!),

@@ -17,13 +17,13 @@ import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
 import type {Checkpoint} from '../../files/checkpoint/checkpoint.js'
 import {runNames} from '../../files/run/run-folder.js'
-import {adapt, changes, obstacles} from '../../model/adapt.js'
+import {adapt, resamplings, incompatibilities} from '../../model/adapt.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Vit} from '../../model/vit.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
-import {flat, free, grow} from '../../tensor/tree.js'
+import {flatten, disposeTree, unflatten} from '../../tensor/tree.js'
 
 type HeadName = 'dino_head' | 'ibot_head'
 export type OriginHeads = {readonly dino_head?: HeadSize; readonly ibot_head?: HeadSize}
@@ -215,7 +215,7 @@ function newHeads(there: OriginHeads, {dinoHead, ibotHead}: Pick<Derived, 'dinoH
 
 /** Throws a `UserError` of status 2 with all differences that no resampling bridges. */
 export function assertCompatible(path: string, from: VitConfig, to: Architecture): void {
-  const wrong = obstacles(from, to)
+  const wrong = incompatibilities(from, to)
   if (wrong.length === 0) return
   throw new UserError(`student.pretrained_weights ${path} does not fit the settings: ${wrong.join('; ')}.`, {
     exit: 2,
@@ -237,7 +237,7 @@ export function describeStart(
   const rest = plan.headWarmup > 0 ? `; for ${plan.headWarmup} steps the heads learn and the backbone stands still` : ''
   return [
     `starting from ${path}: ${width} wide, ${depth} blocks, patches of ${patch}, positions for ${grid * patch} pixels`,
-    ...changes(config, vit),
+    ...resamplings(config, vit),
     (spoken.length > 0 ? spoken.join('; ') : 'its heads are taken too') + rest
   ]
 }
@@ -246,11 +246,11 @@ export function describeStart(
  * The parameters of a network by path, started from weights, and the names of heads that they have; all are the
  * caller's. Throws as `bridge`.
  */
-export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dinoHead' | 'ibotHead'>, seed: number): Promise<Named> {
+export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dinoHead' | 'ibotHead'>, seed: number): Promise<ParamMap> {
   const {vit} = plan
   const {config, checkpoint} = await openBackbone(path)
   const read: [string, Tensor][] = []
-  const heads: Named = new Map()
+  const heads: ParamMap = new Map()
   try {
     assertCompatible(path, config, vit)
     for await (const {name, shape, data} of readBackbone(config, checkpoint)) read.push([name, tensor(data, shape as number[])])
@@ -267,10 +267,10 @@ export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dino
   } finally {
     await checkpoint.close()
   }
-  const tree = grow<Vit>(read)
-  const fitted = flat(adapt(tree, config, vit, seed))
-  free(tree)
-  const named: Named = new Map()
+  const tree = unflatten<Vit>(read)
+  const fitted = flatten(adapt(tree, config, vit, seed))
+  disposeTree(tree)
+  const named: ParamMap = new Map()
   for (const name of expectedShapes(vit).keys()) named.set(`backbone.${name}`, fitted.get(name)!) // the order of fresh parameters
   for (const [name, leaf] of heads) named.set(name, leaf)
   return named

@@ -6,7 +6,7 @@
  * (engine, JavaScript, images under way).
  */
 import {readFileSync} from 'node:fs'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {memory} from '../../tensor/tf.js'
 import type {TrainState} from './train-step.js'
@@ -38,14 +38,14 @@ function peakOfProcess(): number | undefined {
   }
 }
 
-const bytesOf = (named: Named): number => [...named.values()].reduce((sum, leaf) => sum + 4 * leaf.size, 0)
+const bytesOf = (named: ParamMap): number => [...named.values()].reduce((sum, leaf) => sum + 4 * leaf.size, 0)
 
 /** Bytes of a state, float32. */
 export const stateBytes = ({student, teacher, moments, centers}: TrainState): number =>
   [student, teacher, moments.m, moments.v, new Map(Object.entries(centers ?? {}))].reduce((sum, named) => sum + bytesOf(named), 0)
 
 /** Bytes of the student's compute copies: linear layers where they are narrower than the state, and prototypes. */
-function castBytes(student: Named, precision: Precision): number {
+function castBytes(student: ParamMap, precision: Precision): number {
   let bytes = 0
   for (const [name, {size}] of student) {
     const linear = /\.(qkv|proj|fc1|fc2|w12|w3)\.|_head\.mlp\./.test(name)

@@ -6,14 +6,14 @@
  * which runs from the heads to the patches, met it first.
  */
 import type {VitConfig} from '../../model/config.js'
-import {computeCopy, intermediateLayers} from '../../model/vit.js'
+import {castParams, intermediateLayers} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {abs, dispose, max, mul, sum, tidy} from '../../tensor/tf.js'
 import type {Tensor, Tensor4D} from '../../tensor/tf.js'
-import {grow} from '../../tensor/tree.js'
+import {unflatten} from '../../tensor/tree.js'
 
 /** A step that was not taken. The state is as before it. */
 export class NotFiniteStep extends Error {
@@ -80,7 +80,7 @@ export type Explanation = {
  */
 export function explainNonFinite(
   error: NotFiniteStep,
-  {student, teacher}: {readonly student: Named; readonly teacher: Named},
+  {student, teacher}: {readonly student: ParamMap; readonly teacher: ParamMap},
   {
     globals,
     side,
@@ -89,7 +89,7 @@ export function explainNonFinite(
   }: {readonly globals: Uint8Array; readonly side: number; readonly vit: VitConfig; readonly precision: Precision}
 ): Explanation {
   const networks = {student, teacher}
-  const each = <T>(make: (named: Named) => T): Record<'student' | 'teacher', T> => ({
+  const each = <T>(make: (named: ParamMap) => T): Record<'student' | 'teacher', T> => ({
     student: make(networks.student),
     teacher: make(networks.teacher)
   })
@@ -124,7 +124,7 @@ const largest = (x: Tensor): number => {
   return value
 }
 
-function largestOf(named: Named): LayerNumbers {
+function largestOf(named: ParamMap): LayerNumbers {
   let most: LayerNumbers = {layer: '', largest: -1}
   for (const [layer, leaf] of named) {
     const value = finite(largest(leaf))
@@ -137,9 +137,9 @@ function largestOf(named: Named): LayerNumbers {
 /** Images that pass at once. */
 const together = 4
 
-function blockOutputs(named: Named, globals: Uint8Array, side: number, vit: VitConfig, precision: Precision): LayerNumbers[] {
-  const backbone = grow<{backbone: Vit}>([...named].filter(([name]) => name.startsWith('backbone.'))).backbone
-  const {params, owned} = computeCopy(backbone, precision)
+function blockOutputs(named: ParamMap, globals: Uint8Array, side: number, vit: VitConfig, precision: Precision): LayerNumbers[] {
+  const backbone = unflatten<{backbone: Vit}>([...named].filter(([name]) => name.startsWith('backbone.'))).backbone
+  const {params, owned} = castParams(backbone, precision)
   const bytes = 3 * side * side
   const count = globals.length / bytes
   const most = new Array<number>(vit.depth).fill(0)

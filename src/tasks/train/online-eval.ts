@@ -12,15 +12,15 @@ import {UserError} from '../../config/errors.js'
 import {pixelBatches, type RejectedImage} from '../../data/loader/batches.js'
 import {labelOf, listImages, noImages, type SourceNote} from '../../data/sources/source.js'
 import type {VitConfig} from '../../model/config.js'
-import {clsTokens, inferenceCopy} from '../../model/vit.js'
+import {clsTokens, castForInference} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {nearest, normalizeRows, oneBlock, type InnerProductFn} from '../../search/exact.js'
 import {hits, vote} from '../../search/knn.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {dispose, matMul, tensor2d, tidy} from '../../tensor/tf.js'
-import {grow} from '../../tensor/tree.js'
+import {unflatten} from '../../tensor/tree.js'
 import type {Evaluation} from './training-loop.js'
 
 export type OnlineEvalOptions = {
@@ -147,9 +147,9 @@ export async function onlineEval(options: OnlineEvalOptions): Promise<OnlineEval
     val: asked.labels.length,
     classes: classes.length,
     bytes: (train.pixels.length + (val?.pixels.length ?? 0)) * 3 * options.transform.crop ** 2,
-    async run(model: Named) {
+    async run(model: ParamMap) {
       const own = [...model].filter(([name]) => name.startsWith('backbone.'))
-      const {params, owned} = inferenceCopy(grow<{backbone: Vit}>(own).backbone, options.precision)
+      const {params, owned} = castForInference(unflatten<{backbone: Vit}>(own).backbone, options.precision)
       let rows: Float32Array
       let queries: Float32Array
       try {

@@ -11,14 +11,14 @@ import type {CropSettings} from '../../data/augment/multi-crop.js'
 import type {CropBatch} from '../../data/loader/batches.js'
 import type {EngineInfo} from '../../engine/start.js'
 import {initHead, initVit} from '../../model/init.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {cosine} from '../../optim/schedule.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import {rng} from '../../tensor/random.js'
 import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'
-import {flat} from '../../tensor/tree.js'
+import {flatten} from '../../tensor/tree.js'
 import {memoryParts} from './memory-usage.js'
 import {explainNonFinite} from './non-finite.js'
 import {weightsFor} from './init-weights.js'
@@ -72,19 +72,19 @@ export const ratesAt = ({curves, headWarmup}: Derived, step: number): StepRates 
  */
 export async function initState(settings: Settings, plan: Derived, weights = settings.student.pretrained_weights): Promise<TrainState> {
   const seed = settings.train.seed
-  const given: Named = weights ? await weightsFor(weights, plan, seed) : new Map()
-  const drawn = flat({
+  const given: ParamMap = weights ? await weightsFor(weights, plan, seed) : new Map()
+  const drawn = flatten({
     ...(weights ? {} : {backbone: initVit(plan.vit, seed, settings.student.layerscale)}),
     dino_head: initHead({width: plan.vit.width, ...plan.dinoHead}, seed, 'dino_head'),
     ...(plan.ibotHead ? {ibot_head: initHead({width: plan.vit.width, ...plan.ibotHead}, seed, 'ibot_head')} : {})
   })
-  const student: Named = new Map([...given].filter(([name]) => name.startsWith('backbone.'))) // before the heads, as where it is drawn
+  const student: ParamMap = new Map([...given].filter(([name]) => name.startsWith('backbone.'))) // before the heads, as where it is drawn
   for (const [name, leaf] of drawn) {
     const own = given.get(name)
     if (own) dispose(leaf)
     student.set(name, own ?? leaf)
   }
-  const copy = (make: (x: Tensor) => Tensor): Named => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
+  const copy = (make: (x: Tensor) => Tensor): ParamMap => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
   const K = plan.dinoHead.prototypes
   return {
     student,

@@ -29,7 +29,7 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {resizeForward} from '../../tensor/ops/resize.js'
 import {add, dispose, mul, reshape, slice, tensor, tensor1d, tidy} from '../../tensor/tf.js'
 import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../../tensor/tf.js'
-import {grow} from '../../tensor/tree.js'
+import {unflatten} from '../../tensor/tree.js'
 import {loadBackbone} from '../embed/load-backbone.js'
 import {headShape, headsOf} from './init-weights.js'
 import {castHead, concatRows, targetsOfEmbeddings} from './train-step.js'
@@ -178,7 +178,7 @@ async function loadHeads(path: string, precision: Precision): Promise<{copies: {
       hash.update(`${name}[${entry.shape.join()}]`).update(bytesOf(data))
       named.push([name, tensor(data, headShape(name, entry.shape))])
     }
-    const heads = grow<{dino_head: Head; ibot_head?: Head}>(named)
+    const heads = unflatten<{dino_head: Head; ibot_head?: Head}>(named)
     const copies = {
       dino: castHead(heads.dino_head, precision),
       ...(heads.ibot_head ? {ibot: castHead(heads.ibot_head, precision)} : {})

@@ -16,14 +16,14 @@ import {centeredTargets, targetEntropy, sinkhornTargets, targetRows} from '../..
 import type {Targets} from '../../loss/targets.js'
 import type {BlockOptions, MemoryLevel} from '../../model/block.js'
 import type {VitConfig} from '../../model/config.js'
-import {drawKept} from '../../model/drop-path.js'
-import {headBackward, headCopy, headForward, prototypes, prototypesBackward, somePrototypes, unit} from '../../model/head.js'
+import {sampleDropPath} from '../../model/drop-path.js'
+import {castMlp, headBackward, headForward, prototypes, prototypesBackward, slicePrototypes, l2Normalize} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
-import {backwardTrain, computeCopy, forwardTrain, freeTrace, gridOf, normedTokens} from '../../model/vit.js'
+import {backwardTrain, castParams, forwardTrain, freeTrace, gridOf, normedTokens} from '../../model/vit.js'
 import type {View, Vit} from '../../model/vit.js'
-import {adamw, clip, ema} from '../../optim/adamw.js'
-import type {Named} from '../../optim/adamw.js'
-import {groupOf} from '../../optim/groups.js'
+import {adamw, clipGradients, ema} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
+import {paramGroup} from '../../optim/groups.js'
 import type {GroupRules} from '../../optim/groups.js'
 import {cast, castLike} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
@@ -32,7 +32,7 @@ import {addRows, takeRows} from '../../tensor/ops/rows.js'
 import type {Rng} from '../../tensor/random.js'
 import {Tensor, add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D, Tensor4D} from '../../tensor/tf.js'
-import {flat, free, grow, leaves} from '../../tensor/tree.js'
+import {flatten, disposeTree, unflatten, leaves} from '../../tensor/tree.js'
 import {checkFinite} from './non-finite.js'
 
 /** A network with its heads, keys as in Meta's training checkpoints. */
@@ -40,9 +40,9 @@ export type Network = {backbone: Vit; dino_head: Head; ibot_head?: Head}
 
 /** Everything that training changes. Parameters and moments are float32, by path. */
 export type TrainState = {
-  student: Named
-  teacher: Named
-  moments: {m: Named; v: Named}
+  student: ParamMap
+  teacher: ParamMap
+  moments: {m: ParamMap; v: ParamMap}
   /** Running centres [1, K], where targets are centred. */
   centers?: {dino: Tensor2D; ibot: Tensor2D}
   /** Steps taken. */
@@ -131,13 +131,13 @@ export type StepReport = {
   readonly clsCosine: number
 }
 
-const modules = (named: Named): Network => grow<Network>(named)
+const modules = (named: ParamMap): Network => unflatten<Network>(named)
 
-/** A head in the precision of products, once a step; `free` what is `owned`. */
+/** A head in the precision of products, once a step; `disposeTree` what is `owned`. */
 export type CastHead = {low: Head; w: Tensor2D /* [K, D], the prototypes */; owned: Tensor[]}
 
 export function castHead(head: Head, precision: Precision): CastHead {
-  const {head: low, owned} = headCopy(head, precision)
+  const {head: low, owned} = castMlp(head, precision)
   const w = prototypes(head, precision)
   return {low, w, owned: [...owned, w]}
 }
@@ -221,7 +221,7 @@ function computeTeacherTargets(
   widths: ChunkWidths
 ): TeacherTargets {
   const {vit, precision} = settings
-  const backbone = computeCopy(teacher.backbone, precision)
+  const backbone = castParams(teacher.backbone, precision)
   const heads = {dino: castHead(teacher.dino_head, precision), ibot: teacher.ibot_head && castHead(teacher.ibot_head, precision)}
   const rows = parts.map(part =>
     tidy(() => {
@@ -413,7 +413,7 @@ export function withAllPatchesInLoss<T extends {readonly indices: Int32Array; re
 }
 
 /** Takes the gradient of the mask token out: where nothing is ever masked it has none, and is not to decay. */
-export function deleteMaskTokenGradient(grads: Named): void {
+export function deleteMaskTokenGradient(grads: ParamMap): void {
   const name = 'backbone.mask_token'
   const grad = grads.get(name)
   if (grad) dispose(grad)
@@ -427,7 +427,7 @@ export function deleteMaskTokenGradient(grads: Named): void {
  */
 export function applyGradients(
   state: TrainState,
-  grads: Named,
+  grads: ParamMap,
   losses: Readonly<Record<string, number>>,
   rates: StepRates,
   settings: StepSettings,
@@ -437,15 +437,15 @@ export function applyGradients(
   // Clip each sub-module apart, then step.
   const gradNorms: Record<string, number> = {}
   for (const name of new Set([...state.student.keys()].map(path => path.slice(0, path.indexOf('.'))))) {
-    const own: Named = new Map([...grads].filter(([path]) => path.startsWith(`${name}.`)))
-    gradNorms[name] = clip(own, settings.clipGrad > 0 ? settings.clipGrad : Infinity)
+    const own: ParamMap = new Map([...grads].filter(([path]) => path.startsWith(`${name}.`)))
+    gradNorms[name] = clipGradients(own, settings.clipGrad > 0 ? settings.clipGrad : Infinity)
     for (const [path, grad] of own) grads.set(path, grad)
   }
   // A step that is not finite is not taken: the state stays as it was.
   const sick = checkFinite(losses, gradNorms, grads)
   if (sick) {
     dispose([...grads.values()])
-    if (centers) free([centers.dino, centers.ibot])
+    if (centers) disposeTree([centers.dino, centers.ibot])
     throw sick
   }
   const step = state.step + 1
@@ -454,7 +454,7 @@ export function applyGradients(
     eps: settings.eps,
     step,
     rates: name => {
-      const group = groupOf(name, rules)
+      const group = paramGroup(name, rules)
       const backbone = name.startsWith('backbone.')
       const lr = group.last ? rates.lastLayerLr : backbone ? (rates.backboneLr ?? rates.lr) : rates.lr
       return {lr: lr * group.lr, wd: rates.wd * group.wd, ...(backbone ? {step: step - headWarmup} : {})}
@@ -462,19 +462,19 @@ export function applyGradients(
   })
   for (const grad of grads.values()) dispose(grad)
   updateTeacher(state, rates.momentum, state.step < headWarmup)
-  if (state.centers && centers) free([state.centers.dino, state.centers.ibot])
+  if (state.centers && centers) disposeTree([state.centers.dino, state.centers.ibot])
   return {state: {...state, step, ...(centers ? {centers} : {})}, gradNorms}
 }
 
 /** The teacher's average; of a backbone that stands still nothing is averaged, for rounding would move it. */
 function updateTeacher({teacher, student}: TrainState, momentum: number, resting: boolean): void {
   if (!resting) return ema(teacher, student, momentum)
-  const heads: Named = new Map([...teacher].filter(([name]) => !name.startsWith('backbone.')))
+  const heads: ParamMap = new Map([...teacher].filter(([name]) => !name.startsWith('backbone.')))
   ema(heads, student, momentum)
   for (const [name, leaf] of heads) teacher.set(name, leaf)
 }
 
-type Gradients = {grads: Named; report: Omit<StepReport, 'gradNorms' | 'masked'>}
+type Gradients = {grads: ParamMap; report: Omit<StepReport, 'gradNorms' | 'masked'>}
 
 /** Student pass, losses and the gradient of every student parameter, by path, for given targets of a batch. */
 export function studentGradients(
@@ -493,7 +493,7 @@ export function studentGradients(
 /** What the student's passes add to, part by part. */
 type Sums = {
   /** Gradients of all but the last layers, by path; empty before the first part. */
-  others: Named
+  others: ParamMap
   readonly last: ReadonlyMap<string, {gain: RowSum; direction: RowSum}>
   /** Losses: local, global, iBOT, KoLeo. */
   losses: Tensor1D /* [4] */
@@ -511,7 +511,7 @@ function gradientsOfParts(
   onTargetsDone?: () => void
 ): Gradients {
   const {vit, precision} = settings
-  const backbone = computeCopy(student.backbone, precision)
+  const backbone = castParams(student.backbone, precision)
   const heads: Heads = {
     dino: castHead(student.dino_head, precision),
     ...(student.ibot_head ? {ibot: castHead(student.ibot_head, precision)} : {})
@@ -546,7 +546,7 @@ function gradientsOfParts(
   }
   dispose(backbone.owned)
 
-  const grads: Named = new Map()
+  const grads: ParamMap = new Map()
   const found = new Map(sums.others)
   for (const [name, {gain, direction}] of sums.last) {
     const own = [gain.take(), direction.take()]
@@ -654,7 +654,7 @@ function addPart(
     ])
     return {
       losses: add<Tensor1D>(sums.losses, losses as Tensor1D),
-      cls: add<Tensor2D>(sums.cls, sum<Tensor2D>(unit(slice(clsRows, [locals * b, 0], [b, -1])), 0, true))
+      cls: add<Tensor2D>(sums.cls, sum<Tensor2D>(l2Normalize(slice(clsRows, [locals * b, 0], [b, -1])), 0, true))
     }
   })
   dispose([sums.losses, sums.cls, clsRows, ...(patchRows ? [patchRows] : [])])
@@ -679,9 +679,13 @@ function addPart(
   if (dy) dispose(dy)
   else freeTrace(trace)
   for (const {attn, mlp} of options)
-    for (const kept of [attn, mlp]) if (kept) free([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
+    for (const kept of [attn, mlp]) if (kept) disposeTree([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
 
-  const grads = flat({...(own ? {backbone: own} : {}), dino_head: {mlp: viaDino.mlp}, ...(viaIbot ? {ibot_head: {mlp: viaIbot.mlp}} : {})})
+  const grads = flatten({
+    ...(own ? {backbone: own} : {}),
+    dino_head: {mlp: viaDino.mlp},
+    ...(viaIbot ? {ibot_head: {mlp: viaIbot.mlp}} : {})
+  })
   const fresh = [...grads].filter(([name]) => !sums.others.has(name))
   const known = [...grads].filter(([name]) => sums.others.has(name))
   const added = addAll(
@@ -712,7 +716,7 @@ function passHead(
       cacheLogits: hold,
       onPrototypes: (start, dw) =>
         tidy(() => {
-          const own = prototypesBackward(dw, {last_layer: somePrototypes(last_layer, start, dw.shape[0])})
+          const own = prototypesBackward(dw, {last_layer: slicePrototypes(last_layer, start, dw.shape[0])})
           into.gain.add(start, own.weight_g)
           into.direction.add(start, own.weight_v)
         })
@@ -732,6 +736,6 @@ function blockOptions(views: readonly View[], {vit, dropPath}: StepSettings, ran
     const rate = dropPath[i] ?? 0
     if (rate === 0) return {heads: vit.heads}
     if (!random) throw new Error('stochastic depth needs a random stream')
-    return {heads: vit.heads, attn: drawKept(groups, rate, random), mlp: drawKept(groups, rate, random)}
+    return {heads: vit.heads, attn: sampleDropPath(groups, rate, random), mlp: sampleDropPath(groups, rate, random)}
   })
 }

@@ -30,7 +30,7 @@ import {openEvents} from '../../files/run/tensorboard.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
 import {listStates, pruneStates, stateMetadata, writeState} from '../../files/run/training-state.js'
 import {globalNorm} from '../../optim/adamw.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {assessHealth, windowSize, HealthWatch, improvementOf} from './health.js'
 import type {Health, Improvement} from './health.js'
 import {NotFiniteStep, nonFiniteTensors} from './non-finite.js'
@@ -60,7 +60,7 @@ export type Trainer<Report> = {
   /** Where a step that could not be taken stopped being finite. */
   explain(error: NotFiniteStep, made: CropBatch): Explanation
   /** The weights that are judged and kept at last: `backbone.…` and heads. */
-  model(): Named
+  model(): ParamMap
   /** What memory was made of at its highest point so far, in bytes by part. */
   memory?(): Readonly<Record<string, number | undefined>>
   dispose(): void
@@ -73,7 +73,7 @@ export type Evaluation = {
   /** Whether the model is judged before the first step too: where it begins with weights that are worth something. */
   readonly before?: boolean
   /** Scores by name. */
-  run(model: Named): Promise<Readonly<Record<string, number>>>
+  run(model: ParamMap): Promise<Readonly<Record<string, number>>>
 }
 
 export type RunOptions = {

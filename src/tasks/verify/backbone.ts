@@ -4,12 +4,12 @@
  */
 import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
 import type {VitConfig} from '../../model/config.js'
-import {backwardTrain, computeCopy, forward, forwardTrain, intermediateLayers} from '../../model/vit.js'
+import {backwardTrain, castParams, forward, forwardTrain, intermediateLayers} from '../../model/vit.js'
 import type {Features, Vit} from '../../model/vit.js'
 import {add, concat, dispose, mul, reshape, slice, sum, tensor, tidy, transpose, zeros} from '../../tensor/tf.js'
 import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../../tensor/tf.js'
 import type {Precision} from '../../tensor/ops/precision.js'
-import {free, grow, leaves} from '../../tensor/tree.js'
+import {disposeTree, unflatten, leaves} from '../../tensor/tree.js'
 import {check, compare, compareCosine, LIMITS, type Check} from './checks.js'
 import {need, onEngine, type Golden, type Recorded, type RecordedVit} from './golden.js'
 
@@ -35,8 +35,8 @@ export async function* verifyBackbone(golden: Golden, name: string, precision: P
   const named: [string, Tensor][] = []
   for await (const {name: key, shape, data} of readBackbone(config, checkpoint)) named.push([key, tensor(data, [...shape])])
   await checkpoint.close()
-  const master = grow<Vit>(named)
-  const low = exact ? undefined : computeCopy(master, precision)
+  const master = unflatten<Vit>(named)
+  const low = exact ? undefined : castParams(master, precision)
   const params = low?.params ?? master
   const file = `vit_${name}_io`
   const io = await golden.tensors(file)
@@ -75,7 +75,7 @@ export async function* verifyBackbone(golden: Golden, name: string, precision: P
   } finally {
     dispose(inputs)
     if (low) dispose(low.owned)
-    free(master)
+    disposeTree(master)
   }
 }
 
@@ -160,7 +160,7 @@ async function* verifyGradients(
     yield check(part, 'parameters without a recorded gradient', 'count', unrecorded.length, 0)
   } finally {
     dispose(scalar)
-    free(grads)
+    disposeTree(grads)
   }
 }
 

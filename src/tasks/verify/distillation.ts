@@ -5,13 +5,13 @@
 import {existsSync} from 'node:fs'
 import {readFile} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
-import {inferenceCopy} from '../../model/vit.js'
+import {castForInference} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
 import type {Head} from '../../model/head.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {Tensor, dispose, tidy, zeros, zerosLike} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'
-import {grow} from '../../tensor/tree.js'
+import {unflatten} from '../../tensor/tree.js'
 import {featureGradients, featureStep} from '../train/feature-distill-step.js'
 import type {FeatureNetwork} from '../train/feature-distill-step.js'
 import {TeacherTargetCache} from '../train/teacher.js'
@@ -69,10 +69,10 @@ function teacherOf(tensors: Tensors, heads: number, withHeads: boolean): Teacher
   const prefix = 'teacher.backbone.'
   const vit = architectureOf(tensors, prefix, {num_heads: heads}, 'The recorded teacher')
   const masters = named(tensors, 'teacher.backbone')
-  const {params} = inferenceCopy(grow<Vit>(masters), 'fp32')
-  const head = (name: string): {own: Named; copy: ReturnType<typeof castHead>} => {
+  const {params} = castForInference(unflatten<Vit>(masters), 'fp32')
+  const head = (name: string): {own: ParamMap; copy: ReturnType<typeof castHead>} => {
     const own = named(tensors, `teacher.${name}`)
-    return {own, copy: castHead(grow<Head>(own), 'fp32')}
+    return {own, copy: castHead(unflatten<Head>(own), 'fp32')}
   }
   const made = withHeads ? {dino: head('dino_head'), ibot: head('ibot_head')} : undefined
   const all = new Set<Tensor>([...masters.values(), ...leavesOf(params)])
@@ -103,7 +103,7 @@ function beginning(
 ): {state: TrainState; settings: StepSettings} {
   const vit = architectureOf(tensors, 'student.backbone.', {num_heads: student.heads}, 'The recorded student')
   const own = named(tensors, 'student')
-  const copy = (make: (x: Tensor) => Tensor): Named => new Map([...own].map(([name, leaf]) => [name, make(leaf)]))
+  const copy = (make: (x: Tensor) => Tensor): ParamMap => new Map([...own].map(([name, leaf]) => [name, make(leaf)]))
   return {
     state: {student: own, teacher: copy(leaf => tidy(() => leaf.add(0))), moments: {m: copy(zerosLike), v: copy(zerosLike)}, step: 0},
     settings: {
@@ -160,7 +160,7 @@ async function* verifyHeads(tensors: Tensors, recorded: RecordedDistillation): A
     const parts = splitBatch(batch, 1)
     const K = need(tensors, 'teacher.dino_head.last_layer.weight_v', 'distill_heads').shape[0]!
     const said = lessons.targets(0, parts, grid, {dino: K, ibot: K}, rates, {...settings, memory: 'balanced'})
-    const {grads} = studentGradients(grow<Network>(state.student), batch, said, {...settings, memory: 'balanced'})
+    const {grads} = studentGradients(unflatten<Network>(state.student), batch, said, {...settings, memory: 'balanced'})
     dispose([said.entropy, ...parts.map(({masks}) => masks)])
     said.dispose()
     yield* judgeGradients(part, grads, tensors)
@@ -187,7 +187,7 @@ async function* verifyFeatures(tensors: Tensors, recorded: RecordedDistillation)
   try {
     const parts = splitBatch(batch, 1)
     const said = lessons.features(0, parts, grid)
-    const {grads} = featureGradients(grow<FeatureNetwork>(state.student), parts, said, settings)
+    const {grads} = featureGradients(unflatten<FeatureNetwork>(state.student), parts, said, settings)
     dispose(parts.map(({masks}) => masks))
     said.done()
     yield* judgeGradients(part, grads, tensors)
@@ -202,7 +202,7 @@ async function* verifyFeatures(tensors: Tensors, recorded: RecordedDistillation)
 }
 
 /** The mask token has no gradient in the recording, since nothing was masked. */
-async function* judgeGradients(part: string, grads: Named, tensors: Tensors): AsyncGenerator<Check> {
+async function* judgeGradients(part: string, grads: ParamMap, tensors: Tensors): AsyncGenerator<Check> {
   for (const [name, grad] of grads) {
     const recorded = tensors.get(`grad.${name}`)
     if (recorded) yield await compare(part, `grad.${name}`, grad, recorded, LIMITS.gradient)
@@ -229,7 +229,7 @@ function* judgeNumbers(
  * What the step made of the student. The key third of qkv biases is left out: its gradient is zero but for rounding,
  * which AdamW turns into full steps.
  */
-async function* judgeEnd(part: string, student: Named, tensors: Tensors): AsyncGenerator<Check> {
+async function* judgeEnd(part: string, student: ParamMap, tensors: Tensors): AsyncGenerator<Check> {
   for (const [name, leaf] of student) {
     const [before, after] = [need(tensors, `student.${name}`, part), need(tensors, `final.student.${name}`, part)]
     const third = after.data.length / 3

@@ -8,7 +8,7 @@ import type {Head} from '../../model/head.js'
 import {linearForward} from '../../tensor/ops/linear.js'
 import {dispose, matMul, reshape, slice, tidy, zeros} from '../../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D, Tensor3D} from '../../tensor/tf.js'
-import {free, grow, leaves, type Tree} from '../../tensor/tree.js'
+import {disposeTree, unflatten, leaves, type Tree} from '../../tensor/tree.js'
 import {check, compare, LIMITS, maxError, type Check} from './checks.js'
 import {need, onEngine, type Golden, type Recorded} from './golden.js'
 
@@ -73,7 +73,7 @@ async function* judge(part: string, io: ReadonlyMap<string, Recorded>, limit: nu
 
 /** The projection head: scores of recorded inputs, and the gradient of Σ scores·gy. */
 async function* verifyHead(golden: Golden, io: ReadonlyMap<string, Recorded>): AsyncGenerator<Check> {
-  const head = grow<Tree>(
+  const head = unflatten<Tree>(
     [...(await golden.tensors('dino_head'))].map(([name, recorded]) => [name, onEngine(recorded)] as const)
   ) as unknown as Head
   yield await verifyHeadFile(golden)
@@ -96,8 +96,8 @@ async function* verifyHead(golden: Golden, io: ReadonlyMap<string, Recorded>): A
     }
   } finally {
     dispose([y, dx])
-    free(grads as unknown as Tree)
-    free(head as unknown as Tree)
+    disposeTree(grads as unknown as Tree)
+    disposeTree(head as unknown as Tree)
   }
 }
 

@@ -1,5 +1,5 @@
 /** The recorded schedules and parameter groups: plain numbers, which have to agree to the last digits. */
-import {groupOf} from '../../optim/groups.js'
+import {paramGroup} from '../../optim/groups.js'
 import {cosine} from '../../optim/schedule.js'
 import {check, maxError, type Check} from './checks.js'
 import type {Golden, RecordedGroup, RecordedTraining} from './golden.js'
@@ -39,7 +39,7 @@ export function* verifySchedules({index}: Golden): Generator<Check> {
 function* verifyGroups(part: string, recorded: readonly RecordedGroup[], {config}: RecordedTraining): Generator<Check> {
   const depth = 1 + Math.max(...recorded.map(({name}) => Number(/\bblocks\.(\d+)\./.exec(name)?.[1] ?? -1)))
   const rules = {depth, layerwiseDecay: config.layerwise_decay, patchEmbedLrMult: config.patch_embed_lr_mult}
-  const groups = recorded.map(({name}) => groupOf(name, rules))
+  const groups = recorded.map(({name}) => paramGroup(name, rules))
   const differing = recorded.filter(({is_last_layer}, i) => groups[i]!.last !== is_last_layer).length
   yield check(
     part,

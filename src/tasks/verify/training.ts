@@ -5,7 +5,7 @@
 import {UserError} from '../../config/errors.js'
 import {expectedShapes, inferConfig} from '../../files/checkpoint/architecture.js'
 import type {VitConfig} from '../../model/config.js'
-import type {Named} from '../../optim/adamw.js'
+import type {ParamMap} from '../../optim/adamw.js'
 import {dispose, zeros, zerosLike} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'
 import {trainStep, type StepBatch, type StepReport, type StepSettings, type TrainState} from '../train/train-step.js'
@@ -26,7 +26,7 @@ export function architectureOf(init: Tensors, prefix: string, recorded: Recorded
 }
 
 /** The tensors of one recorded network, on the engine. */
-export const named = (tensors: Tensors, network: string): Named =>
+export const named = (tensors: Tensors, network: string): ParamMap =>
   new Map(
     [...tensors].flatMap(([name, recorded]) =>
       name.startsWith(`${network}.`) ? [[name.slice(network.length + 1), onEngine(recorded)] as const] : []
@@ -58,7 +58,7 @@ export async function* verifyTraining(golden: Golden, run: 'train' | 'train_unti
     rules: {depth: vit.depth, layerwiseDecay: config.layerwise_decay, patchEmbedLrMult: config.patch_embed_lr_mult}
   }
   const student = named(init, 'student')
-  const still = (): Named => new Map([...student].map(([name, leaf]) => [name, zerosLike(leaf)]))
+  const still = (): ParamMap => new Map([...student].map(([name, leaf]) => [name, zerosLike(leaf)]))
   const center = (): Tensor2D => zeros([1, training.head.out_dim])
   let state: TrainState = {
     student,
@@ -160,7 +160,7 @@ function* judgeStep(part: string, {losses, gradNorms, masked}: StepReport, recor
 async function* judgeUpdates(
   run: string,
   network: 'student' | 'teacher',
-  computed: Named,
+  computed: ParamMap,
   init: Tensors,
   final: Tensors
 ): AsyncGenerator<Check> {

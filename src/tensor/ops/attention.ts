@@ -7,40 +7,40 @@
  */
 import {concat, customGrad, matMul, mul, reshape, slice, softmax, sub, sum, tidy, transpose} from '../tf.js'
 import type {Tensor, Tensor2D, Tensor4D} from '../tf.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 
 /** `count` sequences of `length` rows each, one behind the other. */
-export type Group = {readonly count: number; readonly length: number}
+export type SequenceGroup = {readonly count: number; readonly length: number}
 
 /** Rows that groups cover. */
-export const rowsOf = (groups: readonly Group[]): number => groups.reduce((sum, {count, length}) => sum + count * length, 0)
+export const totalRows = (groups: readonly SequenceGroup[]): number => groups.reduce((sum, {count, length}) => sum + count * length, 0)
 
 /** Softmax(Q·Kᵀ/√K)·V within each sequence; qkv [T, 3C] → [T, C]. */
-export function attentionForward(qkv: Tensor2D, groups: readonly Group[], heads: number): Tensor2D {
-  return (fast('Dinov2Attention', {qkv}, {groups, heads})?.[0] ?? plainAttention(qkv, groups, heads)) as Tensor2D
+export function attentionForward(qkv: Tensor2D, groups: readonly SequenceGroup[], heads: number): Tensor2D {
+  return (callKernel('Dinov2Attention', {qkv}, {groups, heads})?.[0] ?? attentionReference(qkv, groups, heads)) as Tensor2D
 }
 
-/** The plain twin of `attentionForward`. */
-export const plainAttention = (qkv: Tensor2D, groups: readonly Group[], heads: number): Tensor2D =>
+/** The reference implementation of `attentionForward`. */
+export const attentionReference = (qkv: Tensor2D, groups: readonly SequenceGroup[], heads: number): Tensor2D =>
   tidy(() => {
-    const parts = pieces(qkv, groups).map((part, i) => {
-      const {q, k, v} = split(part, groups[i]!, heads) //                 [B, H, N, K] each
-      return join(matMul(chances(q, k), v), groups[i]!) //                [B·N, C]
+    const parts = groupRows(qkv, groups).map((part, i) => {
+      const {q, k, v} = splitHeads(part, groups[i]!, heads) //                 [B, H, N, K] each
+      return mergeHeads(matMul(attentionWeights(q, k), v), groups[i]!) //                [B·N, C]
     })
     return parts.length === 1 ? parts[0]! : concat(parts, 0)
   })
 
 /** Gradient for dy [T, C] → [T, 3C]. The attention weights are computed anew: keeping them costs more than they do. */
-export function attentionBackward(dy: Tensor2D, qkv: Tensor2D, groups: readonly Group[], heads: number): Tensor2D {
-  const fused = fast('Dinov2AttentionGrad', {dy, qkv}, {groups, heads})
+export function attentionBackward(dy: Tensor2D, qkv: Tensor2D, groups: readonly SequenceGroup[], heads: number): Tensor2D {
+  const fused = callKernel('Dinov2AttentionGrad', {dy, qkv}, {groups, heads})
   if (fused) return fused[0] as Tensor2D
   return tidy(() => {
-    const grads = pieces(dy, groups)
-    const parts = pieces(qkv, groups).map((part, i) => {
+    const grads = groupRows(dy, groups)
+    const parts = groupRows(qkv, groups).map((part, i) => {
       const {count: B, length: N} = groups[i]!
-      const {q, k, v} = split(part, groups[i]!, heads)
+      const {q, k, v} = splitHeads(part, groups[i]!, heads)
       const K = q.shape[3]
-      const p = chances(q, k) //                                          [B, H, N, N]
+      const p = attentionWeights(q, k) //                                          [B, H, N, N]
       const dout = transpose(reshape(grads[i]!, [B, N, heads, K]), [0, 2, 1, 3]) // [B, H, N, K]
       const dv = matMul(p, dout, true, false)
       const dp = matMul(dout, v, false, true) //                          [B, H, N, N]
@@ -55,7 +55,7 @@ export function attentionBackward(dy: Tensor2D, qkv: Tensor2D, groups: readonly 
 }
 
 /** `attentionForward` with its gradient on the tape. */
-export function attention(qkv: Tensor2D, groups: readonly Group[], heads: number): Tensor2D {
+export function attention(qkv: Tensor2D, groups: readonly SequenceGroup[], heads: number): Tensor2D {
   const layer = customGrad((...args: unknown[]) => {
     const [x, save] = args as [Tensor2D, (tensors: Tensor[]) => void]
     save([x])
@@ -68,19 +68,21 @@ export function attention(qkv: Tensor2D, groups: readonly Group[], heads: number
 }
 
 /** The weights each row gives to the rows of its sequence: q, k [B, H, N, K] → [B, H, N, N]. */
-export const chances = (q: Tensor4D, k: Tensor4D): Tensor4D => softmax(matMul<Tensor4D>(mul(q, q.shape[3] ** -0.5), k, false, true))
+export const attentionWeights = (q: Tensor4D, k: Tensor4D): Tensor4D =>
+  softmax(matMul<Tensor4D>(mul(q, q.shape[3] ** -0.5), k, false, true))
 
 /** One group's rows of qkv as queries, keys and values, [B, H, N, K] each. */
-export function split(qkv: Tensor2D, {count: B, length: N}: Group, heads: number): {q: Tensor4D; k: Tensor4D; v: Tensor4D} {
+export function splitHeads(qkv: Tensor2D, {count: B, length: N}: SequenceGroup, heads: number): {q: Tensor4D; k: Tensor4D; v: Tensor4D} {
   const C = qkv.shape[1] / 3
   const pick = (i: number): Tensor4D => transpose(reshape(slice(qkv, [0, i * C], [-1, C]), [B, N, heads, C / heads]), [0, 2, 1, 3])
   return {q: pick(0), k: pick(1), v: pick(2)}
 }
 
-const join = (x: Tensor, {count: B, length: N}: Group): Tensor2D => reshape(transpose(x, [0, 2, 1, 3]), [B * N, x.shape[1]! * x.shape[3]!])
+const mergeHeads = (x: Tensor, {count: B, length: N}: SequenceGroup): Tensor2D =>
+  reshape(transpose(x, [0, 2, 1, 3]), [B * N, x.shape[1]! * x.shape[3]!])
 
 /** The rows of each group. */
-function pieces(x: Tensor2D, groups: readonly Group[]): Tensor2D[] {
+function groupRows(x: Tensor2D, groups: readonly SequenceGroup[]): Tensor2D[] {
   if (groups.length === 1) return [x]
   let start = 0
   return groups.map(({count, length}) => {

@@ -1,17 +1,17 @@
 /** Exact GELU, x·Φ(x) (Hendrycks and Gimpel 2016), and its gated relative SiLU(a) ⊙ b (SwiGLU, Shazeer 2020). */
 import {add, concat, customGrad, div, erf, exp, mul, neg, sigmoid, slice, square, sub, tidy} from '../tf.js'
 import type {Tensor, Tensor2D} from '../tf.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 
 /** x·Φ(x), any shape. */
-export const geluForward = <T extends Tensor>(x: T): T => (fast('Dinov2Gelu', {x})?.[0] ?? plainGelu(x)) as T
+export const geluForward = <T extends Tensor>(x: T): T => (callKernel('Dinov2Gelu', {x})?.[0] ?? geluReference(x)) as T
 
-/** The plain twin of `geluForward`. */
-export const plainGelu = <T extends Tensor>(x: T): T => tidy(() => mul(mul(x, 0.5), add(erf(div(x, Math.SQRT2)), 1)))
+/** The reference implementation of `geluForward`. */
+export const geluReference = <T extends Tensor>(x: T): T => tidy(() => mul(mul(x, 0.5), add(erf(div(x, Math.SQRT2)), 1)))
 
 /** dy·(Φ(x) + x·φ(x)). */
 export function geluBackward<T extends Tensor>(dy: T, x: T): T {
-  const fused = fast('Dinov2GeluGrad', {dy, x})
+  const fused = callKernel('Dinov2GeluGrad', {dy, x})
   if (fused) return fused[0] as T
   return tidy(() => {
     const cdf = mul(add(erf(div(x, Math.SQRT2)), 1), 0.5)
@@ -32,11 +32,11 @@ export function gelu<T extends Tensor>(x: T): T {
 
 /** SiLU of the first half times the second; ab [T, 2H] → [T, H]. */
 export function swigluForward(ab: Tensor2D): Tensor2D {
-  return (fast('Dinov2SwiGlu', {ab})?.[0] ?? plainSwiglu(ab)) as Tensor2D
+  return (callKernel('Dinov2SwiGlu', {ab})?.[0] ?? swigluReference(ab)) as Tensor2D
 }
 
-/** The plain twin of `swigluForward`. */
-export const plainSwiglu = (ab: Tensor2D): Tensor2D =>
+/** The reference implementation of `swigluForward`. */
+export const swigluReference = (ab: Tensor2D): Tensor2D =>
   tidy(() => {
     const [a, b] = halves(ab)
     return mul<Tensor2D>(mul(a, sigmoid(a)), b)
@@ -44,7 +44,7 @@ export const plainSwiglu = (ab: Tensor2D): Tensor2D =>
 
 /** Gradient of SiLU(a) ⊙ b for dy [T, H] → [T, 2H]. */
 export function swigluBackward(dy: Tensor2D, ab: Tensor2D): Tensor2D {
-  const fused = fast('Dinov2SwiGluGrad', {dy, ab})
+  const fused = callKernel('Dinov2SwiGluGrad', {dy, ab})
   if (fused) return fused[0] as Tensor2D
   return tidy(() => {
     const [a, b] = halves(ab)

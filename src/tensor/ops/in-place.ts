@@ -7,18 +7,18 @@
  */
 import {engine} from '../tf.js'
 import type {NamedAttrMap, Tensor} from '../tf.js'
-import {isFused} from './kernel.js'
+import {hasKernel} from './kernel.js'
 
 /**
  * Runs a list kernel of the running engine. Answers undefined where the engine has none of that name; else the number
  * that the kernel found, or true where it answers nothing.
  */
-export function fastInPlace(
+export function callInPlaceKernel(
   kernel: string,
   lists: Record<string, readonly Tensor[]>,
   attrs: Record<string, number> = {}
 ): number | true | undefined {
-  if (!isFused(kernel)) return undefined
+  if (!hasKernel(kernel)) return undefined
   const answer: {value?: number} = {}
   engine().runKernel(kernel, {}, {...attrs, lists, answer} as unknown as NamedAttrMap)
   return answer.value ?? true

@@ -4,7 +4,7 @@
  */
 import {add, customGrad, mean, mul, rsqrt, square, sub, sum, tidy} from '../tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 import {addRows} from './rows.js'
 
 export type Norm = {weight: Tensor1D /* [C] */; bias: Tensor1D /* [C] */}
@@ -16,18 +16,18 @@ export type NormStats = {mean: Tensor2D; rstd: Tensor2D}
 
 /** (x − mean)·rstd ⊙ weight + bias; x [T, C]. The result is held as `like` is held (as x where none is given). */
 export function layerNormForward(x: Tensor2D, {weight, bias}: Norm, like?: Tensor): {y: Tensor2D} & NormStats {
-  const fused = fast('Dinov2LayerNorm', {x, weight, bias, like}, {eps: normEps})
+  const fused = callKernel('Dinov2LayerNorm', {x, weight, bias, like}, {eps: normEps})
   if (fused) return {y: fused[0] as Tensor2D, mean: fused[1] as Tensor2D, rstd: fused[2] as Tensor2D}
-  return plainLayerNorm(x, {weight, bias})
+  return layerNormReference(x, {weight, bias})
 }
 
-/** The plain twin of `layerNormForward`. */
-export const plainLayerNorm = (x: Tensor2D, {weight, bias}: Norm): {y: Tensor2D} & NormStats =>
+/** The reference implementation of `layerNormForward`. */
+export const layerNormReference = (x: Tensor2D, {weight, bias}: Norm): {y: Tensor2D} & NormStats =>
   tidy(() => {
-    const centre: Tensor2D = mean(x, 1, true) //                          [T, 1]
-    const centred: Tensor2D = sub(x, centre)
-    const rstd: Tensor2D = rsqrt(add<Tensor2D>(mean(square(centred), 1, true), normEps)) // [T, 1], biased variance
-    return {y: add(mul(mul(centred, rstd), weight), bias), mean: centre, rstd}
+    const center: Tensor2D = mean(x, 1, true) //                          [T, 1]
+    const centered: Tensor2D = sub(x, center)
+    const rstd: Tensor2D = rsqrt(add<Tensor2D>(mean(square(centered), 1, true), normEps)) // [T, 1], biased variance
+    return {y: add(mul(mul(centered, rstd), weight), bias), mean: center, rstd}
   })
 
 export type NormGrads = {x: Tensor2D; weight: Tensor1D; bias: Tensor1D}
@@ -39,20 +39,20 @@ export type NormGrads = {x: Tensor2D; weight: Tensor1D; bias: Tensor1D}
 export function layerNormBackward(
   dy: Tensor2D,
   x: Tensor2D,
-  {mean: centre, rstd}: NormStats,
+  {mean: center, rstd}: NormStats,
   {weight, bias}: Norm,
   onto?: Tensor2D,
   rows?: Tensor1D
 ): NormGrads {
-  const fused = fast('Dinov2LayerNormGrad', {dy, x, mean: centre, rstd, weight, bias, onto, rows})
+  const fused = callKernel('Dinov2LayerNormGrad', {dy, x, mean: center, rstd, weight, bias, onto, rows})
   if (fused) return {x: fused[0] as Tensor2D, weight: fused[1] as Tensor1D, bias: fused[2] as Tensor1D}
   return tidy(() => {
-    const normal = mul(sub(x, centre), rstd) //                           [T, C]
-    const slope: Tensor2D = mul(dy, weight)
-    const along = mean<Tensor2D>(mul(slope, normal), 1, true) //          [T, 1]
-    const dx: Tensor2D = mul(sub(sub(slope, mean(slope, 1, true)), mul(normal, along)), rstd)
-    const whole = onto && rows ? addRows(onto, rows, dx) : onto ? add<Tensor2D>(dx, onto) : dx
-    return {x: whole, weight: sum<Tensor1D>(mul(dy, normal), 0), bias: sum<Tensor1D>(dy, 0)}
+    const normalized = mul(sub(x, center), rstd) //                           [T, C]
+    const scaled: Tensor2D = mul(dy, weight)
+    const projection = mean<Tensor2D>(mul(scaled, normalized), 1, true) //          [T, 1]
+    const dx: Tensor2D = mul(sub(sub(scaled, mean(scaled, 1, true)), mul(normalized, projection)), rstd)
+    const total = onto && rows ? addRows(onto, rows, dx) : onto ? add<Tensor2D>(dx, onto) : dx
+    return {x: total, weight: sum<Tensor1D>(mul(dy, normalized), 0), bias: sum<Tensor1D>(dy, 0)}
   })
 }
 
@@ -60,8 +60,8 @@ export function layerNormBackward(
 export function layerNorm(x: Tensor2D, p: Norm): Tensor2D {
   const layer = customGrad((...args: unknown[]) => {
     const [a, w, b, save] = args as [Tensor2D, Tensor1D, Tensor1D, (tensors: Tensor[]) => void]
-    const {y, mean: centre, rstd} = layerNormForward(a, {weight: w, bias: b})
-    save([a, w, b, centre, rstd])
+    const {y, mean: center, rstd} = layerNormForward(a, {weight: w, bias: b})
+    save([a, w, b, center, rstd])
     return {
       value: y,
       gradFunc: (dy: Tensor2D, saved: Tensor[]) => {

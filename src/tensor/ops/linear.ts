@@ -6,7 +6,7 @@
 import {add, customGrad, matMul, mul, sum, tidy} from '../tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
 import {gelu} from './gelu.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 
 export type Linear = {weight: Tensor2D /* [O, I] */; bias: Tensor1D /* [O] */}
 
@@ -20,11 +20,12 @@ export type LinearOptions = {
 /** x·Wᵀ + b, then GELU, then the residual; x [T, I] → [T, O]. */
 export function linearForward(x: Tensor2D, {weight, bias}: {weight: Tensor2D; bias?: Tensor1D}, options: LinearOptions = {}): Tensor2D {
   const {activation, residual} = options
-  return (fast('Dinov2Linear', {x, weight, bias, residual}, {activation})?.[0] ?? plainLinear(x, {weight, bias}, options)) as Tensor2D
+  return (callKernel('Dinov2Linear', {x, weight, bias, residual}, {activation})?.[0] ??
+    linearReference(x, {weight, bias}, options)) as Tensor2D
 }
 
-/** The plain twin of `linearForward`. */
-export const plainLinear = (
+/** The reference implementation of `linearForward`. */
+export const linearReference = (
   x: Tensor2D,
   {weight, bias}: {weight: Tensor2D; bias?: Tensor1D},
   {activation, residual}: LinearOptions = {}
@@ -40,7 +41,7 @@ export type LinearGrads = {x: Tensor2D /* [T, I] */; weight: Tensor2D /* [O, I] 
 
 /** Gradients of x·Wᵀ + b for dy [T, O]; those of weight and bias are float32. */
 export function linearBackward(dy: Tensor2D, x: Tensor2D, weight: Tensor2D): LinearGrads {
-  const fused = fast('Dinov2LinearGrad', {dy, x, weight})
+  const fused = callKernel('Dinov2LinearGrad', {dy, x, weight})
   if (fused) return {x: fused[0] as Tensor2D, weight: fused[1] as Tensor2D, bias: fused[2] as Tensor1D}
   return tidy(() => ({x: matMul(dy, weight), weight: matMul(dy, x, true, false), bias: sum<Tensor1D>(dy, 0)}))
 }
@@ -72,7 +73,7 @@ export function scaledResidual(x: Tensor2D, a: Tensor2D, p: Linear, gamma: Tenso
 
 /** γ ⊙ W by rows and γ ⊙ b, held as W is held. */
 export function scaleRows({weight, bias}: Linear, gamma: Tensor1D): Linear {
-  const fused = fast('Dinov2ScaleRows', {weight, bias, gamma})
+  const fused = callKernel('Dinov2ScaleRows', {weight, bias, gamma})
   if (fused) return {weight: fused[0] as Tensor2D, bias: fused[1] as Tensor1D}
   return tidy(() => ({weight: mul(weight, gamma.expandDims<Tensor2D>(1)), bias: mul(bias, gamma)}))
 }
@@ -89,14 +90,20 @@ export function scaledBackward(dy: Tensor2D, a: Tensor2D, p: Linear, gamma: Tens
       const {x, weight, bias} = linearBackward(dy, a, p.weight)
       return {a: x, weight, bias}
     }
-    const raw = linearBackward(dy, a, scaleRows(p, gamma).weight)
-    const fused = fast('Dinov2ScaledGrad', {weight: p.weight, bias: p.bias, gamma, gradWeight: raw.weight, gradBias: raw.bias})
-    if (fused) return {a: raw.x, weight: fused[0] as Tensor2D, bias: fused[1] as Tensor1D, gamma: fused[2] as Tensor1D}
+    const unscaled = linearBackward(dy, a, scaleRows(p, gamma).weight)
+    const fused = callKernel('Dinov2ScaledGrad', {
+      weight: p.weight,
+      bias: p.bias,
+      gamma,
+      gradWeight: unscaled.weight,
+      gradBias: unscaled.bias
+    })
+    if (fused) return {a: unscaled.x, weight: fused[0] as Tensor2D, bias: fused[1] as Tensor1D, gamma: fused[2] as Tensor1D}
     return {
-      a: raw.x,
-      weight: mul(raw.weight, gamma.expandDims<Tensor2D>(1)),
-      bias: mul(raw.bias, gamma),
-      gamma: add<Tensor1D>(sum(mul(raw.weight, p.weight), 1), mul(p.bias, raw.bias))
+      a: unscaled.x,
+      weight: mul(unscaled.weight, gamma.expandDims<Tensor2D>(1)),
+      bias: mul(unscaled.bias, gamma),
+      gamma: add<Tensor1D>(sum(mul(unscaled.weight, p.weight), 1), mul(p.bias, unscaled.bias))
     }
   })
 }

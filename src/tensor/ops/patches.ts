@@ -1,7 +1,7 @@
 /** From pixels to rows that a linear layer can take: normalising, and cutting into patches. */
 import {mul, reshape, sub, tensor, tensor1d, tidy, transpose} from '../tf.js'
 import type {Tensor1D, Tensor2D, Tensor4D} from '../tf.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 
 /** Mean and deviation of ImageNet's channels, which every DINOv2 model was trained with (docs/spec.md §4.1). */
 export const imageMean = [0.485, 0.456, 0.406] as const
@@ -13,16 +13,16 @@ export function normalizePixels(pixels: Uint8Array, shape: readonly [number, num
   if (pixels.length !== B * H * W * 3)
     throw new RangeError(`expected ${B * H * W * 3} bytes for ${B} images of ${H} × ${W} but received ${pixels.length}`)
   return tidy(() => {
-    const centre = tensor1d(imageMean.map(m => 255 * m))
+    const center = tensor1d(imageMean.map(m => 255 * m))
     const scale = tensor1d(imageStd.map(s => 1 / (255 * s)))
-    const fused = fast('Dinov2Pixels', {centre, scale}, {pixels, shape: [B, H, W, 3]})
-    return (fused?.[0] ?? plainNormalize(pixels, [B, H, W, 3], centre, scale)) as Tensor4D
+    const fused = callKernel('Dinov2Pixels', {centre: center, scale}, {pixels, shape: [B, H, W, 3]})
+    return (fused?.[0] ?? normalizeReference(pixels, [B, H, W, 3], center, scale)) as Tensor4D
   })
 }
 
-/** The plain twin of `normalizePixels`: (bytes − centre) · scale. */
-const plainNormalize = (pixels: Uint8Array, shape: [number, number, number, number], centre: Tensor1D, scale: Tensor1D): Tensor4D =>
-  tidy(() => mul<Tensor4D>(sub(tensor(new Int32Array(pixels), shape, 'int32').toFloat(), centre), scale))
+/** The reference implementation of `normalizePixels`: (bytes − centre) · scale. */
+const normalizeReference = (pixels: Uint8Array, shape: [number, number, number, number], center: Tensor1D, scale: Tensor1D): Tensor4D =>
+  tidy(() => mul<Tensor4D>(sub(tensor(new Int32Array(pixels), shape, 'int32').toFloat(), center), scale))
 
 /**
  * Images [B, H, W, 3] cut into squares of `patch` pixels → [B·N, 3·patch²], row-major over the grid, each flattened

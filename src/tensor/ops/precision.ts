@@ -8,16 +8,16 @@
  */
 import {clone} from '../tf.js'
 import type {Tensor} from '../tf.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 
 export type Precision = 'fp32' | 'bf16'
 
 /** A copy of `x` held in `precision`; the values are rounded where it is narrower. */
 export function cast<T extends Tensor>(x: T, precision: Precision): T {
-  return (fast('Dinov2Cast', {x}, {precision})?.[0] ?? clone(x)) as T
+  return (callKernel('Dinov2Cast', {x}, {precision})?.[0] ?? clone(x)) as T
 }
 
 /** `x` held as `like` is held. */
 export function castLike<T extends Tensor>(x: T, like: Tensor): T {
-  return (fast('Dinov2CastLike', {x, like})?.[0] ?? clone(x)) as T
+  return (callKernel('Dinov2CastLike', {x, like})?.[0] ?? clone(x)) as T
 }

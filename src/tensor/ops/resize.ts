@@ -7,7 +7,7 @@
  */
 import {customGrad, matMul, reshape, tensor2d, tidy} from '../tf.js'
 import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../tf.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 
 /** Height and width. */
 export type MapSize = readonly [height: number, width: number]
@@ -22,11 +22,11 @@ export type ResizeOptions = {
 
 /** x [B, H, W, C] at another size; → [B, Y, X, C]. */
 export function resizeForward(x: Tensor4D, size: MapSize, {alignCorners = false}: ResizeOptions = {}): Tensor4D {
-  return (fast('Dinov2Resize', {x}, {size: [...size], alignCorners})?.[0] ?? plainResize(x, size, {alignCorners})) as Tensor4D
+  return (callKernel('Dinov2Resize', {x}, {size: [...size], alignCorners})?.[0] ?? resizeReference(x, size, {alignCorners})) as Tensor4D
 }
 
-/** The plain twin of `resizeForward`: rows and columns each by a matrix with two entries a row. */
-export const plainResize = (x: Tensor4D, [Y, X]: MapSize, {alignCorners = false}: ResizeOptions = {}): Tensor4D =>
+/** The reference implementation of `resizeForward`: rows and columns each by a matrix with two entries a row. */
+export const resizeReference = (x: Tensor4D, [Y, X]: MapSize, {alignCorners = false}: ResizeOptions = {}): Tensor4D =>
   tidy(() => {
     const [, H, W] = x.shape
     return separable(x, bilinearMatrix(H, Y, alignCorners), bilinearMatrix(W, X, alignCorners))
@@ -34,7 +34,7 @@ export const plainResize = (x: Tensor4D, [Y, X]: MapSize, {alignCorners = false}
 
 /** Gradient of `resizeForward` for dy [B, Y, X, C]; `from` is the size [H, W] before; → [B, H, W, C]. */
 export function resizeBackward(dy: Tensor4D, from: MapSize, {alignCorners = false}: ResizeOptions = {}): Tensor4D {
-  const fused = fast('Dinov2ResizeGrad', {dy}, {from: [...from], alignCorners})
+  const fused = callKernel('Dinov2ResizeGrad', {dy}, {from: [...from], alignCorners})
   if (fused) return fused[0] as Tensor4D
   return tidy(() => {
     const [H, W] = from

@@ -7,31 +7,31 @@
  */
 import {add, concat, dispose, fill, keep, tidy} from '../tf.js'
 import type {Tensor, Tensor2D} from '../tf.js'
-import {fastInPlace} from './in-place.js'
-import {isFused} from './kernel.js'
+import {callInPlaceKernel} from './in-place.js'
+import {hasKernel} from './kernel.js'
 
 export class RowSum {
-  private whole: Tensor2D | undefined
-  private readonly pieces = new Map<number, Tensor2D>()
+  private sum: Tensor2D | undefined
+  private readonly chunks = new Map<number, Tensor2D>()
 
   constructor(private readonly shape: readonly [number, number]) {}
 
   /** Adds a piece [k, D] to the rows from `start` on. The piece stays the caller's. */
-  add(start: number, piece: Tensor2D): void {
-    if (isFused('Dinov2AddAt')) {
-      this.whole ??= keep(fill(this.shape as [number, number], 0) as Tensor2D) // not `zeros`, which are written in JavaScript and copied
-      fastInPlace('Dinov2AddAt', {into: [this.whole], piece: [piece]}, {start})
+  add(start: number, chunk: Tensor2D): void {
+    if (hasKernel('Dinov2AddAt')) {
+      this.sum ??= keep(fill(this.shape as [number, number], 0) as Tensor2D) // not `zeros`, which are written in JavaScript and copied
+      callInPlaceKernel('Dinov2AddAt', {into: [this.sum], piece: [chunk]}, {start})
       return
     }
-    const before = this.pieces.get(start)
-    this.pieces.set(start, keep(before ? tidy(() => add<Tensor2D>(before, piece)) : piece.clone()))
+    const before = this.chunks.get(start)
+    this.chunks.set(start, keep(before ? tidy(() => add<Tensor2D>(before, chunk)) : chunk.clone()))
     if (before) dispose(before)
   }
 
   /** The sum, the caller's from now on; undefined where nothing was added. */
   take(): Tensor2D | undefined {
-    if (this.whole || this.pieces.size === 0) return this.whole
-    const parts = [...this.pieces].sort(([a], [b]) => a - b).map(([, piece]) => piece)
+    if (this.sum || this.chunks.size === 0) return this.sum
+    const parts = [...this.chunks].sort(([a], [b]) => a - b).map(([, chunk]) => chunk)
     const all = keep(concat(parts, 0))
     dispose(parts)
     return all
@@ -41,7 +41,7 @@ export class RowSum {
 /** Adds each tensor of `more` to its partner, in place where the engine can. Consumes both lists; returns the sums. */
 export function addAll(into: readonly Tensor[], more: readonly Tensor[]): Tensor[] {
   if (into.length === 0) return []
-  if (fastInPlace('Dinov2AddAll', {into, more}) !== undefined) {
+  if (callInPlaceKernel('Dinov2AddAll', {into, more}) !== undefined) {
     dispose([...more])
     return [...into]
   }

@@ -4,7 +4,7 @@
  */
 import {add, gather, mul, tidy, unsortedSegmentSum} from '../tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
-import {fast} from './kernel.js'
+import {callKernel} from './kernel.js'
 
 /** A factor as kernels take it: by row [n, 1], or one number. */
 const factorOf = (factor: Tensor2D | number): {factors: Tensor2D | undefined; factor: number} =>
@@ -16,7 +16,7 @@ const factorOf = (factor: Tensor2D | number): {factors: Tensor2D | undefined; fa
  */
 export function takeRows(x: Tensor2D, rows: Tensor1D, factor: Tensor2D | number = 1, like?: Tensor): Tensor2D {
   const {factors, factor: by} = factorOf(factor)
-  const fused = fast('Dinov2TakeRows', {x, rows, factors, like}, {factor: by})
+  const fused = callKernel('Dinov2TakeRows', {x, rows, factors, like}, {factor: by})
   if (fused) return fused[0] as Tensor2D
   return factor === 1 ? gather(x, rows) : tidy(() => mul<Tensor2D>(gather(x, rows), factor))
 }
@@ -24,7 +24,7 @@ export function takeRows(x: Tensor2D, rows: Tensor1D, factor: Tensor2D | number 
 /** x [T, C] with factor·y [n, C] added at `rows` [n]; each row occurs at most once. A factor by row is [n, 1]. */
 export function addRows(x: Tensor2D, rows: Tensor1D, y: Tensor2D, factor: Tensor2D | number = 1): Tensor2D {
   const {factors, factor: by} = factorOf(factor)
-  const fused = fast('Dinov2AddRows', {x, rows, y, factors}, {factor: by})
+  const fused = callKernel('Dinov2AddRows', {x, rows, y, factors}, {factor: by})
   if (fused) return fused[0] as Tensor2D
   return tidy(() => add<Tensor2D>(x, unsortedSegmentSum(factor === 1 ? y : mul<Tensor2D>(y, factor), rows, x.shape[0])))
 }

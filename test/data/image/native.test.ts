@@ -1,5 +1,5 @@
 /**
- * The compiled twin gives the bytes of the written one, for every change of colour, every order of passes and any
+ * The compiled code gives the bytes of the TypeScript, for every change of colour, every order of passes and any
  * size; and refuses what does not fit.
  */
 import assert from 'node:assert/strict'
@@ -194,7 +194,7 @@ async function ask(folder: string, cxx: string): Promise<{path?: string; said: s
   })
 }
 
-test('without a compiler, or with a wrong one, one sentence is said and the written twin is used', async t => {
+test('without a compiler, or with a wrong one, one sentence is said and the TypeScript is used', async t => {
   const folder = folderFor(t)
   const none = await ask(folder, join(folder, 'no-such-compiler'))
   assert.equal(none.path, undefined)

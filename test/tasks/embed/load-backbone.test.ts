@@ -11,7 +11,7 @@ import {forward} from '../../../src/model/vit.js'
 import type {Vit} from '../../../src/model/vit.js'
 import {loadBackbone} from '../../../src/tasks/embed/load-backbone.js'
 import {dispose, tidy} from '../../../src/tensor/tf.js'
-import {flat, free} from '../../../src/tensor/tree.js'
+import {flatten, disposeTree} from '../../../src/tensor/tree.js'
 import {apart, counted, held, normal, onTorch, put, take} from '../../support/engine.js'
 import {scratch} from '../../support/scratch.js'
 import {configs, smallVit} from '../../support/small-vit.js'
@@ -19,7 +19,7 @@ import {configs, smallVit} from '../../support/small-vit.js'
 before(onTorch)
 
 async function* tensorsOf(params: Vit): AsyncGenerator<NamedTensor> {
-  for (const [name, leaf] of flat(params)) yield {name, shape: leaf.shape, data: (await leaf.data()) as Float32Array}
+  for (const [name, leaf] of flatten(params)) yield {name, shape: leaf.shape, data: (await leaf.data()) as Float32Array}
 }
 
 for (const [kind, config] of Object.entries(configs))
@@ -41,11 +41,11 @@ for (const [kind, config] of Object.entries(configs))
       assert.deepEqual(loaded.config, {...config, layerScale: config.layerScale || added})
       if (path === file) assert.equal(loaded.metadata['note'], 'kept')
       fingerprints.add(loaded.fingerprint)
-      const named = flat(loaded.params)
+      const named = flatten(loaded.params)
       const more = added ? [0, 1].flatMap(i => [`blocks.${i}.ls1.gamma`, `blocks.${i}.ls2.gamma`]) : []
-      assert.deepEqual([...named.keys()].sort(), [...flat(params).keys(), ...more].sort())
+      assert.deepEqual([...named.keys()].sort(), [...flatten(params).keys(), ...more].sort())
       for (const name of more) assert.ok((await named.get(name)!.data()).every(x => x === 1))
-      for (const [name, leaf] of flat(params)) assert.deepEqual(await named.get(name)!.data(), await leaf.data(), name)
+      for (const [name, leaf] of flatten(params)) assert.deepEqual(await named.get(name)!.data(), await leaf.data(), name)
       assert.equal(held() - before.bytes, 4 * [...named.values()].reduce((sum, leaf) => sum + leaf.size, 0), 'each weight is held once')
       loaded[Symbol.dispose]()
       assert.deepEqual({tensors: counted(), bytes: held()}, before)
@@ -62,7 +62,7 @@ for (const [kind, config] of Object.entries(configs))
     }
     assert.equal(fingerprints.size, config.layerScale ? 1 : 2)
     dispose(x)
-    free(params)
+    disposeTree(params)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
   })
 
@@ -72,7 +72,7 @@ test('another number anywhere is another fingerprint', async t => {
   for (const seed of [0, 1]) {
     const params = smallVit(configs.plain, seed)
     await saveBackbone(join(folder, `${seed}`), configs.plain, tensorsOf(params))
-    free(params)
+    disposeTree(params)
     const loaded = await loadBackbone(join(folder, `${seed}`))
     found.add(loaded.fingerprint)
     loaded[Symbol.dispose]()
@@ -85,7 +85,7 @@ test('a file that breaks off is refused, and leaves nothing in the engine', asyn
   const path = join(folder, 'a.safetensors')
   const params = smallVit(configs.plain)
   await saveBackbone(path, configs.plain, tensorsOf(params))
-  free(params)
+  disposeTree(params)
   const start = {tensors: counted(), bytes: held()}
   await truncate(path, 6000)
   await assert.rejects(loadBackbone(path), {name: 'UserError'})

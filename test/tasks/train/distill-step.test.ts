@@ -11,8 +11,8 @@ import {centeredTargets} from '../../../src/loss/targets.js'
 import type {VitConfig} from '../../../src/model/config.js'
 import {headForward} from '../../../src/model/head.js'
 import {initHead, initProjector} from '../../../src/model/init.js'
-import {forward, inferenceCopy} from '../../../src/model/vit.js'
-import type {Named} from '../../../src/optim/adamw.js'
+import {forward, castForInference} from '../../../src/model/vit.js'
+import type {ParamMap} from '../../../src/optim/adamw.js'
 import {featureStep} from '../../../src/tasks/train/feature-distill-step.js'
 import {TeacherTargetCache} from '../../../src/tasks/train/teacher.js'
 import type {Teacher} from '../../../src/tasks/train/teacher.js'
@@ -28,7 +28,7 @@ import {
 } from '../../../src/tasks/train/train-step.js'
 import {type Tensor, concat, dispose, reshape, scalar, slice, tidy, zeros, zerosLike} from '../../../src/tensor/tf.js'
 import type {Tensor2D, Tensor4D} from '../../../src/tensor/tf.js'
-import {flat, grow} from '../../../src/tensor/tree.js'
+import {flatten, unflatten} from '../../../src/tensor/tree.js'
 import {counted, onPlain, onTorch, take} from '../../support/engine.js'
 import {configs, smallVit} from '../../support/small-vit.js'
 import {batchOf, freeBatch, freeState, images, rates, settingsOf, variants, type Variant} from '../../support/small-run.js'
@@ -39,7 +39,7 @@ const variant: Variant = {...variants['own head, centring, registers']!, vit: co
 
 const head = (width: number, name: string, seed: number) => {
   const fresh = initHead({width, hidden: 16, bottleneck: 8, prototypes: K, layers: 3}, seed, name)
-  const named = flat({[name]: fresh})
+  const named = flatten({[name]: fresh})
   for (const [path, leaf] of named)
     if (/mlp.*weight$/.test(path)) {
       named.set(
@@ -54,11 +54,11 @@ const head = (width: number, name: string, seed: number) => {
 /** A teacher of another width and patch, with or without heads. */
 function teacherOf(config: VitConfig = wide, withHeads = true): Teacher {
   const masters = smallVit(config, 7)
-  const {params, owned} = inferenceCopy(masters, 'fp32')
+  const {params, owned} = castForInference(masters, 'fp32')
   const [dino, ibot] = [head(config.width, 'dino_head', 7), head(config.width, 'ibot_head', 7)]
   const copies = {
-    dino: castHead(grow<Network>(dino).dino_head, 'fp32'),
-    ibot: castHead(grow<{ibot_head: Network['dino_head']}>(ibot).ibot_head, 'fp32')
+    dino: castHead(unflatten<Network>(dino).dino_head, 'fp32'),
+    ibot: castHead(unflatten<{ibot_head: Network['dino_head']}>(ibot).ibot_head, 'fp32')
   }
   const size = {layers: 3, hidden: 16, bottleneck: 8, prototypes: K}
   return {
@@ -72,7 +72,7 @@ function teacherOf(config: VitConfig = wide, withHeads = true): Teacher {
     ...(withHeads ? {heads: {dino_head: size, ibot_head: size}, copies} : {}),
     dispose: () => {
       const all = new Set<Tensor>([
-        ...flat(masters).values(),
+        ...flatten(masters).values(),
         ...owned,
         ...dino.values(),
         ...ibot.values(),
@@ -84,15 +84,15 @@ function teacherOf(config: VitConfig = wide, withHeads = true): Teacher {
   }
 }
 
-const stateFrom = (student: Named): TrainState => {
-  const copy = (make: (leaf: Tensor) => Tensor): Named => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
+const stateFrom = (student: ParamMap): TrainState => {
+  const copy = (make: (leaf: Tensor) => Tensor): ParamMap => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
   return {student, teacher: copy(leaf => tidy(() => leaf.add(0))), moments: {m: copy(zerosLike), v: copy(zerosLike)}, step: 0}
 }
 const withHeads = (): TrainState =>
-  stateFrom(new Map([...flat({backbone: smallVit(variant.vit, 1)}), ...head(12, 'dino_head', 1), ...head(12, 'ibot_head', 1)]))
+  stateFrom(new Map([...flatten({backbone: smallVit(variant.vit, 1)}), ...head(12, 'dino_head', 1), ...head(12, 'ibot_head', 1)]))
 const withProjectors = (): TrainState =>
   stateFrom(
-    flat({
+    flatten({
       backbone: smallVit(variant.vit, 1),
       cls_projector: initProjector(12, 16, 1, 'cls_projector'),
       patch_projector: initProjector(12, 16, 1, 'patch_projector')
@@ -116,7 +116,7 @@ const kinds: readonly Kind[] = ['heads', 'features']
 async function learn(kind: Kind, more: {accumulate?: number; memory?: 'fast' | 'balanced' | 'small'} = {}) {
   const before = counted()
   const teacher = teacherOf(wide, kind === 'heads')
-  const bytes = await read(flat(teacher.backbone))
+  const bytes = await read(flatten(teacher.backbone))
   let state = kind === 'heads' ? withHeads() : withProjectors()
   const lessons = new TeacherTargetCache(teacher, [3], 12)
   const settings = settingsOf(variant, more)
@@ -144,7 +144,7 @@ async function learn(kind: Kind, more: {accumulate?: number; memory?: 'fast' | '
     assert.equal(counted(), living, `${kind}: tensors after step ${step}`)
   }
   const after = {student: await read(state.student), average: await read(state.teacher)}
-  assert.deepEqual(await read(flat(teacher.backbone)), bytes, 'the teacher is frozen')
+  assert.deepEqual(await read(flatten(teacher.backbone)), bytes, 'the teacher is frozen')
   freeState(state)
   lessons.dispose()
   teacher.dispose()
@@ -155,15 +155,15 @@ async function learn(kind: Kind, more: {accumulate?: number; memory?: 'fast' | '
 const largest = (a: Float32Array, b: Float32Array): number => a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0)
 
 for (const kind of kinds) {
-  test(`${kind}: libtorch takes the steps that the plain twins take; the mask token stands still`, async () => {
+  test(`${kind}: libtorch takes the steps that the reference implementations take; the mask token stands still`, async () => {
     await onPlain()
-    const twin = await learn(kind)
+    const reference = await learn(kind)
     await onTorch()
     const own = await learn(kind)
-    for (const [i, losses] of twin.losses.entries())
+    for (const [i, losses] of reference.losses.entries())
       for (const [name, value] of Object.entries(losses))
         assert.ok(Math.abs(own.losses[i]![name]! - value) <= 3e-5 * Math.max(Math.abs(value), 0.1), `step ${i + 1}: ${name}`)
-    for (const [name, value] of twin.student) {
+    for (const [name, value] of reference.student) {
       if (name.endsWith('qkv.bias')) continue // its key third has a gradient of rounding alone, which AdamW turns into full steps
       assert.ok(largest(own.student.get(name)!, value) < 1e-4, name)
     }
@@ -190,7 +190,7 @@ test('at equal temperatures, with plain softmax targets, on the same crop and wi
   await onTorch()
   const before = counted()
   const state = withHeads()
-  const student = grow<Network>(state.student)
+  const student = unflatten<Network>(state.student)
   const settings = settingsOf(variant, {koleoWeight: 0})
   const bare = batchOf({...variant, locals: 0})
   const [n, ...sides] = bare.globals.shape

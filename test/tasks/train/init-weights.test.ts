@@ -22,7 +22,7 @@ import {cropSettings, freeBatch, initState, ratesAt, stepBatch, stepSettings} fr
 import {trainStep} from '../../../src/tasks/train/train-step.js'
 import {rng} from '../../../src/tensor/random.js'
 import {dispose, type Tensor} from '../../../src/tensor/tf.js'
-import {flat, grow} from '../../../src/tensor/tree.js'
+import {flatten, unflatten} from '../../../src/tensor/tree.js'
 import type {Vit} from '../../../src/model/vit.js'
 import {folder as makeFolder, realBinary, run as runBinary, type Ended} from '../../support/program.js'
 import {counted, normal, onTorch, put} from '../../support/engine.js'
@@ -150,7 +150,7 @@ describe('the state', () => {
     // What the first step sees is what the model says.
     const loaded = await loadBackbone(at('run'), {trainable: true})
     const x = put(normal('x', [2, 32, 32, 3]))
-    const tree = grow<{backbone: Vit}>([...state.student].filter(([name]) => name.startsWith('backbone.'))).backbone
+    const tree = unflatten<{backbone: Vit}>([...state.student].filter(([name]) => name.startsWith('backbone.'))).backbone
     const [a, b] = [forward(tree, x, plan.vit), forward(loaded.params, x, loaded.config)]
     assert.deepEqual(await numbers(a.patches), await numbers(b.patches))
     for (const f of [a, b]) dispose([f.cls, f.patches, f.registers, f.prenorm])
@@ -166,7 +166,7 @@ describe('the state', () => {
     const state = await initState(own, plan)
     const loaded = await loadBackbone(at('run'), {trainable: true})
     const expected = adapt(loaded.params, loaded.config, plan.vit, own.train.seed)
-    for (const [name, leaf] of flat(expected)) {
+    for (const [name, leaf] of flatten(expected)) {
       assert.deepEqual(await numbers(state.student.get(`backbone.${name}`)!), await numbers(leaf), name)
       dispose(leaf)
     }

@@ -17,16 +17,16 @@ import {
   type StepSettings
 } from '../../../src/tasks/train/train-step.js'
 import {updateError} from '../../../src/tasks/verify/checks.js'
-import type {Named} from '../../../src/optim/adamw.js'
+import type {ParamMap} from '../../../src/optim/adamw.js'
 import {rng} from '../../../src/tensor/random.js'
 import {add, concat, dispose, mul, scalar, softmax, tensor, tidy, zeros} from '../../../src/tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D, Tensor4D} from '../../../src/tensor/tf.js'
-import {grow} from '../../../src/tensor/tree.js'
+import {unflatten} from '../../../src/tensor/tree.js'
 import {counted, held, normal, onPlain, onTorch, put} from '../../support/engine.js'
 import {batchOf, freeBatch, freeState, images, rates, settingsOf, stateOf, variants, type Variant} from '../../support/small-run.js'
 
 type Numbers = Map<string, Float32Array>
-const read = async (named: Named): Promise<Numbers> => {
+const read = async (named: ParamMap): Promise<Numbers> => {
   const out: Numbers = new Map()
   for (const [name, leaf] of named) out.set(name, ((await leaf.data()) as Float32Array).slice())
   return out
@@ -64,12 +64,12 @@ async function train(
 }
 
 for (const [what, variant] of Object.entries(variants))
-  test(`${what}: libtorch takes the steps that the plain twins take, and keeps nothing`, async () => {
+  test(`${what}: libtorch takes the steps that the reference implementations take, and keeps nothing`, async () => {
     await onPlain()
-    const twin = await train(variant)
+    const reference = await train(variant)
     await onTorch()
     const kernel = await train(variant)
-    for (const [i, expected] of twin.reports.entries()) {
+    for (const [i, expected] of reference.reports.entries()) {
       const found = kernel.reports[i]!
       assert.equal(found.masked, variant.masked > 0 ? images * Math.round(variant.masked * 9) : 0)
       for (const [name, value] of Object.entries(expected.losses))
@@ -84,11 +84,11 @@ for (const [what, variant] of Object.entries(variants))
       assert.equal(found.losses.ibot > 0, variant.masked > 0)
     }
     for (const network of ['student', 'teacher'] as const)
-      for (const [name, expected] of twin.after[network]) {
+      for (const [name, expected] of reference.after[network]) {
         // The key third of a qkv bias has a gradient of rounding alone, which AdamW turns into full steps.
         const third = expected.length / 3
         const counts = name.endsWith('qkv.bias') ? (i: number): boolean => i < third || i >= 2 * third : undefined
-        const off = updateError(twin.before[network].get(name)!, kernel.after[network].get(name)!, expected, counts)
+        const off = updateError(reference.before[network].get(name)!, kernel.after[network].get(name)!, expected, counts)
         assert.ok(off < 3e-3, `${network} ${name}: the update is off by ${off}`)
       }
   })
@@ -115,8 +115,8 @@ for (const what of ['shared head, Sinkhorn', 'own head, centring, registers', 's
     const chances = (name: string, rows: number): Tensor2D => tidy(() => softmax(put(normal(name, [rows, 16]))))
     const [cls, patches] = [given(chances('cls', 2 * images)), given(chances('patches', batch.indices.length))]
     const targets = {cls: cls.targets, patches: patches.targets, entropy: scalar(0)}
-    const at = (named: Named): ReturnType<typeof studentGradients> =>
-      studentGradients(grow<Network>(named), batch, targets, settings, rng(3, 'drop path'))
+    const at = (named: ParamMap): ReturnType<typeof studentGradients> =>
+      studentGradients(unflatten<Network>(named), batch, targets, settings, rng(3, 'drop path'))
     const {grads} = at(state.student)
     assert.deepEqual([...grads.keys()].sort(), [...state.student.keys()].sort())
     // Along a direction drawn for each part of the network, by central differences.
@@ -146,7 +146,7 @@ for (const what of ['shared head, Sinkhorn', 'own head, centring, registers', 's
       }
       assert.ok(along.size > 0, part)
       const total = (h: number): number => {
-        const moved: Named = new Map(
+        const moved: ParamMap = new Map(
           [...state.student].map(([name, leaf]) => {
             const signs = along.get(name)
             return [name, signs ? tidy(() => add(leaf, mul(tensor(signs, leaf.shape), h))) : leaf]

@@ -17,32 +17,32 @@ type Inputs = Record<string, TensorInfo>
 type Attributes = Record<string, unknown>
 
 /** The handle of an input. Throws on strings, which the backend keeps but cannot compute with. */
-export function h(info: TensorInfo): Handle {
+export function handleOf(info: TensorInfo): Handle {
   storedAs(info.dtype)
   return backend().handle(info)
 }
 
 /** True for int32 and bool. */
-export const isWhole = (info: TensorInfo): boolean => info.dtype === 'int32' || info.dtype === 'bool'
+export const isIntegral = (info: TensorInfo): boolean => info.dtype === 'int32' || info.dtype === 'bool'
 
 /** A copy in another scalar type; the tensor itself where it has that type already. */
-export const to = (handle: Handle, type: number): Handle => op('to.dtype', handle, type, false, false)
+export const castTo = (handle: Handle, type: number): Handle => op('to.dtype', handle, type, false, false)
 
 /** As float: bfloat16 and float32 stay, whole numbers become float32. */
-export const asFloat = (info: TensorInfo): Handle => (isWhole(info) ? to(h(info), scalarType.float32) : h(info))
+export const asFloat = (info: TensorInfo): Handle => (isIntegral(info) ? castTo(handleOf(info), scalarType.float32) : handleOf(info))
 
 /** A float32 tensor on the device from values, under the care of the current scope. */
 export function fromFloats(values: Float32Array, shape: readonly number[]): Handle {
-  return lent(torch().fromBytes(values, scalarType.float32, shape))
+  return track(torch().fromBytes(values, scalarType.float32, shape))
 }
 
 /** An int64 vector on the device, under the care of the current scope. */
 export function fromIndices(values: readonly number[]): Handle {
-  return to(lent(torch().fromBytes(Int32Array.from(values), scalarType.int32, [values.length])), scalarType.int64)
+  return castTo(track(torch().fromBytes(Int32Array.from(values), scalarType.int32, [values.length])), scalarType.int64)
 }
 
 /** Brings a handle made outside `op` under the care of the current scope. */
-export function lent(handle: Handle): Handle {
+export function track(handle: Handle): Handle {
   const alias = op('alias', handle)
   torch().release(handle)
   return alias

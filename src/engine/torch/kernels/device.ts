@@ -24,7 +24,7 @@ const ready = new Map<string, boolean>()
  * they want. Elsewhere kernels compose libtorch's operators. `args` is what the family asks about, e.g. the width of a
  * head.
  */
-export function hasOwn(family: string, ...args: number[]): boolean {
+export function hasNativeKernel(family: string, ...args: number[]): boolean {
   if (!onCpu()) return false
   const key = [family, ...args].join()
   let answer = ready.get(key)

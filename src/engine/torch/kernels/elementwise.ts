@@ -3,7 +3,7 @@ import {upcastType} from '../../../tensor/tf.js'
 import type {DataType, TensorInfo} from '../../../tensor/tf.js'
 import {op, scalarType} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {asFloat, define, defineAlias, h, isWhole, to} from './define.js'
+import {asFloat, define, defineAlias, handleOf, isIntegral, castTo} from './define.js'
 import {storedAs} from '../backend.js'
 
 // ------------------------------------------------------------------------------------------------ one input, floats
@@ -36,19 +36,19 @@ for (const [kernel, name] of Object.entries(floats)) define(kernel, ({x}) => [op
 
 define('Softplus', ({x}) => [op('softplus', asFloat(x!), 1, 30), 'float32'])
 define('Elu', ({x}) => [op('elu', asFloat(x!), 1, 1, 1), 'float32'])
-define('EluGrad', ({dy, y}) => [op('elu_backward', h(dy!), 1, 1, 1, true, h(y!)), 'float32'])
+define('EluGrad', ({dy, y}) => [op('elu_backward', handleOf(dy!), 1, 1, 1, true, handleOf(y!)), 'float32'])
 define('Selu', ({x}) => [op('selu', asFloat(x!)), 'float32'])
 define('LeakyRelu', ({x}, {alpha}) => [op('leaky_relu', asFloat(x!), alpha as number), 'float32'])
 define('Prelu', ({x, alpha}) => {
   const value = asFloat(x!)
-  return [op('where.self', op('ge.Scalar', value, 0), value, op('mul.Tensor', value, h(alpha!))), 'float32']
+  return [op('where.self', op('ge.Scalar', value, 0), value, op('mul.Tensor', value, handleOf(alpha!))), 'float32']
 })
 
 // -------------------------------------------------------------------------------------------- one input, the type
 // stays
 
 /** Runs an operator that libtorch refuses for bool on 0 and 1 instead. */
-const counted = (x: TensorInfo): Handle => (x.dtype === 'bool' ? to(h(x), scalarType.int32) : h(x))
+const counted = (x: TensorInfo): Handle => (x.dtype === 'bool' ? castTo(handleOf(x), scalarType.int32) : handleOf(x))
 const keepType: Record<string, string> = {
   Abs: 'abs',
   Neg: 'neg',
@@ -62,7 +62,7 @@ const keepType: Record<string, string> = {
 for (const [kernel, name] of Object.entries(keepType))
   define(kernel, ({x}) => {
     const value = counted(x!)
-    const same = isWhole(x!) && (name === 'ceil' || name === 'floor' || name === 'round')
+    const same = isIntegral(x!) && (name === 'ceil' || name === 'floor' || name === 'round')
     const result = same ? op('clone', value) : op(name, value)
     return x!.dtype === 'bool' ? [result, 'int32'] : result
   })
@@ -73,25 +73,25 @@ define('Relu6', ({x}) => {
 define('ClipByValue', ({x}, {clipValueMin, clipValueMax}) => op('clamp', counted(x!), clipValueMin as number, clipValueMax as number))
 define('Step', ({x}, {alpha}) => {
   const value = asFloat(x!)
-  const positive = to(op('gt.Scalar', value, 0), scalarType.float32)
+  const positive = castTo(op('gt.Scalar', value, 0), scalarType.float32)
   const stepped = op('add.Tensor', positive, op('mul.Scalar', op('rsub.Scalar', positive, 1), alpha as number))
   const result = op('where.self', op('isnan', value), value, stepped)
-  return isWhole(x!) ? [to(result, scalarType.int32), 'int32'] : result
+  return isIntegral(x!) ? [castTo(result, scalarType.int32), 'int32'] : result
 })
-define('OnesLike', ({x}) => op('ones_like', h(x!)))
-define('ZerosLike', ({x}) => op('zeros_like', h(x!)))
+define('OnesLike', ({x}) => op('ones_like', handleOf(x!)))
+define('ZerosLike', ({x}) => op('zeros_like', handleOf(x!)))
 defineAlias('Identity')
 
 for (const [kernel, name] of Object.entries({IsFinite: 'isfinite', IsInf: 'isinf', IsNan: 'isnan'}))
-  define(kernel, ({x}) => [op(name, h(x!)), 'bool'])
-define('LogicalNot', ({x}) => [op('logical_not', h(x!)), 'bool'])
+  define(kernel, ({x}) => [op(name, handleOf(x!)), 'bool'])
+define('LogicalNot', ({x}) => [op('logical_not', handleOf(x!)), 'bool'])
 
 define('Cast', ({x}, {dtype}) => {
   const wanted = dtype as DataType
   const from = x!.dtype
-  if (from === wanted) return [op('alias', h(x!)), wanted]
-  if (wanted === 'bool') return [op('ne.Scalar', h(x!), 0), 'bool']
-  return [to(h(x!), storedAs(wanted)), wanted]
+  if (from === wanted) return [op('alias', handleOf(x!)), wanted]
+  if (wanted === 'bool') return [op('ne.Scalar', handleOf(x!), 0), 'bool']
+  return [castTo(handleOf(x!), storedAs(wanted)), wanted]
 })
 
 // ----------------------------------------------------------------------------------------------------------- two
@@ -101,7 +101,7 @@ define('Cast', ({x}, {dtype}) => {
 function pair(a: TensorInfo, b: TensorInfo): {a: Handle; b: Handle; dtype: DataType} {
   const common = upcastType(a.dtype, b.dtype)
   const dtype = common === 'bool' ? 'int32' : common
-  const fit = (x: TensorInfo): Handle => (dtype === 'float32' ? asFloat(x) : to(h(x), scalarType.int32))
+  const fit = (x: TensorInfo): Handle => (dtype === 'float32' ? asFloat(x) : castTo(handleOf(x), scalarType.int32))
   return {a: fit(a), b: fit(b), dtype}
 }
 
@@ -115,9 +115,9 @@ const arithmetic: Record<string, (a: Handle, b: Handle, dtype: DataType) => Hand
   SquaredDifference: (a, b) => op('square', op('sub.Tensor', a, b)),
   Pow: (a, b, dtype) =>
     dtype === 'int32'
-      ? to(op('pow.Tensor_Tensor', to(a, scalarType.float64), to(b, scalarType.float64)), scalarType.int32)
+      ? castTo(op('pow.Tensor_Tensor', castTo(a, scalarType.float64), castTo(b, scalarType.float64)), scalarType.int32)
       : op('pow.Tensor_Tensor', a, b),
-  RealDiv: (a, b, dtype) => (dtype === 'int32' ? to(op('div.Tensor_mode', a, b, 'trunc'), scalarType.int32) : op('div.Tensor', a, b)),
+  RealDiv: (a, b, dtype) => (dtype === 'int32' ? castTo(op('div.Tensor_mode', a, b, 'trunc'), scalarType.int32) : op('div.Tensor', a, b)),
   FloorDiv: (a, b) => op('div.Tensor_mode', a, b, 'floor')
 }
 for (const [kernel, body] of Object.entries(arithmetic))
@@ -129,20 +129,21 @@ define('Atan2', ({a, b}) => [op('atan2', asFloat(a!), asFloat(b!)), 'float32'])
 
 define('AddN', inputs => {
   const all = Object.values(inputs) as TensorInfo[]
-  return all.slice(1).reduce((sum, x) => op('add.Tensor', sum, h(x)), op('alias', h(all[0]!)))
+  return all.slice(1).reduce((sum, x) => op('add.Tensor', sum, handleOf(x)), op('alias', handleOf(all[0]!)))
 })
 
 const comparisons = {Equal: 'eq', NotEqual: 'ne', Greater: 'gt', GreaterEqual: 'ge', Less: 'lt', LessEqual: 'le'}
-for (const [kernel, name] of Object.entries(comparisons)) define(kernel, ({a, b}) => [op(`${name}.Tensor`, h(a!), h(b!)), 'bool'])
+for (const [kernel, name] of Object.entries(comparisons))
+  define(kernel, ({a, b}) => [op(`${name}.Tensor`, handleOf(a!), handleOf(b!)), 'bool'])
 for (const [kernel, name] of Object.entries({LogicalAnd: 'logical_and', LogicalOr: 'logical_or', LogicalXor: 'logical_xor'}))
-  define(kernel, ({a, b}) => [op(name, h(a!), h(b!)), 'bool'])
+  define(kernel, ({a, b}) => [op(name, handleOf(a!), handleOf(b!)), 'bool'])
 
 define('Select', ({condition, t, e}) => {
-  let where = h(condition!)
+  let where = handleOf(condition!)
   const rank = t!.shape.length
   if (condition!.shape.length === 1 && rank > 1)
     where = op('reshape', where, [condition!.shape[0]!, ...new Array<number>(rank - 1).fill(1)])
-  return [op('where.self', to(where, scalarType.bool), h(t!), h(e!)), upcastType(t!.dtype, e!.dtype)]
+  return [op('where.self', castTo(where, scalarType.bool), handleOf(t!), handleOf(e!)), upcastType(t!.dtype, e!.dtype)]
 })
 
-define('BitwiseAnd', ({a, b}) => [op('bitwise_and.Tensor', h(a!), h(b!)), 'int32'])
+define('BitwiseAnd', ({a, b}) => [op('bitwise_and.Tensor', handleOf(a!), handleOf(b!)), 'int32'])

@@ -3,26 +3,26 @@
  *
  * Which operator is taken is decided by what was measured: on a CPU, oneDNN's linear with its epilogues beats the
  * default float32 product, and two batched products with a softmax between them beat the tiled attention kernel at the
- * lengths of image crops. On a GPU the flash kernels are taken. Where the addon has a loop of its own (`hasOwn`), it
- * goes once over memory in place of several operators. Reductions, statistics and gradients of weights are float32
- * whatever the inputs are.
+ * lengths of image crops. On a GPU the flash kernels are taken. Where the addon has a loop of its own
+ * (`hasNativeKernel`), it goes once over memory in place of several operators. Reductions, statistics and gradients of
+ * weights are float32 whatever the inputs are.
  */
 import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {hasOwn, onCpu, onednnTakes} from './device.js'
-import {define, defineMany, h, lent, to} from './define.js'
+import {hasNativeKernel, onCpu, onednnTakes} from './device.js'
+import {define, defineMany, handleOf, track, castTo} from './define.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
 
-define('Dinov2Cast', ({x}, {precision}) => copyAs(h(x!), precision === 'bf16' ? bfloat16 : float32))
-define('Dinov2CastLike', ({x, like}) => copyAs(h(x!), typeOf(h(like!))))
-const copyAs = (x: Handle, type: number): Handle => (typeOf(x) === type ? op('alias', x) : to(x, type))
+define('Dinov2Cast', ({x}, {precision}) => copyAs(handleOf(x!), precision === 'bf16' ? bfloat16 : float32))
+define('Dinov2CastLike', ({x, like}) => copyAs(handleOf(x!), typeOf(handleOf(like!))))
+const copyAs = (x: Handle, type: number): Handle => (typeOf(x) === type ? op('alias', x) : castTo(x, type))
 
 define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
-  const y = to(lent(torch().fromBytes(pixels as Uint8Array, scalarType.uint8, shape as number[])), float32)
-  inPlace('sub_.Tensor', y, h(centre!))
-  inPlace('mul_.Tensor', y, h(scale!))
+  const y = castTo(track(torch().fromBytes(pixels as Uint8Array, scalarType.uint8, shape as number[])), float32)
+  inPlace('sub_.Tensor', y, handleOf(centre!))
+  inPlace('mul_.Tensor', y, handleOf(scale!))
   return [y, 'float32']
 })
 
@@ -35,48 +35,48 @@ define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
  * linear with weights turned round 12.5 and 1 for the turning; dW 14.4 by mm of the transposed view, 17.0 with a copy,
  * 17.9 as linear of two copies).
  */
-function linear(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
+function linearOp(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
   if (onednnTakes(typeOf(weight))) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
   const y = op('linear', x, weight, bias)
   return gelu ? op('gelu', y, 'none') : y
 }
 
 define('Dinov2Linear', ({x, weight, bias, residual}, {activation}) => {
-  const w = h(weight!)
-  const input = to(h(x!), typeOf(w))
-  const b = bias ? to(h(bias), typeOf(w)) : null
-  if (!residual) return linear(input, w, b, activation === 'gelu')
-  const stream = h(residual)
+  const w = handleOf(weight!)
+  const input = castTo(handleOf(x!), typeOf(w))
+  const b = bias ? castTo(handleOf(bias), typeOf(w)) : null
+  if (!residual) return linearOp(input, w, b, activation === 'gelu')
+  const stream = handleOf(residual)
   if (onednnTakes(typeOf(w)) && activation !== 'gelu' && typeOf(stream) === typeOf(w))
     return op('mkldnn::_linear_pointwise.binary', input, stream, w, b, 'add')
-  return op('add.Tensor', stream, linear(input, w, b, activation === 'gelu'))
+  return op('add.Tensor', stream, linearOp(input, w, b, activation === 'gelu'))
 })
 
 defineMany('Dinov2LinearGrad', ({dy, x, weight}) => {
-  const w = h(weight!)
+  const w = handleOf(weight!)
   const type = typeOf(w)
-  const grad = to(h(dy!), type)
-  const dw = op('mm', op('t', grad), to(h(x!), type))
-  return [op('mm', grad, w), to(dw, float32), columnSums(grad)]
+  const grad = castTo(handleOf(dy!), type)
+  const dw = op('mm', op('t', grad), castTo(handleOf(x!), type))
+  return [op('mm', grad, w), castTo(dw, float32), columnSums(grad)]
 })
 
 /** Σ over rows, float32. */
 const columnSums = (x: Handle): Handle =>
-  hasOwn('sums') ? op('dinov2::column_sums', op('contiguous', x)) : op('sum.dim_IntList', x, [0], false, float32)
+  hasNativeKernel('sums') ? op('dinov2::column_sums', op('contiguous', x)) : op('sum.dim_IntList', x, [0], false, float32)
 
 defineMany('Dinov2ScaleRows', ({weight, bias, gamma}) => {
-  const w = h(weight!)
-  const g = h(gamma!)
-  return [to(op('mul.Tensor', w, op('unsqueeze', g, 1)), typeOf(w)), to(op('mul.Tensor', h(bias!), g), typeOf(w))]
+  const w = handleOf(weight!)
+  const g = handleOf(gamma!)
+  return [castTo(op('mul.Tensor', w, op('unsqueeze', g, 1)), typeOf(w)), castTo(op('mul.Tensor', handleOf(bias!), g), typeOf(w))]
 })
 
 defineMany('Dinov2ScaledGrad', ({weight, bias, gamma, gradWeight, gradBias}) => {
-  const [g, gw, gb] = [h(gamma!), h(gradWeight!), h(gradBias!)]
-  if (hasOwn('sums')) return ops('dinov2::scaled_grad', h(weight!), h(bias!), g, op('contiguous', gw), gb)
+  const [g, gw, gb] = [handleOf(gamma!), handleOf(gradWeight!), handleOf(gradBias!)]
+  if (hasNativeKernel('sums')) return ops('dinov2::scaled_grad', handleOf(weight!), handleOf(bias!), g, op('contiguous', gw), gb)
   const dgamma = op(
     'add.Tensor',
-    op('sum.dim_IntList', op('mul.Tensor', gw, h(weight!)), [1], false, float32),
-    op('mul.Tensor', h(bias!), gb)
+    op('sum.dim_IntList', op('mul.Tensor', gw, handleOf(weight!)), [1], false, float32),
+    op('mul.Tensor', handleOf(bias!), gb)
   )
   return [op('mul.Tensor', gw, op('unsqueeze', g, 1)), op('mul.Tensor', gb, g), dgamma]
 })
@@ -84,68 +84,77 @@ defineMany('Dinov2ScaledGrad', ({weight, bias, gamma, gradWeight, gradBias}) => 
 // ------------------------------------------------------------------------------------------------------------
 // activation
 
-define('Dinov2Gelu', ({x}) => op('gelu', h(x!), 'none'))
+define('Dinov2Gelu', ({x}) => op('gelu', handleOf(x!), 'none'))
 // The own loop is for bfloat16 alone: its polynomial is good to 2e-6. At 5027 × 1536 it takes 2.7 ms of one thread
 // where libtorch's takes 5.0.
 define('Dinov2GeluGrad', ({dy, x}) => {
-  const grad = to(h(dy!), typeOf(h(x!)))
-  if (typeOf(h(x!)) === bfloat16 && hasOwn('gelu')) return op('dinov2::gelu_grad', op('contiguous', grad), op('contiguous', h(x!)))
-  return op('gelu_backward', grad, h(x!), 'none')
+  const grad = castTo(handleOf(dy!), typeOf(handleOf(x!)))
+  if (typeOf(handleOf(x!)) === bfloat16 && hasNativeKernel('gelu'))
+    return op('dinov2::gelu_grad', op('contiguous', grad), op('contiguous', handleOf(x!)))
+  return op('gelu_backward', grad, handleOf(x!), 'none')
 })
 
 define('Dinov2SwiGlu', ({ab}) => {
-  const [a, b] = ops('chunk', h(ab!), 2, 1)
+  const [a, b] = ops('chunk', handleOf(ab!), 2, 1)
   return op('mul.Tensor', op('silu', a!), b!)
 })
 define('Dinov2SwiGluGrad', ({dy, ab}) => {
-  const [a, b] = ops('chunk', h(ab!), 2, 1)
-  const grad = to(h(dy!), typeOf(a!))
+  const [a, b] = ops('chunk', handleOf(ab!), 2, 1)
+  const grad = castTo(handleOf(dy!), typeOf(a!))
   return op('cat', [op('silu_backward', op('mul.Tensor', grad, b!), a!), op('mul.Tensor', grad, op('silu', a!))], 1)
 })
 
 // -------------------------------------------------------------------------------------------------------------------
 // norm
 
-const ownNorm = (x: Handle, weight: Handle): boolean => typeOf(weight) === float32 && typeOf(x) !== scalarType.float16 && hasOwn('norm')
+const usesNativeNorm = (x: Handle, weight: Handle): boolean =>
+  typeOf(weight) === float32 && typeOf(x) !== scalarType.float16 && hasNativeKernel('norm')
 
 defineMany('Dinov2LayerNorm', ({x, weight, bias, like}, {eps}) => {
-  const input = h(x!)
-  const type = typeOf(h(like ?? x!))
-  if (ownNorm(input, h(weight!))) {
-    const [y, mean, rstd] = ops('dinov2::layer_norm', op('contiguous', input), h(weight!), h(bias!), eps as number, type === bfloat16)
+  const input = handleOf(x!)
+  const type = typeOf(handleOf(like ?? x!))
+  if (usesNativeNorm(input, handleOf(weight!))) {
+    const [y, mean, rstd] = ops(
+      'dinov2::layer_norm',
+      op('contiguous', input),
+      handleOf(weight!),
+      handleOf(bias!),
+      eps as number,
+      type === bfloat16
+    )
     return [y!, mean!, rstd!]
   }
-  const [y, mean, rstd] = ops('native_layer_norm', input, [x!.shape[1]!], h(weight!), h(bias!), eps as number)
-  return [to(y!, type), mean!, rstd!]
+  const [y, mean, rstd] = ops('native_layer_norm', input, [x!.shape[1]!], handleOf(weight!), handleOf(bias!), eps as number)
+  return [castTo(y!, type), mean!, rstd!]
 })
 
 defineMany('Dinov2LayerNormGrad', ({dy, x, mean, rstd, weight, bias, onto, rows}) => {
-  const input = h(x!)
-  const base = onto ? h(onto) : null
-  if (ownNorm(input, h(weight!)) && (base === null || typeOf(base) === float32))
+  const input = handleOf(x!)
+  const base = onto ? handleOf(onto) : null
+  if (usesNativeNorm(input, handleOf(weight!)) && (base === null || typeOf(base) === float32))
     return ops(
       'dinov2::layer_norm_grad',
-      op('contiguous', h(dy!)),
+      op('contiguous', handleOf(dy!)),
       op('contiguous', input),
-      h(mean!),
-      h(rstd!),
-      h(weight!),
+      handleOf(mean!),
+      handleOf(rstd!),
+      handleOf(weight!),
       base === null ? null : op('contiguous', base),
-      rows ? h(rows) : null
+      rows ? handleOf(rows) : null
     )
   const [dx, dw, db] = ops(
     'native_layer_norm_backward',
-    to(h(dy!), typeOf(input)),
+    castTo(handleOf(dy!), typeOf(input)),
     input,
     [x!.shape[1]!],
-    h(mean!),
-    h(rstd!),
-    h(weight!),
-    h(bias!),
+    handleOf(mean!),
+    handleOf(rstd!),
+    handleOf(weight!),
+    handleOf(bias!),
     [true, true, true]
   )
-  const sums = [to(dw!, float32), to(db!, float32)]
-  if (rows) return [op('index_add', base!, 0, h(rows), to(dx!, typeOf(base!)), 1), ...sums]
+  const sums = [castTo(dw!, float32), castTo(db!, float32)]
+  if (rows) return [op('index_add', base!, 0, handleOf(rows), castTo(dx!, typeOf(base!)), 1), ...sums]
   if (base !== null) inPlace('add_.Tensor', dx!, base)
   return [dx!, ...sums]
 })
@@ -166,20 +175,20 @@ function split(qkv: Handle, start: number, {count, length}: Groups[number], head
  * Attention weights that may exist at once where an operator makes them whole: 64 MiB of float32 on a CPU, whose
  * caches larger ones pass by, 1 GiB elsewhere.
  */
-const weightsAtOnce = (): number => (onCpu() ? 2 ** 24 : 2 ** 28)
+const maxWeights = (): number => (onCpu() ? 2 ** 24 : 2 ** 28)
 
 /**
  * The groups in pieces of so few sequences that their weights keep to that; every sequence attends to itself alone, so
  * nothing else changes.
  */
-const inPieces = (groups: Groups, heads: number): Groups =>
+const chunkGroups = (groups: Groups, heads: number): Groups =>
   groups.flatMap(({count, length}) => {
-    const most = Math.max(1, Math.floor(weightsAtOnce() / (heads * length * length)))
+    const most = Math.max(1, Math.floor(maxWeights() / (heads * length * length)))
     return Array.from({length: Math.ceil(count / most)}, (_, i) => ({count: Math.min(most, count - i * most), length}))
   })
 
 /** The attention weights of one group, [B, H, N, N], and scaled queries. */
-function weigh(q: Handle, k: Handle, width: number): {p: Handle; scaled: Handle} {
+function attentionWeights(q: Handle, k: Handle, width: number): {p: Handle; scaled: Handle} {
   const scaled = op('mul.Scalar', q, width ** -0.5)
   return {p: op('softmax.int', op('matmul', scaled, op('transpose.int', k, -1, -2)), -1), scaled}
 }
@@ -188,8 +197,8 @@ define('Dinov2Attention', ({qkv}, {groups, heads}) => {
   const H = heads as number
   const [T, C3] = qkv!.shape as [number, number]
   const [C, K] = [C3 / 3, C3 / 3 / H]
-  const x = h(qkv!)
-  if (typeOf(x) === bfloat16 && hasOwn('attention', K)) {
+  const x = handleOf(qkv!)
+  if (typeOf(x) === bfloat16 && hasNativeKernel('attention', K)) {
     const all = groups as Groups
     return op(
       'dinov2::attention',
@@ -201,10 +210,10 @@ define('Dinov2Attention', ({qkv}, {groups, heads}) => {
   }
   const out = op('new_empty', x, [T, C])
   let start = 0
-  for (const group of onCpu() ? inPieces(groups as Groups, H) : (groups as Groups)) {
+  for (const group of onCpu() ? chunkGroups(groups as Groups, H) : (groups as Groups)) {
     const {count, length} = group
     const [q, k, v] = split(x, start, group, H, K)
-    const y = onCpu() ? op('matmul', weigh(q, k, K).p, v) : op('scaled_dot_product_attention', q, k, v, null, 0, false)
+    const y = onCpu() ? op('matmul', attentionWeights(q, k, K).p, v) : op('scaled_dot_product_attention', q, k, v, null, 0, false)
     const target = op('slice.Tensor', out, 0, start, start + count * length, 1)
     inPlace('copy_', op('reshape', target, [count, length, H, K]), op('transpose.int', y, 1, 2), false)
     start += count * length
@@ -216,20 +225,20 @@ define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
   const H = heads as number
   const [T, C3] = qkv!.shape as [number, number]
   const K = C3 / 3 / H
-  const x = h(qkv!)
-  const grad = to(h(dy!), typeOf(x))
-  if (typeOf(x) === bfloat16 && hasOwn('attention', K)) {
+  const x = handleOf(qkv!)
+  const grad = castTo(handleOf(dy!), typeOf(x))
+  if (typeOf(x) === bfloat16 && hasNativeKernel('attention', K)) {
     const all = groups as Groups
     const [counts, lengths] = [all.map(({count}) => count), all.map(({length}) => length)]
     return op('dinov2::attention_grad', op('contiguous', grad), op('contiguous', x), counts, lengths, H)
   }
   const dx = op('new_empty', x, [T, C3])
   let start = 0
-  for (const group of inPieces(groups as Groups, H)) {
+  for (const group of chunkGroups(groups as Groups, H)) {
     const {count, length} = group
     const end = start + count * length
     const [q, k, v] = split(x, start, group, H, K)
-    const {p, scaled} = weigh(q, k, K)
+    const {p, scaled} = attentionWeights(q, k, K)
     const dout = op('transpose.int', op('reshape', op('slice.Tensor', grad, 0, start, end, 1), [count, length, H, K]), 1, 2)
     const dv = op('matmul', op('transpose.int', p, -1, -2), dout)
     const dp = op('matmul', dout, op('transpose.int', v, -1, -2))
@@ -249,20 +258,34 @@ define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
 // rows
 
 define('Dinov2TakeRows', ({x, rows, factors, like}, {factor}) => {
-  const type = typeOf(h(like ?? x!))
-  if (hasOwn('rows'))
-    return op('dinov2::take_rows', op('contiguous', h(x!)), h(rows!), factors ? h(factors) : null, factor as number, type === bfloat16)
-  const taken = op('index_select', h(x!), 0, h(rows!))
-  if (factors) return to(op('mul.Tensor', taken, h(factors)), type)
-  return to(factor === 1 ? taken : op('mul.Scalar', taken, factor as number), type)
+  const type = typeOf(handleOf(like ?? x!))
+  if (hasNativeKernel('rows'))
+    return op(
+      'dinov2::take_rows',
+      op('contiguous', handleOf(x!)),
+      handleOf(rows!),
+      factors ? handleOf(factors) : null,
+      factor as number,
+      type === bfloat16
+    )
+  const taken = op('index_select', handleOf(x!), 0, handleOf(rows!))
+  if (factors) return castTo(op('mul.Tensor', taken, handleOf(factors)), type)
+  return castTo(factor === 1 ? taken : op('mul.Scalar', taken, factor as number), type)
 })
 
 define('Dinov2AddRows', ({x, rows, y, factors}, {factor}) => {
-  const base = h(x!)
-  if (typeOf(base) === float32 && hasOwn('rows'))
-    return op('dinov2::add_rows', op('contiguous', base), h(rows!), op('contiguous', h(y!)), factors ? h(factors) : null, factor as number)
-  const scaled = factors ? op('mul.Tensor', h(y!), h(factors)) : h(y!)
-  return op('index_add', base, 0, h(rows!), to(scaled, typeOf(base)), factor as number)
+  const base = handleOf(x!)
+  if (typeOf(base) === float32 && hasNativeKernel('rows'))
+    return op(
+      'dinov2::add_rows',
+      op('contiguous', base),
+      handleOf(rows!),
+      op('contiguous', handleOf(y!)),
+      factors ? handleOf(factors) : null,
+      factor as number
+    )
+  const scaled = factors ? op('mul.Tensor', handleOf(y!), handleOf(factors)) : handleOf(y!)
+  return op('index_add', base, 0, handleOf(rows!), castTo(scaled, typeOf(base)), factor as number)
 })
 
 // -------------------------------------------------------------------------------------------------------------------
@@ -275,19 +298,21 @@ const channelsFirst = (x: Handle): Handle => op('permute', x, [0, 3, 1, 2])
 const channelsLast = (x: Handle): Handle => op('contiguous', op('permute', x, [0, 2, 3, 1]))
 
 define('Dinov2Resize', ({x}, {size, alignCorners}) =>
-  channelsLast(op('upsample_bilinear2d', channelsFirst(h(x!)), size as number[], alignCorners as boolean, null, null))
+  channelsLast(op('upsample_bilinear2d', channelsFirst(handleOf(x!)), size as number[], alignCorners as boolean, null, null))
 )
 
 define('Dinov2ResizeGrad', ({dy}, {from, alignCorners}) => {
   const [B, Y, X, C] = dy!.shape as [number, number, number, number]
   const [H, W] = from as [number, number]
-  return channelsLast(op('upsample_bilinear2d_backward', channelsFirst(h(dy!)), [Y, X], [B, C, H, W], alignCorners as boolean, null, null))
+  return channelsLast(
+    op('upsample_bilinear2d_backward', channelsFirst(handleOf(dy!)), [Y, X], [B, C, H, W], alignCorners as boolean, null, null)
+  )
 })
 
 /** Cross-entropy of rows with class numbers, summed, and its gradient. */
 defineMany('Dinov2PixelLoss', ({scores, labels}, {ignore}) => {
-  const logs = op('_log_softmax', h(scores!), 1, false)
-  const target = to(h(labels!), scalarType.int64)
+  const logs = op('_log_softmax', handleOf(scores!), 1, false)
+  const target = castTo(handleOf(labels!), scalarType.int64)
   const sumUp = 2 // reduction
   const [loss, weight] = ops('nll_loss_forward', logs, target, null, sumUp, ignore as number)
   const one = op('ones_like', loss!)

@@ -6,35 +6,37 @@
 import type {Tensor} from '../../../tensor/tf.js'
 import {inPlace, op, ops, scalarType} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {define, defineMany, h, to} from './define.js'
-import {hasOwn} from './device.js'
+import {define, defineMany, handleOf, castTo} from './define.js'
+import {hasNativeKernel} from './device.js'
 
 const {bfloat16, float32} = scalarType
 
-const rowsOf = (x: Handle, start: number, count: number): Handle => op('slice.Tensor', x, 0, start, start + count, 1)
+const sliceRows = (x: Handle, start: number, count: number): Handle => op('slice.Tensor', x, 0, start, start + count, 1)
 
 /** A float32 copy of s/τ − v − u, which may be changed. */
 function exponent(s: Handle, temperature: number, u?: Handle, v?: Handle): Handle {
-  const x = op('div.Scalar', to(s, float32), temperature)
+  const x = op('div.Scalar', castTo(s, float32), temperature)
   if (v) inPlace('sub_.Tensor', x, v)
   if (u) inPlace('sub_.Tensor', x, op('unsqueeze', u, 1))
   return x
 }
 
 define('Dinov2LogSumOfRows', ({s, v}, {temperature}) => {
-  const own = v ? h(v) : undefined
-  const found = hasOwn('loss')
-    ? op('dinov2::log_sum_of_rows', op('contiguous', h(s!)), own ?? null, temperature as number)
-    : op('logsumexp', exponent(h(s!), temperature as number, undefined, own), [1], false)
+  const logits = v ? handleOf(v) : undefined
+  const found = hasNativeKernel('loss')
+    ? op('dinov2::log_sum_of_rows', op('contiguous', handleOf(s!)), logits ?? null, temperature as number)
+    : op('logsumexp', exponent(handleOf(s!), temperature as number, undefined, logits), [1], false)
   return [found, 'float32']
 })
 
 defineMany('Dinov2SinkhornTurn', ({s, u, v}, {temperature, prototypes}) => {
   const [tau, K] = [temperature as number, prototypes as number]
-  if (hasOwn('loss'))
-    return ops('dinov2::sinkhorn_turn', op('contiguous', h(s!)), h(u!), v ? h(v) : null, K, tau).map(x => [x, 'float32'] as const)
-  const before = v ? h(v) : op('div.Scalar', to(op('amax', h(s!), [0], false), float32), tau)
-  const p = exponent(h(s!), tau, h(u!), before)
+  if (hasNativeKernel('loss'))
+    return ops('dinov2::sinkhorn_turn', op('contiguous', handleOf(s!)), handleOf(u!), v ? handleOf(v) : null, K, tau).map(
+      x => [x, 'float32'] as const
+    )
+  const before = v ? handleOf(v) : op('div.Scalar', castTo(op('amax', handleOf(s!), [0], false), float32), tau)
+  const p = exponent(handleOf(s!), tau, handleOf(u!), before)
   inPlace('exp_', p)
   const totals = op('sum.dim_IntList', p, [0], false)
   inPlace('clamp_min_', totals, 1e-37)
@@ -51,7 +53,7 @@ function targets(s: Handle, u: Handle, v: Handle, temperature: number): Handle {
   inPlace('exp_', x)
   return x
 }
-define('Dinov2Targets', ({s, u, v}, {temperature}) => [targets(h(s!), h(u!), h(v!), temperature as number), 'float32'])
+define('Dinov2Targets', ({s, u, v}, {temperature}) => [targets(handleOf(s!), handleOf(u!), handleOf(v!), temperature as number), 'float32'])
 
 type Segments = readonly {
   readonly rows: number
@@ -64,48 +66,62 @@ type Segments = readonly {
 
 defineMany('Dinov2ColumnLoss', ({s, lse, weights}, attrs) => {
   const {segments, temperature} = attrs as unknown as {segments: Segments; temperature: number}
-  const scores = op('contiguous', h(s!))
+  const scores = op('contiguous', handleOf(s!))
   const gradient = op('empty_like', scores, null, null, null, null, null)
-  const along: Handle[] = []
+  const dots: Handle[] = []
   let at = 0
   for (const {rows, s: t, u, v, temperature: tau, teachers} of segments) {
-    const [own, to_] = [rowsOf(scores, at, rows), rowsOf(gradient, at, rows)]
-    const [total, weight] = [rowsOf(h(lse!), at, rows), rowsOf(h(weights!), at, rows)]
+    const [logits, gradientRows] = [sliceRows(scores, at, rows), sliceRows(gradient, at, rows)]
+    const [total, weight] = [sliceRows(handleOf(lse!), at, rows), sliceRows(handleOf(weights!), at, rows)]
     at += rows
-    const [first, second] = (teachers ?? []).map(h)
-    if (hasOwn('loss')) {
+    const [first, second] = (teachers ?? []).map(handleOf)
+    if (hasNativeKernel('loss')) {
       const picks = [first ?? null, second ?? null] as const
-      along.push(op('dinov2::column_loss', to_, own, total, weight, op('contiguous', h(t)), h(u), h(v), ...picks, temperature, tau))
+      dots.push(
+        op(
+          'dinov2::column_loss',
+          gradientRows,
+          logits,
+          total,
+          weight,
+          op('contiguous', handleOf(t)),
+          handleOf(u),
+          handleOf(v),
+          ...picks,
+          temperature,
+          tau
+        )
+      )
       continue
     }
-    const all = targets(h(t), h(u), h(v), tau)
+    const all = targets(handleOf(t), handleOf(u), handleOf(v), tau)
     const pick = (row: Handle): Handle => op('index_select', all, 0, row)
     const target = second ? op('add.Tensor', pick(first!), pick(second)) : first ? pick(first) : all
-    const x = exponent(own, temperature)
-    along.push(op('sum.dim_IntList', op('mul.Tensor', target, x), [1], false))
+    const x = exponent(logits, temperature)
+    dots.push(op('sum.dim_IntList', op('mul.Tensor', target, x), [1], false))
     inPlace('sub_.Tensor', x, op('unsqueeze', total, 1))
     inPlace('exp_', x)
     if (second) inPlace('mul_.Scalar', x, 2)
     inPlace('sub_.Tensor', x, target)
     inPlace('mul_.Tensor', x, op('unsqueeze', op('div.Scalar', weight, temperature), 1))
-    inPlace('copy_', to_, x, false)
+    inPlace('copy_', gradientRows, x, false)
   }
-  return [[along.length === 1 ? along[0]! : op('cat', along, 0), 'float32'], gradient]
+  return [[dots.length === 1 ? dots[0]! : op('cat', dots, 0), 'float32'], gradient]
 })
 
 const lengths = (v: Handle): Handle => op('linalg_vector_norm', v, 2, [1], true)
 
 define('Dinov2Prototypes', ({v, g}, {precision}) => {
   const low = precision === 'bf16'
-  if (hasOwn('loss')) return op('dinov2::weight_norm', h(v!), h(g!), low)
-  return to(op('mul.Tensor', h(v!), op('div.Tensor', h(g!), lengths(h(v!)))), low ? bfloat16 : float32)
+  if (hasNativeKernel('loss')) return op('dinov2::weight_norm', handleOf(v!), handleOf(g!), low)
+  return castTo(op('mul.Tensor', handleOf(v!), op('div.Tensor', handleOf(g!), lengths(handleOf(v!)))), low ? bfloat16 : float32)
 })
 
 defineMany('Dinov2PrototypesGrad', ({dw, v, g}) => {
-  if (hasOwn('loss')) return ops('dinov2::weight_norm_grad', op('contiguous', h(dw!)), h(v!), h(g!))
-  const length = lengths(h(v!))
-  const direction = op('div.Tensor', h(v!), length)
-  const along = op('sum.dim_IntList', op('mul.Tensor', h(dw!), direction), [1], true)
-  const across = op('sub.Tensor', h(dw!), op('mul.Tensor', direction, along))
-  return [along, op('mul.Tensor', op('div.Tensor', h(g!), length), across)]
+  if (hasNativeKernel('loss')) return ops('dinov2::weight_norm_grad', op('contiguous', handleOf(dw!)), handleOf(v!), handleOf(g!))
+  const length = lengths(handleOf(v!))
+  const direction = op('div.Tensor', handleOf(v!), length)
+  const dots = op('sum.dim_IntList', op('mul.Tensor', handleOf(dw!), direction), [1], true)
+  const across = op('sub.Tensor', handleOf(dw!), op('mul.Tensor', direction, dots))
+  return [dots, op('mul.Tensor', op('div.Tensor', handleOf(g!), length), across)]
 })

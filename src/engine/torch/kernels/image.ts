@@ -7,7 +7,7 @@ import type {TensorInfo} from '../../../tensor/tf.js'
 import {op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {deviceName} from './device.js'
-import {asFloat, define, fromFloats, h, to} from './define.js'
+import {asFloat, define, fromFloats, handleOf, castTo} from './define.js'
 import {activate} from './matrix.js'
 
 const channelsFirst = (x: Handle): Handle => op('permute', x, [0, 3, 1, 2])
@@ -60,8 +60,8 @@ function convolve(x: TensorInfo, filter: TensorInfo, attrs: Attributes, bias?: T
   return op(
     'convolution',
     padded(enter(asFloat(x), attrs), info),
-    filterIn(h(filter)),
-    bias ? op('reshape', h(bias), [-1]) : null,
+    filterIn(handleOf(filter)),
+    bias ? op('reshape', handleOf(bias), [-1]) : null,
     [info.strideHeight, info.strideWidth],
     [0, 0],
     [info.dilationHeight, info.dilationWidth],
@@ -75,8 +75,8 @@ function convolveDepthwise(x: TensorInfo, filter: TensorInfo, attrs: Attributes,
   return op(
     'convolution',
     padded(enter(asFloat(x), attrs), info),
-    depthwiseIn(h(filter), info),
-    bias ? op('reshape', h(bias), [-1]) : null,
+    depthwiseIn(handleOf(filter), info),
+    bias ? op('reshape', handleOf(bias), [-1]) : null,
     [info.strideHeight, info.strideWidth],
     [0, 0],
     [info.dilationHeight, info.dilationWidth],
@@ -96,8 +96,8 @@ for (const [kernel, conv] of [
     const channels = kernel === 'FusedConv2D' ? filter!.shape[3]! : filter!.shape[2]! * filter!.shape[3]!
     const own = bias?.shape.length === 1 && bias.shape[0] === channels
     let value = leave(conv(x!, filter!, attrs, own ? bias : undefined), attrs)
-    if (bias && !own) value = op('add.Tensor', value, h(bias))
-    let prelu = preluActivationWeights && h(preluActivationWeights)
+    if (bias && !own) value = op('add.Tensor', value, handleOf(bias))
+    let prelu = preluActivationWeights && handleOf(preluActivationWeights)
     if (prelu && isFirst(attrs) && preluActivationWeights!.shape.length === 1) prelu = op('reshape', prelu, [-1, 1, 1])
     return [activate(value, attrs['activation'], prelu, attrs['leakyreluAlpha']), 'float32']
   })
@@ -129,8 +129,8 @@ const paddedShape = (info: Info): number[] => [
 
 define('Conv2DBackpropInput', ({dy, filter}, attrs) => {
   const info = convInfo(attrs['inputShape'] as number[], filter!.shape, {...attrs, dilations: 1})
-  const grad = enter(h(dy!), attrs)
-  const [dx] = convolveBack(grad, like(paddedShape(info), grad), filterIn(h(filter!)), info, info.inChannels / filter!.shape[2]!, [
+  const grad = enter(handleOf(dy!), attrs)
+  const [dx] = convolveBack(grad, like(paddedShape(info), grad), filterIn(handleOf(filter!)), info, info.inChannels / filter!.shape[2]!, [
     true,
     false
   ])
@@ -141,7 +141,7 @@ define('Conv2DBackpropFilter', ({x, dy}, attrs) => {
   const info = convInfo(x!.shape, shape, {...attrs, dilations: 1})
   const input = padded(enter(asFloat(x!), attrs), info)
   const [, dw] = convolveBack(
-    enter(h(dy!), attrs),
+    enter(handleOf(dy!), attrs),
     input,
     like([shape[3]!, shape[2]!, shape[0]!, shape[1]!], input),
     info,
@@ -152,8 +152,8 @@ define('Conv2DBackpropFilter', ({x, dy}, attrs) => {
 })
 define('DepthwiseConv2dNativeBackpropInput', ({dy, filter}, attrs) => {
   const info = convInfo(attrs['inputShape'] as number[], filter!.shape, attrs, true)
-  const grad = enter(h(dy!), attrs)
-  const [dx] = convolveBack(grad, like(paddedShape(info), grad), depthwiseIn(h(filter!), info), info, info.inChannels, [true, false])
+  const grad = enter(handleOf(dy!), attrs)
+  const [dx] = convolveBack(grad, like(paddedShape(info), grad), depthwiseIn(handleOf(filter!), info), info, info.inChannels, [true, false])
   return [leave(unpadded(dx!, info), attrs), 'float32']
 })
 define('DepthwiseConv2dNativeBackpropFilter', ({x, dy}, attrs) => {
@@ -161,7 +161,7 @@ define('DepthwiseConv2dNativeBackpropFilter', ({x, dy}, attrs) => {
   const info = convInfo(x!.shape, shape, attrs, true)
   const input = padded(enter(asFloat(x!), attrs), info)
   const [, dw] = convolveBack(
-    enter(h(dy!), attrs),
+    enter(handleOf(dy!), attrs),
     input,
     like([info.outChannels, 1, shape[0]!, shape[1]!], input),
     info,
@@ -217,9 +217,9 @@ define('MaxPool', ({x}, attrs) => {
 define('MaxPoolGrad', ({dy, input}, attrs) => {
   const info = poolInfo(input!.shape, attrs)
   const [size, stride] = window(info)
-  const x = framed(passOverNan(channelsFirst(h(input!))), info, -Infinity)
+  const x = framed(passOverNan(channelsFirst(handleOf(input!))), info, -Infinity)
   const [, where] = ops('max_pool2d_with_indices', x, size, stride, [0, 0], [1, 1], false)
-  const dx = op('max_pool2d_with_indices_backward', channelsFirst(h(dy!)), x, size, stride, [0, 0], [1, 1], false, where!)
+  const dx = op('max_pool2d_with_indices_backward', channelsFirst(handleOf(dy!)), x, size, stride, [0, 0], [1, 1], false, where!)
   return [channelsLast(unpadded(dx, info)), 'float32']
 })
 define('AvgPool', ({x}, attrs) => {
@@ -234,17 +234,17 @@ define('AvgPool', ({x}, attrs) => {
 define('AvgPoolGrad', ({dy, input}, attrs) => {
   const info = poolInfo(input!.shape, attrs)
   const [size, stride] = window(info)
-  const x = channelsFirst(h(input!))
-  const share = op('div.Tensor', channelsFirst(h(dy!)), covered(info, x))
+  const x = channelsFirst(handleOf(input!))
+  const share = op('div.Tensor', channelsFirst(handleOf(dy!)), covered(info, x))
   const dx = op('avg_pool2d_backward', share, framed(x, info, 0), size, stride, [0, 0], false, true, null)
   return [channelsLast(unpadded(dx, info)), 'float32']
 })
 
 define('FusedBatchNorm', ({x, scale, offset, mean, variance}, {varianceEpsilon}) => {
   const eps = (varianceEpsilon as number | null | undefined) ?? 0.001
-  let y = op('mul.Tensor', op('sub.Tensor', asFloat(x!), h(mean!)), op('rsqrt', op('add.Scalar', h(variance!), eps)))
-  if (scale) y = op('mul.Tensor', y, h(scale))
-  if (offset) y = op('add.Tensor', y, h(offset))
+  let y = op('mul.Tensor', op('sub.Tensor', asFloat(x!), handleOf(mean!)), op('rsqrt', op('add.Scalar', handleOf(variance!), eps)))
+  if (scale) y = op('mul.Tensor', y, handleOf(scale))
+  if (offset) y = op('add.Tensor', y, handleOf(offset))
   return [y, 'float32']
 })
 
@@ -287,7 +287,7 @@ function resizeBack(dy: TensorInfo, images: TensorInfo, attrs: Attributes, neare
   const [, y2, x2] = dy.shape as [number, number, number, number]
   const rows = matrix(resizer(y, y2, attrs, nearest), y2, y)
   const columns = matrix(resizer(x, x2, attrs, nearest), x2, x)
-  return op('contiguous', op('einsum', 'ij,bilc,lk->bjkc', [rows, h(dy), columns]))
+  return op('contiguous', op('einsum', 'ij,bilc,lk->bjkc', [rows, handleOf(dy), columns]))
 }
 for (const [name, nearest] of [
   ['ResizeBilinear', false],
@@ -299,7 +299,7 @@ for (const [name, nearest] of [
   ])
   define(`${name}Grad`, ({dy, images}, attrs) => [resizeBack(dy!, images!, attrs, nearest), 'float32'])
 }
-define('FlipLeftRight', ({image}) => op('flip', h(image!), [2]))
+define('FlipLeftRight', ({image}) => op('flip', handleOf(image!), [2]))
 
 /**
  * Pieces of images brought to one size (tfjs `image.cropAndResize`): boxes [n, 4] hold y1, x1, y2, x2 as shares of the
@@ -310,10 +310,13 @@ define('CropAndResize', ({image, boxes, boxInd}, {cropSize, method, extrapolatio
   const [rows, columns] = cropSize as [number, number]
   const count = boxes!.shape[0]!
   const flatImage = op('reshape', asFloat(image!), [-1, channels])
-  const first = op('mul.Scalar', op('reshape', to(h(boxInd!), scalarType.int64), [count, 1, 1]), height * width)
+  const first = op('mul.Scalar', op('reshape', castTo(handleOf(boxInd!), scalarType.int64), [count, 1, 1]), height * width)
   /** Where the crop looks along one axis, [n, length]. */
   const places = (axis: 0 | 1, side: number, length: number): Handle => {
-    const [low, high] = [op('slice.Tensor', h(boxes!), 1, axis, axis + 1, 1), op('slice.Tensor', h(boxes!), 1, axis + 2, axis + 3, 1)]
+    const [low, high] = [
+      op('slice.Tensor', handleOf(boxes!), 1, axis, axis + 1, 1),
+      op('slice.Tensor', handleOf(boxes!), 1, axis + 2, axis + 3, 1)
+    ]
     if (length === 1) return op('mul.Scalar', op('add.Tensor', low, high), 0.5 * (side - 1))
     const step = op('mul.Scalar', op('sub.Tensor', high, low), (side - 1) / (length - 1))
     const index = fromFloats(
@@ -330,7 +333,7 @@ define('CropAndResize', ({image, boxes, boxInd}, {cropSize, method, extrapolatio
    * Pixels at whole places, [n, rows, columns, C]; places outside are drawn to the edge and overwritten at the end.
    */
   const pixels = (row: Handle, column: Handle): Handle => {
-    const [r, c] = [to(op('clamp', row, 0, height - 1), scalarType.int64), to(op('clamp', column, 0, width - 1), scalarType.int64)]
+    const [r, c] = [castTo(op('clamp', row, 0, height - 1), scalarType.int64), castTo(op('clamp', column, 0, width - 1), scalarType.int64)]
     const index = op('add.Tensor', op('add.Tensor', first, op('mul.Scalar', r, width)), c)
     return op('reshape', op('index_select', flatImage, 0, op('reshape', index, [-1])), [count, rows, columns, channels])
   }
@@ -354,7 +357,7 @@ define('CropAndResize', ({image, boxes, boxInd}, {cropSize, method, extrapolatio
 define('DepthToSpace', ({x}, {blockSize, dataFormat}) => {
   const side = blockSize as number
   const last = dataFormat !== 'NCHW'
-  const value = last ? h(x!) : op('permute', h(x!), [0, 2, 3, 1])
+  const value = last ? handleOf(x!) : op('permute', handleOf(x!), [0, 2, 3, 1])
   const [batch, height, width, channels] = torch().shape(value) as [number, number, number, number]
   const depth = channels / (side * side)
   const split = op('reshape', value, [batch, height, width, side, side, depth])

@@ -3,15 +3,15 @@ import {backend_util} from '../../../tensor/tf.js'
 import type {Tensor, TensorInfo} from '../../../tensor/tf.js'
 import {op, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {asFloat, define, h, to} from './define.js'
+import {asFloat, define, handleOf, castTo} from './define.js'
 
 /** a·b over the last two axes, with either transposed; leading axes broadcast. int32 stays int32. */
 function product(a: TensorInfo, b: TensorInfo, transposeA: unknown, transposeB: unknown): Handle {
   if (a.shape.length < 2 || b.shape.length < 2)
     throw new Error(`Error in matMul: expected inputs of rank 2 or more, but received [${String(a.shape)}] and [${String(b.shape)}]`)
   const whole = a.dtype === 'int32' && b.dtype === 'int32'
-  let [x, y] = whole ? [h(a), h(b)] : [asFloat(a), asFloat(b)]
-  if (!whole && torch().type(x) !== torch().type(y)) [x, y] = [to(x, scalarType.float32), to(y, scalarType.float32)]
+  let [x, y] = whole ? [handleOf(a), handleOf(b)] : [asFloat(a), asFloat(b)]
+  if (!whole && torch().type(x) !== torch().type(y)) [x, y] = [castTo(x, scalarType.float32), castTo(y, scalarType.float32)]
   if (transposeA) x = op('transpose.int', x, -1, -2)
   if (transposeB) y = op('transpose.int', y, -1, -2)
   return op('matmul', x, y)
@@ -51,8 +51,8 @@ define('BatchMatMul', ({a, b}, {transposeA, transposeB}) => [
 
 define('_FusedMatMul', ({a, b, bias, preluActivationWeights}, {transposeA, transposeB, activation, leakyreluAlpha}) => {
   let value = product(a!, b!, transposeA, transposeB)
-  if (bias) value = op('add.Tensor', value, h(bias))
-  return [activate(value, activation, preluActivationWeights && h(preluActivationWeights), leakyreluAlpha), 'float32']
+  if (bias) value = op('add.Tensor', value, handleOf(bias))
+  return [activate(value, activation, preluActivationWeights && handleOf(preluActivationWeights), leakyreluAlpha), 'float32']
 })
 
 define('Einsum', (inputs, {equation}) => {

@@ -4,7 +4,7 @@ import type {KernelConfig, Tensor} from '../../../tensor/tf.js'
 import {inPlace, op, ops, run, scalarType, scoped, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {deviceName} from './device.js'
-import {h} from './define.js'
+import {handleOf} from './define.js'
 
 type Attrs = {lists: Record<string, Tensor[]>; answer: {value?: number}} & Record<string, number>
 
@@ -15,7 +15,7 @@ function defineInPlace(name: string, body: (lists: Record<string, Handle[]>, att
     backendName: 'torch',
     kernelFunc: ({attrs}: {attrs?: unknown}) => {
       const {lists, answer, ...numbers} = attrs as Attrs
-      const handles = Object.fromEntries(Object.entries(lists).map(([key, list]) => [key, list.map(h)]))
+      const handles = Object.fromEntries(Object.entries(lists).map(([key, list]) => [key, list.map(handleOf)]))
       scoped(() => {
         const value = body(handles, numbers as Record<string, number>)
         if (value !== undefined) answer.value = value

@@ -20,7 +20,7 @@ import type {VitConfig} from '../../../model/config.js'
 import {depthForward, type DepthBins, type LinearDepthHead} from '../../../heads/depth-head.js'
 import {dptForward, dptOf, dptShapes} from '../../../heads/dpt.js'
 import {dispose, tensor, type Tensor, type Tensor1D, type Tensor2D, type Tensor4D} from '../../../tensor/tf.js'
-import {free} from '../../../tensor/tree.js'
+import {disposeTree} from '../../../tensor/tree.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import type {DenseSettings} from '../../embed/dense-features.js'
 import type {DepthRange} from './dataset.js'
@@ -73,7 +73,7 @@ export const loadedLinearHead = (head: LinearDepthHead, {dense, bins, size}: Dep
     dispose([logits, total])
     return depth
   },
-  [Symbol.dispose]: () => free(head)
+  [Symbol.dispose]: () => disposeTree(head)
 })
 
 /**
@@ -180,7 +180,7 @@ async function openPublishedHead(path: string, options: DepthHeadOptions): Promi
       return loadedLinearHead({conv_depth: {weight: weight as Tensor2D, bias: bias as Tensor1D}}, {dense, bins})
     }
     const head = dptOf(named.splice(0))
-    return {kind, dense, range, depth: features => dptForward(features, head, range.min), [Symbol.dispose]: () => free(head)}
+    return {kind, dense, range, depth: features => dptForward(features, head, range.min), [Symbol.dispose]: () => disposeTree(head)}
   } catch (error) {
     dispose(named.map(([, leaf]) => leaf))
     throw error

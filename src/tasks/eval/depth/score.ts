@@ -4,7 +4,7 @@ import {resizeDepth} from '../../../data/targets/depth-augment.js'
 import type {Pair} from '../../../data/targets/pairs.js'
 import {align, depthErrors} from '../../../metrics/depth.js'
 import {initVit} from '../../../model/init.js'
-import {free} from '../../../tensor/tree.js'
+import {disposeTree} from '../../../tensor/tree.js'
 import type {DepthContext, DepthEvent} from './context.js'
 import {loadSample, readSamples, type DepthSample} from './dataset.js'
 import {backboneFeatures, pixelFeatures, type FeatureSource} from './features.js'
@@ -52,7 +52,7 @@ export async function* trainedPredictors(
       () => {
         // LayerScale starts at 1: from 1e-5, as in the recipes, all images would come out alike.
         const params = initVit(backbone.config, options.seed, 1)
-        owned.push({[Symbol.dispose]: () => free(params)})
+        owned.push({[Symbol.dispose]: () => disposeTree(params)})
         return backboneFeatures({params, config: backbone.config, precision: 'fp32'}, dense)
       }
     ]

@@ -11,7 +11,7 @@
 import {UserError} from '../../../config/errors.js'
 import {gradientLoss, sigLoss} from '../../../heads/depth-loss.js'
 import {DEPTH_UPSAMPLE, depthBackward, depthForward, flatDepth, type DepthBins, type LinearDepthHead} from '../../../heads/depth-head.js'
-import {adamw, clip, type AdamState, type Named} from '../../../optim/adamw.js'
+import {adamw, clipGradients, type AdamState, type ParamMap} from '../../../optim/adamw.js'
 import {rng} from '../../../tensor/random.js'
 import {resizeBackward, resizeForward} from '../../../tensor/ops/resize.js'
 import {add, clipByValue, dispose, div, matMul, mul, reshape, sub, tensor, tensor1d, tidy, zerosLike} from '../../../tensor/tf.js'
@@ -205,7 +205,7 @@ export async function trainDepthHead(training: DepthTraining): Promise<{head: Li
   const {width, bins, recipe, seed, groups, load, scale, frequency, signal, onStep} = training
   const {steps, batch, gradientWeight, upsample} = recipe
   const start = initDepthHead(width, bins.count, seed, frequency)
-  const params: Named = new Map<string, Tensor1D | Tensor2D>([
+  const params: ParamMap = new Map<string, Tensor1D | Tensor2D>([
     ['weight', start.conv_depth.weight],
     ['bias', start.conv_depth.bias]
   ])
@@ -237,11 +237,11 @@ export async function trainDepthHead(training: DepthTraining): Promise<{head: Li
           hint: 'Try a smaller --lr.'
         })
       }
-      const named: Named = new Map([
+      const named: ParamMap = new Map([
         ['weight', grads.conv_depth.weight],
         ['bias', grads.conv_depth.bias]
       ] as [string, Tensor1D | Tensor2D][])
-      clip(named, 35)
+      clipGradients(named, 35)
       const lr = depthRate(step, recipe)
       const betas = [depthMomentum(step, steps), 0.999] as const
       adamw(params, named, state, {betas, eps: 1e-8, step: step + 1, rates: () => ({lr, wd: recipe.weightDecay})})

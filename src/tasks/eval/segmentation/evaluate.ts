@@ -12,7 +12,7 @@ import {saveHead, type HeadTensors} from '../../../files/checkpoint/head-file.js
 import {openSegmentHead, type SegmentHeadSpec} from '../../../files/checkpoint/segment-head-file.js'
 import {foldSegmentHead} from '../../../heads/segment-head.js'
 import {refuseExisting} from '../../../system/atomic.js'
-import {free} from '../../../tensor/tree.js'
+import {disposeTree} from '../../../tensor/tree.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
 import {classesInForce} from './classes.js'
@@ -126,8 +126,8 @@ async function* scoreModel(context: SegContext, loaded: LoadedSegmentHead | unde
     const cases = await casesOf(folded, outcomes)
     return {outcomes, cases, tensors: options.headOut === undefined ? undefined : await headTensors(head), trainSeconds}
   } finally {
-    free(head)
-    free({...folded})
+    disposeTree(head)
+    disposeTree({...folded})
   }
 }
 
@@ -143,8 +143,8 @@ async function* scoreBaseline(context: SegContext, baseline: SegBaseline): Async
   try {
     return yield* scoreHead(context, extractor, folded)
   } finally {
-    free(head)
-    free({...folded})
+    disposeTree(head)
+    disposeTree({...folded})
   }
 }
 

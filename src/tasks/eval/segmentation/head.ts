@@ -5,7 +5,7 @@ import type {HeadTensors} from '../../../files/checkpoint/head-file.js'
 import {openSegmentHead, type OpenedSegmentHead, type SegmentHeadSpec} from '../../../files/checkpoint/segment-head-file.js'
 import {foldSegmentHead, type SegmentHead} from '../../../heads/segment-head.js'
 import {tensor} from '../../../tensor/tf.js'
-import {flat, free, grow} from '../../../tensor/tree.js'
+import {flatten, disposeTree, unflatten} from '../../../tensor/tree.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import type {FoldedHead, SegmentProtocol} from './inference.js'
 
@@ -21,13 +21,13 @@ export type LoadedSegmentHead = {
 /** The numbers of a head, for its file. */
 export async function headTensors(head: SegmentHead): Promise<HeadTensors> {
   const tensors = new Map<string, {shape: readonly number[]; data: Float32Array}>()
-  for (const [name, leaf] of flat(head)) tensors.set(name, {shape: leaf.shape, data: (await leaf.data<'float32'>()).slice()})
+  for (const [name, leaf] of flatten(head)) tensors.set(name, {shape: leaf.shape, data: (await leaf.data<'float32'>()).slice()})
   return tensors
 }
 
 /** A head from the numbers of its file. */
 const headFromTensors = (tensors: HeadTensors): SegmentHead =>
-  grow<SegmentHead>([...tensors].map(([name, {shape, data}]) => [name, tensor(data, [...shape])] as const))
+  unflatten<SegmentHead>([...tensors].map(([name, {shape, data}]) => [name, tensor(data, [...shape])] as const))
 
 /** The classes of a head, as masks know them. */
 export function specClasses({classes, ignored}: SegmentHeadSpec): Classes {
@@ -61,13 +61,13 @@ export async function loadSegmentHead(
   const layers = spec.layers ?? Array.from({length: blocks}, (_, i) => config.depth - blocks + i)
   const head = headFromTensors(tensors)
   const folded = foldSegmentHead(head)
-  free(head)
+  disposeTree(head)
   const {size, crop, stride, scales, flip} = spec
   return {
     file,
     folded,
     classes: specClasses(spec),
     protocol: {layers, size, scales, flip, ...(crop === null ? {} : {crop}), ...(stride === null ? {} : {stride})},
-    [Symbol.dispose]: () => free({...folded})
+    [Symbol.dispose]: () => disposeTree({...folded})
   }
 }

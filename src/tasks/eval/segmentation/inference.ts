@@ -35,7 +35,7 @@ import {
   tile
 } from '../../../tensor/tf.js'
 import type {Tensor1D, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
-import {free} from '../../../tensor/tree.js'
+import {disposeTree} from '../../../tensor/tree.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import {denseBatch, denseFeatures, denseWidth, mapSize, padToPatches} from '../../embed/dense-features.js'
 
@@ -97,7 +97,7 @@ export function untrainedExtractor(
   {seed, device, batch}: {seed: number; device: string; batch?: number}
 ): Extractor {
   const params = initVit(config, seed, 1)
-  const backbone = {config, params, precision: 'fp32' as const, [Symbol.dispose]: () => free(params)}
+  const backbone = {config, params, precision: 'fp32' as const, [Symbol.dispose]: () => disposeTree(params)}
   return backboneExtractor(backbone, layers, {name: 'untrained', device, ...(batch === undefined ? {} : {batch})})
 }
 

@@ -28,7 +28,7 @@ import {resizeBackward, resizeForward} from '../../../tensor/ops/resize.js'
 import {rng} from '../../../tensor/random.js'
 import {concat, dispose, mul, reshape, slice, tensor, tensor1d, tidy, zerosLike} from '../../../tensor/tf.js'
 import type {Scalar, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
-import {free} from '../../../tensor/tree.js'
+import {disposeTree} from '../../../tensor/tree.js'
 import {featureCache, type FeatureCache} from '../../embed/dense-features.js'
 import {resizedSize, yieldToEvents, type Extractor} from './inference.js'
 import type {SampleSet} from './dataset.js'
@@ -124,7 +124,7 @@ export async function* trainHead(
     }
     return head
   } catch (error) {
-    free(head)
+    disposeTree(head)
     throw error
   } finally {
     dispose([...moments.m.values(), ...moments.v.values()])

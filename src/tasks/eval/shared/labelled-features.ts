@@ -87,7 +87,7 @@ export async function untrainedEmbedder(
   seed: number
 ): Promise<Embedder> {
   const {initVit} = await import('../../../model/init.js')
-  const {free} = await import('../../../tensor/tree.js')
+  const {disposeTree: free} = await import('../../../tensor/tree.js')
   const params = initVit(config, seed, 1)
   const backbone = {config, params, precision: 'fp32' as const, fingerprint: `untrained ${seed}`, [Symbol.dispose]: () => free(params)}
   return embedderOf(backbone, {...features, toolVersion}, 'the untrained model')
