@@ -27,6 +27,17 @@ function channel(bits: number): Channel {
 const take = (word: number, {shift, mask, top}: Channel): number => Math.round((((word >>> shift) & mask) * 255) / top)
 
 /**
+ * Where the pixels begin. Some writers forget the palette and give the place where it begins: its length is added, as
+ * Pillow does. Other places are taken as they stand, also within the palette.
+ */
+function pixelsStart(view: DataView, old: boolean, header: number, depth: number): number {
+  const start = view.getUint32(10, true)
+  if (depth > 8 || start !== 14 + header) return start
+  const stated = old ? 0 : view.getUint32(46, true)
+  return start + (old ? 3 : 4) * Math.min(stated || 1 << depth, 1 << depth)
+}
+
+/**
  * Decodes a bitmap; bytes are those of the whole file.
  *
  * Raises Error with a sentence where it is cut off, run-length coded or inconsistent. The caller has checked the size
@@ -49,7 +60,7 @@ export function decodeBmp(bytes: Uint8Array): Raster {
     throw new Error(`it is a BMP of ${depth} bits per pixel, which is not read`)
 
   const pitch = Math.ceil((width * depth) / 32) * 4
-  const start = view.getUint32(10, true)
+  const start = pixelsStart(view, old, header, depth)
   if (start + pitch * height > bytes.length) throw new Error('it is a BMP that is cut off')
   const data = new Uint8Array(width * height * 3)
   const line = (y: number): number => start + (signed < 0 ? y : height - 1 - y) * pitch
@@ -58,14 +69,15 @@ export function decodeBmp(bytes: Uint8Array): Raster {
     const entry = old ? 3 : 4
     const table = 14 + header
     const stated = old ? 0 : view.getUint32(46, true)
-    const colours = Math.min(stated || 1 << depth, 1 << depth, Math.floor((start - table) / entry))
+    const colours = Math.min(stated || 1 << depth, 1 << depth)
+    if (table + colours * entry > bytes.length) throw new Error('it is a BMP that is cut off')
     const perByte = 8 / depth
     for (let y = 0, o = 0; y < height; y++) {
       const row = line(y)
       for (let x = 0; x < width; x++, o += 3) {
         const shift = 8 - depth * ((x % perByte) + 1)
         const index = (bytes[row + Math.floor(x / perByte)]! >> shift) & ((1 << depth) - 1)
-        if (index >= colours) continue // beyond the palette: black, as the array already is
+        if (index >= colours) throw new Error(`it is a BMP that is damaged (colour ${index} of a palette of ${colours})`)
         const p = table + index * entry
         data[o] = bytes[p + 2]!
         data[o + 1] = bytes[p + 1]!

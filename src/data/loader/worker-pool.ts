@@ -7,12 +7,13 @@
  */
 import {availableParallelism} from 'node:os'
 import {Worker} from 'node:worker_threads'
+import {reportGround} from '../image/decode.js'
 import type {Answer, Item, Reply, Request, Setup} from './worker.js'
 
 /** One thread fewer than the machine has, at least one: the engine keeps a core. */
 export const defaultWorkers = (): number => Math.max(1, availableParallelism() - 1)
 
-type Waiting = {resolve: (answers: readonly Answer[]) => void; reject: (error: Error) => void; items: number}
+type Waiting = {resolve: (answers: readonly Answer[]) => void; reject: (error: Error) => void; ids: readonly string[]}
 
 class Thread {
   readonly #worker: Worker
@@ -30,10 +31,15 @@ class Thread {
       const waiting = this.#waiting.get(reply.job)
       if (!waiting) return
       this.#waiting.delete(reply.job)
-      this.load -= waiting.items
+      this.load -= waiting.ids.length
       if (this.#waiting.size === 0 && !this.#closing) this.#worker.unref()
       if ('defect' in reply) waiting.reject(new Error(reply.defect))
-      else waiting.resolve(reply.answers)
+      else {
+        reply.answers.forEach((answer, i) => {
+          if ('data' in answer && answer.ground) reportGround(waiting.ids[i]!, answer.ground)
+        })
+        waiting.resolve(reply.answers)
+      }
     })
     this.#worker.on('error', error => this.#fail(error))
     this.#worker.on('exit', code =>
@@ -45,7 +51,7 @@ class Thread {
     return new Promise((resolve, reject) => {
       if (this.#broken) return reject(this.#broken)
       const job = this.#next++
-      this.#waiting.set(job, {resolve, reject, items: items.length})
+      this.#waiting.set(job, {resolve, reject, ids: items.map(({ref}) => ref.id)})
       this.load += items.length
       this.#worker.ref()
       this.#worker.postMessage({job, items} satisfies Request)

@@ -11,7 +11,7 @@ import {multiCrop, type CropSettings} from '../augment/multi-crop.js'
 import {shrinkOf} from '../augment/crop-params.js'
 import {ImageCache, type CacheHandle} from './cache.js'
 import {loadNative} from '../image/native.js'
-import {decodeRgb, loadPixels, MAX_PIXELS, RefusedImage, type Transform} from '../image/decode.js'
+import {decodeRgb, loadPixels, type DecodedImage, MAX_PIXELS, RefusedImage, type Transform} from '../image/decode.js'
 import {measure, type Measures} from '../stats/image-stats.js'
 import type {ImageRef} from '../sources/image-ref.js'
 
@@ -40,10 +40,20 @@ export type Item = {readonly ref: WireRef; readonly index?: number; readonly pos
  * measures: the descriptor's float32 numbers as bytes), or why there are none.
  */
 export type Answer =
-  {readonly data: Uint8Array; readonly width: number; readonly height: number; readonly measures?: Measures} | {readonly reason: string}
+  | {
+      readonly data: Uint8Array
+      readonly width: number
+      readonly height: number
+      readonly measures?: Measures
+      /** Where the alpha of the image was laid on a colour instead of being dropped. */
+      readonly ground?: 'white' | 'black'
+    }
+  | {readonly reason: string}
 
 export type Request = {readonly job: number; readonly items: readonly Item[]}
 export type Reply = {readonly job: number; readonly answers: readonly Answer[]} | {readonly job: number; readonly defect: string}
+
+const groundOf = ({ground}: DecodedImage): Pick<DecodedImage, 'ground'> => (ground ? {ground} : {})
 
 /** A function that works on items one after the other. */
 export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<Answer[]> {
@@ -58,13 +68,20 @@ export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<A
   async function answer({ref, index = -1, position = 0}: Item): Promise<Answer> {
     if (setup.kind === 'pixels') return loadPixels(ref as ImageRef, setup.transform, {maxPixels, native})
     if (setup.kind === 'measures') {
-      const {measures, descriptor} = measure(await decodeRgb(ref as ImageRef, {maxPixels}))
-      return {data: new Uint8Array(descriptor.buffer), width: measures.width, height: measures.height, measures}
+      const image = await decodeRgb(ref as ImageRef, {maxPixels})
+      const {measures, descriptor} = measure(image)
+      const {width, height} = measures
+      return {data: new Uint8Array(descriptor.buffer), width, height, measures, ...groundOf(image)}
     }
     const known = cache?.get(index)
     const image = known ?? (await decodeRgb(ref as ImageRef, {maxPixels, shrink}))
     if (!known) cache?.put(index, image)
-    return {data: multiCrop(setup.seed, position, image, setup.crops, {native}), width: image.width, height: image.height}
+    return {
+      data: multiCrop(setup.seed, position, image, setup.crops, {native}),
+      width: image.width,
+      height: image.height,
+      ...groundOf(image)
+    }
   }
 
   return async items => {

@@ -6,7 +6,8 @@
  * Lossy formats are refused: a JPEG of class ids is no mask. A map that cannot be used is refused with a clause, as
  * images are, so that it counts as one bad input.
  */
-import {decodeTiffNumbers, MAX_PIXELS, readBytes, RefusedImage, type DecodeOptions} from '../image/decode.js'
+import {MAX_PIXELS, readBytes, RefusedImage, type DecodeOptions} from '../image/decode.js'
+import {decodeTiffNumbers} from '../image/decode-numbers.js'
 import {PngProblem, pngSize, readPng} from '../image/png.js'
 import type {ImageRef} from '../sources/image-ref.js'
 import {sniff} from '../image/sniff.js'
