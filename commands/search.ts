@@ -111,7 +111,7 @@ export default class Search extends Command {
             onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
           })
     const progress = this.progress({unit: 'queries'})
-    const shown: import('../src/tasks/search/search.js').Answer[] = []
+    const shown: import('../src/tasks/search/search.js').QueryAnswer[] = []
     let [done, rows] = [0, 0]
     for await (const answer of answers) {
       if (signal.aborted) break

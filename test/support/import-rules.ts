@@ -152,7 +152,7 @@ export const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = 
   [/^@tensorflow\/tfjs-(backend-.*|node.*)$/, /^src\/engine\//],
   [/^sharp$/, /^src\/data\/image\/(decode|encode).*\.ts$/],
   [/^hnswlib-node$/, /^src\/search\/hnsw\.ts$/],
-  [/^@lancedb\/lancedb$/, /^src\/files\/search-index\/lance-table\.ts$/],
+  [/^@lancedb\/lancedb$/, /^src\/files\/search-index\/lance-library\.ts$/],
   [/^@oclif\/core$/, /^(src\/cli|commands)\//],
   [/^cli-progress$/, /^src\/cli\/progress\.ts$/],
   [/^yaml$/, /^src\/config\//],

@@ -14,7 +14,7 @@ import {isObject, parseJson} from '../../system/json.js'
 import {ByteReader, crcOfFile, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
 import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, SideFile, Source, Target} from './format.js'
 import {NPY_HEADER_BYTES, NPY_MAGIC, npyDataAt, npyHeader, parseNpyHeader, type NpyArray} from './npy-header.js'
-import {toFloat32} from './numbers.js'
+import {numbersToFloat32} from './numbers.js'
 import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {lineRows, recoverLines, rowLine, type LineRow} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
@@ -180,7 +180,7 @@ async function* vectorBlocks(
     const found = await bytes.take(n * dim * dtype.bytes)
     if (found.length < n * dim * dtype.bytes) throw damaged(`${name} ends after ${at} of ${count} rows.`)
     sum.crc = crc32(found, sum.crc)
-    return toFloat32(found, dtype)
+    return numbersToFloat32(found, dtype)
   }
   const step = rowsPerBatch(dim)
   // In Fortran order a row is only whole at the end, so the array is held.

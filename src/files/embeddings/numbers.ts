@@ -34,7 +34,7 @@ export const dtype = (kind: 'f2' | 'f4' | 'f8' | 'bf2', little = true): Dtype =>
 }
 
 /** Bytes of one kind of number as float32. */
-export function toFloat32(bytes: Uint8Array, {bytes: width, read, isFloat32}: Dtype): Float32Array {
+export function numbersToFloat32(bytes: Uint8Array, {bytes: width, read, isFloat32}: Dtype): Float32Array {
   if (isFloat32) return new Float32Array(Uint8Array.from(bytes).buffer)
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   return Float32Array.from({length: bytes.length / width}, (_, i) => read(view, i * width))

@@ -14,7 +14,7 @@ import {ByteReader, crcOfFile, fileBytes, fileSink, readAt, writeAt} from './byt
 import {withPath} from './spool.js'
 import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, Target} from './format.js'
 import {checkExtent, damaged, readHeader, type Entry, type Header} from './safetensors-header.js'
-import {dtype, toFloat32, type Dtype} from './numbers.js'
+import {dtype, numbersToFloat32, type Dtype} from './numbers.js'
 import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {lineRows, recoverLines, rowLine} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
@@ -190,7 +190,7 @@ async function* rowsFrom(
       }
       // The last batch is only given once all has been compared.
       if (at + n === count) await endRows(names, sums, metadata, name)
-      yield {ids, vectors: toFloat32(bytes, kind), fields}
+      yield {ids, vectors: numbersToFloat32(bytes, kind), fields}
     }
   } finally {
     await names?.return(undefined)

@@ -9,16 +9,16 @@ import {decodeRgb, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {dataUri, html, page, type Markup} from '../../render/html.js'
-import type {Answer, SearchHit} from './search.js'
+import type {QueryAnswer, SearchHit} from './search.js'
 
 export {answerEmbeddings, answerImages} from './search.js'
-export type {Answer} from './search.js'
+export type {QueryAnswer} from './search.js'
 
 /**
  * Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. Throws a `UserError`
  * naming the line that is not so.
  */
-export async function* answerRows(input: Readable | string, {k, limit}: {k: number; limit: number}): AsyncGenerator<Answer> {
+export async function* answerRows(input: Readable | string, {k, limit}: {k: number; limit: number}): AsyncGenerator<QueryAnswer> {
   const name = typeof input === 'string' ? input : 'stdin'
   const stream = typeof input === 'string' ? createReadStream(input) : input
   const lines = createInterface({input: stream, crlfDelay: Infinity})
@@ -91,7 +91,7 @@ export type ContactSheetReport = {
  * Where rows carry a `label`, neighbours with the query's own are framed in green and others in red.
  */
 export async function contactSheet(
-  answers: AsyncIterable<Answer> | Iterable<Answer>,
+  answers: AsyncIterable<QueryAnswer> | Iterable<QueryAnswer>,
   {format, title = 'Nearest neighbours', side = 128, root, onQuery}: ContactSheetOptions
 ): Promise<{content: Uint8Array | string; report: ContactSheetReport}> {
   let [queries, pictures, missing, alike, labelled] = [0, 0, 0, 0, 0]
@@ -107,7 +107,7 @@ export async function contactSheet(
       return undefined
     }
   }
-  const match = (answer: Answer, {fields}: SearchHit): boolean | undefined => {
+  const match = (answer: QueryAnswer, {fields}: SearchHit): boolean | undefined => {
     const [wanted, got] = [answer.fields['label'], fields['label']]
     if (wanted === undefined || got === undefined) return undefined
     labelled++

@@ -167,7 +167,7 @@ function hitsOf(
 }
 
 /** One query and what was found for it, best first. */
-export type Answer = {readonly query: string; readonly fields: Fields; readonly found: readonly SearchHit[]}
+export type QueryAnswer = {readonly query: string; readonly fields: Fields; readonly found: readonly SearchHit[]}
 
 type AnswerOptions = SearchOptions & {
   readonly index: string
@@ -191,7 +191,7 @@ export type ImageQueries = AnswerOptions & {
 }
 
 /** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
-export async function* answerImages({index, images, nul = false, limit = Infinity, ...options}: ImageQueries): AsyncGenerator<Answer> {
+export async function* answerImages({index, images, nul = false, limit = Infinity, ...options}: ImageQueries): AsyncGenerator<QueryAnswer> {
   const searcher = await loadIndex(index)
   const [{embed, loadEmbedder, settingsOf, defaultBatch: usualBatch}, {listImages, noImages}, {startEngine}] = await Promise.all([
     import('../embed/embedder.js'),
@@ -230,7 +230,7 @@ export async function* answerEmbeddings({
   stdin = process.stdin,
   limit = Infinity,
   ...options
-}: AnswerOptions & {readonly queries: readonly string[]; readonly stdin?: AsyncIterable<Uint8Array>}): AsyncGenerator<Answer> {
+}: AnswerOptions & {readonly queries: readonly string[]; readonly stdin?: AsyncIterable<Uint8Array>}): AsyncGenerator<QueryAnswer> {
   const searcher = await loadIndex(index)
   const source = await openAll(queries, {stdin, ignoreLength: searcher.header.metric === 'cosine'})
   try {
@@ -252,7 +252,7 @@ export async function* answerEmbeddings({
   }
 }
 
-async function* answerBatch(rows: EmbeddingBatch, searcher: Searcher, options: SearchOptions): AsyncGenerator<Answer> {
+async function* answerBatch(rows: EmbeddingBatch, searcher: Searcher, options: SearchOptions): AsyncGenerator<QueryAnswer> {
   const found = await searcher.search(rows, options)
   for (const [i, query] of rows.ids.entries()) yield {query, fields: rows.fields[i]!, found: found[i]!}
 }

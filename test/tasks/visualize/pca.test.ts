@@ -10,7 +10,7 @@ import {centered, enlarge, fitSide, paste, blankCanvas} from '../../../src/rende
 import {decodeRgb, type Raster} from '../../../src/data/image/decode.js'
 import {drawPicture} from '../../../src/synthetic/picture.js'
 import {encodeImage} from '../../../src/data/image/encode.js'
-import {answerRows, contactSheet, type Answer} from '../../../src/tasks/search/contact-sheet.js'
+import {answerRows, contactSheet, type QueryAnswer} from '../../../src/tasks/search/contact-sheet.js'
 import {defaultSize} from '../../../src/tasks/visualize/run-on-images.js'
 import {visualizePca} from '../../../src/tasks/visualize/pca.js'
 import {memory} from '../../../src/tensor/tf.js'
@@ -86,7 +86,7 @@ test('the usual size gives at least 16 patches', () => {
 
 test('a contact sheet shows what can be opened, and counts labels that agree', async () => {
   const name = (kind: string): string => `pictures/${kind}/a.png`
-  const answers: Answer[] = [
+  const answers: QueryAnswer[] = [
     {
       query: name('star'),
       fields: {label: 'star'},
@@ -109,8 +109,8 @@ test('a contact sheet shows what can be opened, and counts labels that agree', a
 
 test('rows of a search are read as a stream, grouped by query', async () => {
   const row = (query: string, id: string): string => JSON.stringify({query, rank: 1, id, similarity: 0.5, label: 'x'})
-  const read = async (text: string, limit = 9): Promise<Answer[]> => {
-    const all: Answer[] = []
+  const read = async (text: string, limit = 9): Promise<QueryAnswer[]> => {
+    const all: QueryAnswer[] = []
     for await (const answer of answerRows(Readable.from([text]), {k: 2, limit})) all.push(answer)
     return all
   }

@@ -103,7 +103,7 @@ export function checkOf(
 }
 
 /** Compares a batch with its checksum, where it has one. Throws `RangeError` where they differ. */
-export function verify(schemaHead: Uint8Array, before: number, {header, metadata, body}: Message, required: boolean): void {
+export function verifyBatch(schemaHead: Uint8Array, before: number, {header, metadata, body}: Message, required: boolean): void {
   const found = metadata.get(CHECK_KEY)
   if (found === undefined && !required) return
   if (found !== checkOf(schemaHead, before, figuresOf(header), body).get(CHECK_KEY))

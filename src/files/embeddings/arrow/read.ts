@@ -8,7 +8,7 @@ import {BatchCursor, columnData, type ColumnData} from './column-data.js'
 import {unpacker} from './compression.js'
 import type {FlatTable} from './flatbuffer.js'
 import {openArrowFile, type ArrowFile} from './file.js'
-import {figuresOf, MessageReader, verify, type Message} from './messages.js'
+import {figuresOf, MessageReader, verifyBatch, type Message} from './messages.js'
 import {batchFrom, layoutOf, RECORD_KEY, type Layout} from './rows.js'
 import {DICTIONARY_BATCH, readSchema, RECORD_BATCH, SCHEMA, UnreadType, type ArrowField, type ArrowSchema} from './schema.js'
 
@@ -123,7 +123,7 @@ async function take(message: Message, stream: Stream, name: string, first: numbe
     return undefined
   }
   if (message.kind !== RECORD_BATCH) throw new RangeError('it has a message that is no batch')
-  if (checked) verify(stream.schemaHead, stream.rows, message, stream.schema.metadata.has(CHECKED_KEY))
+  if (checked) verifyBatch(stream.schemaHead, stream.rows, message, stream.schema.metadata.has(CHECKED_KEY))
   const columns = await columnsOf(message.header, message.body, stream.schema.fields, stream)
   const n = message.header.int64(0)
   const rows = n === 0 ? undefined : batchFrom(columns, n, stream.layout, name, first + stream.rows)

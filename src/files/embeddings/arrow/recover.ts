@@ -4,7 +4,7 @@ import {ByteReader, fileBytes} from '../bytes.js'
 import type {Column} from '../columns.js'
 import type {Recovered} from '../format.js'
 import {metaFromJson} from '../provenance.js'
-import {MessageReader, verify, type Message} from './messages.js'
+import {MessageReader, verifyBatch, type Message} from './messages.js'
 import {RECORD_KEY} from './rows.js'
 import {readSchema, RECORD_BATCH, SCHEMA, type ArrowSchema} from './schema.js'
 
@@ -30,7 +30,7 @@ export async function recoverArrow(path: string): Promise<Recovered | undefined>
     let [end, rows] = [reader.offset, 0]
     for (let message = await next(); message?.kind === RECORD_BATCH; message = await next()) {
       try {
-        verify(first.head, rows, message, false)
+        verifyBatch(first.head, rows, message, false)
         rows += message.header.int64(0)
       } catch {
         break
