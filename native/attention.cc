@@ -1,7 +1,7 @@
 /**
  * Self-attention over packed sequences in bfloat16, for processors that multiply it (AVX512-BF16).
  *
- * One (sequence, head) is one piece of work: keys and values are packed once, then six query rows at a time go through
+ * One (sequence, head) is one task: keys and values are packed once, then six query rows at a time go through
  * scores, softmax and the weighted sum without leaving the first-level cache, so that no matrix of scores ever reaches
  * memory. Sums are float32. Where the processor lacks the instructions, `dinov2::attention_ready` says so and the
  * caller takes two batched products instead.
@@ -13,19 +13,16 @@
  * qkv is [T, 3C]: queries, keys, values side by side, each head by head; head width K = C / heads, a multiple of 16 up
  * to 128.
  */
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <cmath>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define DINOV2_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-#endif
+#include "simd.h"
 
 namespace {
+
+using namespace dinov2;
 
 bool attentionReady(int64_t width) {
 #ifdef DINOV2_BF16
@@ -37,38 +34,33 @@ bool attentionReady(int64_t width) {
 
 #ifdef DINOV2_BF16
 
-using bf16 = uint16_t;
-
-/** eˣ for x ≤ 0, to about two units in the last place: 2ⁿ by scaling, the rest by a polynomial. */
-DINOV2_BF16 inline __m512 exponential(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 y = _mm512_set1_ps(1.9875691500e-4f);
-  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(c));
-  y = _mm512_fmadd_ps(y, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(y, n);
-}
-
 /**
- * out[R][16·V] = Σ over pairs of a[r][pair] · b[pair][16·V]: the inner product both halves share. `a` holds rows of
- * bfloat16 pairs with the given stride (in elements), `b` packed pairs, `pairs` of them, each `ldb` wide.
+ * out[R][16·V] = Σ over pairs of row(r, pair) · b[pair][16·V], the inner product that both halves share: `row` gives
+ * one packed pair of bfloat16, `b` holds packed pairs, `pairs` of them, each `ldb` wide.
  */
-template <int R, int V>
-DINOV2_BF16 inline void multiply(const bf16* a, int64_t lda, const uint32_t* b, int64_t ldb, int64_t pairs, __m512 (&sum)[R][V]) {
+template <int R, int V, typename Row>
+DINOV2_BF16 inline void accumulate(const Row& row, const uint32_t* b, int64_t ldb, int64_t pairs, __m512 (&sum)[R][V]) {
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sum[r][v] = _mm512_setzero_ps();
   for (int64_t p = 0; p < pairs; p++) {
     __m512bh column[V];
     for (int v = 0; v < V; v++) column[v] = (__m512bh)_mm512_loadu_si512(b + p * ldb + 16 * v);
     for (int r = 0; r < R; r++) {
-      int32_t two;
-      __builtin_memcpy(&two, a + r * lda + 2 * p, 4);
-      const __m512bh row = (__m512bh)_mm512_set1_epi32(two);
-      for (int v = 0; v < V; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], row, column[v]);
+      const __m512bh pair = (__m512bh)_mm512_set1_epi32(row(r, p));
+      for (int v = 0; v < V; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], pair, column[v]);
     }
   }
+}
+
+/** out[R][16·V] = Σ over pairs of a[r][pair] · b[pair][16·V]; `a` holds rows of bfloat16 pairs, `lda` elements a row. */
+template <int R, int V>
+DINOV2_BF16 inline void multiply(const bf16* a, int64_t lda, const uint32_t* b, int64_t ldb, int64_t pairs, __m512 (&sum)[R][V]) {
+  const auto row = [=](int r, int64_t p) DINOV2_BF16 {
+    int32_t two;
+    __builtin_memcpy(&two, a + r * lda + 2 * p, 4);
+    return two;
+  };
+  accumulate<R, V>(row, b, ldb, pairs, sum);
 }
 
 template <int R, int V>
@@ -82,7 +74,7 @@ DINOV2_BF16 inline void scores(const bf16* q, int64_t ldq, const uint32_t* keys,
 struct Scratch {
   std::vector<uint32_t> keys, values;
   std::vector<float> scores;
-  std::vector<bf16> chances;
+  std::vector<bf16> weights;
 };
 
 /** Rows `first … first + R` of one head. */
@@ -104,12 +96,12 @@ DINOV2_BF16 void rows(const bf16* q, int64_t ldq, int64_t n, int64_t padded, int
     const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most) * scale);
     const __m512 by = _mm512_set1_ps(scale);
     __m512 total = _mm512_setzero_ps();
-    bf16* chance = s.chances.data() + r * padded;
+    bf16* weight = s.weights.data() + r * padded;
     for (int64_t j = 0; j < padded; j += 16) {
       __m512 p = exponential(_mm512_fmsub_ps(_mm512_loadu_ps(line + j), by, top));
       if (j >= whole) p = _mm512_maskz_mov_ps(j == whole ? tail : 0, p);
       total = _mm512_add_ps(total, p);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(chance + j), (__m256i)_mm512_cvtneps_pbh(p));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weight + j), (__m256i)_mm512_cvtneps_pbh(p));
     }
     inverse[r] = 1.0f / _mm512_reduce_add_ps(total);
   }
@@ -122,12 +114,12 @@ DINOV2_BF16 void rows(const bf16* q, int64_t ldq, int64_t n, int64_t padded, int
     };
     if (width - d >= 64) {
       __m512 sum[R][4];
-      multiply<R, 4>(s.chances.data(), padded, s.values.data() + d, width, padded / 2, sum);
+      multiply<R, 4>(s.weights.data(), padded, s.values.data() + d, width, padded / 2, sum);
       write(sum);
       d += 64;
     } else {
       __m512 sum[R][1];
-      multiply<R, 1>(s.chances.data(), padded, s.values.data() + d, width, padded / 2, sum);
+      multiply<R, 1>(s.weights.data(), padded, s.values.data() + d, width, padded / 2, sum);
       write(sum);
       d += 16;
     }
@@ -165,7 +157,7 @@ DINOV2_BF16 void head(const bf16* q, const bf16* k, const bf16* v, int64_t ld, i
   s.keys.resize(width / 2 * padded);
   s.values.resize(padded / 2 * width);
   s.scores.resize(R * padded);
-  s.chances.resize(R * padded);
+  s.weights.resize(R * padded);
 
   packByChannels(k, ld, n, padded, width, s.keys.data());
   packByRows(v, ld, n, padded, width, s.values.data());
@@ -183,16 +175,7 @@ DINOV2_BF16 void head(const bf16* q, const bf16* k, const bf16* v, int64_t ld, i
 /** out[R][16·V] = Σ over pairs of a[pair][r] · b[pair][16·V], where `a` holds packed pairs, `lda` of them a line. */
 template <int R, int V>
 DINOV2_BF16 inline void multiplyAcross(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, int64_t pairs, __m512 (&sum)[R][V]) {
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) sum[r][v] = _mm512_setzero_ps();
-  for (int64_t p = 0; p < pairs; p++) {
-    __m512bh column[V];
-    for (int v = 0; v < V; v++) column[v] = (__m512bh)_mm512_loadu_si512(b + p * ldb + 16 * v);
-    for (int r = 0; r < R; r++) {
-      const __m512bh row = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[p * lda + r]));
-      for (int v = 0; v < V; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], row, column[v]);
-    }
-  }
+  accumulate<R, V>([=](int r, int64_t p) DINOV2_BF16 { return static_cast<int32_t>(a[p * lda + r]); }, b, ldb, pairs, sum);
 }
 
 struct GradScratch {
@@ -201,7 +184,7 @@ struct GradScratch {
   std::vector<bf16> queries, grads;                        // [rows, K], zero beyond n
   std::vector<float> scores, slopes;                       // [6, padded]
   std::vector<bf16> line;                                  // [6, padded], dS of six rows
-  std::vector<uint32_t> chances, chanceSlopes;             // by pairs of rows: [rows/2][padded]
+  std::vector<uint32_t> weights, scoreGrads;             // by pairs of rows: [rows/2][padded]
 };
 
 /** rows `from … from + 6` of the products that end in a row of K channels: `write(r, d, sums)`. */
@@ -223,8 +206,6 @@ DINOV2_BF16 inline void acrossChannels(int64_t width, const Multiply& product, c
   }
 }
 
-DINOV2_BF16 inline void round16(bf16* to, __m512 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x)); }
-
 /**
  * The gradient of one head of one sequence of n rows: dq, dk, dv `ldd` elements a row, for the gradient `g` of its
  * output, `ldg` elements a row.
@@ -244,8 +225,8 @@ DINOV2_BF16 void headGrad(const bf16* g, int64_t ldg, const bf16* q, const bf16*
   s.scores.resize(R * padded);
   s.slopes.resize(R * padded);
   s.line.resize(R * padded);
-  s.chances.resize(all / 2 * padded);
-  s.chanceSlopes.resize(all / 2 * padded);
+  s.weights.resize(all / 2 * padded);
+  s.scoreGrads.resize(all / 2 * padded);
 
   packByChannels(k, ld, n, padded, width, s.keys.data());
   packByChannels(v, ld, n, padded, width, s.values.data());
@@ -308,8 +289,8 @@ DINOV2_BF16 void headGrad(const bf16* g, int64_t ldg, const bf16* q, const bf16*
           const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + (r + 1) * padded + j)));
           return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
         };
-        _mm512_storeu_si512(s.chances.data() + (first + r) / 2 * padded + j, pair(s.scores.data()));
-        _mm512_storeu_si512(s.chanceSlopes.data() + (first + r) / 2 * padded + j, pair(s.slopes.data()));
+        _mm512_storeu_si512(s.weights.data() + (first + r) / 2 * padded + j, pair(s.scores.data()));
+        _mm512_storeu_si512(s.scoreGrads.data() + (first + r) / 2 * padded + j, pair(s.slopes.data()));
         round16(s.line.data() + r * padded + j, _mm512_loadu_ps(s.slopes.data() + r * padded + j));
         round16(s.line.data() + (r + 1) * padded + j, _mm512_loadu_ps(s.slopes.data() + (r + 1) * padded + j));
       }
@@ -329,25 +310,25 @@ DINOV2_BF16 void headGrad(const bf16* g, int64_t ldg, const bf16* q, const bf16*
       };
     };
     acrossChannels<R>(
-        width, [&]<int V>(int64_t d, __m512 (&sum)[R][V]) DINOV2_BF16 { multiplyAcross<R, V>(s.chances.data() + from, padded, s.gradRows.data() + d, width, all / 2, sum); }, out(dv));
+        width, [&]<int V>(int64_t d, __m512 (&sum)[R][V]) DINOV2_BF16 { multiplyAcross<R, V>(s.weights.data() + from, padded, s.gradRows.data() + d, width, all / 2, sum); }, out(dv));
     acrossChannels<R>(
-        width, [&]<int V>(int64_t d, __m512 (&sum)[R][V]) DINOV2_BF16 { multiplyAcross<R, V>(s.chanceSlopes.data() + from, padded, s.queryRows.data() + d, width, all / 2, sum); }, out(dk));
+        width, [&]<int V>(int64_t d, __m512 (&sum)[R][V]) DINOV2_BF16 { multiplyAcross<R, V>(s.scoreGrads.data() + from, padded, s.queryRows.data() + d, width, all / 2, sum); }, out(dk));
   }
 }
 
 /** One head of one sequence: its first row, how many rows, which head. */
-struct Piece {
+struct HeadOfSequence {
   int64_t row, length, head;
 };
 
-std::vector<Piece> piecesOf(const at::Tensor& qkv, at::IntArrayRef counts, at::IntArrayRef lengths, int64_t heads) {
-  std::vector<Piece> pieces;
+std::vector<HeadOfSequence> headsOf(const at::Tensor& qkv, at::IntArrayRef counts, at::IntArrayRef lengths, int64_t heads) {
+  std::vector<HeadOfSequence> items;
   int64_t row = 0;
   for (size_t g = 0; g < counts.size(); g++)
     for (int64_t i = 0; i < counts[g]; i++, row += lengths[g])
-      for (int64_t h = 0; h < heads; h++) pieces.push_back({row, lengths[g], h});
+      for (int64_t h = 0; h < heads; h++) items.push_back({row, lengths[g], h});
   TORCH_CHECK(row == qkv.size(0), "the groups cover ", row, " rows of ", qkv.size(0));
-  return pieces;
+  return items;
 }
 
 #endif
@@ -363,14 +344,14 @@ at::Tensor attention(const at::Tensor& qkv, at::IntArrayRef counts, at::IntArray
   TORCH_CHECK(attentionReady(width), "this processor or head width (", width, ") has no bfloat16 attention kernel");
   auto out = at::empty({qkv.size(0), C}, qkv.options());
 #ifdef DINOV2_BF16
-  const auto pieces = piecesOf(qkv, counts, lengths, heads);
+  const auto items = headsOf(qkv, counts, lengths, heads);
   const auto* in = reinterpret_cast<const bf16*>(qkv.const_data_ptr<at::BFloat16>());
   auto* to = reinterpret_cast<bf16*>(out.mutable_data_ptr<at::BFloat16>());
   const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  at::parallel_for(0, static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, static_cast<int64_t>(items.size()), 1, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     for (int64_t i = begin; i < end; i++) {
-      const auto& p = pieces[i];
+      const auto& p = items[i];
       const bf16* base = in + p.row * 3 * C + p.head * width;
       head(base, base + C, base + 2 * C, 3 * C, p.length, width, scale, scratch, to + p.row * C + p.head * width, C);
     }
@@ -389,15 +370,15 @@ at::Tensor attentionGrad(const at::Tensor& dy, const at::Tensor& qkv, at::IntArr
   TORCH_CHECK(attentionReady(width), "this processor or head width (", width, ") has no bfloat16 attention kernel");
   auto out = at::empty_like(qkv);
 #ifdef DINOV2_BF16
-  const auto pieces = piecesOf(qkv, counts, lengths, heads);
+  const auto items = headsOf(qkv, counts, lengths, heads);
   const auto* in = reinterpret_cast<const bf16*>(qkv.const_data_ptr<at::BFloat16>());
   const auto* grad = reinterpret_cast<const bf16*>(dy.const_data_ptr<at::BFloat16>());
   auto* to = reinterpret_cast<bf16*>(out.mutable_data_ptr<at::BFloat16>());
   const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  at::parallel_for(0, static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, static_cast<int64_t>(items.size()), 1, [&](int64_t begin, int64_t end) {
     GradScratch scratch;
     for (int64_t i = begin; i < end; i++) {
-      const auto& p = pieces[i];
+      const auto& p = items[i];
       const int64_t at = p.row * 3 * C + p.head * width;
       headGrad(grad + p.row * C + p.head * width, C, in + at, in + at + C, in + at + 2 * C, 3 * C, p.length, width, scale, scratch, to + at, to + at + C, to + at + 2 * C, 3 * C);
     }

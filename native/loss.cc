@@ -3,7 +3,7 @@
  * memory counts.
  *
  * Each operator is one that TypeScript writes as a reference implementation (`loss/cross-entropy.ts`,
- * `loss/targets.ts`, `model/head.ts`). They are given pieces of k of the K columns, which stay in the cache from one
+ * `loss/targets.ts`, `model/head.ts`). They are given chunks of k of the K columns, which stay in the cache from one
  * loop to the next. Scores may be bfloat16 or float32; sums, exponentials and norms are float32. R student rows, n
  * teacher rows, D width of the bottleneck.
  */
@@ -47,7 +47,7 @@ DINOV2_INLINE float logSumRowBody(const S* s, const float* v, int64_t k, float i
 }
 DINOV2_LOOP(logSumRow)
 
-/** log Σ exp(s/τ − v) by rows of a piece [R, k] → [R]. */
+/** log Σ exp(s/τ − v) by rows of a chunk [R, k] → [R]. */
 at::Tensor logSumOfRows(const at::Tensor& s, const std::optional<at::Tensor>& v, double temperature) {
   TORCH_CHECK(plain(s) && s.dim() == 2 && (!v || (plain(*v) && v->numel() == s.size(1))), "expected scores by rows");
   const int64_t R = s.size(0), k = s.size(1);
@@ -122,8 +122,8 @@ DINOV2_INLINE void sinkhornTurnBody(const S* s, int64_t n, int64_t k, int64_t wi
 DINOV2_LOOP(sinkhornTurn)
 
 /**
- * One turn of Sinkhorn–Knopp over a piece of scores [n, k] of K prototypes: u [n], v [k] (absent before the first
- * turn) → the new v, and what the piece adds to the total of each row [n].
+ * One turn of Sinkhorn–Knopp over a chunk of scores [n, k] of K prototypes: u [n], v [k] (absent before the first
+ * turn) → the new v, and what the chunk adds to the total of each row [n].
  */
 std::tuple<at::Tensor, at::Tensor> sinkhornTurns(const at::Tensor& s, const at::Tensor& u, const std::optional<at::Tensor>& v, int64_t prototypes, double temperature) {
   TORCH_CHECK(plain(s) && plain(u) && s.dim() == 2 && u.numel() == s.size(0) && (!v || v->numel() == s.size(1)), "expected scores by rows");
@@ -194,7 +194,7 @@ DINOV2_INLINE float columnLossRowBody(S* gradient, const S* s, Teacher<T> a, Tea
 DINOV2_LOOP(columnLossRow)
 
 /**
- * What a piece of columns gives for rows that are compared with one set of targets: s [R, k] of the student with
+ * What a chunk of columns gives for rows that are compared with one set of targets: s [R, k] of the student with
  * temperature τ, lse and weights [R]; scores t [n, k], u [n] and v [k] of the teacher with its own τ; `first` and
  * `second` (int32 [R]) say which of its rows, row r where absent. Writes the gradient [R, k]; → Σ t·s/τ by rows,
  * float32.

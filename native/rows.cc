@@ -4,7 +4,7 @@
  *
  * Each goes once over memory where libtorch's operators go two to five times, reads and writes bfloat16 or float32 as
  * it comes, and has a reference implementation in `src/tensor/ops`. Statistics and sums are float32; sums over rows
- * are cut into pieces of their own number, so that a result does not depend on how many threads there are. T rows, C
+ * are cut into chunks of their own number, so that a result does not depend on how many threads there are. T rows, C
  * channels, n rows picked.
  */
 #include <torch/library.h>
@@ -18,22 +18,22 @@ namespace {
 
 using namespace dinov2;
 
-constexpr int64_t kPieces = 32;
+constexpr int64_t kChunks = 32;
 
-/** Calls body(piece, begin, end) for pieces of `count` rows, in parallel. */
+/** Calls body(chunk, begin, end) for chunks of `count` rows, in parallel. */
 template <typename F>
-void inPieces(int64_t count, F&& body) {
-  at::parallel_for(0, kPieces, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) body(p, count * p / kPieces, count * (p + 1) / kPieces);
+void inChunks(int64_t count, F&& body) {
+  at::parallel_for(0, kChunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; p++) body(p, count * p / kChunks, count * (p + 1) / kChunks);
   });
 }
 
-/** Adds up the pieces' lines [pieces, C] in order. */
+/** Adds up the chunks' lines [chunks, C] in order. */
 at::Tensor joined(const std::vector<float>& lines, int64_t C, const at::TensorOptions& options) {
   auto out = at::empty({C}, options.dtype(at::kFloat));
   float* const to = out.mutable_data_ptr<float>();
   std::fill(to, to + C, 0.0f);
-  for (int64_t p = 0; p < kPieces; p++)
+  for (int64_t p = 0; p < kChunks; p++)
     for (int64_t c = 0; c < C; c++) to[c] += lines[p * C + c];
   return out;
 }
@@ -153,12 +153,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> layerNormGrad(const at::Tensor& d
   const float *const m = mean.const_data_ptr<float>(), *const r = rstd.const_data_ptr<float>(), *const w = weight.const_data_ptr<float>();
   const float* const base = onto ? onto->const_data_ptr<float>() : nullptr;
   float* const to = dx.mutable_data_ptr<float>();
-  std::vector<float> dw(kPieces * C), db(kPieces * C);
+  std::vector<float> dw(kChunks * C), db(kChunks * C);
   typed(dy, [&](auto* grad) {
     using D = std::remove_pointer_t<decltype(grad)>;
     typed(x, [&](auto* from) {
       using X = std::remove_pointer_t<decltype(from)>;
-      inPieces(T, [&](int64_t piece, int64_t begin, int64_t end) {
+      inChunks(T, [&](int64_t chunk, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
           const int64_t i = rows ? places[t] : t;
           if (i < 0) {
@@ -166,7 +166,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> layerNormGrad(const at::Tensor& d
             continue;
           }
           normGradRow(static_cast<const D*>(grad + i * C), static_cast<const X*>(from + i * C), RowStats{m[i], r[i]}, w, C, base ? base + t * C : nullptr, to + t * C,
-                      dw.data() + piece * C, db.data() + piece * C);
+                      dw.data() + chunk * C, db.data() + chunk * C);
         }
       });
     });
@@ -252,10 +252,10 @@ DINOV2_LOOP(addColumns)
 at::Tensor columnSums(const at::Tensor& x) {
   TORCH_CHECK(plain(x) && x.dim() == 2, "expected rows");
   const int64_t T = x.size(0), C = x.size(1);
-  std::vector<float> lines(kPieces * C);
+  std::vector<float> lines(kChunks * C);
   typed(x, [&](auto* from) {
     using X = std::remove_pointer_t<decltype(from)>;
-    inPieces(T, [&](int64_t piece, int64_t begin, int64_t end) { addColumns(static_cast<const X*>(from + begin * C), end - begin, C, lines.data() + piece * C); });
+    inChunks(T, [&](int64_t chunk, int64_t begin, int64_t end) { addColumns(static_cast<const X*>(from + begin * C), end - begin, C, lines.data() + chunk * C); });
   });
   return joined(lines, C, x.options());
 }

@@ -14,6 +14,10 @@
 #include <bit>
 #include <cstdint>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 namespace dinov2 {
 
 using bf16 = uint16_t;
@@ -84,5 +88,25 @@ auto typed(const at::Tensor& x, F&& body) {
   TORCH_CHECK(x.scalar_type() == at::kFloat, "expected float32 or bfloat16 but received ", x.scalar_type());
   return body(x.data_ptr<float>());
 }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+/** A function for processors that multiply bfloat16; call it only where they do. */
+#define DINOV2_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+
+/** eˣ for x ≤ 0, to about two units in the last place: 2ⁿ by scaling, the rest by a polynomial. */
+DINOV2_BF16 inline __m512 exponential(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 y = _mm512_set1_ps(1.9875691500e-4f);
+  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(c));
+  y = _mm512_fmadd_ps(y, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+  return _mm512_scalef_ps(y, n);
+}
+
+/** Rounds sixteen numbers to the nearest bfloat16, ties to even. */
+DINOV2_BF16 inline void round16(bf16* to, __m512 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x)); }
+#endif
 
 }  // namespace dinov2
