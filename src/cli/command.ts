@@ -1,5 +1,5 @@
 /**
- * The base of every command: what the command contract promises to a shell, kept in one place.
+ * The base of every command: what docs/contract.md promises to a shell, kept in one place.
  *
  * A command declares flags and arguments, calls `this.parse`, loads its step by `await import()` inside `run`, and
  * returns its report. The base class reads the environment and `--config` files, keeps stdout for results, turns

@@ -13,8 +13,8 @@ import {flush, install, stopStatus, whoReportsDefects} from './shutdown.js'
 
 /**
  * Runs the command line `argv` for the package that holds `from` (the URL of a file beside its package.json) and ends
- * the process with the status of the contract. The process is ended rather than left to drain, so that a pipe on stdin
- * which nobody finished reading cannot keep it.
+ * the process with the status of docs/contract.md#exit-status. The process is ended rather than left to drain, so that
+ * a pipe on stdin which nobody finished reading cannot keep it.
  */
 export async function main(from: string, argv: readonly string[] = process.argv.slice(2)): Promise<void> {
   install(() => {})

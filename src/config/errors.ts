@@ -5,8 +5,8 @@
 
 export type ErrorOptions = {
   /**
-   * Exit status of the process (contract: 1 run failed, 2 usage or settings, 3 no input, 4 too many bad inputs, 5
-   * engine or memory, 6 training unhealthy).
+   * Exit status of the process (docs/contract.md#exit-status: 1 run failed, 2 usage or settings, 3 no input, 4 too
+   * many bad inputs, 5 engine or memory, 6 training unhealthy).
    */
   readonly exit?: number
   /** Stable word for scripts, e.g. `NO_INPUT`. */

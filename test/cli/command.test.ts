@@ -1,5 +1,5 @@
 /**
- * The command contract, seen from a shell: exit statuses, `--json`, pipes, signals, environment, outputs that appear
+ * docs/contract.md, seen from a shell: exit statuses, `--json`, pipes, signals, environment, outputs that appear
  * whole. Runs real processes.
  */
 import assert from 'node:assert/strict'
