@@ -27,15 +27,17 @@ export async function main(from: string, argv: readonly string[] = process.argv.
     for (const line of said.lines) process.stderr.write(line + '\n')
     if (said.exit !== 0 && beforeDashes(argv).includes('--json')) process.stdout.write(JSON.stringify({error: said.error}) + '\n')
   }
+  let leaving: Promise<never> | undefined
   process.on('uncaughtException', error => {
+    if (leaving) return // the report itself meets the same full disk
     const reporter = whoReportsDefects()
     if (!reporter) {
       fail(error)
       process.exit()
     }
-    void reporter(error)
+    leaving = reporter(error)
       .catch(fail)
-      .finally(() => process.exit())
+      .then(() => process.exit())
   })
   try {
     const config = await Config.load(fileURLToPath(from))
@@ -56,6 +58,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
     fail(error)
   }
   await flush()
+  await leaving // the report of an error that came with the last write
   process.exit()
 }
 

@@ -84,9 +84,13 @@ export const reportDefectsWith = (reporter: (error: Error) => Promise<void>): vo
 /** Who reports what nobody caught: the command that runs, if one does. */
 export const whoReportsDefects = (): ((error: Error) => Promise<void>) | undefined => defectReporter
 
-/** Waits until both ends have been written out. */
+/**
+ * Waits until both ends have been written out. A write to a file or device fails at once, but says so only at the next
+ * turn of the event loop, so one turn is waited for: else the last write on a full disk would end with status 0.
+ */
 export async function flush(): Promise<void> {
   for (const stream of [process.stdout, process.stderr]) {
     if (stream.writableLength > 0 && !stream.destroyed) await new Promise<void>(done => stream.write('', () => done()))
   }
+  await new Promise<void>(done => setImmediate(done))
 }

@@ -21,7 +21,9 @@ export async function startWasm(): Promise<{version: string}> {
   const folder = join(dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist')
   setWasmPaths(`${folder}/`)
   quietPlainBackend()
-  if (!(await setBackend('wasm')))
+  const restore = keepErrorHandlers()
+  const started = await setBackend('wasm').finally(restore)
+  if (!started)
     throw new UserError('The WebAssembly engine did not start', {
       exit: 5,
       code: 'NO_ENGINE',
@@ -29,6 +31,20 @@ export async function startWasm(): Promise<{version: string}> {
     })
   registerBorrowedKernels()
   return {version: wasmVersion()}
+}
+
+/**
+ * Emscripten's start-up code adds process-wide handlers that throw every uncaught error anew, which ends the process
+ * with status 7 before the command can report it. → a function that takes away what was added since.
+ */
+function keepErrorHandlers(): () => void {
+  const events = ['uncaughtException', 'unhandledRejection'] as const
+  const before = new Map(events.map(event => [event, new Set(process.rawListeners(event))]))
+  return () => {
+    for (const event of events)
+      for (const listener of process.rawListeners(event))
+        if (!before.get(event)!.has(listener)) process.removeListener(event, listener as () => void)
+  }
 }
 
 /** Makes tfjs's plain JavaScript backend the current one. */

@@ -1,0 +1,161 @@
+/**
+ * What can happen to an output while it is written, tried on every command that writes: a full disk, a reader that
+ * leaves, a device that takes nothing, two writers of one file, and `kill -9` at any moment. A file is whole or
+ * absent, and an exit status of 0 means that it is there.
+ */
+import assert from 'node:assert/strict'
+import {existsSync, readdirSync, readFileSync, statSync} from 'node:fs'
+import {mkdir} from 'node:fs/promises'
+import {join} from 'node:path'
+import {before, describe, it} from 'node:test'
+import {setTimeout as wait} from 'node:timers/promises'
+import {rng} from '../../src/tensor/random.js'
+import {drawnRooms} from '../support/drawn-depth.js'
+import {drawnFolder} from '../support/drawn-images.js'
+import {folder, realBinary, run as runProgram, shell as runShell, start, type Ended} from '../support/program.js'
+import {saveTiny} from '../support/tiny-backbone.js'
+
+const dir = folder()
+const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4'}
+const run = (args: readonly string[]): Promise<Ended> => runProgram(realBinary, args, {env, cwd: dir})
+const shell = (line: string): Promise<Ended> =>
+  runShell(realBinary, `export DINOV2_ENGINE=wasm DINOV2_WORKERS=1 DINOV2_BATCH=4; ${line}`, dir)
+
+const model = ['--model', 'tiny.safetensors', '--size', '28']
+const sets = ['--train', 'photos', '--val', 'photos', ...model]
+const embed = ['embed', 'photos', ...model]
+
+/** Each writer: its words without the output, and the ending of the output; a folder has none. */
+const writers: Readonly<Record<string, {readonly words: readonly string[]; readonly ending: string; readonly rows?: boolean}>> = {
+  'embed to Arrow': {words: embed, ending: '.arrow', rows: true},
+  'embed to Parquet': {words: embed, ending: '.parquet'},
+  'embed to npy': {words: embed, ending: '.npy'},
+  'embed to JSON Lines': {words: embed, ending: '.jsonl'},
+  'embed to CSV': {words: embed, ending: '.csv'},
+  'embed to safetensors': {words: embed, ending: '.safetensors'},
+  index: {words: ['index', 'vectors.arrow'], ending: '.index'},
+  search: {words: ['search', 'photos.index', 'vectors.arrow', '-k', '2'], ending: '.jsonl', rows: true},
+  'knn-eval': {words: ['knn-eval', ...sets, '-k', '1', '--baseline', 'pixels'], ending: '.json', rows: true},
+  'linear-eval': {words: ['linear-eval', ...sets, '--cached', '--steps', '4', '--baseline', 'majority'], ending: '.json', rows: true},
+  'retrieval-eval': {words: ['retrieval-eval', 'photos', ...model, '--query', 'all'], ending: '.json', rows: true},
+  'depth-eval': {
+    words: [
+      'depth-eval',
+      '--train',
+      'rooms/images/train',
+      '--val',
+      'rooms/images/val',
+      '--depths',
+      'rooms/depth',
+      ...model,
+      '--cached',
+      '--steps',
+      '4'
+    ],
+    ending: '.json',
+    rows: true
+  },
+  'curate filter': {words: ['curate', 'filter', 'photos'], ending: '.jsonl', rows: true},
+  'curate dedup': {words: ['curate', 'dedup', 'photos'], ending: '.jsonl', rows: true},
+  'visualize pca': {words: ['visualize', 'pca', 'photos', ...model], ending: '.png'},
+  'export to Meta': {words: ['export', 'tiny.safetensors', '--to', 'meta'], ending: '.pth'},
+  'export to Hugging Face': {words: ['export', 'tiny.safetensors', '--to', 'hf'], ending: ''},
+  'samples draw': {words: ['samples', 'draw', '--per-class', '1', '--val-per-class', '0', '--size', '32'], ending: ''}
+}
+
+/** Reports say how long they took and which files they were asked to write; those are not compared. */
+const comparable = (bytes: string): string =>
+  bytes.replaceAll(/"(seconds|images_per_second|imagesPerSecond|rate|output|command|milliseconds)":\s*("[^"]*"|[\d.e+-]+)/g, '')
+
+/** All files under a path, with their bytes: what two runs are compared by. */
+function contents(path: string): Map<string, string> {
+  const all = new Map<string, string>()
+  const visit = (at: string, name: string): void => {
+    if (statSync(at).isDirectory()) for (const entry of readdirSync(at).sort()) visit(join(at, entry), `${name}/${entry}`)
+    else all.set(name, comparable(readFileSync(at).toString('latin1')))
+  }
+  if (existsSync(path)) visit(path, '')
+  for (const side of [`${path}.jsonl`, `${path.replace(/\.npy$/, '')}.jsonl`])
+    if (path.endsWith('.npy') && existsSync(side)) visit(side, 'side')
+  return all
+}
+
+before(async () => {
+  await saveTiny(join(dir, 'tiny.safetensors'))
+  await drawnFolder(join(dir, 'photos'), ['one', 'two'], 3)
+  await drawnRooms(join(dir, 'rooms'), 'train', 4)
+  await drawnRooms(join(dir, 'rooms'), 'val', 2, 4)
+  const made = await run([...embed, '-o', 'vectors.arrow'])
+  assert.equal(made.status, 0, made.stderr)
+  assert.equal((await run(['index', 'vectors.arrow', '-o', 'photos.index'])).status, 0)
+})
+
+/** Whether a user may mount a small file system of their own here; else no disk can be filled, as the test says. */
+const mayMount = (await runShell(realBinary, 'unshare -rm sh -c "mount -t tmpfs -o size=64k tmpfs /mnt"')).status === 0
+
+for (const [name, {words, ending, rows}] of Object.entries(writers)) {
+  describe(name, () => {
+    const line = words.join(' ')
+
+    it(
+      'full disk: a sentence, a status that is not 0, and neither an output nor a part of one',
+      {skip: !mayMount && 'no user namespaces here'},
+      async () => {
+        const mount = join(dir, 'full')
+        await mkdir(mount, {recursive: true})
+        const inside = `mount -t tmpfs -o size=64k tmpfs full && { head -c 65536 /dev/zero > full/fill; : > full/spare; }; $P ${line} -o full/out${ending} -q; s=$?; echo left: >&2; ls -A full >&2; exit $s`
+        const {status, stderr} = await shell(`export P; unshare -rm bash -c '${inside}'`)
+        assert.ok(status !== 0 && status !== 70, `status ${status}: ${stderr}`)
+        assert.match(stderr, /no space|full/i)
+        // what lies in the folder afterwards; `embed` keeps a partial output for --resume
+        const left = stderr.slice(stderr.indexOf('left:')).split(/\s+/).slice(1, -1)
+        assert.deepEqual(
+          left.filter(entry => !entry.endsWith('.partial')),
+          ['fill', 'spare'],
+          stderr
+        )
+      }
+    )
+
+    it('two writers of one output, and kill -9 at any moment: one whole file, no part of another, and a rerun ends in the same bytes', async () => {
+      const place = join(dir, `race-${name.replaceAll(' ', '-')}`)
+      await mkdir(place)
+      const to = join(place, `out${ending}`)
+      const began = performance.now()
+      const [a, b] = await Promise.all([run([...words, '-o', to, '-q']), run([...words, '-o', to, '-q', '--force'])])
+      const took = performance.now() - began
+      assert.ok(a.status === 0 || b.status === 0, a.stderr + b.stderr)
+      for (const {status, stderr} of [a, b]) assert.notEqual(status, 70, stderr)
+      const whole = contents(to)
+      assert.ok(whole.size > 0)
+      assert.deepEqual(
+        readdirSync(place).filter(entry => !entry.startsWith('out') || /partial|tmp/.test(entry)),
+        []
+      )
+      const {child, ended} = start(realBinary, [...words, '-o', to, '-q', '--force'], {env, cwd: dir})
+      await wait(took * rng(5, name).uniform(0.1, 0.9))
+      child.kill('SIGKILL')
+      await ended
+      assert.deepEqual(contents(to), whole)
+      const again = await run([...words, '-o', to, '-q', '--force'])
+      assert.equal(again.status, 0, again.stderr)
+      assert.deepEqual(contents(to), whole)
+    })
+
+    if (rows) {
+      it('a reader that leaves: quiet, status 0', async () => {
+        const {status, stderr} = await shell(`$P ${line} -q | true; exit \${PIPESTATUS[0]}`)
+        assert.equal(status, 0, stderr)
+        assert.doesNotMatch(stderr, /EPIPE|Error/)
+      })
+
+      it('a device that takes nothing: a sentence and a status that is not 0', async () => {
+        for (const flags of ['', '--json']) {
+          const {status, stderr} = await shell(`$P ${line} ${flags} -q > /dev/full`)
+          assert.ok(status !== 0 && status !== 70, `${flags} status ${status}: ${stderr}`)
+          assert.match(stderr, /no space|full|ENOSPC/i)
+        }
+      })
+    }
+  })
+}
