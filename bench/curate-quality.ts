@@ -117,8 +117,7 @@ const refs: ImageRef[] = truth.map(({path}) => refOf(path!, join(root, path!)))
 const size = Number(values.size)
 const vectors = {pool: 'cls' as const, layers: 1, normalize: true, transform: {resize: Math.round((size * 8) / 7), crop: size}}
 const engine = {engine: 'auto' as const, device: 'cpu', precision: 'fp32' as const, note: () => undefined}
-const makerOf = (model?: string): FeatureMaker =>
-  new FeatureMaker({vectors, engine, toolVersion: 'bench', memory: 2 ** 31, ...(model ? {model} : {})})
+const makerOf = (model?: string): FeatureMaker => new FeatureMaker({vectors, engine, toolVersion: 'bench', memory: 2 ** 31, model})
 
 async function describe(maker: FeatureMaker, kind: 'perceptual' | 'model') {
   const work = maker.describe(refs, kind, bad => {

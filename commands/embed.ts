@@ -70,7 +70,7 @@ export default class Embed extends Command {
       ...(flags.format ? {format: flags.format} : {}),
       force: flags.force,
       resume: flags.resume,
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
       // A count that is passed cannot be made good again; a share is judged at the end.
       shouldContinue: () => !(flags['max-bad'].kind === 'count' && bad.tooMany),
       checkRejectLimit: () => bad.finish()

@@ -121,7 +121,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
         plan,
         precision,
         engine,
-        ...(flags.tflops === undefined ? {} : {tflops: flags.tflops})
+        tflops: flags.tflops
       })
       for (const sentence of formatCostEstimate(bill, plan.batch)) this.note(sentence)
       return bill
@@ -142,7 +142,7 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
       force: flags.force,
       resume: flags.resume,
       acceptChanges: flags['accept-changes'],
-      ...(evaluation ? {evaluation} : {}),
+      evaluation,
       signal: this.signal,
       ...this.rejectionHandlers(bad)
     })

@@ -28,7 +28,7 @@ export default class Report extends Command {
     const output = await this.output(flags.output ?? '-')
     const readSettings = (path: string): Map<string, unknown> =>
       new Map(readLayers([path], [], {flags: [], settings: true}).settings.map(({path: name, value}) => [name, value]))
-    const {page, runs: reports} = await reportRuns({runs, ...(flags.title === undefined ? {} : {title: flags.title}), readSettings})
+    const {page, runs: reports} = await reportRuns({runs, title: flags.title, readSettings})
     output.stream.write(page)
     await output.commit()
     for (const {run, health} of reports) for (const {good, text} of health) if (!good) this.note(`${run}: ${text}`)

@@ -32,7 +32,7 @@ export default class EngineVerify extends Command {
     const golden = flags.golden ?? defaultGolden()
     const {engine, device, precision, threads} = flags
     const checks: Check[] = []
-    const run = verify({golden, engine, device, precision, note: line => this.note(line), ...(threads === undefined ? {} : {threads})})
+    const run = verify({golden, engine, device, precision, note: line => this.note(line), threads})
     let step = await run.next()
     for (; !step.done; step = await run.next()) {
       checks.push(step.value)

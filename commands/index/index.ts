@@ -140,16 +140,16 @@ export default class Index extends Command {
     const events = buildIndex({
       sources,
       stdin: process.stdin,
-      ...(base === undefined ? {} : {base}),
+      base,
       ...(flags.remove === undefined ? {} : {remove: flags.remove, nul: flags.null}),
       kind: flags.kind,
       ...(flags.metric ? {metric: flags.metric} : {}),
       graph: {
-        ...(flags.m === undefined ? {} : {m: flags.m}),
-        ...(flags['ef-construction'] === undefined ? {} : {efConstruction: flags['ef-construction']}),
-        ...(flags.seed === undefined ? {} : {seed: flags.seed})
+        m: flags.m,
+        efConstruction: flags['ef-construction'],
+        seed: flags.seed
       },
-      ...(flags.ef === undefined ? {} : {ef: flags.ef}),
+      ef: flags.ef,
       replace: flags.replace,
       signal: this.signal
     })
@@ -201,13 +201,13 @@ export default class Index extends Command {
         stdin: process.stdin,
         target,
         force: flags.force,
-        ...(base === undefined ? {} : {base}),
+        base,
         ...(flags.remove === undefined ? {} : {remove: flags.remove, nul: flags.null}),
         kind: flags.kind,
         ...(flags.metric ? {metric: flags.metric} : {}),
-        ...(flags.seed === undefined ? {} : {seed: flags.seed}),
-        ...(flags.probes === undefined ? {} : {probes: flags.probes}),
-        ...(flags.refine === undefined ? {} : {refine: flags.refine}),
+        seed: flags.seed,
+        probes: flags.probes,
+        refine: flags.refine,
         replace: flags.replace,
         signal: this.signal
       })
@@ -255,4 +255,4 @@ export default class Index extends Command {
   }
 }
 
-const usage = (message: string, hint?: string): UserError => new UserError(message, {exit: 2, code: 'USAGE', ...(hint ? {hint} : {})})
+const usage = (message: string, hint?: string): UserError => new UserError(message, {exit: 2, code: 'USAGE', hint})

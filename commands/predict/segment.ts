@@ -52,18 +52,18 @@ export default class PredictSegment extends Command {
       model: flags.model,
       head: flags.head,
       engine: this.engineRequest(flags),
-      ...(flags.batch === undefined ? {} : {batch: flags.batch}),
-      ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
-      ...(flags.size === undefined ? {} : {size: flags.size}),
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      batch: flags.batch,
+      maxPixels: flags['max-pixels'],
+      size: flags.size,
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
       onSkipped: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     })) {
       if (event.kind !== 'image') continue
       if (flags.output !== undefined) assertDistinctMask(seen, maskPath(flags.output, event.ref.id), event.ref.id)
       const row = await segmentRow(event, {
-        ...(flags.output === undefined ? {} : {folder: flags.output}),
-        ...(flags.force ? {force: true} : {})
+        folder: flags.output,
+        force: flags.force
       })
       output.stream.write(JSON.stringify(row) + '\n')
       bad.accept()

@@ -75,8 +75,8 @@ export default class VisualizeNeighbours extends Command {
     const {content, report} = await contactSheet(answers, {
       format: ending === '.png' ? 'png' : 'html',
       side: flags.side,
-      ...(flags.title === undefined ? {} : {title: flags.title}),
-      ...(flags.root === undefined ? {} : {root: flags.root}),
+      title: flags.title,
+      root: flags.root,
       onQuery: done => {
         bad.accept()
         progress.update(done)

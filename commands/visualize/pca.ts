@@ -58,7 +58,7 @@ export default class VisualizePca extends Command {
       nul: flags.null,
       model: flags.model,
       engine: this.engineRequest(flags),
-      ...(flags.size === undefined ? {} : {size: flags.size}),
+      size: flags.size,
       foreground: flags.foreground,
       smooth: flags.smooth,
       limit: flags.limit,

@@ -136,7 +136,7 @@ export abstract class Command extends OclifCommand {
 
   /** The keeper of refused inputs, from `--max-bad` and `--bad`. */
   badImages(flags: {'max-bad': MaxBad; bad?: string | undefined}): BadImages {
-    return new BadImages({max: flags['max-bad'], ...(flags.bad === undefined ? {} : {file: flags.bad}), say: line => this.#say(line)})
+    return new BadImages({max: flags['max-bad'], file: flags.bad, say: line => this.#say(line)})
   }
 
   /**

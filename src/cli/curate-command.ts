@@ -142,7 +142,7 @@ export abstract class CurateCommand extends Command {
           if (told.has(image.path)) return // an image may be opened for more than one kind of features
           told.add(image.path)
           bad.accept(-1) // it was counted when the pool was opened
-          bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
+          bad.add({...image, path_base64: pathBase64})
         },
         signal: this.signal
       },

@@ -88,7 +88,7 @@ export abstract class EvalCommand extends Command {
       workers: flags.workers,
       maxPixels: flags['max-pixels'],
       toolVersion: this.config.version,
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
       onSkipped: skipped => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     }
@@ -127,7 +127,7 @@ export abstract class EvalCommand extends Command {
       const {stage, features, done, total, loss} = event
       const next = labelOf(event)
       if (next !== label) {
-        bar = this.progress({label: next, unit: stage === 'training' ? 'steps' : 'images', ...(total === undefined ? {} : {total})})
+        bar = this.progress({label: next, unit: stage === 'training' ? 'steps' : 'images', total})
         losses = []
       }
       label = next

@@ -31,7 +31,7 @@ const settingsByPath: ReadonlyMap<string, Setting> = new Map(settingRows())
 /** The folder of recipes that comes with the program. */
 export const recipeFolder = fileURLToPath(new URL('../../../configs/', import.meta.url))
 
-const refuse = (message: string, hint?: string): UserError => new UserError(message, {exit: 2, code: 'SETTINGS', ...(hint ? {hint} : {})})
+const refuse = (message: string, hint?: string): UserError => new UserError(message, {exit: 2, code: 'SETTINGS', hint})
 
 /**
  * Reads `files` (paths, or names of recipes such as `small`) and `sets` (`key=value`). `flags` are the names that may

@@ -83,7 +83,7 @@ async function torch({device = 'auto', precision = 'auto', threads}: EngineReque
   const {startTorch} = await import('./torch/backend.js')
   let running
   try {
-    running = await startTorch({addon, device: wants, ...(threads === undefined ? {} : {threads})})
+    running = await startTorch({addon, device: wants, threads})
   } catch (cause) {
     const gpu = wants.startsWith('cuda')
     const hint =
@@ -98,7 +98,7 @@ async function torch({device = 'auto', precision = 'auto', threads}: EngineReque
 async function tensorflow({device = 'auto', precision = 'auto', threads}: EngineRequest): Promise<EngineInfo> {
   checkPrecision('tensorflow', precision)
   const {startTensorflow} = await import('./tensorflow/start.js')
-  const running = await startTensorflow({device, ...(threads === undefined ? {} : {threads})})
+  const running = await startTensorflow({device, threads})
   return {engine: 'tensorflow', ...running, precision: 'fp32', threads: threads ?? availableParallelism()}
 }
 

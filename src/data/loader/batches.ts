@@ -295,7 +295,7 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
   tally.native = native !== undefined
   const cache = makeCache(total, options.cacheBytes ?? 512 * 2 ** 20)
   tally.cache = cache && new ImageCache(cache)
-  const pool = new Pool({kind: 'crops', crops, seed, ...(cache ? {cache} : {}), ...settingsOf(maxPixels, native)}, workers)
+  const pool = new Pool({kind: 'crops', crops, seed, cache, ...settingsOf(maxPixels, native)}, workers)
   const size = chunkOf(batch, workers)
   const reasons = new Map<number, string>() // of images known to be bad
   const told = new Set<number>()

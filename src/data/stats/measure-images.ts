@@ -28,7 +28,7 @@ const atOnce = 16
  */
 export async function* measureImages(refs: AsyncIterable<ImageRef>, options: MeasureOptions = {}): AsyncGenerator<MeasuredBatch, void> {
   const {workers = defaultWorkers(), maxPixels, onRejected} = options
-  const pool = new Pool({kind: 'measures', ...(maxPixels === undefined ? {} : {maxPixels})}, workers)
+  const pool = new Pool({kind: 'measures', maxPixels}, workers)
   const queue: {refs: ImageRef[]; answers: Promise<readonly Answer[]>}[] = []
   const send = (some: ImageRef[]): void => {
     const answers = pool.run(

@@ -42,7 +42,7 @@ export type OpenedSegmentHead = {
 const names = ['bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var', 'conv_seg.weight', 'conv_seg.bias'] as const
 
 const wrong = (path: string, what: string, hint?: string): UserError =>
-  new UserError(`${path} is no segmentation head: ${what}.`, {exit: 2, code: 'WRONG_HEAD', ...(hint ? {hint} : {})})
+  new UserError(`${path} is no segmentation head: ${what}.`, {exit: 2, code: 'WRONG_HEAD', hint})
 
 /**
  * Opens one of ours or, by the ending `.pth`, a published one. Throws a `UserError` naming what is missing or does not
@@ -50,7 +50,7 @@ const wrong = (path: string, what: string, hint?: string): UserError =>
  */
 export async function openSegmentHead(path: string, backbone?: string): Promise<OpenedSegmentHead> {
   if (/\.(pth|pt|bin|ckpt)$/i.test(path)) return openPublished(path)
-  const {tensors, spec, trainedOn} = await openHead(path, {task: 'segment', ...(backbone === undefined ? {} : {backbone})})
+  const {tensors, spec, trainedOn} = await openHead(path, {task: 'segment', backbone})
   const told = spec as SegmentHeadSpec
   check(path, new Map([...tensors].map(([name, {shape}]) => [name, shape])), '')
   const K = tensors.get('conv_seg.bias')!.data.length

@@ -98,8 +98,8 @@ async function* build(context: Context, options: ClusterOptions): AsyncGenerator
       seed,
       start: options.start,
       arithmetic,
-      ...(iterations === undefined ? {} : {iterations}),
-      ...(options.miniBatch === undefined ? {} : {batch: options.miniBatch})
+      iterations,
+      batch: options.miniBatch
     }),
     ({level, again, round, of}) => ({
       kind: 'work',
@@ -179,8 +179,8 @@ export async function* sampleStage(context: Context, options: SampleOptions): St
     target: options.target,
     seed,
     draw: options.draw,
-    ...(distances ? {distances} : {}),
-    ...(fixed ? {fixed} : {})
+    distances,
+    fixed
   })
   const kept = new Uint8Array(rows.length)
   for (const i of chosen) kept[i] = 1

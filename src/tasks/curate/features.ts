@@ -218,7 +218,7 @@ export class FeatureMaker {
     const embedder = await this.embedder()
     const {device} = await this.engine()
     const batch = this.making.batch ?? defaultBatch(embedder.config, embedder.transform, device)
-    for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, ...decoding, ...(signal ? {signal} : {})}))
+    for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, ...decoding, signal}))
       yield {refs: ids.map((id, i) => ({id, path: id, fields: fields[i]!})), vectors: normalizeRows(vectors, embedder.meta.dim)}
   }
 

@@ -177,7 +177,7 @@ async function imagePool(
       table.push(withoutBytes(ref))
       known.add(ref.id)
     }
-  for await (const ref of listImages(inputs, {stdin, ...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})) {
+  for await (const ref of listImages(inputs, {stdin, nul, onSkipped})) {
     signal?.throwIfAborted()
     if (known.delete(ref.id)) {
       rows++
@@ -404,8 +404,7 @@ export async function* openOther(
   }
   const table = new ImageTable()
   const {nul, onSkipped} = options
-  for await (const ref of listImages(inputs, {stdin, ...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})}))
-    table.push(withoutBytes(ref))
+  for await (const ref of listImages(inputs, {stdin, nul, onSkipped})) table.push(withoutBytes(ref))
   if (table.length === 0) throw noImages(inputs)
   const {features, good} = yield* maker.describe(table, wanted, bad => options.onRejected?.(bad))
   if (good.length === 0 && !options.signal?.aborted)

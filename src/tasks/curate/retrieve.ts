@@ -85,7 +85,7 @@ export async function* retrieveStage(context: Context, options: RetrieveOptions)
       result = retrieveNearest(source, seeds.vectors, {
         perSeed: options.perSeed,
         arithmetic,
-        ...(options.minSimilarity === undefined ? {} : {floor: options.minSimilarity})
+        floor: options.minSimilarity
       })
     } else {
       if (!clusters) {
@@ -103,7 +103,7 @@ export async function* retrieveStage(context: Context, options: RetrieveOptions)
         perCluster: options.perCluster,
         seed,
         arithmetic,
-        ...(options.cap === undefined ? {} : {cap: options.cap})
+        cap: options.cap
       })
       if (options.minSimilarity !== undefined)
         for (let i = 0; i < N; i++) if (found.seed[i]! >= 0 && found.similarity[i]! < options.minSimilarity) found.seed[i] = -1

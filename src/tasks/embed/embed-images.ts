@@ -115,8 +115,8 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
     stdout: work.stdout,
     format: place.format,
     batch,
-    ...(work.force ? {force: true} : {}),
-    ...(work.resume ? {resume: true} : {})
+    force: work.force,
+    resume: work.resume
   })
   const {resumed, format} = output
   let rows = resumed

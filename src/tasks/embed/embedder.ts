@@ -245,9 +245,9 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
   const pixels = pixelBatches(refs, {
     batch,
     transform: embedder.transform,
-    ...(workers === undefined ? {} : {workers}),
-    ...(maxPixels === undefined ? {} : {maxPixels}),
-    ...(onRejected ? {onRejected} : {})
+    workers,
+    maxPixels,
+    onRejected
   })
   const rows = async function* (): AsyncGenerator<EmbeddingBatch, void, undefined> {
     for await (const made of pixels) {
@@ -294,7 +294,7 @@ export async function* leaveOutDone(
         )
         if (reason === undefined) throw changed(`${ref.id} stands where the interrupted run had ${next.value}.`)
         const path = typeof ref.path === 'string' ? ref.path : ref.id
-        onRejected({id: ref.id, path, reason, ...(ref.pathBase64 === undefined ? {} : {pathBase64: ref.pathBase64})})
+        onRejected({id: ref.id, path, reason, pathBase64: ref.pathBase64})
       }
     }
     if (!next.done) throw changed(`${next.value} has a row of the interrupted run, but is not among the inputs.`)

@@ -237,7 +237,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   )
   const computing = computingOf(precision, engine)
   const shared = new SharedBatches(
-    start => trainingBatches({images, settings: first.settings, plan: first.plan, crops, ...(onRejected ? {onRejected} : {})}, start),
+    start => trainingBatches({images, settings: first.settings, plan: first.plan, crops, onRejected}, start),
     first.plan.steps
   )
   const stop = new AbortController()

@@ -56,7 +56,7 @@ async function decode(inputs: readonly string[], options: OnlineEvalOptions): Pr
   const labels: string[] = []
   const bytes = 3 * transform.crop ** 2
   const refs = listImages(inputs, onSkipped ? {onSkipped} : {})
-  const made = pixelBatches(refs, {batch, transform, ...(workers ? {workers} : {}), ...(onRejected ? {onRejected} : {})})
+  const made = pixelBatches(refs, {batch, transform, ...(workers ? {workers} : {}), onRejected})
   for await (const {refs: some, pixels: all} of made) {
     options.signal?.throwIfAborted()
     for (const [i, ref] of some.entries()) {

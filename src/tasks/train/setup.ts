@@ -24,7 +24,7 @@ export async function gatherImages(
   inputs: readonly string[],
   {nul, onSkipped}: {nul?: boolean; onSkipped?: (note: SourceNote) => void} = {}
 ): Promise<ImageTable> {
-  const images = await imageTable(listImages(inputs, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})}))
+  const images = await imageTable(listImages(inputs, {nul, onSkipped}))
   if (images.length === 0) throw noImages(inputs)
   return images
 }

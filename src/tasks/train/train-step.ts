@@ -682,7 +682,7 @@ function addPart(
     for (const kept of [attn, mlp]) if (kept) disposeTree([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
 
   const grads = flatten({
-    ...(own ? {backbone: own} : {}),
+    backbone: own,
     dino_head: {mlp: viaDino.mlp},
     ...(viaIbot ? {ibot_head: {mlp: viaIbot.mlp}} : {})
   })

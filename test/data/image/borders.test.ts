@@ -57,7 +57,7 @@ test('what JPEG leaves of white beside an edge is still a bar', async () => {
 
 test('made ready with bars cut off, a framed picture equals the picture alone', async () => {
   const ready = async (image: Raster, cut: boolean): Promise<Raster> =>
-    loadPixels({id: 'x', path: '', fields: {}, bytes: await png(image)}, {resize: 16, crop: 14, ...(cut ? {cropBorders: true} : {})})
+    loadPixels({id: 'x', path: '', fields: {}, bytes: await png(image)}, {resize: 16, crop: 14, cropBorders: cut})
   const framed = onPage(picture, 60, 30, 10, 0, white)
   assert.deepEqual((await ready(framed, true)).data, (await ready(picture, false)).data)
   assert.notDeepEqual((await ready(framed, false)).data, (await ready(picture, false)).data)

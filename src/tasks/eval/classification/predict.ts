@@ -50,7 +50,7 @@ export type ClassifyReport = {readonly images: number; readonly classes: number;
  */
 export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<ClassifiedImage, ClassifyReport> {
   const {images, nul, onRejected, onSkipped, signal, top} = options
-  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
+  const refs = listImages(images, {nul, onSkipped})
   const first = await refs.next() // names that do not exist are told before the model is loaded
   if (first.done) throw noImages(images)
   const all = async function* (): AsyncGenerator<ImageRef> {
@@ -76,9 +76,9 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
   const made = embed(all(), held, {
     batch: options.batch ?? defaultBatch(held.config, held.transform, engine.device),
     onRejected,
-    ...(options.workers === undefined ? {} : {workers: options.workers}),
-    ...(options.maxPixels === undefined ? {} : {maxPixels: options.maxPixels}),
-    ...(signal ? {signal} : {})
+    workers: options.workers,
+    maxPixels: options.maxPixels,
+    signal
   })
   let count = 0
   for await (const {ids, vectors, fields} of made) {

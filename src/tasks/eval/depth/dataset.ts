@@ -58,7 +58,7 @@ export async function loadSample(pair: Pair, options: DepthDataOptions): Promise
   const photo = await decodeRgb(pair.image, limit)
   const {width, height, metres, known} = await readDepth(pair.map, {
     ...limit,
-    ...(options.scale === undefined ? {} : {scale: options.scale})
+    scale: options.scale
   }).catch((error: unknown) => {
     if (error instanceof RefusedImage) throw new RefusedImage(`its depth map ${String(pair.map.path)} cannot be used: ${error.message}`)
     throw error
