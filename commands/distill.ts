@@ -117,7 +117,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
     const described = this.#students ?? [{name: undefined, resolved: this.resolved}]
     const asStudent = ({name, resolved}: (typeof described)[number]): StudentJob => {
       const {settings} = withBatch(resolved)
-      const run = output === undefined || name === undefined ? output : `${output.replace(/\/+$/, '')}/${name}`
+      const run = output === undefined || name === undefined ? output : `${output.replace(/(?<!\/)\/+$/, '')}/${name}`
       return {name, run, settings, plan: derive(settings)}
     }
     const students = described.map(asStudent)

@@ -49,6 +49,6 @@ The size of a download is said before it starts. Where all is there already, thi
     const terminal = createInterface({input: process.stdin, output: process.stderr})
     const answer = await terminal.question(`${question} [Y/n] `)
     terminal.close()
-    return /^\s*(y(es)?)?\s*$/i.test(answer)
+    return /^(y(es)?)?$/i.test(answer.trim())
   }
 }

@@ -106,5 +106,5 @@ export const truth = (text: string): boolean | undefined =>
  */
 export const several = (text: string): string[] => {
   const words = text.trim()
-  return /^[\w.-]+=/.test(words) ? words.split(/\s+(?=[\w.-]+=)/) : words.split(/\s+/)
+  return /^[\w.-]+=/.test(words) ? words.split(/(?<!\s)\s+(?=[\w.-]+=)/) : words.split(/\s+/)
 }

@@ -30,7 +30,7 @@ export function ticks(low: number, high: number, count: number): number[] {
 export function short(value: number): string {
   const size = Math.abs(value)
   if (size === 0) return '0'
-  if (size < 1e-4 || size >= 1e7) return value.toExponential(2).replace(/\.?0+e/, 'e')
+  if (size < 1e-4 || size >= 1e7) return value.toExponential(2).replace(/(?<!0)\.?0+e/, 'e')
   return size >= 1000 ? Math.round(value).toLocaleString('en') : String(Number(value.toPrecision(4)))
 }
 

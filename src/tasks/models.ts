@@ -31,7 +31,7 @@ export async function listModels({kind, baseUrl = RELEASED_BASE}: {kind?: Releas
   return out
 }
 
-const address = (entry: Released, baseUrl: string): string => `${baseUrl.replace(/\/+$/, '')}/${entry.path}`
+const address = (entry: Released, baseUrl: string): string => `${baseUrl.replace(/(?<!\/)\/+$/, '')}/${entry.path}`
 
 /** The list as lines for people: name, length, whether it is here, what it is. */
 export function modelLines(models: readonly ListedModel[]): string[] {

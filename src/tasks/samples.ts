@@ -159,7 +159,7 @@ export async function pullSamples({set, output, force, signal, onBytes, onPhoto,
   await guard(output, force)
   if (!(await stat(dirname(output)).catch(() => undefined))?.isDirectory())
     throw new UserError(`The folder of ${output} does not exist.`, {exit: 2, code: 'NO_FOLDER', hint: `mkdir -p ${dirname(output)}`})
-  const cache = `${output.replace(/\/+$/, '')}.download`
+  const cache = `${output.replace(/(?<!\/)\/+$/, '')}.download`
   await mkdir(cache, {recursive: true})
   const total = set.archives.reduce((sum, {bytes}) => sum + bytes, 0)
   const files: string[] = []

@@ -66,6 +66,23 @@ function media(bytes: Uint8Array): Found {
   return {reason: 'it is a film (MP4 or QuickTime), not an image'}
 }
 
+/**
+ * Whether an XML text in small letters is a drawing: its root stands behind declarations and comments, any number of
+ * them. Each is stepped over once, so that the work grows with the length and no faster.
+ */
+function isSvg(words: string): boolean {
+  let at = 0
+  for (;;) {
+    while (at < words.length && words.charCodeAt(at) <= 0x20) at++
+    const [open, close] = words.startsWith('<!--', at) ? ['<!--', '-->'] : ['<?', '?>']
+    const end = words.startsWith(open, at) ? words.indexOf(close, at + open.length) : -1
+    if (end < 0) break
+    at = end + close.length
+  }
+  const root = words.slice(at, at + 16)
+  return root.startsWith('<!doctype svg') || /^<svg[\s>/]/.test(root) || (words.startsWith('<?xml') && words.includes('<svg'))
+}
+
 /** Text of any kind: SVG, a saved web page, XML, JSON, or plain words. */
 function text(bytes: Uint8Array): string | undefined {
   const head = bytes.subarray(0, 1024)
@@ -78,10 +95,7 @@ function text(bytes: Uint8Array): string | undefined {
     .trimStart()
     .toLowerCase()
   if (words.includes('\ufffd') && !words.startsWith('<')) return undefined // not UTF-8: bytes that happen to avoid the controls
-  if (
-    /^(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!doctype svg[\s\S]*|<svg[\s>][\s\S]*)/.test(words) ||
-    (words.startsWith('<?xml') && words.includes('<svg'))
-  )
+  if (isSvg(words))
     return 'it is an SVG drawing; drawings are not rasterised here (XML from strangers can be made to do harm), so export it as PNG'
   if (words.startsWith('<!doctype html') || words.startsWith('<html') || words.includes('<body'))
     return 'it is an HTML page, not an image (a saved error page?)'

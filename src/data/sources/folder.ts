@@ -58,7 +58,7 @@ async function entriesOf(folder: Buffer): Promise<Entry[]> {
 export async function* walkFolder(root: string, open: string, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
   const visited = new Set<string>()
   let ready: ImageRef[] = []
-  const strip = (path: string): Buffer => Buffer.from(path.length > 1 ? path.replace(/\/+$/, '') || '/' : path)
+  const strip = (path: string): Buffer => Buffer.from(path.length > 1 ? path.replace(/(?<!\/)\/+$/, '') || '/' : path)
   const join = (folder: Buffer, name: Buffer): Buffer => Buffer.concat(folder.at(-1) === 0x2f ? [folder, name] : [folder, SLASH, name])
 
   async function* visit(shown: Buffer, opened: Buffer, label: string | undefined): AsyncGenerator<ImageRef[]> {

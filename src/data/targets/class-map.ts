@@ -25,6 +25,18 @@ export type ClassLine = {readonly id: number; readonly name: string; readonly co
 /** Names that say that the pixels are of no class. */
 const NO_CLASS = /^(un-?label+ed|un-?annotated|void|ignored?)$/i
 
+/** A line's id and name where digits and a separator (space, comma, colon or semicolon) stand in front, else its name. */
+function numberInFront(line: string): {readonly id?: number; readonly name: string} {
+  const digits = /^\d+/.exec(line)?.[0]
+  if (digits === undefined) return {name: line}
+  const rest = line.slice(digits.length)
+  const name = rest
+    .trimStart()
+    .replace(/^[,:;]/, '')
+    .trim()
+  return name === '' || !/^[\s,:;]/.test(rest) ? {name: line} : {id: Number(digits), name}
+}
+
 /**
  * Reads a file of classes: a line each, the id and the name (`3 road`, `3,road`), or the name alone, ids then counting
  * from `first`; a colour `#rrggbb` may follow. Empty lines and lines that begin with `#` say nothing. Throws a
@@ -38,9 +50,7 @@ export function parseClasses(text: string, first = 0): ClassLine[] {
     if (line === '' || line.startsWith('#')) continue
     const hex = /[\s,;]#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})$/i.exec(line)
     if (hex) line = line.slice(0, hex.index).trim()
-    const numbered = /^(\d+)\s*[\s,:;\t]\s*(.+)$/.exec(line)
-    const id = numbered ? Number(numbered[1]) : first + lines.length
-    const name = numbered ? numbered[2]!.trim() : line
+    const {id = first + lines.length, name} = numberInFront(line)
     if (id > 65534) throw new RangeError(`line ${number + 1}: the id ${id} is above 65534`)
     if (seen.has(id))
       throw new RangeError(`line ${number + 1}: the id ${id} was there before; either every line begins with its id, or none does`)

@@ -25,6 +25,8 @@ export type Named = {
 
 /** Names that every backbone has, in one dialect or another; what stands before them is the prefix. */
 const anchors = ['patch_embed.proj.weight', 'embeddings.patch_embeddings.projection.weight', 'cls_token', 'embeddings.cls_token']
+/** Names by which models wrap their backbone, dots included. */
+const wrappers = ['backbone.', 'module.', 'dinov2.', 'dinov2_with_registers.']
 const headName =
   /^(dino_head|ibot_head|decode_head|auxiliary_head|dino_loss|ibot_patch_loss|center|classifier|classifiers_dict|linear_head|head)\./
 const rootOrder = ['teacher', 'state_dict', 'model', 'student']
@@ -47,7 +49,8 @@ export function nameTensors(path: string, found: ReadonlyMap<string, TensorEntry
     })
 
   const {prefix, chosen} = choosePrefix(path, names, root)
-  const parent = prefix.replace(/(?:(?:backbone|module|dinov2|dinov2_with_registers)\.)+$/, '')
+  let parent = prefix
+  for (let wrapper: string | undefined; (wrapper = wrappers.find(name => parent.endsWith(name)));) parent = parent.slice(0, -wrapper.length)
   const backbone = new Map<string, TensorEntry>()
   const heads = new Map<string, TensorEntry>()
   const hasBackbone = names.some(name => anchors.some(anchor => name === prefix + anchor))

@@ -93,7 +93,7 @@ export function loadLibrary(from: string = import.meta.url): Library {
 export function lanceError(place: string, doing: string, cause: unknown): unknown {
   if (cause instanceof UserError || (cause as {name?: string}).name === 'AbortError') return cause
   const message = String((cause as Error).message ?? cause)
-    .split(/\n|, \/|\s+Caused by/)[0]!
+    .split(/\n|, \/|(?<!\s)\s+Caused by/)[0]!
     .trim()
   return new UserError(`${place} could not be ${doing}: ${message.replace(/\.$/, '')}.`, {
     code: 'LANCE',

@@ -49,7 +49,7 @@ async function readClasses(path: string, first: number): Promise<ClassLine[]> {
 
 /** `classes.txt` in the folder of masks, or in the one that holds it. */
 async function besideMasks(folder: string): Promise<string | undefined> {
-  for (const path of [join(folder, 'classes.txt'), join(dirname(folder.replace(/\/+$/, '')), 'classes.txt')])
+  for (const path of [join(folder, 'classes.txt'), join(dirname(folder.replace(/(?<!\/)\/+$/, '')), 'classes.txt')])
     if (
       await stat(path).then(
         found => found.isFile(),
