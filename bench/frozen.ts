@@ -135,27 +135,27 @@ for (const {set, title, size} of classified) {
 if (tasks.includes('seg') && has('seg-camvid')) {
   const root = join(data, 'seg-camvid')
   const sets = ['--train', join(root, 'images/train'), '--val', join(root, 'images/val'), '--test', join(root, 'images/test')]
-  const options = ['--masks', join(root, 'masks'), '--cached', '--size', '240', '--steps', '600', '--pictures', '8', '--layers', '4']
-  const {scores, gains} = evaluate<SegReport>('seg-camvid', ['seg-eval', ...sets, ...options])
+  const options = ['--masks', join(root, 'masks'), '--cached', '--size', '240', '--steps', '600', '--train-batch', '8', '--layers', '4']
+  const {scores, differences} = evaluate<SegReport>('seg-camvid', ['seg-eval', ...sets, ...options])
   for (const set of ['val', 'test'] as const) {
     const own = scores.find(score => score.features === 'model' && score.set === set)!
     lines.push({
       what: `streets, ${set}, \`seg-eval --cached --layers 4\``,
       measure: 'mIoU %',
-      model: `${percent(own.miou)} ${within(own.interval, percent)}`,
-      others: gains
-        .filter(gain => gain.set === set)
-        .map(({over, miou, interval: [low]}) => ({
+      model: `${percent(own.miou)} ${within(own.intervals['miou']!, percent)}`,
+      others: differences
+        .filter(difference => difference.set === set)
+        .map(({over, mean, significant}) => ({
           name: over,
           score: percent(scores.find(score => score.features === over && score.set === set)!.miou),
-          better: miou > 0,
-          sure: low > 0
+          better: mean > 0,
+          sure: significant
         }))
     })
   }
 }
 
-// -----------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------------------
 // depth
 
 if (tasks.includes('depth') && has('depth-rgbd')) {
@@ -180,35 +180,29 @@ if (tasks.includes('depth') && has('depth-rgbd')) {
     ...['--train', list('early-frames', 'train', frame => !late(frame)), '--val', list('late-frames', 'train', late)],
     ...['--out-of-domain', list('other-scenes', 'val', () => true)]
   ]
-  const {sets: scored} = evaluate<DepthReport>('depth-rgbd', [
-    'depth-eval',
-    ...sets,
-    '--cached',
-    '--size',
-    '160',
-    '--steps',
-    '800',
-    '--max-depth',
-    '10'
-  ])
+  const {
+    sets: scored,
+    scores,
+    differences
+  } = evaluate<DepthReport>('depth-rgbd', ['depth-eval', ...sets, '--cached', '--size', '160', '--steps', '800', '--max-depth', '10'])
   const fixed = (value: number): string => value.toFixed(3)
-  for (const {kind, scores, gains} of scored)
+  for (const {kind, name: set} of scored)
     for (const alignment of ['none', 'depth'] as const)
       for (const measure of ['rmse', 'abs_rel'] as const) {
-        const scoreOf = (features: string): DepthReport['sets'][number]['scores'][number] =>
-          scores.find(score => score.features === features && score.alignment === alignment)!
+        const scoreOf = (features: string): DepthReport['scores'][number] =>
+          scores.find(score => score.features === features && score.set === set && score.alignment === alignment)!
         const own = scoreOf('model')
         lines.push({
           what: `${kind === 'val' ? 'depth, late frames of a scene' : 'depth, other scenes'}${alignment === 'none' ? '' : ', scale and shift fitted'}, \`depth-eval --cached\``,
           measure: measure === 'rmse' ? 'RMSE m ↓' : 'abs_rel ↓',
-          model: `${fixed(own[measure])} ${within(own.intervals[measure], fixed)}`,
-          others: gains
-            .filter(gain => gain.alignment === alignment && gain.measure === measure)
-            .map(({over, difference, interval: [, high]}) => ({
+          model: `${fixed(own[measure])} ${within(own.intervals[measure]!, fixed)}`,
+          others: differences
+            .filter(one => one.set === set && one.alignment === alignment && one.measure === measure)
+            .map(({over, mean, significant}) => ({
               name: over,
               score: fixed(scoreOf(over)[measure]),
-              better: difference < 0,
-              sure: high < 0
+              better: mean < 0,
+              sure: significant && mean < 0
             }))
         })
       }
@@ -239,7 +233,7 @@ if (tasks.includes('retrieval') && has('retrieval-holidays300')) {
 }
 rmSync(scratch, {recursive: true})
 
-// -----------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------------------
 // table
 
 console.log('| | measure | model (95 %) | chance | raw pixels | untrained |\n| --- | --- | --- | --- | --- | --- |')

@@ -66,7 +66,7 @@ export default class VisualizeDepth extends Command {
       throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const {visualizeDepth} = await import('../../src/tasks/eval/depth/predict.js')
+    const {visualizeDepth} = await import('../../src/tasks/visualize/depth.js')
     const progress = this.progress()
     const {content, report} = await visualizeDepth({
       images,

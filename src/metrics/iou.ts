@@ -10,7 +10,6 @@
  *     mIoU, mean acc.    means over the classes for which the quotient exists
  *     pixel accuracy     intersections of all classes / labelled pixels
  */
-import {bootstrap, type Estimate} from './intervals.js'
 
 /** Counts [K · K], truth by prediction. */
 export type Confusion = Float64Array
@@ -112,26 +111,9 @@ export function miouOf(areas: Float64Array, classes: number): number {
   return sum / n
 }
 
-/** Sums of the areas of images, drawn ones as often as they were drawn. */
-function summed(images: readonly Float64Array[], items: Int32Array, classes: number): Float64Array {
+/** Sums of the areas of images, drawn ones as often as they were drawn; [3K]. */
+export function sumAreas(images: ArrayLike<Float64Array>, drawn: Int32Array, classes: number): Float64Array {
   const sum = new Float64Array(3 * classes)
-  for (const item of items) addCounts(sum, images[item]!)
+  for (const item of drawn) addCounts(sum, images[item]!)
   return sum
-}
-
-/**
- * mIoU of a set with its interval over draws of images; in every draw counts are added up anew. `images[i]` holds the
- * areas of image i.
- */
-export const miouEstimate = (images: readonly Float64Array[], classes: number, seed: number): Estimate =>
-  bootstrap(images.length, items => miouOf(summed(images, items, classes), classes), seed)
-
-/**
- * How much higher the mIoU of one set of predictions is than that of another for the same images, in the same order.
- * Throws a RangeError where they are not equally many.
- */
-export function miouGain(own: readonly Float64Array[], rival: readonly Float64Array[], classes: number, seed: number): Estimate {
-  if (own.length !== rival.length) throw new RangeError(`expected areas of the same images but received ${own.length} and ${rival.length}`)
-  const of = (set: readonly Float64Array[], items: Int32Array): number => miouOf(summed(set, items, classes), classes)
-  return bootstrap(own.length, items => of(own, items) - of(rival, items), seed)
 }

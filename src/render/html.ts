@@ -48,6 +48,9 @@ export const html = (parts: TemplateStringsArray, ...values: readonly Content[])
 export const dataUri = (bytes: Uint8Array, type: 'image/png' | 'image/jpeg'): string =>
   `data:${type};base64,${Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64')}`
 
+/** The base name of a file, with the whole path as its tooltip. */
+export const baseName = (path: string): Markup => html`<span title="${path}">${path.split('/').at(-1) || path}</span>`
+
 /**
  * A table; the first row is its head. Cells that are numbers stand to the right, and so do all cells of the columns
  * that `right` marks.

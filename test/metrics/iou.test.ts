@@ -4,7 +4,9 @@
  */
 import assert from 'node:assert/strict'
 import {describe, it} from 'node:test'
-import {addCounts, areasOf, countPixels, emptyConfusion, miouEstimate, miouGain, miouOf, scoresOf} from '../../src/metrics/iou.js'
+import {addCounts, areasOf, countPixels, emptyConfusion, miouOf, scoresOf, sumAreas} from '../../src/metrics/iou.js'
+import {classesOf} from '../../src/data/targets/class-map.js'
+import {summarizeOutcomes} from '../../src/tasks/eval/segmentation/report.js'
 
 const near = (found: number | null | undefined, expected: number): void =>
   assert.ok(typeof found === 'number' && Math.abs(found - expected) < 1e-12, `${found} where ${expected} was expected`)
@@ -61,13 +63,27 @@ describe('intervals of mIoU', () => {
   it('hold the score, are the same for the same seed, and pair images', () => {
     const sum = new Float64Array(6)
     for (const one of set) addCounts(sum, one)
-    const {mean, interval} = miouEstimate(set, 2, 3)
-    near(mean, miouOf(sum, 2))
-    assert.ok(interval[0] < mean && mean < interval[1] && interval[1] - interval[0] < 0.05, `${interval.join()} around ${mean}`)
-    assert.deepEqual(miouEstimate(set, 2, 3), {mean, interval})
-    assert.deepEqual(miouGain(set, set, 2, 3), {mean: 0, interval: [0, 0]}) // the same predictions differ by nothing in every draw
-    const gain = miouGain(set, worse, 2, 3)
-    assert.ok(gain.interval[0] > 0.05 && gain.interval[0] < gain.mean)
-    assert.throws(() => miouGain(set, worse.slice(1), 2, 3), /areas of the same images but received 40 and 39/)
+    const all = Int32Array.from(set, (_, i) => i)
+    assert.deepEqual(sumAreas(set, all, 2), sum)
+    const classes = classesOf(
+      [
+        {id: 0, name: 'a'},
+        {id: 1, name: 'b'}
+      ],
+      []
+    )
+    const ids = set.map((_, i) => String(i))
+    const outcome = (features: 'model' | 'pixels', items: typeof set) => ({features, set: 'val', ids, items, seconds: 0})
+    const {scores, differences} = summarizeOutcomes([outcome('model', set), outcome('pixels', worse)], classes, 3)
+    const {miou, intervals} = scores[0]!
+    const [low, high] = intervals['miou']!
+    near(miou, miouOf(sum, 2))
+    assert.ok(low < miou && miou < high && high - low < 0.05, `${low}, ${high} around ${miou}`)
+    assert.deepEqual(summarizeOutcomes([outcome('model', set)], classes, 3).scores[0], scores[0])
+    const [gain] = differences
+    assert.ok(gain!.interval[0] > 0.05 && gain!.interval[0] < gain!.mean && gain!.significant)
+    // The same predictions differ by nothing in every draw.
+    const same = summarizeOutcomes([outcome('model', set), outcome('pixels', set)], classes, 3).differences[0]!
+    assert.deepEqual([same.mean, same.interval, same.significant], [0, [0, 0], false])
   })
 })

@@ -44,7 +44,7 @@ test('train and score, keep the head, predict with it through a pipe, and look a
   assert.equal(made.status, 0, made.stderr)
   assert.match(
     made.stdout,
-    /^linear head on blocks 2, trained on 4 pairs, 5 steps[^]*val images\/val: 2 images[^]*mean [^]*The model .* the mean depth: RMSE/
+    /^linear head on blocks 2, trained on 4 pairs in 5 steps[^]*val: 2 images[^]*mean depth [^]*compared with[^]*mean depth +.*RMSE m .*not significant/
   )
   const report = JSON.parse(await readFile(join(dir, 'depth.json'), 'utf8')) as {task: string; train: number; sets: {images: number}[]}
   assert.deepEqual([report.task, report.train, report.sets[0]!.images], ['depth', 4, 2])

@@ -3,7 +3,7 @@ import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {overlay} from '../../render/overlay.js'
 import type {Raster} from '../../data/image/decode.js'
-import {html, page, type Markup} from '../../render/html.js'
+import {baseName, html, page, type Markup} from '../../render/html.js'
 import {UserError} from '../../config/errors.js'
 import {segmentImages, type SegmentImagesOptions} from '../eval/segmentation/predict.js'
 import {legend, overlayFigure} from '../eval/segmentation/page.js'
@@ -35,7 +35,9 @@ export async function visualizeSegment(
   if (options.format === 'html') {
     const figures: Markup[] = []
     for (const {id, photo, labels, confidence} of shown)
-      figures.push(await overlayFigure(photo, [labels], palette, `${id}: mean probability ${confidence.toFixed(2)}`))
+      figures.push(
+        await overlayFigure(photo, {prediction: labels}, palette, html`${baseName(id)}: mean probability ${confidence.toFixed(2)}`)
+      )
     const content = page({
       title: 'Segmentation',
       style: '.grid figure img { width: 100%; }',

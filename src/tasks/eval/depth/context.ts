@@ -1,4 +1,4 @@
-/** What all parts of one depth evaluation share: options, backbone, how pairs are read, bins and recipe; and its events. */
+/** What all parts of one depth evaluation share: options, backbone, how pairs are read, bins and recipe. */
 import {publishedAugmentation, type DepthAugmentation} from '../../../data/targets/depth-augment.js'
 import type {SourceNote} from '../../../data/sources/source.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
@@ -49,24 +49,16 @@ export type DepthEvalOptions = {
   readonly seed: number
   readonly nul?: boolean
   readonly engine: EngineRequest
+  /** Images computed at once; by default what suits the model and the device. */
+  readonly batch?: number
   readonly maxPixels?: number
   readonly toolVersion: string
-  /** Whether a page with pictures is wanted. */
-  readonly page: boolean
+  /** Whether images are predicted for a page. */
+  readonly examples?: boolean
   readonly onRejected?: (image: RejectedImage) => void
   readonly onSkipped?: (note: SourceNote) => void
-  /**
-   * Asked before anything is computed, and again once all training pairs were read: throws where too many were
-   * rejected. `pending` pairs are still to be read.
-   */
-  readonly checkRejectLimit?: (good: number, pending: number) => Promise<void>
   readonly signal?: AbortSignal
 }
-
-export type DepthEvent =
-  | {readonly kind: 'read'; readonly what: string; readonly done: number; readonly total: number}
-  | {readonly kind: 'step'; readonly what: string; readonly step: number; readonly steps: number; readonly loss: number}
-  | {readonly kind: 'scored'; readonly set: string; readonly done: number; readonly total: number}
 
 export type DepthContext = {
   readonly options: DepthEvalOptions
@@ -85,7 +77,10 @@ export type DepthContext = {
 /** Whether the head is trained here, not opened. */
 export const isTrained = ({head}: Pick<DepthEvalOptions, 'head'>): boolean => head === 'lin1' || head === 'lin4'
 
-/** The settings in force for a backbone and, where one was opened, a head. Throws a `UserError` for blocks that the model lacks. */
+/**
+ * The settings in force for a backbone and, where one was opened, a head. Throws a `UserError` for blocks that the
+ * model lacks.
+ */
 export function depthContext(
   options: DepthEvalOptions,
   backbone: Backbone,

@@ -76,8 +76,8 @@ export async function loadSample(pair: Pair, options: DepthDataOptions): Promise
 }
 
 /**
- * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to `onRejected`
- * and left out.
+ * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to
+ * `onRejected` and left out.
  */
 export async function* readSamples(
   all: readonly Pair[],

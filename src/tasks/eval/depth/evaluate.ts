@@ -4,10 +4,10 @@
  *
  * Scores are those of the published protocol: depth clamped to its range, resized to the truth, averaged with that of
  * the mirrored image, compared at the valid pixels within the crop, image by image, images averaged. A head predicts
- * metres only where cameras and scenes are as in training. So every set is scored again with the scale fitted (median),
- * and with scale and shift fitted in depth, and in disparity, image by image. Baselines see the same training pairs:
- * the mean depth, the mean depth by place, a linear head of color and place, and a head of the same kind on the same
- * architecture with fresh weights.
+ * metres only where cameras and scenes are as in training. So every set is scored again with the scale fitted
+ * (median), and with scale and shift fitted in depth, and in disparity, image by image. Baselines see the same
+ * training pairs: the mean depth, the mean depth by place, a linear head of color and place, and a head of the same
+ * kind on the same architecture with fresh weights.
  */
 import {UserError} from '../../../config/errors.js'
 import type {Pair} from '../../../data/targets/pairs.js'
@@ -15,31 +15,44 @@ import {startEngine} from '../../../engine/start.js'
 import {saveHead} from '../../../files/checkpoint/head-file.js'
 import type {LinearDepthHead} from '../../../heads/depth-head.js'
 import {refuseExisting} from '../../../system/atomic.js'
+import {backboneMaps} from '../../embed/image-features.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
-import {depthContext, isTrained, type DepthContext, type DepthEvalOptions, type DepthEvent} from './context.js'
+import {depthContext, isTrained, type DepthContext, type DepthEvalOptions} from './context.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
-import {backboneFeatures, type FeatureSource} from './features.js'
+import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
+import {photoFeatures, type FeatureSource} from './features.js'
 import {loadedLinearHead, openDepthHead, type DepthHeadSpec, type LoadedDepthHead} from './head.js'
 import {depthPage} from './page.js'
-import type {DepthReport, DepthSetKind, DepthTrained} from './report.js'
-import {headPredictor, meanPredictors, pickExamples, scoreSet, trainedPredictors, type NamedSet, type Predictor} from './score.js'
+import {depthSummary, summarizeOutcomes} from './report.js'
+import type {DepthExamples, DepthOutcome, DepthReport, DepthSetKind, DepthTrained} from './report.js'
+import {
+  headPredictor,
+  meanPredictors,
+  modelErrors,
+  predictExamples,
+  scoreSet,
+  trainedPredictors,
+  type NamedSet,
+  type Predictor
+} from './score.js'
 import {readTrainingPairs, trainOnPass, type TrainingPass} from './training-pass.js'
 
-export type {DepthEvalOptions, DepthEvent} from './context.js'
+export type {DepthEvalOptions} from './context.js'
 export type {DepthReport} from './report.js'
 
 /**
- * Runs the evaluation; yields its progress and returns the report, and the page where one is wanted.
+ * Runs the evaluation; yields its progress and returns report, tables, rows and page.
  *
  * Throws a `UserError`: no pairs (exit 3), settings that do not fit (exit 2), a head that does not fit (exit 1), and
- * what engine, model and `checkRejectLimit` throw.
+ * what engine and model throw.
  */
-export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<DepthEvent, {report: DepthReport; page?: string}> {
-  const {headOut, force, baselines, flip} = options
+export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<EvalEvent, EvalResult<DepthReport>> {
+  const {headOut, force, baselines, flip, batch, seed} = options
   if (headOut !== undefined) await refuseExisting(headOut, {force})
   const {train, sets} = await gatherSets(options)
-  await options.checkRejectLimit?.(0, train.length + countPairs(sets))
+  yield {kind: 'accepted', images: 0, pending: train.length + countPairs(sets)}
   const engine = await startEngine(options.engine)
+  yield {kind: 'started', engine}
   using backbone = await loadBackbone(options.model, {precision: engine.precision})
   const owned: Disposable[] = []
   try {
@@ -47,7 +60,7 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
     const opened = isTrained(options) ? undefined : await openDepthHead(options.head, {backbone, min, max})
     if (opened) owned.push(opened)
     const context = depthContext(options, backbone, engine, opened)
-    const source = backboneFeatures(backbone, context.dense)
+    const source = photoFeatures(backboneMaps(backbone, context.dense, {name: 'model', device: engine.device, batch}))
     const pass = train.length > 0 ? yield* firstPass(context, train, sets, opened ? undefined : source) : undefined
     if (pass) owned.push(pass)
     const {head, trained} = opened ? {head: opened, trained: undefined} : yield* trainModelHead(context, pass!, source)
@@ -56,17 +69,40 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Dept
     const model = headPredictor('model', source, head, flip)
     const predictors: Predictor[] = [model]
     if (pass) predictors.push(...meanPredictors(pass, baselines), ...(yield* trainedPredictors(context, pass.pairs, owned)))
-    const reports = []
-    for (const set of sets) reports.push(yield* scoreSet(context, set, predictors))
-    const report = reportOf(context, head, trained, pass?.pairs.length ?? 0, reports)
-    if (!options.page) return {report}
-    const examples = []
-    for (const [i, set] of reports.entries()) examples.push(await pickExamples(context, set, sets[i]!, model))
-    return {report, page: await depthPage(report, examples)}
+    const outcomes: DepthOutcome[] = []
+    for (const [i, set] of sets.entries()) {
+      const scored = yield* scoreSet(context, set, predictors)
+      outcomes.push(...scored)
+      yield {kind: 'accepted', images: scored[0]!.ids.length, pending: countPairs(sets.slice(i + 1))}
+    }
+    const report = {...reportSettings(context, head, trained, pass?.pairs.length ?? 0), ...reportScores(sets, outcomes, seed)}
+    const examples: DepthExamples[] = []
+    if (options.examples) for (const set of sets) examples.push(await predictExamples(context, outcomes, set, model))
+    return resultOf(report, outcomes, examples)
   } finally {
     for (const each of owned) each[Symbol.dispose]()
   }
 }
+
+/** The scores of a report. */
+const reportScores = (
+  sets: readonly NamedSet[],
+  outcomes: readonly DepthOutcome[],
+  seed: number
+): Pick<DepthReport, 'sets' | 'scores' | 'differences'> => ({
+  sets: sets.map(({name, kind, inputs}) => ({name, kind, inputs, images: outcomes.find(({set}) => set === name)!.ids.length})),
+  ...summarizeOutcomes(outcomes, seed)
+})
+
+const resultOf = (report: DepthReport, outcomes: readonly DepthOutcome[], examples: readonly DepthExamples[]): EvalResult<DepthReport> => ({
+  report,
+  summary: depthSummary(report),
+  *items() {
+    for (const {name} of report.sets)
+      for (const {id, errors} of modelErrors(outcomes, name)) yield {id, set: name, features: 'model', ...errors}
+  },
+  page: async () => ({content: await depthPage(report, examples), missing: 0})
+})
 
 const countPairs = (sets: readonly NamedSet[]): number => sets.reduce((sum, {pairs}) => sum + pairs.length, 0)
 
@@ -91,22 +127,25 @@ async function gatherSets(options: DepthEvalOptions): Promise<{train: Pair[]; se
     gatherPairs({field: 'depth', inputs, roots, folder: depths, nul, onRejected, onSkipped})
   const train = options.train.length > 0 ? await gather(options.train) : []
   const sets: NamedSet[] = []
-  for (const {kind, inputs} of named) sets.push({kind, name: inputs.join(' '), pairs: await gather(inputs)})
+  for (const {kind, inputs} of named) {
+    const alone = named.filter(other => other.kind === kind).length === 1
+    sets.push({kind, name: alone ? kind : `${kind} ${inputs.join(' ')}`, inputs, pairs: await gather(inputs)})
+  }
   return {train, sets}
 }
 
-/** The pass over the training pairs of the model. Throws a `UserError` (exit 3) where none can be used, and what `checkRejectLimit` throws. */
+/** The pass over the training pairs of the model. Throws a `UserError` (exit 3) where none can be used. */
 async function* firstPass(
   context: DepthContext,
   train: readonly Pair[],
   sets: readonly NamedSet[],
   source: FeatureSource | undefined
-): AsyncGenerator<DepthEvent, TrainingPass> {
-  const pass = yield* readTrainingPairs(context, train, source, 'train')
+): AsyncGenerator<EvalEvent, TrainingPass> {
+  const pass = yield* readTrainingPairs(context, train, source, 'model')
   try {
     if (pass.pairs.length === 0)
       throw new UserError('None of the training pairs can be used.', {exit: 3, code: 'NO_INPUT', hint: 'The reasons are named above.'})
-    await context.options.checkRejectLimit?.(pass.pairs.length, countPairs(sets))
+    yield {kind: 'accepted', images: pass.pairs.length, pending: countPairs(sets)}
     return pass
   } catch (error) {
     pass[Symbol.dispose]()
@@ -119,10 +158,10 @@ async function* trainModelHead(
   context: DepthContext,
   pass: TrainingPass,
   source: FeatureSource
-): AsyncGenerator<DepthEvent, {head: LoadedDepthHead; trained: DepthTrained}> {
+): AsyncGenerator<EvalEvent, {head: LoadedDepthHead; trained: DepthTrained}> {
   const {options, dense, bins, recipe, data} = context
   const begun = performance.now()
-  const {head, loss} = yield* trainOnPass(context, pass, source, 'head')
+  const {head, loss} = yield* trainOnPass(context, pass, source, 'model')
   const spec: DepthHeadSpec = {dense, bins, size: data.size}
   const trained = {
     ...recipe,
@@ -156,13 +195,13 @@ async function writeHead(
   await saveHead(path, {task: 'depth', tensors, spec, trainedOn}, {force})
 }
 
-function reportOf(
+/** What a report says of the settings. */
+function reportSettings(
   {options, backbone, engine, dense, bins, data}: DepthContext,
   head: LoadedDepthHead,
   trained: DepthTrained | undefined,
-  train: number,
-  sets: DepthReport['sets']
-): DepthReport {
+  train: number
+): Omit<DepthReport, 'sets' | 'scores' | 'differences'> {
   return {
     task: 'depth',
     model: options.model,
@@ -180,7 +219,6 @@ function reportOf(
     flip: options.flip,
     averaging: 'per image, then over images',
     train,
-    sets,
     engine,
     notes: train === 0 && options.baselines.length > 0 ? ['no baselines: they need training pairs (--train)'] : []
   }

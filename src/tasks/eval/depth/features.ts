@@ -8,13 +8,16 @@ import type {Raster} from '../../../data/image/resample.js'
 import type {VitConfig} from '../../../model/config.js'
 import {normalizePixels} from '../../../tensor/ops/patches.js'
 import {concat, dispose, tensor4d, tidy, type Tensor4D} from '../../../tensor/tf.js'
-import type {Backbone} from '../../embed/load-backbone.js'
-import {denseFeatures, denseWidth, mapSize, type DenseSettings} from '../../embed/dense-features.js'
+import type {MapSize} from '../../../tensor/ops/resize.js'
+import {mapSize} from '../../embed/dense-features.js'
+import type {MapFeatures} from '../../embed/image-features.js'
 
 /** Features of photos. */
 export type FeatureSource = {
   /** Channels of a map. */
-  readonly width: number
+  readonly dim: number
+  /** Photos of a size that are computed at once. */
+  batch(size: MapSize): number
   /** Maps of photos of one size; → [B, h, w, D], the caller's. */
   compute(photos: readonly Raster[]): Tensor4D
 }
@@ -27,18 +30,17 @@ function pixelsOf(photos: readonly Raster[]): Tensor4D {
   return normalizePixels(all, [photos.length, height, width])
 }
 
-/** Patch features of a backbone. */
-export function backboneFeatures(backbone: Pick<Backbone, 'params' | 'config' | 'precision'>, dense: DenseSettings): FeatureSource {
-  return {
-    width: denseWidth(backbone.config, dense),
-    compute(photos) {
-      const pixels = pixelsOf(photos)
-      const features = denseFeatures(backbone, pixels, dense)
-      dispose(pixels)
-      return features
-    }
+/** Patch features, computed from photos. */
+export const photoFeatures = (maps: MapFeatures): FeatureSource => ({
+  dim: maps.dim,
+  batch: size => maps.batch(size),
+  compute(photos) {
+    const pixels = pixelsOf(photos)
+    const features = maps.compute(pixels)
+    dispose(pixels)
+    return features
   }
-}
+})
 
 /** Cells of a patch along each side, whose mean colours are the baseline's features. */
 const CELLS = 2
@@ -77,7 +79,8 @@ export function pixelFeatures(config: VitConfig): FeatureSource {
     return {map, h, w}
   }
   return {
-    width: D,
+    dim: D,
+    batch: () => 16,
     compute: photos =>
       tidy(() =>
         concat(

@@ -7,7 +7,7 @@ import {colorize, colorBar, type Colormap} from '../../../render/colormap.js'
 import {resizeDepth} from '../../../data/targets/depth-augment.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import {resample, type Raster, type Size} from '../../../data/image/resample.js'
-import {dataUri, html, type Markup} from '../../../render/html.js'
+import {baseName, dataUri, html, type Markup} from '../../../render/html.js'
 
 export type DepthPicture = {
   readonly photo: Raster
@@ -78,7 +78,7 @@ async function legend(ramp: Colormap, from: string, to: string): Promise<Markup>
 }
 
 /** One image as a figure: its pictures beside each other, what the colours mean, and a caption. */
-export async function depthFigure(picture: DepthPicture, caption: string): Promise<Markup> {
+export async function depthFigure(picture: DepthPicture, id: string, detail = ''): Promise<Markup> {
   const cells = [
     [picture.photo, 'image', 'jpeg'],
     [picture.depth, 'prediction', 'png'],
@@ -89,12 +89,12 @@ export async function depthFigure(picture: DepthPicture, caption: string): Promi
   for (const [raster, name, format] of cells) {
     if (!raster) continue
     const bytes = await encodeImage(raster.data, {...raster, format})
-    shown.push(html`<div><img src="${dataUri(bytes, `image/${format}`)}" alt="${name} of ${caption}" /><span>${name}</span></div>`)
+    shown.push(html`<div><img src="${dataUri(bytes, `image/${format}`)}" alt="${name} of ${id}" /><span>${name}</span></div>`)
   }
   return html`<figure class="depth">
     <div class="cells">${shown}</div>
     <figcaption>
-      ${caption} · ${await legend('depth', metres(picture.low), metres(picture.high))}
+      ${baseName(id)}${detail && html` · ${detail}`} · ${await legend('depth', metres(picture.low), metres(picture.high))}
       ${picture.error ? await legend('error', '0', `${DARKEST_ERROR}`) : ''}
     </figcaption>
   </figure>`

@@ -1,11 +1,13 @@
 /**
- * What a depth evaluation reports: the types of its JSON, and means, intervals, paired differences and verdicts made of
- * the errors of single images.
+ * What a depth evaluation reports: the types of its JSON, scores and paired differences made of the errors of single
+ * images, and the tables that show them.
  */
-import type {DepthBins} from '../../../heads/depth-head.js'
-import {meanErrors, type DepthAlignment, type DepthCrop, type DepthErrors, type DepthMeasure} from '../../../metrics/depth.js'
-import {differenceOf, meanOf, type Interval} from '../../../metrics/intervals.js'
 import type {EngineInfo} from '../../../engine/start.js'
+import type {DepthBins} from '../../../heads/depth-head.js'
+import {depthMeasures, type DepthAlignment, type DepthCrop, type DepthErrors, type DepthMeasure} from '../../../metrics/depth.js'
+import {meanMeasure, pairedDifferences, scoreOutcomes, type Measure, type Outcome} from '../shared/compare.js'
+import type {EvalDifference, EvalReport, EvalScore, Summary, Table} from '../shared/evaluation.js'
+import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 import type {DepthRange, DepthSample} from './dataset.js'
 import type {DepthRecipe} from './train.js'
 
@@ -14,34 +16,11 @@ export type DepthBaseline = 'mean' | 'mean-map' | 'pixels' | 'untrained'
 export type DepthFeatures = 'model' | DepthBaseline
 export type DepthSetKind = 'val' | 'test' | 'out-of-domain'
 
-/** One row of scores: whose, after which alignment. */
-export type DepthScore = DepthErrors & {
-  readonly features: DepthFeatures
-  readonly alignment: DepthAlignment
-  /** 95 % bootstrap intervals over images. */
-  readonly intervals: Readonly<Record<'rmse' | 'abs_rel' | 'a1', Interval>>
-}
+/** The scores of one candidate on one set after one alignment. */
+export type DepthScore = EvalScore & DepthErrors & {readonly alignment: DepthAlignment}
 
-/** How much lower the model's error is than a baseline's on the same images; negative is better. */
-export type DepthGain = {
-  readonly over: DepthBaseline
-  readonly alignment: DepthAlignment
-  readonly measure: 'rmse' | 'abs_rel'
-  readonly difference: number
-  readonly interval: Interval
-}
-
-export type DepthSetReport = {
-  readonly name: string
-  readonly kind: DepthSetKind
-  readonly images: number
-  readonly scores: readonly DepthScore[]
-  readonly gains: readonly DepthGain[]
-  /** One sentence for each baseline on the model beside it. */
-  readonly verdicts: readonly string[]
-  /** The model's errors of every image, without alignment. */
-  readonly perImage: readonly ({readonly id: string} & DepthErrors)[]
-}
+/** How far the model's error is from a baseline's on the same images after the same alignment. */
+export type DepthDifference = EvalDifference & {readonly alignment: DepthAlignment}
 
 /** How the head was trained. */
 export type DepthTrained = DepthRecipe & {
@@ -51,7 +30,7 @@ export type DepthTrained = DepthRecipe & {
   readonly seconds: number
 }
 
-export type DepthReport = {
+export type DepthReport = Omit<EvalReport, 'scores' | 'differences'> & {
   readonly task: 'depth'
   readonly model: string
   readonly fingerprint: string
@@ -69,12 +48,18 @@ export type DepthReport = {
   readonly flip: boolean
   readonly averaging: 'per image, then over images'
   readonly train: number
-  readonly sets: readonly DepthSetReport[]
+  readonly sets: readonly {
+    readonly name: string
+    readonly kind: DepthSetKind
+    readonly inputs: readonly string[]
+    readonly images: number
+  }[]
+  readonly scores: readonly DepthScore[]
+  readonly differences: readonly DepthDifference[]
   readonly engine: EngineInfo
-  readonly notes: readonly string[]
 }
 
-/** Images of a set that a page shows, best, typical and worst. */
+/** Images of a set that a page shows, with the depth that the model predicts. */
 export type DepthExamples = {
   readonly set: string
   readonly groups: readonly {
@@ -88,68 +73,90 @@ export type DepthExamples = {
   }[]
 }
 
-/** The errors of one image after every alignment. */
-export type AlignedErrors = Readonly<Record<DepthAlignment, DepthErrors>>
-
 export const ALIGNMENTS: readonly DepthAlignment[] = ['none', 'median', 'depth', 'disparity']
 
-const NAMES: Readonly<Record<DepthBaseline, string>> = {
-  mean: 'the mean depth',
-  'mean-map': 'the mean depth of every place',
-  pixels: 'color and place alone',
-  untrained: 'the untrained model'
-}
+/** The errors of one candidate on one set after one alignment, image by image. */
+export type DepthOutcome = Outcome<DepthErrors> & {readonly features: DepthFeatures; readonly variant: {readonly alignment: DepthAlignment}}
 
-/** The report of one set: means, intervals, paired differences and verdicts. */
-export function summarizeSet(
-  {name, kind}: {readonly name: string; readonly kind: DepthSetKind},
-  ids: readonly string[],
-  errors: ReadonlyMap<DepthFeatures, readonly AlignedErrors[]>,
+/** The shares of pixels within a factor of the truth; all other measures are errors. */
+const isShare = (measure: string): boolean => measure === 'a1' || measure === 'a2' || measure === 'a3'
+
+const MEASURES = depthMeasures.map(name =>
+  meanMeasure<DepthErrors>(name, errors => errors[name], isShare(name) ? 'higher' : 'lower')
+) as readonly (Measure<DepthErrors> & {readonly name: DepthMeasure})[]
+
+/** Scores with intervals, and the model beside every baseline by RMSE (the published measure) and by abs_rel. */
+export function summarizeOutcomes(
+  outcomes: readonly DepthOutcome[],
   seed: number
-): DepthSetReport {
-  const column = (features: DepthFeatures, alignment: DepthAlignment, measure: DepthMeasure): number[] =>
-    errors.get(features)!.map(all => all[alignment][measure])
-  // One seed for every interval: all figures see the same draws of images, so that intervals differ by the errors alone.
-  const interval = (...of: Parameters<typeof column>): Interval => meanOf(column(...of), seed).interval
-  const scores = [...errors].flatMap(([features, all]) =>
-    ALIGNMENTS.map((alignment): DepthScore => ({
-      features,
-      alignment,
-      ...meanErrors(all.map(each => each[alignment])),
-      intervals: {
-        rmse: interval(features, alignment, 'rmse'),
-        abs_rel: interval(features, alignment, 'abs_rel'),
-        a1: interval(features, alignment, 'a1')
-      }
-    }))
-  )
-  const baselines = [...errors.keys()].filter((features): features is DepthBaseline => features !== 'model')
-  const gains = baselines.flatMap(over =>
-    ALIGNMENTS.flatMap(alignment =>
-      (['rmse', 'abs_rel'] as const).map((measure): DepthGain => {
-        const {mean: difference, interval} = differenceOf(column('model', alignment, measure), column(over, alignment, measure), seed)
-        return {over, alignment, measure, difference, interval}
-      })
-    )
-  )
-  const verdicts = (['none', 'depth'] as const).flatMap(alignment => baselines.map(over => verdict(gains, over, alignment)))
-  const perImage = ids.map((id, i) => ({id, ...errors.get('model')![i]!.none}))
-  return {name, kind, images: ids.length, scores, gains, verdicts, perImage}
+): {scores: readonly DepthScore[]; differences: readonly DepthDifference[]} {
+  const compared = (['rmse', 'abs_rel'] as const).map(name => MEASURES.find(measure => measure.name === name)!)
+  return {
+    scores: scoreOutcomes(outcomes, MEASURES, seed) as unknown as DepthScore[],
+    differences: pairedDifferences(outcomes, compared, {features: 'model', seed}) as DepthDifference[]
+  }
 }
 
-/** One sentence on the model beside a baseline, by RMSE, the published measure; abs_rel stands beside it. */
-export function verdict(gains: readonly DepthGain[], over: DepthBaseline, alignment: DepthAlignment): string {
-  const [rmse, rel] = (['rmse', 'abs_rel'] as const).map(wanted =>
-    gains.find(gain => gain.over === over && gain.alignment === alignment && gain.measure === wanted)!
+/** What an alignment fits before errors are taken. */
+export const ALIGNED: Readonly<Record<DepthAlignment, string>> = {
+  none: 'in metres',
+  median: 'scale (median)',
+  depth: 'scale and shift',
+  disparity: 'scale and shift, disparity'
+}
+
+const fixed =
+  (digits: number) =>
+  (value: number): string =>
+    value.toFixed(digits)
+/** How figures of a measure are written. */
+const formatOf = (measure: string): ((value: number) => string) => (isShare(measure) ? percent : fixed(3))
+
+/** The heading and tables of a report, for terminal and page. */
+export function depthSummary(report: DepthReport): Summary {
+  const {head, train, size, crop, sets, scores, differences} = report
+  const made = head.trained ? `trained on ${counted(train, 'pair')} in ${counted(head.trained.steps, 'step')}` : `from ${head.file ?? ''}`
+  const scored = (title: string, alignments: readonly DepthAlignment[], fits: boolean): Table => ({
+    title,
+    columns: [
+      words('candidate'),
+      words('set'),
+      ...(fits ? [words('fitted')] : []),
+      figures('RMSE m'),
+      figures('95 % interval'),
+      figures('abs_rel'),
+      figures('a1 %'),
+      figures('log10'),
+      figures('silog')
+    ],
+    rows: scores
+      .filter(({alignment}) => alignments.includes(alignment))
+      .map(({features, set, alignment, rmse, intervals, abs_rel, a1, log10, silog}) => [
+        candidateTitle(features),
+        set,
+        ...(fits ? [ALIGNED[alignment]] : []),
+        fixed(3)(rmse),
+        span(intervals['rmse']!, fixed(3)),
+        fixed(3)(abs_rel),
+        percent(a1),
+        fixed(3)(log10),
+        fixed(1)(silog)
+      ])
+  })
+  const table = differenceTable(
+    differences.filter(({alignment}) => alignment === 'none' || alignment === 'depth'),
+    {
+      variants: [{column: words('fitted'), of: ({alignment}) => (alignment === 'none' ? '–' : ALIGNED[alignment])}],
+      titles: {rmse: 'RMSE m', abs_rel: 'abs_rel'},
+      format: (value, measure) => formatOf(measure)(value)
+    }
   )
-  const {difference, interval} = rmse!
-  // Not the words for scores of which more is better: that an error "is above" another would be read the wrong way.
-  const word =
-    interval[1] < 0 ? 'beats' : interval[0] > 0 ? 'is worse than' : difference < 0 ? 'is better than, but not surely,' : 'does not beat'
-  const signed = (value: number, digits: number): string => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(digits)}`
-  const figure = ({difference: mean, interval: [low, high]}: DepthGain, digits: number): string =>
-    `${signed(mean, digits)} (${signed(low, digits)} to ${signed(high, digits)})`
-  const contrary = rel!.difference * difference < 0 ? ', which says otherwise' : ''
-  const subject = alignment === 'none' ? 'The' : 'With scale and shift fitted, the'
-  return `${subject} model ${word} ${NAMES[over]}: RMSE ${figure(rmse!, 3)} m, abs_rel ${figure(rel!, 3)}${contrary}.`
+  return {
+    heading: `${head.kind} head on blocks ${head.layers.join(', ')}, ${made}; ${size === null ? 'full size' : `short side ${size}`}, crop ${crop}; ${sets.map(({name, images}) => `${name}: ${counted(images, 'image')}`).join(', ')}`,
+    tables: [
+      scored('Errors in metres', ['none'], false),
+      scored('Errors after a fit, image by image', ['median', 'depth', 'disparity'], true),
+      ...(table ? [table] : [])
+    ]
+  }
 }

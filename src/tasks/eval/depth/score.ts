@@ -2,19 +2,24 @@
 import {UserError} from '../../../config/errors.js'
 import {resizeDepth} from '../../../data/targets/depth-augment.js'
 import type {Pair} from '../../../data/targets/pairs.js'
-import {align, depthErrors} from '../../../metrics/depth.js'
-import {initVit} from '../../../model/init.js'
-import {disposeTree} from '../../../tensor/tree.js'
-import type {DepthContext, DepthEvent} from './context.js'
+import {align, depthErrors, type DepthErrors} from '../../../metrics/depth.js'
+import {backboneMaps, untrainedBackbone} from '../../embed/image-features.js'
+import type {EvalEvent} from '../shared/evaluation.js'
+import {pickExamples} from '../shared/pick-examples.js'
+import type {DepthContext} from './context.js'
 import {loadSample, readSamples, type DepthSample} from './dataset.js'
-import {backboneFeatures, pixelFeatures, type FeatureSource} from './features.js'
+import {photoFeatures, pixelFeatures, type FeatureSource} from './features.js'
 import {loadedLinearHead, predictDepth, type LoadedDepthHead} from './head.js'
-import {ALIGNMENTS, summarizeSet, type AlignedErrors, type DepthBaseline, type DepthExamples} from './report.js'
-import type {DepthFeatures, DepthSetKind, DepthSetReport} from './report.js'
+import {ALIGNMENTS, type DepthBaseline, type DepthExamples, type DepthFeatures, type DepthOutcome, type DepthSetKind} from './report.js'
 import {PLACE_GRID, readTrainingPairs, trainOnPass, type TrainingPass} from './training-pass.js'
 
-/** A set of pairs under the name that it was given by. */
-export type NamedSet = {readonly name: string; readonly kind: DepthSetKind; readonly pairs: readonly Pair[]}
+/** A set of pairs, its name in reports, and what it was given by. */
+export type NamedSet = {
+  readonly name: string
+  readonly kind: DepthSetKind
+  readonly inputs: readonly string[]
+  readonly pairs: readonly Pair[]
+}
 
 /** How the depth of an image is predicted: by a head, or by a mean. */
 export type Predictor = {
@@ -43,17 +48,16 @@ export async function* trainedPredictors(
   context: DepthContext,
   pairs: readonly Pair[],
   owned: Disposable[]
-): AsyncGenerator<DepthEvent, Predictor[]> {
-  const {backbone, dense, bins, options} = context
+): AsyncGenerator<EvalEvent, Predictor[]> {
+  const {backbone, dense, bins, options, engine} = context
   const sources: [DepthBaseline, () => FeatureSource][] = [
     ['pixels', () => pixelFeatures(backbone.config)],
     [
       'untrained',
       () => {
-        // LayerScale starts at 1: from 1e-5, as in the recipes, all images would come out alike.
-        const params = initVit(backbone.config, options.seed, 1)
-        owned.push({[Symbol.dispose]: () => disposeTree(params)})
-        return backboneFeatures({params, config: backbone.config, precision: 'fp32'}, dense)
+        const untrained = untrainedBackbone(backbone.config, options.seed)
+        owned.push(untrained)
+        return photoFeatures(backboneMaps(untrained, dense, {name: 'untrained', device: engine.device, batch: options.batch}))
       }
     ]
   ]
@@ -70,56 +74,71 @@ export async function* trainedPredictors(
   return predictors
 }
 
-/** Scores a set by all predictors. Throws a `UserError` (exit 3) where no pair can be used. */
+/**
+ * Scores a set by all predictors: an outcome for each and each alignment. Throws a `UserError` (exit 3) where no pair
+ * can be used.
+ */
 export async function* scoreSet(
   {data, options, onRejected}: DepthContext,
-  set: NamedSet,
+  {name, inputs, pairs}: NamedSet,
   predictors: readonly Predictor[]
-): AsyncGenerator<DepthEvent, DepthSetReport> {
-  const {name, pairs} = set
+): AsyncGenerator<EvalEvent, DepthOutcome[]> {
   const ids: string[] = []
-  const errors = new Map(predictors.map(({features}) => [features, [] as AlignedErrors[]]))
+  const outcomes = predictors.flatMap(({features}) =>
+    ALIGNMENTS.map(alignment => ({features, set: name, variant: {alignment}, ids, items: [] as DepthErrors[]}))
+  )
   for await (const sample of readSamples(pairs, data, onRejected, options.signal)) {
     const {truth, valid} = sample
     const known = Float32Array.from(valid, at => truth[at]!)
     for (const {features, predict} of predictors) {
       const depth = await predict(sample)
       const predicted = Float32Array.from(valid, at => depth[at]!)
-      const aligned = ALIGNMENTS.map(how => [how, depthErrors(align(predicted, known, how, data.range), known)])
-      errors.get(features)!.push(Object.fromEntries(aligned) as AlignedErrors)
+      for (const {items, variant} of outcomes.filter(outcome => outcome.features === features))
+        items.push(depthErrors(align(predicted, known, variant.alignment, data.range), known))
     }
     ids.push(sample.pair.image.id)
-    yield {kind: 'scored', set: name, done: ids.length, total: pairs.length}
+    yield {kind: 'progress', stage: 'scoring', features: 'model', set: name, done: ids.length, total: pairs.length}
   }
   if (ids.length === 0)
-    throw new UserError(`None of the pairs of ${name} can be used.`, {exit: 3, code: 'NO_INPUT', hint: 'The reasons are named above.'})
-  return summarizeSet(set, ids, errors, options.seed)
+    throw new UserError(`None of the pairs of ${inputs.join(' ')} can be used.`, {
+      exit: 3,
+      code: 'NO_INPUT',
+      hint: 'The reasons are named above.'
+    })
+  return outcomes
+}
+
+/** The model's errors of every image of a set, without alignment. */
+export function modelErrors(outcomes: readonly DepthOutcome[], set: string): {readonly id: string; readonly errors: DepthErrors}[] {
+  const {ids, items} = outcomes.find(
+    outcome => outcome.features === 'model' && outcome.set === set && outcome.variant.alignment === 'none'
+  )!
+  return ids.map((id, i) => ({id, errors: items[i]!}))
 }
 
 /** The best, typical and worst images of a set by the model's abs_rel, predicted again for a page. */
-export async function pickExamples(
+export async function predictExamples(
   {data}: DepthContext,
-  report: DepthSetReport,
-  {pairs}: NamedSet,
+  outcomes: readonly DepthOutcome[],
+  {name, pairs}: NamedSet,
   {predict}: Predictor
 ): Promise<DepthExamples> {
-  const order = [...report.perImage].sort((a, b) => a.abs_rel - b.abs_rel)
-  const n = Math.min(3, Math.ceil(order.length / 3))
-  const middle = Math.max(0, Math.floor((order.length - n) / 2))
-  const picked = [
-    {title: 'Best', images: order.slice(0, n)},
-    {title: 'Typical', images: order.slice(middle, middle + n)},
-    {title: 'Worst', images: order.slice(-n).reverse()}
-  ]
+  const {best, typical, worst} = pickExamples(modelErrors(outcomes, name), 3, {score: ({errors}) => -errors.abs_rel, name: ({id}) => id})
   const groups = []
-  for (const {title, images} of picked) {
+  for (const [title, images] of [
+    ['Best', best],
+    ['Typical', typical],
+    ['Worst', worst]
+  ] as const) {
     const shown = []
-    for (const image of images) {
-      const pair = pairs.find(({image: {id}}) => id === image.id)!
-      const sample = await loadSample(pair, data)
-      shown.push({id: image.id, errors: image, sample, depth: await predict(sample)})
+    for (const {id, errors} of images) {
+      const sample = await loadSample(
+        pairs.find(({image}) => image.id === id)!,
+        data
+      )
+      shown.push({id, errors, sample, depth: await predict(sample)})
     }
-    groups.push({title, shown})
+    if (shown.length > 0) groups.push({title, shown})
   }
-  return {set: report.name, groups}
+  return {set: name, groups}
 }

@@ -10,10 +10,12 @@ import type {Raster} from '../../../data/image/resample.js'
 import type {LinearDepthHead} from '../../../heads/depth-head.js'
 import {rng} from '../../../tensor/random.js'
 import {concat, dispose, tensor3d, tidy, type Tensor4D} from '../../../tensor/tf.js'
-import {denseBatch, featureCache, type FeatureCache, type StoredMap} from '../../embed/dense-features.js'
-import type {DepthContext, DepthEvent} from './context.js'
+import {featureCache, type FeatureCache, type StoredMap} from '../../embed/dense-features.js'
+import type {EvalEvent} from '../shared/evaluation.js'
+import type {DepthContext} from './context.js'
 import {loadSample, readSamples, type DepthSample} from './dataset.js'
 import {mapTensor, type FeatureSource} from './features.js'
+import type {DepthFeatures} from './report.js'
 import {ChannelMoments, countBins, trainDepthHead, type DepthBatch} from './train.js'
 
 /** Grid of the mean depth by place, over the whole image. */
@@ -55,17 +57,20 @@ function addPlaces({sum, count}: TrainingPass['places'], {truth, valid, width, h
   return total / valid.length
 }
 
-/** Reads all training pairs once. With `source` and cached training, keeps the features of every image and its mirror image. */
+/**
+ * Reads all training pairs once. With `source` and cached training, keeps the features of every image and its mirror
+ * image.
+ */
 export async function* readTrainingPairs(
   {options, data, bins, augmentation, onRejected}: DepthContext,
   all: readonly Pair[],
   source: FeatureSource | undefined,
-  what: string
-): AsyncGenerator<DepthEvent, TrainingPass> {
+  features: DepthFeatures
+): AsyncGenerator<EvalEvent, TrainingPass> {
   const {cached, cacheMemory, cacheDisk, signal} = options
   const maps = featureCache({memory: cacheMemory, disk: cacheDisk})
   const truths = featureCache({memory: cacheMemory})
-  const kept = cached && source ? {source, moments: new ChannelMoments(source.width)} : undefined
+  const kept = cached && source ? {source, moments: new ChannelMoments(source.dim)} : undefined
   const cells = PLACE_GRID.width * PLACE_GRID.height
   const places = {sum: new Float64Array(cells), count: new Float64Array(cells)}
   const frequency = new Float64Array(bins.count)
@@ -89,7 +94,7 @@ export async function* readTrainingPairs(
         kept.moments.add(map.data)
       }
     }
-    yield {kind: 'read', what, done: index + 1, total: all.length}
+    yield {kind: 'progress', stage: 'reading', features, set: 'train', done: index + 1, total: all.length}
   }
   return {
     pairs,
@@ -112,15 +117,15 @@ export async function* trainOnPass(
   context: DepthContext,
   pass: TrainingPass,
   source: FeatureSource,
-  what: string
-): AsyncGenerator<DepthEvent, {head: LinearDepthHead; loss: number}> {
+  features: DepthFeatures
+): AsyncGenerator<EvalEvent, {head: LinearDepthHead; loss: number}> {
   const {recipe, bins} = context
   const {seed, cached, signal} = context.options
-  const queue: DepthEvent[] = []
+  const queue: EvalEvent[] = []
   let wake = (): void => undefined
   let done = false
   const training = trainDepthHead({
-    width: source.width,
+    width: source.dim,
     bins,
     recipe,
     seed,
@@ -129,7 +134,7 @@ export async function* trainOnPass(
     ...(recipe.standardize && pass.moments ? {scale: pass.moments.finish(), frequency: pass.frequency} : {}),
     signal,
     onStep: (step, loss) => {
-      queue.push({kind: 'step', what, step, steps: recipe.steps, loss})
+      queue.push({kind: 'progress', stage: 'training', features, done: step, total: recipe.steps, loss})
       wake()
     }
   }).finally(() => {
@@ -144,7 +149,10 @@ export async function* trainOnPass(
   return training
 }
 
-/** A batch of kept features; a draw for each image says whether it is mirrored. What the cache turned away is computed again. */
+/**
+ * A batch of kept features; a draw for each image says whether it is mirrored. What the cache turned away is computed
+ * again.
+ */
 async function cachedBatch(
   {options: {seed}, data}: DepthContext,
   pass: TrainingPass,
@@ -173,7 +181,7 @@ async function cachedBatch(
 
 /** A batch of random views, and their features. */
 async function viewBatch(
-  {options: {seed}, data, augmentation, backbone, engine}: DepthContext,
+  {options: {seed}, data, augmentation}: DepthContext,
   {pairs}: TrainingPass,
   source: FeatureSource,
   images: readonly number[],
@@ -186,7 +194,7 @@ async function viewBatch(
     })
   )
   const {width, height} = views[0]!.photo
-  const most = denseBatch(backbone.config, [height, width], engine.device)
+  const most = source.batch([height, width])
   const parts: Tensor4D[] = []
   for (let i = 0; i < views.length; i += most) parts.push(source.compute(views.slice(i, i + most).map(({photo}) => photo)))
   return batchOf(

@@ -1,4 +1,7 @@
-/** What the ids in masks mean: classes of a file, of `classes.txt` beside the masks, of the ids that occur, or of a head. */
+/**
+ * What the ids in masks mean: classes of a file, of `classes.txt` beside the masks, of the ids that occur, or of a
+ * head.
+ */
 import {readFile, stat} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
@@ -135,8 +138,8 @@ const tooFewClasses = ({names, ignored}: Classes, where: string): UserError =>
   )
 
 /**
- * The classes of an evaluation: those of the head that is scored, else those that a file or the train masks name. Throws
- * as `findClasses`; where no mask of the train set can be read, each is reported to `onRejected` first.
+ * The classes of an evaluation: those of the head that is scored, else those that a file or the train masks name.
+ * Throws as `findClasses`; where no mask of the train set can be read, each is reported to `onRejected` first.
  */
 export async function classesInForce(
   options: SegEvalOptions,

@@ -1,4 +1,4 @@
-/** What all parts of one segmentation evaluation share: options, protocol, training settings, sets; and its events. */
+/** What all parts of one segmentation evaluation share: options, protocol, training settings, sets. */
 import {UserError} from '../../../config/errors.js'
 import type {Classes} from '../../../data/targets/class-map.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
@@ -9,7 +9,7 @@ import type {Backbone} from '../../embed/load-backbone.js'
 import type {SampleSet} from './dataset.js'
 import type {LoadedSegmentHead} from './head.js'
 import type {SegmentProtocol} from './inference.js'
-import type {SegBaseline, SegFeatures} from './report.js'
+import type {SegBaseline} from './report.js'
 import type {TrainSettings} from './train.js'
 
 export type SegEvalOptions = {
@@ -39,8 +39,8 @@ export type SegEvalOptions = {
   /** Features computed once for whole pictures instead of random views at every step. */
   readonly cached: boolean
   readonly steps?: number
-  /** Pictures a step. */
-  readonly pictures?: number
+  /** Images a training step. */
+  readonly trainBatch?: number
   readonly lr?: number
   readonly weightDecay?: number
   readonly cache?: {readonly memory: number; readonly disk: number}
@@ -52,21 +52,13 @@ export type SegEvalOptions = {
   readonly maxPixels?: number
   /** Bytes of decoded pictures to keep; 1 GiB if absent. */
   readonly decoded?: number
-  /** Cases to be drawn: so many of the best, the worst and the typical each. */
-  readonly cases?: number
+  /** Images predicted for a page: so many of the best, the typical and the worst each. */
+  readonly examples?: number
   readonly toolVersion: string
   readonly onRejected?: (bad: RejectedImage) => void
   readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
 }
-
-export type SegEvent =
-  | {readonly kind: 'started'; readonly engine: EngineInfo}
-  | {readonly kind: 'checked'; readonly set: 'train' | 'val' | 'test'; readonly pairs: number}
-  | {readonly kind: 'classes'; readonly classes: Classes; readonly from: string}
-  | {readonly kind: 'features'; readonly features: SegFeatures; readonly done: number; readonly of: number}
-  | {readonly kind: 'step'; readonly features: SegFeatures; readonly step: number; readonly of: number; readonly loss: number}
-  | {readonly kind: 'scored'; readonly features: SegFeatures; readonly set: 'val' | 'test'; readonly done: number; readonly of: number}
 
 /** The sets of an evaluation; `test` and `train` may be absent. */
 export type SegSets = {readonly train: SampleSet | undefined; readonly val: SampleSet; readonly test: SampleSet | undefined}
@@ -130,11 +122,11 @@ function overrideProtocol(own: SegmentProtocol, {protocol}: SegEvalOptions): Seg
 
 /** How heads are trained. */
 function trainSettings({options, size, crop}: {options: SegEvalOptions; size: number; crop: number | undefined}): TrainSettings {
-  const {cached, steps, pictures, lr, weightDecay, seed, cache, kind} = options
+  const {cached, steps, trainBatch, lr, weightDecay, seed, cache, kind} = options
   const views = {size, crop: crop ?? size, ratio: published[kind].ratio, mostOfOne: 0.75, colours: true}
   return {
     steps: steps ?? (cached ? defaultSteps.cached : defaultSteps.views),
-    batch: pictures ?? 16,
+    batch: trainBatch ?? 16,
     lr: lr ?? 1e-3,
     weightDecay: weightDecay ?? 1e-4,
     seed,
@@ -144,7 +136,10 @@ function trainSettings({options, size, crop}: {options: SegEvalOptions; size: nu
   }
 }
 
-/** The settings in force for a backbone and, where one was opened, a head. Throws a `UserError` for a protocol that makes no sense. */
+/**
+ * The settings in force for a backbone and, where one was opened, a head. Throws a `UserError` for a protocol that
+ * makes no sense.
+ */
 export function segContext(
   parts: Pick<SegContext, 'options' | 'backbone' | 'engine' | 'sets' | 'classes'>,
   head: LoadedSegmentHead | undefined

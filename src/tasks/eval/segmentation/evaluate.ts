@@ -13,18 +13,23 @@ import {openSegmentHead, type SegmentHeadSpec} from '../../../files/checkpoint/s
 import {foldSegmentHead} from '../../../heads/segment-head.js'
 import {refuseExisting} from '../../../system/atomic.js'
 import {disposeTree} from '../../../tensor/tree.js'
+import {pixelMaps, untrainedBackbone} from '../../embed/image-features.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
+import {scoresOf} from '../../../metrics/iou.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
+import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
+import {counted} from '../shared/tables.js'
 import {classesInForce} from './classes.js'
-import {segContext, usage, type SegContext, type SegEvalOptions, type SegEvent, type SegSets} from './context.js'
+import {segContext, usage, type SegContext, type SegEvalOptions, type SegSets} from './context.js'
 import {openSet} from './dataset.js'
 import {headTensors, loadSegmentHead, type LoadedSegmentHead} from './head.js'
-import {backboneExtractor, pixelExtractor, predictClasses, untrainedExtractor, type FoldedHead} from './inference.js'
-import {summarize, type SegBaseline, type SegCase, type SegOutcome, type SegReport, type SegResult} from './report.js'
-import {pickCases, scoreHead, scoreMostFrequent, trainOnFeatures} from './score.js'
+import {predictClasses, segmentMaps, type FoldedHead} from './inference.js'
+import {segPage} from './page.js'
+import {segSummary, summarizeOutcomes, type SegBaseline, type SegExample, type SegOutcome, type SegReport} from './report.js'
+import {predictExamples, scoreHead, scoreMostFrequent, trainOnFeatures} from './score.js'
 
-export type {SegEvalOptions, SegEvent} from './context.js'
-export type {SegResult} from './report.js'
+export type {SegEvalOptions} from './context.js'
+export type {SegReport} from './report.js'
 
 /**
  * Runs the evaluation; yields its progress and returns the report with the images for a page.
@@ -33,7 +38,7 @@ export type {SegResult} from './report.js'
  * fit (exit 2), an output that exists (exit 2), and what model and engine throw. Bad pairs are reported to
  * `onRejected`, once each.
  */
-export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent, SegResult> {
+export async function* segEval(options: SegEvalOptions): AsyncGenerator<EvalEvent, EvalResult<SegReport>> {
   const {seed, headOut, force} = options
   if (!options.train && !options.head)
     throw usage('There is neither a train set nor a head.', 'Give --train SET to train a head, or --head FILE to score one.')
@@ -41,7 +46,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
   const pairs = await gatherSets(options)
   const opened = options.head === undefined ? undefined : await openSegmentHead(options.head)
   const {classes, from: classesFrom = 'the ids in the train masks'} = await classesInForce(options, pairs.train, opened)
-  yield {kind: 'classes', classes, from: classesFrom}
+  yield {kind: 'note', text: `${counted(classes.names.length, 'class', 'classes')} from ${classesFrom}`}
   const sets = yield* openSets(options, pairs, classes)
   const engine = await startEngine(options.engine)
   yield {kind: 'started', engine}
@@ -57,12 +62,33 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<SegEvent
   const report: SegReport = {
     ...reportSettings(context, opened?.spec.kind ?? options.kind),
     classesFrom,
-    ...summarize(outcomes, classes, seed),
+    ...summarizeOutcomes(outcomes, classes, seed),
     seconds: {train: model.trainSeconds, predict: model.outcomes.reduce((sum, {seconds}) => sum + seconds, 0)}
   }
   if (model.tensors) await writeHead(context, model.tensors, report)
-  return {report, cases: model.cases, palette: classes.palette}
+  return resultOf(report, outcomes, model.examples, classes)
 }
+
+const resultOf = (
+  report: SegReport,
+  outcomes: readonly SegOutcome[],
+  examples: readonly SegExample[],
+  {names, palette}: SegContext['classes']
+): EvalResult<SegReport> => ({
+  report,
+  summary: segSummary(report),
+  *items() {
+    for (const {features, set, ids, items} of outcomes) {
+      if (features !== 'model') continue
+      for (const [i, id] of ids.entries()) {
+        const {miou, meanAccuracy, pixelAccuracy, iou} = scoresOf(items[i]!, names.length)
+        const classes = Object.fromEntries(names.flatMap((name, k) => (iou[k] === null ? [] : [[name, iou[k]]])))
+        yield {id, set, features, miou, meanAccuracy, pixelAccuracy, classes}
+      }
+    }
+  },
+  page: async () => ({content: await segPage(report, examples, palette), missing: 0})
+})
 
 type SetPairs = Readonly<Record<'train' | 'val' | 'test', readonly Pair[]>>
 
@@ -83,39 +109,41 @@ async function* openSets(
   {decoded = 2 ** 30, maxPixels, onRejected, signal, ...options}: SegEvalOptions,
   pairs: SetPairs,
   classes: SegContext['classes']
-): AsyncGenerator<SegEvent, SegSets> {
+): AsyncGenerator<EvalEvent, SegSets> {
   const budget = {left: decoded}
   const wanted = {train: options.train !== undefined, val: true, test: options.test !== undefined}
   const sets: {-readonly [name in keyof SegSets]?: SegSets[name]} = {}
-  for (const set of ['train', 'val', 'test'] as const) {
-    if (!wanted[set]) continue
+  const names = (['train', 'val', 'test'] as const).filter(set => wanted[set])
+  for (const [i, set] of names.entries()) {
+    const rest = names.slice(i + 1)
     const samples = await openSet(pairs[set], set, classes, {budget, maxPixels, onRejected, signal})
     sets[set] = samples
-    yield {kind: 'checked', set, pairs: samples.length}
+    yield {kind: 'accepted', images: samples.length, pending: rest.reduce((sum, other) => sum + pairs[other].length, 0)}
   }
   return {train: sets.train, val: sets.val!, test: sets.test}
 }
 
 type ModelScores = {
   readonly outcomes: readonly SegOutcome[]
-  readonly cases: readonly SegCase[]
+  readonly examples: readonly SegExample[]
   /** The trained head, where it is to be written. */
   readonly tensors?: HeadTensors
   readonly trainSeconds: number
 }
 
 /** Scores the model: by the given head, or by one that is trained here. */
-async function* scoreModel(context: SegContext, loaded: LoadedSegmentHead | undefined): AsyncGenerator<SegEvent, ModelScores> {
+async function* scoreModel(context: SegContext, loaded: LoadedSegmentHead | undefined): AsyncGenerator<EvalEvent, ModelScores> {
   const {backbone, protocol, engine, sets, classes, options} = context
-  const {config, params, precision} = backbone
-  const model = backboneExtractor({config, params, precision}, protocol.layers, {device: engine.device, batch: options.batch})
-  const casesOf = async (head: FoldedHead, outcomes: readonly SegOutcome[]): Promise<SegCase[]> =>
-    options.cases
-      ? pickCases(sets.val, outcomes[0]!.areas, classes.names.length, options.cases, photo => predictClasses(photo, model, head, protocol))
+  const model = segmentMaps(backbone, protocol.layers, {name: 'model', device: engine.device, batch: options.batch})
+  const examplesOf = async (head: FoldedHead, outcomes: readonly SegOutcome[]): Promise<SegExample[]> =>
+    options.examples
+      ? predictExamples(sets.val, outcomes[0]!.items, {classes: classes.names.length, each: options.examples}, photo =>
+          predictClasses(photo, model, head, protocol)
+        )
       : []
   if (loaded) {
     const outcomes = yield* scoreHead(context, model, loaded.folded)
-    return {outcomes, cases: await casesOf(loaded.folded, outcomes), trainSeconds: 0}
+    return {outcomes, examples: await examplesOf(loaded.folded, outcomes), trainSeconds: 0}
   }
   const begun = performance.now()
   const head = yield* trainOnFeatures(context, model)
@@ -123,8 +151,8 @@ async function* scoreModel(context: SegContext, loaded: LoadedSegmentHead | unde
   const folded = foldSegmentHead(head)
   try {
     const outcomes = yield* scoreHead(context, model, folded)
-    const cases = await casesOf(folded, outcomes)
-    return {outcomes, cases, tensors: options.headOut === undefined ? undefined : await headTensors(head), trainSeconds}
+    const examples = await examplesOf(folded, outcomes)
+    return {outcomes, examples, tensors: options.headOut === undefined ? undefined : await headTensors(head), trainSeconds}
   } finally {
     disposeTree(head)
     disposeTree({...folded})
@@ -132,16 +160,16 @@ async function* scoreModel(context: SegContext, loaded: LoadedSegmentHead | unde
 }
 
 /** Trains and scores the same head on the features of a baseline. */
-async function* scoreBaseline(context: SegContext, baseline: SegBaseline): AsyncGenerator<SegEvent, SegOutcome[]> {
+async function* scoreBaseline(context: SegContext, baseline: SegBaseline): AsyncGenerator<EvalEvent, SegOutcome[]> {
   const {backbone, protocol, engine, options} = context
-  using extractor =
-    baseline === 'pixels'
-      ? pixelExtractor(backbone.config)
-      : untrainedExtractor(backbone, protocol.layers, {seed: options.seed, device: engine.device, batch: options.batch})
-  const head = yield* trainOnFeatures(context, extractor)
+  using untrained = baseline === 'untrained' ? untrainedBackbone(backbone.config, options.seed) : undefined
+  const source = untrained
+    ? segmentMaps(untrained, protocol.layers, {name: 'untrained', device: engine.device, batch: options.batch})
+    : pixelMaps(backbone.config)
+  const head = yield* trainOnFeatures(context, source)
   const folded = foldSegmentHead(head)
   try {
-    return yield* scoreHead(context, extractor, folded)
+    return yield* scoreHead(context, source, folded)
   } finally {
     disposeTree(head)
     disposeTree({...folded})
@@ -152,10 +180,12 @@ async function* scoreBaseline(context: SegContext, baseline: SegBaseline): Async
 function reportSettings(
   {options, backbone, sets, classes, protocol, settings}: SegContext,
   kind: SegReport['kind']
-): Omit<SegReport, 'classesFrom' | 'scores' | 'gains' | 'seconds'> {
+): Omit<SegReport, 'classesFrom' | 'scores' | 'differences' | 'seconds'> {
   const {steps, batch, lr, weightDecay} = settings
-  const training = {training: options.cached ? 'cached' : 'views', steps, pictures: batch, lr, weightDecay}
+  const training = {training: options.cached ? 'cached' : 'views', steps, trainBatch: batch, lr, weightDecay}
   return {
+    task: 'segmentation',
+    model: options.model,
     train: sets.train?.length ?? 0,
     val: sets.val.length,
     test: sets.test?.length ?? 0,

@@ -12,32 +12,13 @@
  */
 import {fitGeometry} from '../../../data/image/geometry.js'
 import {resample, type Raster} from '../../../data/image/resample.js'
-import {initVit} from '../../../model/init.js'
 import {windowStarts} from '../../../heads/segment-head.js'
 import {linearForward} from '../../../tensor/ops/linear.js'
-import {normalizePixels, patchRows} from '../../../tensor/ops/patches.js'
+import {normalizePixels} from '../../../tensor/ops/patches.js'
 import {resizeForward} from '../../../tensor/ops/resize.js'
-import {
-  add,
-  argMax,
-  concat,
-  dispose,
-  div,
-  mul,
-  pad,
-  reshape,
-  reverse,
-  slice,
-  softmax,
-  tensor,
-  tensor4d,
-  tidy,
-  tile
-} from '../../../tensor/tf.js'
+import {add, argMax, concat, dispose, div, mul, pad, reshape, reverse, slice, softmax, tensor, tidy} from '../../../tensor/tf.js'
 import type {Tensor1D, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
-import {disposeTree} from '../../../tensor/tree.js'
-import type {Backbone} from '../../embed/load-backbone.js'
-import {denseBatch, denseFeatures, denseWidth, mapSize, padToPatches} from '../../embed/dense-features.js'
+import {backboneMaps, type ComputingBackbone, type MapFeatures} from '../../embed/image-features.js'
 
 /** What a head was trained with, and how pictures are cut for it. */
 export type SegmentProtocol = {
@@ -54,82 +35,12 @@ export type SegmentProtocol = {
   readonly flip: boolean
 }
 
-/** Whatever turns normalised pictures into maps of features: a backbone, or the pixels themselves. */
-export type Extractor = {
-  readonly name: 'model' | 'untrained' | 'pixels'
-  readonly channels: number
-  /** Pictures [B, H, W, 3] → maps [B, h, w, D] float32, the caller's. */
-  maps(images: Tensor4D): Tensor4D
-  /** Patches along the sides of a picture. */
-  grid(size: readonly [number, number]): [number, number]
-  /** Pictures of a size that are computed at once. */
-  batch(size: readonly [number, number]): number
-  readonly precision: 'fp32' | 'bf16'
-  [Symbol.dispose](): void
-}
-
-/** The chosen blocks of a backbone, final norm applied. The backbone stays the caller's unless `own`. */
-export function backboneExtractor(
-  backbone: Pick<Backbone, 'config' | 'params' | 'precision'> & {[Symbol.dispose]?(): void},
+/** What a segmentation head reads of a backbone: the patches of some blocks, the final norm applied. */
+export const segmentMaps = (
+  backbone: ComputingBackbone,
   layers: readonly number[],
-  {name = 'model', device, batch}: {name?: 'model' | 'untrained'; device: string; batch?: number}
-): Extractor {
-  const settings = {layers, cls: false, norm: true}
-  const {config, precision} = backbone
-  return {
-    name,
-    channels: denseWidth(config, settings),
-    maps: images => denseFeatures(backbone, images, settings),
-    grid: size => mapSize(config, size),
-    batch: size => batch ?? denseBatch(config, size, device),
-    precision,
-    [Symbol.dispose]: () => backbone[Symbol.dispose]?.()
-  }
-}
-
-/**
- * The same architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, a block would change
- * nothing.
- */
-export function untrainedExtractor(
-  {config}: Pick<Backbone, 'config'>,
-  layers: readonly number[],
-  {seed, device, batch}: {seed: number; device: string; batch?: number}
-): Extractor {
-  const params = initVit(config, seed, 1)
-  const backbone = {config, params, precision: 'fp32' as const, [Symbol.dispose]: () => disposeTree(params)}
-  return backboneExtractor(backbone, layers, {name: 'untrained', device, ...(batch === undefined ? {} : {batch})})
-}
-
-/**
- * Colours and place: the 3·P² pixels of every patch, and y, x, y², xy, x² of its centre in the picture, from −1 to 1.
- * What needs no network at all.
- */
-export function pixelExtractor({patch}: {readonly patch: number}): Extractor {
-  const sizeOf = (length: number): number => Math.ceil(length / patch)
-  return {
-    name: 'pixels',
-    channels: 3 * patch * patch + 5,
-    grid: ([height, width]) => [sizeOf(height), sizeOf(width)],
-    batch: () => 16,
-    precision: 'fp32',
-    maps(images) {
-      const [B, H, W] = images.shape
-      const [h, w] = [sizeOf(H), sizeOf(W)]
-      return tidy(() => {
-        const rows = reshape(patchRows(padToPatches(images, patch), patch), [B, h, w, 3 * patch * patch])
-        const places = new Float32Array(h * w * 5)
-        for (let y = 0; y < h; y++)
-          for (let x = 0; x < w; x++) {
-            const [v, u] = [(2 * y + 1) / h - 1, (2 * x + 1) / w - 1]
-            places.set([v, u, v * v, u * v, u * u], (y * w + x) * 5)
-          }
-        return concat([rows, tile(tensor4d(places, [1, h, w, 5]), [B, 1, 1, 1])], 3) as Tensor4D //     [B, h, w, D]
-      })
-    },
-    [Symbol.dispose]: () => undefined
-  }
-}
+  options: {readonly name: 'model' | 'untrained'; readonly device: string; readonly batch?: number}
+): MapFeatures => backboneMaps(backbone, {layers, cls: false, norm: true}, options)
 
 /**
  * The size of a picture whose short side is to be `size`: torchvision's rule; the long side at most four times as
@@ -150,15 +61,15 @@ function logitMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
 }
 
 /** Scores of one normalised picture [1, H, W, 3] at its own size, from windows that overlap: [1, H, W, K]. */
-function slidingLogits(image: Tensor4D, extractor: Extractor, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
+function slidingLogits(image: Tensor4D, features: MapFeatures, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
   const [, H, W] = image.shape
   const K = head.bias.shape[0]
   const [y, x] = [Math.min(crop ?? H, H), Math.min(crop ?? W, W)]
   const step = stride ?? Math.max(y, x)
   const places = windowStarts(H, y, step).flatMap(top => windowStarts(W, x, step).map(left => [top, left] as const))
-  const batch = extractor.batch([y, x])
+  const batch = features.batch([y, x])
   return tidy(() => {
-    const scoresOf = (windows: Tensor4D): Tensor4D => resizeForward(logitMaps(extractor.maps(windows), head), [y, x]) // [n, y, x, K]
+    const scoresOf = (windows: Tensor4D): Tensor4D => resizeForward(logitMaps(features.compute(windows), head), [y, x]) // [n, y, x, K]
     if (places.length === 1) return scoresOf(image)
     let total: Tensor4D | undefined
     const counts = new Float32Array(H * W)
@@ -197,7 +108,7 @@ export type Prediction = {readonly width: number; readonly height: number; reado
  */
 export async function predictClasses(
   photo: Raster,
-  extractor: Extractor,
+  features: MapFeatures,
   head: FoldedHead,
   protocol: SegmentProtocol
 ): Promise<Prediction> {
@@ -210,7 +121,7 @@ export async function predictClasses(
       const bytes = resample(photo, size, flip ? {flip} : {})
       const next = tidy(() => {
         const image = normalizePixels(bytes, [1, size.height, size.width])
-        const scores = resizeForward(slidingLogits(image, extractor, head, protocol), [height, width]) // [1, Y, X, K]
+        const scores = resizeForward(slidingLogits(image, features, head, protocol), [height, width]) // [1, Y, X, K]
         const chances = softmax(scores, 3)
         const upright = flip ? reverse(chances, 2) : chances
         return sum ? add<Tensor4D>(sum, upright) : upright

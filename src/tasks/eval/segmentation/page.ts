@@ -6,11 +6,10 @@ import {fitSide} from '../../../render/canvas.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import {overlay} from '../../../render/overlay.js'
 import type {Raster} from '../../../data/image/decode.js'
-import {evalPage} from '../../../render/eval-page.js'
-import {dataUri, html, type Markup} from '../../../render/html.js'
-import type {SegCase, SegReport, SegResult} from './report.js'
-
-const percent = (share: number | null): string => (share === null || Number.isNaN(share) ? '–' : (100 * share).toFixed(1))
+import {evalPage, type EvalPage} from '../../../render/eval-page.js'
+import {baseName, dataUri, html, type Markup} from '../../../render/html.js'
+import {counted, pageTables, percent} from '../shared/tables.js'
+import {segSummary, type SegExample, type SegReport} from './report.js'
 
 /** A square of a class's colour. */
 const swatch = (palette: Uint8Array, k: number): Markup =>
@@ -26,94 +25,80 @@ export const legend = (names: readonly string[], palette: Uint8Array): Markup =>
 
 const MAX_SIDE = 420
 
-async function picture(raster: Raster): Promise<Markup> {
+async function picture(raster: Raster, name: string): Promise<Markup> {
   const shown = Math.max(raster.width, raster.height) > MAX_SIDE ? fitSide(raster, MAX_SIDE) : raster
-  return html`<img src="${dataUri(await encodeImage(shown.data, {...shown, format: 'jpeg', quality: 88}), 'image/jpeg')}" alt="" />`
+  return html`<img
+    src="${dataUri(await encodeImage(shown.data, {...shown, format: 'jpeg', quality: 88}), 'image/jpeg')}"
+    alt="${name}"
+    style="width:100%"
+  />`
 }
 
-/** Photo, and class maps over it, side by side with a caption. */
-export async function overlayFigure(photo: Raster, maps: readonly Uint16Array[], palette: Uint8Array, caption: string): Promise<Markup> {
-  const shown = [photo, ...maps.map(labels => overlay(photo, labels, palette))]
+/** An image, and named class maps over it, side by side with a caption. */
+export async function overlayFigure(
+  photo: Raster,
+  maps: Readonly<Record<string, Uint16Array>>,
+  palette: Uint8Array,
+  caption: Markup
+): Promise<Markup> {
+  const shown = [
+    ['image', photo] as const,
+    ...Object.entries(maps).map(([name, labels]) => [name, overlay(photo, labels, palette)] as const)
+  ]
+  const cells = shown.map(async ([name, raster]) => html`<div>${await picture(raster, name)}<span class="quiet">${name}</span></div>`)
   return html`<figure>
-    <div style="display:grid;grid-template-columns:repeat(${shown.length},1fr);gap:4px">${await Promise.all(shown.map(picture))}</div>
+    <div style="display:grid;grid-template-columns:repeat(${shown.length},minmax(0,1fr));gap:4px;font-size:0.75rem">
+      ${await Promise.all(cells)}
+    </div>
     <figcaption>${caption}</figcaption>
   </figure>`
 }
 
-const titles = {best: 'Best', typical: 'Typical', worst: 'Worst'} as const
+const TITLES = {best: 'Best', typical: 'Typical', worst: 'Worst'} as const
 
-async function section(kind: SegCase['kind'], cases: readonly SegCase[], palette: Uint8Array): Promise<Markup> {
+async function section(kind: SegExample['kind'], examples: readonly SegExample[], palette: Uint8Array): Promise<Markup | false> {
+  const shown = examples.filter(one => one.kind === kind)
+  if (shown.length === 0) return false
   const figures = await Promise.all(
-    cases
-      .filter(one => one.kind === kind)
-      .map(({id, photo, truth, labels, miou}) => overlayFigure(photo, [truth, labels], palette, `${id}: mIoU ${percent(miou)} %`))
+    shown.map(({id, photo, truth, labels, miou}) =>
+      overlayFigure(photo, {mask: truth, prediction: labels}, palette, html`${baseName(id)}: mIoU ${percent(miou)} %`)
+    )
   )
-  return html`<h2>${titles[kind]}</h2>
+  return html`<h3>${TITLES[kind]}</h3>
     <div style="display:grid;gap:0.8rem">${figures}</div>`
 }
 
-/** The sentence on a gain. */
-const sentence = ({over, set, miou, interval: [low, high], verdict}: SegReport['gains'][number]): string => {
-  const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`
-  const names = {majority: 'the commonest class', pixels: 'raw pixels', untrained: 'the untrained model'} as const
-  return `On ${set} the model ${verdict} ${names[over]}: ${signed(miou)} (${signed(low)} to ${signed(high)}) points of mIoU.`
-}
+/** Tables with the color of each class before its name. */
+const colored = (tables: NonNullable<EvalPage['tables']>, palette: Uint8Array): NonNullable<EvalPage['tables']> =>
+  tables.map(table =>
+    table.rows[0]![0] === 'class'
+      ? {
+          ...table,
+          rows: table.rows.map(([name, ...rest], i) => (i === 0 ? [name, ...rest] : [html`${swatch(palette, i - 1)}${name}`, ...rest]))
+        }
+      : table
+  )
 
 /** The page as text. */
-export async function segPage({report, cases, palette}: SegResult, model: string): Promise<string> {
-  const {scores, gains, classes, train, val, test, kind} = report
-  const own = scores.filter(({features}) => features === 'model')
+export async function segPage(report: SegReport, examples: readonly SegExample[], palette: Uint8Array): Promise<string> {
+  const {classes, train, val, test, kind, model} = report
+  const names = classes.map(({name}) => name)
+  const scored = `${counted(val, 'image')}${test > 0 ? ` and, apart, on ${counted(test, 'image')}` : ''}`
+  const sections = [
+    await section('best', examples, palette),
+    await section('typical', examples, palette),
+    await section('worst', examples, palette)
+  ]
   return evalPage({
     title: `Segmentation by a linear head on ${model}`,
     lead: [
-      `${train > 0 ? `Trained on ${train} images, scored` : 'Scored'} on ${val}${test > 0 ? ` and, apart, on ${test}` : ''}; ${classes.length} classes; ${kind === 'ms' ? 'multi-scale' : 'single-scale'} protocol. IoU is counted over all pixels of a set; intervals are by drawing images.`,
-      ...gains.map(sentence)
+      `${train > 0 ? `Trained on ${counted(train, 'image')}, scored` : 'Scored'} on ${scored}; ${counted(classes.length, 'class', 'classes')}; ${kind === 'ms' ? 'multi-scale' : 'single-scale'} protocol. IoU is counted over all pixels of a set; intervals are 95 % bootstrap intervals over images.`
     ],
-    tables: [
-      {
-        title: 'Scores',
-        rows: [
-          ['features', 'set', 'mIoU %', '95 %', 'mean accuracy %', 'pixel accuracy %'],
-          ...scores.map(({features, set, miou, interval: [low, high], meanAccuracy, pixelAccuracy}) => [
-            features,
-            set,
-            percent(miou),
-            `${percent(low)}–${percent(high)}`,
-            percent(meanAccuracy),
-            percent(pixelAccuracy)
-          ])
-        ]
-      },
-      ...own.map(score => ({
-        title: `Classes on ${score.set}`,
-        rows: [
-          [
-            'class',
-            'IoU %',
-            ...scores.filter(({features, set}) => features !== 'model' && set === score.set).map(({features}) => `${features} IoU %`),
-            'accuracy %',
-            'pixels'
-          ],
-          ...score.classes.map(({name, iou, accuracy, pixels}, k) => [
-            html`${swatch(palette, k)}${name}`,
-            percent(iou),
-            ...scores.filter(({features, set}) => features !== 'model' && set === score.set).map(other => percent(other.classes[k]!.iou)),
-            percent(accuracy),
-            pixels
-          ])
-        ]
-      }))
-    ],
-    ...(cases.length === 0
-      ? {}
-      : {
-          more: html`<h2>Pictures of val</h2>
-            <p class="quiet">Photo, mask, prediction. Pixels that do not count are dark in the mask.</p>
-            ${legend(
-              classes.map(({name}) => name),
-              palette
-            )}
-            ${[await section('best', cases, palette), await section('typical', cases, palette), await section('worst', cases, palette)]}`
-        })
+    tables: colored(pageTables(segSummary(report).tables), palette),
+    more:
+      examples.length > 0 &&
+      html`<h2>Images of val, by mIoU</h2>
+        <p class="quiet">Image, mask, prediction. Pixels that do not count are dark in the mask.</p>
+        ${legend(names, palette)} ${sections}`
   })
 }

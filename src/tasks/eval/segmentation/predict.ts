@@ -10,7 +10,7 @@ import {listImages, noImages, type ImageRef, type SourceNote} from '../../../dat
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {openAtomic} from '../../../system/atomic.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
-import {backboneExtractor, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
+import {segmentMaps, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
 import {loadSegmentHead, type LoadedSegmentHead} from './head.js'
 
 export type SegmentImagesOptions = {
@@ -53,10 +53,7 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
   using head = await loadSegmentHead(options.head, backbone, options.model)
   yield {kind: 'started', engine}
   const protocol: SegmentProtocol = size === undefined ? head.protocol : {...head.protocol, size}
-  const extractor = backboneExtractor({config: backbone.config, params: backbone.params, precision: backbone.precision}, protocol.layers, {
-    device: engine.device,
-    ...(options.batch === undefined ? {} : {batch: options.batch})
-  })
+  const features = segmentMaps(backbone, protocol.layers, {name: 'model', device: engine.device, batch: options.batch})
   let done = 0
   for (let next: IteratorResult<ImageRef> = first; !next.done && done < limit; next = await refs.next()) {
     await yieldToEvents()
@@ -64,7 +61,7 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
     const ref = next.value
     try {
       const photo = await decodeRgb(ref, maxPixels === undefined ? {} : {maxPixels})
-      const prediction = await predictClasses(photo, extractor, head.folded, protocol)
+      const prediction = await predictClasses(photo, features, head.folded, protocol)
       done++
       yield {kind: 'image', ref, photo, prediction, head}
     } catch (error) {

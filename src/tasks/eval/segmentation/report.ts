@@ -1,11 +1,13 @@
 /**
- * What a segmentation evaluation reports: the types of its JSON, and scores with intervals and paired differences, made
- * of the pixel counts of single images.
+ * What a segmentation evaluation reports: the types of its JSON, scores and paired differences made of the pixel
+ * counts of single images, and the tables that show them.
  */
 import type {Classes} from '../../../data/targets/class-map.js'
 import type {Raster} from '../../../data/image/decode.js'
-import {addCounts, miouEstimate, miouGain, scoresOf} from '../../../metrics/iou.js'
-import {comparison, type Interval} from '../../../metrics/intervals.js'
+import {miouOf, scoresOf, sumAreas} from '../../../metrics/iou.js'
+import {pairedDifferences, scoreOutcomes, type Measure, type Outcome} from '../shared/compare.js'
+import type {EvalReport, EvalScore, Summary, Table} from '../shared/evaluation.js'
+import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 
 export type SegBaseline = 'pixels' | 'untrained'
 export type SegFeatures = 'model' | 'majority' | SegBaseline
@@ -18,29 +20,18 @@ export type ClassScore = {
   readonly pixels: number
 }
 
-/** One score: shares between 0 and 1. */
-export type SegScore = {
-  readonly features: SegFeatures
-  readonly set: 'val' | 'test'
+/** The scores of one candidate on one set: shares between 0 and 1; `intervals` hold that of `miou`. */
+export type SegScore = EvalScore & {
   readonly miou: number
-  /** 95 %, by drawing images with replacement. */
-  readonly interval: Interval
   readonly meanAccuracy: number
   readonly pixelAccuracy: number
   readonly classes: readonly ClassScore[]
 }
 
-/** How much better the model is than a baseline, on the same images. */
-export type SegGain = {
-  readonly over: Exclude<SegFeatures, 'model'>
-  readonly set: 'val' | 'test'
-  readonly miou: number
-  readonly interval: Interval
-  /** beats, is below, … */
-  readonly verdict: string
-}
-
-export type SegReport = {
+export type SegReport = Omit<EvalReport, 'scores'> & {
+  readonly task: 'segmentation'
+  readonly model: string
+  readonly fingerprint: string
   readonly train: number
   readonly val: number
   readonly test: number
@@ -49,15 +40,12 @@ export type SegReport = {
   readonly classes: readonly {readonly id: number; readonly name: string}[]
   readonly classesFrom: string
   readonly scores: readonly SegScore[]
-  readonly gains: readonly SegGain[]
   readonly seconds: {readonly train: number; readonly predict: number}
-  readonly fingerprint: string
   readonly head?: string
-  readonly notes: readonly string[]
 }
 
-/** One picture of the page: what was asked for and what came out. */
-export type SegCase = {
+/** One image of the page, with truth and prediction. */
+export type SegExample = {
   readonly id: string
   readonly kind: 'best' | 'typical' | 'worst'
   readonly miou: number
@@ -66,41 +54,84 @@ export type SegCase = {
   readonly labels: Uint16Array
 }
 
-export type SegResult = {readonly report: SegReport; readonly cases: readonly SegCase[]; readonly palette: Uint8Array}
+/** The predictions of one candidate for one set: of every image, three counts a class (`areasOf`). */
+export type SegOutcome = Outcome<Float64Array> & {readonly features: SegFeatures; readonly seconds: number}
 
-/** The predictions of one set: of every image, three counts a class (`areasOf`). */
-export type SegOutcome = {
-  readonly features: SegFeatures
-  readonly set: 'val' | 'test'
-  readonly areas: readonly Float64Array[]
-  readonly seconds: number
+/** Scores with intervals, and the model beside every baseline by mIoU, on the same draws of images. */
+export function summarizeOutcomes(
+  outcomes: readonly SegOutcome[],
+  classes: Classes,
+  seed: number
+): {scores: readonly SegScore[]; differences: SegReport['differences']} {
+  const K = classes.names.length
+  const miou: Measure<Float64Array> & {readonly name: 'miou'} = {
+    name: 'miou',
+    better: 'higher',
+    of: (items, drawn) => miouOf(sumAreas(items, drawn, K), K)
+  }
+  const scores = scoreOutcomes(outcomes, [miou], seed).map((score, i): SegScore => {
+    const {items} = outcomes[i]!
+    const all = sumAreas(
+      items,
+      Int32Array.from({length: items.length}, (_, item) => item),
+      K
+    )
+    const {meanAccuracy, pixelAccuracy, iou, accuracy, pixels} = scoresOf(all, K)
+    const byClass = classes.names.map((name, k) => ({name, id: classes.ids[k]!, iou: iou[k]!, accuracy: accuracy[k]!, pixels: pixels[k]!}))
+    return {...score, meanAccuracy, pixelAccuracy, classes: byClass}
+  })
+  return {scores, differences: pairedDifferences(outcomes, [miou], {features: 'model', seed})}
 }
 
-/** Scores with intervals, and the model beside every baseline, on the same draws of images. */
-export function summarize(outcomes: readonly SegOutcome[], classes: Classes, seed: number): {scores: SegScore[]; gains: SegGain[]} {
-  const K = classes.names.length
-  const scores: SegScore[] = []
-  const gains: SegGain[] = []
-  for (const set of ['val', 'test'] as const) {
-    const here = outcomes.filter(outcome => outcome.set === set)
-    const model = here.find(({features}) => features === 'model')
-    for (const {features, areas} of here) {
-      const sum = new Float64Array(3 * K)
-      for (const one of areas) addCounts(sum, one)
-      const {miou, meanAccuracy, pixelAccuracy, iou, accuracy, pixels} = scoresOf(sum, K)
-      scores.push({
-        features,
-        set,
-        miou,
-        interval: miouEstimate(areas, K, seed).interval,
-        meanAccuracy,
-        pixelAccuracy,
-        classes: classes.names.map((name, k) => ({name, id: classes.ids[k]!, iou: iou[k]!, accuracy: accuracy[k]!, pixels: pixels[k]!}))
-      })
-      if (features === 'model' || !model) continue
-      const gain = miouGain(model.areas, areas, K, seed)
-      gains.push({over: features, set, miou: gain.mean, interval: gain.interval, verdict: comparison(gain)})
+/** The scores of all candidates, then of every class, then the differences. */
+export function segSummary({train, val, test, classes, scores, differences}: SegReport): Summary {
+  const sets = test > 0 ? (['val', 'test'] as const) : (['val'] as const)
+  const byClass = sets.map((set): Table => {
+    const own = scores.find(score => score.features === 'model' && score.set === set)!
+    const rivals = scores.filter(score => score.features !== 'model' && score.set === set)
+    return {
+      title: `Classes of ${set}`,
+      columns: [
+        words('class'),
+        figures('IoU %'),
+        ...rivals.map(({features}) => figures(`${candidateTitle(features)} IoU %`)),
+        figures('accuracy %'),
+        figures('pixels')
+      ],
+      rows: own.classes.map(({name, iou, accuracy, pixels}, k) => [
+        name,
+        percent(iou),
+        ...rivals.map(rival => percent(rival.classes[k]!.iou)),
+        percent(accuracy),
+        String(pixels)
+      ])
     }
+  })
+  const compared = differenceTable(differences, {titles: {miou: 'mIoU, points'}})
+  return {
+    heading: `${counted(val, 'image')} of val${test > 0 ? `, ${counted(test, 'image')} of test` : ''}${train > 0 ? `; head trained on ${counted(train, 'image')}` : ''}; ${counted(classes.length, 'class', 'classes')}`,
+    tables: [
+      {
+        title: 'Scores',
+        columns: [
+          words('candidate'),
+          words('set'),
+          figures('mIoU %'),
+          figures('95 % interval'),
+          figures('mean accuracy %'),
+          figures('pixel accuracy %')
+        ],
+        rows: scores.map(({features, set, miou, intervals, meanAccuracy, pixelAccuracy}) => [
+          candidateTitle(features),
+          set,
+          percent(miou),
+          span(intervals['miou']!),
+          percent(meanAccuracy),
+          percent(pixelAccuracy)
+        ])
+      },
+      ...byClass,
+      ...(compared ? [compared] : [])
+    ]
   }
-  return {scores, gains}
 }

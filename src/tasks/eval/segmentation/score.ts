@@ -4,10 +4,13 @@ import {IGNORED} from '../../../data/targets/class-map.js'
 import type {Raster} from '../../../data/image/decode.js'
 import {areasOf, countPixels, emptyConfusion, miouOf} from '../../../metrics/iou.js'
 import type {SegmentHead} from '../../../heads/segment-head.js'
-import type {SegContext, SegEvent} from './context.js'
+import type {EvalEvent} from '../shared/evaluation.js'
+import {pickExamples} from '../shared/pick-examples.js'
+import type {SegContext} from './context.js'
 import type {SampleSet} from './dataset.js'
-import {predictClasses, yieldToEvents, type Extractor, type FoldedHead} from './inference.js'
-import type {SegCase, SegOutcome} from './report.js'
+import type {MapFeatures} from '../../embed/image-features.js'
+import {predictClasses, yieldToEvents, type FoldedHead} from './inference.js'
+import type {SegExample, SegFeatures, SegOutcome} from './report.js'
 import {trainHead} from './train.js'
 
 /** The counts of one image that IoU needs, [3K]. */
@@ -24,7 +27,7 @@ const scoredSets = ({sets: {val, test}}: SegContext): (readonly ['val' | 'test',
 ]
 
 /** Scores all sets by one head. */
-export async function* scoreHead(context: SegContext, extractor: Extractor, head: FoldedHead): AsyncGenerator<SegEvent, SegOutcome[]> {
+export async function* scoreHead(context: SegContext, source: MapFeatures, head: FoldedHead): AsyncGenerator<EvalEvent, SegOutcome[]> {
   const {options, protocol, classes} = context
   const outcomes: SegOutcome[] = []
   for (const [set, samples] of scoredSets(context)) {
@@ -34,11 +37,17 @@ export async function* scoreHead(context: SegContext, extractor: Extractor, head
       await yieldToEvents()
       options.signal?.throwIfAborted()
       const {photo, labels} = await samples.sample(i)
-      const prediction = await predictClasses(photo, extractor, head, protocol)
+      const prediction = await predictClasses(photo, source, head, protocol)
       areas.push(countImage(labels, prediction.labels, classes.names.length))
-      yield {kind: 'scored', features: extractor.name, set, done: i + 1, of: samples.length}
+      yield {kind: 'progress', stage: 'scoring', features: source.name, set, done: i + 1, total: samples.length}
     }
-    outcomes.push({features: extractor.name, set, areas, seconds: (performance.now() - begun) / 1000})
+    outcomes.push({
+      features: source.name as SegFeatures,
+      set,
+      ids: samples.ids,
+      items: areas,
+      seconds: (performance.now() - begun) / 1000
+    })
   }
   return outcomes
 }
@@ -46,13 +55,14 @@ export async function* scoreHead(context: SegContext, extractor: Extractor, head
 /** Trains a head on features; the caller owns it. Throws a `UserError` (exit 6) where the loss is not finite. */
 export async function* trainOnFeatures(
   {options: {signal}, sets, classes, settings}: SegContext,
-  extractor: Extractor
-): AsyncGenerator<SegEvent, SegmentHead> {
-  const steps = trainHead(sets.train!, extractor, classes.names.length, settings, signal)
+  source: MapFeatures
+): AsyncGenerator<EvalEvent, SegmentHead> {
+  const features = source.name
+  const steps = trainHead(sets.train!, source, classes.names.length, settings, signal)
   let next = await steps.next()
   for (; !next.done; next = await steps.next()) {
     const {value} = next
-    if (value.kind === 'features') yield {...value, features: extractor.name}
+    if (value.kind === 'features') yield {kind: 'progress', stage: 'features', features, done: value.done, total: value.of}
     else {
       if (!Number.isFinite(value.loss))
         throw new UserError(`The loss of the head is not finite at step ${value.step}.`, {
@@ -60,7 +70,7 @@ export async function* trainOnFeatures(
           code: 'NOT_FINITE',
           hint: 'Try a smaller --lr; if the features themselves are not finite, the backbone is broken.'
         })
-      yield {kind: 'step', features: extractor.name, step: value.step, of: value.of, loss: value.loss}
+      yield {kind: 'progress', stage: 'training', features, done: value.step, total: value.of, loss: value.loss}
     }
   }
   signal?.throwIfAborted()
@@ -81,33 +91,25 @@ export async function scoreMostFrequent(context: SegContext): Promise<SegOutcome
       const {labels} = await samples.sample(i)
       areas.push(countImage(labels, new Uint16Array(labels.length).fill(mostFrequent), K))
     }
-    outcomes.push({features: 'majority', set, areas, seconds: 0})
+    outcomes.push({features: 'majority', set, ids: samples.ids, items: areas, seconds: 0})
   }
   return outcomes
 }
 
-/** The images with the highest, the middle and the lowest mIoU of their own, predicted once more to be drawn. */
-export async function pickCases(
+/** The images with the highest, the middle and the lowest mIoU of their own, predicted once more for a page. */
+export async function predictExamples(
   samples: SampleSet,
-  areas: readonly Float64Array[],
-  K: number,
-  each: number,
+  areas: ArrayLike<Float64Array>,
+  {classes, each}: {readonly classes: number; readonly each: number},
   predict: (photo: Raster) => Promise<{labels: Uint16Array}>
-): Promise<SegCase[]> {
-  const ranked = areas.map((one, i) => ({i, miou: miouOf(one, K)})).sort((a, b) => b.miou - a.miou || a.i - b.i)
-  const n = Math.min(each, Math.max(1, Math.floor(ranked.length / 3)))
-  const middle = Math.max(0, Math.floor(ranked.length / 2 - n / 2))
-  const chosen = new Map<number, {kind: SegCase['kind']; miou: number}>()
-  for (const [kind, some] of [
-    ['best', ranked.slice(0, n)],
-    ['worst', ranked.slice(-n).reverse()],
-    ['typical', ranked.slice(middle, middle + n)]
-  ] as const)
-    for (const {i, miou} of some) if (!chosen.has(i)) chosen.set(i, {kind, miou})
-  const cases: SegCase[] = []
-  for (const [i, {kind, miou}] of chosen) {
-    const {id, photo, labels: truth} = await samples.sample(i)
-    cases.push({id, kind, miou, photo, truth, labels: (await predict(photo)).labels})
-  }
-  return cases
+): Promise<SegExample[]> {
+  const scored = samples.ids.map((id, i) => ({id, i, miou: miouOf(areas[i]!, classes)}))
+  const picked = pickExamples(scored, each, {score: ({miou}) => (Number.isNaN(miou) ? -1 : miou), name: ({id}) => id})
+  const examples: SegExample[] = []
+  for (const kind of ['best', 'typical', 'worst'] as const)
+    for (const {i, miou} of picked[kind]) {
+      const {id, photo, labels: truth} = await samples.sample(i)
+      examples.push({id, kind, miou, photo, truth, labels: (await predict(photo)).labels})
+    }
+  return examples
 }

@@ -30,7 +30,8 @@ import {concat, dispose, mul, reshape, slice, tensor, tensor1d, tidy, zerosLike}
 import type {Scalar, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
 import {disposeTree} from '../../../tensor/tree.js'
 import {featureCache, type FeatureCache} from '../../embed/dense-features.js'
-import {resizedSize, yieldToEvents, type Extractor} from './inference.js'
+import type {MapFeatures} from '../../embed/image-features.js'
+import {resizedSize, yieldToEvents} from './inference.js'
 import type {SampleSet} from './dataset.js'
 
 export type TrainSettings = {
@@ -90,24 +91,24 @@ function trainingOrder(count: number, seed: number): (position: number) => numbe
  */
 export async function* trainHead(
   set: SampleSet,
-  extractor: Extractor,
+  features: MapFeatures,
   classes: number,
   settings: TrainSettings,
   signal?: AbortSignal
 ): AsyncGenerator<TrainProgress, SegmentHead> {
   const {steps, batch, lr: base, weightDecay, seed, views} = settings
   const warmup = settings.warmup ?? Math.round((1500 / 40_000) * steps)
-  const head = initSegmentHead(extractor.channels, classes, seed)
+  const head = initSegmentHead(features.dim, classes, seed)
   const zeros = (): Map<string, Tensor2D> => new Map([...trainable(head)].map(([name, leaf]) => [name, zerosLike(leaf) as Tensor2D]))
   const moments = {m: zeros(), v: zeros()}
-  using cache = featureCache({...settings.cache, precision: extractor.precision})
+  using cache = featureCache({...settings.cache, precision: features.precision})
   const at = trainingOrder(set.length, seed)
   try {
     if (!views) {
       for (let i = 0; i < set.length; i++) {
         await yieldToEvents()
         if (signal?.aborted) return head
-        await computeMaps(set, extractor, settings.size, i, cache)
+        await computeMaps(set, features, settings.size, i, cache)
         yield {kind: 'features', done: i + 1, of: set.length}
       }
     }
@@ -116,8 +117,8 @@ export async function* trainHead(
       if (signal?.aborted) break
       const chosen = Array.from({length: batch}, (_, b) => at(step * batch + b))
       const made = views
-        ? await drawViews(set, extractor, chosen, step * batch, seed, views)
-        : await drawCached(set, extractor, chosen, step * batch, seed, settings.size, cache)
+        ? await drawViews(set, features, chosen, step * batch, seed, views)
+        : await drawCached(set, features, chosen, step * batch, seed, settings.size, cache)
       const lr = polyLearningRate(base, step, steps, warmup)
       const loss = trainStep(head, made, moments, {lr, weightDecay, step: step + 1, classes})
       yield {kind: 'step', step: step + 1, of: steps, loss, lr}
@@ -168,10 +169,10 @@ function trainStep(
   return loss
 }
 
-/** Views drawn anew, through the extractor. */
+/** Views drawn anew, through the features. */
 async function drawViews(
   set: SampleSet,
-  extractor: Extractor,
+  features: MapFeatures,
   chosen: readonly number[],
   first: number,
   seed: number,
@@ -183,7 +184,7 @@ async function drawViews(
     const {photo, labels} = await set.sample(i)
     drawn.push(maskView(photo, labels, rng(seed, 'view', first + b), views))
   }
-  const at = extractor.batch([crop, crop])
+  const at = features.batch([crop, crop])
   const parts: Tensor2D[] = []
   for (let start = 0; start < drawn.length; start += at) {
     const some = drawn.slice(start, start + at)
@@ -194,13 +195,13 @@ async function drawViews(
         const images = normalizePixels(bytes, [some.length, crop, crop])
         const whole = some.every(({height, width}) => height === crop && width === crop)
         const seen = whole ? images : mul<Tensor4D>(images, tensor(validMask(some, crop), [some.length, crop, crop, 1])) // padding is zero after normalisation
-        return reshape(extractor.maps(seen), [-1, extractor.channels]) as Tensor2D
+        return reshape(features.compute(seen), [-1, features.dim]) as Tensor2D
       })
     )
   }
   const rows = parts.length === 1 ? parts[0]! : concat(parts, 0)
   if (parts.length > 1) dispose(parts)
-  const grid = extractor.grid([crop, crop])
+  const grid = features.grid([crop, crop])
   return {rows, pictures: drawn.map(({labels}) => ({grid, size: [crop, crop] as const, labels}))}
 }
 
@@ -215,7 +216,7 @@ function validMask(views: readonly {readonly height: number; readonly width: num
 /** Maps of picture i, upright (2i) and mirrored (2i + 1), as numbers; kept where the budget allows. */
 async function computeMaps(
   set: SampleSet,
-  extractor: Extractor,
+  features: MapFeatures,
   size: number,
   i: number,
   cache: FeatureCache
@@ -225,7 +226,7 @@ async function computeMaps(
   const bytes = new Uint8Array(2 * to.width * to.height * 3)
   bytes.set(resample(photo, to))
   bytes.set(resample(photo, to, {flip: true}), bytes.length / 2)
-  const maps = tidy(() => extractor.maps(normalizePixels(bytes, [2, to.height, to.width]))) //        [2, h, w, D]
+  const maps = tidy(() => features.compute(normalizePixels(bytes, [2, to.height, to.width]))) //        [2, h, w, D]
   const [, h, w] = maps.shape
   const data = await maps.data<'float32'>()
   maps.dispose()
@@ -244,7 +245,7 @@ const LABELS_PER_PATCH = 4
 /** Whole pictures, each mirrored or not, their features from the cache or computed again. */
 async function drawCached(
   set: SampleSet,
-  extractor: Extractor,
+  features: MapFeatures,
   chosen: readonly number[],
   first: number,
   seed: number,
@@ -256,7 +257,7 @@ async function drawCached(
   for (const [b, i] of chosen.entries()) {
     const flip = rng(seed, 'mirror', first + b).chance(0.5)
     const kept = cache.get(flip ? 2 * i + 1 : 2 * i)
-    const made = kept ? undefined : await computeMaps(set, extractor, size, i, cache)
+    const made = kept ? undefined : await computeMaps(set, features, size, i, cache)
     parts.push(kept?.data ?? (flip ? made!.mirrored : made!.upright))
     const {photo, labels} = await set.sample(i)
     const to = resizedSize(photo, size)
@@ -270,6 +271,6 @@ async function drawCached(
     all.set(part, at)
     at += part.length
   }
-  const rows: Tensor2D = tensor(all, [all.length / extractor.channels, extractor.channels])
+  const rows: Tensor2D = tensor(all, [all.length / features.dim, features.dim])
   return {rows, pictures}
 }

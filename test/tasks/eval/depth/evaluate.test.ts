@@ -10,6 +10,7 @@ import type {RejectedImage} from '../../../../src/data/loader/batches.js'
 import {encodeGrey16} from '../../../../src/data/image/encode.js'
 import {depthEval, type DepthEvalOptions, type DepthReport} from '../../../../src/tasks/eval/depth/evaluate.js'
 import {batchOrder, depthMomentum, depthRate} from '../../../../src/tasks/eval/depth/train.js'
+import type {EvalResult} from '../../../../src/tasks/eval/shared/evaluation.js'
 import {memory} from '../../../../src/tensor/tf.js'
 import {onTorch} from '../../../support/engine.js'
 import {golden, scratch} from '../../../support/scratch.js'
@@ -45,31 +46,32 @@ const settings = (root: string, more: Partial<DepthEvalOptions> = {}): DepthEval
   seed: 0,
   engine: {engine: 'torch', device: 'cpu', precision: 'fp32', threads: 1, note: () => undefined},
   toolVersion: '0',
-  page: false,
   ...more
 })
 
-async function run(options: DepthEvalOptions): Promise<{report: DepthReport; page?: string; events: string[]}> {
+async function run(options: DepthEvalOptions): Promise<EvalResult<DepthReport> & {events: string[]}> {
   const events: string[] = []
   const steps = depthEval(options)
   for (;;) {
     const step = await steps.next()
     if (step.done) return {...step.value, events}
-    events.push(step.value.kind)
+    events.push(step.value.kind === 'progress' ? step.value.stage : step.value.kind)
   }
 }
 
-const scoreOf = ({sets}: DepthReport, features: string, alignment = 'none', set = 0) =>
-  sets[set]!.scores.find(score => score.features === features && score.alignment === alignment)!
+const scoreOf = ({scores}: DepthReport, features: string, alignment = 'none', set = 'val') =>
+  scores.find(score => score.features === features && score.alignment === alignment && score.set === set)!
 
 test('a head learns depth, beats the mean, is kept and opened again with the same scores', async t => {
   await onTorch()
   const root = await rooms(t)
   const before = memory().numTensors
   const headOut = join(root, 'head.safetensors')
-  const {report, page, events} = await run(settings(root, {headOut, page: true, outOfDomain: [join(root, 'images/train')]}))
+  const {report, page, items, summary, events} = await run(
+    settings(root, {headOut, examples: true, outOfDomain: [join(root, 'images/train')]})
+  )
   assert.equal(memory().numTensors, before)
-  assert.deepEqual([...new Set(events)], ['read', 'step', 'scored'])
+  assert.deepEqual([...new Set(events)], ['accepted', 'started', 'reading', 'training', 'scoring'])
   assert.equal(report.train, 10)
   assert.deepEqual(
     report.sets.map(({kind, images}) => [kind, images]),
@@ -80,18 +82,19 @@ test('a head learns depth, beats the mean, is kept and opened again with the sam
   )
   const [model, mean] = [scoreOf(report, 'model'), scoreOf(report, 'mean')]
   assert.ok(model.rmse < 0.8 * mean.rmse, `RMSE ${model.rmse} of the model, ${mean.rmse} of the mean depth`)
-  assert.ok(model.intervals.rmse[0] <= model.rmse && model.rmse <= model.intervals.rmse[1])
+  assert.ok(model.intervals['rmse']![0] <= model.rmse && model.rmse <= model.intervals['rmse']![1])
   // Fitting in depth cannot make the RMSE of any image worse; a constant fitted is the mean of the image.
   assert.ok(scoreOf(report, 'model', 'depth').rmse <= model.rmse + 1e-6)
-  const {sets} = report
-  assert.equal(sets[0]!.scores.length, 5 * 4)
-  assert.equal(sets[0]!.perImage.length, 4)
-  assert.ok(
-    sets[0]!.verdicts.some(verdict => /^The model beats the mean depth: RMSE −\d\.\d+ \(−\d\.\d+ to −\d\.\d+\) m, abs_rel /.test(verdict)),
-    sets[0]!.verdicts.join('\n')
-  )
-  assert.match(page!, /Best by abs_rel[^]*Worst by abs_rel/)
-  assert.equal(page!.split('figure class="depth"').length - 1, 3 * 2 + 3 * 3)
+  assert.equal(report.scores.length, 2 * 5 * 4)
+  const rows = [...items()]
+  assert.deepEqual([rows.length, rows[0]!.set, rows.at(-1)!.set], [4 + 10, 'val', 'out-of-domain'])
+  assert.ok(Math.abs(rows.slice(0, 4).reduce((sum, row) => sum + (row['rmse'] as number) / 4, 0) - model.rmse) < 1e-9)
+  const [difference] = report.differences.filter(({over, set, measure}) => over === 'mean' && set === 'val' && measure === 'rmse')
+  assert.ok(difference!.mean < 0 && difference!.better === 'lower' && Math.abs(difference!.mean - (model.rmse - mean.rmse)) < 1e-9)
+  assert.match(JSON.stringify(summary.tables.at(-1)), /mean depth of each position/)
+  const {content} = await page({})
+  assert.match(content, /Best[^]*Typical[^]*Worst/)
+  assert.equal(content.split('figure class="depth"').length - 1, 4 + 9) // of four images none comes twice
 
   const again = (await run(settings(root, {train: [], head: headOut, baselines: []}))).report
   assert.deepEqual(scoreOf(again, 'model'), model)

@@ -6,13 +6,8 @@ import {test, type TestContext} from 'node:test'
 import sharp from 'sharp'
 import type {RejectedImage} from '../../../../src/data/loader/batches.js'
 import {readDepth} from '../../../../src/data/targets/depth-and-mask-files.js'
-import {
-  predictDepths,
-  defaultScale,
-  visualizeDepth,
-  type DepthRow,
-  type PredictDepthOptions
-} from '../../../../src/tasks/eval/depth/predict.js'
+import {predictDepths, defaultScale, type DepthRow, type PredictDepthOptions} from '../../../../src/tasks/eval/depth/predict.js'
+import {visualizeDepth} from '../../../../src/tasks/visualize/depth.js'
 import {memory} from '../../../../src/tensor/tf.js'
 import {onTorch} from '../../../support/engine.js'
 import {golden, scratch} from '../../../support/scratch.js'

@@ -16,9 +16,10 @@ import {writePth} from '../../../../src/files/checkpoint/pth.js'
 import {bytesOf} from '../../../../src/files/checkpoint/tensor-entry.js'
 import {windowStarts} from '../../../../src/heads/segment-head.js'
 import {maskPath, assertDistinctMask, segmentImages, segmentRow} from '../../../../src/tasks/eval/segmentation/predict.js'
-import {segEval, type SegEvalOptions, type SegResult} from '../../../../src/tasks/eval/segmentation/evaluate.js'
-import {segPage} from '../../../../src/tasks/eval/segmentation/page.js'
-import {pixelExtractor, predictClasses, resizedSize, type Extractor} from '../../../../src/tasks/eval/segmentation/inference.js'
+import {segEval, type SegEvalOptions, type SegReport} from '../../../../src/tasks/eval/segmentation/evaluate.js'
+import type {EvalResult} from '../../../../src/tasks/eval/shared/evaluation.js'
+import {predictClasses, resizedSize} from '../../../../src/tasks/eval/segmentation/inference.js'
+import {pixelMaps} from '../../../../src/tasks/embed/image-features.js'
 import {visualizeSegment} from '../../../../src/tasks/visualize/segmentation.js'
 import {normalizePixels} from '../../../../src/tensor/ops/patches.js'
 import {memory, tensor, tidy} from '../../../../src/tensor/tf.js'
@@ -48,7 +49,7 @@ const options = (more: Partial<SegEvalOptions> = {}): SegEvalOptions => ({
   protocol: {size: 56},
   cached: true,
   steps: 60,
-  pictures: 4,
+  trainBatch: 4,
   lr: 0.02,
   baselines: [],
   seed: 1,
@@ -57,7 +58,7 @@ const options = (more: Partial<SegEvalOptions> = {}): SegEvalOptions => ({
   ...more
 })
 
-async function run(given: SegEvalOptions): Promise<SegResult & {bad: string[]}> {
+async function run(given: SegEvalOptions): Promise<EvalResult<SegReport> & {bad: string[]}> {
   const bad: string[] = []
   const events = segEval({...given, onRejected: ({id, reason}) => bad.push(`${id.split('/').at(-1)}: ${reason}`)})
   let next = await events.next()
@@ -68,7 +69,7 @@ async function run(given: SegEvalOptions): Promise<SegResult & {bad: string[]}> 
 describe('seg-eval', () => {
   it('trains on cached features, scores with baselines, keeps the head, and draws a page', async () => {
     const headOut = join(folder, 'head.safetensors')
-    const result = await run(options({headOut, baselines: ['pixels', 'untrained'], test: [join(folder, 'images', 'train')], cases: 1}))
+    const result = await run(options({headOut, baselines: ['pixels', 'untrained'], test: [join(folder, 'images', 'train')], examples: 1}))
     const {report, bad} = result
     assert.deepEqual(bad, [])
     assert.deepEqual(
@@ -84,33 +85,40 @@ describe('seg-eval', () => {
     const shares = classes.map(({pixels}) => pixels / classes.reduce((sum, one) => sum + one.pixels, 0))
     assert.ok(Math.abs(pixelAccuracy - shares[0]!) < 1e-12 || Math.abs(pixelAccuracy - shares[1]!) < 1e-12)
     assert.ok(Math.abs(miou - pixelAccuracy / 3) < 1e-12)
-    assert.equal(report.gains.filter(({set}) => set === 'val').length, 3)
-    assert.equal(report.gains.find(({over, set}) => over === 'majority' && set === 'val')!.verdict, 'beats')
+    assert.deepEqual(
+      report.differences.filter(({set}) => set === 'val').map(({over}) => over),
+      ['majority', 'pixels', 'untrained']
+    )
+    const over = report.differences.find(one => one.over === 'majority' && one.set === 'val')!
+    assert.ok(over.mean > 0 && over.interval[0] > 0 && !over.significant, 'five images are too few to call a difference significant')
+    const rows = [...result.items()]
+    assert.deepEqual([rows.length, rows[0]!.set, rows.at(-1)!.set], [5 + 8, 'val', 'test'])
+    assert.ok(rows.every(row => (row['miou'] as number) >= 0 && (row['miou'] as number) <= 1))
 
     const again = await run(options({headOut: join(folder, 'again.safetensors')}))
     assert.deepEqual(again.report.scores[0], score('model'), 'the same inputs and seed give the same scores')
     assert.deepEqual((await openSegmentHead(join(folder, 'again.safetensors'))).tensors, (await openSegmentHead(headOut)).tensors)
 
-    const page = await segPage(result, 'tiny')
+    const {content: page} = await result.page({})
     for (const word of ['sky', 'Best', 'Worst', 'Typical', 'data:image/jpeg', 'raw pixels']) assert.ok(page.includes(word), word)
 
     const {train: _, ...scoring} = options({head: headOut})
     const scored = await run(scoring)
     assert.ok(Math.abs(scored.report.scores[0]!.miou - score('model').miou) < 1e-9)
-    assert.deepEqual(scored.report.gains, [])
+    assert.deepEqual(scored.report.differences, [])
 
     // Masks of predict: ids and palette as the training masks have them.
     const before = memory().numTensors
-    const rows = []
+    const predicted = []
     for await (const event of segmentImages({
       images: [join(folder, 'images', 'val', '100.png')],
       model: options().model,
       head: headOut,
       engine
     }))
-      if (event.kind === 'image') rows.push(await segmentRow(event, {folder: join(folder, 'out')}))
+      if (event.kind === 'image') predicted.push(await segmentRow(event, {folder: join(folder, 'out')}))
     assert.equal(memory().numTensors, before)
-    const [row] = rows
+    const [row] = predicted
     assert.ok(row && Math.abs(Object.values(row.classes).reduce((a, b) => a + b, 0) - 1) < 1e-4 && row.confidence > 1 / 3)
     const mask = await readMask({path: row.mask!})
     assert.deepEqual([mask.width, mask.height], [70, 56])
@@ -238,7 +246,8 @@ describe('seg-eval', () => {
       found.report.classes.map(({id}) => id),
       [0, 1, 2]
     )
-    assert.deepEqual([...found.palette], [0, 0, 255, 0, 255, 0, 255, 0, 0]) // that of the masks
+    const {content} = await found.page({})
+    for (const color of ['rgb(0,0,255)', 'rgb(0,255,0)', 'rgb(255,0,0)']) assert.ok(content.includes(color), `${color}, that of the masks`)
     const reduced = await run(options({...given, classes: {ignore: [9], reduceZero: true}}))
     assert.deepEqual(
       reduced.report.classes.map(({id}) => id),
@@ -298,11 +307,11 @@ describe('prediction', () => {
     await onTorch()
     const {pixels} = drawnScene(3)
     const photo: Raster = {width: 70, height: 56, data: pixels}
-    const extractor: Extractor = pixelExtractor({patch: 8})
+    const features = pixelMaps({patch: 8})
     const K = 3
-    const head = {weight: put(normal('w', [K, extractor.channels], 0.2)) as Tensor2D, bias: put(normal('b', [K])) as Tensor1D}
+    const head = {weight: put(normal('w', [K, features.dim], 0.2)) as Tensor2D, bias: put(normal('b', [K])) as Tensor1D}
     const [crop, stride] = [30, 17]
-    const {labels, confidence} = await predictClasses(photo, extractor, head, {
+    const {labels, confidence} = await predictClasses(photo, features, head, {
       layers: [],
       size: 42,
       crop,
@@ -322,7 +331,7 @@ describe('prediction', () => {
         const part = new Float32Array(crop * crop * 3)
         for (let y = 0; y < crop; y++)
           part.set(all.subarray(((top + y) * to.width + left) * 3, ((top + y) * to.width + left + crop) * 3), y * crop * 3)
-        const maps = tidy(() => extractor.maps(tensor(part, [1, crop, crop, 3]) as Tensor4D))
+        const maps = tidy(() => features.compute(tensor(part, [1, crop, crop, 3]) as Tensor4D))
         const [, h, w, D] = maps.shape
         const data = await maps.data<'float32'>()
         maps.dispose()
