@@ -256,15 +256,18 @@ export function compose(kind: string, chance: Chance): Scene {
     things.push({solid, at: [x, y, z], turn: twist, scale, paint: paint(chance, back)})
   }
 
+  return {things, floor, wall, ...illumination(chance), camera: {from, turn, zoom}, film: exposure(chance)}
+}
+
+/** Sky, lamp and the light from all around. */
+function illumination(chance: Chance): Pick<Scene, 'sky' | 'light' | 'ambient'> {
+  const {range} = chance
   const height = range(0.35, 1.3)
   const side = range(-PI, PI)
   const warmth = range(-0.2, 0.2)
   const strength = range(0.7, 1.25)
   const above = range(0.3, 0.65)
   return {
-    things,
-    floor,
-    wall,
     sky: skyline(chance),
     light: {
       // never quite from behind the scene, or all would be in shade
@@ -272,15 +275,16 @@ export function compose(kind: string, chance: Chance): Scene {
       colour: [strength * (1 + warmth), strength, strength * (1 - warmth)],
       softness: range(4, 20)
     },
-    ambient: {above: [above * (1 - warmth), above, above * (1 + warmth)], below: [above * 0.4, above * 0.38, above * 0.35]},
-    camera: {from, turn, zoom},
-    film: {
-      exposure: range(0.75, 1.3),
-      grain: likely(0.7) ? range(0, 0.03) : 0,
-      vignette: range(0, 0.35),
-      haze: likely(0.3) ? range(0.02, 0.12) : 0,
-      blur: likely(0.3) ? range(0, 0.5) : 0,
-      seed: int(0, 2 ** 30)
-    }
+    ambient: {above: [above * (1 - warmth), above, above * (1 + warmth)], below: [above * 0.4, above * 0.38, above * 0.35]}
   }
 }
+
+/** What the lens and the film do to the picture. */
+const exposure = ({range, likely, int}: Chance): Scene['film'] => ({
+  exposure: range(0.75, 1.3),
+  grain: likely(0.7) ? range(0, 0.03) : 0,
+  vignette: range(0, 0.35),
+  haze: likely(0.3) ? range(0.02, 0.12) : 0,
+  blur: likely(0.3) ? range(0, 0.5) : 0,
+  seed: int(0, 2 ** 30)
+})

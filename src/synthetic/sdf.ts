@@ -17,6 +17,9 @@ export type Solid = {
   readonly reach: number
 }
 
+type Point = readonly [x: number, y: number, z: number]
+const ORIGIN: Point = [0, 0, 0]
+
 const {abs, max, min, sqrt} = Math
 
 /**
@@ -25,13 +28,13 @@ const {abs, max, min, sqrt} = Math
  */
 export const norm = (x: number, y: number, z = 0): number => sqrt(x * x + y * y + z * z)
 
-export const ball =
+export const sphere =
   (radius: number, cx = 0, cy = 0, cz = 0): Field =>
   (x, y, z) =>
     norm(x - cx, y - cy, z - cz) - radius
 
-/** A block with half sides a, b, c and edges rounded by r. */
-export function block(a: number, b: number, c: number, r = 0, cx = 0, cy = 0, cz = 0): Field {
+/** A cuboid with these half sides around a centre, its edges rounded by r. */
+export function cuboid([a, b, c]: Point, r = 0, [cx, cy, cz]: Point = ORIGIN): Field {
   return (x, y, z) => {
     const u = abs(x - cx) - a + r
     const v = abs(y - cy) - b + r
@@ -55,8 +58,8 @@ export function ellipsoid(a: number, b: number, c: number, cx = 0, cy = 0, cz = 
   }
 }
 
-/** A stick from one point to another, its radius going from r to s. */
-export function stick(ax: number, ay: number, az: number, bx: number, by: number, bz: number, r: number, s = r): Field {
+/** A capsule from one point to another, its radius going from r to s. */
+export function capsule([ax, ay, az]: Point, [bx, by, bz]: Point, r: number, s = r): Field {
   const dx = bx - ax
   const dy = by - ay
   const dz = bz - az
@@ -91,7 +94,7 @@ export function disc(radius: number, half: number, round: number, cz = 0): Field
 }
 
 /** A solid of revolution about y whose radius passes through the points [y, radius] (rising y), joined smoothly. */
-export function turned(profile: readonly (readonly [y: number, radius: number])[]): Field {
+export function revolve(profile: readonly (readonly [y: number, radius: number])[]): Field {
   const bottom = profile[0]![0]
   const top = profile.at(-1)![0]
   const cells = 64
@@ -126,7 +129,7 @@ export function union(first: Field, ...others: readonly Field[]): Field {
 }
 
 /** All together, the seams filled over a width k (polynomial smooth minimum). */
-export function melt(k: number, first: Field, ...others: readonly Field[]): Field {
+export function smoothUnion(k: number, first: Field, ...others: readonly Field[]): Field {
   if (others.length === 0) return first
   const [second, ...rest] = others as [Field, ...Field[]]
   const two: Field = (x, y, z) => {
@@ -135,7 +138,7 @@ export function melt(k: number, first: Field, ...others: readonly Field[]): Fiel
     const near = max(k - abs(a - b), 0)
     return min(a, b) - (near * near) / (4 * k)
   }
-  return melt(k, two, ...rest)
+  return smoothUnion(k, two, ...rest)
 }
 
 /** The first without the second. */
