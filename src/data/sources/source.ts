@@ -11,7 +11,7 @@ import {UserError} from '../../config/errors.js'
 import {walkFolder} from './folder.js'
 import {readList, type ListFormat} from './list.js'
 import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
-import {readShard} from './webdataset.js'
+import {isShardName, readShard} from './webdataset.js'
 import {IdWatch} from './duplicate-ids.js'
 
 export {labelOf, type ImageRef, type SourceNote} from './image-ref.js'
@@ -85,18 +85,18 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
       found.push({given: '-', open: '', kind: 'stdin'})
       continue
     }
-    const names = input.endsWith('.tar') && !(await exists(input)) ? expandBraces(input) : [input]
+    const names = isShardName(input) && !(await exists(input)) ? expandBraces(input) : [input]
     for (const given of names) {
       const open = place(given)
       const ending = endingOf(given)
       try {
         const stats = await fs.stat(open)
-        const kind = stats.isDirectory() ? 'folder' : ending === '.tar' ? 'shard' : ending in LISTS ? 'list' : 'file'
-        if (/\.(tar\.(gz|bz2|xz|zst)|tgz|tbz|txz)$/i.test(given))
-          throw new UserError(`${given} is a compressed tar; shards are read uncompressed.`, {
+        const kind = stats.isDirectory() ? 'folder' : isShardName(given) ? 'shard' : ending in LISTS ? 'list' : 'file'
+        if (/\.(tar\.(bz2|xz|zst)|tbz|txz)$/i.test(given))
+          throw new UserError(`${given} is a compressed tar; shards are read uncompressed or compressed by gzip.`, {
             exit: 2,
             code: 'COMPRESSED_TAR',
-            hint: `Try: gunzip ${given}`
+            hint: 'Unpack it first.'
           })
         found.push({given, open, kind})
       } catch (error) {
@@ -158,7 +158,7 @@ export async function* listChunks(inputs: readonly string[], options: SourceOpti
  *
  * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image
  * file, `-` (a list on stdin), a list file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`,
- * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, also `name-{000..012}.tar`;
+ * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, `.tgz`, `.tar.gz`, also `name-{000..012}.tar`;
  * webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
  * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never
  * dropped. Ids may repeat: told once each, as far as the first million ids go. An image under a folder gets `folder`,

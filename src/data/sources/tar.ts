@@ -99,12 +99,14 @@ export function* tarMembers(file: number, bytes: number): Generator<TarMember> {
     return read
   }
   let longName: Buffer | undefined
+  let ended = false
   let pax = new Map<string, Buffer>()
   for (let at = 0; at < bytes;) {
     const header = block(at)
     at += BLOCK
     const sum = checksum(header)
-    if (sum === 8 * 0x20) continue // zeros: the end, or what was the end before another archive was appended
+    ended = sum === 8 * 0x20
+    if (ended) continue // zeros: the end, or what was the end before another archive was appended
     if (sum !== number(header, 148, 8)) throw new Error('a header has a wrong sum')
     const flag = String.fromCharCode(header[156]!)
     const given = pax.get('size')
@@ -128,4 +130,5 @@ export function* tarMembers(file: number, bytes: number): Generator<TarMember> {
     longName = undefined
     if (at > bytes) throw new Error('it ends within a member')
   }
+  if (!ended) throw new Error(bytes === 0 ? 'it is empty' : 'it ends without the mark of its end, as a copy that was cut off does')
 }

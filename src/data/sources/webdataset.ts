@@ -1,115 +1,136 @@
 /**
  * Images of a tar shard, by the rules of webdataset: members that share a key belong to one sample.
  *
- * The key of a member is its path up to the first dot of its base name; the rest is its kind. `0001.jpg`, `0001.json`
- * and `0001.cls` are one sample: the picture with its fields (`.json`: an object whose entries are added; `.cls`: the
- * `label`; `.txt`: the `text`). Members of a sample lie side by side. Only headers and side members are read: each
- * image says where in the shard its bytes are, and whoever decodes it reads them there, so a shard of many gigabytes
- * is listed in the time of its headers, and training reaches any image at any time.
+ * `0001.jpg`, `0001.json` and `0001.cls` are one sample: the image with its fields (`.json`: an object whose entries
+ * are added; `.cls`: the `label`; `.txt`: the `text`), in any order and at any distance (`shard-samples.ts`). Only
+ * headers and side members are read: each image says where in the shard its bytes are, and whoever decodes it reads
+ * them there, so a shard of many gigabytes is listed in the time of its headers. A shard compressed by gzip is
+ * unpacked beside the temporary files first, and its images bring their bytes along.
+ *
+ * Every member is accounted for: it is an image, a part of one, or refused by name. Only folders, hidden files and
+ * members of other kinds (sound, arrays) that lie beside an image are passed over.
  */
-import {closeSync, fstatSync, openSync, readSync} from 'node:fs'
-import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
+import {closeSync, constants, createReadStream, fstatSync, openSync, readSync, statSync, unlinkSync, writeSync} from 'node:fs'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {randomUUID} from 'node:crypto'
+import {createGunzip} from 'node:zlib'
 import {skipReason} from './ignored-files.js'
+import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
+import {SampleCollector, type LostMember, type Sample} from './shard-samples.js'
 import {tarMembers, type TarMember} from './tar.js'
 
 const MAX_MEMBER = 1 << 30
+const MAX_SIDE = 1 << 24
 const CHUNK = 256
 
-type Sample = {key: Buffer; image?: {offset: number; size: number}; tooLarge?: number; fields: Record<string, unknown>}
-
-/** `a/b.c/0001.seg.png` → key `a/b.c/0001`, kind `seg.png`. */
-export function splitKey(path: Buffer): {key: Buffer; kind: string} {
-  const dot = path.indexOf(0x2e, path.lastIndexOf(0x2f) + 1)
-  return dot < 0 ? {key: path, kind: ''} : {key: path.subarray(0, dot), kind: path.toString('latin1', dot + 1)}
-}
-
-/** Adds what a side member says to the fields; returns what is wrong with it, if anything. */
-function addFields(fields: Record<string, unknown>, kind: string, bytes: Buffer): string | undefined {
-  const text = bytes.toString('utf8').replace(/^\uFEFF/, '')
-  if (kind === 'cls') fields['label'] = text.trim()
-  else if (kind === 'txt') fields['text'] = text.trim()
-  else {
-    try {
-      const parsed: unknown = JSON.parse(text)
-      if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return 'its JSON is not an object'
-      Object.assign(fields, parsed)
-    } catch {
-      return 'it is not JSON'
-    }
-  }
-  return undefined
-}
+/** Whether a file is a shard by its name, compressed by gzip or not. */
+export const isShardName = (name: string): boolean => /\.(tar|tar\.gz|tgz)$/i.test(name)
+const isGzipped = (name: string): boolean => /gz$/i.test(name)
 
 /** Lets signals and timers have a turn: listing reads synchronously, which is several times as fast. */
 const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 
+/** The open shard; `problem` is what is wrong with its compression, where its members up to there can be read. */
+type OpenShard = {readonly file: number; readonly size: number; readonly problem?: string}
+
+/** Opens a shard: what is no plain file is refused before it is opened, because opening a pipe waits for a writer. */
+async function openShard(path: string): Promise<OpenShard> {
+  if (!statSync(path).isFile()) throw new Error('it is no plain file, and shards are read at any place')
+  if (!isGzipped(path)) {
+    const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    return {file, size: fstatSync(file).size}
+  }
+  const unpacked = join(tmpdir(), `dinov2-shard-${randomUUID()}`)
+  const file = openSync(unpacked, 'wx+', 0o600)
+  unlinkSync(unpacked) // it goes with the process, whatever ends it
+  let size = 0
+  try {
+    const source = createReadStream(path)
+    const packed = createGunzip()
+    source.on('error', error => packed.destroy(error)).pipe(packed)
+    for await (const part of packed as AsyncIterable<Buffer>) size += writeSync(file, part)
+    return {file, size}
+  } catch (error) {
+    const {code, message} = error as NodeJS.ErrnoException
+    if (code === 'ENOSPC') {
+      closeSync(file)
+      throw new Error(`there is no room to unpack it in ${tmpdir()}`, {cause: error})
+    }
+    return {file, size, problem: `its gzip data are cut off or damaged (${message})`}
+  }
+}
+
+/** Sorts one member into the samples, or says why it is none: `lost` counts as refused, `note` is said in passing. */
+function sortMember(file: number, {name, type, offset, size}: TarMember, samples: SampleCollector): {lost?: string; note?: string} {
+  const base = showBytes(name.subarray(name.lastIndexOf(0x2f) + 1))
+  if (type === 'directory') return {}
+  if (base.startsWith('.')) return {note: 'a hidden file'}
+  if (type !== 'file') return {lost: `it is a ${type}, not a file`}
+  const ending = base.slice(base.lastIndexOf('.') + 1).toLowerCase()
+  if (base.includes('.') && (ending === 'json' || ending === 'cls' || ending === 'txt')) {
+    if (size > MAX_SIDE) return {lost: `it is ${size} bytes long, too many for the fields of an image`}
+    const bytes = Buffer.alloc(size)
+    readSync(file, bytes, 0, size, offset)
+    samples.addSide({name, kind: ending, text: bytes.toString('utf8')})
+    return {}
+  }
+  const skipped = skipReason(base)
+  if (skipped !== undefined) return {note: skipped}
+  if (size > MAX_MEMBER) return {lost: `the member is ${size} bytes long; more than ${MAX_MEMBER} is not read`}
+  samples.addImage({name, offset, size})
+  return {}
+}
+
 /**
- * Yields the samples of a shard, some at a time; `shown` is its name as given, `open` what to open. A damaged shard
- * ends with a problem that is counted, after the samples in front of the damage.
+ * Yields the samples of a shard, some at a time; `shown` is its name as given, `open` what to open. Members that are
+ * lost come as problems, which are counted; so does the shard itself where it is damaged or ends without its mark.
  */
 export async function* readShard(shown: string, open: string, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
-  const finish = (sample: Sample): ImageRef | undefined => {
-    const name = showBytes(sample.key)
-    const id = `${shown}/${name}`
-    if (sample.tooLarge !== undefined)
-      return problemRef(id, open, `the member is ${sample.tooLarge} bytes long; more than ${MAX_MEMBER} is not read`)
-    if (!sample.image) {
-      note({kind: 'skipped', path: id, reason: 'a sample without an image'})
-      return undefined
-    }
-    const odd =
-      name === sample.key.toString('utf8') ? {} : {pathBase64: Buffer.concat([Buffer.from(`${shown}/`), sample.key]).toString('base64')}
-    return {id, path: open, ...odd, fields: sample.fields, range: sample.image}
-  }
-
+  const nameOf = (name: Buffer): string => `${shown}/${showBytes(name)}`
+  const samples = new SampleCollector()
   let ready: ImageRef[] = []
-  let sample: Sample | undefined
-  const close = (): void => {
-    const ref = sample && finish(sample)
-    sample = undefined
-    if (ref) ready.push(ref)
+  let shard: OpenShard | undefined
+  const toRef = (found: Sample | LostMember): ImageRef => {
+    if ('reason' in found) return problemRef(nameOf(found.name), open, found.reason)
+    const {key, image, fields} = found
+    const id = nameOf(key)
+    const odd = id.endsWith(key.toString('utf8')) ? {} : {pathBase64: Buffer.concat([Buffer.from(`${shown}/`), key]).toString('base64')}
+    const range = {offset: image.offset, size: image.size}
+    if (!isGzipped(open)) return {id, path: open, ...odd, fields, range}
+    const bytes = Buffer.alloc(image.size)
+    readSync(shard!.file, bytes, 0, image.size, image.offset)
+    return {id, path: open, ...odd, fields, bytes}
   }
-  const take = (file: number, {name, type, offset, size}: TarMember): void => {
-    const {key, kind} = splitKey(name)
-    const lower = kind.toLowerCase()
-    const base = name.subarray(name.lastIndexOf(0x2f) + 1)
-    const path = `${shown}/${showBytes(name)}`
-    const side = lower === 'json' || lower === 'cls' || lower === 'txt'
-    const reason = type !== 'file' ? (type === 'directory' ? '' : `a ${type}, not a file`) : side ? undefined : skipReason(showBytes(base))
-    if (reason !== undefined) {
-      if (reason) note({kind: 'skipped', path, reason})
-      return
-    }
-    if (sample && !sample.key.equals(key)) close()
-    sample ??= {key, fields: {}}
-    if (size > MAX_MEMBER) sample.tooLarge = size
-    else if (side) {
-      const bytes = Buffer.allocUnsafe(size)
-      readSync(file, bytes, 0, size, offset)
-      const wrong = addFields(sample.fields, lower, bytes)
-      if (wrong) note({kind: 'skipped', path, reason: wrong})
-    } else if (sample.image) note({kind: 'skipped', path, reason: 'a second image of its sample'})
-    else sample.image = {offset, size}
-  }
-
-  let file: number | undefined
+  const problems: ImageRef[] = []
   try {
-    file = openSync(open, 'r')
-    const stats = fstatSync(file)
-    if (!stats.isFile()) throw new Error('it is no plain file, and shards are read at any place')
-    for (const member of tarMembers(file, stats.size)) {
-      take(file, member)
+    shard = await openShard(open)
+    let members = 0
+    try {
+      for (const member of tarMembers(shard.file, shard.size)) {
+        const {lost, note: passed} = sortMember(shard.file, member, samples)
+        if (lost !== undefined) problems.push(problemRef(nameOf(member.name), open, lost))
+        else if (passed !== undefined) note({kind: 'skipped', path: nameOf(member.name), reason: passed})
+        if (++members % CHUNK === 0) await turn()
+      }
+    } catch (error) {
+      const reason = shard.problem ?? (error as Error).message
+      problems.push(problemRef(shown, open, `the shard is damaged or no tar file (${reason}); ${members} members lie before that`))
+    }
+    if (shard.problem !== undefined && problems.at(-1)?.id !== shown)
+      problems.push(problemRef(shown, open, `the shard is damaged (${shard.problem})`))
+    for (const found of samples.samples()) {
+      ready.push(toRef(found))
       if (ready.length < CHUNK) continue
       yield ready
       ready = []
       await turn()
     }
-    close()
+    ready.push(...problems)
   } catch (error) {
-    if (sample?.image) close()
     ready.push(problemRef(shown, open, `the shard is damaged or no tar file (${(error as Error).message})`))
   } finally {
-    if (file !== undefined) closeSync(file)
+    if (shard) closeSync(shard.file)
   }
   if (ready.length > 0) yield ready
 }

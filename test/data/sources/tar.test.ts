@@ -92,6 +92,8 @@ test('a size above 8 GiB, as GNU writes it, is stepped over without reading', t 
   writeFileSync(path, header('large.jpg', long))
   truncateSync(path, 512 + size)
   writeFileSync(path, readFileSync(file), {flag: 'a'})
+  assert.throws(() => found(path), /without the mark of its end/)
+  writeFileSync(path, Buffer.alloc(1024), {flag: 'a'})
   assert.deepEqual(
     found(path).map(({name, offset, size}) => [name.toString(), offset, size]),
     [
@@ -119,11 +121,11 @@ test('whatever the damage, there is an end and a reason', t => {
       for (const {offset, size} of found(damaged)) assert.ok(offset + size <= bytes.length && size >= 0)
     } catch (error) {
       refused++
-      assert.match((error as Error).message, /header|ends within/)
+      assert.match((error as Error).message, /header|ends with/)
     }
   }
   assert.ok(refused > 50, `${refused}`)
   writeFileSync(damaged, '')
-  assert.equal(found(damaged).length, 0)
+  assert.throws(() => found(damaged), /it is empty/)
   assert.equal(found(path).length, before)
 })

@@ -1,0 +1,181 @@
+/** Every member of a shard is an image, a part of one, or refused by name, in whatever order and form the members lie. */
+import assert from 'node:assert/strict'
+import {execFileSync} from 'node:child_process'
+import {writeFileSync} from 'node:fs'
+import {join} from 'node:path'
+import {test, type TestContext} from 'node:test'
+import {gzipSync} from 'node:zlib'
+import {pack} from 'tar-stream'
+import {readBytes} from '../../../src/data/image/read-bytes.js'
+import {labelOf, listImages, type ImageRef} from '../../../src/data/sources/source.js'
+import {folderFor} from '../../support/drawn.js'
+
+type Members = readonly (readonly [name: string, content: string])[]
+
+async function tarOf(members: Members): Promise<Buffer> {
+  const tar = pack()
+  for (const [name, content] of members) tar.entry({name}, content)
+  tar.finalize()
+  const parts: Buffer[] = []
+  for await (const part of tar) parts.push(part as Buffer)
+  return Buffer.concat(parts)
+}
+
+async function list(t: TestContext, name: string, bytes: Buffer): Promise<{rows: ImageRef[]; refused: string[]}> {
+  const folder = folderFor(t)
+  writeFileSync(join(folder, name), bytes)
+  const rows: ImageRef[] = []
+  const refused: string[] = []
+  for await (const ref of listImages([name], {cwd: folder}))
+    if (ref.problem === undefined) rows.push(ref)
+    else refused.push(`${ref.id}: ${ref.problem}`)
+  return {rows, refused}
+}
+const contents = (rows: readonly ImageRef[]): string[] => rows.map(ref => Buffer.from(readBytes(ref)).toString())
+
+test('labels come to their images from before, behind and far away', async t => {
+  const names = ['000', '001', '002', '003']
+  const orders: Members[] = [
+    [...names.map(n => [`${n}.cls`, n] as const), ...names.map(n => [`${n}.jpg`, `I${n}`] as const)],
+    [...names.map(n => [`${n}.jpg`, `I${n}`] as const), ...names.map(n => [`${n}.cls`, n] as const)],
+    names.flatMap(n => [[`${n}.cls`, n] as const, [`${n}.jpg`, `I${n}`] as const])
+  ]
+  for (const members of orders)
+    for (const [name, bytes] of [
+      ['s.tar', await tarOf(members)],
+      ['s.tgz', gzipSync(await tarOf(members))],
+      ['s.tar.gz', gzipSync(await tarOf(members))]
+    ] as const) {
+      const {rows, refused} = await list(t, name, bytes)
+      assert.deepEqual(refused, [])
+      assert.deepEqual(
+        rows.map(({id}) => id),
+        names.map(n => `${name}/${n}`)
+      )
+      assert.deepEqual(rows.map(labelOf), names)
+      assert.deepEqual(
+        contents(rows),
+        names.map(n => `I${n}`)
+      )
+    }
+})
+
+test('names with dots of their own keep their images and their side files', async t => {
+  const members: Members = [0, 1, 2].flatMap(i => [
+    [`train.v1/Track 0.${i} (clean).jpg`, `I${i}`] as const,
+    [`train.v1/Track 0.${i} (clean).json`, `{"n":${i}}`] as const,
+    [`train.v1/Track 0.${i} (clean).cls`, `c${i}`] as const
+  ])
+  const {rows, refused} = await list(t, 's.tar', await tarOf(members))
+  assert.deepEqual(refused, [])
+  assert.deepEqual(
+    rows.map(({id}) => id),
+    [0, 1, 2].map(i => `s.tar/train.v1/Track 0.${i} (clean)`)
+  )
+  assert.deepEqual(
+    rows.map(({fields}) => fields),
+    [0, 1, 2].map(i => ({n: i, label: `c${i}`}))
+  )
+  const single = await list(
+    t,
+    's.tar',
+    await tarOf([
+      ['Track 1.0.jpg', 'I'],
+      ['Track 1.0.json', '{"n":1}']
+    ])
+  )
+  assert.deepEqual(single.rows[0]!.fields, {n: 1})
+})
+
+test('rows and refused members are all members that could be images, and each is named with its key', async t => {
+  const {rows, refused} = await list(
+    t,
+    's.tar',
+    await tarOf([
+      ['a.jpg', 'A'],
+      ['a.png', 'second'],
+      ['a.seg.png', 'mask'],
+      ['b.json', '{}'],
+      ['c.cls', '1'],
+      ['d.jpg', 'D'],
+      ['d.json', '[1]'],
+      ['e.jpg', 'E'],
+      ['a.jpg', 'again']
+    ])
+  )
+  assert.deepEqual(contents(rows), ['A', 'D', 'E'])
+  assert.deepEqual(refused.map(line => line.slice(0, line.indexOf(':'))).sort(), [
+    's.tar/a.jpg',
+    's.tar/a.png',
+    's.tar/a.seg.png',
+    's.tar/b.json',
+    's.tar/c.cls',
+    's.tar/d.json'
+  ])
+  assert.match(refused.join('\n'), /a\.png: it is a second image of the key a, whose image is a\.jpg/)
+  assert.match(refused.join('\n'), /b\.json: there is no image of its key, b/)
+  assert.match(refused.join('\n'), /d\.json: its JSON is not an object/)
+})
+
+test('fields of a side file replace neither the id nor the place of an image, nor its label file', async t => {
+  const side = '{"label":"json","id":"dup","path":"x.jpg","range":[0,5],"folder":"f","reason":"r","path_base64":"eA==","caption":"c"}'
+  for (const members of [
+    [
+      ['0.json', side],
+      ['0.cls', 'cls'],
+      ['0.jpg', 'I']
+    ],
+    [
+      ['0.jpg', 'I'],
+      ['0.cls', 'cls'],
+      ['0.json', side]
+    ]
+  ] as const) {
+    const {rows} = await list(t, 's.tar', await tarOf(members))
+    assert.equal(rows[0]!.id, 's.tar/0')
+    assert.deepEqual(contents(rows), ['I'])
+    assert.deepEqual(rows[0]!.fields, {
+      label: 'cls',
+      json_id: 'dup',
+      json_path: 'x.jpg',
+      json_range: [0, 5],
+      json_folder: 'f',
+      json_reason: 'r',
+      json_path_base64: 'eA==',
+      caption: 'c'
+    })
+  }
+})
+
+test('a shard that is cut anywhere gives the images before the cut and says so', async t => {
+  const whole = await tarOf(Array.from({length: 6}, (_, i) => [`${i}.jpg`, `I${i}`] as const))
+  for (const [name, cut] of [
+    ['s.tar', whole.subarray(0, whole.length - 1024)], // without the mark of its end
+    ['s.tar', whole.subarray(0, 4 * 1024 + 300)],
+    ['s.tar', whole.subarray(0, 4 * 1024 + 512)],
+    ['s.tgz', gzipSync(whole).subarray(0, -9)],
+    ['s.tar', Buffer.alloc(0)],
+    ['s.tgz', Buffer.from('no gzip')]
+  ] as const) {
+    const {rows, refused} = await list(t, name, Buffer.from(cut))
+    assert.equal(refused.length, 1, `${name}, ${cut.length} bytes: ${refused.join()}`)
+    assert.match(refused[0]!, /^s\.(tar|tgz): the shard is damaged/)
+    assert.deepEqual(
+      contents(rows),
+      Array.from({length: rows.length}, (_, i) => `I${i}`)
+    )
+  }
+  assert.equal((await list(t, 's.tar', whole)).refused.length, 0)
+})
+
+test('a pipe called shard is refused and not waited for', async t => {
+  const folder = folderFor(t)
+  execFileSync('mkfifo', [join(folder, 'p.tar'), join(folder, 'p.tgz'), join(folder, 'p.jpg')])
+  const problems: string[] = []
+  for await (const ref of listImages(['p.tar', 'p.tgz', 'p.jpg'], {cwd: folder})) {
+    problems.push(ref.problem ?? '')
+    if (ref.problem === undefined) assert.throws(() => readBytes(ref), /a device or a pipe/)
+  }
+  assert.match(problems[0]!, /no plain file/)
+  assert.match(problems[1]!, /no plain file/)
+})
