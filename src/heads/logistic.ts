@@ -115,7 +115,7 @@ export function logistic(
   // Small problems are quicker in plain loops than in calls to an engine.
   const rows = n * F * K < fewProducts ? Float64Array.from(x.dataSync()) : undefined
   const slopeFor = (lambda: number): Slope =>
-    rows ? at => meanLossPlain(rows, labels, at, n, F, K, lambda) : at => meanLoss(x, truth, at, lambda)
+    rows ? at => meanLossReference({x: rows, labels, n, F, K}, at, lambda) : at => meanLoss(x, truth, at, lambda)
   let parameters = new Float64Array(K * F + K)
   try {
     const out: Logistic[] = []
@@ -138,14 +138,19 @@ export function logistic(
 
 const fewProducts = 5e5
 
+/** Features [n, F] and labels [n] of K classes. */
+type LabelledRows = {
+  readonly x: ArrayLike<number>
+  readonly labels: ArrayLike<number>
+  readonly n: number
+  readonly F: number
+  readonly K: number
+}
+
 /** The reference implementation of `meanLoss`, in float64 loops. */
-export function meanLossPlain(
-  x: ArrayLike<number>,
-  labels: ArrayLike<number>,
+export function meanLossReference(
+  {x, labels, n, F, K}: LabelledRows,
   at: Float64Array,
-  n: number,
-  F: number,
-  K: number,
   lambda: number
 ): {value: number; gradient: Float64Array} {
   const gradient = new Float64Array(K * F + K)

@@ -186,21 +186,23 @@ export function nearest(vectors: Vectors, queries: Float32Array, k: number, opti
   const best = Array.from({length: Q}, () => new TopK(Math.min(k, count), before))
   for (const [b, block] of blocks.entries()) {
     const first = b * blockRows
-    if (products && metric !== 'l2') scoreWithEngine(best, block, first, queries, D, skip, products)
-    else scoreReference(best, block, first, queries, D, metric, skip)
+    const pass: Pass = {block, first, queries, D, skip}
+    if (products && metric !== 'l2') scoreWithEngine(best, pass, products)
+    else scoreReference(best, pass, metric)
   }
   return best.map(list => list.finish())
 }
 
-function scoreWithEngine(
-  best: readonly TopK[],
-  block: Float32Array,
-  first: number,
-  queries: Float32Array,
-  D: number,
-  skip: ExactOptions['skip'],
-  products: InnerProductFn
-): void {
+/** A block of rows [N, D], the number of its first row, and the queries [Q, D] that pass over it. */
+type Pass = {
+  readonly block: Float32Array
+  readonly first: number
+  readonly queries: Float32Array
+  readonly D: number
+  readonly skip: ExactOptions['skip']
+}
+
+function scoreWithEngine(best: readonly TopK[], {block, first, queries, D, skip}: Pass, products: InnerProductFn): void {
   const Q = best.length
   const rowsAtOnce = 1 << 14
   const some = Math.max(1, Math.floor((1 << 24) / rowsAtOnce)) // scores held at once: 64 MB
@@ -222,15 +224,7 @@ function scoreWithEngine(
   }
 }
 
-function scoreReference(
-  best: readonly TopK[],
-  block: Float32Array,
-  first: number,
-  queries: Float32Array,
-  D: number,
-  metric: Metric,
-  skip: ExactOptions['skip']
-): void {
+function scoreReference(best: readonly TopK[], {block, first, queries, D, skip}: Pass, metric: Metric): void {
   const N = block.length / D
   const rowsAtOnce = Math.max(1, Math.floor((1 << 16) / D)) // what stays in the cache while all queries pass
   const wide = Float64Array.from(queries)

@@ -7,7 +7,7 @@ import {existsSync, readFileSync} from 'node:fs'
 import {test} from 'node:test'
 import {predictedClasses} from '../../src/metrics/accuracy.js'
 import {classifierOf, freeGrid, gridScores, gridStep, initGrid, protocolSlices} from '../../src/heads/linear-grid.js'
-import {classifierScores, lbfgs, logistic, meanLoss, meanLossPlain, defaultC} from '../../src/heads/logistic.js'
+import {classifierScores, lbfgs, logistic, meanLoss, meanLossReference, defaultC} from '../../src/heads/logistic.js'
 import {dispose, memory, oneHot, softmax, tensor1d, tensor2d, tidy} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
 import {onPlain, onTorch} from '../support/engine.js'
@@ -114,7 +114,7 @@ test('the slope by the engine and in plain loops are the same', async () => {
   const x = rows(recorded.x)
   const truth = tidy(() => oneHot(tensor1d(Int32Array.from(recorded.y), 'int32'), K) as Tensor2D)
   const at = Float64Array.from({length: K * D + K}, (_, i) => Math.sin(i) / 3)
-  const [fast, plain] = [meanLoss(x, truth, at, 0.01), meanLossPlain(recorded.x, recorded.y, at, n, D, K, 0.01)]
+  const [fast, plain] = [meanLoss(x, truth, at, 0.01), meanLossReference({x: recorded.x, labels: recorded.y, n, F: D, K}, at, 0.01)]
   assert.ok(Math.abs(fast.value - plain.value) < 1e-5)
   near(fast.gradient, plain.gradient, 1e-5, 'gradient')
   dispose([x, truth])

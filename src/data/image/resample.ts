@@ -54,7 +54,21 @@ function cubic(t: number): number {
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0
 }
 
-function weigh(length: number, start: number, extent: number, outputs: number, from: number, count: number, flip: boolean): Weights {
+/**
+ * One axis of a resampling: `extent` of `length` pixels from `start` become `outputs`, of which `count` from `from` are
+ * wanted.
+ */
+type Axis = {
+  readonly length: number
+  readonly start: number
+  readonly extent: number
+  readonly outputs: number
+  readonly from: number
+  readonly count: number
+  readonly flip?: boolean
+}
+
+function filterWeights({length, start, extent, outputs, from, count, flip = false}: Axis): Weights {
   const scale = extent / outputs
   const stretch = Math.max(scale, 1)
   const support = SUPPORT * stretch
@@ -94,7 +108,7 @@ function weigh(length: number, start: number, extent: number, outputs: number, f
 }
 
 /** Columns: source rows [low, high) of the view → `out` of [high - low, count, 3]. */
-function squeezeColumns(
+function resampleColumns(
   source: {width: number; data: Uint8Array | Uint8ClampedArray},
   view: Box,
   rows: {low: number; high: number},
@@ -126,18 +140,22 @@ function squeezeColumns(
 }
 
 /**
+ * Rows of bytes: the first begins at `at` and is number `base`; `line` bytes of each count, and the next begins `pitch`
+ * later.
+ */
+type Rows = {
+  readonly source: Uint8ClampedArray | Uint8Array
+  readonly at: number
+  readonly pitch: number
+  readonly line: number
+  readonly base: number
+}
+
+/**
  * Rows: `source` of [rows, line bytes] whose first row is number `base` → `out` of [count, line bytes]; four taps at a
  * time.
  */
-function squeezeRows(
-  source: Uint8ClampedArray | Uint8Array,
-  at: number,
-  pitch: number,
-  line: number,
-  base: number,
-  weights: Weights,
-  out: Uint8ClampedArray
-): void {
+function resampleRows({source, at, pitch, line, base}: Rows, weights: Weights, out: Uint8ClampedArray): void {
   const {first, taps, values} = weights
   const sums = taps > 4 ? new Int32Array(line) : undefined
   for (let i = 0; i < first.length; i++) {
@@ -219,40 +237,37 @@ export function resample(source: Raster, size: Size, options: ResampleOptions = 
   const sameColumns = size.width === view.width && left === 0 && across === view.width
   const sameRows = size.height === view.height && upper === 0 && down === view.height
 
-  const rows = sameRows ? undefined : weigh(view.height, upper, down, size.height, window.y, window.height, false)
+  const rows = sameRows
+    ? undefined
+    : filterWeights({length: view.height, start: upper, extent: down, outputs: size.height, from: window.y, count: window.height})
   const span = rows ?? {low: window.y, high: window.y + window.height}
   if (sameColumns && !flip) {
     const at = ((view.y + span.low) * source.width + view.x + window.x) * 3
-    if (rows) squeezeRows(source.data, at, source.width * 3, line, span.low, rows, clamped(out))
+    if (rows) resampleRows({source: source.data, at, pitch: source.width * 3, line, base: span.low}, rows, clamped(out))
     else
       for (let y = 0; y < window.height; y++)
         out.set(source.data.subarray(at + y * source.width * 3, at + y * source.width * 3 + line), y * line)
     return out
   }
-  const columns = sameColumns ? mirror(view.width, window) : weigh(view.width, left, across, size.width, window.x, window.width, flip)
+  const columns = sameColumns
+    ? mirror(view.width, window)
+    : filterWeights({length: view.width, start: left, extent: across, outputs: size.width, from: window.x, count: window.width, flip})
   if (!rows) {
-    squeezeColumns(source, view, span, columns, clamped(out))
+    resampleColumns(source, view, span, columns, clamped(out))
     return out
   }
   const fewer = view.height - size.height
   if (!sameColumns && fewer > 0 && fewer > 2 * (view.width - size.width)) {
     const width = columns.high - columns.low
     const between = workspace(window.height * width * 3)
-    squeezeRows(
-      source.data,
-      ((view.y + span.low) * source.width + view.x + columns.low) * 3,
-      source.width * 3,
-      width * 3,
-      span.low,
-      rows,
-      between
-    )
+    const at = ((view.y + span.low) * source.width + view.x + columns.low) * 3
+    resampleRows({source: source.data, at, pitch: source.width * 3, line: width * 3, base: span.low}, rows, between)
     const part = {width, height: window.height, data: between}
-    squeezeColumns(part, {x: -columns.low, y: 0, width, height: window.height}, {low: 0, high: window.height}, columns, clamped(out))
+    resampleColumns(part, {x: -columns.low, y: 0, width, height: window.height}, {low: 0, high: window.height}, columns, clamped(out))
   } else {
     const between = workspace((span.high - span.low) * line)
-    squeezeColumns(source, view, span, columns, between)
-    squeezeRows(between, 0, line, line, span.low, rows, clamped(out))
+    resampleColumns(source, view, span, columns, between)
+    resampleRows({source: between, at: 0, pitch: line, line, base: span.low}, rows, clamped(out))
   }
   return out
 }

@@ -71,7 +71,7 @@ export async function* verifyBackbone(golden: Golden, name: string, precision: P
       dispose(map)
     }
     dispose(chosen)
-    yield* verifyGradients(part, io, file, params, config, inputs, exact)
+    yield* verifyGradients({part, io, file, exact}, params, config, inputs)
   } finally {
     dispose(inputs)
     if (low) dispose(low.owned)
@@ -115,15 +115,20 @@ async function* verifyPth(
 
 type Inputs = {x: Tensor4D; masks: Tensor2D}
 
+/** The recorded tensors of one model, the file they lie in, and whether they bind: a bf16 run is only reported. */
+type Recording = {
+  readonly part: string
+  readonly io: ReadonlyMap<string, Recorded>
+  readonly file: string
+  readonly exact: boolean
+}
+
 /** Σ cls·w_cls + Σ patches·w_patch on the masked images, and its gradient with respect to every parameter. */
 async function* verifyGradients(
-  part: string,
-  io: ReadonlyMap<string, Recorded>,
-  file: string,
+  {part, io, file, exact}: Recording,
   params: Vit,
   config: VitConfig,
-  {x, masks}: Inputs,
-  exact: boolean
+  {x, masks}: Inputs
 ): AsyncGenerator<Check> {
   const {width: C, registers: R} = config
   const B = x.shape[0]
