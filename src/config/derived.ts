@@ -4,22 +4,8 @@
  * differently.
  */
 import {UserError} from './errors.js'
+import type {VitConfig} from '../model/config.js'
 import type {Settings} from './table.js'
-
-/** The backbone as the model room wants it (the same fields as its `VitConfig`). */
-export type Architecture = {
-  readonly width: number
-  readonly depth: number
-  readonly heads: number
-  readonly patch: number
-  readonly ffn: 'mlp' | 'swiglu'
-  readonly hidden: number
-  readonly registers: number
-  readonly grid: number
-  readonly layerScale: boolean
-  readonly interpolateOffset: number
-  readonly interpolateAntialias: boolean
-}
 
 /**
  * A curve over steps 0 to `total` - 1: a line from `start` to `base` over `warmup` steps, both ends included, then
@@ -40,7 +26,7 @@ export type HeadSize = {readonly layers: number; readonly hidden: number; readon
 
 /** All that follows from the settings. Lengths are in steps, sides of crops in pixels, grids in patches. */
 export type Derived = {
-  readonly vit: Architecture
+  readonly vit: VitConfig
   readonly dinoHead: HeadSize
   /** Undefined where masked patches share the DINO head. */
   readonly ibotHead: HeadSize | undefined
@@ -119,7 +105,7 @@ export function headSizes({dino, ibot}: Pick<Settings, 'dino' | 'ibot'>): {dinoH
 }
 
 /** The backbone that the settings describe; its position grid is that of the global crops. */
-export function architecture({student, crops}: Settings): Architecture {
+export function architecture({student, crops}: Settings): VitConfig {
   const {width, depth, heads} = size(student)
   const ffn = student.ffn_layer === 'mlp' ? 'mlp' : 'swiglu'
   return {

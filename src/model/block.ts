@@ -203,43 +203,51 @@ export function blockBackward(
 ): {dx: Tensor2D; grads: Block} {
   return tidy(() => {
     const {attn, mlp} = recomputed(saved, p, groups, options)
-    const fed = feedBackward(dy, mlp, p, options.mlp)
-    const attended = attendBackward(fed.dx, attn, p, groups, options)
+    const mlpGrads = mlpBackward(dy, mlp, p, options.mlp)
+    const attnGrads = attentionBranchBackward(mlpGrads.dx, attn, p, groups, options)
     const grads: Block = {
-      norm1: attended.norm,
-      attn: {qkv: attended.qkv, proj: attended.proj},
-      ...(attended.gamma ? {ls1: {gamma: attended.gamma}} : {}),
-      norm2: fed.norm,
-      mlp: isGated(p.mlp) ? {w12: fed.first, w3: fed.last} : {fc1: fed.first, fc2: fed.last},
-      ...(fed.gamma ? {ls2: {gamma: fed.gamma}} : {})
+      norm1: attnGrads.norm,
+      attn: {qkv: attnGrads.qkv, proj: attnGrads.proj},
+      ...(attnGrads.gamma ? {ls1: {gamma: attnGrads.gamma}} : {}),
+      norm2: mlpGrads.norm,
+      mlp: isGated(p.mlp) ? {w12: mlpGrads.first, w3: mlpGrads.last} : {fc1: mlpGrads.first, fc2: mlpGrads.last},
+      ...(mlpGrads.gamma ? {ls2: {gamma: mlpGrads.gamma}} : {})
     }
-    return {dx: attended.dx, grads}
+    return {dx: attnGrads.dx, grads}
   })
 }
 
-/** Backward half of the feed-forward branch; what is large is let go as soon as it has served. */
-function feedBackward(dy: Tensor2D, {x, stats, pre}: MlpActivations, p: Block, kept: DropPathSample | undefined) {
+/**
+ * The backward half of what both branches begin with, a norm and a linear layer: dout [n, O] is the gradient of the
+ * layer's output, dy [T, C] what passes the branch by.
+ */
+function branchInputBackward(
+  dout: Tensor2D,
+  dy: Tensor2D,
+  {x, stats}: {readonly x: Tensor2D; readonly stats: NormStats},
+  {norm, weight}: {readonly norm: Norm; readonly weight: Tensor2D},
+  kept: DropPathSample | undefined
+) {
+  const g = tidy(() => linearBackward(dout, layerNormForward(x, norm, weight).y, weight))
+  const grads = layerNormBackward(g.x, x, stats, norm, dy, kept?.rows)
+  return {dx: grads.x, linear: {weight: g.weight, bias: g.bias}, norm: {weight: grads.weight, bias: grads.bias}}
+}
+
+/** Backward half of the feed-forward branch; large tensors are freed as soon as they have served. */
+function mlpBackward(dy: Tensor2D, {x, stats, pre}: MlpActivations, p: Block, kept: DropPathSample | undefined) {
   return tidy(() => {
     const {dpre, last, gamma} = tidy(() => {
       const g = scaledBackward(gatherKept(dy, kept, lastOf(p).weight), activate(p, pre), lastOf(p), p.ls2?.gamma)
-      const back = isGated(p.mlp) ? swigluBackward(g.a, pre) : geluBackward(g.a, pre)
-      return {dpre: back, last: {weight: g.weight, bias: g.bias}, gamma: g.gamma}
+      const dpre = isGated(p.mlp) ? swigluBackward(g.a, pre) : geluBackward(g.a, pre) // [n, F] or [n, 2F]
+      return {dpre, last: {weight: g.weight, bias: g.bias}, gamma: g.gamma}
     })
-    const first = firstOf(p)
-    const g = tidy(() => linearBackward(dpre, layerNormForward(x, p.norm2, first.weight).y, first.weight))
-    const norm = layerNormBackward(g.x, x, stats, p.norm2, dy, kept?.rows)
-    return {
-      dx: norm.x,
-      first: {weight: g.weight, bias: g.bias},
-      last,
-      norm: {weight: norm.weight, bias: norm.bias},
-      ...(gamma ? {gamma} : {})
-    }
+    const {dx, linear, norm} = branchInputBackward(dpre, dy, {x, stats}, {norm: p.norm2, weight: firstOf(p).weight}, kept)
+    return {dx, first: linear, last, norm, gamma}
   })
 }
 
 /** Backward half of the attention branch. */
-function attendBackward(
+function attentionBranchBackward(
   dy: Tensor2D,
   {x, stats, qkv, out}: AttentionActivations,
   p: Block,
@@ -249,22 +257,11 @@ function attendBackward(
   return tidy(() => {
     const {dqkv, proj, gamma} = tidy(() => {
       const g = scaledBackward(gatherKept(dy, attn, p.attn.proj.weight), out, p.attn.proj, p.ls1?.gamma)
-      return {
-        dqkv: attentionBackward(g.a, qkv, attn?.groups ?? groups, heads),
-        proj: {weight: g.weight, bias: g.bias},
-        gamma: g.gamma
-      }
+      const dqkv = attentionBackward(g.a, qkv, attn?.groups ?? groups, heads) // [n, 3C]
+      return {dqkv, proj: {weight: g.weight, bias: g.bias}, gamma: g.gamma}
     })
-    const {weight} = p.attn.qkv
-    const g = tidy(() => linearBackward(dqkv, layerNormForward(x, p.norm1, weight).y, weight))
-    const norm = layerNormBackward(g.x, x, stats, p.norm1, dy, attn?.rows)
-    return {
-      dx: norm.x,
-      qkv: {weight: g.weight, bias: g.bias},
-      proj,
-      norm: {weight: norm.weight, bias: norm.bias},
-      ...(gamma ? {gamma} : {})
-    }
+    const {dx, linear, norm} = branchInputBackward(dqkv, dy, {x, stats}, {norm: p.norm1, weight: p.attn.qkv.weight}, attn)
+    return {dx, qkv: linear, proj, norm, gamma}
   })
 }
 

@@ -63,47 +63,12 @@ test('errors after every alignment agree with numpy', () => {
 test('alignments take out exactly what they are named for', () => {
   const truth = Float64Array.from({length: 50}, (_, i) => 1 + 0.1 * i)
   const range = {min: 0.01, max: 100}
-  const off = (found: Float64Array): number => depthErrors(found, truth).rmse
-  assert.ok(
-    off(
-      align(
-        truth.map(t => 3 * t),
-        truth,
-        'median',
-        range
-      )
-    ) < 1e-12
-  )
-  assert.ok(
-    off(
-      align(
-        truth.map(t => 3 * t + 2),
-        truth,
-        'depth',
-        range
-      )
-    ) < 1e-12
-  )
-  assert.ok(
-    off(
-      align(
-        truth.map(t => 1 / (3 / t + 0.2)),
-        truth,
-        'disparity',
-        range
-      )
-    ) < 1e-12
-  )
-  assert.ok(
-    off(
-      align(
-        truth.map(t => 3 * t),
-        truth,
-        'none',
-        range
-      )
-    ) > 1
-  )
+  const errorOf = (change: (depth: number) => number, alignment: Parameters<typeof align>[2]): number =>
+    depthErrors(align(truth.map(change), truth, alignment, range), truth).rmse
+  assert.ok(errorOf(t => 3 * t, 'median') < 1e-12)
+  assert.ok(errorOf(t => 3 * t + 2, 'depth') < 1e-12)
+  assert.ok(errorOf(t => 1 / (3 / t + 0.2), 'disparity') < 1e-12)
+  assert.ok(errorOf(t => 3 * t, 'none') > 1)
   // What is not a number, or outside the range, is brought into it.
   assert.deepEqual([...align([NaN, Infinity, -1, 5], [1, 1, 1, 1], 'none', {min: 0.5, max: 8})], [0.5, 8, 0.5, 5])
   assert.deepEqual(fitLine([2, 2, 2], [1, 2, 3]), {scale: 0, shift: 2})

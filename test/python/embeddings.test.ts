@@ -9,8 +9,9 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {promisify} from 'node:util'
-import {batchOf, createEmbeddings, openEmbeddings, rowsOf, type EmbeddingMeta, type Row} from '../../src/files/embeddings/embeddings.js'
+import {openEmbeddings, rowsOf, type Row} from '../../src/files/embeddings/embeddings.js'
 import {scriptOf, testPython} from '../support/python.js'
+import {testMeta, writeEmbeddings} from '../support/vectors.js'
 
 const run = promisify(execFile)
 let dir: string
@@ -18,15 +19,7 @@ before(async () => void (dir = await mkdtemp(join(tmpdir(), 'pyarrow-'))))
 after(() => rm(dir, {recursive: true, force: true}))
 
 const D = 12
-const meta: EmbeddingMeta = {
-  fingerprint: 'a'.repeat(64),
-  preprocessing: {resize: 256, crop: 224},
-  pooling: 'cls',
-  layers: 1,
-  normalized: false,
-  dim: D,
-  toolVersion: '0.1.0'
-}
+const meta = testMeta(D)
 const rows = Array.from({length: 2500}, (_, i): Row => {
   const fields = {...(i % 3 === 2 ? {} : {label: `klasse ${i % 7} é`}), depth: i / 4, good: i % 2 === 0, ...(i > 2400 ? {late: [i]} : {})}
   return {id: `bilder/${i}.jpg`, vector: Float32Array.from({length: D}, (_, d) => Math.fround(Math.sin(i * D + d))), fields}
@@ -35,9 +28,7 @@ const rows = Array.from({length: 2500}, (_, i): Row => {
 test('pyarrow, NumPy and safetensors open what we write', async () => {
   const paths = ['v.arrow', 'v.parquet', 'v.npy', 'v.jsonl', 'v.safetensors'].map(name => join(dir, name))
   for (const path of paths.filter(name => !name.endsWith('.jsonl'))) {
-    const output = await createEmbeddings(path, {meta, force: true})
-    for (let at = 0; at < rows.length; at += 100) await output.write(batchOf(rows.slice(at, at + 100)))
-    await output.commit()
+    await writeEmbeddings(path, rows, meta, 100)
   }
   const {stdout} = await run(testPython(), [scriptOf('open_embeddings.py'), ...paths], {maxBuffer: 1 << 28})
   const found = JSON.parse(stdout) as Record<string, unknown>

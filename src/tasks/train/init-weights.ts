@@ -10,7 +10,7 @@
  */
 import {stat} from 'node:fs/promises'
 import {basename, dirname, resolve} from 'node:path'
-import {headSizes, type Architecture, type Derived, type HeadSize} from '../../config/derived.js'
+import {headSizes, type Derived, type HeadSize} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
 import type {ResolvedSettings} from '../../config/settings.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
@@ -214,7 +214,7 @@ function newHeads(there: OriginHeads, {dinoHead, ibotHead}: Pick<Derived, 'dinoH
 }
 
 /** Throws a `UserError` of status 2 with all differences that no resampling bridges. */
-export function assertCompatible(path: string, from: VitConfig, to: Architecture): void {
+export function assertCompatible(path: string, from: VitConfig, to: VitConfig): void {
   const wrong = incompatibilities(from, to)
   if (wrong.length === 0) return
   throw new UserError(`student.pretrained_weights ${path} does not fit the settings: ${wrong.join('; ')}.`, {
@@ -227,7 +227,7 @@ export function assertCompatible(path: string, from: VitConfig, to: Architecture
 /** What is done to the weights on the way into a run, as sentences. Throws as `refuseMisfit`. */
 export function describeStart(
   {path, config, heads}: WeightsOrigin,
-  vit: Architecture,
+  vit: VitConfig,
   plan: Pick<Derived, 'dinoHead' | 'ibotHead' | 'headWarmup'>
 ): string[] {
   assertCompatible(path, config, vit)

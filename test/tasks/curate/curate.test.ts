@@ -16,12 +16,13 @@ import Dedup from '../../../commands/curate/dedup.js'
 import Filter from '../../../commands/curate/filter.js'
 import Retrieve from '../../../commands/curate/retrieve.js'
 import Sample from '../../../commands/curate/sample.js'
-import {batchOf, createEmbeddings, type EmbeddingMeta} from '../../../src/files/embeddings/embeddings.js'
+import {batchOf, createEmbeddings} from '../../../src/files/embeddings/embeddings.js'
 import {normalizeRows} from '../../../src/search/exact.js'
 import {folder, realBinary, shell} from '../../support/program.js'
 import {points} from '../../support/points.js'
 import {drawnFolder} from '../../support/drawn-images.js'
 import {saveTiny} from '../../support/tiny-backbone.js'
+import {testMeta} from '../../support/vectors.js'
 
 type Row = Record<string, unknown> & {id: string; path: string}
 
@@ -253,15 +254,7 @@ test('kept images are laid down as links, copies and shards', async () => {
   )
 })
 
-const meta: EmbeddingMeta = {
-  fingerprint: 'd'.repeat(64),
-  preprocessing: {resize: 256, crop: 224},
-  pooling: 'cls',
-  layers: 1,
-  normalized: false,
-  dim: 12,
-  toolVersion: '0.1.0'
-}
+const meta = testMeta(12, {fingerprint: 'd'.repeat(64)})
 async function vectors(name: string, data: Float32Array, ids: readonly string[], dim = 12): Promise<void> {
   const output = await createEmbeddings(join(dir, name), {meta: {...meta, dim}, force: true})
   await output.write(batchOf(ids.map((id, i) => ({id, vector: data.subarray(i * dim, (i + 1) * dim), fields: {}}))))

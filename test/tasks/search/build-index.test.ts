@@ -7,47 +7,24 @@ import {mkdtemp, open, readFile, rm, truncate, writeFile} from 'node:fs/promises
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
-import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../src/files/embeddings/embeddings.js'
+import {batchOf, type EmbeddingMeta, type Row} from '../../../src/files/embeddings/embeddings.js'
 import {fileSink} from '../../../src/files/embeddings/bytes.js'
 import {isIndex, openIndex} from '../../../src/files/search-index/vector-index.js'
 import {buildIndex, type IndexOptions, type IndexReport} from '../../../src/tasks/search/build-index.js'
 import {loadIndex} from '../../../src/tasks/search/search.js'
-import {rng} from '../../../src/tensor/random.js'
+import {clusteredRows, testMeta, writeEmbeddings} from '../../support/vectors.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'index-'))))
 after(() => rm(dir, {recursive: true, force: true}))
 
 const D = 16
-const meta: EmbeddingMeta = {
-  fingerprint: 'c'.repeat(64),
-  preprocessing: {resize: 256, crop: 224},
-  pooling: 'cls',
-  layers: 1,
-  normalized: false,
-  dim: D,
-  toolVersion: '0.1.0'
-}
+const meta = testMeta(D, {fingerprint: 'c'.repeat(64)})
 
-function draw(n: number, from = 0): Row[] {
-  return Array.from({length: n}, (_, j) => {
-    const random = rng(5, 'row', from + j)
-    const centre = rng(5, 'centre', (from + j) % 12)
-    return {
-      id: `p/${from + j}.jpg`,
-      vector: Float32Array.from({length: D}, () => centre.normal() + 0.4 * random.normal()),
-      fields: {label: `c${(from + j) % 12}`, odd: [from + j]}
-    }
-  })
-}
+const draw = (n: number, from = 0): Row[] => clusteredRows(n, from, {dim: D, classes: 12, folder: 'p'})
 
-async function embeddings(name: string, rows: readonly Row[], change: Partial<EmbeddingMeta> = {}): Promise<string> {
-  const path = join(dir, name)
-  const output = await createEmbeddings(path, {meta: {...meta, ...change}, force: true})
-  for (let at = 0; at < rows.length; at += 64) await output.write(batchOf(rows.slice(at, at + 64)))
-  await output.commit()
-  return path
-}
+const embeddings = (name: string, rows: readonly Row[], change: Partial<EmbeddingMeta> = {}): Promise<string> =>
+  writeEmbeddings(join(dir, name), rows, {...meta, ...change}, 64)
 
 async function index(name: string, options: IndexOptions): Promise<{path: string; report: IndexReport}> {
   const built = await finish(buildIndex(options))

@@ -11,14 +11,14 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, describe, test} from 'node:test'
 import {fileURLToPath} from 'node:url'
-import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../src/files/embeddings/embeddings.js'
+import {batchOf, type EmbeddingMeta, type Row} from '../../../src/files/embeddings/embeddings.js'
 import {fileSink} from '../../../src/files/embeddings/bytes.js'
 import {isLance, LanceTable, loadLibrary} from '../../../src/files/search-index/lance-table.js'
 import {buildIndex} from '../../../src/tasks/search/build-index.js'
 import {indexLance, subvectorCount, type LanceOptions, type LanceReport} from '../../../src/tasks/search/lance-index.js'
 import {loadIndex} from '../../../src/tasks/search/search.js'
-import {rng} from '../../../src/tensor/random.js'
 import {open} from 'node:fs/promises'
+import {clusteredRows, testMeta, writeEmbeddings} from '../../support/vectors.js'
 
 const binary = fileURLToPath(new URL('../../../../bin/run.js', import.meta.url))
 let dir: string
@@ -35,35 +35,12 @@ const absent = ((): string | false => {
 })()
 
 const D = 24
-const meta: EmbeddingMeta = {
-  fingerprint: 'c'.repeat(64),
-  preprocessing: {resize: 256, crop: 224},
-  pooling: 'cls',
-  layers: 1,
-  normalized: false,
-  dim: D,
-  toolVersion: '0.1.0'
-}
+const meta = testMeta(D, {fingerprint: 'c'.repeat(64)})
 
-function draw(n: number, from = 0): Row[] {
-  return Array.from({length: n}, (_, j) => {
-    const random = rng(5, 'row', from + j)
-    const centre = rng(5, 'centre', (from + j) % 40)
-    return {
-      id: `it's/${from + j}.jpg`,
-      vector: Float32Array.from({length: D}, () => centre.normal() + 0.4 * random.normal()),
-      fields: {label: `c${(from + j) % 40}`, odd: [from + j]}
-    }
-  })
-}
+const draw = (n: number, from = 0): Row[] => clusteredRows(n, from, {dim: D, classes: 40, folder: "it's"})
 
-async function embeddings(name: string, rows: readonly Row[], change: Partial<EmbeddingMeta> = {}): Promise<string> {
-  const path = join(dir, name)
-  const output = await createEmbeddings(path, {meta: {...meta, ...change}, force: true})
-  for (let at = 0; at < rows.length; at += 256) await output.write(batchOf(rows.slice(at, at + 256)))
-  await output.commit()
-  return path
-}
+const embeddings = (name: string, rows: readonly Row[], change: Partial<EmbeddingMeta> = {}): Promise<string> =>
+  writeEmbeddings(join(dir, name), rows, {...meta, ...change}, 256)
 
 async function finish<T>(events: AsyncGenerator<unknown, T>): Promise<T> {
   for (;;) {

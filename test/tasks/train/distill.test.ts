@@ -9,12 +9,12 @@ import {before, describe, test} from 'node:test'
 import {setTimeout as sleep} from 'node:timers/promises'
 import type {Batches, CropBatch} from '../../../src/data/loader/batches.js'
 import {SharedBatches} from '../../../src/data/loader/shared-batches.js'
-import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {listStates} from '../../../src/files/run/training-state.js'
 import {loadTeacher, planTeacher, teacherCropSide} from '../../../src/tasks/train/teacher.js'
 import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../../support/program.js'
 import {onTorch, take} from '../../support/engine.js'
 import {drawnFolder} from '../../support/drawn-images.js'
+import {readTensors} from '../../support/tensors.js'
 
 const root = makeFolder()
 const at = (...names: string[]): string => join(root, ...names)
@@ -39,17 +39,7 @@ const teach = (name: string, ...more: string[]): Promise<Ended> =>
   distill('--teacher', at('run'), '--config', at('course.yaml'), '--output', at(name), ...more)
 const ok = (ended: Ended): void => assert.ok(ended.status === 0 || ended.status === 6, ended.stderr) // so short a run may be judged either way
 
-const tensors = async (path: string): Promise<Map<string, Float32Array>> => {
-  const file = await openSafetensors(path)
-  try {
-    const all = new Map<string, Float32Array>()
-    for (const [name, entry] of file.tensors) all.set(name, await entry.readFloat32())
-    return all
-  } finally {
-    await file.close()
-  }
-}
-const final = (name: string, file = 'backbone'): Promise<Map<string, Float32Array>> => tensors(at(name, 'final', `${file}.safetensors`))
+const final = (name: string, file = 'backbone'): Promise<Map<string, Float32Array>> => readTensors(at(name, 'final', `${file}.safetensors`))
 
 before(async () => {
   await drawnFolder(at('pictures'), ['a', 'b', 'c'], 4)

@@ -12,7 +12,6 @@ import {readLayers, resolveSettings, withSetting} from '../../../src/config/sett
 import type {Settings} from '../../../src/config/table.js'
 import type {CropBatch} from '../../../src/data/loader/batches.js'
 import {maskSettings} from '../../../src/data/augment/block-masks.js'
-import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {adapt} from '../../../src/model/adapt.js'
 import {forward} from '../../../src/model/vit.js'
 import {loadBackbone} from '../../../src/tasks/embed/load-backbone.js'
@@ -28,6 +27,7 @@ import {folder as makeFolder, realBinary, run as runBinary, type Ended} from '..
 import {counted, normal, onTorch, put} from '../../support/engine.js'
 import {drawnFolder} from '../../support/drawn-images.js'
 import {freeState} from '../../support/small-run.js'
+import {readTensors} from '../../support/tensors.js'
 
 const root = makeFolder()
 const at = (...names: string[]): string => join(root, ...names)
@@ -58,16 +58,6 @@ async function from(weights: string, ...given: string[]): Promise<Settings> {
   return withInferredSettings(await readOrigin(weights, sectionsOf), resolved, '--init', withSetting).settings
 }
 
-const tensors = async (path: string): Promise<Map<string, Float32Array>> => {
-  const file = await openSafetensors(path)
-  try {
-    const all = new Map<string, Float32Array>()
-    for (const [name, entry] of file.tensors) all.set(name, await entry.readFloat32())
-    return all
-  } finally {
-    await file.close()
-  }
-}
 const numbers = async (leaf: Tensor): Promise<Float32Array> => (await leaf.data()) as Float32Array
 
 before(async () => {
@@ -144,8 +134,8 @@ describe('the state', () => {
     const drawn = await initState(own, plan, '')
     assert.deepEqual([...state.student.keys()], [...drawn.student.keys()])
     freeState(drawn)
-    const heads = await tensors(at('run', 'final', 'heads.safetensors'))
-    for (const [name, values] of [...[...(await tensors(model('run')))].map(([name, v]) => [`backbone.${name}`, v] as const), ...heads])
+    const heads = await readTensors(at('run', 'final', 'heads.safetensors'))
+    for (const [name, values] of [...[...(await readTensors(model('run')))].map(([name, v]) => [`backbone.${name}`, v] as const), ...heads])
       for (const named of [state.student, state.teacher]) assert.deepEqual(await numbers(named.get(name)!), values, name)
     // What the first step sees is what the model says.
     const loaded = await loadBackbone(at('run'), {trainable: true})
@@ -251,8 +241,8 @@ describe('a run', () => {
     assert.match(straight.stderr, /dino_head is new \(there is none\); for 5 steps the heads learn and the backbone stands still/)
     const lines = readFileSync(at('straight', 'metrics.jsonl'), 'utf8').trim().split('\n').map(line => JSON.parse(line) as Record<string, number>) // prettier-ignore
     assert.ok(lines.at(-1)!['backbone_lr']! > 0)
-    const resting = await tensors(checkpoint('straight', 3))
-    const [begun, moved] = [await tensors(model('run')), await tensors(checkpoint('straight', 9))]
+    const resting = await readTensors(checkpoint('straight', 3))
+    const [begun, moved] = [await readTensors(model('run')), await readTensors(checkpoint('straight', 9))]
     const name = 'blocks.1.mlp.fc1.weight'
     assert.deepEqual(resting.get(`student.backbone.${name}`), begun.get(name))
     assert.deepEqual(resting.get(`teacher.backbone.${name}`), begun.get(name))

@@ -54,13 +54,12 @@ const filterIn = (w: Handle): Handle => op('permute', w, [3, 2, 0, 1])
 const depthwiseIn = (w: Handle, info: Info): Handle =>
   op('reshape', op('permute', w, [2, 3, 0, 1]), [info.outChannels, 1, info.filterHeight, info.filterWidth])
 
-function convolve(x: TensorInfo, filter: TensorInfo, attrs: Attributes, bias?: TensorInfo): Handle {
-  const info = convInfo(x.shape, filter.shape, attrs)
-  const groups = info.inChannels / filter.shape[2]!
-  return op(
+/** libtorch's convolution of an input that is padded here, since paddings may differ by side. */
+const convolution = (x: TensorInfo, w: Handle, info: Info, groups: number, attrs: Attributes, bias?: TensorInfo): Handle =>
+  op(
     'convolution',
     padded(enter(asFloat(x), attrs), info),
-    filterIn(handleOf(filter)),
+    w,
     bias ? op('reshape', handleOf(bias), [-1]) : null,
     [info.strideHeight, info.strideWidth],
     [0, 0],
@@ -69,21 +68,14 @@ function convolve(x: TensorInfo, filter: TensorInfo, attrs: Attributes, bias?: T
     [0, 0],
     groups
   )
+
+function convolve(x: TensorInfo, filter: TensorInfo, attrs: Attributes, bias?: TensorInfo): Handle {
+  const info = convInfo(x.shape, filter.shape, attrs)
+  return convolution(x, filterIn(handleOf(filter)), info, info.inChannels / filter.shape[2]!, attrs, bias)
 }
 function convolveDepthwise(x: TensorInfo, filter: TensorInfo, attrs: Attributes, bias?: TensorInfo): Handle {
   const info = convInfo(x.shape, filter.shape, attrs, true)
-  return op(
-    'convolution',
-    padded(enter(asFloat(x), attrs), info),
-    depthwiseIn(handleOf(filter), info),
-    bias ? op('reshape', handleOf(bias), [-1]) : null,
-    [info.strideHeight, info.strideWidth],
-    [0, 0],
-    [info.dilationHeight, info.dilationWidth],
-    false,
-    [0, 0],
-    info.inChannels
-  )
+  return convolution(x, depthwiseIn(handleOf(filter), info), info, info.inChannels, attrs, bias)
 }
 define('Conv2D', ({x, filter}, attrs) => [leave(convolve(x!, filter!, attrs), attrs), 'float32'])
 define('DepthwiseConv2dNative', ({x, filter}, attrs) => [leave(convolveDepthwise(x!, filter!, attrs), attrs), 'float32'])

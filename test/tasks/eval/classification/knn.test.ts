@@ -15,21 +15,14 @@ import {rng} from '../../../../src/tensor/random.js'
 import {memory} from '../../../../src/tensor/tf.js'
 import {drawnFolder} from '../../../support/drawn-images.js'
 import {saveTiny} from '../../../support/tiny-backbone.js'
+import {testMeta} from '../../../support/vectors.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'knn-'))))
 after(() => rm(dir, {recursive: true, force: true}))
 
 const D = 6
-const meta: EmbeddingMeta = {
-  fingerprint: 'a'.repeat(64),
-  preprocessing: {resize: 1},
-  pooling: 'cls',
-  layers: 1,
-  normalized: false,
-  dim: D,
-  toolVersion: '0'
-}
+const meta = testMeta(D, {preprocessing: {resize: 1}})
 
 /** Rows of three overlapping classes; the label is a field for the even ones and the folder for the others. */
 const draw = (n: number, key: string): Row[] =>

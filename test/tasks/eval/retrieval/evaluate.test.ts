@@ -7,7 +7,7 @@ import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
-import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../../src/files/embeddings/embeddings.js'
+import {batchOf, createEmbeddings, type Row} from '../../../../src/files/embeddings/embeddings.js'
 import {defaultFeatures} from '../../../../src/tasks/embed/embedder.js'
 import {
   groupOf,
@@ -20,20 +20,13 @@ import {pickQueries, retrievalPage} from '../../../../src/tasks/eval/retrieval/p
 import {memory} from '../../../../src/tensor/tf.js'
 import {drawnFolder, drawnImage} from '../../../support/drawn-images.js'
 import {saveTiny} from '../../../support/tiny-backbone.js'
+import {testMeta} from '../../../support/vectors.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'retrieval-'))))
 after(() => rm(dir, {recursive: true, force: true}))
 
-const meta: EmbeddingMeta = {
-  fingerprint: 'a'.repeat(64),
-  preprocessing: {resize: 1},
-  pooling: 'cls',
-  layers: 1,
-  normalized: false,
-  dim: 2,
-  toolVersion: '0'
-}
+const meta = testMeta(2, {preprocessing: {resize: 1}})
 const near = (a: number, b: number): void => assert.ok(Math.abs(a - b) < 1e-9, `${a} is not ${b}`)
 
 /** Vectors in the plane, by their angle in degrees: nearer is more similar. */
