@@ -76,6 +76,14 @@ export const oneBlock = (rows: Float32Array, dim: number): Vectors => ({
   blocks: rows.length === 0 ? [] : [rows]
 })
 
+/** Rows [N, D] that lie one after the other as vectors, in blocks that share their memory. */
+export function blocksOfRows(rows: Float32Array, dim: number): Vectors {
+  const blockRows = blockRowsFor(dim)
+  const count = rows.length / dim
+  const blocks = Array.from({length: Math.ceil(count / blockRows)}, (_, b) => rows.subarray(b * blockRows * dim, (b + 1) * blockRows * dim))
+  return {dim, count, blockRows, blocks}
+}
+
 /** A view of row i. */
 export function rowAt({dim, blockRows, blocks}: Vectors, i: number): Float32Array {
   const at = (i % blockRows) * dim

@@ -1,5 +1,5 @@
 /**
- * The k-nearest-neighbour classifier by which features are judged without training anything (docs/spec.md §5.1; Wu et
+ * The k-nearest-neighbour classifier, which scores features without training anything (docs/spec.md §5.1; Wu et
  * al. 2018).
  *
  * Neighbours are found once for the largest k. Their weights are softmax(similarity / 0.07) over that largest k; for
@@ -18,17 +18,17 @@ export type Votes = {readonly k: number; readonly classes: readonly number[]; re
 
 /**
  * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all.
- * Equal sums are ordered by class number. Classes that get no vote are not named. `heat` divides the similarities.
+ * Equal sums are ordered by class number. Classes that get no vote are not named. `temperature` divides the similarities.
  */
 export function vote(
   {rows, scores}: Neighbours,
   labels: Int32Array,
   classes: number,
   ks: readonly number[],
-  heat = defaultTemperature
+  temperature = defaultTemperature
 ): Votes[] {
   const highest = scores[0] ?? 0
-  const weights = Float64Array.from(scores, score => Math.exp((score - highest) / heat))
+  const weights = Float64Array.from(scores, score => Math.exp((score - highest) / temperature))
   const total = weights.reduce((sum, weight) => sum + weight, 0)
   return ks.map(k => {
     const sums = new Float64Array(classes)
@@ -47,23 +47,6 @@ export function vote(
 /** Whether the true class is among the first `top`, for each k. */
 export const hits = (votes: readonly Votes[], truth: number, top: number): boolean[] =>
   votes.map(({classes}) => classes.slice(0, top).includes(truth))
-
-/**
- * Mean and 95 % interval of a share, by drawing the queries with replacement `draws` times. `random` gives numbers in
- * [0, 1).
- */
-export function bootstrap(correct: ArrayLike<number>, random: () => number, draws = 1000): {mean: number; low: number; high: number} {
-  const n = correct.length
-  let sum = 0
-  for (let i = 0; i < n; i++) sum += correct[i]!
-  const means = Float64Array.from({length: draws}, () => {
-    let drawn = 0
-    for (let i = 0; i < n; i++) drawn += correct[Math.floor(random() * n)]!
-    return drawn / n
-  }).sort()
-  const at = (share: number): number => means[Math.min(draws - 1, Math.max(0, Math.round(share * (draws - 1))))]!
-  return {mean: sum / n, low: at(0.025), high: at(0.975)}
-}
 
 /**
  * At most `n` rows of each class, drawn without replacement; the result keeps the order of rows. One class's draw does

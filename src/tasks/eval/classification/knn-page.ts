@@ -1,79 +1,56 @@
 /**
- * The page of a kNN evaluation: scores by k, what the model is compared with, the confusion matrix, and pictures it is
- * right and wrong about.
+ * The page of a kNN evaluation: scores by k, paired differences, the confusion matrix, and images that were classified
+ * correctly and wrongly.
  */
 import {lineChart} from '../../../render/chart.js'
 import {confusionTable, evalPage} from '../../../render/eval-page.js'
 import {html} from '../../../render/html.js'
-import {comparison} from '../../../metrics/intervals.js'
-import {caseSections} from '../shared/example-images.js'
-import type {KnnReport} from './knn.js'
+import type {EvalPageText, Table} from '../shared/evaluation.js'
+import {exampleSections} from '../shared/example-images.js'
+import {candidateTitle, figures, pageTables, percent, words} from '../shared/tables.js'
 import type {ThumbnailOptions} from '../shared/thumbnails.js'
+import type {KnnReport} from './knn-report.js'
+import {knnHeading, knnSummary} from './knn-summary.js'
 
-const percent = (share: number): string => (100 * share).toFixed(1)
-const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`
-const names: Readonly<Record<string, string>> = {
-  model: 'model',
-  majority: 'largest class',
-  pixels: 'raw pixels',
-  untrained: 'untrained model'
+/** The share of right images of every class, the hardest first. */
+function classTable({perClass, confusion}: KnnReport): Table[] {
+  const k = confusion?.k
+  const rows = Object.entries(perClass)
+    .filter(([, {images}]) => images > 0)
+    .map(([name, {images, top1}]) => ({name, images, share: top1[String(k)] ?? NaN}))
+    .sort((a, b) => a.share - b.share)
+  if (rows.length === 0) return []
+  return [
+    {
+      title: 'Classes',
+      note: `Share of the images of each class that were classified correctly at k ${k}, the hardest first.`,
+      columns: [words('class'), figures('images'), figures('top-1 %')],
+      rows: rows.map(({name, images, share}) => [name, String(images), percent(share)])
+    }
+  ]
 }
 
-/** The page as text. Pictures that cannot be opened are left out. */
-export async function knnPage(report: KnnReport, options: ThumbnailOptions = {}): Promise<string> {
-  const {train, val, classes, leaveOneOut, temperature, scores, gains, perClass, confusion, cases, notes} = report
-  const limited = scores.some(score => score.perClass !== null)
-  const full = scores.filter(score => score.perClass === null && score.k > 0)
-  const k = confusion?.k
-  const hardest = Object.entries(perClass)
-    .filter(([, {images}]) => images > 0)
-    .map(([name, {images, top1}]) => [name, images, top1[String(k)] ?? NaN] as const)
-    .sort((a, b) => a[2] - b[2])
-  return evalPage({
+/** The page. Images that cannot be opened are left out and counted. */
+export async function knnPage(report: KnnReport, options: ThumbnailOptions = {}): Promise<EvalPageText> {
+  const {temperature, scores, sets, confusion, examples, notes} = report
+  const {sections, missing} = examples ? await exampleSections(examples, options) : {sections: [], missing: 0}
+  const curve = scores.filter(({perClass, k, set}) => perClass === null && k !== null && set === sets[0]!.name)
+  const content = evalPage({
     title: 'Classification by nearest neighbours',
     lead: [
-      `${leaveOneOut ? `${train} images, each classified by the others` : `${val} images classified by ${train}`}; ${classes} classes. Nothing is trained: the k nearest by cosine vote with weights exp(similarity / ${temperature}).`,
-      ...gains.map(
-        ({over, k: at, top1, interval: [low, high]}) =>
-          `At k ${at} the model ${comparison({mean: top1, interval: [low, high]})} ${over === 'pixels' ? '' : 'the '}${names[over]!}: ${signed(top1)} points of top-1 (95 % of draws between ${signed(low)} and ${signed(high)}).`
-      ),
+      `${knnHeading(report)}. Nothing is trained: the k nearest by cosine vote with weights exp(similarity / ${temperature}).`,
       ...notes
     ],
-    tables: [
-      {
-        title: 'Scores',
-        note: 'Intervals of 95 % by drawing the classified images with replacement.',
-        rows: [
-          ['features', ...(limited ? ['train images of a class'] : []), 'k', 'top-1 %', '95 %', 'top-5 %'],
-          ...scores.map(({features, perClass: some, k: at, top1, top1Interval: [low, high], top5}) => [
-            names[features]!,
-            ...(limited ? [some === null ? 'all' : String(some)] : []),
-            at === 0 ? '' : String(at),
-            percent(top1),
-            `${percent(low)}–${percent(high)}`,
-            percent(top5)
-          ])
-        ]
-      },
-      ...(hardest.length > 0
-        ? [
-            {
-              title: 'Classes',
-              note: `Share of the images of each class that were named rightly at k ${k}, the hardest first.`,
-              rows: [['class', 'images', 'top-1 %'], ...hardest.map(([name, images, share]) => [name, images, percent(share)])]
-            }
-          ]
-        : [])
-    ],
+    tables: pageTables([...knnSummary(report).tables, ...classTable(report)]),
     charts:
-      new Set(full.map(score => score.k)).size > 1
+      new Set(curve.map(({k}) => k)).size > 1
         ? [
             lineChart({
               title: 'Top-1 (%) by k',
               x: 'k',
-              series: [...new Set(full.map(({features}) => features))].map(features => ({
-                name: names[features]!,
-                points: full.filter(score => score.features === features).map(score => [score.k, 100 * score.top1] as const)
+              series: [...new Set(curve.map(({features}) => features))].map(features => ({
+                name: candidateTitle(features),
+                points: curve.filter(score => score.features === features).map(({k, top1}) => [k!, 100 * top1] as const)
               }))
             })
           ]
@@ -84,6 +61,7 @@ export async function knnPage(report: KnnReport, options: ThumbnailOptions = {})
       html`<h2>Confusion</h2>
         <p class="quiet">Rows are the true classes; k ${confusion.k}, which scored highest.</p>
         ${confusionTable(confusion.classes, confusion.counts.flat())}`,
-    pictures: cases ? await caseSections(cases, options) : []
+    pictures: sections
   })
+  return {content, missing}
 }

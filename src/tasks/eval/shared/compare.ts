@@ -29,7 +29,11 @@ export type Measure<T> = {
 }
 
 /** A measure that is the mean of one number an item. */
-export const meanMeasure = <T>(name: string, valueOf: (item: T) => number, better: Measure<T>['better'] = 'higher'): Measure<T> => ({
+export const meanMeasure = <T, M extends string = string>(
+  name: M,
+  valueOf: (item: T) => number,
+  better: Measure<T>['better'] = 'higher'
+): Measure<T> & {readonly name: M} => ({
   name,
   better,
   of: (items, drawn) => {

@@ -58,11 +58,11 @@ export type EvalDifference = {
 }
 
 /** The fields that every report has. */
-export type EvalReport = {
+export type EvalReport<S extends EvalScore = EvalScore, D extends EvalDifference = EvalDifference> = {
   readonly task: 'knn' | 'linear' | 'retrieval' | 'depth' | 'segmentation'
   readonly fingerprint: string | null
-  readonly scores: readonly EvalScore[]
-  readonly differences: readonly EvalDifference[]
+  readonly scores: readonly S[]
+  readonly differences: readonly D[]
   readonly notes: readonly string[]
 }
 

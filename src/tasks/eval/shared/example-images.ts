@@ -1,52 +1,60 @@
 /**
- * Images that were classified, as a page shows them: those it was wrong and sure about, the usual ones, and those it
- * was right and sure about.
+ * Images that were classified, as a page shows them: the most confident errors, and images that were classified
+ * correctly with middling and with high confidence.
  */
+import {basename} from 'node:path'
 import type {Picture} from '../../../render/eval-page.js'
+import {pickExamples, type Examples} from './pick-examples.js'
 import {thumbnail, type ThumbnailOptions} from './thumbnails.js'
 
-/** An image with what was said of it. `confidence` is between 0 and 1. */
-export type Case = {readonly path: string; readonly truth: string; readonly said: string; readonly confidence: number}
-export type Cases = {readonly worst: readonly Case[]; readonly typical: readonly Case[]; readonly best: readonly Case[]}
+/** An image with the class that was predicted. `confidence` is between 0 and 1. */
+export type ClassifiedImageExample = {
+  readonly path: string
+  readonly label: string
+  readonly predicted: string
+  readonly confidence: number
+}
+export type ClassifiedExamples = Examples<ClassifiedImageExample>
 
-const shown = 12
+/** Images of a kind on the page. */
+const SHOWN = 12
+
+const isRight = ({label, predicted}: ClassifiedImageExample): boolean => label === predicted
 
 /**
- * Picks wrong and surest, right and neither sure nor unsure, right and surest; equal ones by path. None comes twice
- * where there are enough.
+ * The most confident errors as the worst ones; as best and typical ones images that were classified correctly.
  */
-export function pickCases(all: readonly Case[]): Cases {
-  const surest = all.toSorted((a, b) => b.confidence - a.confidence || (a.path < b.path ? -1 : 1))
-  const right = surest.filter(({truth, said}) => truth === said)
-  const middle = Math.max(0, Math.floor((right.length - shown) / 2))
-  return {
-    worst: surest.filter(({truth, said}) => truth !== said).slice(0, shown),
-    typical: right.slice(middle, middle + shown),
-    best: right.slice(0, shown)
-  }
+export function pickClassified(all: readonly ClassifiedImageExample[]): ClassifiedExamples {
+  const by = {score: ({confidence}: ClassifiedImageExample) => confidence, name: ({path}: ClassifiedImageExample) => path}
+  const wrong = all.filter(image => !isRight(image)).toSorted((a, b) => b.confidence - a.confidence || (a.path < b.path ? -1 : 1))
+  const {best, typical} = pickExamples(all.filter(isRight), SHOWN, by)
+  return {best, typical, worst: wrong.slice(0, SHOWN)}
 }
 
-/** Small pictures of images that can be opened, with what was said of them. */
-async function pictured(cases: readonly Case[], options: ThumbnailOptions): Promise<Picture[]> {
-  const out: Picture[] = []
-  for (const {path, truth, said, confidence} of cases) {
-    const picture = await thumbnail(path, options)
-    if (!picture) continue
-    const sure = `${(100 * confidence).toFixed(1)} %`
-    out.push({...picture, caption: said === truth ? `${truth}, ${sure}` : `${truth}, taken for ${said} (${sure})`, right: said === truth})
-  }
-  return out
-}
-
-/** The picture sections of a page; those without a picture are left out. */
-export async function caseSections(
-  {worst, typical, best}: Cases,
+/** The sections of a page that show them, and how many images could not be opened. Empty sections are left out. */
+export async function exampleSections(
+  {worst, typical, best}: ClassifiedExamples,
   options: ThumbnailOptions
-): Promise<{readonly title: string; readonly items: readonly Picture[]}[]> {
+): Promise<{readonly sections: readonly {readonly title: string; readonly items: readonly Picture[]}[]; readonly missing: number}> {
+  let missing = 0
+  const pictures = async (images: readonly ClassifiedImageExample[]): Promise<Picture[]> => {
+    const shown: Picture[] = []
+    for (const image of images) {
+      const picture = await thumbnail(image.path, options)
+      if (picture) shown.push({...picture, caption: captionOf(image), right: isRight(image)})
+      else missing++
+    }
+    return shown
+  }
   const sections = [
-    {title: 'Wrong and sure of it', items: await pictured(worst, options)},
-    {title: 'Right, neither sure nor unsure', items: await pictured(typical, options)},
-    {title: 'Right and sure of it', items: await pictured(best, options)}
+    {title: 'Most confident errors', items: await pictures(worst)},
+    {title: 'Classified correctly, middling confidence', items: await pictures(typical)},
+    {title: 'Classified correctly, most confident', items: await pictures(best)}
   ]
-  return sections.filter(({items}) => items.length > 0)
+  return {sections: sections.filter(({items}) => items.length > 0), missing}
+}
+
+function captionOf({path, label, predicted, confidence}: ClassifiedImageExample): string {
+  const figure = `${(100 * confidence).toFixed(1)} %`
+  return `${basename(path)}: ${label === predicted ? `${label}, ${figure}` : `${label}, predicted ${predicted} (${figure})`}`
 }

@@ -9,9 +9,11 @@ import {UserError} from '../../../config/errors.js'
 import {pixelBatches, type RejectedImage} from '../../../data/loader/batches.js'
 import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
+import {assertFiniteRows} from '../../../files/embeddings/finite.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
 import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
 import {embed, embedderOf, defaultBatch, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
+import {untrainedBackbone} from '../../embed/image-features.js'
 
 export type Baseline = 'pixels' | 'untrained'
 
@@ -76,22 +78,9 @@ export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOpti
   }
 }
 
-/**
- * The model's architecture with fresh weights. LayerScale starts at 1: from 1e-5, as in the recipes, all images come
- * out alike and the score is chance.
- */
-export async function untrainedEmbedder(
-  {config}: Embedder,
-  features: FeatureSettings,
-  toolVersion: string,
-  seed: number
-): Promise<Embedder> {
-  const {initVit} = await import('../../../model/init.js')
-  const {disposeTree: free} = await import('../../../tensor/tree.js')
-  const params = initVit(config, seed, 1)
-  const backbone = {config, params, precision: 'fp32' as const, fingerprint: `untrained ${seed}`, [Symbol.dispose]: () => free(params)}
-  return embedderOf(backbone, {...features, toolVersion}, 'the untrained model')
-}
+/** The model's architecture with fresh weights, as an embedder. */
+export const untrainedEmbedder = ({config}: Embedder, features: FeatureSettings, toolVersion: string, seed: number): Embedder =>
+  embedderOf(untrainedBackbone(config, seed), {...features, toolVersion}, 'the untrained model')
 
 /** Images of a set, in the order of its inputs. */
 const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
@@ -169,25 +158,26 @@ export type LabelledSet = {
 }
 
 /**
- * Gathers rows; calls `onRows` with their number so far. Throws a `UserError`: none (exit 3), or one without a label
- * where labels are `needed` (exit 2).
+ * Gathers rows; yields their number so far. Throws a `UserError`: no row (exit 3), or one without a label (exit 2), or
+ * with a number that is not finite (exit 1).
  */
-export async function gatherRows(
+export async function* gatherRows(
   rows: Rows,
   inputs: readonly string[],
-  {signal, onRows, needed = true}: {signal?: AbortSignal | undefined; onRows?: (count: number) => void; needed?: boolean} = {}
-): Promise<LabelledSet> {
+  {signal}: {readonly signal?: AbortSignal | undefined} = {}
+): AsyncGenerator<number, LabelledSet> {
   const parts: Float32Array[] = []
   const [ids, labels, paths]: [string[], string[], string[]] = [[], [], []]
   for await (const {ids: some, labels: own, fields, vectors} of rows) {
     signal?.throwIfAborted()
+    assertFiniteRows(vectors, some)
     parts.push(vectors)
     for (const [i, id] of some.entries()) {
       ids.push(id)
-      labels.push(own[i] ?? (needed ? throwUnlabelled(id) : ''))
+      labels.push(own[i] ?? throwUnlabelled(id))
       paths.push(pathOf(id, fields[i]))
     }
-    onRows?.(ids.length)
+    yield ids.length
   }
   signal?.throwIfAborted()
   if (ids.length === 0) throw noImages(inputs)
@@ -198,4 +188,12 @@ export async function gatherRows(
     at += part.length
   }
   return {x, dim: x.length / ids.length, ids, labels, paths}
+}
+
+/** Rows `picked` of a set, in that order. */
+export function pickRows({x, dim, ids, labels, paths}: LabelledSet, picked: Int32Array): LabelledSet {
+  const own = new Float32Array(picked.length * dim)
+  for (const [i, row] of picked.entries()) own.set(x.subarray(row * dim, (row + 1) * dim), i * dim)
+  const pick = (list: readonly string[]): string[] => Array.from(picked, row => list[row]!)
+  return {x: own, dim, ids: pick(ids), labels: pick(labels), paths: pick(paths)}
 }
