@@ -49,7 +49,7 @@ const within = ([low, high]: readonly [number, number]): string => `(${percent(l
 
 /** Scores of a model, and of the raw pixels beside it. */
 function judge(what: string, seed: string, model: string): Row {
-  type Score = {features: string; k: number; top1: number; top1Interval: [number, number]}
+  type Score = {features: string; k: number; top1: number; intervals: {top1: [number, number]}}
   const {scores} = report<{scores: Score[]}>(
     'knn-eval',
     '--train',
@@ -66,14 +66,14 @@ function judge(what: string, seed: string, model: string): Row {
     'pixels'
   )
   const near = scores.find(score => score.features === 'model' && score.k === Number(k))!
-  type Linear = {scores: {set: string; top1: number; top1Interval: [number, number]}[]}
+  type Linear = {scores: {set: string; top1: number; intervals: {top1: [number, number]}}[]}
   const trained = ['--cached', '--steps', '1000', '--baseline', 'majority']
   const found = report<Linear>('linear-eval', '--train', train!, '--val', val!, '--model', model, '--size', size, ...trained)
   const line = found.scores[0]!
   const row: Row = {
     ...{what, seed, model},
-    knn: `${percent(near.top1)} ${within(near.top1Interval)}`,
-    linear: `${percent(line.top1)} ${within(line.top1Interval)}`,
+    knn: `${percent(near.top1)} ${within(near.intervals.top1)}`,
+    linear: `${percent(line.top1)} ${within(line.intervals.top1)}`,
     top1: near.top1,
     linear1: line.top1
   }

@@ -16,9 +16,9 @@ import {join, resolve} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {parseArgs} from 'node:util'
 import type {DepthReport} from '../src/tasks/eval/depth/evaluate.js'
-import type {KnnReport} from '../src/tasks/eval/classification/knn.js'
-import type {LinearReport} from '../src/tasks/eval/classification/linear.js'
-import type {RetrievalReport} from '../src/tasks/eval/retrieval/evaluate.js'
+import type {KnnReport} from '../src/tasks/eval/classification/knn-report.js'
+import type {LinearReport} from '../src/tasks/eval/classification/linear-report.js'
+import type {RetrievalReport} from '../src/tasks/eval/retrieval/report.js'
 import type {SegReport} from '../src/tasks/eval/segmentation/report.js'
 
 const {positionals, values} = parseArgs({
@@ -98,30 +98,30 @@ for (const {set, title, size} of classified) {
   const common = ['--train', join(data, set, 'train'), '--val', join(data, set, 'val'), '--size', String(size)]
   const name = set.split('/')[0]!
   if (tasks.includes('knn')) {
-    const {scores, gains} = evaluate<KnnReport>(`${name}-knn`, ['knn-eval', ...common, '-k', '20'])
+    const {scores, differences} = evaluate<KnnReport>(`${name}-knn`, ['knn-eval', ...common, '-k', '20'])
     const own = scores.find(({features}) => features === 'model')!
     lines.push({
       what: `${title}, \`knn-eval\`, k = 20`,
       measure: 'top-1 %',
-      model: `${percent(own.top1)} ${within(own.top1Interval, percent)}`,
-      others: gains.map(({over, top1, interval: [low]}) => ({
+      model: `${percent(own.top1)} ${within(own.intervals['top1']!, percent)}`,
+      others: differences.map(({over, mean, interval: [low]}) => ({
         name: over,
         score: percent(scores.find(({features}) => features === over)!.top1),
-        better: top1 > 0,
+        better: mean > 0,
         sure: low > 0
       }))
     })
   }
   if (tasks.includes('linear')) {
-    const {scores, gains} = evaluate<LinearReport>(`${name}-linear`, ['linear-eval', ...common, '--cached', '--steps', '1500'])
-    const own = scores.find(score => score.name === model)!
+    const {scores, differences} = evaluate<LinearReport>(`${name}-linear`, ['linear-eval', ...common, '--cached', '--steps', '1500'])
+    const own = scores.find(({features}) => features === 'model')!
     lines.push({
       what: `${title}, \`linear-eval --cached\``,
       measure: 'top-1 %',
-      model: `${percent(own.top1)} ${within(own.top1Interval, percent)}`,
-      others: gains.map(({over, mean, interval: [low]}) => ({
+      model: `${percent(own.top1)} ${within(own.intervals['top1']!, percent)}`,
+      others: differences.map(({over, mean, interval: [low]}) => ({
         name: over,
-        score: percent(scores.find(score => score.name === over)!.top1),
+        score: percent(scores.find(({features}) => features === over)!.top1),
         better: mean > 0,
         sure: low > 0
       }))
@@ -213,7 +213,7 @@ if (tasks.includes('depth') && has('depth-rgbd')) {
 
 if (tasks.includes('retrieval') && has('retrieval-holidays300')) {
   const options = ['--group-prefix', '4', '--size', '128', '--crop-borders', '--pool', 'cls+mean']
-  const {scores, gains} = evaluate<RetrievalReport>('retrieval-holidays300', [
+  const {scores, differences} = evaluate<RetrievalReport>('retrieval-holidays300', [
     'retrieval-eval',
     join(data, 'retrieval-holidays300/images'),
     ...options
@@ -222,11 +222,11 @@ if (tasks.includes('retrieval') && has('retrieval-holidays300')) {
   lines.push({
     what: 'holiday photos, 300 groups, `retrieval-eval --crop-borders`',
     measure: 'mAP %',
-    model: `${percent(own.map)} ${within(own.interval, percent)}`,
-    others: gains.map(({over, map, interval: [low]}) => ({
+    model: `${percent(own.map)} ${within(own.intervals['map']!, percent)}`,
+    others: differences.map(({over, mean, interval: [low]}) => ({
       name: over,
       score: percent(scores.find(({features}) => features === over)!.map),
-      better: map > 0,
+      better: mean > 0,
       sure: low > 0
     }))
   })

@@ -1,7 +1,7 @@
 /** The classifier against the formula worked out by hand, and the draws around it. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {bootstrap, hits, sampleRowsPerClass, vote} from '../../src/search/knn.js'
+import {hits, sampleRowsPerClass, vote} from '../../src/search/knn.js'
 import {rng} from '../../src/tensor/random.js'
 
 test('votes are softmax(similarity / 0.07) over the largest k, cut to each k and summed per class', () => {
@@ -45,20 +45,6 @@ test('equal sums are ordered by class, and five classes at most are named', () =
     [n]
   )
   assert.deepEqual(votes!.classes, [0, 1, 2, 3, 4])
-})
-
-test('an interval of shares covers the mean and narrows with more queries', () => {
-  const correct = (n: number): Uint8Array => Uint8Array.from({length: n}, (_, i) => (i % 4 === 0 ? 0 : 1))
-  const draw = (n: number): {mean: number; low: number; high: number} => {
-    const random = rng(0, 'test')
-    return bootstrap(correct(n), () => random.uniform())
-  }
-  const [small, large] = [draw(40), draw(4000)]
-  assert.equal(small.mean, 0.75)
-  assert.ok(small.low < 0.75 && small.high > 0.75)
-  assert.ok(large.high - large.low < (small.high - small.low) / 5)
-  // Binomial: standard error sqrt(0.75 · 0.25 / 4000) = 0.0068, and 1.96 of it to either side.
-  assert.ok(Math.abs(large.high - large.low - 2 * 1.96 * 0.00685) < 0.003)
 })
 
 test('some of each class: at most n, in order, the same for the same seed, another choice for another', () => {

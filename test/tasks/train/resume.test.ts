@@ -133,7 +133,7 @@ describe('while it trains', () => {
     while (!step.done) step = await events.next()
     const last = linesOf('straight').at(-1)!
     assert.deepEqual(
-      step.value.scores.map(({top1}) => Number(top1.toPrecision(7))),
+      step.value.report.scores.map(({top1}) => Number(top1.toPrecision(7))),
       [last['knn_10'], last['knn_20']]
     )
   })

@@ -1,12 +1,13 @@
 /** The report of a kNN evaluation: what it holds, and how it is made from votes. */
 import {confusionMatrix} from '../../../metrics/accuracy.js'
 import {defaultTemperature} from '../../../search/knn.js'
-import {meanMeasure, pairedDifferences, scoreOutcomes, type Outcome} from '../shared/compare.js'
+import {pairedDifferences, scoreOutcomes, type Outcome} from '../shared/compare.js'
 import type {EvalDifference, EvalReport, EvalScore, ItemRow} from '../shared/evaluation.js'
 import {pickClassified, type ClassifiedExamples} from '../shared/example-images.js'
 import type {LabelledSet} from '../shared/labelled-features.js'
-import {byFrequency, classNumbers, ONE_CLASS_NOTE, unseenNote} from './classes.js'
-import type {KnnItem, KnnVotes} from './knn-vote.js'
+import {classNumbers, ONE_CLASS_NOTE, unseenNote} from './classes.js'
+import type {KnnVotes} from './knn-vote.js'
+import {classificationMeasures, comparedMeasures, majorityOutcome, type ClassifiedItem} from './measures.js'
 
 /** Shares between 0 and 1. `k` is null for the most frequent class, which needs no neighbour. */
 export type KnnScore = EvalScore & {
@@ -60,15 +61,6 @@ export type KnnFacts = {
   readonly notes: string[]
 }
 
-const measures = [meanMeasure<KnnItem, 'top1'>('top1', ({top1}) => top1), meanMeasure<KnnItem, 'top5'>('top5', ({top5}) => top5)]
-
-/** The outcome of predicting the most frequent classes of train for every image. */
-const majorityOutcome = (train: LabelledSet, set: string, rows: LabelledSet): Outcome<KnnItem> => {
-  const frequent = byFrequency(train.labels)
-  const among = (label: string, n: number): number => Number(frequent.slice(0, n).includes(label))
-  return {features: 'majority', set, ids: rows.ids, items: rows.labels.map(label => ({top1: among(label, 1), top5: among(label, 5)}))}
-}
-
 /** The votes of highest top1 with all train rows, else with the first number of them, for the first candidate. */
 export function shownVotes(
   voted: readonly VotedSet[],
@@ -84,16 +76,16 @@ export function shownVotes(
 /** Makes the report. */
 export function knnReport(voted: readonly VotedSet[], facts: KnnFacts): KnnReport {
   const {train, sets, classes, leaveOneOut, seed, notes} = facts
-  const repeats = new Map<Outcome<KnnItem>, readonly number[]>()
+  const repeats = new Map<Outcome<ClassifiedItem>, readonly number[]>()
   const outcomes = voted.flatMap(({features, set, perClass, rows, votes}) =>
-    votes.map(({k, items, repeats: own}): Outcome<KnnItem> => {
+    votes.map(({k, items, repeats: own}): Outcome<ClassifiedItem> => {
       const outcome = {features, set, variant: {k, perClass: perClass ?? null}, ids: rows.ids, items}
       if (perClass !== undefined) repeats.set(outcome, own)
       return outcome
     })
   )
-  if (facts.majority) outcomes.push(...sets.map(({name, rows}) => majorityOutcome(train, name, rows)))
-  const scores = scoreOutcomes(outcomes, measures, seed).map((score, i): KnnScore => ({
+  if (facts.majority) outcomes.push(...sets.map(({name, rows}) => majorityOutcome(train.labels, name, rows)))
+  const scores = scoreOutcomes(outcomes, classificationMeasures, seed).map((score, i): KnnScore => ({
     k: null,
     perClass: null,
     ...score,
@@ -115,7 +107,7 @@ export function knnReport(voted: readonly VotedSet[], facts: KnnFacts): KnnRepor
     leaveOneOut,
     temperature: facts.temperature ?? defaultTemperature,
     scores,
-    differences: pairedDifferences(outcomes, measures.slice(0, 1), {features: 'model', seed, notes}),
+    differences: pairedDifferences(outcomes, comparedMeasures, {features: 'model', seed, notes}),
     perClass: shown ? classTable(classes, shown.rows.labels, shown.all) : {},
     ...(shown ? detailsOf(shown.rows, shown.best, classes) : {}),
     fingerprint: facts.fingerprint,

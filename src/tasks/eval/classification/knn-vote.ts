@@ -8,14 +8,12 @@ import {blocksOfRows, nearest, type InnerProductFn} from '../../../search/exact.
 import {defaultK, defaultTemperature, hits, sampleRowsPerClass, vote} from '../../../search/knn.js'
 import {rng} from '../../../tensor/random.js'
 import {pickRows, type LabelledSet} from '../shared/labelled-features.js'
-
-/** Of one image: the share of draws in which it was right, and in which the class was among the first five. */
-export type KnnItem = {top1: number; top5: number}
+import type {ClassifiedItem} from './measures.js'
 
 /** What a k gives for a set. */
 export type KnnVotes = {
   readonly k: number
-  readonly items: readonly KnnItem[]
+  readonly items: readonly ClassifiedItem[]
   /** The share of right images of every draw. */
   readonly repeats: readonly number[]
   /** The class that the last draw predicted of each image, and its share of the votes. */
@@ -51,7 +49,7 @@ function allowedK(wanted: readonly number[], most: number): number[] {
   return [...new Set(wanted.map(k => Math.min(k, most)))].sort((a, b) => a - b)
 }
 
-type Tally = KnnVotes & {readonly items: KnnItem[]; readonly repeats: number[]}
+type Tally = KnnVotes & {readonly items: ClassifiedItem[]; readonly repeats: number[]}
 
 const emptyTally = (k: number, n: number): Tally => ({
   k,

@@ -9,7 +9,6 @@ import {UserError} from '../../../config/errors.js'
 import {pixelBatches, type RejectedImage} from '../../../data/loader/batches.js'
 import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
-import {assertFiniteRows} from '../../../files/embeddings/finite.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
 import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
 import {embed, embedderOf, defaultBatch, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
@@ -158,8 +157,8 @@ export type LabelledSet = {
 }
 
 /**
- * Gathers rows; yields their number so far. Throws a `UserError`: no row (exit 3), or one without a label (exit 2), or
- * with a number that is not finite (exit 1).
+ * Gathers rows; yields their number so far. Throws a `UserError`: no row (exit 3), or one without a label (exit 2).
+ * Rows are finite: files are checked where they are read, features where they leave the model.
  */
 export async function* gatherRows(
   rows: Rows,
@@ -170,7 +169,6 @@ export async function* gatherRows(
   const [ids, labels, paths]: [string[], string[], string[]] = [[], [], []]
   for await (const {ids: some, labels: own, fields, vectors} of rows) {
     signal?.throwIfAborted()
-    assertFiniteRows(vectors, some)
     parts.push(vectors)
     for (const [i, id] of some.entries()) {
       ids.push(id)

@@ -9,7 +9,9 @@ import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../../../src/files/embeddings/embeddings.js'
 import {defaultFeatures} from '../../../../src/tasks/embed/embedder.js'
-import {knnEval, type KnnOptions, type KnnReport} from '../../../../src/tasks/eval/classification/knn.js'
+import {knnEval, type KnnOptions} from '../../../../src/tasks/eval/classification/knn.js'
+import type {KnnReport} from '../../../../src/tasks/eval/classification/knn-report.js'
+import type {EvalEvent, EvalResult} from '../../../../src/tasks/eval/shared/evaluation.js'
 import {knnPage} from '../../../../src/tasks/eval/classification/knn-page.js'
 import {rng} from '../../../../src/tensor/random.js'
 import {memory} from '../../../../src/tensor/tf.js'
@@ -37,7 +39,8 @@ async function save(name: string, rows: readonly Row[], change: Partial<Embeddin
   await output.commit()
   return join(dir, name)
 }
-async function run(options: Partial<KnnOptions>): Promise<KnnReport> {
+const run = async (options: Partial<KnnOptions>): Promise<KnnReport> => (await result(options)).report
+async function result(options: Partial<KnnOptions>, seen: EvalEvent[] = []): Promise<EvalResult<KnnReport>> {
   const events = knnEval({
     train: [],
     features: defaultFeatures,
@@ -50,6 +53,7 @@ async function run(options: Partial<KnnOptions>): Promise<KnnReport> {
   for (;;) {
     const {value, done} = await events.next()
     if (done) return value
+    seen.push(value)
   }
 }
 
@@ -79,7 +83,12 @@ test('from embeddings: the shares that counting by hand gives, at every k, in ev
     report.scores.map(({k, top1}) => [k, top1]),
     [1, 5, 20].map(k => [k, byHand(train, val, k)])
   )
-  assert.ok(report.scores.every(({top1, top1Interval: [low, high], top5}) => low <= top1 && top1 <= high && low < high && top5 >= top1))
+  assert.ok(
+    report.scores.every(({top1, intervals, top5}) => {
+      const [low, high] = intervals['top1']!
+      return low <= top1 && top1 <= high && low < high && top5 >= top1
+    })
+  )
   assert.deepEqual([report.train, report.val, report.classes, report.leaveOneOut, report.notes], [90, 45, 3, false, []])
   const mean = Object.values(report.perClass).reduce((sum, {images, top1}) => sum + (images / 45) * top1['5']!, 0)
   assert.ok(Math.abs(mean - report.scores[1]!.top1) < 1e-12)
@@ -89,8 +98,8 @@ test('an engine’s matrix product gives the same shares and leaves no tensor', 
   const options = {train: [await save('t.arrow', draw(90, 'train'))], val: [await save('v.arrow', draw(45, 'val'))], k: [1, 5, 20]}
   const plain = await run(options)
   const before_ = memory().numTensors
-  const {cases: _, ...rest} = plain // sureness has the last bits of the engine's sums
-  const {cases: __, ...through} = await run({...options, engineWork: 0})
+  const {examples: _, ...rest} = plain // sureness has the last bits of the engine's sums
+  const {examples: __, ...through} = await run({...options, engineWork: 0})
   assert.deepEqual(through, rest)
   assert.equal(memory().numTensors, before_)
 })
@@ -111,13 +120,13 @@ test('the largest class of train, the confusion at the best k, and images to loo
   const options = {train: [await save('t.arrow', train)], val: [await save('v.arrow', val)], k: [1, 20], baselines: ['majority'] as const}
   const report = await run(options)
   const [one, twenty, majority] = report.scores
-  assert.deepEqual([majority!.features, majority!.k, majority!.top1, majority!.top5], ['majority', 0, 1 / 3, 1])
+  assert.deepEqual([majority!.features, majority!.k, majority!.top1, majority!.top5], ['majority', null, 1 / 3, 1])
   assert.deepEqual(
-    report.gains.map(({over, k}) => `${over} ${k}`),
+    report.differences.map(({over, k}) => `${over} ${k}`),
     ['majority 1', 'majority 20']
   )
-  assert.ok(Math.abs(report.gains[0]!.top1 - (one!.top1 - 1 / 3)) < 1e-12)
-  const {confusion, cases} = report
+  assert.ok(Math.abs(report.differences[0]!.mean - (one!.top1 - 1 / 3)) < 1e-12)
+  const {confusion, examples} = report
   const best = twenty!.top1 > one!.top1 ? twenty! : one!
   assert.equal(confusion!.k, best.k)
   assert.deepEqual(
@@ -125,22 +134,22 @@ test('the largest class of train, the confusion at the best k, and images to loo
     [15, 15, 15]
   )
   assert.ok(Math.abs(confusion!.counts.reduce((sum, row, k) => sum + row[k]!, 0) / 45 - best.top1) < 1e-12)
-  assert.ok(cases!.worst.length > 0 && cases!.worst.every(({truth, said}) => truth !== said))
-  assert.ok(cases!.best.every(({truth, said, path}) => truth === said && path.includes(`/${truth}/`)))
-  assert.ok(cases!.best.every(({confidence}, i) => i === 0 || confidence <= cases!.best[i - 1]!.confidence))
-  const page = await knnPage(report)
-  assert.match(page, /largest class.*Confusion/s)
+  assert.ok(examples!.worst.length > 0 && examples!.worst.every(({label, predicted}) => label !== predicted))
+  assert.ok(examples!.best.every(({label, predicted, path}) => label === predicted && path.includes(`/${label}/`)))
+  assert.ok(examples!.best.every(({confidence}, i) => i === 0 || confidence <= examples!.best[i - 1]!.confidence))
+  const {content: page} = await knnPage(report)
+  assert.match(page, /most frequent class.*Confusion/s)
 })
 
 test('a few train rows of each class: a mean over draws, repeatable, rising towards all', async () => {
   const [train, val] = [await save('t.arrow', draw(300, 'train')), await save('v.arrow', draw(60, 'val'))]
-  const options = {train: [train], val: [val], k: [5], perClass: [2, undefined], tries: 4}
+  const options = {train: [train], val: [val], k: [5], perClass: [2, undefined], repeats: 4}
   const report = await run(options)
   assert.deepEqual(await run(options), report)
   const [few, full] = report.scores
   assert.equal(few!.perClass, 2)
-  assert.equal(few!.tries!.length, 4)
-  assert.ok(Math.abs(few!.tries!.reduce((a, b) => a + b) / 4 - few!.top1) < 1e-12)
+  assert.equal(few!.repeats!.length, 4)
+  assert.ok(Math.abs(few!.repeats!.reduce((a, b) => a + b) / 4 - few!.top1) < 1e-12)
   assert.ok(full!.perClass === null && full!.top1 >= few!.top1)
 })
 
@@ -159,7 +168,7 @@ test('a class that train does not know counts as wrong and is named', async () =
   const val = draw(9, 'val').map(row => ({...row, fields: {label: 'new'}}))
   const report = await run({train: [await save('t.arrow', draw(30, 'train'))], val: [await save('v.arrow', val)], k: [5]})
   assert.equal(report.scores[0]!.top1, 0)
-  assert.match(report.notes[0]!, /1 classes of val are not in train.*new/)
+  assert.match(report.notes[0]!, /1 class of val is not in train and counts as wrong: new/)
 })
 
 test('from images, with both baselines and no tensor left', async () => {
@@ -186,16 +195,79 @@ test('from images, with both baselines and no tensor left', async () => {
     ['model 1', 'model 5', 'untrained 1', 'untrained 5', 'pixels 1', 'pixels 5']
   )
   assert.deepEqual(
-    report.gains.map(({over, k}) => `${over} ${k}`),
-    ['pixels 1', 'pixels 5', 'untrained 1', 'untrained 5']
+    report.differences.map(({over, k}) => `${over} ${k}`),
+    ['untrained 1', 'untrained 5', 'pixels 1', 'pixels 5']
   )
   const score = (name: string, k: number): number => report.scores.find(({features, k: at}) => features === name && at === k)!.top1
-  assert.ok(Math.abs(report.gains[0]!.top1 - (score('model', 1) - score('pixels', 1))) < 1e-12)
-  const page = await knnPage(report)
-  assert.ok(page.includes('data:image/jpeg') && /raw pixels.*untrained model/s.test(page))
-  assert.match(page, /At k 1 the model (beats|is below|is above, but not surely,|does not beat) raw pixels: [+−]\d/)
+  assert.ok(Math.abs(report.differences[0]!.mean - (score('model', 1) - score('untrained', 1))) < 1e-12)
+  const {content: page} = await knnPage(report)
+  assert.ok(page.includes('data:image/jpeg') && /untrained model.*raw pixels/s.test(page))
+  assert.match(page, /Differences in points of top-1.*(not significant|significant, (better|worse))/s)
   // Stripes of three directions and colours are told apart by any features at all.
   assert.ok(score('pixels', 5) > 0.6 && score('model', 5) > 0.6)
   await assert.rejects(run({...options, model: undefined as never}), {code: 'NO_MODEL', exit: 2})
   await assert.rejects(run({...options, train: [join(dir, 'train', 'one', '000.png')]}), {code: 'NO_LABEL'})
+})
+
+test('test sets are scored each by itself, and every image has a row of what was predicted', async () => {
+  const [train, val, other] = [draw(60, 'train'), draw(30, 'val'), draw(21, 'other')]
+  const otherPath = await save('o.arrow', other)
+  const seen: EvalEvent[] = []
+  const {report, items} = await result(
+    {train: [await save('t.arrow', train)], val: [await save('v.arrow', val)], tests: [otherPath], k: [5], baselines: ['majority']},
+    seen
+  )
+  assert.deepEqual(report.sets, [
+    {name: 'val', images: 30},
+    {name: otherPath, images: 21}
+  ])
+  assert.deepEqual(
+    report.scores.map(({features, set, images, top1}) => [features, set, images, features === 'model' ? top1 : 0]),
+    [
+      ['model', 'val', 30, byHand(train, val, 5)],
+      ['model', otherPath, 21, byHand(train, other, 5)],
+      ['majority', 'val', 30, 0],
+      ['majority', otherPath, 21, 0]
+    ]
+  )
+  assert.deepEqual(
+    report.differences.map(({features, over, set, measure, k}) => [features, over, set, measure, k]),
+    [
+      ['model', 'majority', 'val', 'top1', 5],
+      ['model', 'majority', otherPath, 'top1', 5]
+    ]
+  )
+  const rows = [...items()]
+  assert.equal(rows.length, 51)
+  assert.equal(rows.filter(({set, correct}) => set === 'val' && correct).length / 30, report.scores[0]!.top1)
+  assert.ok(rows.every(({label, predicted, correct}) => (label === predicted) === correct))
+  assert.deepEqual([...new Set(seen.map(({kind}) => kind))], ['progress'])
+  // A test set alone is no leave-one-out.
+  assert.ok(!(await run({train: [await save('t.arrow', train)], tests: [otherPath], k: [1]})).leaveOneOut)
+})
+
+test('one class, one image, no neighbour: said, not guessed', async () => {
+  const one = await save(
+    'one.arrow',
+    draw(9, 'one').map(row => ({...row, fields: {label: 'all'}}))
+  )
+  const report = await run({train: [one], k: [3]})
+  assert.match(report.notes.join(), /one class only/)
+  await assert.rejects(run({train: [await save('single.arrow', draw(1, 'single'))]}), {code: 'TOO_FEW', exit: 2})
+  const pair = await run({
+    train: [await save('pair.arrow', draw(2, 'pair'))],
+    val: [await save('q.arrow', draw(1, 'q'))],
+    baselines: ['majority']
+  })
+  assert.match(pair.notes.join(), /k is limited to the 2 train images there are/)
+  assert.deepEqual([...new Set(pair.differences.map(({significant}) => significant))], [false], 'one image shows nothing')
+})
+
+test('a row with a number that is not finite is refused by its name', async () => {
+  const rows = draw(9, 'nan')
+  rows[4]!.vector[2] = NaN
+  const columns = await createEmbeddings(join(dir, 'nan.npy'), {meta, force: true})
+  await columns.write(batchOf(rows))
+  await columns.commit()
+  await assert.rejects(run({train: [join(dir, 'nan.npy')], k: [1]}), {code: 'NOT_FINITE', message: /nan4\.jpg/})
 })

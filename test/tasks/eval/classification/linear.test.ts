@@ -9,13 +9,11 @@ import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {batchOf, createEmbeddings} from '../../../../src/files/embeddings/embeddings.js'
 import {classifyImages, type ClassifiedImage} from '../../../../src/tasks/eval/classification/predict.js'
-import {
-  kindsOf,
-  linearEval,
-  type LinearEvent,
-  type LinearOptions,
-  type LinearReport
-} from '../../../../src/tasks/eval/classification/linear.js'
+import {linearEval} from '../../../../src/tasks/eval/classification/linear.js'
+import {slicesOf} from '../../../../src/tasks/eval/classification/linear-candidates.js'
+import type {LinearOptions} from '../../../../src/tasks/eval/classification/linear-options.js'
+import type {LinearReport} from '../../../../src/tasks/eval/classification/linear-report.js'
+import type {EvalEvent, EvalResult} from '../../../../src/tasks/eval/shared/evaluation.js'
 import {linearPage} from '../../../../src/tasks/eval/classification/linear-page.js'
 import {rng} from '../../../../src/tensor/random.js'
 import {memory} from '../../../../src/tensor/tf.js'
@@ -38,13 +36,15 @@ const usual = {
   transform: {resize: 28, crop: 28},
   seed: 0,
   steps: 60,
-  rows: 18,
+  trainBatch: 18,
   engine: {engine: 'torch', precision: 'fp32', note: () => {}},
   toolVersion: '0',
   workers: 0
 } as const
 
-async function run(options: Partial<LinearOptions>, events: LinearEvent[] = []): Promise<LinearReport> {
+const run = async (options: Partial<LinearOptions>, events: EvalEvent[] = []): Promise<LinearReport> =>
+  (await result(options, events)).report
+async function result(options: Partial<LinearOptions>, events: EvalEvent[] = []): Promise<EvalResult<LinearReport>> {
   const work = linearEval({
     train: [at('train')],
     val: [at('val')],
@@ -58,7 +58,7 @@ async function run(options: Partial<LinearOptions>, events: LinearEvent[] = []):
     events.push(value)
   }
 }
-const top1 = ({scores}: LinearReport, name: string): number => scores.find(score => score.name === name && score.set === 'val')!.top1
+const top1 = ({scores}: LinearReport, name: string): number => scores.find(({features, set}) => features === name && set === 'val')!.top1
 
 test('the grid beats the largest class on classes that can be told apart, and says so; the page holds the pictures', async () => {
   const report = await run({cached: true, baselines: ['majority', 'pixels', 'untrained'], tests: [at('val')]})
@@ -69,21 +69,21 @@ test('the grid beats the largest class on classes that can be told apart, and sa
   const own = report.scores[0]!
   assert.ok(own.top1 > 0.6, `${own.top1}`)
   assert.equal(own.top1, Math.max(...report.grid.map(row => row.top1)))
-  assert.ok(own.top1Interval[0] <= own.top1 && own.top1 <= own.top1Interval[1])
+  assert.ok(own.intervals['top1']![0] <= own.top1 && own.top1 <= own.intervals['top1']![1])
   assert.equal(
-    report.scores.find(({name, set}) => name === own.name && set === at('val'))!.top1,
+    report.scores.find(({features, set}) => features === own.features && set === at('val'))!.top1,
     own.top1,
     'a test set equal to val scores as val'
   )
-  assert.equal(report.gains.length, 6)
-  const over = report.gains.find(gain => gain.over === 'majority' && gain.set === 'val')!
+  assert.equal(report.differences.length, 6)
+  const over = report.differences.find(gain => gain.over === 'majority' && gain.set === 'val')!
   assert.ok(Math.abs(over.mean - (own.top1 - 1 / 3)) < 1e-12)
-  assert.equal(over.words, 'beats')
+  assert.ok(over.significant && over.interval[0] > 0)
   assert.equal(
     report.confusion.flat().reduce((a, b) => a + b, 0),
     18
   )
-  const page = await linearPage(report)
+  const {content: page} = await linearPage(report)
   assert.ok(page.includes('data:image/jpeg') && page.includes('Confusion'))
 })
 
@@ -93,12 +93,12 @@ test('the same seed gives the same report; another one need not', async () => {
 })
 
 test('random crops: trained as published, with a sentence on what that costs', async () => {
-  const events: LinearEvent[] = []
+  const events: EvalEvent[] = []
   const report = await run({steps: 12}, events)
   assert.equal(report.cached, false)
   assert.equal(memory().numTensors, 0)
   assert.ok(events.some(event => event.kind === 'note' && /12 steps of 18 random crops are 6 passes over 36 images/.test(event.text)))
-  assert.equal(events.filter(event => event.kind === 'training').length, 12)
+  assert.equal(events.filter(event => event.kind === 'progress' && event.stage === 'training').length, 12)
 })
 
 test('logistic regression, a head kept and scored again, and two models side by side', async () => {
@@ -107,12 +107,12 @@ test('logistic regression, a head kept and scored again, and two models side by 
   assert.equal(report.scores.length, 2)
   assert.match(report.scores[0]!.chosen, /^logistic regression, C /)
   assert.equal(report.grid.length, 45)
-  const [gain] = report.gains
+  const [gain] = report.differences
   assert.ok(Math.abs(gain!.mean - (report.scores[0]!.top1 - report.scores[1]!.top1)) < 1e-12)
   const again = await run({head, train: []})
   assert.equal(again.scores[0]!.top1, report.scores[0]!.top1)
   await assert.rejects(run({head, train: [], models: [at('two.safetensors')]}), /another backbone/)
-  assert.deepEqual((await run({head, train: [], blocks: 1})).scores, again.scores, 'the head says which features it reads')
+  assert.deepEqual((await run({head, train: [], layers: 1})).scores, again.scores, 'the head says which features it reads')
   const {transform: _, ...rest} = usual
   assert.deepEqual(
     (await run({...rest, transform: undefined as never, head, train: []})).scores,
@@ -145,8 +145,8 @@ test('logistic regression, a head kept and scored again, and two models side by 
 })
 
 test('few shots: the mean over draws, each draw told', async () => {
-  const report = await run({solver: 'lbfgs', shots: 2, tries: 3})
-  const {tries, top1: mean} = report.scores[0]!
+  const report = await run({solver: 'lbfgs', shots: 2, repeats: 3})
+  const {repeats: tries, top1: mean} = report.scores[0]!
   assert.equal(tries!.length, 3)
   assert.ok(Math.abs(tries!.reduce((a, b) => a + b, 0) / 3 - mean) < 1e-12)
 })
@@ -183,21 +183,21 @@ test('from embeddings; classes that only val has count as wrong', async () => {
   const train = [await save('t.arrow', 40, 2)]
   const report = await run({models: [], train, val: [await save('v.arrow', 30, 3)], solver: 'lbfgs'})
   assert.equal(report.notes.length, 1)
-  assert.match(report.notes[0]!, /1 classes are not in train and count as wrong: c2/)
+  assert.match(report.notes[0]!, /1 class of val is not in train and counts as wrong: c2/)
   assert.ok(Math.abs(report.scores[0]!.top1 - 2 / 3) < 1e-12)
   assert.equal(memory().numTensors, 0)
 })
 
 test('rows of embeddings hold the kinds of the protocol as far as their pooling goes', () => {
   const names = (pooling: 'cls' | 'mean' | 'cls+mean', layers: number | number[], dim: number, solver: 'sgd' | 'lbfgs' = 'sgd'): string[] =>
-    kindsOf({pooling, layers}, dim, solver).map(({name, start, length}) => `${name} ${start}+${length}`)
+    slicesOf({pooling, layers}, dim, solver).map(({name, start, length}) => `${name} ${start}+${length}`)
   assert.deepEqual(names('cls+mean', 4, 50), ['1 block 30+10', '1 block + mean 30+20', '4 blocks 0+40', '4 blocks + mean 0+50'])
   assert.deepEqual(names('cls', [2, 5, 8], 30), ['1 block 20+10', '3 blocks 0+30'])
   assert.deepEqual(names('cls', 1, 10), ['1 block 0+10'])
   assert.deepEqual(names('cls+mean', 1, 20), ['1 block 0+10', '1 block + mean 0+20'])
   assert.deepEqual(names('mean', 1, 10), ['embeddings 0+10'])
   assert.deepEqual(names('cls+mean', 4, 50, 'lbfgs'), ['embeddings 0+50'])
-  assert.deepEqual(kindsOf({pooling: null, layers: null}, 7, 'sgd'), [{name: 'embeddings', start: 0, length: 7}])
+  assert.deepEqual(slicesOf({pooling: null, layers: null}, 7, 'sgd'), [{name: 'embeddings', start: 0, length: 7}])
 })
 
 test('a published head is read by its width, with the names that are given', async () => {
@@ -223,4 +223,37 @@ test('what cannot be scored is refused in a sentence', async () => {
   await assert.rejects(run({val: [at('list.txt')], cached: true}), /has no label/)
   await assert.rejects(run({models: [], train: [at('train')]}))
   assert.equal(memory().numTensors, 0)
+})
+
+test('few shots keep the classifier of the first draw, trained on so many images, and it scores again as it did', async () => {
+  const head = at('shots.safetensors')
+  const {report} = await result({solver: 'lbfgs', shots: 2, repeats: 3, headOut: head})
+  assert.equal(report.train, 6, 'two of each of three classes')
+  assert.match(report.notes.join(), /holds the classifier of the first draw/)
+  assert.equal(report.head, head)
+  const again = await run({head, train: []})
+  assert.equal(again.scores[0]!.top1, report.scores[0]!.repeats![0])
+  await assert.rejects(run({solver: 'lbfgs', shots: 2, headOut: head}), {code: 'OUTPUT_EXISTS'}, 'an existing head is not replaced')
+})
+
+test('one class alone cannot be told apart: refused by a sentence, whatever the solver', async () => {
+  await drawnFolder(at('single'), ['only'], 4)
+  for (const solver of ['sgd', 'lbfgs'] as const)
+    await assert.rejects(run({train: [at('single')], val: [at('single')], cached: true, solver, steps: 2}), {
+      code: 'CLASSES',
+      exit: 2,
+      message: /of one class \(only\)/
+    })
+  assert.equal(memory().numTensors, 0)
+})
+
+test('two images of two classes are enough, and rows say what was predicted of each', async () => {
+  await drawnFolder(at('two'), ['a', 'b'], 1)
+  const {report, items} = await result({train: [at('two')], val: [at('val')], solver: 'lbfgs'})
+  assert.equal(report.train, 2)
+  assert.match(report.notes.join(), /1 class of val is not in train and counts as wrong: c/)
+  const rows = [...items()]
+  assert.equal(rows.length, 18)
+  assert.equal(rows.filter(({correct}) => correct).length / 18, report.scores[0]!.top1)
+  assert.ok(rows.every(({confidence}) => (confidence as number) >= 0.5 && (confidence as number) <= 1))
 })

@@ -9,13 +9,9 @@ import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {batchOf, createEmbeddings, type Row} from '../../../../src/files/embeddings/embeddings.js'
 import {defaultFeatures} from '../../../../src/tasks/embed/embedder.js'
-import {
-  groupOf,
-  estimateOverGroups,
-  queriesOf,
-  retrievalEval,
-  type RetrievalOptions
-} from '../../../../src/tasks/eval/retrieval/evaluate.js'
+import {retrievalEval, type RetrievalOptions, type RetrievalResult} from '../../../../src/tasks/eval/retrieval/evaluate.js'
+import {groupOf, queriesOf} from '../../../../src/tasks/eval/retrieval/groups.js'
+import {estimateItems} from '../../../../src/tasks/eval/shared/compare.js'
 import {pickQueries, retrievalPage} from '../../../../src/tasks/eval/retrieval/page.js'
 import {memory} from '../../../../src/tensor/tf.js'
 import {drawnFolder, drawnImage} from '../../../support/drawn-images.js'
@@ -40,8 +36,8 @@ async function save(name: string, rows: readonly Row[]): Promise<string> {
   await output.commit()
   return join(dir, name)
 }
-const run = (options: Partial<RetrievalOptions>): ReturnType<typeof retrievalEval> =>
-  retrievalEval({
+async function run(options: Partial<RetrievalOptions>): Promise<RetrievalResult> {
+  const events = retrievalEval({
     inputs: [],
     features: defaultFeatures,
     query: 'first',
@@ -51,6 +47,11 @@ const run = (options: Partial<RetrievalOptions>): ReturnType<typeof retrievalEva
     workers: 0,
     ...options
   })
+  for (;;) {
+    const {value, done} = await events.next()
+    if (done) return value
+  }
+}
 
 /** Two groups and one image alone. */
 const plane = [
@@ -106,8 +107,8 @@ test('the group is the field, else the label, else part of the name; an image wi
   assert.throws(() => groupOf('y.jpg', {}, undefined, undefined), {code: 'NO_GROUP', exit: 2})
   await assert.rejects(run({inputs: [await save('alone.arrow', plane)], groups: {prefix: 4}}), {code: 'NO_GROUPS', exit: 2})
   assert.deepEqual(queriesOf(['a', 'b', 'a', 'b', 'b', 'c'], 'first'), [
-    {row: 0, right: [2]},
-    {row: 1, right: [3, 4]}
+    {row: 0, relevant: [2]},
+    {row: 1, relevant: [3, 4]}
   ])
   assert.equal(queriesOf(['a', 'b', 'a', 'b', 'b', 'c'], 'all').length, 5)
 })
@@ -115,8 +116,10 @@ test('the group is the field, else the label, else part of the name; an image wi
 test('intervals draw groups, not queries: copies of a query make them no narrower', () => {
   const values = [0, 1, 0.2, 0.9, 0.5, 0.7, 0.1, 1]
   const groups = values.map((_, i) => i)
-  const once = estimateOverGroups(values, groups, 0)
-  const thrice = estimateOverGroups([...values, ...values, ...values], [...groups, ...groups, ...groups], 0)
+  const estimate = (items: readonly number[], own: readonly number[]): ReturnType<typeof estimateItems> =>
+    estimateItems({items, groups: own}, drawn => drawn.reduce((sum, item) => sum + items[item]!, 0) / drawn.length, 0)
+  const once = estimate(values, groups)
+  const thrice = estimate([...values, ...values, ...values], [...groups, ...groups, ...groups])
   near(once.mean, thrice.mean)
   near(once.interval[0], thrice.interval[0])
   near(once.interval[1], thrice.interval[1])
@@ -136,7 +139,8 @@ test('from images with both baselines, and the page with its pictures', async ()
   }
   const made = await run(options)
   const before_ = memory().numTensors
-  assert.deepEqual(await run(options), made)
+  const again = await run(options)
+  assert.deepEqual([again.report, again.queries], [made.report, made.queries])
   assert.equal(memory().numTensors, before_)
   const {report, queries} = made
   assert.deepEqual(
@@ -144,11 +148,11 @@ test('from images with both baselines, and the page with its pictures', async ()
     ['model', 'untrained', 'pixels', 'chance']
   )
   assert.deepEqual(
-    report.gains.map(({over}) => over),
-    ['pixels', 'untrained', 'chance']
+    report.differences.map(({over}) => over),
+    ['untrained', 'pixels', 'chance']
   )
   const score = (name: string): number => report.scores.find(({features}) => features === name)!.map
-  near(report.gains[2]!.map, score('model') - score('chance'))
+  near(report.differences[2]!.mean, score('model') - score('chance'))
   assert.ok(score('model') > score('chance') + 0.1 && score('chance') < 0.6)
   assert.equal(queries.length, 15)
   assert.ok(queries.every(({path}) => paths.includes(path)))
