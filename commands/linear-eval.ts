@@ -43,6 +43,7 @@ export default class LinearEval extends EvalCommand {
     }),
     cached: Flags.boolean({summary: 'Compute features once, without random crops. lbfgs, --shots and embeddings do so always.'}),
     layers: Flags.integer({
+      aliases: ['blocks'],
       min: 1,
       max: 64,
       default: 4,
@@ -51,6 +52,7 @@ export default class LinearEval extends EvalCommand {
     }),
     steps: Flags.integer({min: 1, helpValue: 'N', summary: 'Steps of gradient descent; 12,500 as published.'}),
     'train-batch': Flags.integer({
+      aliases: ['rows'],
       min: 1,
       helpValue: 'N',
       summary: 'Images a step; 128 by default. Learning rates are scaled by it over 256; the published runs had 1,024.'

@@ -31,6 +31,7 @@ export default class RetrievalEval extends EvalCommand {
   static override flags = {
     model: modelForImagesFlag,
     ...evalOutputFlags,
+    predictions: {...evalOutputFlags.predictions, aliases: ['queries']},
     'group-prefix': Flags.integer({
       min: 1,
       max: 255,

@@ -11,6 +11,7 @@
 export type FlagShape = {
   readonly type: 'boolean' | 'option'
   readonly char?: string
+  /** Old names, which still work and are reported as deprecated. */
   readonly aliases?: string[]
   readonly charAliases?: readonly string[]
   readonly allowNo?: boolean
@@ -27,6 +28,8 @@ export type CutLine = {
   readonly positionals: readonly string[]
   /** What looks like a flag and is none. */
   readonly unknown: readonly string[]
+  /** Old names of flags that were used, with the present ones. */
+  readonly deprecated: readonly (readonly [old: string, name: string])[]
 }
 
 /**
@@ -47,6 +50,7 @@ export function cut(argv: readonly string[], shapes: Readonly<Record<string, Fla
   const flags: [string, string | boolean | undefined][] = []
   const positionals: string[] = []
   const unknown: string[] = []
+  const deprecated: [string, string][] = []
   let i = 0
   /** The word after a flag as its value, unless it is itself a flag of the command: `--seed --json` lacks a seed. */
   const value = (): string | undefined => {
@@ -68,7 +72,9 @@ export function cut(argv: readonly string[], shapes: Readonly<Record<string, Fla
     }
     if (word.startsWith('--')) {
       const equals = word.indexOf('=')
-      const found = long.get(word.slice(2, equals < 0 ? undefined : equals))
+      const spoken = word.slice(2, equals < 0 ? undefined : equals)
+      const found = long.get(spoken)
+      if (found && shapes[found[0]]!.aliases?.includes(spoken.replace(/^no-/, ''))) deprecated.push([spoken, found[0]])
       if (!found) unknown.push(equals < 0 ? word : word.slice(0, equals))
       else if (shapes[found[0]]!.type === 'option') flags.push([found[0], equals < 0 ? value() : word.slice(equals + 1)])
       else if (equals < 0) flags.push([found[0], found[1]])
@@ -90,7 +96,7 @@ export function cut(argv: readonly string[], shapes: Readonly<Record<string, Fla
       break
     }
   }
-  return {flags, positionals, unknown}
+  return {flags, positionals, unknown, deprecated}
 }
 
 const yes = new Set(['1', 'true', 'yes', 'y', 'on'])

@@ -182,6 +182,8 @@ export abstract class Command extends OclifCommand {
     const line = cut(argv, shapes)
     if (line.unknown.length > 0) throw this.#unknownFlag(line.unknown, shapes)
 
+    for (const [old, name] of line.deprecated) this.#deprecated(`--${old}`, name)
+
     const given = new Set(line.flags.map(([name]) => name))
     const sources: Record<string, string> = Object.fromEntries(
       Object.keys(shapes).map(name => [name, given.has(name) ? 'command line' : 'default'])
@@ -199,9 +201,11 @@ export abstract class Command extends OclifCommand {
     for (const [i, [name, value]] of line.flags.entries()) if (shapes[name]!.multiple || last.get(name) === i) push(name, value)
 
     for (const [name, shape] of Object.entries(shapes)) {
-      const variable = shape.env ?? environmentName(name)
+      const variables = [shape.env ?? environmentName(name), ...(shape.aliases ?? []).map(environmentName)]
+      const variable = variables.find(one => (process.env[one] ?? '') !== '') ?? variables[0]!
       const text = process.env[variable]
       if (given.has(name) || text === undefined || text === '') continue
+      if (variable !== variables[0]) this.#deprecated(variable, name)
       given.add(name)
       sources[name] = variable
       for (const value of fromText(name, shape, text, variable)) push(name, value)
@@ -312,6 +316,11 @@ export abstract class Command extends OclifCommand {
     else process.stderr.write(message + '\n')
   }
 
+  /** Reports the use of an old name of a flag. */
+  #deprecated(old: string, name: string): void {
+    this.warn(`${old} is deprecated and will be removed; the flag is called --${name} now`)
+  }
+
   #isOn(flag: string): boolean {
     return this.#flags[flag] === true
   }
@@ -383,10 +392,13 @@ export abstract class Command extends OclifCommand {
     if (files.length === 0 && sets.length === 0 && !usesSettings) return found
     const {readLayers, resolveSettings} = await import('../config/settings.js')
     const notFlags = new Set(['config', 'set', 'print-config', 'help'])
-    const flagNames = Object.keys(shapes).filter(name => !notFlags.has(name))
+    const present = new Map(Object.entries(shapes).flatMap(([name, {aliases = []}]) => aliases.map(old => [old, name] as const)))
+    const flagNames = [...Object.keys(shapes), ...present.keys()].filter(name => !notFlags.has(name))
     const layers = readLayers(files, sets, {flags: flagNames, settings: usesSettings})
-    for (const {name, value, source} of layers.flags) {
+    for (const {name: spoken, value, source} of layers.flags) {
+      const name = present.get(spoken) ?? spoken
       if (given.has(name)) continue
+      if (name !== spoken) this.#deprecated(`${spoken} in ${source}`, name)
       found.set(name, {values: fromYaml(name, shapes[name]!, value, source), source})
     }
     if (usesSettings) this.#settings = resolveSettings(layers.settings)

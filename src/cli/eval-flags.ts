@@ -28,6 +28,7 @@ export const wholeNumbers = (words: readonly string[] = []) =>
 
 /** Draws of a limited train set. */
 export const repeatsFlag = Flags.integer({
+  aliases: ['tries'],
   min: 1,
   max: 1000,
   default: 1,

@@ -62,17 +62,18 @@ test('embeddings through a pipe; report, queries and page in files', async () =>
     '$P embed photos --model tiny.safetensors --size 28 -q | $P retrieval-eval - --html page.html --queries q.jsonl -o report.json -k 1,3'
   )
   assert.equal(done.status, 0, done.stderr)
+  assert.match(done.stderr, /warning: --queries is deprecated.*--predictions/)
   assert.match(done.stdout, /2 queries among 8 images in 2 groups.*random order/s)
   const report = JSON.parse(await readFile(join(dir, 'report.json'), 'utf8')) as Report
   assert.equal(report.images, 8)
   const lines = (await readFile(join(dir, 'q.jsonl'), 'utf8')).trim().split('\n')
   assert.equal(lines.length, 2)
-  assert.deepEqual(Object.keys(JSON.parse(lines[0]!) as object), ['query', 'group', 'averagePrecision', 'ranks', 'found'])
+  assert.deepEqual(Object.keys(JSON.parse(lines[0]!) as object), ['id', 'set', 'features', 'group', 'averagePrecision', 'ranks', 'found'])
   assert.match(await readFile(join(dir, 'page.html'), 'utf8'), /best queries|Best queries/)
 })
 
 test('linear-eval keeps a head, and predict classify uses it on a list from stdin, row by row', async () => {
-  const few = ['--steps', '20', '--rows', '8', '-q']
+  const few = ['--steps', '20', '--train-batch', '8', '-q']
   const labelled = names.map(path => JSON.stringify({path, label: path.split('/')[1], place: 'x'})).join('\n')
   const made = await run(
     // prettier-ignore
@@ -80,7 +81,7 @@ test('linear-eval keeps a head, and predict classify uses it on a list from stdi
     labelled
   )
   assert.equal(made.status, 0, made.stderr)
-  assert.match(made.stdout, /8 images, 8 to train on, 2 classes.*the untrained model.*raw pixels.*the largest class/s)
+  assert.match(made.stdout, /8 images, 8 to train on, 2 classes.*untrained model.*raw pixels.*most frequent class.*verdict/s)
   assert.match(await readFile(join(dir, 'linear.html'), 'utf8'), /data:image\/jpeg/)
   const report = JSON.parse(await readFile(join(dir, 'linear.json'), 'utf8')) as {scores: {top1: number}[]}
 

@@ -18,6 +18,7 @@ import {pixelBatches, type RejectedImage, type Batches, type PixelBatch} from '.
 import type {Transform} from '../../data/image/geometry.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../../files/embeddings/embeddings.js'
+import {assertFinite} from '../../files/embeddings/rows.js'
 import type {VitConfig} from '../../model/config.js'
 import {clsTokens, forward, intermediateLayers} from '../../model/vit.js'
 import {normalizeRows} from '../../search/exact.js'
@@ -236,7 +237,7 @@ export type EmbedOptions = {
 }
 
 /**
- * Embeds images as they come. Rows keep the order of `refs`; bad images are told to `onRejected` and have no row.
+ * Embeds images as they come. Rows keep the order of `refs`; bad images are reported to `onRejected` and have no row.
  *
  * Yields one batch of rows for each batch of pixels. `stats` of the result says how long it waited for data.
  */
@@ -253,7 +254,9 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
     for await (const made of pixels) {
       if (signal?.aborted) return
       const vectors = await embedder.vectors(made, made.refs.length)
-      yield {ids: made.refs.map(ref => ref.id), vectors, fields: made.refs.map(fieldsOf)}
+      const ids = made.refs.map(ref => ref.id)
+      assertFinite({ids, vectors}, 'the output of the model')
+      yield {ids, vectors, fields: made.refs.map(fieldsOf)}
     }
   }
   return Object.assign(rows(), {stats: () => pixels.stats()})

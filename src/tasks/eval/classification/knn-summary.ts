@@ -1,4 +1,4 @@
-/** A kNN report as tables. */
+/** A kNN report as tables for terminal and page: scores, then differences. */
 import type {Summary, Table} from '../shared/evaluation.js'
 import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 import type {KnnDifference, KnnReport, KnnScore} from './knn-report.js'

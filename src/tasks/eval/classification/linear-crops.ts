@@ -10,6 +10,7 @@ import {shuffledSampler} from '../../../data/loader/sampler.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
 import {noImages, type ImageRef} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
+import {assertFinite} from '../../../files/embeddings/rows.js'
 import {freeGrid, gridStep, initGrid} from '../../../heads/linear-grid.js'
 import {dispose, tensor1d, tensor2d} from '../../../tensor/tf.js'
 import {defaultBatch, type Embedder} from '../../embed/embedder.js'
@@ -73,12 +74,16 @@ export async function* trainOnCrops(data: CropTraining, options: LinearOptions):
         signal?.throwIfAborted()
         const count = Math.min(batch, rows - done)
         const pixels = new Uint8Array(count * side * side * 3)
+        const ids: string[] = []
         for (let i = 0; i < count; i++) {
           const {value} = await crops.next()
           pixels.set(value!.pixels, i * side * side * 3)
           y[done + i] = truth[value!.index]!
+          ids.push(refs[value!.index]!.id)
         }
-        x.set(await embedder.vectors({pixels, height: side, width: side}, count), done * D)
+        const vectors = await embedder.vectors({pixels, height: side, width: side}, count) // [count, D]
+        assertFinite({ids, vectors}, 'the output of the model')
+        x.set(vectors, done * D)
         done += count
       }
       const [rowsTensor, wanted] = [tensor2d(x, [rows, D]), tensor1d(y, 'int32')]

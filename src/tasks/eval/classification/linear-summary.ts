@@ -1,4 +1,4 @@
-/** A linear report as tables. */
+/** A linear report as tables for terminal and page: scores, then differences. */
 import type {Summary, Table} from '../shared/evaluation.js'
 import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 import type {LinearReport} from './linear-report.js'
