@@ -1,11 +1,11 @@
 /** `dinov2 predict classify`: the likeliest classes of images. */
 import {Flags} from '@oclif/core'
 import {readFile} from 'node:fs/promises'
-import {badFlags, Command, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
+import {badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
+import {ImageCommand} from '../../src/cli/visualize-command.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf} from '../../src/cli/feature-flags.js'
 
-export default class PredictClassify extends Command {
-  static override group = 'Results'
+export default class PredictClassify extends ImageCommand {
   static override summary = 'Tell the likeliest classes of each image.'
   static override description =
     'One line of JSON for each image, in order: id, the fields of the list, class (the likeliest), probability, and top (the first few classes with their probabilities, which are the softmax of the scores, not a promise of how often they are right). Rows come as soon as a batch is computed.\n\nHeads are those of linear-eval --head-out, which say how images are made ready and refuse another backbone, or published linear classifiers (.pth, or their names), whose 1,000 classes are numbers unless --classes names them.'
@@ -53,21 +53,14 @@ export default class PredictClassify extends Command {
     const {signal} = this
     const {classifyImages} = await import('../../src/tasks/eval/classification/predict.js')
     const rows = classifyImages({
+      ...this.imageOptions(flags, bad),
       images,
-      nul: flags.null,
       model: flags.model,
       head: flags.head,
       classes,
       top: flags.top,
       ...(given ? {transform: transformOf(flags)} : {}),
-      engine: this.engineRequest(flags),
-      batch: flags.batch,
-      workers: flags.workers,
-      maxPixels: flags['max-pixels'],
-      toolVersion: this.config.version,
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
-      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
-      signal
+      workers: flags.workers
     })
     const progress = this.progress()
     let done = 0

@@ -1,11 +1,11 @@
 /** `dinov2 predict depth`: depth maps of images. */
 import {Flags} from '@oclif/core'
-import {badFlags, Command, engineFlags, imagesArg, inputFlags, openFolder, outputFlags, reportFlags} from '../../src/cli/command.js'
+import {badFlags, engineFlags, imagesArg, inputFlags, openFolder, outputFlags, reportFlags} from '../../src/cli/command.js'
 import {depthFlags, positive} from '../../src/cli/depth-flags.js'
+import {ImageCommand} from '../../src/cli/visualize-command.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
 
-export default class PredictDepth extends Command {
-  static override group = 'Results'
+export default class PredictDepth extends ImageCommand {
   static override dataToStdout = 'always' as const
   static override summary = 'Write a depth map for each image.'
   static override description =
@@ -64,19 +64,14 @@ export default class PredictDepth extends Command {
     const bad = this.badImages(flags)
     const {predictDepths} = await import('../../src/tasks/eval/depth/predict.js')
     const rows = predictDepths({
+      ...this.imageOptions(flags, bad),
       images,
-      nul: flags.null,
       model: flags.model,
       head: flags.head,
       min: flags['min-depth'],
       max: flags['max-depth'],
       size: flags.size,
       flip: flags.flip,
-      engine: this.engineRequest(flags),
-      maxPixels: flags['max-pixels'],
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
-      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
-      signal: this.signal,
       output: flags.output,
       scale: flags['depth-scale'],
       colour: flags.colour,

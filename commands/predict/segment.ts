@@ -1,11 +1,11 @@
 /** `dinov2 predict segment`: masks of images by a trained head. */
 import {Flags} from '@oclif/core'
 import {UserError} from '../../src/config/errors.js'
-import {Command, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
+import {engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
+import {ImageCommand} from '../../src/cli/visualize-command.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
 
-export default class PredictSegment extends Command {
-  static override group = 'Results'
+export default class PredictSegment extends ImageCommand {
   static override summary = 'Segment images with a trained head: mask PNGs and JSON Lines.'
   static override description =
     'The head is one of seg-eval --head-out, or a published one (.pth); its record says which blocks, sizes, windows and scales to use. Masks have the size of the image, hold the ids of the masks that the head was trained on, and carry its colours as a palette; they are laid out under the folder as the images are. The rows on stdout name the mask and give the share of every class.'
@@ -47,17 +47,11 @@ export default class PredictSegment extends Command {
     const seen = new Map<string, string>()
     let done = 0
     for await (const event of segmentImages({
+      ...this.imageOptions(flags, bad),
       images,
-      nul: flags.null,
       model: flags.model,
       head: flags.head,
-      engine: this.engineRequest(flags),
-      batch: flags.batch,
-      maxPixels: flags['max-pixels'],
-      size: flags.size,
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
-      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
-      signal: this.signal
+      size: flags.size
     })) {
       if (event.kind !== 'image') continue
       if (flags.output !== undefined) assertDistinctMask(seen, maskPath(flags.output, event.ref.id), event.ref.id)

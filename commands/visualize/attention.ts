@@ -1,12 +1,10 @@
 /** `dinov2 visualize attention`: what the class token looks at. */
-import {extname} from 'node:path'
 import {Flags} from '@oclif/core'
-import {UserError} from '../../src/config/errors.js'
-import {Command, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
+import {imagesArg} from '../../src/cli/command.js'
 import {modelFlag} from '../../src/cli/feature-flags.js'
+import {countedImages, patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
-export default class VisualizeAttention extends Command {
-  static override group = 'Results'
+export default class VisualizeAttention extends VisualizeCommand {
   static override summary = 'Show what the class token attends to, over the images.'
   static override description =
     'The attention of the class token of one block to all patches: first the mean over heads, then every head apart. Each map has a scale of its own. Where the model has registers, --registers adds a row for each. The probabilities are those that the block computes with; they are worked out by the plain path, which keeps them.'
@@ -16,71 +14,27 @@ export default class VisualizeAttention extends Command {
   ]
   static override args = {...imagesArg}
   static override flags = {
-    ...inputFlags,
     model: modelFlag,
-    output: Flags.string({
-      char: 'o',
-      required: true,
-      helpValue: 'FILE',
-      summary: 'Where the picture goes: .png, or .html for a page that holds all.'
-    }),
-    force: outputFlags.force,
-    size: Flags.integer({
-      min: 8,
-      max: 4096,
-      helpValue: 'PIXELS',
-      summary: 'Short side of the images. By default that of the training, or the multiple of it that gives 16 patches.'
-    }),
+    size: patchSizeFlag,
     block: Flags.integer({helpValue: 'N', summary: 'Block, counted from 0, or from the end where below 0; the last one by default.'}),
     heads: Flags.boolean({default: true, allowNo: true, summary: 'Show every head beside the mean.'}),
     registers: Flags.boolean({summary: 'Show what the registers attend to, too.'}),
-    smooth: Flags.boolean({summary: 'Blend neighbouring patches instead of showing squares.'}),
-    limit: Flags.integer({min: 1, max: 200, default: 6, helpValue: 'N', summary: 'Images shown at most; the first ones are taken.'}),
-    engine: engineFlags.engine,
-    device: engineFlags.device,
-    precision: engineFlags.precision,
-    threads: engineFlags.threads,
-    ...strictBadFlags,
-    json: reportFlags.json,
-    quiet: reportFlags.quiet
+    smooth: smoothFlag,
+    ...visualizeFlags(6)
   }
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(VisualizeAttention)
+    const {model, size, block, heads, registers, smooth} = flags
     const images = this.inputs(args.images)
-    const ending = extname(flags.output).toLowerCase()
-    if (ending !== '.png' && ending !== '.html' && ending !== '.htm')
-      throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
-    const output = await this.output(flags.output)
-    const bad = this.badImages(flags)
     const {visualizeAttention} = await import('../../src/tasks/visualize/attention.js')
-    const progress = this.progress()
-    const {content, report} = await visualizeAttention({
-      images,
-      nul: flags.null,
-      model: flags.model,
-      engine: this.engineRequest(flags),
-      size: flags.size,
-      block: flags.block,
-      heads: flags.heads,
-      registers: flags.registers,
-      smooth: flags.smooth,
-      limit: flags.limit,
-      format: ending === '.png' ? 'png' : 'html',
-      signal: this.signal,
-      onImage: done => {
-        bad.accept()
-        progress.update(done)
-      },
-      onRejected: bad.add
-    })
-    progress.stop()
-    await bad.finish()
-    output.stream.write(content)
-    await output.commit()
-    if (flags.registers && report.registers === 0) this.note('the model has no registers')
-    if (report.leftOut > 0) this.note(`${report.leftOut} more images are not shown; raise --limit to see them`)
-    this.note(`${report.images} images, block ${report.block} of ${report.heads} heads, in ${flags.output}`)
-    return {output: flags.output, ...report}
+    return this.draw(
+      flags,
+      options => visualizeAttention({...options, images, model, size, block, heads, registers, smooth}),
+      report => {
+        if (registers && report.registers === 0) this.note('the model has no registers')
+        return [`${countedImages(report.images)}, block ${report.block} of ${report.heads} heads`]
+      }
+    )
   }
 }

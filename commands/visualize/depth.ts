@@ -1,13 +1,11 @@
 /** `dinov2 visualize depth`: predicted depth in colours. */
-import {extname} from 'node:path'
 import {Flags} from '@oclif/core'
-import {UserError} from '../../src/config/errors.js'
-import {Command, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
+import {imagesArg} from '../../src/cli/command.js'
 import {depthFlags} from '../../src/cli/depth-flags.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
+import {countedImages, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
-export default class VisualizeDepth extends Command {
-  static override group = 'Results'
+export default class VisualizeDepth extends VisualizeCommand {
   static override dataToStdout = false
   static override summary = 'Show predicted depth in colours, beside the images and the truth.'
   static override description =
@@ -18,21 +16,13 @@ export default class VisualizeDepth extends Command {
   ]
   static override args = {...imagesArg}
   static override flags = {
-    ...inputFlags,
     model: modelFlag,
     head: Flags.string({
       required: true,
       helpValue: 'FILE',
       summary: 'A head of depth-eval --head-out, an mmcv checkpoint, or the name of a released head.'
     }),
-    output: Flags.string({
-      char: 'o',
-      required: true,
-      helpValue: 'FILE',
-      summary: 'Where the picture goes: .png, or .html for a page that holds all.'
-    }),
-    force: outputFlags.force,
-    limit: Flags.integer({min: 1, max: 200, default: 12, helpValue: 'N', summary: 'Images shown at most; the first ones are taken.'}),
+    ...visualizeFlags(12),
     ...depthFlags,
     size: Flags.integer({
       min: 8,
@@ -47,55 +37,18 @@ export default class VisualizeDepth extends Command {
       helpGroup: 'IMAGES',
       summary: 'Average each prediction with that of the mirrored image.'
     }),
-    'max-pixels': pixelFlags['max-pixels'],
-    engine: engineFlags.engine,
-    device: engineFlags.device,
-    precision: engineFlags.precision,
-    threads: engineFlags.threads,
-    ...strictBadFlags,
-    json: reportFlags.json,
-    quiet: reportFlags.quiet,
-    verbose: reportFlags.verbose
+    'max-pixels': pixelFlags['max-pixels']
   }
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(VisualizeDepth)
+    const {model, head, size, flip, depths, 'min-depth': min, 'max-depth': max, 'depth-scale': scale} = flags
     const images = this.inputs(args.images)
-    const ending = extname(flags.output).toLowerCase()
-    if (ending !== '.png' && ending !== '.html' && ending !== '.htm')
-      throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
-    const output = await this.output(flags.output)
-    const bad = this.badImages(flags)
     const {visualizeDepth} = await import('../../src/tasks/visualize/depth.js')
-    const progress = this.progress()
-    const {content, report} = await visualizeDepth({
-      images,
-      nul: flags.null,
-      model: flags.model,
-      head: flags.head,
-      ...(flags['min-depth'] === undefined ? {} : {min: flags['min-depth']}),
-      ...(flags['max-depth'] === undefined ? {} : {max: flags['max-depth']}),
-      ...(flags.size === undefined ? {} : {size: flags.size}),
-      ...(flags.depths === undefined ? {} : {depths: flags.depths}),
-      ...(flags['depth-scale'] === undefined ? {} : {scale: flags['depth-scale']}),
-      flip: flags.flip,
-      limit: flags.limit,
-      format: ending === '.png' ? 'png' : 'html',
-      engine: this.engineRequest(flags),
-      ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
-      onImage: done => {
-        bad.accept()
-        progress.update(done)
-      },
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})}),
-      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
-      signal: this.signal
-    })
-    progress.stop()
-    await bad.finish()
-    output.stream.write(content)
-    await output.commit()
-    this.note(`${report.images} images in ${flags.output}`)
-    return {output: flags.output, ...report}
+    return this.draw(
+      flags,
+      options => visualizeDepth({...options, images, model, head, size, flip, depths, min, max, scale}),
+      report => [countedImages(report.images)]
+    )
   }
 }

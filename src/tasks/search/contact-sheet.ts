@@ -15,10 +15,13 @@ export {answerEmbeddings, answerImages} from './search.js'
 export type {QueryAnswer} from './search.js'
 
 /**
- * Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. Throws a `UserError`
- * naming the line that is not so.
+ * Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. `skipSelf` leaves
+ * out a row that is the query itself. Throws a `UserError` naming the line that is not so.
  */
-export async function* answerRows(input: Readable | string, {k, limit}: {k: number; limit: number}): AsyncGenerator<QueryAnswer> {
+export async function* answerRows(
+  input: Readable | string,
+  {k, limit, skipSelf = false}: {readonly k: number; readonly limit: number; readonly skipSelf?: boolean}
+): AsyncGenerator<QueryAnswer> {
   const name = typeof input === 'string' ? input : 'stdin'
   const stream = typeof input === 'string' ? createReadStream(input) : input
   const lines = createInterface({input: stream, crlfDelay: Infinity})
@@ -47,7 +50,7 @@ export async function* answerRows(input: Readable | string, {k, limit}: {k: numb
         if (++done >= limit) return
       }
       answer ??= {query, fields: {}, found: []}
-      if (answer.found.length < k)
+      if (answer.found.length < k && !(skipSelf && id === query))
         answer.found.push({
           query,
           id,

@@ -1,0 +1,129 @@
+/**
+ * The base of the commands that take a model over images, and of those that draw one picture or page of them: common
+ * options, progress, rejected images, and the output.
+ */
+import {extname} from 'node:path'
+import {Flags} from '@oclif/core'
+import {UserError} from '../config/errors.js'
+import {Command, engineFlags, inputFlags, outputFlags, reportFlags, strictBadFlags} from './command.js'
+import type {BadImages, EngineAsked, EngineChoice, MaxBad, PrecisionChoice} from './command.js'
+import type {ProgressOptions} from './progress.js'
+
+/** The values of the flags that all these commands have. */
+export type ImageFlags = {
+  readonly null?: boolean
+  readonly engine: EngineChoice
+  readonly device: string
+  readonly precision: PrecisionChoice
+  readonly threads?: number
+  readonly batch?: number
+  readonly 'max-pixels'?: number
+}
+
+/** What a task over images is given, whatever it computes. */
+export type ImageOptions = {
+  readonly nul: boolean | undefined
+  readonly engine: EngineAsked
+  readonly batch: number | undefined
+  readonly maxPixels: number | undefined
+  readonly toolVersion: string
+  readonly onRejected: (image: {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}) => void
+  readonly onSkipped: (skipped: unknown) => void
+  readonly signal: AbortSignal
+}
+
+export abstract class ImageCommand extends Command {
+  static override group = 'Results'
+
+  /** The flags as options; rejected images are counted in `bad`. */
+  protected imageOptions(flags: ImageFlags, bad: BadImages): ImageOptions {
+    return {
+      nul: flags.null,
+      engine: this.engineRequest(flags),
+      batch: flags.batch,
+      maxPixels: flags['max-pixels'],
+      toolVersion: this.config.version,
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
+      signal: this.signal
+    }
+  }
+}
+
+/** The flags of every command that draws; `limit` is how many images are shown where none says. */
+export const visualizeFlags = (limit: number) => ({
+  ...inputFlags,
+  output: Flags.string({
+    char: 'o',
+    required: true,
+    helpValue: 'FILE',
+    summary: 'Where the picture goes: .png, or .html for a page that holds all.'
+  }),
+  force: outputFlags.force,
+  limit: Flags.integer({min: 1, max: 200, default: limit, helpValue: 'N', summary: 'Images shown at most; the first ones are taken.'}),
+  engine: engineFlags.engine,
+  device: engineFlags.device,
+  precision: engineFlags.precision,
+  threads: engineFlags.threads,
+  ...strictBadFlags,
+  json: reportFlags.json,
+  quiet: reportFlags.quiet,
+  verbose: reportFlags.verbose
+})
+
+/** The size of images whose patches are drawn. */
+export const patchSizeFlag = Flags.integer({
+  min: 8,
+  max: 4096,
+  helpValue: 'PIXELS',
+  summary:
+    'Short side of the images; larger gives finer patches. By default that of the training, or the multiple of it that gives 16 patches.'
+})
+export const smoothFlag = Flags.boolean({summary: 'Blend neighbouring patches instead of showing squares.'})
+
+export type DrawOptions = ImageOptions & {
+  readonly format: 'png' | 'html'
+  readonly limit: number
+  readonly onImage: (done: number) => void
+}
+export type Drawing<R> = {readonly content: Uint8Array | string; readonly report: R}
+
+export abstract class VisualizeCommand extends ImageCommand {
+  /**
+   * Draws and writes the output. Returns the report with the name of the file, which is the result of the command.
+   * `describe` says in sentences what was drawn; `report.leftOut`, where there is one, is said here.
+   */
+  protected async draw<R extends object>(
+    flags: ImageFlags & {readonly output: string; readonly limit: number; readonly 'max-bad': MaxBad; readonly bad?: string},
+    start: (options: DrawOptions) => Promise<Drawing<R>>,
+    describe: (report: R) => readonly string[],
+    progressOptions: Omit<ProgressOptions, 'quiet'> = {}
+  ): Promise<R & {output: string}> {
+    const ending = extname(flags.output).toLowerCase()
+    if (ending !== '.png' && ending !== '.html' && ending !== '.htm')
+      throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
+    const output = await this.output(flags.output)
+    const bad = this.badImages(flags)
+    const progress = this.progress(progressOptions)
+    const {content, report} = await start({
+      ...this.imageOptions(flags, bad),
+      format: ending === '.png' ? 'png' : 'html',
+      limit: flags.limit,
+      onImage: done => {
+        bad.accept()
+        progress.update(done)
+      }
+    })
+    progress.stop()
+    await bad.finish()
+    output.stream.write(content)
+    await output.commit()
+    const leftOut = (report as {leftOut?: number}).leftOut ?? 0
+    if (leftOut > 0) this.note(`${leftOut} more ${leftOut === 1 ? 'image is' : 'images are'} not shown; raise --limit to see them`)
+    for (const sentence of describe(report)) this.note(`${sentence}, in ${flags.output}`)
+    return {output: flags.output, ...report}
+  }
+}
+
+/** `1 image`, `3 images`. */
+export const countedImages = (n: number): string => `${n} ${n === 1 ? 'image' : 'images'}`
