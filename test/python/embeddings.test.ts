@@ -67,7 +67,7 @@ test('pyarrow, NumPy and safetensors open what we write', async () => {
     assert.deepEqual(found[`${name}_ids`], ids, name)
   }
   const {check, ...parquetMeta} = found['parquet_meta'] as Record<string, unknown>
-  assert.match(String(check), /^rows=0+2500 names=[0-9a-f]{8} vectors=[0-9a-f]{8}$/)
+  assert.match(String(check), /^rows=0+2500 names=[0-9a-f]{8} vectors=[0-9a-f]{8} record=[0-9a-f]{8}$/)
   assert.deepEqual(parquetMeta, meta)
   for (const name of ['arrow', 'npy', 'safetensors']) assert.deepEqual(found[`${name}_meta`], meta, name)
 })

@@ -17,7 +17,7 @@ import {joinFields, planColumns, splitFields, type CellValue, type Column, type 
 import {csvLayout, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
 import {shortestDecimal, vectorCheck} from './jsonl.js'
-import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {metaFromJson, metaToJson, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
@@ -36,7 +36,7 @@ function csvWriter(sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): 
   /** The first row's cell: record, kinds of the columns, and checksum. */
   const record = (check: string): string => {
     const kinds = Object.fromEntries(columns!.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
-    return JSON.stringify({...(JSON.parse(metaToJson(meta)) as object), kinds, crc32: check})
+    return JSON.stringify({...(JSON.parse(metaToJson(meta)) as object), kinds, crc32: check, record_crc32: recordCheck(meta)})
   }
   return {
     async write({ids, vectors, fields}) {
@@ -138,7 +138,8 @@ function recordOf(cell: string | undefined, name: string): Said {
     )
   }
   const meta = metaFromJson(found as object, name)
-  const {kinds, crc32} = found as {kinds?: unknown; crc32?: unknown}
+  const {kinds, crc32, record_crc32: own} = found
+  if (own !== undefined && own !== recordCheck(meta)) throw damaged(name, 'the record in its first row does not match its checksum')
   const known = isObject(kinds) && Object.values(kinds).every(kind => kind === 'number' || kind === 'boolean')
   if (kinds !== undefined && !known) throw damaged(name, 'the record in its first row does not say what its columns hold')
   return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: typeof crc32 === 'string' ? crc32 : undefined}

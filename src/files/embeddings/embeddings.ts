@@ -5,6 +5,7 @@
  * output that can be continued grows as `OUT.partial`; when the run is interrupted, `resume` goes on behind the last
  * whole row.
  */
+export * from './append.js'
 export * from './formats.js'
 export * from './open.js'
 export * from './output.js'

@@ -15,7 +15,7 @@ import {ByteReader, crcOfFile, fileBytes, fileSink, readAt, writeAt} from './byt
 import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, SideFile, Source, Target} from './format.js'
 import {NPY_HEADER_BYTES, NPY_MAGIC, npyDataAt, npyHeader, parseNpyHeader, type NpyArray} from './npy-header.js'
 import {numbersToFloat32} from './numbers.js'
-import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {metaFromJson, metaToJson, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {lineRows, recoverLines, rowLine, type LineRow} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
@@ -58,7 +58,7 @@ async function npyWriter({file, sides}: Target, meta: EmbeddingMeta, begun: Reco
     },
     async finish() {
       await writeAt(array, npyHeader(rows, meta.dim), 0)
-      await writeRecord({rows, crc32: {vectors: crcText(vectorsCrc), ids: crcText(idsCrc)}})
+      await writeRecord({rows, crc32: {vectors: crcText(vectorsCrc), ids: crcText(idsCrc), record: recordCheck(meta)}})
     }
   }
 }
@@ -122,7 +122,10 @@ async function recordBeside(path: string): Promise<Record | undefined> {
   const {rows, crc32: sums} = found
   const sum = (key: string): string | undefined => (isObject(sums) && typeof sums[key] === 'string' ? (sums[key] as string) : undefined)
   if (rows !== undefined && !Number.isSafeInteger(rows)) throw damaged(`${file} counts ${JSON.stringify(rows)} rows.`)
-  return {meta: metaFromJson(found['dinov2'], file), rows: rows as number | undefined, vectors: sum('vectors'), ids: sum('ids')}
+  const meta = metaFromJson(found['dinov2'], file)
+  if (sum('record') !== undefined && sum('record') !== recordCheck(meta))
+    throw damaged(`The record in ${file} does not match its checksum.`)
+  return {meta, rows: rows as number | undefined, vectors: sum('vectors'), ids: sum('ids')}
 }
 
 /** Ids and fields of an array's rows, in step with them; rows without a list are named by their number. */

@@ -18,7 +18,7 @@ async function* answers(): AsyncGenerator<ParquetAnswer> {
   const file = await ParquetFile.fromFile(await openAsBlob(path))
   const figures = file.metadata().fileMetadata()
   const metadata = [...figures.keyValueMetadata()] as [string, string][]
-  yield {kind: 'opened', count: figures.numRows(), metadata, schema: file.schema().intoIPCStream()}
+  yield {kind: 'opened', count: figures.numRows(), writer: figures.createdBy() ?? '', metadata, schema: file.schema().intoIPCStream()}
   const batches = (await file.stream({batchSize: batchRows})) as unknown as AsyncIterable<WasmBatch>
   for await (const batch of batches) yield {kind: 'rows', bytes: batch.intoIPCStream()}
   yield {kind: 'end'}

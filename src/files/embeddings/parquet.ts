@@ -17,7 +17,7 @@ import {planColumns, type Column} from './columns.js'
 import {ContentCheck} from './content-check.js'
 import {withPath} from './spool.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
-import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {metaFromJson, metaToJson, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {withVectorLength, type EmbeddingBatch} from './rows.js'
 
 const rowGroup = 2048
@@ -66,7 +66,8 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
   let input: WritableStreamDefaultWriter<WasmBatch> | undefined
   let pumped: Promise<void> | undefined
   const check = new ContentCheck()
-  const placeholder = check.toString()
+  const text = (): string => `${check.toString()} record=${recordCheck(meta)}`
+  const placeholder = text()
   const output = new TailSink(sink)
 
   const begin = async (first: EmbeddingBatch['fields']): Promise<void> => {
@@ -112,7 +113,7 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
       output.hold()
       await input!.close()
       await pumped
-      await output.end(placeholder, check.toString())
+      await output.end(placeholder, text())
     }
   }
 }
@@ -126,6 +127,7 @@ export type ParquetAnswer =
   | {
       readonly kind: 'opened'
       readonly count: number
+      readonly writer: string
       readonly metadata: readonly (readonly [string, string])[]
       readonly schema: Uint8Array
     }
@@ -211,6 +213,7 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
     const metadata = new Map(opened.metadata)
     const record = metadata.get('dinov2')
     const {count} = opened
+    if (record === undefined && opened.writer.startsWith('dinov2 ')) throw damaged(name, 'its record of how its vectors were made is gone')
     if (!Number.isSafeInteger(count) || count < 0) throw damaged(name, `it counts ${count} rows`)
     const layout = await readLayout(opened.schema, name, metadata)
     const meta = record === undefined ? undefined : metaFromJson(record, name)
@@ -223,7 +226,7 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
             check.add(batch)
             if (check.rows > count) throw damaged(name, `it counts ${count} rows, but has more`)
             // The last batch is only given once the checksum has been compared.
-            if (check.rows === count && said !== undefined && said !== check.toString())
+            if (check.rows === count && said !== undefined && said !== `${check.toString()} record=${recordCheck(meta!)}`)
               throw damaged(name, 'its rows do not match their checksum')
             yield batch
           }

@@ -4,6 +4,7 @@
  * settings give the same bytes.
  */
 import {UserError} from '../../config/errors.js'
+import {crc32, crcText} from '../../system/crc32.js'
 
 export type Pooling = 'cls' | 'mean' | 'cls+mean' | 'patch'
 
@@ -59,6 +60,9 @@ export function metaToJson(meta: EmbeddingMeta): string {
 
 const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
+/** A checksum of the record. */
+export const recordCheck = (meta: EmbeddingMeta): string => crcText(crc32(Buffer.from(metaToJson(meta))))
+
 const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0
 const optional =
   (check: (value: unknown) => boolean) =>

@@ -5,6 +5,7 @@
 import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJson} from '../../system/json.js'
+import {crc32, crcText} from '../../system/crc32.js'
 import {readAt} from './bytes.js'
 
 /** What is wrong with a file. */
@@ -47,6 +48,27 @@ function entryOf(name: string, found: unknown, file: string): Entry {
   return {dtype: kind, shape, begin, end}
 }
 
+const CHECK = /"header_crc32":"([0-9a-f]{8})"/
+
+/** Sets the checksum of a header in its place; it is taken with zeros there. */
+export function setHeaderCheck(header: Buffer): void {
+  const text = header.toString('latin1')
+  const found = CHECK.exec(text)!
+  header.write(crcText(crc32(header)), found.index + '"header_crc32":"'.length, 'latin1')
+}
+
+/** Compares a header with its checksum, where it has one. */
+function checkHeader(header: Buffer, name: string): void {
+  const found = CHECK.exec(header.toString('latin1'))
+  if (!found) {
+    if (header.includes('_crc32')) throw damaged(`The checksum of the header of ${name} is gone.`)
+    return
+  }
+  const blank = Buffer.from(header)
+  blank.write('00000000', found.index + '"header_crc32":"'.length, 'latin1')
+  if (found[1] !== crcText(crc32(blank))) throw damaged(`The header of ${name} does not match its checksum.`)
+}
+
 export async function readHeader(handle: FileHandle, name: string): Promise<{header: Header; dataAt: number; size: number}> {
   const {size} = await handle.stat()
   const start = await readAt(handle, 0, 8)
@@ -54,9 +76,12 @@ export async function readHeader(handle: FileHandle, name: string): Promise<{hea
   if (8 + length > size) throw damaged(`${name} is cut off: its header promises more bytes than there are.`)
   let found: unknown
   try {
-    found = parseJson((await readAt(handle, 8, length)).toString('utf8'))
+    const bytes = await readAt(handle, 8, length)
+    checkHeader(bytes, name)
+    found = parseJson(bytes.toString('utf8'))
     if (!isObject(found)) throw new SyntaxError('it is no object')
   } catch (error) {
+    if (error instanceof UserError) throw error
     throw damaged(`${name} has a damaged safetensors header.`, error)
   }
   const {__metadata__: metadata = {}, ...tensors} = found as Record<string, unknown>

@@ -13,7 +13,7 @@ import {crc32, crcText} from '../../system/crc32.js'
 import {ByteReader, crcOfFile, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
 import {withPath} from './spool.js'
 import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, Target} from './format.js'
-import {checkExtent, damaged, readHeader, type Entry, type Header} from './safetensors-header.js'
+import {checkExtent, damaged, readHeader, setHeaderCheck, type Entry, type Header} from './safetensors-header.js'
 import {dtype, numbersToFloat32, type Dtype} from './numbers.js'
 import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {lineRows, recoverLines, rowLine} from './row-lines.js'
@@ -27,7 +27,7 @@ type Counts = {readonly rows: number; readonly lineBytes: number; readonly vecto
 /** JSON of the header. */
 function headerText(meta: EmbeddingMeta, {rows, lineBytes, vectorsCrc, rowsCrc}: Counts): string {
   const end = rows * meta.dim * 4
-  const check = {rows: String(rows), vectors_crc32: crcText(vectorsCrc), rows_crc32: crcText(rowsCrc)}
+  const check = {rows: String(rows), vectors_crc32: crcText(vectorsCrc), rows_crc32: crcText(rowsCrc), header_crc32: '00000000'}
   return JSON.stringify({
     __metadata__: {format: 'pt', dinov2: metaToJson(meta), ...check},
     vectors: {dtype: 'F32', shape: [rows, meta.dim], data_offsets: [0, end]},
@@ -46,6 +46,7 @@ function headerOf(meta: EmbeddingMeta, counts: Counts, dataAt: number): Buffer {
   const head = Buffer.alloc(dataAt, 0x20)
   head.writeBigUInt64LE(BigInt(dataAt - 8))
   head.write(headerText(meta, counts), 8)
+  setHeaderCheck(head.subarray(8))
   return head
 }
 

@@ -9,13 +9,7 @@ import {UserError} from '../../config/errors.js'
 import type {RejectedImage} from '../../data/loader/batches.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
-import {
-  createEmbeddings,
-  provenanceDifferences,
-  inspectOutput,
-  openEmbeddings,
-  type EmbeddingFormat
-} from '../../files/embeddings/embeddings.js'
+import {appendEmbeddings, createEmbeddings, inspectOutput, type EmbeddingFormat} from '../../files/embeddings/embeddings.js'
 import {embed, leaveOutDone, loadEmbedder, defaultBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
 
 export type EmbedInputs = {
@@ -61,7 +55,7 @@ export type EmbedReport = {
   readonly format: EmbeddingFormat
   readonly finished: boolean
   readonly rows: number
-  /** Rows of these that an interrupted run had done. */
+  /** Rows of these that an earlier run had done. */
   readonly resumed: number
   readonly dim: number
   readonly fingerprint: string | null
@@ -70,14 +64,9 @@ export type EmbedReport = {
 }
 
 const decodeOptions = ({workers, maxPixels, signal}: EmbedInputs): Pick<EmbedOptions, 'workers' | 'maxPixels' | 'signal'> => ({
-  ...(workers === undefined ? {} : {workers}),
-  ...(maxPixels === undefined ? {} : {maxPixels}),
+  workers,
+  maxPixels,
   signal
-})
-
-const sourceOptions = ({nul, onSkipped}: EmbedInputs): {nul?: boolean; onSkipped?: (note: SourceNote) => void} => ({
-  ...(nul ? {nul} : {}),
-  ...(onSkipped ? {onSkipped} : {})
 })
 
 async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
@@ -95,7 +84,7 @@ async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engin
 export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, EmbedReport> {
   const {output: target, signal, onRejected} = work
   const place = await inspectOutput(target, work)
-  const refs = listImages(work.inputs, sourceOptions(work))
+  const refs = listImages(work.inputs, work)
   const first = await refs.next() // names that do not exist are told before the model is loaded
   if (first.done) throw noImages(work.inputs)
   const all = async function* (): AsyncGenerator<ImageRef> {
@@ -105,19 +94,8 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   const {embedder, engine, batch} = await startModel(work)
   using held = embedder
   const {dim, fingerprint} = held.meta
-  if (place.complete) {
-    const rows = await assertSameOutput(target, held)
-    yield {kind: 'resumed', rows}
-    return {output: target, format: place.format, finished: true, rows, resumed: rows, dim, fingerprint, batch, engine}
-  }
-  const output = await createEmbeddings(target, {
-    meta: held.meta,
-    stdout: work.stdout,
-    format: place.format,
-    batch,
-    force: work.force,
-    resume: work.resume
-  })
+  const options = {meta: held.meta, stdout: work.stdout, format: place.format, batch, force: work.force, resume: work.resume}
+  const output = await (place.complete ? appendEmbeddings(target, options) : createEmbeddings(target, options))
   const {resumed, format} = output
   let rows = resumed
   const keep = async (): Promise<EmbedEvent[]> => ((await output.keep()) ? [{kind: 'kept', rows}] : [])
@@ -145,25 +123,6 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   }
 }
 
-/**
- * How many rows a whole output has. Throws `UserError` (exit 2) when it was made in another way than this run would.
- */
-async function assertSameOutput(target: string, {meta}: Embedder): Promise<number> {
-  const done = await openEmbeddings(target)
-  const parts = provenanceDifferences(done.meta, meta)
-  if (parts.length > 0) {
-    await done.close()
-    throw new UserError(`${target} is there, whole, but was made in another way (${parts.join(', ')}).`, {
-      exit: 2,
-      code: 'OUTPUT_EXISTS',
-      hint: 'Give --force to replace it, or name another output.'
-    })
-  }
-  let rows = 0
-  for await (const {ids} of done.rows) rows += ids.length
-  return rows
-}
-
 /** What a short trial says of the whole. */
 export type EmbedEstimate = {
   readonly images: number
@@ -186,7 +145,7 @@ const trialImages = 16
 export async function estimateEmbedding(work: EmbedInputs): Promise<EmbedEstimate> {
   let count = 0
   const first: ImageRef[] = []
-  for await (const chunk of listChunks(work.inputs, sourceOptions(work))) {
+  for await (const chunk of listChunks(work.inputs, work)) {
     work.signal.throwIfAborted()
     count += chunk.length
     if (first.length < trialImages) first.push(...chunk.slice(0, trialImages - first.length))

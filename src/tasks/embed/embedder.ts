@@ -263,11 +263,11 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
 }
 
 /**
- * Leaves out the images that an interrupted run has done: `ids` are those of its rows, in order.
+ * Leaves out the images that an earlier run has done: `ids` are those of its rows, in order.
  *
  * An image that stands between them without a row was refused then, and must be refused again: it is decoded once more
  * and told to `onRejected`. Where it turns out to be good, or a done image is missing, the list is not the one of the
- * interrupted run. Throws `UserError` (exit 2) naming the image.
+ * earlier run. Throws `UserError` (exit 2) naming the image.
  */
 export async function* leaveOutDone(
   refs: AsyncIterable<ImageRef>,
@@ -279,7 +279,7 @@ export async function* leaveOutDone(
     new UserError(sentence, {
       exit: 2,
       code: 'LIST_CHANGED',
-      hint: 'Give the inputs of the interrupted run in their order, or --force to start anew.'
+      hint: 'Give the inputs of the earlier run in their order, new ones behind them; or --force to start anew.'
     })
   const {loadPixels, RefusedImage} = await import('../../data/image/decode.js')
   let next = await ids.next()
@@ -295,12 +295,12 @@ export async function* leaveOutDone(
             throw error
           }
         )
-        if (reason === undefined) throw changed(`${ref.id} stands where the interrupted run had ${next.value}.`)
+        if (reason === undefined) throw changed(`${ref.id} stands where the earlier run had ${next.value}.`)
         const path = typeof ref.path === 'string' ? ref.path : ref.id
         onRejected({id: ref.id, path, reason, pathBase64: ref.pathBase64})
       }
     }
-    if (!next.done) throw changed(`${next.value} has a row of the interrupted run, but is not among the inputs.`)
+    if (!next.done) throw changed(`${next.value} has a row of the earlier run, but is not among the inputs.`)
   } finally {
     await ids.return(undefined)
   }

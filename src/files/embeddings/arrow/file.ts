@@ -8,6 +8,7 @@ import {open, type FileHandle} from 'node:fs/promises'
 import {readAt} from '../bytes.js'
 import {FlatTable} from './flatbuffer.js'
 import {MAGIC, messageOf, type Message} from './messages.js'
+import {SCHEMA} from './schema.js'
 
 /** Where a message lies: its metadata, framed, and its body. */
 type Block = {readonly at: number; readonly head: number; readonly body: number}
@@ -38,17 +39,36 @@ async function readFooter(
   return {schema, bytes, dictionaries: blocks(2), batches: blocks(3), at}
 }
 
-/** Where the first message behind the schema begins, where the schema has a frame. */
-async function behindSchema(handle: FileHandle): Promise<number | undefined> {
+/**
+ * Where the first batch begins: behind the schema, which some writers leave to the footer. Undefined where that has
+ * no frame.
+ */
+async function firstBatchAt(handle: FileHandle, footerAt: number): Promise<number | undefined> {
   const prefix = await readAt(handle, 8, 8)
-  return prefix.length === 8 && prefix.readInt32LE(0) === -1 ? 16 + prefix.readInt32LE(4) : undefined
+  const length = prefix.length === 8 && prefix.readInt32LE(0) === -1 ? prefix.readInt32LE(4) : undefined
+  if (length === undefined) return undefined
+  if (length <= 0 || 16 + length > footerAt) return 8
+  return messageOf(await readAt(handle, 16, length)).message.kind === SCHEMA ? 16 + length : 8
+}
+
+/** The blocks with the length that their messages have: some writers leave the frame out of what the footer says. */
+async function measured(handle: FileHandle, blocks: readonly Block[]): Promise<Block[]> {
+  const found: Block[] = []
+  for (const {at, head, body} of blocks) {
+    const prefix = await readAt(handle, at, 8)
+    if (prefix.length < 8) throw new RangeError('a batch lies outside it')
+    const length = prefix.readInt32LE(0) === -1 ? 8 + prefix.readInt32LE(4) : 4 + prefix.readInt32LE(0)
+    if (head !== length && head !== length - 8 && head !== length - 4) throw new RangeError('a batch is not as long as its footer says')
+    found.push({at, head: length, body})
+  }
+  return found
 }
 
 /** Refuses blocks that lie outside the file, in each other, or with more than a gap between them. */
 function checkBlocks(blocks: readonly Block[], begin: number | undefined, footerAt: number): void {
   let end = begin
   for (const {at, head, body} of [...blocks].sort((a, b) => a.at - b.at)) {
-    if (head < 8 || body < 0 || at < 8 || at + head + body > footerAt) throw new RangeError('a batch lies outside it')
+    if (head < 16 || body < 0 || at < 8 || at + head + body > footerAt) throw new RangeError('a batch lies outside it')
     if (end !== undefined && (at < end || at - end > MAX_GAP)) throw new RangeError('its batches do not lie one behind the other')
     end = at + head + body
   }
@@ -70,12 +90,13 @@ export async function openArrowFile(path: string): Promise<ArrowFile> {
   try {
     const {size} = await handle.stat()
     const {schema, bytes, dictionaries, batches, at} = await readFooter(handle, size)
-    checkBlocks([...dictionaries, ...batches], await behindSchema(handle), at)
+    const blocks = await measured(handle, [...dictionaries, ...batches])
+    checkBlocks(blocks, await firstBatchAt(handle, at), at)
     return {
       schema,
       head: bytes,
       async *messages() {
-        for (const block of [...dictionaries, ...batches]) {
+        for (const block of blocks) {
           const found = await readAt(handle, block.at, block.head + block.body)
           const framed = found.readInt32LE(0) === -1
           const length = found.readInt32LE(framed ? 4 : 0)

@@ -1,0 +1,58 @@
+/**
+ * Whole outputs that get more rows: they are written again with the new ones behind, and only where there are new
+ * ones.
+ */
+import {UserError} from '../../config/errors.js'
+import {formatOf} from './formats.js'
+import {openEmbeddings} from './open.js'
+import {replaceEmbeddings, type OutputOptions} from './output.js'
+import {provenanceDifferences} from './provenance.js'
+import type {EmbeddingOutput} from './resumable.js'
+
+/** The ids of a file's rows, in order. */
+async function* idsOf(path: string): AsyncGenerator<string> {
+  const {rows, close} = await openEmbeddings(path)
+  try {
+    for await (const {ids} of rows) yield* ids
+  } finally {
+    await close()
+  }
+}
+
+/**
+ * Opens the whole output at `target` to add rows. Its own rows count as resumed, and nothing is written before the
+ * first new row comes.
+ *
+ * Throws `UserError` (exit 2) where it was made in another way than `meta` says, or is damaged.
+ */
+export async function appendEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
+  const whole = await openEmbeddings(target)
+  await whole.close()
+  const parts = provenanceDifferences(whole.meta, options.meta)
+  if (parts.length > 0)
+    throw new UserError(`${target} is there, whole, but was made in another way (${parts.join(', ')}).`, {
+      exit: 2,
+      code: 'OUTPUT_EXISTS',
+      hint: 'Give --force to replace it, or name another output.'
+    })
+  let resumed = 0
+  for await (const _id of idsOf(target)) resumed++
+  let output: EmbeddingOutput | undefined
+  const begin = async (): Promise<EmbeddingOutput> => {
+    const copy = await replaceEmbeddings(target, options)
+    const {rows} = await openEmbeddings(target)
+    for await (const batch of rows) await copy.write(batch)
+    return copy
+  }
+  return {
+    format: formatOf(target, options.format).name,
+    resumed,
+    resumedIds: () => idsOf(target),
+    async write(batch) {
+      output ??= await begin()
+      await output.write(batch)
+    },
+    commit: async () => output?.commit(),
+    keep: async () => (await output?.keep()) ?? false
+  }
+}

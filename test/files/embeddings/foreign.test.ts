@@ -1,0 +1,145 @@
+/** Files of other programs, made here: other types of ids and numbers, other orders of bytes, other separators. */
+import assert from 'node:assert/strict'
+import {mkdtemp, rm, writeFile} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {after, before, describe, test} from 'node:test'
+import * as arrow from 'apache-arrow'
+import {openEmbeddings} from '../../../src/files/embeddings/embeddings.js'
+import {unpackLz4} from '../../../src/files/embeddings/arrow/compression.js'
+
+let dir: string
+before(async () => void (dir = await mkdtemp(join(tmpdir(), 'foreign-'))))
+after(() => rm(dir, {recursive: true, force: true}))
+
+async function read(name: string, bytes: string | Uint8Array): Promise<[string, number[], object][]> {
+  const path = join(dir, name)
+  await writeFile(path, bytes)
+  const found: [string, number[], object][] = []
+  const {rows} = await openEmbeddings(path)
+  for await (const {ids, vectors, fields} of rows) {
+    const D = vectors.length / ids.length
+    for (const [i, id] of ids.entries()) found.push([id, [...vectors.subarray(i * D, (i + 1) * D)], {...fields[i]}])
+  }
+  return found
+}
+
+const list = (type: arrow.DataType, values: readonly (readonly number[])[]): arrow.Vector =>
+  arrow.vectorFromArray(values as number[][], new arrow.List(new arrow.Field('item', type, true)))
+const expected = [
+  ['a', [0.5, 1]],
+  ['b', [2, 3]]
+]
+const vectors = [
+  [0.5, 1],
+  [2, 3]
+]
+
+describe('Arrow', () => {
+  const ids: Readonly<Record<string, arrow.Vector>> = {
+    utf8: arrow.vectorFromArray(['a', 'b'], new arrow.Utf8()),
+    'large utf8': arrow.vectorFromArray(['a', 'b'], new arrow.LargeUtf8()),
+    dictionary: arrow.vectorFromArray(['a', 'b'], new arrow.Dictionary(new arrow.Utf8(), new arrow.Int16())),
+    binary: arrow.vectorFromArray([Buffer.from('a'), Buffer.from('b')], new arrow.Binary())
+  }
+  for (const [type, id] of Object.entries(ids)) {
+    for (const kind of ['stream', 'file'] as const)
+      test(`ids of the type ${type}, in a ${kind}`, async () => {
+        const table = new arrow.Table({id, vector: list(new arrow.Float64(), vectors)} as never)
+        const found = await read('t.arrow', arrow.tableToIPC(table, kind))
+        assert.deepEqual(
+          found.map(([name, vector]) => [name, vector]),
+          expected
+        )
+      })
+  }
+
+  test('whole-number ids become texts, other columns become fields', async () => {
+    const table = new arrow.Table({
+      id: arrow.vectorFromArray([7n, 9n], new arrow.Int64()),
+      n: arrow.vectorFromArray([1, null], new arrow.Int32()),
+      vector: list(new arrow.Float32(), vectors)
+    } as never)
+    assert.deepEqual(await read('t.arrow', arrow.tableToIPC(table)), [
+      ['7', [0.5, 1], {n: 1}],
+      ['9', [2, 3], {}]
+    ])
+  })
+
+  test('a row without an id, a vector with a gap, an id that is no name: refused, not numbered', async () => {
+    const write = (columns: object): Uint8Array => arrow.tableToIPC(new arrow.Table(columns as never))
+    const good = list(new arrow.Float32(), vectors)
+    await assert.rejects(read('t.arrow', write({id: arrow.vectorFromArray(['a', null], new arrow.Utf8()), vector: good})), {
+      code: 'NO_IDS',
+      message: /Row 1 of .* has no id/
+    })
+    await assert.rejects(read('t.arrow', write({id: arrow.vectorFromArray([0.5, 1], new arrow.Float64()), vector: good})), {
+      code: 'NO_IDS',
+      message: /of the type float64/
+    })
+    const gap = arrow.vectorFromArray([[1, null]] as never, new arrow.List(new arrow.Field('item', new arrow.Float32(), true)))
+    await assert.rejects(read('t.arrow', write({vector: gap})), {code: 'NO_VECTORS', message: /Number 1 .* is missing/})
+  })
+})
+
+test('LZ4 frames unpack, and damaged ones are refused', () => {
+  // Frame: magic, flags, block size, header checksum; a block of 4 literals and a copy of 8 bytes from 4 back, then "end..".
+  const block = Buffer.concat([Buffer.from([0x44]), Buffer.from('abcd'), Buffer.from([4, 0]), Buffer.from([0x50]), Buffer.from('end..')])
+  const size = Buffer.alloc(4)
+  size.writeUInt32LE(block.length)
+  const frame = Buffer.concat([Buffer.from([0x04, 0x22, 0x4d, 0x18, 0x40, 0x40, 0xc0]), size, block, Buffer.alloc(4)])
+  assert.equal(unpackLz4(frame, 17).toString(), 'abcdabcdabcdend..')
+  assert.throws(() => unpackLz4(frame.subarray(0, 12), 17), RangeError)
+  assert.throws(() => unpackLz4(frame, 10), RangeError)
+})
+
+/** An array file with this header and these numbers. */
+function npy(header: string, numbers: Buffer): Buffer {
+  const text = header.padEnd(117) + '\n'
+  return Buffer.concat([Buffer.from('\x93NUMPY\x01\x00', 'latin1'), Buffer.from([text.length, 0]), Buffer.from(text), numbers])
+}
+
+describe('NumPy', () => {
+  const numbers = [1, 2, 3, 4, 5, 6]
+  test('Fortran order and big-endian', async () => {
+    const columns = Buffer.from(Float32Array.from([1, 3, 5, 2, 4, 6]).buffer)
+    const found = await read('f.npy', npy("{'descr': '<f4', 'fortran_order': True, 'shape': (3, 2), }", columns))
+    assert.deepEqual(
+      found.map(([, vector]) => vector),
+      [
+        [1, 2],
+        [3, 4],
+        [5, 6]
+      ]
+    )
+    const big = Buffer.alloc(48)
+    for (const [i, x] of numbers.entries()) big.writeDoubleBE(x, 8 * i)
+    assert.deepEqual((await read('b.npy', npy("{'descr': '>f8', 'fortran_order': False, 'shape': (2, 3), }", big)))[1]![1], [4, 5, 6])
+  })
+  for (const shape of ['(6, 1.5)', '(x, 4)', '(-1, 4)', '(1e999, 4)', '(6, 0)', '(NaN, 4)', '(9007199254740993, 4)'])
+    test(`the shape ${shape} is refused`, () =>
+      assert.rejects(read('s.npy', npy(`{'descr': '<f4', 'fortran_order': False, 'shape': ${shape}, }`, Buffer.alloc(96))), {
+        name: 'UserError'
+      }))
+})
+
+describe('CSV', () => {
+  test('semicolons with decimal commas, other names, an index of pandas, a byte order mark', async () => {
+    assert.deepEqual(await read('a.csv', 'id;emb_0;emb_1\nx;0,5;1\n'), [['x', [0.5, 1], {}]])
+    assert.deepEqual(await read('b.csv', '\uFEFF,id,label,1,2\n0,x,cat,0.5,1\n'), [['x', [0.5, 1], {label: 'cat'}]])
+    assert.deepEqual(await read('c.csv', Buffer.from('\uFEFFid\tv0\tv1\r\nx\t1\t2\r\n', 'utf16le')), [['x', [1, 2], {}]])
+  })
+  test('a column that is missing, doubled or cut is named', async () => {
+    await assert.rejects(read('d.csv', 'id,v0,v2\nx,1,2\n'), {message: /lacks the column v1.*separated by commas/})
+    await assert.rejects(read('e.csv', 'id,v0,v1,v1\nx,1,2,3\n'), {message: /two columns v1/})
+    await assert.rejects(read('f.csv', 'id,a,b\nx,1,2\n'), {message: /no columns v0, v1/})
+    await assert.rejects(read('g.csv', 'id,v0,v1\nx,1\n'), {message: /2 cells, but there are 3 columns/})
+  })
+})
+
+test('NaN and infinity are refused in every format that can say them', async () => {
+  await assert.rejects(read('n.csv', 'id,v0,v1\nx,1,Infinity\n'), {code: 'NOT_FINITE'})
+  await assert.rejects(read('n.jsonl', '{"id":"x","vector":[1,1e999]}\n'), {code: 'NOT_FINITE'})
+  const bytes = Buffer.from(Float32Array.of(1, NaN).buffer)
+  await assert.rejects(read('n.npy', npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }", bytes)), {code: 'NOT_FINITE'})
+})

@@ -1,0 +1,137 @@
+/**
+ * What is fuzzed: for each parser a way to make whole files, and a way to read one.
+ *
+ * Reading a whole file gives what is in it as a text; reading a changed one gives a text too, or throws. A new parser is
+ * one more entry here.
+ */
+import {mkdtemp, readFile, rm, writeFile} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {
+  batchOf,
+  createEmbeddings,
+  formatNames,
+  openEmbeddings,
+  type EmbeddingFormat,
+  type EmbeddingMeta
+} from '../../src/files/embeddings/embeddings.js'
+import {parseNpyHeader} from '../../src/files/embeddings/npy-header.js'
+import {buildIndex} from '../../src/tasks/search/build-index.js'
+import {loadIndex} from '../../src/tasks/search/search.js'
+import {fileSink} from '../../src/files/embeddings/bytes.js'
+import {open} from 'node:fs/promises'
+
+export type Parser = {
+  readonly name: string
+  /** Mutants tried in the test: fewer where each takes long. */
+  readonly inputs: number
+  /** Whole files to start from. */
+  seeds(folder: string): Promise<Buffer[]>
+  /** What a file at `path` says. Throws `UserError` where it is refused. */
+  read(path: string): Promise<string>
+  /** Whether a changed file may be taken for what it is not: texts that are made to be edited. */
+  readonly editable?: boolean
+}
+
+const D = 4
+export const meta: EmbeddingMeta = {
+  fingerprint: 'f'.repeat(64),
+  architecture: 'ViT 4 wide',
+  preprocessing: {crop: 224, resize: 256},
+  pooling: 'cls',
+  layers: 1,
+  normalized: false,
+  dim: D,
+  precision: 'fp32',
+  toolVersion: '0.1.0'
+}
+
+const rows = (n: number): Parameters<typeof batchOf>[0] =>
+  Array.from({length: n}, (_, i) => ({
+    id: `id${i}`,
+    vector: Float32Array.from({length: D}, (_x, d) => Math.sin(i * 7 + d)),
+    fields: {label: `l${i % 3}`, n: i, ...(i === 5 ? {odd: ['x']} : {})}
+  }))
+
+async function embeddings(folder: string, format: EmbeddingFormat): Promise<Buffer> {
+  const path = join(folder, `seed.${format}`)
+  const output = await createEmbeddings(path, {meta, format, force: true})
+  const all = rows(6)
+  await output.write(batchOf(all.slice(0, 4)))
+  await output.write(batchOf(all.slice(4)))
+  await output.commit()
+  return readFile(path)
+}
+
+/** Rows of a file as a text. */
+async function readRows(path: string): Promise<string> {
+  const {rows: batches, meta: record} = await openEmbeddings(path)
+  let text = `${record.fingerprint} ${record.dim}\n`
+  for await (const {ids, vectors, fields} of batches) {
+    if (vectors.length !== ids.length * record.dim || fields.length !== ids.length) throw new Error('rows of several lengths')
+    text += ids
+      .map((id, i) => `${id} ${vectors.subarray(i * record.dim, (i + 1) * record.dim).join()} ${JSON.stringify(fields[i])}`)
+      .join('\n')
+  }
+  return text
+}
+
+async function index(folder: string, kind: 'exact' | 'hnsw'): Promise<Buffer> {
+  const source = join(folder, 'rows.jsonl')
+  await writeFile(
+    source,
+    rows(40)
+      .map(({id, vector}) => JSON.stringify({id, vector: [...vector]}))
+      .join('\n')
+  )
+  const events = buildIndex({sources: [source], kind})
+  let step = await events.next()
+  while (!step.done) step = await events.next()
+  const path = join(folder, `${kind}.index`)
+  const handle = await open(path, 'w')
+  await step.value.write(fileSink(handle)).finally(() => handle.close())
+  return readFile(path)
+}
+
+async function searchIndex(path: string): Promise<string> {
+  const searcher = await loadIndex(path)
+  const found = await searcher.search({ids: ['q'], vectors: new Float32Array(searcher.header.dim).fill(0.5), fields: [{}]}, {k: 50})
+  return JSON.stringify(found)
+}
+
+const indexParser = (kind: 'exact' | 'hnsw'): Parser => ({
+  name: `index-${kind}`,
+  inputs: 2000,
+  seeds: async folder => [await index(folder, kind)],
+  read: searchIndex
+})
+
+export const parsers: readonly Parser[] = [
+  ...formatNames.map((format): Parser => ({
+    name: format,
+    inputs: format === 'parquet' ? 12 : 2000,
+    seeds: async folder => [await embeddings(folder, format)],
+    read: readRows,
+    // Text may be cut behind a line, and ids and fields of it edited; an array alone has no checksum.
+    editable: format === 'jsonl' || format === 'csv' || format === 'npy'
+  })),
+  {
+    name: 'npy-header',
+    inputs: 2000,
+    seeds: async folder => [(await embeddings(folder, 'npy')).subarray(0, 128)],
+    read: async path => JSON.stringify(parseNpyHeader(await readFile(path), path)),
+    editable: true
+  },
+  indexParser('exact'),
+  indexParser('hnsw')
+]
+
+/** Runs `work` with a folder of its own. */
+export async function inFolder<T>(work: (folder: string) => Promise<T>): Promise<T> {
+  const folder = await mkdtemp(join(tmpdir(), 'fuzz-'))
+  try {
+    return await work(folder)
+  } finally {
+    await rm(folder, {recursive: true, force: true})
+  }
+}
