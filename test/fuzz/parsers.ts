@@ -1,8 +1,8 @@
 /**
  * What is fuzzed: for each parser a way to make whole files, and a way to read one.
  *
- * Reading a whole file gives what is in it as a text; reading a changed one gives a text too, or throws. A new parser is
- * one more entry here.
+ * Reading a whole file gives what is in it as a text; reading a changed one gives a text too, or throws. A new parser
+ * is one more entry here.
  */
 import {mkdtemp, readFile, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

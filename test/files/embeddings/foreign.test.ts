@@ -83,7 +83,8 @@ describe('Arrow', () => {
 })
 
 test('LZ4 frames unpack, and damaged ones are refused', () => {
-  // Frame: magic, flags, block size, header checksum; a block of 4 literals and a copy of 8 bytes from 4 back, then "end..".
+  // A frame: magic, flags, block size, header checksum; then a block of 4 literals, a copy of 8 bytes from 4 back,
+  // and "end..".
   const block = Buffer.concat([Buffer.from([0x44]), Buffer.from('abcd'), Buffer.from([4, 0]), Buffer.from([0x50]), Buffer.from('end..')])
   const size = Buffer.alloc(4)
   size.writeUInt32LE(block.length)
