@@ -11,9 +11,8 @@ import {resolve, isAbsolute} from 'node:path'
 import type {Readable} from 'node:stream'
 import {parse} from 'csv-parse'
 import {UserError} from '../../config/errors.js'
+import {asUtf8, columnName, isNulList, PATH_NAMES, pathColumn, sniffList, tableDelimiter, type ListFormat} from './list-format.js'
 import {problemRef, refOf, type ImageRef} from './image-ref.js'
-
-export type ListFormat = 'lines' | 'nul' | 'jsonl' | 'csv' | 'tsv'
 
 export type ListOptions = {
   /** The list's own name, for the ids of rows that name nothing: `photos.jsonl:17`. */
@@ -28,6 +27,8 @@ export type ListOptions = {
 }
 
 const ROWS = 1024
+/** First bytes by which a list of NUL-separated names is known. */
+const HEAD = 4096
 const LONGEST = 16 << 20
 const LONG_HINT = 'A list made by `find -print0` is read with -0; an image itself is named, not piped.'
 const NEWLINE = 0x0a
@@ -52,7 +53,9 @@ function rangeOf(range: unknown): {offset: number; size: number} | undefined {
  * along.
  */
 function fromFields(row: Record<string, unknown>, line: number, {name, base}: ListOptions): ImageRef {
-  const {path, id, path_base64: odd, range, ...fields} = row
+  const {id, path_base64: odd, range, ...others} = row
+  const column = PATH_NAMES.find(key => typeof others[key] === 'string') ?? 'path'
+  const {[column]: path, ...fields} = others
   const given = typeof id === 'string' || typeof id === 'number' ? String(id) : undefined
   const bytes = typeof odd === 'string' && odd !== '' ? Buffer.from(odd, 'base64') : undefined
   if (!bytes && (typeof path !== 'string' || path === ''))
@@ -76,22 +79,7 @@ function fromJson(text: string, line: number, options: ListOptions): ImageRef {
   return problemRef(`${options.name}:${line}`, '', `line ${line} of ${options.name} is not a JSON object`)
 }
 
-const isRow = (text: string): boolean => {
-  try {
-    const row: unknown = JSON.parse(text)
-    return typeof row === 'object' && row !== null && !Array.isArray(row)
-  } catch {
-    return false
-  }
-}
-
-/** What a list without a telling name is, by its first line. */
-function sniffList(first: string): ListFormat {
-  if (first.startsWith('{') && isRow(first)) return 'jsonl'
-  const cells = (separator: string): string[] => first.split(separator).map(cell => cell.trim().replace(/^"(.*)"$/, '$1'))
-  if (cells(',').includes('path')) return 'csv'
-  return cells('\t').includes('path') ? 'tsv' : 'lines'
-}
+export {sniffList, type ListFormat} from './list-format.js'
 
 /** Whole rows of the stream as blocks that end with the separator (the last one may not). */
 async function* blocks(source: AsyncIterable<Buffer | string>, separator: number, name: string): AsyncGenerator<Buffer> {
@@ -151,7 +139,11 @@ async function* table(pieces: AsyncIterable<Buffer>, delimiter: string, options:
   const parser = parse({
     delimiter,
     bom: true,
-    columns: header => header.map((cell: string) => cell.trim()),
+    columns: header => {
+      const names = header.map((cell: string) => columnName(cell))
+      const column = pathColumn(names)
+      return names.map((name: string, i: number) => (i === column ? 'path' : name))
+    },
     relax_column_count: true,
     skip_empty_lines: true,
     info: true
@@ -187,15 +179,19 @@ async function* table(pieces: AsyncIterable<Buffer>, delimiter: string, options:
 
 /** Yields the images of a list, some at a time, in its order. */
 export async function* readList(source: Readable | AsyncIterable<Buffer | string>, options: ListOptions): AsyncGenerator<ImageRef[]> {
-  const separator = options.format === 'nul' ? 0 : NEWLINE
-  const pieces = blocks(source as AsyncIterable<Buffer | string>, separator, options.name)
+  const bytes = asUtf8(source as AsyncIterable<Buffer | string>)
+  const head = await bytes.next()
+  const isNul = options.format === 'nul' || (options.format === undefined && !head.done && isNulList(head.value.subarray(0, HEAD)))
+  const separator = isNul ? 0 : NEWLINE
+  const pieces = blocks(head.done ? bytes : again(head.value, bytes), separator, options.name)
   try {
     let first = await pieces.next()
-    while (!first.done && options.format !== 'nul' && first.value.toString('latin1').trim() === '') first = await pieces.next() // blank lines in front
+    while (!first.done && !isNul && first.value.toString('latin1').trim() === '') first = await pieces.next() // blank lines in front
     if (first.done) return
-    const format = options.format ?? sniffList((first.value.toString('utf8').trimStart().split(/\r?\n/, 1)[0] ?? '').trim())
+    const line = (first.value.toString('utf8').trimStart().split(/\r?\n/, 1)[0] ?? '').trim()
+    const format = isNul ? 'nul' : (options.format ?? sniffList(line))
     const all = again(first.value, pieces)
-    if (format === 'csv' || format === 'tsv') yield* table(all, format === 'csv' ? ',' : '\t', options)
+    if (format === 'csv' || format === 'tsv') yield* table(all, tableDelimiter(line, options.name), options)
     else yield* rows(all, format, separator, options)
   } finally {
     if ('destroy' in source) source.destroy() // whoever waits for more of it is let go

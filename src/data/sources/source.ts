@@ -4,12 +4,13 @@
  * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a
  * shard some headers. The order is that of the inputs; within a folder, that of the bytes of the paths.
  */
-import {createReadStream, promises as fs} from 'node:fs'
+import {closeSync, constants, createReadStream, openSync, promises as fs, readSync, statSync} from 'node:fs'
 import {isAbsolute, dirname, join, resolve} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {walkFolder} from './folder.js'
-import {readList, type ListFormat} from './list.js'
+import {isNulList, type ListFormat} from './list-format.js'
+import {readList} from './list.js'
 import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
 import {isShardName, readShard} from './webdataset.js'
 import {IdWatch} from './duplicate-ids.js'
@@ -120,6 +121,21 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
   return found
 }
 
+/** Whether a plain file of any name holds names separated by NUL; an image never does. */
+function isNulListFile(path: string): boolean {
+  let file: number | undefined
+  try {
+    if (!statSync(path).isFile()) return false
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const head = Buffer.alloc(4096)
+    return isNulList(head.subarray(0, readSync(file, head, 0, head.length, 0)))
+  } catch {
+    return false // named when it is to be decoded
+  } finally {
+    if (file !== undefined) closeSync(file)
+  }
+}
+
 async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
   const {given, open, kind} = input
   if (kind === 'folder') yield* walkFolder(given, open, note)
@@ -137,6 +153,7 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
       ...(format !== 'plain' ? {format} : nul ? {format: 'nul' as const} : {})
     })
   } else if (kind === 'shard') yield* readShard(given, open, note)
+  else if (isNulListFile(open)) yield* readList(createReadStream(open), {name: given, base: dirname(resolve(open)), format: 'nul'})
   else yield [refOf(given, open)]
 }
 
@@ -158,7 +175,7 @@ export async function* listChunks(inputs: readonly string[], options: SourceOpti
  *
  * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image
  * file, `-` (a list on stdin), a list file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`,
- * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, `.tgz`, `.tar.gz`, also `name-{000..012}.tar`;
+ * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, `.tgz`, also `name-{000..012}.tar`;
  * webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
  * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never
  * dropped. Ids may repeat: told once each, as far as the first million ids go. An image under a folder gets `folder`,

@@ -1,4 +1,4 @@
-/** Every member of a shard is an image, a part of one, or refused by name, in whatever order and form the members lie. */
+/** Every member of a shard is an image, a part of one, or refused by name, in whatever order and form they lie. */
 import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
 import {writeFileSync} from 'node:fs'
