@@ -8,7 +8,7 @@ export default class EngineVerify extends Command {
   static override group = 'Engine'
   static override dataToStdout = false
   static override summary = 'Prove that an engine computes what the reference implementation computed.'
-  static override description = `Takes weights and inputs from a folder of recorded tensors, computes features, gradients, losses, parameter groups, schedules and whole optimisation steps anew, and prints for each the error by which it is judged, its limit, and pass or FAIL. In fp32, features and losses have to agree within 1e-5 of the largest entry, gradients within 1e-4, updates of parameters over the recorded steps within 3e-3 in relative L2 norm. bf16 is judged by cosines. --precision auto checks every precision that the engine has.`
+  static override description = `Takes weights and inputs from a folder of recorded tensors, computes features, gradients, losses, parameter groups, schedules and whole optimisation steps anew, and compares each with what is recorded. Prints one line for each part of the recording, with its largest error beside the limit, and a line for each comparison that fails; -v prints all comparisons. In fp32, features and losses have to agree within 1e-5 of the largest entry, gradients within 1e-4, updates of parameters over the recorded steps within 3e-3 in relative L2 norm. bf16 is judged by cosines. --precision auto checks every precision that the engine has.`
   static override statuses = {1: 'something does not agree'}
   static override examples = [
     '<%= config.bin %> engine verify',
@@ -36,10 +36,11 @@ export default class EngineVerify extends Command {
     let step = await run.next()
     for (; !step.done; step = await run.next()) {
       checks.push(step.value)
-      if (!flags.quiet || !step.value.pass) this.print(line(step.value))
+      if (flags.verbose || !step.value.pass) this.print(line(step.value))
     }
     const judged = checks.filter(({limit}) => limit !== null).length
     const failed = checks.filter(({pass}) => !pass).length
+    if (!flags.verbose && !flags.quiet) for (const summary of summaries(checks)) this.print(summary)
     const {engine: name, version} = step.value
     this.print(`${name} ${version} on ${step.value.device}: ${judged - failed} of ${judged} agree with ${golden}`)
     if (failed > 0) process.exitCode = 1
@@ -47,13 +48,40 @@ export default class EngineVerify extends Command {
   }
 }
 
-/** `pass  vit plain  full.x_prenorm  max 1.1e-6  limit 1e-5`; a number without a limit is told, not judged. */
-function line({part, name, measure, error, limit, pass}: Check): string {
-  const verdict = limit === null ? '    ' : pass ? 'pass' : 'FAIL'
-  const number = measure === 'cosine' ? error.toFixed(6) : measure === 'count' ? String(error) : error.toExponential(1)
-  const against =
-    limit === null
-      ? 'not judged'
-      : `${measure === 'cosine' ? 'at least' : 'at most'} ${measure === 'cosine' ? limit : limit === 0 ? 0 : limit.toExponential(0)}`
-  return `${verdict}  ${part.padEnd(22)}  ${name.padEnd(52)}  ${measure.padEnd(6)}  ${number.padStart(9)}  ${against}`
+/** One line for each part of the recording and measure: how many comparisons agree, and the one nearest to its limit. */
+function summaries(checks: readonly Check[]): string[] {
+  const groups = new Map<string, Check[]>()
+  for (const check of checks) {
+    if (check.limit === null) continue
+    const key = `${check.part.padEnd(22)}  ${check.measure}`
+    groups.set(key, [...(groups.get(key) ?? []), check])
+  }
+  return [...groups].map(([, group]) => {
+    const {part, measure} = group[0]!
+    const worst = group.reduce((a, b) => (closeness(b) > closeness(a) ? b : a))
+    const agreeing = group.filter(({pass}) => pass).length
+    const verdict = agreeing === group.length ? 'pass' : 'FAIL'
+    return `${verdict}  ${part.padEnd(22)}  ${measure.padEnd(6)}  ${`${agreeing} of ${group.length}`.padStart(12)}  worst ${figure(worst)}, ${bound(worst)}`
+  })
+}
+
+/** How near an error comes to its limit: above 1 it fails. */
+function closeness({measure, error, limit}: Check): number {
+  if (Number.isNaN(error)) return Infinity
+  if (measure === 'cosine') return (1 - error) / (1 - limit!)
+  return limit === 0 ? (error === 0 ? 0 : Infinity) : error / limit!
+}
+
+const figure = ({measure, error}: Check): string =>
+  measure === 'cosine' ? error.toFixed(6) : measure === 'count' ? String(error) : error.toExponential(1)
+
+const bound = ({measure, limit}: Check): string =>
+  limit === null
+    ? 'not judged'
+    : `${measure === 'cosine' ? 'at least' : 'at most'} ${measure === 'cosine' ? limit : limit === 0 ? 0 : limit.toExponential(0)}`
+
+/** `pass  vit plain  full.x_prenorm  max 1.1e-6  at most 1e-5`; a number without a limit is shown, not judged. */
+function line(check: Check): string {
+  const verdict = check.limit === null ? '    ' : check.pass ? 'pass' : 'FAIL'
+  return `${verdict}  ${check.part.padEnd(22)}  ${check.name.padEnd(52)}  ${check.measure.padEnd(6)}  ${figure(check).padStart(9)}  ${bound(check)}`
 }

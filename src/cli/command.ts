@@ -17,13 +17,15 @@ import {cut, several, truth, type FlagShape} from './argv.js'
 import {BadImages} from './rejected-inputs.js'
 import {report, type Report} from './errors.js'
 import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
-import {flush, install, reportDefectsWith, stopSignal, stopStatus} from './shutdown.js'
-import {openOutput, type Output} from './output.js'
+import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal} from './shutdown.js'
+import {assertFolderOf} from '../system/atomic.js'
+import {openOutput, type Output} from '../system/output.js'
 import {Progress, type ProgressOptions} from './progress.js'
 
 export {BadImages} from './rejected-inputs.js'
 export * from './flags.js'
-export {openFolder, openOutput, refuseExisting, writeWhole, type Output} from './output.js'
+export {refuseExisting} from '../system/atomic.js'
+export {openFolder, openOutput, type Output} from '../system/output.js'
 export {Progress} from './progress.js'
 
 /** Where the value of a flag came from, e.g. `command line`, `DINOV2_BATCH`, `run.yaml`, `default`. */
@@ -134,8 +136,12 @@ export abstract class Command extends OclifCommand {
     return output
   }
 
-  /** The keeper of refused inputs, from `--max-bad` and `--bad`. */
+  /**
+   * Counts rejected inputs, by `--max-bad` and `--bad`. Throws a `UserError` (exit 2) where the folder of `--bad` does
+   * not exist: better before the work than after it.
+   */
   badImages(flags: {'max-bad': MaxBad; bad?: string | undefined}): BadImages {
+    if (flags.bad !== undefined) assertFolderOf(flags.bad)
     return new BadImages({max: flags['max-bad'], file: flags.bad, say: line => this.#say(line)})
   }
 
@@ -262,7 +268,9 @@ export abstract class Command extends OclifCommand {
   }
 
   protected override async init(): Promise<void> {
-    install(signal => this.note(`${signal}: finishing the present step; once more leaves at once`))
+    installSignalHandlers(signal =>
+      this.note(`${signal}: finishing this step; ${signal === 'SIGINT' ? 'Ctrl-C again' : 'a second signal'} stops now`)
+    )
   }
 
   /**
@@ -277,7 +285,7 @@ export abstract class Command extends OclifCommand {
       result = await this.run()
       await this.#end()
       if (this.jsonEnabled()) this.#json(result ?? {})
-      process.exitCode = stopStatus() ?? process.exitCode ?? 0
+      process.exitCode = signalExitCode() ?? process.exitCode ?? 0
     } catch (error) {
       await this.catch(error as Error)
     }
@@ -291,7 +299,7 @@ export abstract class Command extends OclifCommand {
       process.exitCode = 0
       return
     }
-    const stopped = stopStatus()
+    const stopped = signalExitCode()
     const said: Report = report(error, {stopped, bin: this.config.bin, version: this.config.version})
     process.exitCode = said.exit
     if (said.exit === 0) return

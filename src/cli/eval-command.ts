@@ -7,7 +7,7 @@
 import {UserError} from '../config/errors.js'
 import type {EvalEvent, EvalProgress, EvalReport, EvalResult, ItemRow} from '../tasks/eval/shared/evaluation.js'
 import {Command, type BadImages, type EngineAsked, type EngineChoice, type MaxBad, type PrecisionChoice} from './command.js'
-import type {Output} from './output.js'
+import type {Output} from '../system/output.js'
 import type {Progress} from './progress.js'
 import {textSummary} from './text-table.js'
 

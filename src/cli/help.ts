@@ -41,6 +41,14 @@ class OneCommandHelp extends CommandHelp {
     return [this.command.id, ...spoken, '[FLAGS]'].join(' ')
   }
 
+  /** Every example is a command line, also one that begins with another program: all get the same `$`. */
+  protected override examples(examples: Parameters<CommandHelp['examples']>[0]): string | undefined {
+    const list = typeof examples === 'string' ? [examples] : (examples ?? [])
+    return super.examples(
+      list.map(example => (typeof example === 'string' && !/^(<%= config\.bin %>|\$ )/.test(example) ? `$ ${example}` : example))
+    )
+  }
+
   protected override description(): string | undefined {
     return this.command.description && this.command.summary ? this.wrap(this.command.description) : undefined
   }

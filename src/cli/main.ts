@@ -9,7 +9,7 @@ import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
 import {report} from './errors.js'
-import {flush, install, stopStatus, whoReportsDefects} from './shutdown.js'
+import {defectReporter, flush, installSignalHandlers, signalExitCode} from './shutdown.js'
 
 /**
  * Runs the command line `argv` for the package that holds `from` (the URL of a file beside its package.json) and ends
@@ -17,12 +17,12 @@ import {flush, install, stopStatus, whoReportsDefects} from './shutdown.js'
  * a pipe on stdin which nobody finished reading cannot keep it.
  */
 export async function main(from: string, argv: readonly string[] = process.argv.slice(2)): Promise<void> {
-  install(() => {})
+  installSignalHandlers(() => {})
   settings.enableAutoTranspile = false // NODE_ENV=test must not make oclif look for TypeScript sources
   let bin = 'dinov2'
   let version = ''
   const fail = (error: unknown): void => {
-    const said = report(error, {stopped: stopStatus(), bin, version})
+    const said = report(error, {stopped: signalExitCode(), bin, version})
     process.exitCode = said.exit
     for (const line of said.lines) process.stderr.write(line + '\n')
     if (said.exit !== 0 && beforeDashes(argv).includes('--json')) process.stdout.write(JSON.stringify({error: said.error}) + '\n')
@@ -30,7 +30,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
   let leaving: Promise<never> | undefined
   process.on('uncaughtException', error => {
     if (leaving) return // the report itself meets the same full disk
-    const reporter = whoReportsDefects()
+    const reporter = defectReporter()
     if (!reporter) {
       fail(error)
       process.exit()

@@ -7,7 +7,7 @@
  */
 import {UserError} from '../config/errors.js'
 import type {MaxBad} from './flags.js'
-import {openOutput, type Output} from './output.js'
+import {openOutput, type Output} from '../system/output.js'
 
 /** One refused input; `id` is the name it has in the output rows, `path` what was opened. */
 export type BadImage = {readonly id: string; readonly path: string; readonly reason: string; readonly path_base64?: string}

@@ -6,10 +6,11 @@
  * What is left open when the process exits is removed; after a `kill -9` a hidden `.NAME.tmp-PID-N` may stay behind,
  * never a broken target. Devices and pipes (`/dev/null`, `/dev/fd/3`) are written directly.
  */
-import {closeSync, openSync, rmSync} from 'node:fs'
+import {closeSync, existsSync, openSync, rmSync, statSync} from 'node:fs'
 import {mkdir, open, readdir, realpath, rename, rm, stat, type FileHandle} from 'node:fs/promises'
 import {basename, dirname, join, resolve} from 'node:path'
 import {UserError} from '../config/errors.js'
+import {isTempFile, registerTempFile, releaseTempFile} from './temporary-files.js'
 
 export type AtomicOptions = {
   /** Replace an output that exists; without it an existing output is refused. */
@@ -28,27 +29,30 @@ export type AtomicOutput = {
   abort(): Promise<void>
 }
 
-const pending = new Set<string>()
 let count = 0
 
-/** The hidden name beside `path` under which it is built. */
-function temporaryName(path: string): string {
-  if (count === 0)
-    process.once('exit', () => {
-      for (const name of pending) rmSync(name, {recursive: true, force: true})
-    })
-  return join(dirname(path), `.${basename(path)}.tmp-${process.pid}-${++count}`)
-}
+/** The hidden name beside `path` under which it is built; no two writers share one. */
+const temporaryName = (path: string): string => join(dirname(path), `.${basename(path)}.tmp-${process.pid}-${++count}`)
+
+/** Devices and the descriptors of the shell are written directly, also where a descriptor is a plain file. */
+const isDevice = (path: string): boolean => path.startsWith('/dev/')
 
 /**
  * Refuses an output that exists unless `force`; devices and pipes always pass. Commands call it before long work
  * begins. Throws `UserError` (exit 2) naming --force.
  */
 export async function refuseExisting(path: string, {force = false}: AtomicOptions = {}): Promise<void> {
-  if (force) return
+  if (force || isDevice(path)) return
   const found = await stat(path).catch(() => undefined)
   if (found && (found.isFile() || found.isDirectory()))
     throw new UserError(`${path} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
+}
+
+/** Refuses an output whose folder does not exist. Throws `UserError` (exit 2) with the command that makes it. */
+export function assertFolderOf(path: string): void {
+  const folder = dirname(path)
+  if (isDevice(path) || statSync(folder, {throwIfNoEntry: false})?.isDirectory()) return
+  throw beginError(path, {code: existsSync(folder) ? 'ENOTDIR' : 'ENOENT'})
 }
 
 /** The file that a path means at last: a link is followed, so that the link stays and what it names is replaced. */
@@ -57,8 +61,8 @@ const target = async (path: string): Promise<string> => realpath(path).catch(() 
 /**
  * Begins the output `path`.
  *
- * Throws `UserError`: the output exists and `force` is not given, or is a folder (exit 2); its folder is missing or
- * not writable (exit 1).
+ * Throws `UserError`: the output exists and `force` is not given, is a folder, or its folder is missing (exit 2); the
+ * folder is not writable (exit 1).
  */
 export async function openAtomic(path: string, options: AtomicOptions = {}): Promise<AtomicOutput> {
   await refuseExisting(path, options)
@@ -66,16 +70,17 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
   const found = await stat(final).catch(() => undefined)
   if (found?.isDirectory())
     throw new UserError(`${path} is a folder, but this output is a file.`, {exit: 2, code: 'OUTPUT_IS_FOLDER', hint: 'Name a file in it.'})
+  if (isDevice(path)) return direct(path, path)
   if (found && !found.isFile()) return direct(path, final)
   const temporary = temporaryName(final)
   // Made at once and opened as it is: an opening on its way when the process ends would make the file again behind the
   // cleaning up.
   const handle = await (async () => {
     closeSync(openSync(temporary, 'wx'))
-    pending.add(temporary)
+    registerTempFile(temporary)
     return open(temporary, 'r+')
   })().catch((error: unknown) => {
-    if (pending.delete(temporary)) rmSync(temporary, {force: true})
+    if (releaseTempFile(temporary)) rmSync(temporary, {force: true})
     throw beginError(path, error)
   })
   let open_ = true
@@ -85,9 +90,9 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
   }
   const abort = async (): Promise<void> => {
     if (open_) await close()
-    if (!pending.has(temporary)) return
+    if (!isTempFile(temporary)) return
     await rm(temporary, {force: true})
-    pending.delete(temporary)
+    releaseTempFile(temporary)
   }
   return {
     handle,
@@ -100,7 +105,7 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
         await close()
         await refuseExisting(path, options) // another process may have been quicker
         await rename(temporary, final)
-        pending.delete(temporary)
+        releaseTempFile(temporary)
       } catch (error) {
         await abort()
         throw writeError(path, error)
@@ -159,17 +164,17 @@ export async function openAtomicFolder(path: string, options: AtomicOptions = {}
   await mkdir(temporary).catch((error: unknown) => {
     throw beginError(path, error)
   })
-  pending.add(temporary)
+  registerTempFile(temporary)
   const abort = async (): Promise<void> => {
-    if (!pending.has(temporary)) return
+    if (!isTempFile(temporary)) return
     await rm(temporary, {recursive: true, force: true})
-    pending.delete(temporary)
+    releaseTempFile(temporary)
   }
   return {
     temporary,
     abort,
     async commit() {
-      if (!pending.has(temporary)) return
+      if (!isTempFile(temporary)) return
       try {
         await syncTree(temporary)
         await refuseExisting(path, options)
@@ -180,11 +185,11 @@ export async function openAtomicFolder(path: string, options: AtomicOptions = {}
             await rename(aside, final)
             throw error
           })
-          pending.delete(temporary)
+          releaseTempFile(temporary)
           await rm(aside, {recursive: true, force: true})
         } else {
           await rename(temporary, final)
-          pending.delete(temporary)
+          releaseTempFile(temporary)
         }
       } catch (error) {
         await abort()
@@ -235,9 +240,14 @@ async function syncFolder(path: string): Promise<void> {
 function beginError(path: string, error: unknown): unknown {
   switch ((error as {code?: string}).code) {
     case 'ENOENT':
-      return new UserError(`The folder of ${path} does not exist.`, {code: 'NO_FOLDER', hint: `mkdir -p ${dirname(path)}`, cause: error})
+      return new UserError(`The folder of ${path} does not exist.`, {
+        exit: 2,
+        code: 'NO_FOLDER',
+        hint: `mkdir -p ${dirname(path)}`,
+        cause: error
+      })
     case 'ENOTDIR':
-      return new UserError(`${dirname(path)} is not a folder, so ${path} cannot be written.`, {code: 'NO_FOLDER', cause: error})
+      return new UserError(`${dirname(path)} is not a folder, so ${path} cannot be written.`, {exit: 2, code: 'NO_FOLDER', cause: error})
     case 'EACCES':
     case 'EPERM':
     case 'EROFS':

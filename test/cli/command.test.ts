@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import {existsSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {describe, it} from 'node:test'
-import {openOutput} from '../../src/cli/output.js'
+import {openOutput} from '../../src/system/output.js'
 import {fixtureBinary, folder, run, said, shell, start, type Ended} from '../support/program.js'
 
 const program = fixtureBinary()
@@ -107,7 +107,7 @@ describe('stdout and stderr', {concurrency: 2}, () => {
   it('fails with 1 and a sentence when the disk is full', {skip: !existsSync('/dev/full')}, async () => {
     const full = await shell(program, '$P probe x --rows 100000 -q -f -o /dev/full; echo $?')
     assert.match(full.stdout, /^1\n$/, full.stderr)
-    assert.match(full.stderr, /no space left/)
+    assert.match(full.stderr, /No room left on the disk for \/dev\/full/)
     const onStdout = await shell(program, '$P probe x --rows 100000 -q > /dev/full; echo $? >&2')
     assert.match(onStdout.stderr, /no space left[\s\S]*\n1\n$/)
   })
@@ -240,6 +240,13 @@ describe('outputs', {concurrency: 2}, () => {
     assert.equal((await probe('x', '-o', join(dir, 'no', 'where'))).status, 2)
   })
 
+  it('are refused at the start where the folder of --bad does not exist', async () => {
+    const {status, stderr, stdout} = await run(program, ['probe', 'x', '--bad', join(folder(), 'nowhere', 'bad.jsonl')])
+    assert.equal(status, 2)
+    assert.match(stderr, /The folder of .*bad\.jsonl does not exist\.\n\s+mkdir -p /)
+    assert.equal(stdout, '')
+  })
+
   it('are empty files where there was nothing to write', async () => {
     const dir = folder()
     const output = await openOutput(join(dir, 'rows'))
@@ -274,7 +281,7 @@ describe('signals', {concurrency: 2, timeout: 30_000}, () => {
       child.kill(signal)
       const {status: left, stderr} = await ended
       assert.equal(left, status)
-      assert.match(stderr, /finishing the present step/)
+      assert.match(stderr, /finishing this step/)
       assert.equal(readFileSync(file, 'utf8'), 'first\nfinished cleanly\n')
     })
   }

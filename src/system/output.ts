@@ -1,0 +1,111 @@
+/**
+ * The outputs of commands as streams: stdout, or a file that appears whole or not at all.
+ *
+ * Files are written through `openAtomic`: under a temporary name beside the target, synced and renamed, so that Make
+ * never sees half of a file and an interrupted command leaves the old one.
+ */
+import {mkdir, readdir, type FileHandle} from 'node:fs/promises'
+import {Writable} from 'node:stream'
+import {finished} from 'node:stream/promises'
+import {UserError} from '../config/errors.js'
+import {openAtomic, writeError} from './atomic.js'
+
+/**
+ * An output being written. Call `commit` when it is whole, `discard` when it will not be; both may be called more than
+ * once.
+ */
+export type Output = {
+  /** What the user named; `-` is stdout. */
+  readonly target: string
+  readonly toStdout: boolean
+  /** The stream to write to; opened on first use. */
+  readonly stream: Writable
+  /** Waits for the last write and gives the file its name. Throws where a write failed. */
+  commit(): Promise<void>
+  discard(): Promise<void>
+}
+
+/**
+ * Opens the output named by `-o`. Devices such as `/dev/null` and `/dev/fd/3` are written to directly.
+ * Throws a `UserError` (exit 2) when the target exists and `force` is not set, or its folder is missing.
+ */
+export async function openOutput(target: string, {force = false}: {force?: boolean} = {}): Promise<Output> {
+  if (target === '-') return stdoutOutput
+  const output = await openAtomic(target, {force})
+  let stream: Writable | undefined
+  let failure: unknown
+  return {
+    target,
+    toStdout: false,
+    get stream(): Writable {
+      stream ??= handleStream(output.handle).on('error', error => (failure ??= writeError(target, error)))
+      return stream
+    },
+    async commit() {
+      try {
+        if (stream && !stream.writableEnded && !failure) {
+          const ended = finished(stream)
+          stream.end()
+          await ended
+        }
+      } catch (error) {
+        failure ??= writeError(target, error)
+      }
+      if (failure) {
+        await output.abort()
+        throw failure
+      }
+      await output.commit()
+    },
+    async discard() {
+      stream?.destroy()
+      await output.abort()
+    }
+  }
+}
+
+/**
+ * A stream into an open file. The handle stays open behind it: `createWriteStream` of the handle would hold it, and
+ * its `close` would wait for the stream's.
+ */
+const handleStream = (handle: FileHandle): Writable =>
+  new Writable({
+    highWaterMark: 1 << 20,
+    autoDestroy: false,
+    write(chunk: Buffer, _encoding, done) {
+      handle.appendFile(chunk).then(() => done(), done)
+    },
+    writev(chunks, done) {
+      handle.appendFile(Buffer.concat(chunks.map(({chunk}) => chunk as Buffer))).then(() => done(), done)
+    }
+  })
+
+const stdoutOutput: Output = {
+  target: '-',
+  toStdout: true,
+  get stream() {
+    return process.stdout
+  },
+  async commit() {
+    await new Promise<void>((done, fail) => process.stdout.write('', error => (error ? fail(error) : done())))
+  },
+  async discard() {}
+}
+
+/** Makes the folder of a run. Refuses one that holds files unless it may be replaced or resumed. */
+export async function openFolder(target: string, {force = false, resume = false}: {force?: boolean; resume?: boolean} = {}): Promise<void> {
+  const names = await readdir(target).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return []
+    if (error.code === 'ENOTDIR')
+      throw new UserError(`${target} is a file, but this output is a folder.`, {exit: 2, code: 'NOT_A_FOLDER', hint: 'Name a folder.'})
+    throw error
+  })
+  if (names.length > 0 && !force && !resume) {
+    throw new UserError(`${target} exists and is not empty.`, {
+      exit: 2,
+      code: 'OUTPUT_EXISTS',
+      hint: 'Give --resume to continue it, --force to start anew in it, or name another folder.'
+    })
+  }
+  await mkdir(target, {recursive: true})
+}
