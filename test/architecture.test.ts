@@ -167,7 +167,7 @@ const limits = {
   fileCircles: 2,
   folderCircles: 3,
   sharedNames: 45,
-  deadExports: 40,
+  deadExports: 16,
   conditionalSpreads: 368,
   commandLines: 107
 }

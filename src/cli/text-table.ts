@@ -2,7 +2,7 @@
 import type {Summary, Table} from '../tasks/eval/shared/evaluation.js'
 
 /** Lines of a table: its head, then its rows. */
-export function textTable({columns, rows}: Pick<Table, 'columns' | 'rows'>): string[] {
+function textTable({columns, rows}: Pick<Table, 'columns' | 'rows'>): string[] {
   const lines = [columns.map(({name}) => name), ...rows]
   const widths = columns.map((_, column) => Math.max(...lines.map(line => line[column]!.length)))
   return lines.map(line =>

@@ -30,7 +30,7 @@ import type {Tensor1D, Tensor2D, Tensor3D} from '../tensor/tf.js'
 import {rng} from '../tensor/random.js'
 
 /** Learning rates of the published grid, for 256 rows a step. */
-export const learningRates: readonly number[] = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
+const learningRates: readonly number[] = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
 
 /** A stretch of the gathered features. */
 export type FeatureSlice = {readonly name: string; readonly start: number; readonly length: number}

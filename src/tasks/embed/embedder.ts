@@ -24,8 +24,9 @@ import {clsTokens, forward, intermediateLayers} from '../../model/vit.js'
 import {normalizeRows} from '../../search/exact.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
-import {concat, mean, reshape, tidy, type Tensor, type Tensor2D, type Tensor3D} from '../../tensor/tf.js'
+import {tidy} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from './load-backbone.js'
+import {pooled} from './pooling.js'
 
 /** What is taken from the model, and how images are made ready for it. */
 export type FeatureSettings = {
@@ -169,23 +170,6 @@ export function embedderOf(
       }
     },
     [Symbol.dispose]: () => backbone[Symbol.dispose]()
-  }
-}
-
-/** Joins what the blocks gave; → [B, D]. */
-function pooled(outputs: readonly {readonly cls: Tensor2D; readonly patches: Tensor3D}[], pool: Pooling): Tensor {
-  const join = (parts: Tensor[]): Tensor => (parts.length === 1 ? parts[0]! : concat(parts, -1))
-  const average = ({patches}: {readonly patches: Tensor3D}): Tensor => mean(patches, 1) //                    [B, C]
-  const B = outputs[0]!.cls.shape[0]
-  switch (pool) {
-    case 'cls':
-      return join(outputs.map(({cls}) => cls))
-    case 'mean':
-      return join(outputs.map(average))
-    case 'cls+mean':
-      return join([...outputs.map(({cls}) => cls), average(outputs.at(-1)!)])
-    case 'patch':
-      return reshape(join(outputs.map(({patches}) => patches)), [B, -1]) //                                   [B, N · n · C]
   }
 }
 

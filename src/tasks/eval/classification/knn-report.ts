@@ -62,10 +62,7 @@ export type KnnFacts = {
 }
 
 /** The votes of highest top1 with all train rows, else with the first number of them, for the first candidate. */
-export function shownVotes(
-  voted: readonly VotedSet[],
-  set: string
-): {rows: LabelledSet; best: KnnVotes; all: readonly KnnVotes[]} | undefined {
+function shownVotes(voted: readonly VotedSet[], set: string): {rows: LabelledSet; best: KnnVotes; all: readonly KnnVotes[]} | undefined {
   const own = voted.filter(one => one.features === voted[0]!.features && one.set === set)
   const {rows, votes} = own.find(({perClass}) => perClass === undefined) ?? {}
   if (!rows || !votes) return undefined

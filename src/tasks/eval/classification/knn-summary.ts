@@ -15,7 +15,7 @@ export function knnHeading({train, sets, classes, leaveOneOut}: KnnReport): stri
 }
 
 /** The scores; columns that say nothing are left out. */
-export function knnScores({scores, sets}: KnnReport): Table {
+function knnScores({scores, sets}: KnnReport): Table {
   const limited = scores.some(({perClass}) => perClass !== null)
   const several = sets.length > 1
   return {

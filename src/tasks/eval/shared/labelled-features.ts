@@ -144,7 +144,7 @@ export async function embeddingRows(
 }
 
 /** Where the image of a row lies: its path field, else its id. */
-export const pathOf = (id: string, {path}: Fields = {}): string => (typeof path === 'string' ? path : id)
+const pathOf = (id: string, {path}: Fields = {}): string => (typeof path === 'string' ? path : id)
 
 /** A whole set in memory. */
 export type LabelledSet = {

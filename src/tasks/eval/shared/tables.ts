@@ -10,7 +10,7 @@ export const figures = (name: string): TableColumn => ({name, align: 'right'})
 export const percent = (share: number | null): string => (share === null || Number.isNaN(share) ? '–' : (100 * share).toFixed(1))
 
 /** A number with its sign, a true minus among them. */
-export const signed = (value: number, format: (value: number) => string = percent): string =>
+const signed = (value: number, format: (value: number) => string = percent): string =>
   Number.isNaN(value) ? '–' : `${value < 0 ? '−' : '+'}${format(Math.abs(value))}`
 
 export const span = ([low, high]: Interval, format: (value: number) => string = percent): string => `${format(low)}–${format(high)}`
