@@ -55,8 +55,8 @@ function cubic(t: number): number {
 }
 
 /**
- * One axis of a resampling: `extent` of `length` pixels from `start` become `outputs`, of which `count` from `from` are
- * wanted.
+ * One axis of a resampling: `extent` of `length` pixels from `start` become `outputs`, of which `count` from `from`
+ * are wanted.
  */
 type Axis = {
   readonly length: number
@@ -140,8 +140,8 @@ function resampleColumns(
 }
 
 /**
- * Rows of bytes: the first begins at `at` and is number `base`; `line` bytes of each count, and the next begins `pitch`
- * later.
+ * Rows of bytes: the first begins at `at` and is number `base`; `line` bytes of each count, and the next begins
+ * `pitch` later.
  */
 type Rows = {
   readonly source: Uint8ClampedArray | Uint8Array
