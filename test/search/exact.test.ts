@@ -1,7 +1,8 @@
 /** Exact search against the definition, its ties, and the shapes it must not stumble over. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {nearest, normalizeRows, oneBlock, recall, rowAt, VectorBuilder, type Metric, type Vectors} from '../../src/search/exact.js'
+import {nearest, normalizeRows, oneBlock, rowAt, VectorBuilder, type Metric, type Vectors} from '../../src/search/exact.js'
+import {recall} from '../../src/search/recall.js'
 import {rng} from '../../src/tensor/random.js'
 
 const D = 7

@@ -13,7 +13,8 @@ import {UserError} from '../../config/errors.js'
 import {openAtomicFolder, refuseExisting} from '../../system/atomic.js'
 import {openAll, assertSameProvenance, type Embeddings, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
 import {fieldsToText, isAddress, LanceTable, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
-import {nearest, normalizeRows, oneBlock, recall, type Metric} from '../../search/exact.js'
+import {nearest, normalizeRows, oneBlock, type Metric} from '../../search/exact.js'
+import {recall} from '../../search/recall.js'
 import {
   graphThreshold,
   idsToRemove,

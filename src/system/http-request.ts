@@ -1,0 +1,78 @@
+/**
+ * One request to a host that is not trusted: redirections are followed by hand, silence has an end, and every failure
+ * is either worth another try (`Interrupted`) or a sentence.
+ */
+import {UserError} from '../config/errors.js'
+
+/** Redirections that are followed, as browsers and curl limit them. */
+const MAX_REDIRECTS = 10
+
+/** A connection that broke or a server that asked for patience: worth another try. */
+export class Interrupted extends Error {}
+
+/**
+ * Asks for `url` and follows redirections by hand, so that each host is known before a byte of its body is read.
+ */
+export async function request(
+  url: string,
+  headers: Record<string, string>,
+  signal: AbortSignal,
+  onRedirect?: (host: string) => void
+): Promise<Response> {
+  let at = new URL(url)
+  for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
+    const response = await fetch(at.href, {headers, signal, redirect: 'manual'})
+    const location = response.headers.get('location')
+    if (response.status < 300 || response.status > 399 || response.status === 304 || location === null) return response
+    await response.body?.cancel()
+    const next = URL.canParse(location, at.href) ? new URL(location, at.href) : undefined
+    if (next === undefined || !/^https?:$/.test(next.protocol) || (at.protocol === 'https:' && next.protocol === 'http:'))
+      throw new UserError(`${url} is redirected to ${JSON.stringify(location.slice(0, 200))}, which is not followed.`, {
+        code: 'REDIRECT',
+        hint: 'Expected an http or https address, and https where the first was https. Fetch the file by other means and name it instead.'
+      })
+    if (next.host !== at.host) onRedirect?.(next.host)
+    at = next
+  }
+  throw new UserError(`${url} is redirected more than ${MAX_REDIRECTS} times.`, {
+    code: 'REDIRECT',
+    hint: 'Its host is set up wrongly. Fetch the file by other means and name it instead.'
+  })
+}
+
+/** A signal that aborts after so many seconds without `alive()`, or when `outer` does. */
+export function idleSignal(seconds: number, outer?: AbortSignal): {signal: AbortSignal; alive: () => void; stop: () => void} {
+  const controller = new AbortController()
+  const give = (): void => controller.abort(new Interrupted(`its host sent nothing for ${seconds} seconds`))
+  let timer = setTimeout(give, 1000 * seconds)
+  return {
+    signal: outer ? AbortSignal.any([outer, controller.signal]) : controller.signal,
+    alive() {
+      clearTimeout(timer)
+      timer = setTimeout(give, 1000 * seconds)
+    },
+    stop: () => clearTimeout(timer)
+  }
+}
+
+export function refusal(url: string, {status, statusText}: Response): Error {
+  if (status >= 500 || status === 429 || status === 408) return new Interrupted(`the server answered ${status} ${statusText}`.trimEnd())
+  if (status === 404 || status === 410)
+    return new UserError(`${url} does not exist there (${status}).`, {code: 'NOT_FOUND', hint: 'The host may have moved the file.'})
+  return new UserError(`${url} was refused by its host (${status} ${statusText}).`, {
+    code: 'REFUSED',
+    hint: 'It may need an account, or a proxy stands between.'
+  })
+}
+
+/** What a failed request says about itself, from the cause that `fetch` wraps. */
+export function describe(error: unknown): string {
+  if (error instanceof Interrupted) return error.message
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
+  const code = (cause as {code?: string}).code
+  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return 'its host name could not be resolved, so there is probably no network'
+  if (code === 'ECONNREFUSED') return 'its host refused the connection'
+  if (code === 'ECONNRESET' || code === 'UND_ERR_SOCKET') return 'the connection broke off'
+  if (code?.includes('TIMEOUT') || code === 'ETIMEDOUT') return 'its host did not answer in time'
+  return cause instanceof Error ? cause.message : String(cause)
+}
