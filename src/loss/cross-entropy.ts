@@ -8,7 +8,7 @@ import {add, concat, dispose, div, exp, gather, logSumExp, matMul, mul, reshape,
 import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {callKernel} from '../tensor/ops/kernel.js'
 import {cast, castLike} from '../tensor/ops/precision.js'
-import {cachedLogits, chunks, lazyLogits} from './scores.js'
+import {cachedLogits, chunks, lazyLogits} from './logits.js'
 import {logSumOfChunks, logSumOfRows, targetsOf} from './targets.js'
 import type {Targets} from './targets.js'
 

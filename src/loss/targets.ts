@@ -32,8 +32,8 @@ import {
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {callKernel} from '../tensor/ops/kernel.js'
 import {cast} from '../tensor/ops/precision.js'
-import {chunks, logitRows} from './scores.js'
-import type {Logits} from './scores.js'
+import {chunks, logitRows} from './logits.js'
+import type {Logits} from './logits.js'
 
 export type Targets = {
   readonly logits: Logits
@@ -198,3 +198,7 @@ export function targetEntropy({logits: scores, logRowScale: rows, logColumnScale
     return div<Scalar>(neg(parts.reduce((a, b) => add(a, b))), scores.rows)
   })
 }
+
+/** The center after scores of this mean [1, K]: m·c + (1 − m)·mean; → [1, K]. */
+export const centerAfter = (center: Tensor2D, average: Tensor2D, momentum = 0.9): Tensor2D =>
+  tidy(() => add<Tensor2D>(mul(center, momentum), mul(average, 1 - momentum)))

@@ -1,8 +1,8 @@
 /** The recorded head and losses: values and gradients of each, Sinkhorn–Knopp and centering. */
 import {openCheckpoint} from '../../files/checkpoint/checkpoint.js'
-import {dinoLossReference, ibotLossReference} from '../../loss/dino.js'
+import {dinoLossReference, ibotLossReference} from '../../loss/dino-reference.js'
 import {koleoLoss} from '../../loss/koleo.js'
-import {centeredDense, nextCenter, sinkhornDense} from '../../loss/sinkhorn.js'
+import {centeredDense, nextCenter, sinkhornDense} from '../../loss/targets-reference.js'
 import {headBackward, headForward, prototypes, prototypesBackward} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
 import {linearForward} from '../../tensor/ops/linear.js'

@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {standardizeRows} from '../../../src/loss/feature.js'
-import {lazyLogits} from '../../../src/loss/scores.js'
+import {lazyLogits} from '../../../src/loss/logits.js'
 import {centeredTargets} from '../../../src/loss/targets.js'
 import type {VitConfig} from '../../../src/model/config.js'
 import {headForward} from '../../../src/model/head.js'

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {denseLogits} from '../../../src/loss/scores.js'
+import {denseLogits} from '../../../src/loss/logits.js'
 import type {Targets} from '../../../src/loss/targets.js'
 import {
   studentGradients,

@@ -1,13 +1,13 @@
 /**
  * Teacher targets as the definitions say it (docs/spec.md §2.3), over scores that exist whole: for checks, and as the
- * references of `targets.ts`.
+ * reference implementations of `targets.ts`.
  *
  * n rows, K prototypes, teacher temperature τ. All float32.
  */
-import {add, dispose, div, exp, max, mean, mul, softmax, sub, sum, tidy} from '../tensor/tf.js'
+import {dispose, div, exp, max, mean, mul, softmax, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor2D} from '../tensor/tf.js'
-import {denseLogits} from './scores.js'
-import {centeredTargets, sinkhornTargets, targetColumns} from './targets.js'
+import {denseLogits} from './logits.js'
+import {centerAfter, centeredTargets, sinkhornTargets, targetColumns} from './targets.js'
 
 /** Sinkhorn–Knopp by way of the two vectors of `targets.ts`, written out: scores [n, K] → targets [n, K]. */
 export function sinkhornDense(scores: Tensor2D, temperature: number, iterations = 3, width = scores.shape[1]): Tensor2D {
@@ -47,10 +47,6 @@ export function centeredDense(scores: Tensor2D, center: Tensor2D, temperature: n
 /** The reference implementation of `centred`. */
 export const centeredReference = (scores: Tensor2D, center: Tensor2D, temperature: number): Tensor2D =>
   tidy(() => softmax(div<Tensor2D>(sub(scores, center), temperature)))
-
-/** The centre after scores of this mean [1, K]: m·c + (1 − m)·mean; → [1, K]. */
-export const centerAfter = (center: Tensor2D, average: Tensor2D, momentum = 0.9): Tensor2D =>
-  tidy(() => add<Tensor2D>(mul(center, momentum), mul(average, 1 - momentum)))
 
 /** The centre after these scores [n, K]. */
 export const nextCenter = (center: Tensor2D, scores: Tensor2D, momentum = 0.9): Tensor2D =>

@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {cachedLogits, denseLogits} from '../../src/loss/scores.js'
-import {centeredDense, nextCenter, centeredReference, sinkhornReference, sinkhornDense} from '../../src/loss/sinkhorn.js'
+import {cachedLogits, denseLogits} from '../../src/loss/logits.js'
+import {centeredDense, nextCenter, centeredReference, sinkhornReference, sinkhornDense} from '../../src/loss/targets-reference.js'
 import {targetEntropy, sinkhornTargets, targetRows, targetColumns} from '../../src/loss/targets.js'
 import {cast} from '../../src/tensor/ops/precision.js'
 import {dispose, zeros} from '../../src/tensor/tf.js'
