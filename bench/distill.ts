@@ -23,8 +23,11 @@ import {castForInference} from '../src/model/vit.js'
 import type {ParamMap} from '../src/optim/adamw.js'
 import {TeacherTargetCache} from '../src/tasks/train/teacher.js'
 import type {Teacher} from '../src/tasks/train/teacher.js'
-import {castHead, trainStep, withAllPatchesInLoss} from '../src/tasks/train/train-step.js'
-import type {StepBatch, StepSettings, TrainState} from '../src/tasks/train/train-step.js'
+import {withAllPatchesInLoss} from '../src/tasks/train/batch-parts.js'
+import {castHead} from '../src/tasks/train/teacher-targets.js'
+import {trainStep} from '../src/tasks/train/train-step.js'
+import type {StepBatch} from '../src/tasks/train/batch-parts.js'
+import type {StepSettings, TrainState} from '../src/tasks/train/step-types.js'
 import {dispose, randomNormal, tidy, zeros, zerosLike} from '../src/tensor/tf.js'
 import type {Tensor, Tensor2D} from '../src/tensor/tf.js'
 import {flatten} from '../src/tensor/tree.js'
@@ -102,7 +105,7 @@ async function own(count: number): Promise<Measured> {
   }
   const batch = withAllPatchesInLoss(bare, 2 * B, 256) as StepBatch
   const settings: StepSettings = {
-    ...{vit, precision, centering: 'sinkhorn_knopp', dinoWeight: 1, ibotWeight: 1, koleoWeight: 0.1, studentTemp: 0.1},
+    ...{vit, precision, centering: 'sinkhorn_knopp', dinoWeight: 1, ibotWeight: 1, regularizers: {koleo: 0.1}, studentTemp: 0.1},
     ...{dropPath: [], memory: values.memory as 'fast', clipGrad: 3, betas: [0.9, 0.999], eps: 1e-8},
     rules: {depth: vit.depth, layerwiseDecay: 1, patchEmbedLrMult: 0.2}
   }

@@ -12,7 +12,8 @@ import {backwardTrain, castParams, forwardTrain, gridOf} from '../src/model/vit.
 import type {View} from '../src/model/vit.js'
 import type {ParamMap} from '../src/optim/adamw.js'
 import {trainStep} from '../src/tasks/train/train-step.js'
-import type {StepBatch, StepSettings, TrainState} from '../src/tasks/train/train-step.js'
+import type {StepBatch} from '../src/tasks/train/batch-parts.js'
+import type {StepSettings, TrainState} from '../src/tasks/train/step-types.js'
 import {rng} from '../src/tensor/random.js'
 import {addAll} from '../src/tensor/ops/row-sum.js'
 import {dispose, fill, memory, randomNormal, tensor2d, tidy, zerosLike} from '../src/tensor/tf.js'
@@ -182,7 +183,7 @@ export async function onePretrainRun(options: RunOptions): Promise<Outcome> {
   const stateBytes = bytes().held
   const batch = batchOf(options.batch, vit, sizes[arch].local)
   const settings: StepSettings = {
-    ...{vit, precision, centering: 'sinkhorn_knopp', dinoWeight: 1, ibotWeight: 1, koleoWeight: 0.1, studentTemp: 0.1},
+    ...{vit, precision, centering: 'sinkhorn_knopp', dinoWeight: 1, ibotWeight: 1, regularizers: {koleo: 0.1}, studentTemp: 0.1},
     dropPath: new Array<number>(vit.depth).fill(options.off.includes('depth') ? 0 : 0.3),
     ...(options.memory === 'fast' ? {} : {memory: options.memory}),
     ...(options.accumulate > 1 ? {accumulate: options.accumulate} : {}),

@@ -4,7 +4,8 @@
 import type {VitConfig} from '../../src/model/config.js'
 import {initHead} from '../../src/model/init.js'
 import type {ParamMap} from '../../src/optim/adamw.js'
-import type {StepBatch, StepRates, StepSettings, TrainState} from '../../src/tasks/train/train-step.js'
+import type {StepBatch} from '../../src/tasks/train/batch-parts.js'
+import type {StepRates, StepSettings, TrainState} from '../../src/tasks/train/step-types.js'
 import {rng} from '../../src/tensor/random.js'
 import {dispose, tensor, tidy, zerosLike} from '../../src/tensor/tf.js'
 import type {Tensor2D} from '../../src/tensor/tf.js'
@@ -44,7 +45,7 @@ export const settingsOf = ({vit, centering, dropPath}: Variant, more: Partial<St
   centering,
   dinoWeight: 1,
   ibotWeight: 0.8,
-  koleoWeight: 0.1,
+  regularizers: {koleo: 0.1},
   studentTemp: 0.1,
   dropPath: dropPath > 0 ? new Array<number>(vit.depth).fill(dropPath) : [],
   clipGrad: 3,

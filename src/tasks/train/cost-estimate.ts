@@ -22,7 +22,7 @@ import {disposeTree} from '../../tensor/tree.js'
 import {probeCost, secondsPerByteWritten} from './cost-probe.js'
 import type {MeasuredCost, CostProbeOptions} from './cost-probe.js'
 import type {Trainer} from './training-loop.js'
-import {MAX_CACHED_LOGITS_BYTES} from './train-step.js'
+import {MAX_CACHED_LOGITS_BYTES} from './teacher-targets.js'
 
 export type CostCounts = {
   readonly parameters: number

@@ -51,8 +51,10 @@ import {runTraining, trainingBatches} from './training-loop.js'
 import type {Evaluation, Trainer, RunEvent, RunOptions} from './training-loop.js'
 import {TeacherTargetCache, loadTeacher, teacherCropSide} from './teacher.js'
 import type {Teacher, TeacherPlan} from './teacher.js'
-import {trainStep, withAllPatchesInLoss} from './train-step.js'
-import type {StepReport, TrainState} from './train-step.js'
+import {withAllPatchesInLoss} from './batch-parts.js'
+import {trainStep} from './train-step.js'
+import type {TrainState} from './step-types.js'
+import type {StepReport} from './student-pass.js'
 
 export type DistillReport = StepReport | FeatureReport
 
@@ -192,7 +194,7 @@ function distillTrainer(
           measured: {
             ...losses,
             ...gradNormMetrics(stepped.report),
-            cls_cosine: clsCosine
+            ...(clsCosine === undefined ? {} : {cls_cosine: clsCosine})
           },
           rates: shown
         }

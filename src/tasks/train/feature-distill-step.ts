@@ -6,7 +6,8 @@
  * No tape, as in `train-step.ts`. B images, b of them in a part, N patches, C width of the student, D of the teacher.
  */
 import {featureLoss} from '../../loss/feature.js'
-import {koleoLoss} from '../../loss/koleo.js'
+import {regularizers, withTotal} from '../../loss/terms.js'
+import type {Losses} from '../../loss/terms.js'
 import {l2Normalize} from '../../model/head.js'
 import {backwardTrain, castParams, forwardTrain} from '../../model/vit.js'
 import type {View, Vit} from '../../model/vit.js'
@@ -14,13 +15,16 @@ import type {ParamMap} from '../../optim/adamw.js'
 import {linearBackward, linearForward} from '../../tensor/ops/linear.js'
 import type {Linear} from '../../tensor/ops/linear.js'
 import {cast, castLike} from '../../tensor/ops/precision.js'
-import {addAll} from '../../tensor/ops/row-sum.js'
 import {addRows, takeRows} from '../../tensor/ops/rows.js'
 import {add, concat, dispose, fill, mul, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten, leaves} from '../../tensor/tree.js'
-import {splitBatch, tokenRows, applyGradients, deleteMaskTokenGradient} from './train-step.js'
-import type {LazyBatch, BatchPart, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
+import {splitBatch, tokenRows} from './batch-parts.js'
+import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
+import {addGradients, inParameterOrder, meanCosine, regularize, regularizerLosses} from './gradient-sums.js'
+import type {StepRates, StepSettings, TrainState} from './step-types.js'
+import type {StepReport} from './student-pass.js'
+import {applyGradients, deleteMaskTokenGradient} from './train-step.js'
 import type {FeatureTargets} from './teacher.js'
 
 /** A student that learns features: its backbone, and a layer to the teacher's width for each kind of token. */
@@ -33,13 +37,13 @@ export type FeatureSettings = StepSettings & {
 
 /** What a step measured; losses as they are optimised, `total` their sum. */
 export type FeatureReport = Pick<StepReport, 'gradNorms' | 'clsCosine'> & {
-  readonly losses: {readonly cls_loss: number; readonly patch_loss: number; readonly koleo: number; readonly total: number}
+  readonly losses: Losses<'cls_loss' | 'patch_loss'>
 }
 
 /** Gradients and losses of one part, added to what is there. */
 type Sums = {
   grads: ParamMap
-  losses: Tensor1D /* [3]: cls, patches, KoLeo */
+  losses: Tensor1D /* [2 + regularizers]: cls, patches, then those */
   cls: Tensor2D /* [1, C], sum of unit cls tokens of the first crops */
 }
 
@@ -73,7 +77,7 @@ export function featureGradients(
   const {vit, precision} = settings
   const copy = castParams(student.backbone, precision)
   const layers = {cls: low(student.cls_projector, precision), patch: low(student.patch_projector, precision)}
-  const sums: Sums = {grads: new Map(), losses: zeros([3]) as Tensor1D, cls: zeros([1, vit.width]) as Tensor2D}
+  const sums: Sums = {grads: new Map(), losses: zeros([2 + regularizers.length]) as Tensor1D, cls: zeros([1, vit.width]) as Tensor2D}
   const B = parts.reduce((total, {b}) => total + b, 0)
   let done = 0
   for (const part of parts) {
@@ -82,15 +86,13 @@ export function featureGradients(
   }
   dispose([...copy.owned, ...[layers.cls, layers.patch].flatMap(({weight, bias}) => [weight, bias])])
   const measured = tidy(() => concat([sums.losses, stack([sum<Scalar>(square(sums.cls))])]))
-  const [cls_loss, patch_loss, koleoLoss, length] = measured.dataSync<'float32'>() as unknown as [number, number, number, number]
+  const values = measured.dataSync<'float32'>()
   dispose([measured, sums.losses, sums.cls])
-  const grads: ParamMap = new Map()
-  for (const [name] of leaves(student)) if (sums.grads.has(name)) grads.set(name, sums.grads.get(name)!) // in the order of the parameters
   return {
-    grads,
+    grads: inParameterOrder(student, sums.grads),
     report: {
-      losses: {cls_loss, patch_loss, koleo: koleoLoss, total: cls_loss + patch_loss + koleoLoss},
-      clsCosine: B < 2 ? 0 : (length - B) / (B * (B - 1)) // mean of û·û' over pairs, as in pretraining
+      losses: withTotal({cls_loss: values[0]!, patch_loss: values[1]!, ...regularizerLosses(values, 2)}),
+      clsCosine: meanCosine(values[2 + regularizers.length]!, B)
     }
   }
 }
@@ -110,7 +112,7 @@ function addPart(
   part: BatchPart,
   {B, done}: {B: number; done: number},
   targets: FeatureTargets,
-  {vit, dinoWeight, ibotWeight, koleoWeight, huber, memory = 'fast'}: FeatureSettings,
+  {vit, dinoWeight, ibotWeight, regularizers: weights, huber, memory = 'fast'}: FeatureSettings,
   sums: Sums
 ): void {
   const {b} = part
@@ -138,20 +140,12 @@ function addPart(
     const own = (rows: Tensor2D, each: number): Tensor2D => slice(rows, [2 * done * each, 0], [2 * b * each, -1])
     const ofCls = through(cls, layers.cls, own(targets.cls, 1), dinoWeight)
     const ofPatches = through(patches, layers.patch, own(targets.patches, N), ibotWeight)
-    const by = koleoWeight * (b / B)
-    const spread = [0, 1].map(crop => koleoLoss(slice(ofCls.x, [crop * b, 0], [b, -1])))
-    const dcls = by === 0 ? ofCls.dx : add<Tensor2D>(ofCls.dx, mul(concat(spread.map(({gradient}) => gradient)), by))
+    const regularized = regularize(ofCls.x, weights, b / B)
+    const dcls = regularized.gradient ? add<Tensor2D>(ofCls.dx, regularized.gradient) : ofCls.dx // [2b, C]
     const at = tensor1d(Int32Array.from([...cls, ...patches]), 'int32')
     return {
       dy: addRows(fill(T, 0) as Tensor2D, at, concat([dcls, ofPatches.dx])),
-      losses: add<Tensor1D>(
-        sums.losses,
-        stack([
-          ofCls.loss,
-          ofPatches.loss,
-          by === 0 ? (fill([], 0) as Scalar) : mul<Scalar>(add(spread[0]!.loss, spread[1]!.loss), by)
-        ]) as Tensor1D
-      ),
+      losses: add<Tensor1D>(sums.losses, concat([stack([ofCls.loss, ofPatches.loss]) as Tensor1D, regularized.losses])),
       cls: add<Tensor2D>(sums.cls, sum<Tensor2D>(l2Normalize(slice(ofCls.x, [0, 0], [b, -1])), 0, true)),
       clsGrads: ofCls.grads,
       patchGrads: ofPatches.grads
@@ -162,13 +156,5 @@ function addPart(
   sums.cls = found.cls
   const backbone = backwardTrain(found.dy, params, trace, vit)
   dispose(found.dy)
-  const grads = flatten({backbone, cls_projector: found.clsGrads, patch_projector: found.patchGrads})
-  const known = [...grads].filter(([name]) => sums.grads.has(name))
-  const added = addAll(
-    known.map(([name]) => sums.grads.get(name)!),
-    known.map(([, grad]) => grad)
-  )
-  const fresh: [string, Tensor][] = [...grads].filter(([name]) => !sums.grads.has(name))
-  known.forEach(([name], i) => sums.grads.set(name, added[i]!))
-  for (const [name, grad] of fresh) sums.grads.set(name, grad)
+  addGradients(sums.grads, flatten({backbone, cls_projector: found.clsGrads, patch_projector: found.patchGrads}))
 }

@@ -118,9 +118,11 @@ export function assessHealth(lines: readonly Line[], scale: Scale): Health {
     ...(loss !== undefined && scale.weight > 0
       ? [`DINO loss ${(loss / scale.weight).toFixed(3)} a pair against ${Math.log(scale.prototypes).toFixed(3)} for a uniform guess`]
       : []),
-    ...(cosine !== undefined ? [`mean cosine of cls tokens ${cosine.toFixed(3)}`] : [])
+    cosine === undefined
+      ? 'class tokens of different images were not compared, because a step has one image'
+      : `mean cosine of class tokens ${cosine.toFixed(3)}`
   ]
-  return {healthy: true, words: parts.length > 0 ? `healthy: ${parts.join(', ')}` : 'healthy'}
+  return {healthy: true, words: `healthy${cosine === undefined ? ' as far as it can be told' : ''}: ${parts.join(', ')}`}
 }
 
 /** Lines of metrics that a verdict looks at: the noise of a single one must not decide. */

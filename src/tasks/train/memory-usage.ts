@@ -9,7 +9,7 @@ import {readFileSync} from 'node:fs'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {memory} from '../../tensor/tf.js'
-import type {TrainState} from './train-step.js'
+import type {TrainState} from './step-types.js'
 
 export type MemoryParts = {
   /** Parameters of student and teacher, and moments. */

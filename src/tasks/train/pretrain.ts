@@ -27,7 +27,9 @@ import type {Computing, TensorSlot} from './resume.js'
 import {latestValidCheckpoint, runTraining} from './training-loop.js'
 import type {Trainer, RunEvent, RunOptions} from './training-loop.js'
 import {trainStep} from './train-step.js'
-import type {CropLoader, LazyBatch, StepBatch, StepRates, StepReport, StepSettings, TrainState} from './train-step.js'
+import type {CropLoader, LazyBatch, StepBatch} from './batch-parts.js'
+import type {StepRates, StepSettings, TrainState} from './step-types.js'
+import type {StepReport} from './student-pass.js'
 
 export type PretrainOptions = Omit<RunOptions, 'crops' | 'computing'> & {
   readonly precision: Precision
@@ -44,7 +46,7 @@ export const stepSettings = ({dino, ibot, train, optim}: Settings, plan: Derived
   centering: train.centering,
   dinoWeight: dino.loss_weight,
   ibotWeight: ibot.loss_weight,
-  koleoWeight: dino.koleo_loss_weight,
+  regularizers: {koleo: dino.koleo_loss_weight},
   studentTemp: 0.1,
   dropPath: plan.dropPath,
   clipGrad: optim.clip_grad,
@@ -189,7 +191,7 @@ export const stepMeasurements = (report: Omit<StepReport, 'masked'>): Record<str
   ...report.losses,
   ...gradNormMetrics(report),
   teacher_entropy: report.teacherEntropy,
-  cls_cosine: report.clsCosine
+  ...(report.clsCosine === undefined ? {} : {cls_cosine: report.clsCosine})
 })
 
 /** What the schedules said, as metrics name it. */

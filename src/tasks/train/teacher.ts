@@ -32,8 +32,10 @@ import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../../tensor/tf.js'
 import {unflatten} from '../../tensor/tree.js'
 import {loadBackbone} from '../embed/load-backbone.js'
 import {headShape, headsOf} from './init-weights.js'
-import {castHead, concatRows, targetsOfEmbeddings} from './train-step.js'
-import type {CastHead, BatchPart, StepRates, StepSettings, TeacherTargets, ChunkWidths} from './train-step.js'
+import {castHead, concatRows, targetsOfEmbeddings} from './teacher-targets.js'
+import type {BatchPart} from './batch-parts.js'
+import type {StepRates, StepSettings} from './step-types.js'
+import type {CastHead, TeacherTargets, ChunkWidths} from './teacher-targets.js'
 
 /** What a file says of a teacher before any of its numbers are read. */
 export type TeacherPlan = {

@@ -16,8 +16,12 @@ import {featureGradients, featureStep} from '../train/feature-distill-step.js'
 import type {FeatureNetwork} from '../train/feature-distill-step.js'
 import {TeacherTargetCache} from '../train/teacher.js'
 import type {Teacher} from '../train/teacher.js'
-import {castHead, splitBatch, studentGradients, trainStep, withAllPatchesInLoss} from '../train/train-step.js'
-import type {Network, StepBatch, StepRates, StepSettings, TrainState} from '../train/train-step.js'
+import {splitBatch, withAllPatchesInLoss} from '../train/batch-parts.js'
+import {studentGradients} from '../train/student-pass.js'
+import {castHead} from '../train/teacher-targets.js'
+import {trainStep} from '../train/train-step.js'
+import type {StepBatch} from '../train/batch-parts.js'
+import type {Network, StepRates, StepSettings, TrainState} from '../train/step-types.js'
 import {images} from './backbone.js'
 import {check, compare, LIMITS, maxError, updateError, type Check} from './checks.js'
 import {need, type Golden, type Recorded} from './golden.js'
@@ -112,7 +116,7 @@ function beginning(
       centering: 'sinkhorn_knopp',
       dinoWeight: 1,
       ibotWeight: 1,
-      koleoWeight: koleo_weight,
+      regularizers: {koleo: koleo_weight},
       studentTemp: 0.1,
       dropPath: [],
       clipGrad: clip_grad,

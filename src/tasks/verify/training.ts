@@ -8,7 +8,10 @@ import type {VitConfig} from '../../model/config.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {dispose, zeros, zerosLike} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'
-import {trainStep, type StepBatch, type StepReport, type StepSettings, type TrainState} from '../train/train-step.js'
+import type {StepBatch} from '../train/batch-parts.js'
+import type {StepSettings, TrainState} from '../train/step-types.js'
+import type {StepReport} from '../train/student-pass.js'
+import {trainStep} from '../train/train-step.js'
 import {images, overridesOf} from './backbone.js'
 import {check, LIMITS, maxError, updateError, type Check} from './checks.js'
 import {need, onEngine, type Golden, type Recorded, type RecordedStep, type RecordedTraining} from './golden.js'
@@ -49,7 +52,7 @@ export async function* verifyTraining(golden: Golden, run: 'train' | 'train_unti
     centering: training.centering,
     dinoWeight: config.dino_weight,
     ibotWeight: config.ibot_weight,
-    koleoWeight: config.koleo_weight,
+    regularizers: {koleo: config.koleo_weight},
     studentTemp: config.student_temp,
     dropPath: [],
     clipGrad: config.clip_grad,

@@ -16,16 +16,12 @@ import type {ParamMap} from '../../../src/optim/adamw.js'
 import {featureStep} from '../../../src/tasks/train/feature-distill-step.js'
 import {TeacherTargetCache} from '../../../src/tasks/train/teacher.js'
 import type {Teacher} from '../../../src/tasks/train/teacher.js'
-import {
-  castHead,
-  splitBatch,
-  studentGradients,
-  trainStep,
-  withAllPatchesInLoss,
-  type Network,
-  type StepBatch,
-  type TrainState
-} from '../../../src/tasks/train/train-step.js'
+import {splitBatch, withAllPatchesInLoss} from '../../../src/tasks/train/batch-parts.js'
+import type {StepBatch} from '../../../src/tasks/train/batch-parts.js'
+import type {Network, TrainState} from '../../../src/tasks/train/step-types.js'
+import {studentGradients} from '../../../src/tasks/train/student-pass.js'
+import {castHead} from '../../../src/tasks/train/teacher-targets.js'
+import {trainStep} from '../../../src/tasks/train/train-step.js'
 import {type Tensor, concat, dispose, reshape, scalar, slice, tidy, zeros, zerosLike} from '../../../src/tensor/tf.js'
 import type {Tensor2D, Tensor4D} from '../../../src/tensor/tf.js'
 import {flatten, unflatten} from '../../../src/tensor/tree.js'
@@ -191,7 +187,7 @@ test('at equal temperatures, with plain softmax targets, on the same crop and wi
   const before = counted()
   const state = withHeads()
   const student = unflatten<Network>(state.student)
-  const settings = settingsOf(variant, {koleoWeight: 0})
+  const settings = settingsOf(variant, {regularizers: {koleo: 0}})
   const bare = batchOf({...variant, locals: 0})
   const [n, ...sides] = bare.globals.shape
   const twice = tidy(() => {

@@ -1,0 +1,178 @@
+/**
+ * The teacher's targets for a batch (docs/spec.md §2.3): its pass without gradients, and targets over prototypes.
+ *
+ * B images, n masked patches, C width, D bottleneck of a head, K prototypes.
+ */
+import {cachedLogits, chunkWidth, lazyLogits} from '../../loss/logits.js'
+import type {CachedLogits, Logits} from '../../loss/logits.js'
+import {centerAfter, centeredTargets, sinkhornTargets, targetEntropy} from '../../loss/targets.js'
+import type {Targets} from '../../loss/targets.js'
+import {castMlp, headForward, prototypes} from '../../model/head.js'
+import type {Head} from '../../model/head.js'
+import {castParams, normedTokens} from '../../model/vit.js'
+import type {View} from '../../model/vit.js'
+import {castLike} from '../../tensor/ops/precision.js'
+import type {Precision} from '../../tensor/ops/precision.js'
+import {takeRows} from '../../tensor/ops/rows.js'
+import {concat, dispose, slice, tensor1d, tidy} from '../../tensor/tf.js'
+import type {Scalar, Tensor, Tensor2D} from '../../tensor/tf.js'
+import {tokenRows} from './batch-parts.js'
+import type {BatchPart} from './batch-parts.js'
+import type {Network, StepRates, StepSettings, TrainState} from './step-types.js'
+
+/** A head in the precision of products, once a step; `disposeTree` what is `owned`. */
+export type CastHead = {low: Head; w: Tensor2D /* [K, D], the prototypes */; owned: Tensor[]}
+
+export function castHead(head: Head, precision: Precision): CastHead {
+  const {head: low, owned} = castMlp(head, precision)
+  const w = prototypes(head, precision)
+  return {low, w, owned: [...owned, w]}
+}
+
+/** Targets of all rows of a batch, part behind part, and what was found beside them. */
+export type TeacherTargets = {
+  cls: Targets /* 2b rows of each part */
+  patches?: Targets /* n rows */
+  centers?: {dino: Tensor2D; ibot: Tensor2D}
+  entropy: Scalar
+  dispose: () => void
+}
+
+/** The teacher's targets for a batch, and the centres that follow from it: over all parts together. */
+export function computeTeacherTargets(
+  teacher: Network,
+  parts: readonly BatchPart[],
+  rates: StepRates,
+  settings: StepSettings,
+  centers: TrainState['centers'],
+  widths: ChunkWidths
+): TeacherTargets {
+  const {vit, precision} = settings
+  const backbone = castParams(teacher.backbone, precision)
+  const heads = {dino: castHead(teacher.dino_head, precision), ibot: teacher.ibot_head && castHead(teacher.ibot_head, precision)}
+  const rows = parts.map(part =>
+    tidy(() => {
+      const view: View = {images: part.globals()}
+      const {cls, patches} = tokenRows(view, vit, part.indices)
+      const {clsRows, patchRows} = tidy(() => headInputs(normedTokens(backbone.params, view, vit), cls, patches))
+      const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
+      if (heads.ibot || !patchRows)
+        return {cls: through(clsRows, heads.dino), ...(patchRows ? {patches: through(patchRows, heads.ibot ?? heads.dino)} : {})}
+      const both = through(concat([clsRows, patchRows]), heads.dino)
+      return {cls: slice(both, [0, 0], [cls.length, -1]), patches: slice(both, [cls.length, 0], [patches.length, -1])}
+    })
+  )
+  dispose(backbone.owned)
+  const z = {
+    cls: concatRows(rows.map(({cls}) => cls)),
+    patches: rows.some(({patches}) => patches) ? concatRows(rows.flatMap(({patches}) => (patches ? [patches] : []))) : undefined
+  }
+  for (const head of [heads.dino, heads.ibot]) if (head) dispose(head.owned.filter(leaf => leaf !== head.w))
+  const said = targetsOfEmbeddings(z, {dino: heads.dino.w, ibot: heads.ibot?.w}, rates, settings, centers, widths, parts.length === 1)
+  return {
+    ...said,
+    dispose: () => {
+      said.dispose()
+      dispose([z.cls, ...(z.patches ? [z.patches] : []), heads.dino.w, ...(heads.ibot ? [heads.ibot.w] : [])])
+    }
+  }
+}
+
+/** Matrices one below the other, as one; consumes them. */
+export function concatRows(list: readonly Tensor2D[]): Tensor2D {
+  const all = tidy(() => (list.length === 1 ? list[0]!.clone() : concat([...list])))
+  dispose([...list])
+  return all
+}
+
+/**
+ * Scores of one head that would be larger than this, in bytes, are computed again whenever they are asked for rather
+ * than kept.
+ */
+export const MAX_CACHED_LOGITS_BYTES = 2 ** 30
+
+/**
+ * Targets for rows that have been through the heads' MLPs, z [n, D], against the prototypes w [K, D] of these heads.
+ * `keep`: where there is room, scores are computed once and kept; over several parts they would be those of the whole
+ * batch. Rows and prototypes must outlive the targets, whose `dispose` leaves them.
+ */
+export function targetsOfEmbeddings(
+  z: {readonly cls: Tensor2D; readonly patches?: Tensor2D | undefined},
+  w: {readonly dino: Tensor2D; readonly ibot?: Tensor2D | undefined},
+  rates: StepRates,
+  {centering, memory = 'fast', precision}: StepSettings,
+  centers: TrainState['centers'],
+  widths: ChunkWidths,
+  keep: boolean
+): TeacherTargets {
+  const holds: CachedLogits[] = []
+  const scoresOf = (rows: Tensor2D, own: Tensor2D): Logits => {
+    const scores = lazyLogits(rows, own)
+    const bytes = rows.shape[0] * own.shape[0] * (precision === 'bf16' ? 2 : 4)
+    if (!keep || memory !== 'fast' || bytes > MAX_CACHED_LOGITS_BYTES) return scores
+    const held = cachedLogits(scores)
+    holds.push(held)
+    return held
+  }
+  const average: Record<'dino' | 'ibot', Tensor2D | undefined> = {dino: undefined, ibot: undefined}
+  const target = (rows: Tensor2D, which: 'dino' | 'ibot'): Targets => {
+    const scores = scoresOf(rows, (which === 'ibot' ? w.ibot : undefined) ?? w.dino)
+    if (centering === 'sinkhorn_knopp') return sinkhornTargets(scores, rates.teacherTemp, widths[which])
+    const {targets, mean} = centeredTargets(scores, centers![which], rates.teacherTemp, widths[which])
+    average[which] = mean
+    return targets
+  }
+  const cls = target(z.cls, 'dino')
+  const patches = z.patches && target(z.patches, 'ibot')
+  const next = (which: 'dino' | 'ibot'): Tensor2D => {
+    const mean = average[which]
+    if (!mean) return centers![which].clone()
+    const center = centerAfter(centers![which], mean)
+    dispose(mean)
+    return center
+  }
+  return {
+    cls,
+    ...(patches ? {patches} : {}),
+    ...(centering === 'centering' ? {centers: {dino: next('dino'), ibot: next('ibot')}} : {}),
+    entropy: targetEntropy(cls, widths.dino),
+    dispose: () => {
+      for (const targets of [cls, patches]) if (targets) dispose([targets.logRowScale, targets.logColumnScale])
+      for (const held of holds) held.dispose()
+    }
+  }
+}
+
+/** The rows of y that heads see: cls tokens, and masked patches where there are any. */
+export const headInputs = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRows: Tensor2D; patchRows?: Tensor2D} =>
+  tidy(() => ({
+    clsRows: takeRows(y, tensor1d(cls, 'int32')),
+    ...(patches.length > 0 ? {patchRows: takeRows(y, tensor1d(patches, 'int32'))} : {})
+  }))
+
+/**
+ * Columns of scores that each head takes at a time: the same for teacher and student, since scores are held by these
+ * pieces.
+ */
+export type ChunkWidths = {readonly dino: number; readonly ibot: number}
+
+export function chunkWidths(student: Network, parts: readonly BatchPart[]): ChunkWidths {
+  const K = (head: Head): number => head.last_layer.weight_v.shape[0]
+  const teacher = {cls: 0, patches: 0}
+  const own = {cls: 0, patches: 0, both: 0}
+  for (const {b, m, indices} of parts) {
+    teacher.cls += 2 * b
+    teacher.patches += indices.length
+    own.cls = Math.max(own.cls, (2 + m) * b)
+    own.patches = Math.max(own.patches, indices.length)
+    own.both = Math.max(own.both, (2 + m) * b + indices.length)
+  }
+  const {dino_head: dino, ibot_head: ibot} = student
+  if (ibot)
+    return {
+      dino: chunkWidth(Math.max(teacher.cls, own.cls), K(dino)),
+      ibot: chunkWidth(Math.max(teacher.patches, own.patches), K(ibot))
+    }
+  const width = chunkWidth(Math.max(teacher.cls, teacher.patches, own.both), K(dino))
+  return {dino: width, ibot: width}
+}
