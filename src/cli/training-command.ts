@@ -6,6 +6,8 @@ import {Errors, Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
 import type {BadImages} from './rejected-inputs.js'
 import {Command, badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './command.js'
+import type {CostEstimate} from '../tasks/train/cost-estimate.js'
+import type {RunEvent} from '../tasks/train/training-loop.js'
 import type {Progress} from './progress.js'
 
 const batchSize = Flags.custom<number | 'auto'>({
@@ -73,30 +75,6 @@ export const trainingFlags = {
 
 type Scores = Readonly<Record<string, number>>
 
-/** Events of a run as far as they are told. */
-export type TrainingEvent =
-  | {readonly kind: 'resumed'; readonly step: number; readonly path: string | undefined; readonly changes: readonly string[]}
-  | {
-      readonly kind: 'step'
-      readonly step: number
-      readonly report: {readonly losses: Scores}
-      readonly dataWait: number
-      readonly seconds: number
-    }
-  | {readonly kind: 'metrics'}
-  | {readonly kind: 'scores'; readonly step: number; readonly scores: Scores; readonly seconds: number}
-  | {readonly kind: 'warning'; readonly message: string}
-  | {readonly kind: 'checkpoint'; readonly path: string}
-  | {readonly kind: 'loaded'; readonly words: string}
-  | {readonly kind: 'stopped'; readonly step: number; readonly path: string}
-  | {
-      readonly kind: 'finished'
-      readonly step: number
-      readonly model: string
-      readonly health: {readonly healthy: boolean; readonly words: string}
-      readonly worth?: {readonly fell: boolean; readonly words: string}
-    }
-
 /** How a run ended, for the report of a command. */
 export type TrainingOutcome = {
   readonly run: string
@@ -108,32 +86,8 @@ export type TrainingOutcome = {
   readonly worth?: {readonly fell: boolean; readonly words: string}
 }
 
-/** What a forecast says, in bytes and seconds. */
-export type Bill = {
-  readonly images: number
-  readonly steps: number
-  readonly parameters: number
-  readonly secondsPerStep: number
-  readonly dataWait: number
-  readonly seconds: number
-  readonly checkpointBytes: number
-  readonly processBytes: number | undefined
-  readonly peakBytes: number | undefined
-  readonly machine: string
-  readonly flopsPerStep: number
-  /** Why no step was tried; undefined where some were. */
-  readonly estimated?: string
-  readonly parts: {
-    readonly state: number
-    readonly copies: number
-    readonly activations: number | undefined
-    readonly base: number | undefined
-    readonly process: number | undefined
-  }
-}
-
 /** The words of a forecast: what is needed, and how that is known. */
-export function formatCostEstimate(bill: Bill, batch: number): [string, string] {
+export function formatCostEstimate(bill: CostEstimate, batch: number): [string, string] {
   const hours = bill.seconds / 3600
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`
   const {estimated} = bill
@@ -253,7 +207,7 @@ export abstract class TrainingCommand extends Command {
     batch: number,
     bar: Progress | undefined,
     name?: string
-  ): (event: TrainingEvent) => TrainingOutcome | undefined {
+  ): (event: RunEvent<unknown>) => TrainingOutcome | undefined {
     const about = name === undefined ? '' : `${name}: `
     let [waited, spent] = [0, 0]
     let knn: string | undefined
@@ -271,7 +225,7 @@ export abstract class TrainingCommand extends Command {
           spent = 0.95 * spent + event.seconds
           bar?.update(event.step * batch, {
             step: event.step,
-            ...shownLosses(event.report.losses),
+            ...event.progress,
             waiting: `${Math.round((100 * waited) / spent)}%`,
             ...(knn === undefined ? {} : {knn})
           })
@@ -320,16 +274,6 @@ export function assertHealthy({run, model, health}: TrainingOutcome): void {
     code: 'UNHEALTHY',
     hint: `The model stands in ${model} all the same. Look at it with: dinov2 report ${run} -o run.html`
   })
-}
-
-function shownLosses(losses: Scores): Record<string, number> {
-  const {dino_local, dino_global, ibot, koleo, cls_loss, patch_loss} = losses
-  return {
-    ...(dino_local === undefined ? {} : {dino: Number((dino_local + dino_global!).toFixed(3))}),
-    ...(ibot === undefined ? {} : {ibot: Number(ibot.toFixed(3))}),
-    ...(cls_loss === undefined ? {} : {cls: Number(cls_loss.toFixed(3)), patch: Number(patch_loss!.toFixed(3))}),
-    ...(koleo === undefined ? {} : {koleo: Number(koleo.toFixed(4))})
-  }
 }
 
 /** Scores in words: `k-nearest neighbours 41.2 % (k = 10), 39.8 % (k = 20)`. */

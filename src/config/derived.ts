@@ -223,3 +223,9 @@ export function derive(settings: Settings, world = 1): Derived {
     blurProbability: crops.blur === 'released' ? [0, 0.9, 0.5] : [1, 0.1, 0.5]
   }
 }
+
+/** The number that a setting has, by its path. */
+export const numberAt = (settings: Settings, path: string): number => {
+  const [section, key] = path.split('.') as [keyof Settings, string]
+  return (settings[section] as Readonly<Record<string, unknown>>)[key] as number
+}

@@ -1,6 +1,7 @@
 /** Reporting: run folders become one page of loss curves, schedules, health in words, evaluations and settings. */
 import {lineChart, short, type Series} from '../render/chart.js'
 import {html, page, table, type Content, type Markup} from '../render/html.js'
+import {lossTerms} from '../loss/terms.js'
 import {readRun, type MetricLine, type RunFolder} from '../files/run/run-folder.js'
 import {limits, healthChecks, improvementOf, type HealthMetrics, type HealthProblem} from './train/health.js'
 
@@ -20,17 +21,19 @@ export type ReportOptions = {
   readonly readSettings: (path: string) => ReadonlyMap<string, unknown>
 }
 
+const EVALUATION = /knn|top_?[15]|accuracy/i
+
 /** Charts in their order: a title, the names of metrics that belong there, and whether zero is shown. */
 const CHARTS: readonly {readonly title: string; readonly names: RegExp; readonly fromZero?: boolean}[] = [
   {title: 'Total loss', names: /(^|[._])total(_loss)?$/},
-  {title: 'DINO loss, local crops', names: /dino_local/},
-  {title: 'DINO loss, global crops', names: /dino_global/},
-  {title: 'iBOT loss', names: /ibot(_loss)?$/},
-  {title: 'KoLeo', names: /koleo/},
+  ...lossTerms.map(({name, title, unit}) => ({
+    title: unit === '1' ? title : `${title} (${unit})`,
+    names: new RegExp(`(^|[._])${name}(_loss)?$`)
+  })),
   {title: 'Other losses', names: /(^|[._])loss(es)?([._]|$)|_loss$/},
-  {title: 'Evaluation', names: /knn|top_?[15]|accuracy/i},
+  {title: 'Evaluation', names: EVALUATION},
   {title: 'Entropy of the teacher', names: /entropy/i},
-  {title: 'Likeness of class tokens (mean cosine)', names: /cosine/i},
+  {title: 'Mean cosine between class tokens of different images', names: /cosine/i},
   {title: 'Gradient norm before clipping', names: /grad/i, fromZero: true},
   {title: 'Learning rate', names: /(^|[._])(last_layer_)?lr$|lastLayerLr/, fromZero: true},
   {title: 'Weight decay', names: /(^|[._])(wd|weight_decay)$/, fromZero: true},
@@ -53,7 +56,7 @@ const median = (values: readonly number[]): number => [...values].sort((a, b) =>
 /** All metric names of a run, in the order of their first appearance. */
 const namesOf = (lines: readonly MetricLine[]): string[] => [...new Set(lines.flatMap(({values}) => [...values.keys()]))]
 
-const isLoss = (name: string): boolean => CHARTS.slice(0, 6).some(({names}) => names.test(name))
+const isLoss = (name: string): boolean => CHARTS.slice(0, lossTerms.length + 2).some(({names}) => names.test(name))
 
 /** Values of the first and of the last tenth of a curve, at least one each. */
 function ends(values: readonly number[]): {first: number; last: number; before: number} {
@@ -154,7 +157,7 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
   const worth = improvementOf(lines)
   if (worth) say(!worth.fell, `${worth.words[0]!.toUpperCase()}${worth.words.slice(1)}.`)
 
-  const scores = names.filter(name => CHARTS[6]!.names.test(name) && !/loss/.test(name))
+  const scores = names.filter(name => EVALUATION.test(name) && !/loss/.test(name))
   for (const name of scores) {
     const curve = finite(name)
     const best = Math.max(...curve)

@@ -7,11 +7,13 @@
  * the throughput of one block of this width, forwards and backwards, measured here in a short loop. Memory is that of
  * the code as it is; time is an estimate, and said to be one: images are taken to come in time.
  */
+import {numberAt} from '../../config/derived.js'
 import type {Derived, HeadSize} from '../../config/derived.js'
 import type {Settings} from '../../config/table.js'
 import {cpuDevice, cudaDevices, freeMemory} from '../../engine/machine.js'
 import type {EngineInfo} from '../../engine/start.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
+import {regularizers} from '../../loss/terms.js'
 import type {VitConfig} from '../../model/config.js'
 import {initVit} from '../../model/init.js'
 import {backwardTrain, castParams, forwardTrain} from '../../model/vit.js'
@@ -117,7 +119,8 @@ export function countCost(settings: Settings, plan: Derived, precision: Precisio
           )
         : 0)
     : forwardFlops(vit, [globals]) + headFlops({cls: globals.count, patches: masked})
-  const flops = (3 + again) * student + guidance + 3 * headFlops({cls: globals.count + locals.count, patches: masked})
+  const extra = regularizers.reduce((sum, term) => sum + (numberAt(settings, term.weight) > 0 ? term.flops(batch, vit.width) : 0), 0)
+  const flops = (3 + again) * student + guidance + 3 * headFlops({cls: globals.count + locals.count, patches: masked}) + extra
 
   // Bytes. A part of a batch is what goes through the networks at once.
   const low16 = precision === 'bf16' ? 2 : 4

@@ -4,6 +4,8 @@
  *
  * b images in a part, B in the batch, C width.
  */
+import {numberAt} from '../../config/derived.js'
+import type {Settings} from '../../config/table.js'
 import {regularizers} from '../../loss/terms.js'
 import type {RegularizerName} from '../../loss/terms.js'
 import type {ParamMap} from '../../optim/adamw.js'
@@ -15,6 +17,10 @@ import type {Tree} from '../../tensor/tree.js'
 
 /** Weights of the terms on class tokens; a term that is absent has none. */
 export type RegularizerWeights = Readonly<Partial<Record<RegularizerName, number>>>
+
+/** The weights that the settings give these terms. */
+export const regularizerWeights = (settings: Settings): RegularizerWeights =>
+  Object.fromEntries(regularizers.map(({name, weight}) => [name, numberAt(settings, weight)]))
 
 export type Regularized = {
   /** Weighted losses in the order of `regularizers`; 0 where a weight is 0. */

@@ -19,6 +19,7 @@ import {rng} from '../../tensor/random.js'
 import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'
 import {flatten} from '../../tensor/tree.js'
+import {regularizerWeights} from './gradient-sums.js'
 import {memoryParts} from './memory-usage.js'
 import {explainNonFinite} from './non-finite.js'
 import {weightsFor} from './init-weights.js'
@@ -40,23 +41,26 @@ export type PretrainOptions = Omit<RunOptions, 'crops' | 'computing'> & {
 export type PretrainEvent = RunEvent<StepReport>
 
 /** The parts of the step's settings that the plan gives. */
-export const stepSettings = ({dino, ibot, train, optim}: Settings, plan: Derived, precision: Precision): StepSettings => ({
-  vit: plan.vit,
-  precision,
-  centering: train.centering,
-  dinoWeight: dino.loss_weight,
-  ibotWeight: ibot.loss_weight,
-  regularizers: {koleo: dino.koleo_loss_weight},
-  studentTemp: 0.1,
-  dropPath: plan.dropPath,
-  clipGrad: optim.clip_grad,
-  betas: [optim.adamw_beta1, optim.adamw_beta2],
-  eps: 1e-8,
-  rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult},
-  memory: train.memory,
-  accumulate: train.accumulate,
-  headWarmup: plan.headWarmup
-})
+export const stepSettings = (settings: Settings, plan: Derived, precision: Precision): StepSettings => {
+  const {dino, ibot, train, optim} = settings
+  return {
+    vit: plan.vit,
+    precision,
+    centering: train.centering,
+    dinoWeight: dino.loss_weight,
+    ibotWeight: ibot.loss_weight,
+    regularizers: regularizerWeights(settings),
+    studentTemp: 0.1,
+    dropPath: plan.dropPath,
+    clipGrad: optim.clip_grad,
+    betas: [optim.adamw_beta1, optim.adamw_beta2],
+    eps: 1e-8,
+    rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult},
+    memory: train.memory,
+    accumulate: train.accumulate,
+    headWarmup: plan.headWarmup
+  }
+}
 
 /** What the schedules say about step number `step`, counted from 0. */
 export const ratesAt = ({curves, headWarmup}: Derived, step: number): StepRates => ({

@@ -29,6 +29,7 @@ import {writeSafetensors} from '../../files/checkpoint/safetensors.js'
 import {openEvents} from '../../files/run/tensorboard.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
 import {listStates, pruneStates, stateMetadata, writeState} from '../../files/run/training-state.js'
+import {lossTerms, progressOf} from '../../loss/terms.js'
 import {globalNorm} from '../../optim/adamw.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {assessHealth, windowSize, HealthWatch, improvementOf} from './health.js'
@@ -119,7 +120,14 @@ export type RunEvent<Report> =
       /** How the rest differs from the run so far, as sentences; empty where it does not. */
       readonly changes: readonly string[]
     }
-  | {readonly kind: 'step'; readonly step: number; readonly report: Report; readonly dataWait: number; readonly seconds: number}
+  | {
+      readonly kind: 'step'
+      readonly step: number
+      readonly report: Report
+      /** Losses as a progress line shows them. */ readonly progress: Readonly<Record<string, number>>
+      readonly dataWait: number
+      readonly seconds: number
+    }
   | {readonly kind: 'metrics'; readonly metrics: Metrics}
   | {readonly kind: 'scores'; readonly step: number; readonly scores: Readonly<Record<string, number>>; readonly seconds: number}
   | {readonly kind: 'warning'; readonly message: string}
@@ -279,7 +287,7 @@ async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions)
       const {stepsTaken: step} = learner
       const seconds = (performance.now() - begun) / 1000 + made.waitSeconds
       window.add(taken.measured, {seconds, waited: made.waitSeconds})
-      yield {kind: 'step', step, report: taken.report, dataWait: made.waitSeconds, seconds}
+      yield {kind: 'step', step, report: taken.report, progress: progressOf(taken.measured), dataWait: made.waitSeconds, seconds}
       if (step % train.log_every === 0 || step === plan.steps) {
         const values = metricsLine(step, window.take(), taken.rates, plan.batch, learner.memory?.() ?? {})
         await line(values)
@@ -470,7 +478,7 @@ function metricsLine(
 
 /** The names under which TensorBoard groups a line of metrics. */
 const tags: readonly (readonly [names: RegExp, group: string])[] = [
-  [/^(dino_local|dino_global|ibot|koleo|total|.*loss.*)$/, 'loss'],
+  [new RegExp(`^(${lossTerms.map(({name}) => name).join('|')}|total|.*loss.*)$`), 'loss'],
   [/^grad_norm_/, 'grad_norm'],
   [/^(lr|backbone_lr|last_layer_lr|wd|momentum|teacher_temp)$/, 'schedule'],
   [/^(images_per_second|data_wait|rss_mib|memory_.*)$/, 'machine'],

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {healthChecks, HealthWatch} from '../../../src/tasks/train/health.js'
+import {assessHealth, healthChecks, HealthWatch} from '../../../src/tasks/train/health.js'
 import {explainNonFinite, NotFiniteStep} from '../../../src/tasks/train/non-finite.js'
 import {trainStep} from '../../../src/tasks/train/train-step.js'
 import {rng} from '../../../src/tensor/random.js'
@@ -103,3 +103,10 @@ for (const [engine, on] of [
     freeState(state)
     assert.equal(counted(), start)
   })
+
+test('a run of one image a step does not claim a comparison that was not made', () => {
+  const alone = assessHealth([{step: 1, dino_local: 3, dino_global: 2, teacher_entropy: 4}], scale)
+  assert.match(alone.words, /as far as it can be told.*were not compared, because a step has one image/)
+  const several = assessHealth([{step: 1, dino_local: 3, dino_global: 2, teacher_entropy: 4, cls_cosine: 0.2}], scale)
+  assert.match(several.words, /^healthy: .*mean cosine of class tokens 0\.200$/)
+})
