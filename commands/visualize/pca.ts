@@ -29,7 +29,10 @@ export default class VisualizePca extends VisualizeCommand {
     return this.draw(
       flags,
       options => visualizePca({...options, images, model, size, foreground, smooth}),
-      report => [`${countedImages(report.images)}, ${report.patches} patches`]
+      report => {
+        for (const note of report.notes) this.note(note)
+        return [`${countedImages(report.images)}, ${report.patches} patches`]
+      }
     )
   }
 }

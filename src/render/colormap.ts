@@ -2,27 +2,31 @@
  * Numbers as colours: a ramp that grows evenly in lightness, so that it reads in grey and with any colour vision.
  *
  * Depth runs from near (light yellow) over red to far (dark violet), after the `inferno` ramp of Smith and van der
- * Walt 2015, here by its stops every eighth; errors from white to dark red. What is unknown is a flat grey that
- * neither ramp holds.
+ * Walt 2015, here by its stops every eighth; heat is the same ramp from dark to light; errors run from white to dark
+ * red. What is unknown is a flat grey that no ramp holds.
  */
 import type {Raster} from '../data/image/resample.js'
 
 type Color = readonly [red: number, green: number, blue: number]
 
-export type Colormap = 'depth' | 'error'
+export type Colormap = 'depth' | 'heat' | 'error'
+
+/** From light to dark. */
+const INFERNO: readonly Color[] = [
+  [252, 255, 164],
+  [249, 201, 50],
+  [249, 142, 9],
+  [229, 92, 48],
+  [187, 55, 84],
+  [138, 34, 106],
+  [87, 16, 110],
+  [31, 12, 72],
+  [0, 0, 4]
+]
 
 const COLORMAPS: Readonly<Record<Colormap, readonly Color[]>> = {
-  depth: [
-    [252, 255, 164],
-    [249, 201, 50],
-    [249, 142, 9],
-    [229, 92, 48],
-    [187, 55, 84],
-    [138, 34, 106],
-    [87, 16, 110],
-    [31, 12, 72],
-    [0, 0, 4]
-  ],
+  depth: INFERNO,
+  heat: INFERNO.toReversed(),
   error: [
     [255, 255, 255],
     [254, 224, 210],
@@ -31,6 +35,9 @@ const COLORMAPS: Readonly<Record<Colormap, readonly Color[]>> = {
     [103, 0, 13]
   ]
 }
+
+/** The stops of a colormap from 0 to 1, as a page may want them. */
+export const colormapStops = (map: Colormap): readonly Color[] => COLORMAPS[map]
 
 const UNKNOWN: Color = [128, 134, 140]
 

@@ -84,10 +84,11 @@ const STYLE = `
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1.2rem 4rem; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.5rem 0 0.3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 0.6rem; } h3 { font-size: 1rem; margin: 1.2rem 0 0.4rem; }
-p, ul { max-width: 48rem; } .quiet, figcaption { color: var(--quiet); } figcaption { font-size: 0.8rem; overflow-wrap: anywhere; }
+p, ul { max-width: 48rem; } h1, h2, h3, p, li { overflow-wrap: anywhere; } .quiet, figcaption { color: var(--quiet); } figcaption { font-size: 0.8rem; overflow-wrap: anywhere; }
 code, pre { font: 0.85rem/1.45 ui-monospace, monospace; } pre { background: var(--panel); padding: 0.8rem 1rem; overflow: auto; border-radius: 6px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.4rem 0; } th { text-align: left; font-weight: 600; }
-th, td { padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; } .number { text-align: right; }
+th, td { padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; } .number { text-align: right; } td.number { white-space: nowrap; }
+@media (max-width: 40rem) { body { padding: 1rem 0.7rem 3rem; } table { font-size: 0.72rem; } th, td { padding-right: 0.5rem; } td:not(.number) { overflow-wrap: anywhere; } }
 ul.findings { list-style: none; padding: 0; } figure { margin: 0; } img { display: block; max-width: 100%; height: auto; } img.pixels { image-rendering: pixelated; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .row { display: flex; flex-wrap: wrap; gap: 0.6rem; align-items: flex-start; margin: 0 0 1.2rem; }

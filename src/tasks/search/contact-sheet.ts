@@ -168,8 +168,9 @@ export async function contactSheet(
     </p>
     ${rows}`
   const style = `.place { width: ${side}px; height: ${side}px; display: grid; place-items: center; background: var(--panel); }
-.row figure { width: ${side + 8}px; padding: 4px; border: 2px solid transparent; border-radius: 6px; box-sizing: content-box; } .row figcaption { font-size: 0.72rem; }
-.row .query { border-right: 2px solid var(--line); border-radius: 0; padding-right: 0.8rem; } .row .same { border-color: var(--good); } .row .other { border-color: var(--bad); }`
+.row { display: grid; grid-template-columns: repeat(auto-fill, ${side + 12}px); }
+.row figure { padding: 4px; border: 2px solid transparent; border-radius: 6px; } .row figcaption { font-size: 0.72rem; }
+.row .query { border-color: var(--line); } .row .same { border-color: var(--good); } .row .other { border-color: var(--bad); }`
   return {content: page({title, body, style}), report}
 }
 

@@ -90,19 +90,20 @@ export async function visualizeAttention(options: AttentionOptions): Promise<{co
       photo: shown,
       rows: looks.map(({who, maps}) => ({
         who,
-        // Every map on its own scale, from nothing to its own largest share but one in a hundred: single patches of
-        // some models take nearly all.
-        pictures: maps.map(map => heatOver(shown, heatMap(map, rows, columns, 0, highest(map)), {smooth: options.smooth}))
+        // Every map has its own scale: even attention shows its differences, and single patches that take nearly all
+        // do not leave the rest black.
+        pictures: maps.map(map => heatOver(shown, heatMap(map, rows, columns, ...scaleOf(map)), {smooth: options.smooth}))
       }))
     }
   })
   return {content: options.format === 'png' ? await stripsPng(strips) : await stripsHtml(strips, report), report}
 }
 
-/** The value that one in a hundred exceeds. */
-function highest(values: Float32Array): number {
+/** The values that 5 and 99 of a hundred patches do not exceed: what lies between is told apart by its color. */
+function scaleOf(values: Float32Array): [low: number, high: number] {
   const sorted = Float32Array.from(values).sort()
-  return sorted[Math.min(sorted.length - 1, Math.floor(0.99 * sorted.length))]!
+  const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!
+  return [at(0.05), at(0.99)]
 }
 
 type Strip = {
@@ -166,7 +167,8 @@ async function stripsHtml(strips: readonly Strip[], {block, heads, size, onPatch
     body: html`<h1>Attention</h1>
       <p>
         Where block ${block} looks from, in images with a short side of ${size} pixels: the mean of its ${heads} heads, and each apart.
-        Every map has a scale of its own, from dark (nothing) to bright.
+        Every map has a scale of its own: dark is the share that one patch in twenty stays below, bright the share that one in a hundred
+        exceeds.
       </p>
       ${sections}`
   })

@@ -17,6 +17,9 @@ export type PcaOptions = RunOnImagesOptions & {
   readonly format: 'png' | 'html'
 }
 
+/** Below this share of patches in front, a picture would be mostly black: all patches are colored instead. */
+const MIN_FOREGROUND = 0.15
+
 export type PcaReport = {
   readonly images: number
   /** Images that were named but not shown. */
@@ -26,6 +29,8 @@ export type PcaReport = {
   readonly patches: number
   readonly foreground: number | undefined
   readonly explained: readonly number[]
+  /** What was drawn otherwise than asked for, in sentences. */
+  readonly notes: readonly string[]
   readonly fingerprint: string
 }
 
@@ -49,15 +54,22 @@ export async function visualizePca(options: PcaOptions): Promise<{content: Uint8
     return {rows: photo.height / config.patch, columns: photo.width / config.patch, features}
   })
   const {patch, width} = config
-  const colouring = colourPatches(seen, width, {separate: options.foreground})
+  const parted = colourPatches(seen, width, {separate: options.foreground})
   const patches = seen.reduce((sum, {rows, columns}) => sum + rows * columns, 0)
-  const inFront = colouring.front.reduce((sum, mask) => sum + mask.reduce((n, bit) => n + bit, 0), 0)
+  const inFront = parted.front.reduce((sum, mask) => sum + mask.reduce((n, bit) => n + bit, 0), 0)
+  const mostlyBlack = options.foreground && inFront < MIN_FOREGROUND * patches
+  const colouring = mostlyBlack ? colourPatches(seen, width, {separate: false}) : parted
   const report: PcaReport = {
     images: seen.length,
     leftOut,
     size,
     patches,
-    foreground: options.foreground ? inFront / patches : undefined,
+    foreground: options.foreground && !mostlyBlack ? inFront / patches : undefined,
+    notes: mostlyBlack
+      ? [
+          `only ${((100 * inFront) / patches).toFixed(0)} % of the patches stand in front, so all patches are colored, as with --no-foreground`
+        ]
+      : [],
     explained: colouring.explained.map(share => Number(share.toFixed(4))),
     fingerprint
   }
@@ -102,7 +114,7 @@ async function pairsPng(pairs: readonly Pair[]): Promise<Uint8Array> {
   return encodeImage(canvas.data, canvas)
 }
 
-async function pairsHtml(pairs: readonly Pair[], {size, patches, foreground, explained}: PcaReport): Promise<string> {
+async function pairsHtml(pairs: readonly Pair[], {size, patches, foreground, explained, notes}: PcaReport): Promise<string> {
   const figures = []
   for (const {id, photo, colours} of pairs) {
     const [left, right] = [await encodeImage(photo.data, {...photo, format: 'jpeg'}), await encodeImage(colours.data, colours)]
@@ -124,7 +136,8 @@ async function pairsHtml(pairs: readonly Pair[], {size, patches, foreground, exp
           ? 'Red, green and blue are the first three principal components of all patches.'
           : `The first principal component of all patches, turned so that it grows towards the middle of the images, parts what stands in front (${percent(foreground)} of the patches, coloured) from what lies behind (black). Red, green and blue are the first three components of the patches in front.`
       }
-      They show ${explained.map(percent).join(', ')} of the variance. The same colour means similar features, in all images.
+      ${notes.map(note => `${note[0]!.toUpperCase()}${note.slice(1)}. `)}They show ${explained.map(percent).join(', ')} of the variance. The
+      same colour means similar features, in all images.
     </p>
     <div class="grid">${figures}</div>`
   return page({

@@ -7,7 +7,8 @@ import {UserError} from '../../config/errors.js'
 import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
-import {heatMap, heatOver, heatStops} from '../../render/heatmap.js'
+import {colormapStops} from '../../render/colormap.js'
+import {heatMap, heatOver} from '../../render/heatmap.js'
 import {resample} from '../../data/image/resample.js'
 import {dataUri, html, Markup, page} from '../../render/html.js'
 import {normalizeRows} from '../../search/exact.js'
@@ -268,7 +269,7 @@ async function similarityPage(
   }
   const first = pictures[0]!
   const info = {
-    stops: heatStops,
+    stops: colormapStops('heat'),
     width: first.features.length / (first.rows * first.columns),
     patch: patch[1] * first.columns + patch[0],
     pictures: pictures.map(({rows, columns}) => ({rows, columns}))
