@@ -11,7 +11,7 @@ export default class Embed extends Command {
   static override group = 'Features'
   static override summary = 'Turn each image into one vector.'
   static override description =
-    'Rows keep the order of the input; each carries its id, the fields of its list, and (as metadata of the file) which model made it and how. Without -o, or with -o -, an Apache Arrow stream goes to stdout, for dinov2 index, search or knn-eval to read. By file: .arrow, .parquet, .npy (with a .jsonl of ids beside it), .jsonl, .csv, .safetensors.\n\nAny number of images is done in the same memory. An output grows as OUT.partial; --resume goes on behind its last whole row (all formats but .parquet).'
+    'Rows keep the order of the input; each carries its id, the fields of its list, and (as metadata of the file) which model made it and how. Without -o, or with -o -, an Apache Arrow stream goes to stdout, for dinov2 index, search or knn-eval to read. By file: .arrow, .parquet, .npy (with a .jsonl of ids and a .meta.json beside it), .jsonl, .csv, .safetensors.\n\nAny number of images is done in the same memory. An output grows as OUT.partial; --resume goes on behind its last whole row (all formats but .parquet), and adds images that are new to an output that is whole.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> photos --model vits14.pth -o photos.parquet',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --model vits14.pth | <%= config.bin %> index - -o photos.index',

@@ -150,6 +150,7 @@ export default class Index extends Command {
         seed: flags.seed
       },
       ef: flags.ef,
+      target: target === '-' ? undefined : target,
       replace: flags.replace,
       signal: this.signal
     })
