@@ -11,7 +11,10 @@ import {ORIENTATION, readTiffTags, tiffTagBytes, XMP} from './tiff-tags.js'
 
 const MAX_TEXT = 1 << 20
 
-/** What was found in the metadata: whether the decoder itself sees an orientation, and the one that it does not see. */
+/**
+ * What was found in the metadata: whether the decoder itself sees an orientation, and the one that it does
+ * not see.
+ */
 type Found = {seen: boolean; rawExif?: number; xmp?: number}
 
 const latin1 = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
@@ -37,7 +40,10 @@ function fromXmp(packet: Uint8Array): number | undefined {
   return undefined
 }
 
-/** The bytes of a profile that ImageMagick writes as text: its name, its length, then hexadecimal digits over many lines. */
+/**
+ * The bytes of a profile that ImageMagick writes as text: its name, its length, then hexadecimal digits over
+ * many lines.
+ */
 function fromHex(text: string): Uint8Array {
   let start = 0
   for (let line = 0; line < 3; line++) {

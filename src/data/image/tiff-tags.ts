@@ -120,7 +120,10 @@ function hasDamagedDeflate(bytes: Uint8Array, tags: TiffTags): boolean {
   return false
 }
 
-/** Why the picture of a TIFF cannot be decoded, or not be trusted, as a clause; undefined where nothing speaks against it. */
+/**
+ * Why the picture of a TIFF cannot be decoded, or not be trusted, as a clause; undefined where nothing speaks
+ * against it.
+ */
 export function tiffProblem(bytes: Uint8Array): string | undefined {
   const tags = readTiffTags(bytes)
   if (!tags) return undefined

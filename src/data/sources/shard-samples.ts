@@ -53,7 +53,10 @@ export function fieldsOf({kind, text}: SideMember): Record<string, unknown> | st
 
 type Group = {readonly images: ImageMember[]; readonly sides: SideMember[]}
 
-/** Gathers members by key and gives the samples once all are there. Memory: a record a member, the side files' text. */
+/**
+ * Gathers members by key and gives the samples once all are there. Memory: a record a member, the side files'
+ * text.
+ */
 export class SampleCollector {
   readonly #groups = new Map<string, Group>()
 

@@ -175,7 +175,8 @@ export async function* listChunks(inputs: readonly string[], options: SourceOpti
  *
  * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image
  * file, `-` (a list on stdin), a list file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`,
- * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, `.tgz`, also `name-{000..012}.tar`;
+ * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, `.tgz`, also
+ * `name-{000..012}.tar`;
  * webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
  * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never
  * dropped. Ids may repeat: told once each, as far as the first million ids go. An image under a folder gets `folder`,

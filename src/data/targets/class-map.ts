@@ -25,7 +25,10 @@ export type ClassLine = {readonly id: number; readonly name: string; readonly co
 /** Names that say that the pixels are of no class. */
 const NO_CLASS = /^(un-?label+ed|un-?annotated|void|ignored?)$/i
 
-/** A line's id and name where digits and a separator (space, comma, colon or semicolon) stand in front, else its name. */
+/**
+ * A line's id and name where digits and a separator (space, comma, colon or semicolon) stand in front, else
+ * its name.
+ */
 function numberInFront(line: string): {readonly id?: number; readonly name: string} {
   const digits = /^\d+/.exec(line)?.[0]
   if (digits === undefined) return {name: line}

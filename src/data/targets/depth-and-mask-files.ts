@@ -64,19 +64,21 @@ function half(bits: number): number {
   return bits & 0x8000 ? -size : size
 }
 
-type Reader = readonly [bytes: number, kind: 'whole' | 'float', read: (view: DataView, at: number) => number]
+type Reader = readonly [bytes: number, kind: 'whole' | 'float', read: (view: DataView, at: number, little: boolean) => number]
+/** By kind and size, without the mark of the byte order. */
 const npyKinds: Readonly<Record<string, Reader>> = {
-  '|b1': [1, 'whole', (view, at) => view.getUint8(at)],
-  '|u1': [1, 'whole', (view, at) => view.getUint8(at)],
-  '|i1': [1, 'whole', (view, at) => view.getInt8(at)],
-  '<u2': [2, 'whole', (view, at) => view.getUint16(at, true)],
-  '<i2': [2, 'whole', (view, at) => view.getInt16(at, true)],
-  '<u4': [4, 'whole', (view, at) => view.getUint32(at, true)],
-  '<i4': [4, 'whole', (view, at) => view.getInt32(at, true)],
-  '<i8': [8, 'whole', (view, at) => Number(view.getBigInt64(at, true))],
-  '<f2': [2, 'float', (view, at) => half(view.getUint16(at, true))],
-  '<f4': [4, 'float', (view, at) => view.getFloat32(at, true)],
-  '<f8': [8, 'float', (view, at) => view.getFloat64(at, true)]
+  b1: [1, 'whole', (view, at) => view.getUint8(at)],
+  u1: [1, 'whole', (view, at) => view.getUint8(at)],
+  i1: [1, 'whole', (view, at) => view.getInt8(at)],
+  u2: [2, 'whole', (view, at, little) => view.getUint16(at, little)],
+  i2: [2, 'whole', (view, at, little) => view.getInt16(at, little)],
+  u4: [4, 'whole', (view, at, little) => view.getUint32(at, little)],
+  i4: [4, 'whole', (view, at, little) => view.getInt32(at, little)],
+  u8: [8, 'whole', (view, at, little) => Number(view.getBigUint64(at, little))],
+  i8: [8, 'whole', (view, at, little) => Number(view.getBigInt64(at, little))],
+  f2: [2, 'float', (view, at, little) => half(view.getUint16(at, little))],
+  f4: [4, 'float', (view, at, little) => view.getFloat32(at, little)],
+  f8: [8, 'float', (view, at, little) => view.getFloat64(at, little)]
 }
 
 /** An array [height, width] (axes of length 1 before or behind are passed over) of a NumPy file, versions 1 to 3. */
@@ -88,10 +90,10 @@ function readNpyMap(bytes: Uint8Array, maxPixels: number): Numbers {
   if (start + length > bytes.length) throw new RefusedImage('it is a NumPy array cut off in its header')
   const head = Buffer.from(bytes.subarray(start, start + length)).toString('latin1')
   const type = /'descr':\s*'([^']+)'/.exec(head)?.[1] ?? 'unknown'
-  const reader = npyKinds[type]
-  if (!reader) throw new RefusedImage(`it is a NumPy array of ${type}; whole numbers and little-endian floating-point ones are read`)
-  if (/'fortran_order':\s*True/.test(head))
-    throw new RefusedImage('it is a NumPy array in Fortran order; save it with np.ascontiguousarray')
+  const little = type[0] !== '>'
+  const reader = /^[<>|=]/.test(type) ? npyKinds[type.slice(1)] : undefined
+  if (!reader) throw new RefusedImage(`it is a NumPy array of ${type}; whole numbers and floating-point ones are read`)
+  const byColumns = /'fortran_order':\s*True/.test(head)
   const shape = (/'shape':\s*\(([^)]*)\)/.exec(head)?.[1] ?? '').split(',').flatMap(n => (n.trim() === '' ? [] : [Number(n)]))
   const sides = shape.length === 3 && shape[0] === 1 ? shape.slice(1) : shape.length === 3 && shape[2] === 1 ? shape.slice(0, 2) : shape
   const [height, width] = sides
@@ -103,7 +105,10 @@ function readNpyMap(bytes: Uint8Array, maxPixels: number): Numbers {
   if (bytes.length !== start + length + count * size)
     throw new RefusedImage(`it is a NumPy array of ${count} numbers of ${size} bytes, but ${bytes.length - start - length} bytes are there`)
   const data = new Float64Array(count)
-  for (let i = 0; i < count; i++) data[i] = read(view, start + length + i * size)
+  for (let i = 0; i < count; i++) {
+    const to = byColumns ? (i % height!) * width! + Math.floor(i / height!) : i // Fortran order: column by column
+    data[to] = read(view, start + length + i * size, little)
+  }
   return {width: width!, height: height!, kind, bits: 8 * size, data}
 }
 

@@ -1,4 +1,7 @@
-/** A picture that is cut off, damaged, or coded in a way that is not read is refused by name: never black, never half a picture. */
+/**
+ * A picture that is cut off, damaged, or coded in a way that is not read is refused by name: never black,
+ * never half a picture.
+ */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import sharp from 'sharp'

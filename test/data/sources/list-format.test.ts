@@ -1,4 +1,7 @@
-/** Lists as other programs write them: other encodings, separators and column names are read, or refused in one sentence. */
+/**
+ * Lists as other programs write them: other encodings, separators and column names are read, or refused in
+ * one sentence.
+ */
 import assert from 'node:assert/strict'
 import {writeFileSync} from 'node:fs'
 import {join} from 'node:path'

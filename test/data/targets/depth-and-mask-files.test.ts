@@ -159,7 +159,9 @@ test('what is no map is refused with its reason', async () => {
   await refused(readDepth(bytes(npy('<c8', [2, 2], new Float32Array(8)))), /NumPy array of <c8/)
   await refused(readDepth(bytes(npy('<f4', [2, 2, 2], new Float32Array(8)))), /shape \(2, 2, 2\)/)
   await refused(readDepth(bytes(npy('<f4', [4, 2], new Float32Array(7)))), /8 numbers of 4 bytes, but 28/)
-  await refused(readDepth(bytes(npy('<f4', [2, 2], new Float32Array(4), 'True'))), /Fortran/)
+  const columns = await readMask(bytes(npy('|u1', [2, 3], Uint8Array.of(1, 4, 2, 5, 3, 6), 'True')))
+  assert.deepEqual([columns.width, columns.height, [...columns.ids]], [3, 2, [1, 2, 3, 4, 5, 6]])
+  assert.deepEqual((await readMask(bytes(npy('>u2', [1, 2], Uint8Array.of(1, 0, 0, 7))))).ids, Uint16Array.of(256, 7))
 })
 
 test('maps are found by a field of the list or under the same path in a folder', async t => {
