@@ -2,6 +2,7 @@
 import {createInterface} from 'node:readline/promises'
 import {Args, Flags} from '@oclif/core'
 import {Command, reportFlags} from '../../src/cli/command.js'
+import type {InstallRequest} from '../../src/tasks/engine/install.js'
 
 export default class EngineInstall extends Command {
   static override group = 'Engine'
@@ -31,7 +32,7 @@ The size of a download is said before it starts. Where all is there already, thi
     const {installEngine} = await import('../../src/tasks/engine/install.js')
     const asks = process.stdin.isTTY && !flags.yes
     const report = await installEngine({
-      engine: args.engine as 'torch' | 'tensorflow',
+      engine: args.engine as InstallRequest['engine'],
       cuda: flags.cuda,
       force: flags.force,
       note: sentence => this.note(sentence),

@@ -48,7 +48,7 @@ export default class EngineVerify extends Command {
   }
 }
 
-/** One line for each part of the recording and measure: how many comparisons agree, and the one nearest to its limit. */
+/** One line for each part of the recording and measure: how many comparisons agree, and the nearest to its limit. */
 function summaries(checks: readonly Check[]): string[] {
   const groups = new Map<string, Check[]>()
   for (const check of checks) {

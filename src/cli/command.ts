@@ -131,7 +131,7 @@ export abstract class Command extends OclifCommand {
    * `--force` is not set.
    */
   async output(target: string, {force = this.#isOn('force')}: {force?: boolean} = {}): Promise<Output> {
-    const output = await openOutput(target, {force})
+    const output = await openOutput(target, {force, stdout: process.stdout})
     this.#outputs.push(output)
     return output
   }

@@ -101,7 +101,7 @@ export class BadImages {
   async #write(): Promise<void> {
     const {file, force = true} = this.#options
     if (file === undefined) return
-    this.#opening ??= openOutput(file, {force}).then(output => void (this.#output = output))
+    this.#opening ??= openOutput(file, {force, stdout: process.stdout}).then(output => void (this.#output = output))
     await this.#opening
     if (this.#lines.length > 0) this.#output!.stream.write(this.#lines.splice(0).join(''))
     else void this.#output!.stream

@@ -2,9 +2,8 @@
 import {existsSync, mkdirSync, readdirSync, renameSync, rmSync} from 'node:fs'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
+import type {Note} from '../system/compile.js'
 import {lastLines, runCommand, type Outcome} from '../system/run-command.js'
-
-export type Note = (sentence: string) => void
 
 /** Python's `site-packages` folders of an environment `venv`. */
 export function sitePackages(venv: string): string[] {

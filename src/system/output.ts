@@ -26,11 +26,12 @@ export type Output = {
 }
 
 /**
- * Opens the output named by `-o`. Devices such as `/dev/null` and `/dev/fd/3` are written to directly.
+ * Opens the output named by `-o`. `-` is `stdout` where that is given. Devices such as `/dev/null` and
+ * `/dev/fd/3` are written to directly.
  * Throws a `UserError` (exit 2) when the target exists and `force` is not set, or its folder is missing.
  */
-export async function openOutput(target: string, {force = false}: {force?: boolean} = {}): Promise<Output> {
-  if (target === '-') return stdoutOutput
+export async function openOutput(target: string, {force = false, stdout}: {force?: boolean; stdout?: Writable} = {}): Promise<Output> {
+  if (target === '-' && stdout) return stdoutOutput(stdout)
   const output = await openAtomic(target, {force})
   let stream: Writable | undefined
   let failure: unknown
@@ -80,17 +81,15 @@ const handleStream = (handle: FileHandle): Writable =>
     }
   })
 
-const stdoutOutput: Output = {
+const stdoutOutput = (stdout: Writable): Output => ({
   target: '-',
   toStdout: true,
-  get stream() {
-    return process.stdout
-  },
+  stream: stdout,
   async commit() {
-    await new Promise<void>((done, fail) => process.stdout.write('', error => (error ? fail(error) : done())))
+    await new Promise<void>((done, fail) => stdout.write('', error => (error ? fail(error) : done())))
   },
   async discard() {}
-}
+})
 
 /** Makes the folder of a run. Refuses one that holds files unless it may be replaced or resumed. */
 export async function openFolder(target: string, {force = false, resume = false}: {force?: boolean; resume?: boolean} = {}): Promise<void> {

@@ -1,9 +1,13 @@
 /** Starting engines: what is chosen, what is refused, and that what starts computes. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
+import EngineInstall from '../../commands/engine/install.js'
 import {UserError} from '../../src/config/errors.js'
-import {autoPrecision, describeEngines} from '../../src/engine/describe.js'
+import {engines as engineChoices} from '../../src/cli/flags.js'
+import {describeEngines} from '../../src/engine/describe.js'
+import {autoPrecision, type Engine} from '../../src/engine/engine.js'
 import {cpuHasBf16} from '../../src/engine/machine.js'
+import {engineOf, engines} from '../../src/engine/registry.js'
 import {startEngine} from '../../src/engine/start.js'
 import {searchTensorflow} from '../../src/engine/tensorflow/find.js'
 import {
@@ -59,9 +63,17 @@ test('bf16 is chosen where the device multiplies it and the engine knows it', ()
   assert.equal(cpuHasBf16(new Set(['avx2', 'avx512_bf16'])), true)
   assert.equal(cpuHasBf16(new Set(['amx_bf16'])), true)
   assert.equal(cpuHasBf16(new Set(['avx2', 'avx512f'])), false)
-  assert.equal(autoPrecision('torch', {bf16: true}), 'bf16')
-  assert.equal(autoPrecision('torch', {bf16: false}), 'fp32')
-  assert.equal(autoPrecision('tensorflow', {bf16: true}), 'fp32')
+  assert.equal(autoPrecision(engineOf('torch').precisions, {bf16: true}), 'bf16')
+  assert.equal(autoPrecision(engineOf('torch').precisions, {bf16: false}), 'fp32')
+  assert.equal(autoPrecision(engineOf('tensorflow').precisions, {bf16: true}), 'fp32')
+})
+
+test('flags offer the engines of the registry, and engine install those that are installed', () => {
+  assert.deepEqual(engineChoices, ['auto', ...engines.map(({name}) => name)])
+  assert.deepEqual(
+    EngineInstall.args.engine.options,
+    engines.flatMap(({name, installation}: Engine) => (installation ? [name] : []))
+  )
 })
 
 /** Values whose gradients need kernels that the wasm backend lacks. */

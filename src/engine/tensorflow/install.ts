@@ -12,18 +12,13 @@ import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {lastLines, runCommand} from '../../system/run-command.js'
-import {ensureVenv, pipInstall, renewVenv, type Note} from '../venv.js'
+import type {Note} from '../../system/compile.js'
+import type {InstallOptions} from '../engine.js'
+import {ensureVenv, pipInstall, renewVenv} from '../venv.js'
 import {packageBinding, privateBinding, privateTensorflow, privateWheel, tensorflowPackage, TENSORFLOW_VERSION} from './find.js'
 
 /** Sizes as of TensorFlow 2.21 for Linux on x86-64. */
 const TENSORFLOW_SIZES = {cpu: 'about 0.3 GB to download, 1.4 GB on disk', cuda: 'about 3.5 GB to download, 7 GB on disk'} as const
-
-export type TensorflowInstall = {
-  readonly cuda: boolean
-  readonly force: boolean
-  readonly note: Note
-  readonly confirm: (question: string) => Promise<boolean>
-}
 
 /** The wheel whose libraries are taken: the CPU build has a name of its own on x86-64 Linux. */
 const requirement = (cuda: boolean): string[] => {
@@ -37,7 +32,7 @@ const requirement = (cuda: boolean): string[] => {
  * Installs what is missing and returns the binding's path. Errors of status 5: no package, no wheel, no compiler, a
  * failed compilation.
  */
-export async function installTensorflow({cuda, force, note, confirm}: TensorflowInstall): Promise<{binding: string; version: string}> {
+export async function installTensorflow({cuda, force, note, confirm}: InstallOptions): Promise<{binding: string; version: string}> {
   const npm = tensorflowPackage()
   if (!npm)
     throw new UserError('The optional package @tensorflow/tfjs-node-gpu is not installed', {

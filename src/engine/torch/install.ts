@@ -8,22 +8,15 @@
  */
 import {UserError} from '../../config/errors.js'
 import {lastLines, type Outcome} from '../../system/run-command.js'
-import {ensureVenv, pipInstall, renewVenv, type Note} from '../venv.js'
+import type {Note} from '../../system/compile.js'
+import type {InstallOptions} from '../engine.js'
+import {ensureVenv, pipInstall, renewVenv} from '../venv.js'
 import {installedTorch, privateTorch, searchTorch, TORCH_VERSION, type TorchInfo} from './find.js'
 
 const INDEX = 'https://download.pytorch.org/whl/cpu'
 
 /** Sizes as of torch 2.13 for Linux on x86-64, to be said before a download starts. */
 const TORCH_SIZES = {cpu: 'about 0.2 GB to download, 0.8 GB on disk', cuda: 'about 3 GB to download, 7 GB on disk'} as const
-
-export type TorchInstall = {
-  readonly cuda: boolean
-  /** Removes the private environment first. */
-  readonly force: boolean
-  readonly note: Note
-  /** Asked before anything is downloaded; false stops. */
-  readonly confirm: (question: string) => Promise<boolean>
-}
 
 /** Attempts in order: each is one list of arguments for `pip install`. */
 function attempts(cuda: boolean): string[][] {
@@ -41,7 +34,7 @@ function attempts(cuda: boolean): string[][] {
  * Returns the libtorch that serves, installing one where none does. Errors of status 5: no Python, no wheel, no
  * download.
  */
-export async function installTorch({cuda, force, note, confirm}: TorchInstall): Promise<TorchInfo> {
+export async function installTorch({cuda, force, note, confirm}: InstallOptions): Promise<TorchInfo> {
   const before = await searchTorch()
   if (before.torch && !force && (before.torch.cuda || !cuda)) {
     note(`libtorch ${before.torch.version} is here (${before.torch.root})`)

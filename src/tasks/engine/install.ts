@@ -4,24 +4,13 @@ import {UserError} from '../../config/errors.js'
 import {readyNative} from '../../data/image/native.js'
 import {lastLines, runCommand} from '../../system/run-command.js'
 import type {SmokeReport} from '../../engine/smoke.js'
-import {installTensorflow} from '../../engine/tensorflow/install.js'
-import {buildAddon} from '../../engine/torch/build.js'
-import {installTorch} from '../../engine/torch/install.js'
+import type {InstallOptions} from '../../engine/engine.js'
+import {engineOf, type EngineName} from '../../engine/registry.js'
 
-export type InstallRequest = {
-  readonly engine: 'torch' | 'tensorflow'
-  /** The build with CUDA. */
-  readonly cuda: boolean
-  /** Removes our own private environment first and starts afresh. */
-  readonly force: boolean
-  /** Says what happens, a sentence at a time. */
-  readonly note: (sentence: string) => void
-  /** Asked before a download; false stops with status 1. */
-  readonly confirm: (question: string) => Promise<boolean>
-}
+export type InstallRequest = InstallOptions & {readonly engine: EngineName}
 
 export type InstallReport = {
-  readonly engine: 'torch' | 'tensorflow'
+  readonly engine: EngineName
   readonly version: string
   readonly where: string
   readonly device: string
@@ -34,16 +23,11 @@ export type InstallReport = {
  * is there. Errors of status 5: what stood in the way, and what to do.
  */
 export async function installEngine({engine, ...options}: InstallRequest): Promise<InstallReport> {
-  const {note} = options
-  let where: string
-  if (engine === 'torch') {
-    const torch = await installTorch(options)
-    await buildAddon(torch, note)
-    await readyNative(note)
-    where = torch.root
-  } else {
-    where = (await installTensorflow(options)).binding
-  }
+  const {installation} = engineOf(engine)
+  if (!installation)
+    throw new UserError(`The ${engine} engine comes with the package; there is nothing to install.`, {exit: 2, code: 'USAGE'})
+  const where = await installation.install(options)
+  if (installation.compilesAddons) await readyNative(options.note)
   const {version, device, precision, threads} = await smokeTest(engine, options.cuda ? 'cuda' : 'auto')
   return {engine, version, where, device, precision, threads}
 }

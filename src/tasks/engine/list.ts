@@ -1,5 +1,6 @@
 /** What can compute here: the facts of `dinov2 engine list`, and as lines for a person. */
-import {describeEngines, type EngineDescription} from '../../engine/describe.js'
+import {describeEngines} from '../../engine/describe.js'
+import type {EngineDescription} from '../../engine/engine.js'
 
 export type EngineList = {
   /** The engine that `--engine auto` takes. */

@@ -10,7 +10,8 @@ import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {packageFolder} from '../../system/paths.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
-import {PRECISIONS, type Precision} from '../../engine/registry.js'
+import type {Precision} from '../../engine/engine.js'
+import {engineOf} from '../../engine/registry.js'
 import {verifyBackbone} from './backbone.js'
 import type {Check} from './checks.js'
 import {verifyDistillation} from './distillation.js'
@@ -52,7 +53,7 @@ export function defaultGolden(): string {
 export async function* verify({golden: folder, precision = 'auto', ...request}: VerifyRequest): AsyncGenerator<Check, EngineInfo> {
   const golden = await openGolden(folder)
   const info = await startEngine({...request, precision})
-  const precisions: readonly Precision[] = precision === 'auto' ? PRECISIONS[info.engine] : [info.precision]
+  const precisions: readonly Precision[] = precision === 'auto' ? engineOf(info.engine).precisions : [info.precision]
   const backbones = Object.keys(golden.index.vit)
   if (precisions.includes('fp32')) {
     for (const name of backbones) yield* verifyBackbone(golden, name, 'fp32')
