@@ -140,3 +140,13 @@ test('sheets, pasting, enlarging and fitting', () => {
   assert.deepEqual([wide.width, wide.height], [50, 20])
   assert.equal(centered(wide, 60).data.length, 60 * 60 * 3)
 })
+
+test('rows of a search leave out the query itself where asked, and still give k neighbours', async () => {
+  const rows = ['a', 'b', 'c'].map((id, i) => JSON.stringify({query: 'a', id, rank: i + 1, similarity: 1 - i / 10}) + '\n')
+  const found = async (skipSelf: boolean): Promise<string[]> => {
+    const answers = answerRows(Readable.from(rows), {k: 2, limit: 5, skipSelf})
+    return (await answers.next()).value!.found.map(({id}: {id: string}) => id)
+  }
+  assert.deepEqual(await found(true), ['b', 'c'])
+  assert.deepEqual(await found(false), ['a', 'b'])
+})
