@@ -49,6 +49,9 @@ type FlagOutput = {[name: string]: any}
 
 type Flag = FlagShape & {default?: unknown; env?: string; helpValue?: string | string[]}
 
+/** Flags that name what is written, or let it be replaced: files of others must not set them. */
+const WRITING_FLAGS = new Set(['output', 'force', 'bad', 'head-out', 'predictions', 'maps'])
+
 export abstract class Command extends OclifCommand {
   /**
    * Under which heading `dinov2 --help` lists the command: Data, Training, Features, Evaluation, Results or Engine.
@@ -405,6 +408,12 @@ export abstract class Command extends OclifCommand {
     const layers = readLayers(files, sets, {flags: flagNames, settings: usesSettings})
     for (const {name: spoken, value, source} of layers.flags) {
       const name = present.get(spoken) ?? spoken
+      if (WRITING_FLAGS.has(name) && source !== '--set' && value !== false && value !== '-')
+        throw new UserError(`${source}: ${spoken} decides what is written or replaced, so a file of settings may not set it.`, {
+          exit: 2,
+          code: 'SETTINGS',
+          hint: `Give it on the command line: --${name}.`
+        })
       if (given.has(name)) continue
       if (name !== spoken) this.#deprecated(`${spoken} in ${source}`, name)
       found.set(name, {values: fromYaml(name, shapes[name]!, value, source), source})

@@ -181,11 +181,17 @@ describe('command line', {concurrency: 2}, () => {
   it('reads flags from --config below the environment, and refuses what it does not know', async () => {
     const dir = folder()
     const file = join(dir, 'own.yaml')
-    writeFileSync(file, 'batch: 16\nthreads: 2\nforce: true\ntag: [x, y]\nmax-bad: 3%\n')
+    writeFileSync(file, 'batch: 16\nthreads: 2\nforce: false\ntag: [x, y]\nmax-bad: 3%\n')
     const {flags, sources} = await show(['--config', file, '--set', 'threads=3'], {DINOV2_BATCH: '8'})
-    assert.deepEqual([flags['batch'], flags['threads'], flags['force'], flags['tag']], [8, 3, true, ['x', 'y']])
+    assert.deepEqual([flags['batch'], flags['threads'], flags['force'], flags['tag']], [8, 3, undefined, ['x', 'y']])
     assert.deepEqual(flags['max-bad'], {kind: 'percent', value: 3})
     assert.deepEqual([sources['threads'], sources['tag']], ['--set', `${file}:4`])
+    for (const line of ['force: true', 'output: theirs.txt', 'bad: theirs.txt']) {
+      writeFileSync(file, `${line}\n`)
+      const refused = await probe('x', '--config', file)
+      assert.equal(refused.status, 2)
+      assert.match(refused.stderr, /own\.yaml:1: (force|output|bad) decides what is written/)
+    }
     writeFileSync(file, 'bacth: 16\noptim:\n  epochs: 3\n')
     const {status, stderr} = await probe('x', '--config', file)
     assert.equal(status, 2)
