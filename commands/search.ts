@@ -105,10 +105,10 @@ export default class Search extends Command {
             model: flags.model,
             engine: this.engineRequest(flags),
             toolVersion: this.config.version,
-            ...(flags.batch === undefined ? {} : {batch: flags.batch}),
-            ...(flags.workers === undefined ? {} : {workers: flags.workers}),
-            ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
-            onRejected: ({pathBase64, ...image}) => bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
+            batch: flags.batch,
+            workers: flags.workers,
+            maxPixels: flags['max-pixels'],
+            onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64})
           })
     const progress = this.progress({unit: 'queries'})
     const shown: import('../src/tasks/search/search.js').QueryAnswer[] = []
@@ -129,7 +129,7 @@ export default class Search extends Command {
     let missing: number | undefined
     if (sheet) {
       const {contactSheet} = await import('../src/tasks/search/contact-sheet.js')
-      const made = await contactSheet(shown, {format: 'html', ...(flags.root === undefined ? {} : {root: flags.root})})
+      const made = await contactSheet(shown, {format: 'html', root: flags.root})
       sheet.stream.write(made.content)
       await sheet.commit()
       missing = made.report.missing

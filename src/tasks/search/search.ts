@@ -212,10 +212,10 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
   const {signal, workers, maxPixels, onRejected, batch = usualBatch(embedder.config, embedder.transform, device)} = options
   const made = embed(all(), embedder, {
     batch,
-    ...(workers === undefined ? {} : {workers}),
-    ...(maxPixels === undefined ? {} : {maxPixels}),
-    ...(onRejected ? {onRejected} : {}),
-    ...(signal ? {signal} : {})
+    workers,
+    maxPixels,
+    onRejected,
+    signal
   })
   for await (const rows of made) yield* answerBatch(rows, searcher, options)
 }

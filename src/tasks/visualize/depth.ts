@@ -32,7 +32,7 @@ export type VisualizeDepthReport = {
 export async function visualizeDepth(
   options: VisualizeDepthOptions
 ): Promise<{content: Uint8Array | string; report: VisualizeDepthReport}> {
-  const find = mapFinder({field: 'depth', roots: options.images, ...(options.depths === undefined ? {} : {folder: options.depths})})
+  const find = mapFinder({field: 'depth', roots: options.images, folder: options.depths})
   const all: {id: string; picture: DepthPicture; errors?: DepthErrors}[] = []
   for await (const {ref, photo, depth, range} of predictEach(options)) {
     const {width, height} = photo
@@ -54,7 +54,7 @@ export async function visualizeDepth(
         options.onRejected(rejectedImage(ref, error.message))
       }
     }
-    const picture = depthPicture({photo, depth, ...(truth ? {truth} : {})}, {width, height}, 360)
+    const picture = depthPicture({photo, depth, truth}, {width, height}, 360)
     all.push({id: ref.id, picture, ...(errors ? {errors} : {})})
     options.onImage?.(all.length)
     if (all.length === options.limit) break

@@ -56,13 +56,13 @@ type PredictedImage = {
  */
 export async function* predictEach(options: DepthImagesOptions): AsyncGenerator<PredictedImage, EngineInfo> {
   const {images, nul, onSkipped, signal} = options
-  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
+  const refs = listImages(images, {nul, onSkipped})
   let next = await refs.next() // names that do not exist are told before the model is loaded
   if (next.done) throw noImages(images)
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision})
   const {min, max} = options
-  using probe = await openDepthHead(options.head, {backbone, ...(min === undefined ? {} : {min}), ...(max === undefined ? {} : {max})})
+  using probe = await openDepthHead(options.head, {backbone, min, max})
   const range = {min: min ?? probe.range.min, max: max ?? probe.range.max}
   const source = photoFeatures(backboneMaps(backbone, probe.dense, {name: 'model', device: engine.device}))
   const size = options.size ?? probe.size

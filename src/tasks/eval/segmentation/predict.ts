@@ -45,7 +45,7 @@ export type SegmentEvent = {readonly kind: 'started'; readonly engine: EngineInf
  */
 export async function* segmentImages(options: SegmentImagesOptions): AsyncGenerator<SegmentEvent> {
   const {images, nul, maxPixels, size, limit = Infinity, onRejected, onSkipped, signal} = options
-  const refs = listImages(images, {...(nul ? {nul} : {}), ...(onSkipped ? {onSkipped} : {})})
+  const refs = listImages(images, {nul, onSkipped})
   const first = await refs.next()
   if (first.done) throw noImages(images)
   const engine = await startEngine(options.engine)

@@ -56,7 +56,7 @@ export async function* modelRows(
 ): Rows {
   const batch = options.batch ?? defaultBatch(embedder.config, embedder.transform, device)
   const {signal} = options
-  for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onRejected, ...decoding(options), ...(signal ? {signal} : {})}))
+  for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, onRejected, ...decoding(options), signal}))
     yield {ids, vectors, fields, labels: fields.map(labelIn)}
 }
 
@@ -66,7 +66,7 @@ const pixelSide = 32
 export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOptions, onRejected: (bad: RejectedImage) => void): Rows {
   for await (const {refs: some, pixels} of pixelBatches(refs, {
     batch: 256,
-    transform: {resize: pixelSide, crop: pixelSide, ...(options.cropBorders ? {cropBorders: true} : {})},
+    transform: {resize: pixelSide, crop: pixelSide, cropBorders: options.cropBorders},
     onRejected,
     ...decoding(options)
   })) {
@@ -83,7 +83,7 @@ export const untrainedEmbedder = ({config}: Embedder, features: FeatureSettings,
 
 /** Images of a set, in the order of its inputs. */
 const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
-  listImages(inputs, {...(nul ? {nul: true} : {}), ...(onSkipped ? {onSkipped} : {})})
+  listImages(inputs, {nul, onSkipped})
 
 /**
  * The same for several passes over one set: what stdin names is kept, since it can be read once. Each call begins a
@@ -124,7 +124,7 @@ export async function embeddingRows(
   sources: readonly string[],
   {stdin, signal}: RowOptions
 ): Promise<{name: string; meta: EmbeddingMeta; rows: Rows; close(): Promise<void>}> {
-  const source = await openAll(sources, {...(stdin ? {stdin} : {}), ignoreLength: true})
+  const source = await openAll(sources, {stdin, ignoreLength: true})
   const {meta, name} = source
   if (meta.pooling === 'patch') {
     await source.close()
