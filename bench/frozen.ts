@@ -85,6 +85,18 @@ function has(set: string): boolean {
 // --------------------------------------------------------------------------------------------------------------
 // classification
 
+/** The baselines beside the model: their top-1, and whether the model is better, and surely so. */
+const othersOf = (
+  scores: readonly {readonly features: string; readonly top1: number}[],
+  differences: readonly {readonly over: string; readonly mean: number; readonly interval: readonly number[]}[]
+) =>
+  differences.map(({over, mean, interval: [low]}) => ({
+    name: over,
+    score: percent(scores.find(({features}) => features === over)!.top1),
+    better: mean > 0,
+    sure: low! > 0
+  }))
+
 /** Sets of labelled images, with the side that the model sees. */
 const classified = [
   {set: 'cls-scenes6', title: 'six kinds of scenes', size: 96},
@@ -104,12 +116,7 @@ for (const {set, title, size} of classified) {
       what: `${title}, \`knn-eval\`, k = 20`,
       measure: 'top-1 %',
       model: `${percent(own.top1)} ${within(own.intervals['top1']!, percent)}`,
-      others: differences.map(({over, mean, interval: [low]}) => ({
-        name: over,
-        score: percent(scores.find(({features}) => features === over)!.top1),
-        better: mean > 0,
-        sure: low > 0
-      }))
+      others: othersOf(scores, differences)
     })
   }
   if (tasks.includes('linear')) {
@@ -119,12 +126,7 @@ for (const {set, title, size} of classified) {
       what: `${title}, \`linear-eval --cached\``,
       measure: 'top-1 %',
       model: `${percent(own.top1)} ${within(own.intervals['top1']!, percent)}`,
-      others: differences.map(({over, mean, interval: [low]}) => ({
-        name: over,
-        score: percent(scores.find(({features}) => features === over)!.top1),
-        better: mean > 0,
-        sure: low > 0
-      }))
+      others: othersOf(scores, differences)
     })
   }
 }

@@ -52,7 +52,9 @@ DINOV2_BF16 inline void accumulate(const Row& row, const uint32_t* b, int64_t ld
   }
 }
 
-/** out[R][16·V] = Σ over pairs of a[r][pair] · b[pair][16·V]; `a` holds rows of bfloat16 pairs, `lda` elements a row. */
+/**
+ * out[R][16·V] = Σ over pairs of a[r][pair] · b[pair][16·V]; `a` holds rows of bfloat16 pairs, `lda` elements a row.
+ */
 template <int R, int V>
 DINOV2_BF16 inline void multiply(const bf16* a, int64_t lda, const uint32_t* b, int64_t ldb, int64_t pairs, __m512 (&sum)[R][V]) {
   const auto row = [=](int r, int64_t p) DINOV2_BF16 {

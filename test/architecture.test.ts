@@ -161,15 +161,15 @@ describe('files', () => {
  * change that shrinks it. `npm run measure` lists what is counted.
  */
 const limits = {
-  longFunctions: 30,
-  manyParameters: 18,
-  longFiles: 35,
-  fileCircles: 2,
+  longFunctions: 20,
+  manyParameters: 10,
+  longFiles: 26,
+  fileCircles: 1,
   folderCircles: 3,
-  sharedNames: 45,
+  sharedNames: 40,
   deadExports: 16,
-  conditionalSpreads: 368,
-  commandLines: 107
+  conditionalSpreads: 200,
+  commandLines: 80
 }
 
 const atMost = (limit: number, found: readonly string[]): void =>

@@ -13,7 +13,7 @@ export type Layers = number | readonly number[]
 /**
  * Reads `4` as the last four blocks and `2,5,8,11` as these, counted from 0. Throws a usage error on anything else.
  */
-export function parseLayers(text: string): Layers {
+function parseLayers(text: string): Layers {
   const found = /^\d+(,\d+)*,?$/.test(text) ? text.split(',').filter(part => part !== '') : []
   const numbers = found.map(Number)
   if (numbers.length === 0 || (!text.includes(',') && numbers[0] === 0))

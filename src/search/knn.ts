@@ -18,7 +18,8 @@ export type Votes = {readonly k: number; readonly classes: readonly number[]; re
 
 /**
  * Votes of one query's neighbours, for each k. `labels[row]` is the class number of a train row, of `classes` in all.
- * Equal sums are ordered by class number. Classes that get no vote are not named. `temperature` divides the similarities.
+ * Equal sums are ordered by class number. Classes that get no vote are not named. `temperature` divides the
+ * similarities.
  */
 export function vote(
   {rows, scores}: Neighbours,

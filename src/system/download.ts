@@ -45,8 +45,8 @@ type Note = {url: string; etag?: string; date?: string; total?: number}
  * Fetches `url` into `target` and returns its length in bytes and its SHA-256.
  *
  * The server is not trusted: redirections may lead to other hosts (each is reported first) but not from https to http
- * or to another scheme, a body that must be inflated is refused, and the known length, else `maxBytes`, is a cap from the
- * first byte on.
+ * or to another scheme, a body that must be inflated is refused, and the known length, else `maxBytes`, is a cap from
+ * the first byte on.
  *
  * Throws `UserError`: target exists (exit 2), address not found or refused, no network, length or checksum other than
  * stated, no room on the disk (exit 1). An abort of `signal` throws its reason and leaves the part for the next call.

@@ -75,7 +75,10 @@ export type PullReport = {
   readonly fetched: boolean
   /** SHA-256 of what was fetched. */
   readonly sha256?: string
-  /** Whether the checksum was written down at this download because none was known beforehand, so that it proves nothing yet. */
+  /**
+   * Whether the checksum was written down at this download because none was known beforehand, so that it proves
+   * nothing yet.
+   */
   readonly recorded?: boolean
 }
 

@@ -22,10 +22,10 @@ import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows
 const stem = (path: string): string => path.replace(/\.npy$/i, '')
 
 /** The list of ids and fields that stands beside `path`. */
-export const sidecarOf = (path: string): string => `${stem(path)}.jsonl`
+const sidecarOf = (path: string): string => `${stem(path)}.jsonl`
 
 /** The record that stands beside `path`. */
-export const metaFileOf = (path: string): string => `${stem(path)}.meta.json`
+const metaFileOf = (path: string): string => `${stem(path)}.meta.json`
 
 // ---- writing ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import type {OpenedRows, Source} from './format.js'
 let spoolCount = 0
 
 /** Lays a stream down in a temporary file, for the formats that are read from their end. `remove` deletes it. */
-export async function spool(source: AsyncIterable<Uint8Array>): Promise<{path: string; remove(): Promise<void>}> {
+async function spool(source: AsyncIterable<Uint8Array>): Promise<{path: string; remove(): Promise<void>}> {
   const path = join(tmpdir(), `dinov2-${process.pid}-${++spoolCount}.spool`)
   const handle = await open(path, 'wx', 0o600)
   const remove = (): Promise<void> => rm(path, {force: true})

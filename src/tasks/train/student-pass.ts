@@ -217,8 +217,8 @@ const int32 = (length: number, at: (i: number) => number): Tensor1D =>
   )
 
 /**
- * Cross-entropies of class tokens [(m + 2)·b, C] and masked patches [n, C] through their heads. Where patches share the
- * DINO head, they are its last rows.
+ * Cross-entropies of class tokens [(m + 2)·b, C] and masked patches [n, C] through their heads. Where patches share
+ * the DINO head, they are its last rows.
  */
 function passHeads(
   context: PartContext,

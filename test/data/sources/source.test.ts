@@ -7,7 +7,6 @@ import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {Readable} from 'node:stream'
 import {test, type TestContext} from 'node:test'
-import {pack} from 'tar-stream'
 import {UserError} from '../../../src/config/errors.js'
 import {skipReason} from '../../../src/data/sources/ignored-files.js'
 import {showBytes} from '../../../src/data/sources/image-ref.js'
@@ -24,6 +23,7 @@ import {
 } from '../../../src/data/sources/source.js'
 import {IdWatch} from '../../../src/data/sources/duplicate-ids.js'
 import {folderFor} from '../../support/drawn.js'
+import {tarOf} from '../../support/tar.js'
 
 const all = async (inputs: readonly string[], options: SourceOptions = {}): Promise<ImageRef[]> => {
   const refs: ImageRef[] = []
@@ -194,16 +194,6 @@ test('CSV with a path column: quoted commas and newlines, other columns ride alo
   assert.equal(broken[0]!.id, 'a.jpg')
   assert.match(broken.at(-1)!.problem!, /table stdin cannot be read/)
 })
-
-/** A tar with these members. */
-async function tarOf(members: readonly (readonly [name: string, content: string | Buffer])[]): Promise<Buffer> {
-  const tar = pack()
-  for (const [name, content] of members) tar.entry({name}, content)
-  tar.finalize()
-  const parts: Buffer[] = []
-  for await (const part of tar) parts.push(part as Buffer)
-  return Buffer.concat(parts)
-}
 
 test('tar shards: keys end at the first dot of the base name; side members become fields', async t => {
   const tar = await tarOf([

@@ -5,21 +5,12 @@ import {writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {test, type TestContext} from 'node:test'
 import {gzipSync} from 'node:zlib'
-import {pack} from 'tar-stream'
 import {readBytes} from '../../../src/data/image/read-bytes.js'
 import {labelOf, listImages, type ImageRef} from '../../../src/data/sources/source.js'
 import {folderFor} from '../../support/drawn.js'
+import {tarOf} from '../../support/tar.js'
 
 type Members = readonly (readonly [name: string, content: string])[]
-
-async function tarOf(members: Members): Promise<Buffer> {
-  const tar = pack()
-  for (const [name, content] of members) tar.entry({name}, content)
-  tar.finalize()
-  const parts: Buffer[] = []
-  for await (const part of tar) parts.push(part as Buffer)
-  return Buffer.concat(parts)
-}
 
 async function list(t: TestContext, name: string, bytes: Buffer): Promise<{rows: ImageRef[]; refused: string[]}> {
   const folder = folderFor(t)

@@ -41,7 +41,7 @@ export type DepthSample = {
 }
 
 /** The size at which the model sees an image. */
-export const modelSize = ({width, height}: Size, {size, patch}: {readonly size?: number; readonly patch: number}): Size =>
+const modelSize = ({width, height}: Size, {size, patch}: {readonly size?: number; readonly patch: number}): Size =>
   size === undefined ? {width, height} : fitGeometry(width, height, {resize: size, patch}).window
 
 /** The photo at the size that the model sees. */

@@ -98,7 +98,7 @@ export function summarizeOutcomes(
 }
 
 /** What an alignment fits before errors are taken. */
-export const ALIGNED: Readonly<Record<DepthAlignment, string>> = {
+const ALIGNED: Readonly<Record<DepthAlignment, string>> = {
   none: 'in metres',
   median: 'scale (median)',
   depth: 'scale and shift',

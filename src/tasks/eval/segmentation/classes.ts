@@ -93,7 +93,7 @@ async function idsOf(
  * palette. Throws a `UserError`: a file of classes that is missing or wrong, no mask that can be read (exit 3; all are
  * reported to `onRejected` before), fewer than two classes.
  */
-export async function findClasses(all: readonly Pair[], masks: string | undefined, options: ClassOptions): Promise<FoundClasses> {
+async function findClasses(all: readonly Pair[], masks: string | undefined, options: ClassOptions): Promise<FoundClasses> {
   const {file, ignore, reduceZero, maxPixels, onRejected} = options
   const ignored = reduceZero ? [0, ...ignore] : ignore
   const path = file ?? (masks === undefined ? undefined : await besideMasks(masks))

@@ -74,13 +74,13 @@ export type SegContext = {
 }
 
 /** The published protocols (docs/spec.md §5.5). A whole picture at once where features are cached. */
-export const published = {
+const published = {
   linear: {layers: 1, size: 512, stride: 341 / 512, scales: [1], flip: false, ratio: [0.5, 2]},
   ms: {layers: 4, size: 640, stride: 320 / 640, scales: [1, 1.32, 1.73, 2.28, 3], flip: true, ratio: [1, 3]}
 } as const
 
 /** Default steps: Meta's, and for cached features as many as a small set needs. */
-export const defaultSteps = {views: 40_000, cached: 1000} as const
+const defaultSteps = {views: 40_000, cached: 1000} as const
 
 export const usage = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'USAGE', hint})
 

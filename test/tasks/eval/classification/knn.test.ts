@@ -17,7 +17,7 @@ import {rng} from '../../../../src/tensor/random.js'
 import {memory} from '../../../../src/tensor/tf.js'
 import {drawnFolder} from '../../../support/drawn-images.js'
 import {saveTiny} from '../../../support/tiny-backbone.js'
-import {testMeta} from '../../../support/vectors.js'
+import {testMeta, writeEmbeddings} from '../../../support/vectors.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'knn-'))))
@@ -33,12 +33,8 @@ const draw = (n: number, key: string): Row[] =>
     const vector = Float32Array.from({length: D}, () => centre.normal() + 1.2 * random.normal())
     return {id: `x/c${i % 3}/${key}${i}.jpg`, vector, fields: i % 2 ? {} : {label: `c${i % 3}`}}
   })
-async function save(name: string, rows: readonly Row[], change: Partial<EmbeddingMeta> = {}): Promise<string> {
-  const output = await createEmbeddings(join(dir, name), {meta: {...meta, ...change}, force: true})
-  await output.write(batchOf(rows))
-  await output.commit()
-  return join(dir, name)
-}
+const save = (name: string, rows: readonly Row[], change: Partial<EmbeddingMeta> = {}): Promise<string> =>
+  writeEmbeddings(join(dir, name), rows, {...meta, ...change}, rows.length)
 const run = async (options: Partial<KnnOptions>): Promise<KnnReport> => (await result(options)).report
 async function result(options: Partial<KnnOptions>, seen: EvalEvent[] = []): Promise<EvalResult<KnnReport>> {
   const events = knnEval({
