@@ -161,15 +161,15 @@ describe('files', () => {
  * change that shrinks it. `npm run measure` lists what is counted.
  */
 const limits = {
-  longFunctions: 20,
-  manyParameters: 10,
-  longFiles: 26,
+  longFunctions: 16,
+  manyParameters: 4,
+  longFiles: 20,
   fileCircles: 1,
   folderCircles: 3,
   sharedNames: 40,
-  deadExports: 16,
-  conditionalSpreads: 200,
-  commandLines: 80
+  deadExports: 3,
+  conditionalSpreads: 150,
+  commandLines: 78
 }
 
 const atMost = (limit: number, found: readonly string[]): void =>
