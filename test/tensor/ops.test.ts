@@ -6,6 +6,7 @@
  */
 import assert from 'node:assert/strict'
 import {describe, test} from 'node:test'
+import {torch} from '../../src/engine/torch/binding.js'
 import {attention, attentionBackward, attentionForward, attentionReference, totalRows} from '../../src/tensor/ops/attention.js'
 import {gelu, geluBackward, geluForward, geluReference, swigluReference, swigluBackward, swigluForward} from '../../src/tensor/ops/gelu.js'
 import {layerNorm, layerNormBackward, layerNormForward, layerNormReference} from '../../src/tensor/ops/layer-norm.js'
@@ -282,6 +283,20 @@ describe('attention', () => {
       start += length
     }
     whole.dispose()
+  })
+
+  test('a sequence whose weights do not fit is attended to in pieces: the same numbers, no more memory', async () => {
+    const groups = [{count: 1, length: 5000}] // 25 million weights, above the 16.8 million that may exist at once
+    await onTorch()
+    const rows = put(normal('qkv', [5000, 12]))
+    const before = torch().memory().held
+    torch().resetPeak()
+    const y = attentionForward(rows, groups, 1)
+    const peak = torch().memory().peak - before
+    const written = attentionReference(rows, groups, 1)
+    assert.ok(apart(await take(y), await take(written)) < 1e-6)
+    assert.ok(peak < 5000 * 5000 * 4 * 2, `${peak} bytes beside the input`) // scores and softmax of all at once take twice that
+    rows.dispose()
   })
 
   test('large scores do not overflow', async () => {

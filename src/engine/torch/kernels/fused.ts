@@ -7,7 +7,7 @@
  * (`hasNativeKernel`), it goes once over memory in place of several operators. Reductions, statistics and gradients of
  * weights are float32 whatever the inputs are.
  */
-import {inPlace, op, ops, scalarType, torch} from '../binding.js'
+import {inPlace, op, ops, scalarType, scoped, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {hasNativeKernel, onCpu, onednnTakes} from './device.js'
 import {define, defineMany, handleOf, track, castTo} from './define.js'
@@ -193,6 +193,22 @@ function attentionWeights(q: Handle, k: Handle, width: number): {p: Handle; scal
   return {p: op('softmax.int', op('matmul', scaled, op('transpose.int', k, -1, -2)), -1), scaled}
 }
 
+/**
+ * Attention of queries [B, H, N, K] in pieces of so few queries that their weights keep to `maxWeights`: each row of
+ * weights is a softmax of its own, so a sequence of any length takes memory in proportion to its length.
+ */
+function attendInPieces(q: Handle, k: Handle, v: Handle, [B, H, N, K]: readonly [number, number, number, number]): Handle {
+  const most = Math.max(1, Math.floor(maxWeights() / (B * H * N)))
+  const attend = (part: Handle): Handle => op('matmul', attentionWeights(part, k, K).p, v)
+  if (most >= N) return scoped(() => attend(q))
+  const starts = Array.from({length: Math.ceil(N / most)}, (_, i) => i * most)
+  return op(
+    'cat',
+    starts.map(at => scoped(() => attend(op('slice.Tensor', q, 2, at, Math.min(N, at + most), 1)))),
+    2
+  )
+}
+
 define('Dinov2Attention', ({qkv}, {groups, heads}) => {
   const H = heads as number
   const [T, C3] = qkv!.shape as [number, number]
@@ -213,7 +229,7 @@ define('Dinov2Attention', ({qkv}, {groups, heads}) => {
   for (const group of onCpu() ? chunkGroups(groups as Groups, H) : (groups as Groups)) {
     const {count, length} = group
     const [q, k, v] = split(x, start, group, H, K)
-    const y = onCpu() ? op('matmul', attentionWeights(q, k, K).p, v) : op('scaled_dot_product_attention', q, k, v, null, 0, false)
+    const y = onCpu() ? attendInPieces(q, k, v, [count, H, length, K]) : op('scaled_dot_product_attention', q, k, v, null, 0, false)
     const target = op('slice.Tensor', out, 0, start, start + count * length, 1)
     inPlace('copy_', op('reshape', target, [count, length, H, K]), op('transpose.int', y, 1, 2), false)
     start += count * length
