@@ -9,7 +9,6 @@ import type {Format} from './format.js'
 import {formatOf, type EmbeddingFormat} from './formats.js'
 import type {EmbeddingMeta} from './provenance.js'
 import {createResumable, partialOf, type EmbeddingOutput} from './resumable.js'
-import type {EmbeddingBatch} from './rows.js'
 
 export type OutputOptions = {
   readonly meta: EmbeddingMeta

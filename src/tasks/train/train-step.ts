@@ -6,7 +6,6 @@
  * changed in place where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K
  * prototypes, n masked patches.
  */
-import {prototypeLoss} from '../../loss/cross-entropy.js'
 import {adamw, clipGradients, ema} from '../../optim/adamw.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {paramGroup} from '../../optim/groups.js'

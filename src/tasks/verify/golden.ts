@@ -1,7 +1,8 @@
 /**
  * Reading a folder of recorded tensors: `golden.json`, and safetensors and .pth files beside it.
  *
- * What the files have to hold is told by the configurations in `golden.json`; sizes, seeds and values are the recording's own.
+ * The configurations in `golden.json` say what the files have to hold; sizes, seeds and values are the recording's
+ * own.
  */
 import {readFile} from 'node:fs/promises'
 import {join} from 'node:path'
@@ -97,7 +98,9 @@ export type Golden = {
   tensors(name: string): Promise<ReadonlyMap<string, Recorded>>
 }
 
-/** Opens a recording. Throws a `UserError` of status 3 where there is none, of status 1 where `golden.json` is not one. */
+/**
+ * Opens a recording. Throws a `UserError` of status 3 where there is none, of status 1 where `golden.json` is not one.
+ */
 export async function openGolden(folder: string): Promise<Golden> {
   const file = join(folder, 'golden.json')
   let text: string
