@@ -7,7 +7,7 @@ import {UserError} from '../config/errors.js'
 import type {BadImages} from './rejected-inputs.js'
 import {Command, badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './command.js'
 import type {CostEstimate} from '../tasks/train/cost-estimate.js'
-import type {RunEvent} from '../tasks/train/training-loop.js'
+import type {RunEvent, RunOptions} from '../tasks/train/training-loop.js'
 import type {Progress} from './progress.js'
 
 const batchSize = Flags.custom<number | 'auto'>({
@@ -142,16 +142,13 @@ export abstract class TrainingCommand extends Command {
    * Images that cannot be read while a run goes on: counted, and enough of them end it. All were taken for good at
    * first.
    */
-  protected rejectionHandlers(bad: BadImages): {
-    onRejected: (image: {id: string; path: string; reason: string; pathBase64?: string}) => void
-    goOn: () => boolean
-  } {
+  protected rejectionHandlers(bad: BadImages): Required<Pick<RunOptions, 'onRejected' | 'shouldContinue'>> {
     return {
       onRejected: ({pathBase64, ...image}) => {
         bad.add({...image, ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})})
         bad.accept(-1)
       },
-      goOn: () => !bad.tooMany
+      shouldContinue: () => !bad.tooMany
     }
   }
 

@@ -175,7 +175,7 @@ export const stateRecord = ({
   step,
   window,
   history,
-  teacherFingerprint: taughtBy
+  teacherFingerprint
 }: Recorded): Record<string, string> => ({
   ...configMetadata(plan.vit),
   ...cropMetadata(settings),
@@ -187,7 +187,7 @@ export const stateRecord = ({
   position: String(step * plan.batch), // of the order of images: the next batch begins here
   window: JSON.stringify(window),
   computing: JSON.stringify(computing),
-  ...(taughtBy === undefined ? {} : {taught_by: taughtBy}),
+  ...(teacherFingerprint === undefined ? {} : {taught_by: teacherFingerprint}),
   ...(history.length > 0 ? {history: JSON.stringify(history)} : {})
 })
 
@@ -209,7 +209,7 @@ export type Comparison = {
 /** Holds what a checkpoint records against what a run is to go on with. */
 export function compare(
   metadata: Readonly<Record<string, string>>,
-  {settings, computing, set, teacherFingerprint: taughtBy}: Pick<Recorded, 'settings' | 'computing' | 'set' | 'teacherFingerprint'>
+  {settings, computing, set, teacherFingerprint}: Pick<Recorded, 'settings' | 'computing' | 'set' | 'teacherFingerprint'>
 ): Comparison {
   const [course, carried, digits]: [string[], string[], string[]] = [[], [], []]
   const shown = (value: unknown): string => JSON.stringify(value) ?? 'not recorded'
@@ -227,11 +227,11 @@ export function compare(
     course.push(`there were ${metadata['images']} images and are ${set.images}`)
   else if (metadata['images_fingerprint'] && metadata['images_fingerprint'] !== set.fingerprint)
     course.push(`there are as many images (${set.images}), but others or in another order`)
-  if (metadata['taught_by'] !== taughtBy && metadata['settings'])
+  if (metadata['taught_by'] !== teacherFingerprint && metadata['settings'])
     course.push(
       metadata['taught_by'] === undefined
         ? 'there was no frozen teacher and there is one'
-        : taughtBy === undefined
+        : teacherFingerprint === undefined
           ? 'there was a frozen teacher and there is none'
           : 'the teacher has other weights than the one so far'
     )

@@ -37,7 +37,7 @@ import type {Health, Improvement} from './health.js'
 import {NotFiniteStep, nonFiniteTensors} from './non-finite.js'
 import type {Explanation} from './non-finite.js'
 import {compare, cropMetadata, loadStateDict, imageSet, assertSameCourse, stateRecord, stateTensors} from './resume.js'
-import type {Change, Computing, StateDict} from './resume.js'
+import type {Change, Computing, Recorded, StateDict} from './resume.js'
 
 /** What a step gave. */
 export type StepResult<Report> = {
@@ -138,7 +138,7 @@ export type RunEvent<Report> =
   | {readonly kind: 'finished'; readonly step: number; readonly model: string; readonly health: Health; readonly worth?: Improvement}
 
 /**
- * Trains to the end of the plan, or until `signal` aborts or `goOn` says no; then a checkpoint is written first.
+ * Trains to the end of the plan, or until `signal` aborts or `shouldContinue` says no; then a checkpoint is written first.
  *
  * Throws `UserError`: what `openRun`, `lockRun` and resuming refuse (exit 1, 2, 3); a step that is not finite (exit
  * 6), with the layer, and `not-finite.json` in the run folder; no image can be read any more (exit 4), with a
@@ -163,7 +163,14 @@ async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions)
   const {images, settings, plan, computing, run, signal, evaluation, version} = options
   const {train} = settings
   const set = imageSet(images)
-  const recorded = {version, settings, plan, computing, set, taughtBy: options.teacherFingerprint}
+  const recorded: Omit<Recorded, 'step' | 'window' | 'history'> = {
+    version,
+    settings,
+    plan,
+    computing,
+    set,
+    teacherFingerprint: options.teacherFingerprint
+  }
   const metricsPath = join(run, runNames.metrics)
   const scale = {prototypes: plan.dinoHead.prototypes, weight: settings.dino.loss_weight}
   const window = new Averages()

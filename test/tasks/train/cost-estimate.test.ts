@@ -63,7 +63,7 @@ describe('without trying a step', () => {
       return countCost(own, derive(own), 'bf16')
     }
     const ratio = of('train.batch=64').flops / of('train.batch=32').flops
-    assert.ok(Math.abs(ratio - 2) < 1e-9, `${ratio}`)
+    assert.ok(Math.abs(ratio - 2) < 1e-6, `${ratio}`)
     const [fast, balanced, small] = (['fast', 'balanced', 'small'] as const).map(level => of(`train.memory=${level}`))
     assert.ok(fast!.activations > balanced!.activations && balanced!.activations > small!.activations)
     assert.ok(fast!.flops < balanced!.flops && balanced!.flops < small!.flops)

@@ -187,7 +187,7 @@ describe('stopped and resumed', () => {
     const steps = await Promise.all(['small', 'wide'].map(async name => (await listStates(at('broken', name))).at(-1)?.step ?? 0))
     assert.ok(steps[1]! >= 3 && steps[1]! < 24, `stopped at ${steps.join()}`)
     const other = await distill('--teacher', at('plain'), '--config', at('course.yaml'), '--output', at('broken'), ...args, '--resume')
-    assert.equal(other.status, 2)
+    assert.equal(other.status, 2, other.stderr)
     assert.match(other.stderr, /the teacher has other weights than the one so far/)
     ok(await teach('broken', ...args, '--resume'))
     for (const name of ['small', 'wide']) assert.deepEqual(await final(join('broken', name)), await final(join('whole', name)), name)

@@ -351,6 +351,7 @@ describe('what goes wrong', () => {
     const [line] = readFileSync(at('bad.jsonl'), 'utf8').trim().split('\n')
     assert.equal((JSON.parse(line!) as {path: string}).path, join(mixed, 'broken.png'))
     const bad = await runBinary(realBinary, ['pretrain', mixed, ...rest, '--force', '--max-bad', '0'])
+    assert.match(bad.stderr, /stopped at step \d/, 'not trained to the end')
     assert.equal(bad.status, 4, bad.stderr)
   })
 })
