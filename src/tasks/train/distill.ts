@@ -223,7 +223,8 @@ const unmaskedBatch = (made: CropBatch, crops: number, patches: number): CropBat
   withAllPatchesInLoss({...made, masks: new Uint8Array(crops * patches)}, crops, patches)
 
 /**
- * Teaches all students to the end of their plans, or until `signal` aborts or `shouldContinue` says no. The teacher stays the
+ * Teaches all students to the end of their plans, or until `signal` aborts or `shouldContinue` says no. The
+ * teacher stays the
  * caller's.
  *
  * Throws as `runTraining` does for one student; the others then stop first, each with a checkpoint.

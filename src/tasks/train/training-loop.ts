@@ -138,7 +138,8 @@ export type RunEvent<Report> =
   | {readonly kind: 'finished'; readonly step: number; readonly model: string; readonly health: Health; readonly worth?: Improvement}
 
 /**
- * Trains to the end of the plan, or until `signal` aborts or `shouldContinue` says no; then a checkpoint is written first.
+ * Trains to the end of the plan, or until `signal` aborts or `shouldContinue` says no; then a checkpoint is
+ * written first.
  *
  * Throws `UserError`: what `openRun`, `lockRun` and resuming refuse (exit 1, 2, 3); a step that is not finite (exit
  * 6), with the layer, and `not-finite.json` in the run folder; no image can be read any more (exit 4), with a
