@@ -22,7 +22,7 @@ import type {RowSource} from '../src/curate/rows.js'
 import {refOf, type ImageRef} from '../src/data/sources/image-ref.js'
 import {openBackbone, saveBackbone, type NamedTensor} from '../src/files/checkpoint/backbone.js'
 import {initVit} from '../src/model/init.js'
-import {usualLevels} from '../src/tasks/curate/cluster.js'
+import {defaultLevels} from '../src/tasks/curate/cluster.js'
 import {FeatureMaker, usualThreshold} from '../src/tasks/curate/features.js'
 import {filterStage, type FilterOptions} from '../src/tasks/curate/filter.js'
 import type {Pool} from '../src/tasks/curate/pool.js'
@@ -257,7 +257,7 @@ for (const {name, rows} of features) {
     (sum, domain) => sum + 0.5 * ([...rest].filter(i => truth[i]!['domain'] === domain).length / rest.length),
     0
   )
-  const hierarchy = finish(hierarchicalKMeans(rows, {levels: usualLevels(N), seed: 0, resample: 3, nearest: [10, 4]}))
+  const hierarchy = finish(hierarchicalKMeans(rows, {levels: defaultLevels(N), seed: 0, resample: 3, nearest: [10, 4]}))
   const sample = balancedSample(hierarchy, {target: Math.min(600, N), seed: 0})
   const counts = (some: Iterable<number>): number[] => {
     const by = new Map(domains.map(domain => [domain, 0]))

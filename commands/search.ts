@@ -12,7 +12,7 @@ export default class Search extends Command {
   static override examples = [
     '<%= config.bin %> <%= command.id %> photos.index query.jpg --model vits14.pth -k 5',
     '<%= config.bin %> embed new --model vits14.pth | <%= config.bin %> <%= command.id %> photos.index - | jq -r .id',
-    '<%= config.bin %> <%= command.id %> photos.index photos.parquet -k 1 --no-self -o twins.jsonl',
+    '<%= config.bin %> <%= command.id %> photos.index photos.parquet -k 1 --no-self -o copies.jsonl',
     '<%= config.bin %> <%= command.id %> photos.index queries --model vits14.pth --html found.html -o found.jsonl'
   ]
   static override args = {

@@ -68,7 +68,7 @@ export function parseClasses(text: string, first = 0): ClassLine[] {
  * Colours that differ much from one to the next, for any number of classes: hues by the golden angle, in three
  * lightnesses.
  */
-export function usualPalette(count: number): Uint8Array {
+export function defaultPalette(count: number): Uint8Array {
   const out = new Uint8Array(3 * count)
   for (let i = 0; i < count; i++) {
     const hue = (i * 0.61803398875) % 1
@@ -88,11 +88,11 @@ export function usualPalette(count: number): Uint8Array {
 export function classesOf(lines: readonly ClassLine[], ignore: readonly number[], palette?: Uint8Array): Classes {
   const ignored = new Set([...ignore, ...lines.filter(({name}) => NO_CLASS.test(name)).map(({id}) => id)])
   const kept = lines.filter(({id}) => !ignored.has(id)).sort((a, b) => a.id - b.id)
-  const usual = usualPalette(kept.length)
+  const defaults = defaultPalette(kept.length)
   const colours = new Uint8Array(3 * kept.length)
   for (const [k, {id, colour}] of kept.entries()) {
     const stored = palette?.subarray(3 * id, 3 * id + 3)
-    colours.set(colour ?? (stored?.length === 3 ? stored : usual.subarray(3 * k, 3 * k + 3)), 3 * k)
+    colours.set(colour ?? (stored?.length === 3 ? stored : defaults.subarray(3 * k, 3 * k + 3)), 3 * k)
   }
   return {
     names: kept.map(({name}) => name),

@@ -39,7 +39,7 @@ const clusterField = 'cluster'
  * Clusters of each level where nobody says: rows to a cluster as few as make a concept, levels until a handful are
  * left.
  */
-export function usualLevels(rows: number): number[] {
+export function defaultLevels(rows: number): number[] {
   const levels = [Math.max(1, Math.min(10_000, Math.round(rows / 20)))]
   while (levels.at(-1)! > 24) levels.push(Math.max(3, Math.round(levels.at(-1)! / 8)))
   return levels
@@ -76,7 +76,7 @@ async function* build(context: Context, options: ClusterOptions): AsyncGenerator
   const {rows, seed, signal, maker} = context
   const {features, source} = vectorsOf(context)
   const resample = options.resample ?? (isPerceptual(features.meta) ? 0 : 3)
-  const wanted = options.levels ?? usualLevels(rows.length)
+  const wanted = options.levels ?? defaultLevels(rows.length)
   for (const [l, k] of wanted.entries())
     if (l > 0 && k >= wanted[l - 1]! && wanted[l - 1]! > 1)
       throw new UserError(`Level ${l + 1} is to have ${k} clusters, but the level below has ${wanted[l - 1]!}.`, {

@@ -1,7 +1,7 @@
 /** What ids in masks mean, how masks are written, and the random views of training. */
 import assert from 'node:assert/strict'
 import {describe, it} from 'node:test'
-import {classesOf, IGNORED, numbersById, numbersOf, parseClasses, ranges, usualPalette} from '../../../src/data/targets/class-map.js'
+import {classesOf, IGNORED, numbersById, numbersOf, parseClasses, ranges, defaultPalette} from '../../../src/data/targets/class-map.js'
 import {readMask} from '../../../src/data/targets/depth-and-mask-files.js'
 import {encodeMask} from '../../../src/data/image/png-write.js'
 import {distortColours, maskView, resizeLabels} from '../../../src/data/targets/mask-augment.js'
@@ -34,7 +34,7 @@ describe('classes', () => {
     )
     assert.match((numbersOf(Uint8Array.of(11), byId, classes) as {reason: string}).reason, /no pixel of its mask counts/)
     assert.equal(ranges([0, 1, 2, 5, 8, 9]), '0–2, 5, 8–9')
-    const colours = usualPalette(40)
+    const colours = defaultPalette(40)
     assert.equal(new Set(Array.from({length: 40}, (_, k) => colours.subarray(3 * k, 3 * k + 3).join())).size, 40)
   })
 })
