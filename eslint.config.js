@@ -1,6 +1,6 @@
 /**
- * Lint: what the compiler does not see and the house rules ask for. Formatting is prettier's; imports between rooms
- * are held by test/architecture.test.ts.
+ * Lint: the project's rules that the compiler does not check. Formatting is prettier's; test/architecture.test.ts holds
+ * the rules of imports between folders.
  */
 import eslint from '@eslint/js'
 import tseslint from 'typescript-eslint'

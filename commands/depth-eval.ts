@@ -10,7 +10,7 @@ export default class DepthEval extends EvalCommand {
   static override statuses = {6: 'the loss of the head was not finite'}
   static override summary = 'Train and score a depth head on frozen features, or score an existing one.'
   static override description =
-    'Images are paired with depth maps: 16-bit PNG, TIFF (whole or floating-point numbers) or .npy; depth that is 0, negative or not finite is unknown. A pair whose map is missing, of another size or without a known depth in range is named and counts as bad input. A linear head (one block or four, class token joined to the patches, 256 bins) is trained as published: 38,400 steps of 16 random views, which takes a GPU; or with --cached on features computed once, in minutes. The loss is SigLoss plus half the gradient loss as it was meant; the published heads were in effect trained with SigLoss alone, as --cached does (--gradient-weight 0). The head after the last step is scored: nothing is chosen on the sets that are scored.\n\nErrors are averaged over the valid pixels of an image, then over images. Each set is scored in metres, and with scale, or scale and shift, fitted image by image, which is what remains comparable where cameras and scenes are not those of training. Baselines see the same training pairs: mean (one depth for all), mean-map (one for each position), pixels (a linear head of color and position), untrained (the same architecture with fresh weights, LayerScale at 1). Intervals are 95 % bootstrap intervals over images; for neighbouring frames of one film they are too narrow.'
+    'Images are paired with depth maps: 16-bit PNG, TIFF (whole or floating-point numbers) or .npy; depth that is 0, negative or not finite is unknown. A pair whose map is missing, of another size or without a known depth in range is named and counts as bad input. A linear head (one block or four, class token joined to the patches, 256 bins) is trained as published: 38,400 steps of 16 random views, which takes a GPU; or with --cached on features computed once, in minutes. The loss is SigLoss plus half the gradient loss as it was meant; the published heads were in effect trained with SigLoss alone, as --cached does (--gradient-weight 0). The head after the last step is scored: nothing is chosen on the sets that are scored.\n\nErrors are averaged over the valid pixels of an image, then over images. Each set is scored in metres, and with scale, or scale and shift, fitted image by image, which is what remains comparable where cameras and scenes are not those of training. Baselines see the same training pairs: mean (one depth for all), mean-map (one for each position), pixels and histogram (a linear head on the colors of each patch, as they lie or counted, and its position), untrained (the same architecture with fresh weights, LayerScale at 1). Intervals are 95 % bootstrap intervals over images; for neighbouring frames of one film they are too narrow.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --train rooms/images/train --val rooms/images/val --depths rooms/depth --model run --cached --size 224 --html depth.html',
     '<%= config.bin %> <%= command.id %> --train train.csv --val val.csv --out-of-domain outdoors.csv --model vits14.pth --cached --head lin1 --head-out depth.safetensors',
@@ -30,7 +30,7 @@ export default class DepthEval extends EvalCommand {
         'Train a head on one block or on four, or score one: a file of --head-out, an mmcv checkpoint (linear or DPT), the name of a released head.'
     }),
     'head-out': Flags.string({helpValue: 'FILE', summary: 'Write the trained head here, as safetensors.'}),
-    baseline: baselineFlag(['mean', 'mean-map', 'pixels', 'untrained'], 'all four with --cached, else the two means'),
+    baseline: baselineFlag(['mean', 'mean-map', 'pixels', 'histogram', 'untrained'], 'all with --cached, else the two means'),
     ...evalOutputFlags,
     ...depthEvalFlags,
     ...evalRunFlags
@@ -46,7 +46,7 @@ export default class DepthEval extends EvalCommand {
       throw new UserError(`--min-depth ${min ?? 0.001} is not below --max-depth ${max}.`, {exit: 2, code: 'USAGE'})
     if (head !== 'lin1' && head !== 'lin4' && headOut !== undefined)
       throw new UserError('--head-out writes a head that was trained, but --head names one that exists.', {exit: 2, code: 'USAGE'})
-    const defaults = flags.cached ? (['mean', 'mean-map', 'pixels', 'untrained'] as const) : (['mean', 'mean-map'] as const)
+    const defaults = flags.cached ? (['mean', 'mean-map', 'pixels', 'histogram', 'untrained'] as const) : (['mean', 'mean-map'] as const)
     const {depthEval} = await import('../src/tasks/eval/depth/evaluate.js')
     const {depths, force, layers, norm, size, flip, cached, steps, lr} = flags
     return this.evaluate(flags, common =>

@@ -8,7 +8,7 @@ import {borderFlags, modelForImagesFlag, pixelFlags, transformOf, vectorFlags} f
 export default class KnnEval extends EvalCommand {
   static override summary = 'Score features by the labels of their nearest neighbours.'
   static override description =
-    'Nothing is trained: each val or test image gets the label that its k nearest train images vote for (weights exp(similarity / 0.07)), for several k at once. Sets are images with --model (the label is the folder under the given root, or the label field of a list), or embeddings that carry labels. Without --val and --test, every train image is classified by the others.\n\nBaselines on the same images: majority (the most frequent class of train), pixels (32 × 32, normalised), and untrained (the same architecture with fresh weights, LayerScale at 1; it takes as long as the model). The report compares the model with each of them, image by image, with 95 % bootstrap intervals.'
+    'Nothing is trained: each val or test image gets the label that its k nearest train images vote for (weights exp(similarity / 0.07)), for several k at once. Sets are images with --model (the label is the folder under the given root, or the label field of a list), or embeddings that carry labels. Without --val and --test, every train image is classified by the others.\n\nBaselines on the same images: majority (the most frequent class of train), pixels (32 × 32, normalised), histogram (of colors, 8 bins a channel), and untrained (the same architecture with fresh weights, LayerScale at 1; it takes as long as the model). The report compares the model with each of them, image by image, with 95 % bootstrap intervals.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model run/final --size 96',
     '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model vits14.pth --html knn.html --predictions rows.jsonl --json',
@@ -33,7 +33,7 @@ export default class KnnEval extends EvalCommand {
       helpValue: 'T',
       summary: 'Divides similarities before the vote.'
     }),
-    baseline: baselineFlag(['majority', 'pixels', 'untrained'], 'all that the inputs allow'),
+    baseline: baselineFlag(['majority', 'pixels', 'histogram', 'untrained'], 'all that the inputs allow'),
     pool: Flags.option({options: ['cls', 'mean', 'cls+mean'] as const})({
       default: 'cls',
       helpGroup: 'VECTORS',
@@ -49,7 +49,7 @@ export default class KnnEval extends EvalCommand {
     const {flags} = await this.parse(KnnEval)
     const {train, val, test, model, k, pool, layers, repeats, temperature} = flags
     this.inputs([...train, ...(val ?? []), ...(test ?? [])])
-    const allowed = model === undefined ? (['majority'] as const) : (['majority', 'pixels', 'untrained'] as const)
+    const allowed = model === undefined ? (['majority'] as const) : (['majority', 'pixels', 'histogram', 'untrained'] as const)
     const {knnEval} = await import('../src/tasks/eval/classification/knn.js')
     return this.evaluate(flags, common =>
       knnEval({

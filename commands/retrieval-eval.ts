@@ -52,7 +52,7 @@ export default class RetrievalEval extends EvalCommand {
       default: 'trapezoid',
       summary: 'How average precision is taken: by trapezoids (Holidays, Oxford) or by steps (scikit-learn).'
     }),
-    baseline: baselineFlag(['pixels', 'untrained'], 'both where there is a model'),
+    baseline: baselineFlag(['pixels', 'histogram', 'untrained'], 'all where there is a model'),
     pool: Flags.option({options: ['cls', 'mean', 'cls+mean'] as const})({
       default: 'cls',
       helpGroup: 'VECTORS',
@@ -68,7 +68,7 @@ export default class RetrievalEval extends EvalCommand {
     const {args, flags} = await this.parse(RetrievalEval)
     const {model, pool, layers, query, k, ap, 'group-prefix': prefix, 'group-regex': regex} = flags
     const inputs = this.inputs(args.images as string[] | string | undefined, 'images or embeddings')
-    const asked = flags.baseline ?? (model === undefined ? [] : (['pixels', 'untrained'] as const))
+    const asked = flags.baseline ?? (model === undefined ? [] : (['pixels', 'histogram', 'untrained'] as const))
     const baselines = [...new Set(asked)].filter(name => name !== 'none')
     if (model === undefined && baselines.length === 0) assertNoImages(inputs)
     const groups = prefix !== undefined ? {prefix} : regex && {pattern: regex}

@@ -8,7 +8,7 @@ import {segmentationEvalFlags} from '../src/cli/segmentation-flags.js'
 export default class SegEval extends EvalCommand {
   static override summary = 'Train and score a linear segmentation head on frozen patch features.'
   static override description =
-    'Images are paired with masks of class ids: --masks names a folder with the same relative paths (images/val/a.jpg, masks/val/a.png), or the mask field of a list names each. Ids are taken as stored, palette or grey. Classes come from --classes, else from classes.txt beside the masks, else from the ids found; classes called unlabelled, void or ignore are left out, as is --ignore.\n\nThe head is batch normalisation and a 1×1 convolution, trained by AdamW with the published schedule on random views (resized, cropped, mirrored, colours distorted), or with --cached on features of whole images that are computed once, which suits small machines. --protocol ms joins the last four blocks and tests at five scales, mirrored too. Images are looked at in sliding windows; a window that is no multiple of the patch is padded as the published heads expect.\n\nmIoU is counted over the whole set, as mmsegmentation counts it. Beside the model stand the most frequent class, raw pixels (colors and position through the same head) and the same architecture with fresh weights; intervals are 95 % bootstrap intervals over images. --head scores a head that is trained, also a published one (dinov2_vits14_ade20k_linear_head.pth).'
+    'Images are paired with masks of class ids: --masks names a folder with the same relative paths (images/val/a.jpg, masks/val/a.png), or the mask field of a list names each. Ids are taken as stored, palette or grey. Classes come from --classes, else from classes.txt beside the masks, else from the ids found; classes called unlabelled, void or ignore are left out, as is --ignore.\n\nThe head is batch normalisation and a 1×1 convolution, trained by AdamW with the published schedule on random views (resized, cropped, mirrored, colours distorted), or with --cached on features of whole images that are computed once, which suits small machines. --protocol ms joins the last four blocks and tests at five scales, mirrored too. Images are looked at in sliding windows; a window that is no multiple of the patch is padded as the published heads expect.\n\nmIoU is counted over the whole set, as mmsegmentation counts it. Beside the model stand the most frequent class, raw pixels and a histogram of colors (of each patch, with its position, through the same head) and the same architecture with fresh weights; intervals are 95 % bootstrap intervals over images. --head scores a head that is trained, also a published one (dinov2_vits14_ade20k_linear_head.pth).'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --train images/train --val images/val --masks masks --model run/final --cached --size 240 --html seg.html',
     '<%= config.bin %> <%= command.id %> --train train.jsonl --val val.jsonl --test test.jsonl --model vits14.pth --protocol ms --head-out seg.safetensors',
@@ -33,7 +33,7 @@ export default class SegEval extends EvalCommand {
       summary: 'Score this head instead of training one: of --head-out, or published (.pth).',
       exclusive: ['train']
     }),
-    baseline: baselineFlag(['pixels', 'untrained'], 'both'),
+    baseline: baselineFlag(['pixels', 'histogram', 'untrained'], 'all three'),
     ...evalOutputFlags,
     ...segmentationEvalFlags,
     ...evalRunFlags
@@ -58,7 +58,7 @@ export default class SegEval extends EvalCommand {
           memory: this.#bytes('cache-mb', flags['cache-mb']) ?? flags['cache-memory'] * 2 ** 30,
           disk: this.#bytes('cache-disk-mb', flags['cache-disk-mb']) ?? flags['cache-disk'] * 2 ** 30
         },
-        baselines: (flags.baseline ?? (['pixels', 'untrained'] as const)).filter(name => name !== 'none'),
+        baselines: (flags.baseline ?? (['pixels', 'histogram', 'untrained'] as const)).filter(name => name !== 'none'),
         examples: flags.html === undefined ? 0 : 3
       })
     )

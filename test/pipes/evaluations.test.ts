@@ -33,7 +33,7 @@ test('a list on stdin serves the model and both baselines, and says what the fol
   assert.deepEqual(a.scores, b.scores)
   assert.deepEqual(
     a.scores.map(({features}) => features),
-    ['model', 'untrained', 'pixels', 'chance']
+    ['model', 'untrained', 'pixels', 'histogram', 'chance']
   )
   const labelled = names.map(path => JSON.stringify({path, label: path.split('/')[1]})).join('\n')
   const knn = [

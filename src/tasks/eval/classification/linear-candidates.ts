@@ -11,7 +11,7 @@ import {defaultFeatures, embedderOf, settingsOf, type Embedder} from '../../embe
 import {loadBackbone} from '../../embed/load-backbone.js'
 import type {EvalEvent} from '../shared/evaluation.js'
 import {gatherSets, type RepeatedSets} from '../shared/gather-candidates.js'
-import {modelRows, throwUnlabelled, type LabelledSet, type Rows} from '../shared/labelled-features.js'
+import {modelRows, throwUnlabelled, type LabelledSet, type PixelBaseline, type Rows} from '../shared/labelled-features.js'
 import {classNumbers, sortedClasses, unseenNote} from './classes.js'
 import {openClassifier, type OpenedClassifier} from './classifier-file.js'
 import {trainOnCrops} from './linear-crops.js'
@@ -142,9 +142,10 @@ export const embeddingsSpec = (meta: EmbeddingMeta, dim: number, solver: Solver)
   return {features: 'model', slices: slicesOf(meta, dim, solver), spec: {kind: 'linear', ...settings}}
 }
 
-export const pixelsSpec = (dim: number): CandidateSpec => ({
-  features: 'pixels',
-  slices: [{name: 'pixels', start: 0, length: dim}],
+/** A baseline that needs no network: one slice, its whole vector. */
+export const baselineSpec = (features: PixelBaseline, dim: number): CandidateSpec => ({
+  features,
+  slices: [{name: features, start: 0, length: dim}],
   spec: {kind: 'linear', pool: 'cls', layers: 1, normalize: false}
 })
 

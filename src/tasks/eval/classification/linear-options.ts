@@ -5,7 +5,7 @@ import type {EngineRequest} from '../../../engine/start.js'
 import type {FeatureSettings} from '../../embed/embedder.js'
 import type {RowOptions} from '../shared/labelled-features.js'
 
-export type LinearBaseline = 'majority' | 'pixels' | 'untrained'
+export type LinearBaseline = 'majority' | 'pixels' | 'histogram' | 'untrained'
 export type Solver = 'sgd' | 'lbfgs'
 
 export type LinearOptions = RowOptions & {

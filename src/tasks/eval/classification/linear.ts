@@ -16,10 +16,25 @@ import {saveHead} from '../../../files/checkpoint/head-file.js'
 import {refuseExisting} from '../../../system/atomic.js'
 import {settingsOf} from '../../embed/embedder.js'
 import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
-import {assertModelFor, gatherEmbeddings, gatherPixels, repeatedSets, type NamedInputs} from '../shared/gather-candidates.js'
+import {
+  assertModelFor,
+  gatherEmbeddings,
+  gatherBaseline,
+  pixelBaselines,
+  repeatedSets,
+  type NamedInputs
+} from '../shared/gather-candidates.js'
 import {untrainedEmbedder} from '../shared/labelled-features.js'
 import type {ClassifierSpec} from './classifier-file.js'
-import {embeddingsSpec, evaluateEmbedder, openModel, pixelsSpec, scoreHead, trainAndScore, type LinearContext} from './linear-candidates.js'
+import {
+  embeddingsSpec,
+  evaluateEmbedder,
+  openModel,
+  baselineSpec,
+  scoreHead,
+  trainAndScore,
+  type LinearContext
+} from './linear-candidates.js'
 import type {LinearOptions} from './linear-options.js'
 import {linearPage} from './linear-page.js'
 import {linearItems, linearReport, type LinearCandidate, type LinearReport} from './linear-report.js'
@@ -63,9 +78,9 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<EvalEv
         candidates.push(yield* evaluateEmbedder(context, 'untrained', untrained))
       }
     }
-  if (baselines.includes('pixels') && given === undefined) {
-    const [train, ...rest] = yield* gatherPixels(inputs, options.transform?.cropBorders, options)
-    candidates.push(yield* trainAndScore(context, pixelsSpec(train!.dim), {train: train!, scored: rest}))
+  for (const baseline of given === undefined ? pixelBaselines(baselines) : []) {
+    const [train, ...rest] = yield* gatherBaseline(baseline, inputs, options.transform?.cropBorders, options)
+    candidates.push(yield* trainAndScore(context, baselineSpec(baseline, train!.dim), {train: train!, scored: rest}))
   }
   const first = candidates[0]!
   const {classes, notes} = context
@@ -92,9 +107,10 @@ function checkOptions({models = [], baselines = [], head, headOut}: LinearOption
   const wrong = (message: string, hint: string, code = 'USAGE'): never => {
     throw new UserError(message, {exit: 2, code, hint})
   }
-  if (models.length === 0 && baselines.includes('pixels'))
+  const pixels = pixelBaselines(baselines)[0]
+  if (models.length === 0 && pixels !== undefined)
     wrong(
-      'Embeddings hold no pixels, so raw pixels cannot be scored beside them.',
+      `Embeddings hold no pixels, so the baseline ${pixels} cannot be scored beside them.`,
       'Give images and --model, or leave the baseline out.',
       'NO_IMAGES'
     )

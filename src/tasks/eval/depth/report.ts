@@ -11,7 +11,7 @@ import {candidateTitle, counted, differenceTable, figures, percent, span, words}
 import type {DepthRange, DepthSample} from './dataset.js'
 import type {DepthRecipe} from './train.js'
 
-export type DepthBaseline = 'mean' | 'mean-map' | 'pixels' | 'untrained'
+export type DepthBaseline = 'mean' | 'mean-map' | 'pixels' | 'histogram' | 'untrained'
 /** Whose depth is scored. */
 export type DepthFeatures = 'model' | DepthBaseline
 export type DepthSetKind = 'val' | 'test' | 'out-of-domain'

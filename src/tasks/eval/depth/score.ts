@@ -3,7 +3,7 @@ import {UserError} from '../../../config/errors.js'
 import {resizeDepth} from '../../../data/targets/depth-augment.js'
 import type {Pair} from '../../../data/targets/pairs.js'
 import {align, depthErrors, type DepthErrors} from '../../../metrics/depth.js'
-import {backboneMaps, untrainedBackbone} from '../../embed/image-features.js'
+import {backboneMaps, histogramMaps, untrainedBackbone} from '../../embed/image-features.js'
 import type {EvalEvent} from '../shared/evaluation.js'
 import {pickExamples} from '../shared/pick-examples.js'
 import type {DepthContext} from './context.js'
@@ -52,6 +52,7 @@ export async function* trainedPredictors(
   const {backbone, dense, bins, options, engine} = context
   const sources: [DepthBaseline, () => FeatureSource][] = [
     ['pixels', () => pixelFeatures(backbone.config)],
+    ['histogram', () => photoFeatures(histogramMaps(backbone.config))],
     [
       'untrained',
       () => {

@@ -2,9 +2,9 @@
  * Segmentation by a linear head on frozen patches (docs/spec.md §5.5): trains the head on images with masks, or takes
  * one that is trained, and scores it.
  *
- * Beside the model stand, on the same images: the most frequent class of the train set; the pixels themselves (colors
- * and place) through the same head; and the same architecture with fresh weights, which says what the architecture
- * alone brings.
+ * Candidates beside the model, on the same images: the most frequent class of the train set; the pixels of each patch
+ * and the histogram of its colors, both with its position, through the same head; and the same architecture with fresh
+ * weights, which shows what the architecture alone contributes.
  */
 import type {Pair} from '../../../data/targets/pairs.js'
 import {startEngine} from '../../../engine/start.js'
@@ -13,7 +13,7 @@ import {openSegmentHead, type SegmentHeadSpec} from '../../../files/checkpoint/s
 import {foldSegmentHead} from '../../../heads/segment-head.js'
 import {refuseExisting} from '../../../system/atomic.js'
 import {disposeTree} from '../../../tensor/tree.js'
-import {pixelMaps, untrainedBackbone} from '../../embed/image-features.js'
+import {histogramMaps, pixelMaps, untrainedBackbone} from '../../embed/image-features.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {scoresOf} from '../../../metrics/iou.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
@@ -165,7 +165,9 @@ async function* scoreBaseline(context: SegContext, baseline: SegBaseline): Async
   using untrained = baseline === 'untrained' ? untrainedBackbone(backbone.config, options.seed) : undefined
   const source = untrained
     ? segmentMaps(untrained, protocol.layers, {name: 'untrained', device: engine.device, batch: options.batch})
-    : pixelMaps(backbone.config)
+    : baseline === 'histogram'
+      ? histogramMaps(backbone.config)
+      : pixelMaps(backbone.config)
   const head = yield* trainOnFeatures(context, source)
   const folded = foldSegmentHead(head)
   try {

@@ -9,7 +9,7 @@ import {pairedDifferences, scoreOutcomes, type Measure, type Outcome} from '../s
 import type {EvalReport, EvalScore, Summary, Table} from '../shared/evaluation.js'
 import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 
-export type SegBaseline = 'pixels' | 'untrained'
+export type SegBaseline = 'pixels' | 'histogram' | 'untrained'
 export type SegFeatures = 'model' | 'majority' | SegBaseline
 
 export type ClassScore = {

@@ -1,6 +1,6 @@
 /**
- * The candidates of an evaluation of vectors: the model, the same architecture untrained, and raw pixels, each with
- * the rows of every set; or the rows of files of embeddings, which stand for the model.
+ * The candidates of an evaluation of vectors: the model, the same architecture untrained, raw pixels and a histogram
+ * of colors, each with the rows of every set; or the rows of files of embeddings, which stand for the model.
  */
 import {UserError} from '../../../config/errors.js'
 import type {RejectedImage} from '../../../data/loader/batches.js'
@@ -10,14 +10,15 @@ import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embedding
 import {loadEmbedder, type FeatureSettings} from '../../embed/embedder.js'
 import type {EvalEvent} from './evaluation.js'
 import {
+  baselineRows,
   embeddingRows,
   gatherRows,
   modelRows,
-  pixelRows,
   repeatableRefs,
   untrainedEmbedder,
   type Baseline,
   type LabelledSet,
+  type PixelBaseline,
   type RowOptions,
   type Rows
 } from './labelled-features.js'
@@ -132,8 +133,10 @@ export async function* gatherCandidates(
       candidates.push({features: 'untrained', sets: yield* gatherSets('untrained', sets, rowsOf, options)})
     }
   }
-  if (baselines.includes('pixels'))
-    candidates.push({features: 'pixels', sets: yield* gatherPixels(sets, options.features.transform.cropBorders, options)})
+  for (const baseline of pixelBaselines(baselines)) {
+    candidates.push({features: baseline, sets: yield* gatherBaseline(baseline, sets, options.features.transform.cropBorders, options)})
+    sets.reported()
+  }
   return {candidates, fingerprint, started: model !== undefined}
 }
 
@@ -142,13 +145,18 @@ const modelRowsOf =
   (refs: AsyncIterable<ImageRef>): Rows =>
     modelRows(refs, embedder, options, engine, onRejected)
 
-/** The sets as raw pixels. */
-export const gatherPixels = (
+/** Those of the baselines that need no network, in the order of reports. */
+export const pixelBaselines = (baselines: readonly string[]): PixelBaseline[] =>
+  (['pixels', 'histogram'] as const).filter(name => baselines.includes(name))
+
+/** The sets as a baseline that needs no network reads them. */
+export const gatherBaseline = (
+  baseline: PixelBaseline,
   sets: RepeatedSets,
   cropBorders: boolean | undefined,
   options: RowOptions & Pick<CandidateOptions, 'relabel'>
 ): AsyncGenerator<EvalEvent, LabelledSet[]> =>
-  gatherSets('pixels', sets, refs => pixelRows(refs, {...options, cropBorders}, sets.onRejected), options)
+  gatherSets(baseline, sets, refs => baselineRows(baseline, refs, {...options, cropBorders}, sets.onRejected), options)
 
 /** Sets from files of embeddings, all of one origin, with what the first says of itself. */
 export async function* gatherEmbeddings(

@@ -2,8 +2,8 @@
  * Rows with labels, as evaluations want them: vectors of images by a model, their pixels, or rows of files of
  * embeddings, each with its class.
  *
- * Two baselines tell what a score is worth: raw pixels (32 × 32, normalised as for the network), and the model's own
- * architecture with fresh weights, which tells what the architecture alone brings.
+ * Three baselines show what a score is worth: raw pixels (32 × 32, normalised as for the network), a histogram of
+ * colors, and the model's own architecture with fresh weights, which shows what the architecture alone contributes.
  */
 import {UserError} from '../../../config/errors.js'
 import {pixelBatches, type RejectedImage} from '../../../data/loader/batches.js'
@@ -13,8 +13,11 @@ import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embedding
 import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
 import {embed, embedderOf, defaultBatch, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
 import {untrainedBackbone} from '../../embed/image-features.js'
+import {colorHistogram, histogramDim} from './color-histogram.js'
 
-export type Baseline = 'pixels' | 'untrained'
+export type Baseline = 'pixels' | 'histogram' | 'untrained'
+/** The baselines that need no network. */
+export type PixelBaseline = Exclude<Baseline, 'untrained'>
 
 /** How rows are made, whatever is done with them. */
 export type RowOptions = {
@@ -23,7 +26,7 @@ export type RowOptions = {
   readonly batch?: number
   readonly workers?: number
   readonly maxPixels?: number
-  /** Of `pixelRows`: letter-box bars are cut off first, as the model's transform says for the others. */
+  /** Of `baselineRows`: letter-box bars are cut off first, as the model's transform says for the others. */
   readonly cropBorders?: boolean
   readonly toolVersion: string
   readonly signal?: AbortSignal
@@ -60,19 +63,37 @@ export async function* modelRows(
     yield {ids, vectors, fields, labels: fields.map(labelIn)}
 }
 
-const pixelSide = 32
+/** How a baseline turns the middle square of an image, bytes [side², 3], into a vector [D]. */
+const baselines: Readonly<
+  Record<PixelBaseline, {readonly side: number; readonly dim: number; readonly vectorOf: (pixels: Uint8Array) => Float32Array}>
+> = {
+  // less ImageNet's mean, over its deviation
+  pixels: {
+    side: 32,
+    dim: 3 * 32 * 32,
+    vectorOf: pixels => Float32Array.from(pixels, (byte, i) => (byte / 255 - imageMean[i % 3]!) / imageStd[i % 3]!)
+  },
+  histogram: {side: 64, dim: histogramDim, vectorOf: colorHistogram}
+}
 
-/** The baseline's vectors: 32 × 32 pixels less ImageNet's mean, over its deviation; D = 3072. */
-export async function* pixelRows(refs: AsyncIterable<ImageRef>, options: RowOptions, onRejected: (bad: RejectedImage) => void): Rows {
+/** The vectors of a baseline that needs no network. */
+export async function* baselineRows(
+  baseline: PixelBaseline,
+  refs: AsyncIterable<ImageRef>,
+  options: RowOptions,
+  onRejected: (bad: RejectedImage) => void
+): Rows {
+  const {side, dim, vectorOf} = baselines[baseline]
   for await (const {refs: some, pixels} of pixelBatches(refs, {
     batch: 256,
-    transform: {resize: pixelSide, crop: pixelSide, cropBorders: options.cropBorders},
+    transform: {resize: side, crop: side, cropBorders: options.cropBorders},
     onRejected,
     ...decoding(options)
   })) {
     options.signal?.throwIfAborted()
-    const vectors = new Float32Array(pixels.length) // [n, 32 · 32 · 3]
-    for (let i = 0; i < pixels.length; i++) vectors[i] = (pixels[i]! / 255 - imageMean[i % 3]!) / imageStd[i % 3]!
+    const size = 3 * side * side
+    const vectors = new Float32Array(some.length * dim) // [n, D]
+    for (let i = 0; i < some.length; i++) vectors.set(vectorOf(pixels.subarray(i * size, (i + 1) * size)), i * dim)
     yield {ids: some.map(({id}) => id), labels: some.map(labelOf), fields: some.map(({fields}) => fields as Fields), vectors}
   }
 }

@@ -22,6 +22,7 @@ export const counted = (n: number, one: string, many = `${one}s`): string => `${
 const titles: Readonly<Record<string, string>> = {
   majority: 'most frequent class',
   pixels: 'raw pixels',
+  histogram: 'color histogram',
   untrained: 'untrained model',
   chance: 'random order',
   mean: 'mean depth',

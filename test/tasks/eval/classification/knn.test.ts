@@ -177,7 +177,7 @@ test('from images, with both baselines and no tensor left', async () => {
     train: [join(dir, 'train')],
     val: [join(dir, 'val')],
     model,
-    baselines: ['pixels', 'untrained'],
+    baselines: ['pixels', 'histogram', 'untrained'],
     features: {...defaultFeatures, transform: {resize: 40, crop: 28}},
     k: [1, 5],
     batch: 8
@@ -188,11 +188,11 @@ test('from images, with both baselines and no tensor left', async () => {
   assert.equal(memory().numTensors, before_)
   assert.deepEqual(
     report.scores.map(({features, k}) => `${features} ${k}`),
-    ['model 1', 'model 5', 'untrained 1', 'untrained 5', 'pixels 1', 'pixels 5']
+    ['model 1', 'model 5', 'untrained 1', 'untrained 5', 'pixels 1', 'pixels 5', 'histogram 1', 'histogram 5']
   )
   assert.deepEqual(
     report.differences.map(({over, k}) => `${over} ${k}`),
-    ['untrained 1', 'untrained 5', 'pixels 1', 'pixels 5']
+    ['untrained 1', 'untrained 5', 'pixels 1', 'pixels 5', 'histogram 1', 'histogram 5']
   )
   const score = (name: string, k: number): number => report.scores.find(({features, k: at}) => features === name && at === k)!.top1
   assert.ok(Math.abs(report.differences[0]!.mean - (score('model', 1) - score('untrained', 1))) < 1e-12)

@@ -42,7 +42,7 @@ const settings = (root: string, more: Partial<DepthEvalOptions> = {}): DepthEval
   cacheMemory: 2 ** 26,
   cacheDisk: 0,
   recipe: {steps: 60, batch: 4, lr: 3e-2},
-  baselines: ['mean', 'mean-map', 'pixels', 'untrained'],
+  baselines: ['mean', 'mean-map', 'pixels', 'histogram', 'untrained'],
   seed: 0,
   engine: {engine: 'torch', device: 'cpu', precision: 'fp32', threads: 1, note: () => undefined},
   toolVersion: '0',
@@ -85,7 +85,7 @@ test('a head learns depth, beats the mean, is kept and opened again with the sam
   assert.ok(model.intervals['rmse']![0] <= model.rmse && model.rmse <= model.intervals['rmse']![1])
   // Fitting in depth cannot make the RMSE of any image worse; a constant fitted is the mean of the image.
   assert.ok(scoreOf(report, 'model', 'depth').rmse <= model.rmse + 1e-6)
-  assert.equal(report.scores.length, 2 * 5 * 4)
+  assert.equal(report.scores.length, 2 * 6 * 4)
   const rows = [...items()]
   assert.deepEqual([rows.length, rows[0]!.set, rows.at(-1)!.set], [4 + 10, 'val', 'out-of-domain'])
   assert.ok(Math.abs(rows.slice(0, 4).reduce((sum, row) => sum + (row['rmse'] as number) / 4, 0) - model.rmse) < 1e-9)

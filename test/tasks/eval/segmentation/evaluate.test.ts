@@ -69,14 +69,16 @@ async function run(given: SegEvalOptions): Promise<EvalResult<SegReport> & {bad:
 describe('seg-eval', () => {
   it('trains on cached features, scores with baselines, keeps the head, and draws a page', async () => {
     const headOut = join(folder, 'head.safetensors')
-    const result = await run(options({headOut, baselines: ['pixels', 'untrained'], test: [join(folder, 'images', 'train')], examples: 1}))
+    const result = await run(
+      options({headOut, baselines: ['pixels', 'histogram', 'untrained'], test: [join(folder, 'images', 'train')], examples: 1})
+    )
     const {report, bad} = result
     assert.deepEqual(bad, [])
     assert.deepEqual(
       report.classes.map(({name}) => name),
       ['sky', 'ground', 'box']
     )
-    assert.equal(report.scores.length, 8) // four kinds of features on two sets
+    assert.equal(report.scores.length, 10) // five candidates on two sets
     const score = (features: string, set = 'val') => report.scores.find(one => one.features === features && one.set === set)!
     assert.ok(score('model').miou > 0.35, `model ${score('model').miou}`)
     assert.ok(score('pixels').miou > 0.5, `pixels ${score('pixels').miou}`)
@@ -87,7 +89,7 @@ describe('seg-eval', () => {
     assert.ok(Math.abs(miou - pixelAccuracy / 3) < 1e-12)
     assert.deepEqual(
       report.differences.filter(({set}) => set === 'val').map(({over}) => over),
-      ['majority', 'pixels', 'untrained']
+      ['majority', 'pixels', 'histogram', 'untrained']
     )
     const over = report.differences.find(one => one.over === 'majority' && one.set === 'val')!
     assert.ok(over.mean > 0 && over.interval[0] > 0 && !over.significant, 'five images are too few to call a difference significant')
