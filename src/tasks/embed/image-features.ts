@@ -25,6 +25,7 @@ import {
   tile,
   unstack,
   type Tensor,
+  type Tensor2D,
   type Tensor4D
 } from '../../tensor/tf.js'
 import {disposeTree} from '../../tensor/tree.js'
@@ -98,29 +99,38 @@ function positionsOf(B: number, h: number, w: number): Tensor4D {
   return tile(tensor4d(positions, [1, h, w, POSITIONS]), [B, 1, 1, 1])
 }
 
-/**
- * The baseline `pixels` for maps: the 3 · P² pixels of every patch and its position, which need no network at all.
- */
-export function pixelMaps({patch}: Pick<VitConfig, 'patch'>): MapFeatures {
-  const sizeOf = (length: number): number => Math.ceil(length / patch)
-  const channels = 3 * patch * patch
+/** What a baseline of maps reads of patches: rows [n, 3 · P²] → [n, `channels`]. */
+type PatchReader = {
+  readonly name: string
+  readonly channels: number
+  readonly read: (rows: Tensor2D) => Tensor
+  readonly batch: (size: MapSize) => number
+}
+
+/** Maps of what is read of each patch, joined with the position of the patch. */
+function patchMaps({name, channels, read, batch}: PatchReader, patch: number): MapFeatures {
+  const grid = ([height, width]: MapSize): [number, number] => [Math.ceil(height / patch), Math.ceil(width / patch)]
   return {
-    name: 'pixels',
+    name,
     dim: channels + POSITIONS,
     precision: 'fp32',
     compute(images) {
       const [B, H, W] = images.shape
-      const [h, w] = [sizeOf(H), sizeOf(W)]
+      const [h, w] = grid([H, W])
       return tidy(() => {
-        const pixels = reshape(patchRows(padToPatches(images, patch), patch), [B, h, w, channels]) // [B, h, w, 3 · P²]
-        return concat([pixels, positionsOf(B, h, w)], 3) as Tensor4D // [B, h, w, D]
+        const values = read(patchRows(padToPatches(images, patch), patch)) // [B · h · w, channels]
+        return concat([reshape(values, [B, h, w, channels]), positionsOf(B, h, w)], 3) as Tensor4D // [B, h, w, D]
       })
     },
-    grid: ([height, width]) => [sizeOf(height), sizeOf(width)],
-    batch: () => 16,
+    grid,
+    batch,
     [Symbol.dispose]: () => undefined
   }
 }
+
+/** The baseline `pixels` for maps: the 3 · P² pixels of every patch and its position; it needs no network. */
+export const pixelMaps = ({patch}: Pick<VitConfig, 'patch'>): MapFeatures =>
+  patchMaps({name: 'pixels', channels: 3 * patch * patch, read: rows => rows, batch: () => 16}, patch)
 
 /** Bins of each channel in the histogram of a patch. */
 const BINS = 4
@@ -130,28 +140,16 @@ const BINS = 4
  * and the position of the patch. It says nothing of the shapes within a patch.
  */
 export function histogramMaps({patch}: Pick<VitConfig, 'patch'>): MapFeatures {
-  const sizeOf = (length: number): number => Math.ceil(length / patch)
   const bins = BINS ** 3
-  return {
-    name: 'histogram',
-    dim: bins + POSITIONS,
-    precision: 'fp32',
-    compute(images) {
-      const [B, H, W] = images.shape
-      const [h, w] = [sizeOf(H), sizeOf(W)]
-      return tidy(() => {
-        const rows = patchRows(padToPatches(images, patch), patch) // [B · h · w, 3 · P²]
-        const channels = unstack(reshape(rows, [B * h * w, 3, patch * patch]), 1) // 3 × [B · h · w, P²]
-        const index = channels
-          .map((values, c) => floor(clipByValue(mul(add(mul(values, imageStd[c]!), imageMean[c]!), BINS), 0, BINS - 1e-3)))
-          .reduce((sum, bin) => add(mul(sum, BINS), bin)) // [B · h · w, P²]
-        const shares = mean(oneHot(cast(index, 'int32'), bins).toFloat(), 1) // [B · h · w, 4³]
-        return concat([reshape(sqrt(shares), [B, h, w, bins]), positionsOf(B, h, w)], 3) as Tensor4D // [B, h, w, D]
-      })
-    },
-    grid: ([height, width]) => [sizeOf(height), sizeOf(width)],
-    // while it is computed, each pixel takes 64 numbers
-    batch: ([height, width]) => Math.max(1, Math.min(16, Math.floor(2 ** 18 / (height * width)))),
-    [Symbol.dispose]: () => undefined
+  /** Normalised values of channel `c` → the number of their bin. */
+  const binOf = (values: Tensor, c: number): Tensor =>
+    floor(clipByValue(mul(add(mul(values, imageStd[c]!), imageMean[c]!), BINS), 0, BINS - 1e-3))
+  const read = (rows: Tensor2D): Tensor => {
+    const channels = unstack(reshape(rows, [-1, 3, patch * patch]), 1) // 3 × [n, P²]
+    const index = channels.map(binOf).reduce((sum, bin) => add(mul(sum, BINS), bin)) // [n, P²]
+    return sqrt(mean(oneHot(cast(index, 'int32'), bins).toFloat(), 1)) // [n, 4³]
   }
+  // while it is computed, each pixel takes 64 numbers
+  const batch = ([height, width]: MapSize): number => Math.max(1, Math.min(16, Math.floor(2 ** 18 / (height * width))))
+  return patchMaps({name: 'histogram', channels: bins, read, batch}, patch)
 }
