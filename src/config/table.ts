@@ -228,7 +228,25 @@ export const table = {
       ['released', 'paper'],
       'How often crops are blurred (global 1, global 2, local): released is 0, 0.9, 0.5, as the published models were trained; paper is 1, 0.1, 0.5.'
     ),
-    blur_sigma_max: number(2, {min: 0.1}, 'Widest blur in pixels; the narrowest is 0.1.')
+    blur_sigma_max: number(2, {min: 0.1}, 'Widest blur in pixels; the narrowest is 0.1.'),
+    jitter_prob: number(
+      0.8,
+      {max: 1},
+      'How often the colors of a crop are jittered: brightness, contrast, saturation and hue, in random order.'
+    ),
+    jitter_brightness: number(0.4, {max: 1}, 'Brightness is multiplied by a factor between 1 less this and 1 plus this.'),
+    jitter_contrast: number(0.4, {max: 1}, 'The same for contrast.'),
+    jitter_saturation: number(0.2, {max: 1}, 'The same for saturation.'),
+    jitter_hue: number(0.1, {max: 0.5}, 'Hue is turned by at most this part of the color circle, either way.'),
+    grayscale_prob: number(0.2, {max: 1}, 'How often a crop loses its colors.'),
+    solarize_prob: number(0.2, {max: 1}, 'How often the second global crop is solarized: bytes from 128 on are inverted.'),
+    horizontal_flip_prob: number(0.5, {max: 1}, 'How often a crop is mirrored left to right.'),
+    vertical_flip_prob: number(
+      0,
+      {max: 1},
+      'How often a crop is mirrored top to bottom: for images without an up, as from the air or a microscope.'
+    ),
+    quarter_turns: toggle(false, 'Whether crops are turned by 0, 90, 180 or 270 degrees at random: for images without an up.')
   }
 } as const satisfies Readonly<Record<string, Readonly<Record<string, Setting>>>>
 

@@ -3,7 +3,8 @@
  * drawn before any of it is done.
  *
  * Follows the published training code in distribution: crop and resize (bicubic), flip, colour jitter in random order,
- * grey, blur, and for the second large view solarisation. Everything random comes from one generator for each view, so
+ * grey, blur, and for the second large view solarisation. Turns and vertical flips, which that code lacks, come last
+ * and only where they are asked for. Everything random comes from one generator for each view, so
  * views do not shift one another's draws and a plan is a pure function of seed, position, settings and the size of the
  * image.
  */
@@ -47,6 +48,10 @@ export type CropSettings = {
   readonly flip?: number
   readonly grey?: number
   readonly solarize?: number
+  /** Probability that a view is mirrored top to bottom; 0 if absent. */
+  readonly verticalFlip?: number
+  /** Each view is turned by 0, 90, 180 or 270 degrees, all equally likely. */
+  readonly quarterTurns?: boolean
 }
 
 /** Blur probabilities of the first large, the second large and the small views. */
@@ -134,6 +139,18 @@ export type ViewPlan = {
   /** Deviation of the blur in pixels; absent for none. */
   readonly blur?: number
   readonly solarize: boolean
+  /** Turns and mirrors the finished view, by the numbers of EXIF (2 to 8); absent for none. */
+  readonly orientation?: number
+}
+
+/** Numbers of EXIF for turns by 0, 90, 180 and 270 degrees, as the view is and mirrored top to bottom. */
+const ORIENTATIONS = {upright: [1, 6, 3, 8], mirrored: [4, 5, 2, 7]} as const
+
+/** Draws nothing where a view is neither mirrored nor turned, so that the draws of other settings stay as they are. */
+function drawOrientation(random: Rng, {verticalFlip = 0, quarterTurns = false}: CropSettings): number {
+  const mirrored = verticalFlip > 0 && random.chance(verticalFlip)
+  const turns = quarterTurns ? random.int(4) : 0
+  return ORIENTATIONS[mirrored ? 'mirrored' : 'upright'][turns]!
 }
 
 /** Draws what is to be done to make one view of an image of width × height. */
@@ -149,7 +166,8 @@ export function planView(random: Rng, width: number, height: number, view: View,
   const [least, most] = settings.blurSigma ?? [0.1, 2]
   const blur = blurred ? {blur: random.uniform(least, most)} : {}
   const turned = view === 'global2' && random.chance(settings.solarize ?? 0.2)
-  return {size, box, flip, changes, ...blur, solarize: turned}
+  const orientation = drawOrientation(random, settings)
+  return {size, box, flip, changes, ...blur, solarize: turned, ...(orientation > 1 ? {orientation} : {})}
 }
 
 /** Bytes of all views of one image: two large, then the small ones. */

@@ -1,12 +1,13 @@
 /**
- * The random crops of self-distillation, made: every view of an image by its plan (`plan.ts`), all from one decoded
- * image.
+ * Makes the random crops of self-distillation: every view of an image by its plan (`crop-params.ts`), all from one
+ * decoded image.
  *
  * Bytes come out; mean and deviation are applied where they are used. The native code (`native.ts`) gives the same
  * bytes and is several times as fast: which of the two runs makes no difference to a run.
  */
 import {adjustBrightness, adjustContrast, adjustHue, adjustSaturation, gaussianBlur, solarize, toGrey} from './color.js'
 import {planViews, SOLARIZE_FROM, viewBytes, type ColourChange, type CropSettings, type ViewPlan} from './crop-params.js'
+import {turnUpright} from '../image/orientation.js'
 import {resample, type Raster} from '../image/resample.js'
 
 export type {CropSettings} from './crop-params.js'
@@ -20,7 +21,7 @@ export function changeColours(pixels: Uint8Array, change: ColourChange): void {
   else toGrey(pixels)
 }
 
-/** Makes a view by its plan into `out` of [size, size, 3]. */
+/** Makes a view by its plan, all but its orientation, into `out` of [size, size, 3]. */
 export function makeView(image: Raster, {size, box, flip, changes, blur, solarize: turned}: ViewPlan, out: Uint8Array): void {
   resample(image, {width: size, height: size}, {view: box, flip, out})
   for (const change of changes) changeColours(out, change)
@@ -45,15 +46,13 @@ export function multiCrop(
   {out = new Uint8Array(viewBytes(settings)), native}: {readonly out?: Uint8Array; readonly native?: ViewMaker | undefined} = {}
 ): Uint8Array {
   const plans = planViews(seed, position, image.width, image.height, settings)
-  if (native) {
-    native.views(image, plans, out)
-    return out
-  }
+  native?.views(image, plans, out)
   let at = 0
   for (const plan of plans) {
-    const bytes = 3 * plan.size ** 2
-    makeView(image, plan, out.subarray(at, at + bytes))
-    at += bytes
+    const view = out.subarray(at, at + 3 * plan.size ** 2)
+    if (!native) makeView(image, plan, view)
+    if (plan.orientation !== undefined) view.set(turnUpright({width: plan.size, height: plan.size, data: view}, plan.orientation).data)
+    at += view.length
   }
   return out
 }

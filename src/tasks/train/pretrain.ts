@@ -177,7 +177,19 @@ export const cropSettings = ({crops, train}: Settings): CropSettings => ({
   localScale: crops.local_crops_scale,
   localCount: crops.local_crops_number,
   blur: crops.blur,
-  blurSigma: [0.1, crops.blur_sigma_max]
+  blurSigma: [0.1, crops.blur_sigma_max],
+  jitter: {
+    brightness: crops.jitter_brightness,
+    contrast: crops.jitter_contrast,
+    saturation: crops.jitter_saturation,
+    hue: crops.jitter_hue,
+    probability: crops.jitter_prob
+  },
+  grey: crops.grayscale_prob,
+  solarize: crops.solarize_prob,
+  flip: crops.horizontal_flip_prob,
+  verticalFlip: crops.vertical_flip_prob,
+  quarterTurns: crops.quarter_turns
 })
 
 /** Gradient norms, as metrics name them. */

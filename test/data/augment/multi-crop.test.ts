@@ -159,3 +159,29 @@ test('a photo shrinks in decoding only so far that no crop comes out of fewer pi
       assert.ok(box.width >= size - 1 && box.height >= size - 1, `${width} × ${height}: ${box.width} × ${box.height}`)
   }
 })
+
+test('turns and vertical flips come last, as often as asked, and leave all other draws as they are', () => {
+  const image = draw(40, 40)
+  const chosen = {...settings, verticalFlip: 0.25, quarterTurns: true}
+  const seen = new Map<number, number>()
+  for (let i = 0; i < 1000; i++) {
+    const {orientation = 1, ...rest} = planView(rng(4, i), 40, 40, 'local', chosen)
+    seen.set(orientation, (seen.get(orientation) ?? 0) + 1)
+    assert.deepEqual(rest, planView(rng(4, i), 40, 40, 'local', settings))
+  }
+  for (const upright of [1, 6, 3, 8]) assert.ok(Math.abs(seen.get(upright)! - 187) < 50, `${upright}: ${seen.get(upright)}`)
+  for (const mirrored of [4, 5, 2, 7]) assert.ok(Math.abs(seen.get(mirrored)! - 62) < 32, `${mirrored}: ${seen.get(mirrored)}`)
+
+  // each view is the plain one, turned and mirrored as its plan says
+  const only = (verticalFlip: number): Uint8Array => multiCrop(5, 1, image, {...settings, verticalFlip})
+  const [plain, mirrored] = [only(0), only(1)]
+  const row = 3 * settings.globalSize
+  for (let y = 0; y < settings.globalSize; y++)
+    assert.deepEqual(
+      mirrored.subarray(y * row, (y + 1) * row),
+      plain.subarray((settings.globalSize - 1 - y) * row, (settings.globalSize - y) * row)
+    )
+  const turned = multiCrop(5, 1, image, {...settings, quarterTurns: true})
+  const sorted = (bytes: Uint8Array): Uint8Array => bytes.slice(0, 3 * settings.globalSize ** 2).sort()
+  assert.deepEqual(sorted(turned), sorted(plain))
+})

@@ -52,7 +52,9 @@ test('crops are equal byte for byte, at the sizes of training too', () => {
     blur: random.chance(0.5) ? 'paper' : 'released',
     blurSigma: [0.05, 3],
     jitter: {brightness: 1, contrast: 1, saturation: 1, hue: 0.5, probability: 0.9},
-    solarize: 0.5
+    solarize: 0.5,
+    verticalFlip: random.chance(0.5) ? 0.5 : 0,
+    quarterTurns: random.chance(0.5)
   })
   for (let i = 0; i < 150; i++) {
     const random = rng(11, i)
