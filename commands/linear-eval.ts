@@ -1,6 +1,6 @@
 /** `dinov2 linear-eval`: how much of the classes a linear layer reads out of frozen features. */
 import {Flags} from '@oclif/core'
-import {readFile} from 'node:fs/promises'
+import {classNames} from '../src/cli/class-names.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
 import {baselineFlag, evalOutputFlags, evalRunFlags, repeatsFlag, requiredSetFlag, setFlag} from '../src/cli/eval-flags.js'
 import {borderFlags, pixelFlags, transformOf} from '../src/cli/feature-flags.js'
@@ -110,9 +110,4 @@ export default class LinearEval extends EvalCommand {
       })
     )
   }
-}
-
-/** One name a line; a line end at the end of the file is no further name. */
-async function classNames(file: string): Promise<string[]> {
-  return (await readFile(file, 'utf8')).split(/\r?\n/).filter((line, i, all) => line !== '' || i < all.length - 1)
 }

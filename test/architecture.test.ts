@@ -111,6 +111,41 @@ function texts(): string[] {
   return [...named, ...tops].filter(file => statSync(join(root, file)).size < 2 ** 20 && !readFileSync(join(root, file)).includes(0))
 }
 
+describe('foreign bytes', () => {
+  /** Files of `src` and `commands` that hold a call, but those where it belongs. */
+  const callers = (call: RegExp, home: readonly string[]): string[] =>
+    sources.filter(file => !home.includes(file) && call.test(readText(file)))
+
+  it('are parsed as JSON in one place, with bounds', () => {
+    // the page of similarities reads what it carries itself, in the browser
+    assert.deepEqual(callers(/\bJSON\.parse\(/, ['src/system/json.ts', 'src/tasks/visualize/similarity.ts']), [])
+  })
+
+  it('are read as YAML in one place, with bounds', () => {
+    assert.deepEqual(callers(/\bparseDocument\(/, ['src/config/settings-file.ts']), [])
+  })
+
+  it('are opened where pipes and devices are refused', () => {
+    // what this program wrote a moment before, beside or below its own temporary names, and files of the system
+    const own = [
+      'src/system/plain-file.ts',
+      'src/config/settings-file.ts',
+      'src/data/image/read-bytes.ts',
+      'src/files/photo-sets.ts',
+      'src/tasks/search/graph-index.ts',
+      'src/tasks/train/memory-usage.ts',
+      'src/tasks/train/training-loop.ts',
+      'src/tasks/samples.ts',
+      'src/engine/machine.ts',
+      'src/engine/tensorflow/find.ts',
+      'src/engine/torch/find.ts',
+      'src/files/run/run-lock.ts',
+      'src/system/compile.ts'
+    ]
+    assert.deepEqual(callers(/\b(createReadStream|readFile|readFileSync)\(/, own), [])
+  })
+})
+
 describe('files', () => {
   it('open with a paragraph saying what they are for', () => {
     const bare = [...sources, ...filesUnder('test'), ...filesUnder('bench')].filter(file => {

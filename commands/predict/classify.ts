@@ -1,6 +1,6 @@
 /** `dinov2 predict classify`: the likeliest classes of images. */
 import {Flags} from '@oclif/core'
-import {readFile} from 'node:fs/promises'
+import {classNames} from '../../src/cli/class-names.js'
 import {badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
 import {ImageCommand} from '../../src/cli/visualize-command.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf} from '../../src/cli/feature-flags.js'
@@ -44,10 +44,7 @@ export default class PredictClassify extends ImageCommand {
     const images = this.inputs(args.images)
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
-    const classes =
-      flags.classes === undefined
-        ? undefined
-        : (await readFile(flags.classes, 'utf8')).split(/\r?\n/).filter((line, i, all) => line !== '' || i < all.length - 1)
+    const classes = flags.classes === undefined ? undefined : await classNames(flags.classes)
     // A head says how its images were made ready; flags stand above it.
     const given = [flags.size, flags.resize, flags.crop].some(value => value !== undefined) || flags['no-crop'] || flags['crop-borders']
     const {signal} = this

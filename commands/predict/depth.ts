@@ -1,6 +1,6 @@
 /** `dinov2 predict depth`: depth maps of images. */
 import {Flags} from '@oclif/core'
-import {badFlags, engineFlags, imagesArg, inputFlags, openFolder, outputFlags, reportFlags} from '../../src/cli/command.js'
+import {badFlags, engineFlags, imagesArg, inputFlags, refuseFilled, outputFlags, reportFlags} from '../../src/cli/command.js'
 import {depthFlags, positive} from '../../src/cli/depth-flags.js'
 import {ImageCommand} from '../../src/cli/visualize-command.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
@@ -60,7 +60,7 @@ export default class PredictDepth extends ImageCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(PredictDepth)
     const images = this.inputs(args.images)
-    await openFolder(flags.output, {force: flags.force})
+    await refuseFilled(flags.output, {force: flags.force})
     const bad = this.badImages(flags)
     const {predictDepths} = await import('../../src/tasks/eval/depth/predict.js')
     const rows = predictDepths({

@@ -25,7 +25,7 @@ import {Progress, type ProgressOptions} from './progress.js'
 export {BadImages} from './rejected-inputs.js'
 export * from './flags.js'
 export {refuseExisting} from '../system/atomic.js'
-export {openFolder, openOutput, type Output} from '../system/output.js'
+export {openOutput, refuseFilled, type Output} from '../system/output.js'
 export {Progress} from './progress.js'
 
 /** Where the value of a flag came from, e.g. `command line`, `DINOV2_BATCH`, `run.yaml`, `default`. */

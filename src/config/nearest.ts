@@ -21,11 +21,15 @@ export function distance(a: string, b: string): number {
   return last[b.length]!
 }
 
+/** What is longer is no name that somebody mistyped. */
+const MAX_LENGTH = 200
+
 /**
  * The known name closest to `name`, or undefined when none is close enough to be worth saying (more than about a third
  * of the letters differ).
  */
 export function nearestName(name: string, known: Iterable<string>): string | undefined {
+  if (name.length > MAX_LENGTH) return undefined
   const wanted = name.toLowerCase()
   const allowed = Math.max(1, Math.floor(wanted.length / 3))
   let best: string | undefined

@@ -5,11 +5,12 @@
  * A file may also hold flags of the command under their long names, beside the sections of settings. All that is wrong
  * is said in one message.
  */
-import {existsSync, readdirSync, readFileSync} from 'node:fs'
+import {existsSync, readdirSync} from 'node:fs'
 import {fileURLToPath} from 'node:url'
-import {isMap, isScalar, LineCounter, parseDocument, stringify, type Pair, type YAMLMap} from 'yaml'
+import {stringify} from 'yaml'
 import {UserError} from './errors.js'
 import {nearestName} from './nearest.js'
+import {readSettingsFile} from './settings-file.js'
 import {aliases, foreignKeys, settingRows, table, type Setting, type Settings} from './table.js'
 
 export {table, type Settings} from './table.js'
@@ -32,6 +33,20 @@ const settingsByPath: ReadonlyMap<string, Setting> = new Map(settingRows())
 export const recipeFolder = fileURLToPath(new URL('../../../configs/', import.meta.url))
 
 const refuse = (message: string, hint?: string): UserError => new UserError(message, {exit: 2, code: 'SETTINGS', hint})
+
+/** An entry of a table, but nothing that every object has. */
+const own = <T>(table: Readonly<Record<string, T>>, key: string): T | undefined => (Object.hasOwn(table, key) ? table[key] : undefined)
+
+/** More problems than these are counted, not listed. */
+const MANY = 50
+const some = (problems: readonly string[]): string =>
+  [...problems.slice(0, MANY), ...(problems.length > MANY ? [`… and ${problems.length - MANY} more.`] : [])].join('\n')
+
+/** A value in a sentence. */
+const shown = (value: unknown): string => {
+  const text = JSON.stringify(value) ?? 'nothing'
+  return text.length > 200 ? `${text.slice(0, 200)}…` : text
+}
 
 /**
  * Reads `files` (paths, or names of recipes such as `small`) and `sets` (`key=value`). `flags` are the names that may
@@ -59,32 +74,34 @@ export function readLayers(
       return
     }
     const all = `${path.split('.')[0]}.*`
-    const other = foreignKeys[path] ?? foreignKeys[all]
-    const spoken = foreignKeys[path] ? path : all
+    const other = own(foreignKeys, path) ?? own(foreignKeys, all)
+    const spoken = own(foreignKeys, path) ? path : all
     if (settings) {
-      const name = aliases[path] ?? path
+      const name = own(aliases, path) ?? path
       if (settingsByPath.has(name)) return void given.push({path: name, value, source})
       if (other?.same?.(value)) return
       if (other && said.has(spoken)) return // one sentence for a whole section of theirs
       if (other) return void (said.add(spoken), problems.push(`${source}: ${path} has no place here: ${other.instead}.`))
-    } else if (settingsByPath.has(path) || path in aliases || other) {
+    } else if (settingsByPath.has(path) || own(aliases, path) || other) {
       return void problems.push(`${source}: ${path} is a setting of training, which this command does not read.`)
     }
-    const guess = nearestName(path, known) ?? nearestEnd(path, known)
+    const guess = problems.length < MANY ? (nearestName(path, known) ?? nearestEnd(path, known)) : undefined
     problems.push(`${source}: there is no setting ${path}.${guess ? ` Did you mean ${guess}?` : ''}`)
   }
 
-  for (const file of files) readFile(file, take, problems)
+  const sections = new Set(Object.keys(table))
+  for (const file of files)
+    for (const {path, value, source} of readSettingsFile(find(file), {shown: file, sections, problems})) take(path, value, source)
   for (const text of sets) {
     const equals = text.indexOf('=')
     if (equals < 1) problems.push(`--set ${text}: expected KEY=VALUE, e.g. optim.epochs=20.`)
     else {
       const path = text.slice(0, equals).trim()
-      const setting = settingsByPath.get(aliases[path] ?? path)
+      const setting = settingsByPath.get(own(aliases, path) ?? path)
       take(path, fromText(text.slice(equals + 1), setting), '--set')
     }
   }
-  if (problems.length > 0) throw refuse(problems.join('\n'))
+  if (problems.length > 0) throw refuse(some(problems))
   return {settings: given, flags: [...flagValues.values()]}
 }
 
@@ -114,35 +131,6 @@ function find(file: string): string {
     `There is no settings file ${file}.`,
     guess ? `Did you mean the recipe ${guess}?` : `Recipes that come with the program: ${recipes.join(', ')}.`
   )
-}
-
-function readFile(file: string, take: (path: string, value: unknown, source: string) => void, problems: string[]): void {
-  const lines = new LineCounter()
-  let content: string
-  const path = find(file)
-  try {
-    content = readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new UserError(`The settings file ${file} cannot be read: ${(error as Error).message}.`, {exit: 2, code: 'SETTINGS', cause: error})
-  }
-  const document = parseDocument(content, {lineCounter: lines, prettyErrors: false})
-  const at = (offset: number | undefined): string => `${file}:${lines.linePos(offset ?? 0).line}`
-  for (const error of document.errors) problems.push(`${at(error.pos[0])}: ${error.message.split('\n')[0]}`)
-  if (document.errors.length > 0 || document.contents === null) return
-  if (!isMap(document.contents))
-    return void problems.push(`${file}: expected sections such as optim: and student:, but received something else.`)
-  const where = (pair: Pair): string => at((pair.key as {range?: [number, number, number]}).range?.[0])
-  const walk = (map: YAMLMap, prefix: string): void => {
-    for (const pair of map.items) {
-      const name = prefix + String(isScalar(pair.key) ? pair.key.value : pair.key)
-      const source = where(pair)
-      if (isMap(pair.value)) walk(pair.value, `${name}.`)
-      else if (pair.value === null || (isScalar(pair.value) && pair.value.value === null && name in table))
-        continue // a section without entries
-      else take(name, (pair.value as {toJS(doc: unknown): unknown}).toJS(document), source)
-    }
-  }
-  walk(document.contents, '')
 }
 
 /**
@@ -236,13 +224,13 @@ export function resolveSettings(given: readonly SettingValue[] = []): ResolvedSe
     const setting = settingsByPath.get(path)
     if (!setting) problems.push(`${source}: there is no setting ${path}.`)
     else if (!fits(setting, value))
-      problems.push(`${source}: expected ${describeExpected(setting)} for ${path}, but received ${JSON.stringify(value)}.`)
+      problems.push(`${source}: expected ${describeExpected(setting)} for ${path}, but received ${shown(value)}.`)
     else {
       values.set(path, value)
       sources.set(path, source)
     }
   }
-  if (problems.length > 0) throw refuse(problems.join('\n'))
+  if (problems.length > 0) throw refuse(some(problems))
   return {settings: assemble(values), sources}
 }
 
@@ -254,8 +242,7 @@ export const settingsOfFile = (file: string): Settings =>
 export function withSetting({settings, sources}: ResolvedSettings, path: string, value: unknown, source: string): ResolvedSettings {
   const setting = settingsByPath.get(path)
   if (!setting) throw new Error(`There is no setting ${path}.`)
-  if (!fits(setting, value))
-    throw refuse(`${source}: expected ${describeExpected(setting)} for ${path}, but received ${JSON.stringify(value)}.`)
+  if (!fits(setting, value)) throw refuse(`${source}: expected ${describeExpected(setting)} for ${path}, but received ${shown(value)}.`)
   const values = new Map<string, unknown>([...settingsByPath.keys()].map(key => [key, read(settings, key)]))
   values.set(path, value)
   return {settings: assemble(values), sources: new Map([...sources, [path, source]])}

@@ -6,11 +6,12 @@
  * is whole or absent at every moment.
  */
 import {createHash} from 'node:crypto'
-import {createReadStream} from 'node:fs'
-import {open, readFile, rename, rm, stat, statfs, writeFile} from 'node:fs/promises'
+import {open, rename, rm, stat, statfs, writeFile} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
+import {jsonObjectOr, type JsonObject} from './json.js'
+import {fileBytes, readText} from './plain-file.js'
 import {describe, idleSignal, Interrupted, refusal, request} from './http-request.js'
 
 export type DownloadProgress = {
@@ -251,18 +252,23 @@ async function checkRoom(target: string, needed: number): Promise<void> {
     })
 }
 
+const isNote = (note: JsonObject): note is Note =>
+  typeof note['url'] === 'string' &&
+  ['etag', 'date'].every(key => note[key] === undefined || typeof note[key] === 'string') &&
+  (note['total'] === undefined || Number.isSafeInteger(note['total']))
+
 async function readNote(part: string): Promise<Note | undefined> {
-  try {
-    const note: unknown = JSON.parse(await readFile(`${part}.json`, 'utf8'))
-    return typeof note === 'object' && note !== null && 'url' in note ? (note as Note) : undefined
-  } catch {
-    return undefined // absent, or cut short by a kill: start anew
-  }
+  // absent, or cut short by a kill: start anew
+  const note = jsonObjectOr(await readText(`${part}.json`).catch(() => undefined))
+  return note && isNote(note) ? note : undefined
 }
 
 async function checksum(path: string, signal?: AbortSignal): Promise<string> {
   const hash = createHash('sha256')
-  for await (const chunk of createReadStream(path, {highWaterMark: 1 << 20, signal})) hash.update(chunk as Buffer)
+  for await (const chunk of fileBytes(path)) {
+    signal?.throwIfAborted()
+    hash.update(chunk)
+  }
   return hash.digest('hex')
 }
 

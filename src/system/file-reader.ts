@@ -2,8 +2,9 @@
  * A file opened once and read piece by piece at given positions: how checkpoints of several gigabytes are read without
  * being held.
  */
-import {open, type FileHandle} from 'node:fs/promises'
+import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../config/errors.js'
+import {openPlain} from './plain-file.js'
 
 export type FileReader = {
   readonly path: string
@@ -17,21 +18,18 @@ export type FileReader = {
 /** One read call of the system moves at most this much. */
 const PIECE = 1 << 30
 
-/** Throws `UserError` when the path does not exist (exit 3), is a folder, or may not be read. */
+/** Throws `UserError` when the path does not exist (exit 3), is no plain file, or may not be read. */
 export async function openReader(path: string): Promise<FileReader> {
-  const handle: FileHandle = await open(path, 'r').catch((error: unknown) => {
+  const handle: FileHandle = await openPlain(path).catch((error: unknown) => {
+    if (error instanceof UserError) throw error
     const code = (error as {code?: string}).code
     if (code === 'ENOENT' || code === 'ENOTDIR') throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', cause: error})
     throw new UserError(`${path} could not be opened (${code}).`, {code: 'READ', cause: error})
   })
-  const info = await handle.stat()
-  if (info.isDirectory()) {
-    await handle.close()
-    throw new UserError(`${path} is a folder, but a file was expected.`, {exit: 3, code: 'NO_INPUT'})
-  }
+  const {size} = await handle.stat()
   return {
     path,
-    size: info.size,
+    size,
     async read(offset, length) {
       const bytes = new Uint8Array(length)
       let at = 0

@@ -5,6 +5,7 @@
  * never sees half of a file and an interrupted command leaves the old one.
  */
 import {mkdir, readdir, type FileHandle} from 'node:fs/promises'
+import {dirname} from 'node:path'
 import {Writable} from 'node:stream'
 import {finished} from 'node:stream/promises'
 import {UserError} from '../config/errors.js'
@@ -91,8 +92,11 @@ const stdoutOutput = (stdout: Writable): Output => ({
   async discard() {}
 })
 
-/** Makes the folder of a run. Refuses one that holds files unless it may be replaced or resumed. */
-export async function openFolder(target: string, {force = false, resume = false}: {force?: boolean; resume?: boolean} = {}): Promise<void> {
+/** Refuses a folder that holds files unless it may be replaced or resumed; makes none. */
+export async function refuseFilled(
+  target: string,
+  {force = false, resume = false}: {force?: boolean; resume?: boolean} = {}
+): Promise<void> {
   const names = await readdir(target).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return []
     if (error.code === 'ENOTDIR')
@@ -106,5 +110,17 @@ export async function openFolder(target: string, {force = false, resume = false}
       hint: 'Give --resume to continue it, --force to start anew in it, or name another folder.'
     })
   }
-  await mkdir(target, {recursive: true})
+}
+
+/** Makes the folders above an output. Throws `UserError` (exit 2) where a file has the name of one of them. */
+export async function makeFolderOf(path: string): Promise<void> {
+  await mkdir(dirname(path), {recursive: true}).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST' && error.code !== 'ENOTDIR') throw error
+    throw new UserError(`${path} cannot be written: a file has the name of its folder, ${dirname(path)}.`, {
+      exit: 2,
+      code: 'NAME_CLASH',
+      hint: 'Is one id the folder of another? Give the rows ids that can lie beside each other, or name another folder.',
+      cause: error
+    })
+  })
 }

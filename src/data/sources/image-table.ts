@@ -5,6 +5,7 @@
  * path are the same) and eight more. Encoded images that tar members bring along are let go: their place in the shard
  * is kept, and they are read again when wanted.
  */
+import {parseOwnJson} from '../../system/json.js'
 import {refOf, type ImageRef} from './image-ref.js'
 
 /** Images by number; what `ImageTable` and, for small sets, a plain array offer. */
@@ -47,7 +48,7 @@ export class ImageTable implements ImageList {
     const block = this.#blocks[Math.floor(start / 2 ** 32)]!
     const at = start % 2 ** 32
     const text = block.toString('utf8', at + 4, at + 4 + block.readUInt32LE(at))
-    return text.startsWith('\0') ? unpack(JSON.parse(text.slice(1)) as Packed) : refOf(text)
+    return text.startsWith('\0') ? unpack(parseOwnJson(text.slice(1)) as Packed) : refOf(text)
   }
 }
 

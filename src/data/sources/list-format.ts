@@ -2,6 +2,7 @@
 import {isUtf8} from 'node:buffer'
 import {TextDecoder} from 'node:util'
 import {UserError} from '../../config/errors.js'
+import {jsonObjectOr} from '../../system/json.js'
 
 export type ListFormat = 'lines' | 'nul' | 'jsonl' | 'csv' | 'tsv'
 
@@ -62,18 +63,9 @@ export function tableDelimiter(header: string, name: string): string {
   )
 }
 
-const isRow = (text: string): boolean => {
-  try {
-    const row: unknown = JSON.parse(text)
-    return typeof row === 'object' && row !== null && !Array.isArray(row)
-  } catch {
-    return false
-  }
-}
-
 /** What a list without a telling name is, by its first line. */
 export function sniffList(first: string): ListFormat {
-  if (first.startsWith('{') && isRow(first)) return 'jsonl'
+  if (first.startsWith('{') && jsonObjectOr(first)) return 'jsonl'
   for (const delimiter of DELIMITERS) {
     const cells = cellsOf(first, delimiter)
     if (cells.includes('path')) return delimiter === '\t' ? 'tsv' : 'csv'

@@ -11,6 +11,7 @@ import {resolve, isAbsolute} from 'node:path'
 import type {Readable} from 'node:stream'
 import {parse} from 'csv-parse'
 import {UserError} from '../../config/errors.js'
+import {parseFields} from '../../system/json.js'
 import {asUtf8, columnName, isNulList, PATH_NAMES, pathColumn, sniffList, tableDelimiter, type ListFormat} from './list-format.js'
 import {problemRef, refOf, type ImageRef} from './image-ref.js'
 
@@ -71,12 +72,11 @@ function fromFields(row: Record<string, unknown>, line: number, {name, base}: Li
 
 function fromJson(text: string, line: number, options: ListOptions): ImageRef {
   try {
-    const row: unknown = JSON.parse(text)
-    if (typeof row === 'object' && row !== null && !Array.isArray(row)) return fromFields(row as Record<string, unknown>, line, options)
-  } catch {
-    // named below
+    return fromFields(parseFields(text), line, options)
+  } catch (error) {
+    const why = / levels deep/.test((error as Error).message) ? `: ${(error as Error).message}` : ''
+    return problemRef(`${options.name}:${line}`, '', `line ${line} of ${options.name} is not a JSON object${why}`)
   }
-  return problemRef(`${options.name}:${line}`, '', `line ${line} of ${options.name} is not a JSON object`)
 }
 
 export {sniffList, type ListFormat} from './list-format.js'

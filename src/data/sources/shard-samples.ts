@@ -8,6 +8,8 @@
  * name up to the last dot, else to the image of their key.
  */
 
+import {parseFields} from '../../system/json.js'
+
 /** `a/b.c/0001.seg.png` → key `a/b.c/0001`, kind `seg.png`. */
 export function splitKey(path: Buffer): {key: Buffer; kind: string} {
   const dot = path.indexOf(0x2e, path.lastIndexOf(0x2f) + 1)
@@ -41,13 +43,12 @@ export function fieldsOf({kind, text}: SideMember): Record<string, unknown> | st
   const plain = text.replace(/^\uFEFF/, '')
   if (kind === 'cls') return {label: plain.trim()}
   if (kind === 'txt') return {text: plain.trim()}
-  let parsed: unknown
+  let parsed: Record<string, unknown>
   try {
-    parsed = JSON.parse(plain)
-  } catch {
-    return 'it is not JSON'
+    parsed = parseFields(plain)
+  } catch (error) {
+    return error instanceof SyntaxError && error.message.startsWith('it') ? error.message : 'it is not JSON'
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return 'its JSON is not an object'
   return Object.fromEntries(Object.entries(parsed).map(([name, value]) => [OWN_FIELDS.has(name) ? `json_${name}` : name, value]))
 }
 

@@ -4,10 +4,11 @@
  * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a
  * shard some headers. The order is that of the inputs; within a folder, that of the bytes of the paths.
  */
-import {closeSync, constants, createReadStream, openSync, promises as fs, readSync, statSync} from 'node:fs'
+import {closeSync, promises as fs, readSync} from 'node:fs'
 import {isAbsolute, dirname, join, resolve} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
+import {assertPlain, fileBytes, isOpenPipe, openPlainSync} from '../../system/plain-file.js'
 import {walkFolder} from './folder.js'
 import {isNulList, type ListFormat} from './list-format.js'
 import {readList} from './list.js'
@@ -99,6 +100,7 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
             code: 'COMPRESSED_TAR',
             hint: 'Unpack it first.'
           })
+        if (kind === 'list' && !isOpenPipe(open)) assertPlain(given, stats)
         found.push({given, open, kind})
       } catch (error) {
         if (error instanceof UserError) throw error
@@ -125,8 +127,7 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
 function isNulListFile(path: string): boolean {
   let file: number | undefined
   try {
-    if (!statSync(path).isFile()) return false
-    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    file = openPlainSync(path)
     const head = Buffer.alloc(4096)
     return isNulList(head.subarray(0, readSync(file, head, 0, head.length, 0)))
   } catch {
@@ -147,13 +148,14 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
     })
   else if (kind === 'list') {
     const format = LISTS[endingOf(given)]!
-    yield* readList(createReadStream(open, {highWaterMark: 1 << 18}), {
+    yield* readList(fileBytes(open) as AsyncIterable<Buffer>, {
       name: given,
       base: dirname(resolve(open)),
       ...(format !== 'plain' ? {format} : nul ? {format: 'nul' as const} : {})
     })
   } else if (kind === 'shard') yield* readShard(given, open, note)
-  else if (isNulListFile(open)) yield* readList(createReadStream(open), {name: given, base: dirname(resolve(open)), format: 'nul'})
+  else if (isNulListFile(open))
+    yield* readList(fileBytes(open) as AsyncIterable<Buffer>, {name: given, base: dirname(resolve(open)), format: 'nul'})
   else yield [refOf(given, open)]
 }
 

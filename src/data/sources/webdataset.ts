@@ -10,11 +10,13 @@
  * Every member is accounted for: it is an image, a part of one, or refused by name. Only folders, hidden files and
  * members of other kinds (sound, arrays) that lie beside an image are passed over.
  */
-import {closeSync, constants, createReadStream, fstatSync, openSync, readSync, statSync, unlinkSync, writeSync} from 'node:fs'
+import {closeSync, fstatSync, openSync, readSync, unlinkSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {randomUUID} from 'node:crypto'
+import {Readable} from 'node:stream'
 import {createGunzip} from 'node:zlib'
+import {fileBytes, openPlainSync} from '../../system/plain-file.js'
 import {skipReason} from './ignored-files.js'
 import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
 import {SampleCollector, type LostMember, type Sample} from './shard-samples.js'
@@ -36,9 +38,8 @@ type OpenShard = {readonly file: number; readonly size: number; readonly problem
 
 /** Opens a shard: what is no plain file is refused before it is opened, because opening a pipe waits for a writer. */
 async function openShard(path: string): Promise<OpenShard> {
-  if (!statSync(path).isFile()) throw new Error('it is no plain file, and shards are read at any place')
   if (!isGzipped(path)) {
-    const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const file = openPlainSync(path)
     return {file, size: fstatSync(file).size}
   }
   const unpacked = join(tmpdir(), `dinov2-shard-${randomUUID()}`)
@@ -46,7 +47,7 @@ async function openShard(path: string): Promise<OpenShard> {
   unlinkSync(unpacked) // it goes with the process, whatever ends it
   let size = 0
   try {
-    const source = createReadStream(path)
+    const source = Readable.from(fileBytes(path))
     const packed = createGunzip()
     source.on('error', error => packed.destroy(error)).pipe(packed)
     for await (const part of packed as AsyncIterable<Buffer>) size += writeSync(file, part)

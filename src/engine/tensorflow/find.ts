@@ -10,6 +10,7 @@ import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
 import {dataFolder} from '../../system/paths.js'
 import {sitePackages} from '../venv.js'
+import {parseOwnJson} from '../../system/json.js'
 
 /** The version of TensorFlow that `engine install tensorflow` takes. */
 export const TENSORFLOW_VERSION = '2.21.0'
@@ -32,7 +33,7 @@ export type TensorflowPackage = {readonly folder: string; readonly version: stri
 export function tensorflowPackage(): TensorflowPackage | null {
   try {
     const file = createRequire(import.meta.url).resolve('@tensorflow/tfjs-node-gpu/package.json')
-    const {version} = JSON.parse(readFileSync(file, 'utf8')) as {version: string}
+    const {version} = parseOwnJson(readFileSync(file, 'utf8')) as {version: string}
     return {folder: dirname(file), version}
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return null

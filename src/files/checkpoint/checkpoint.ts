@@ -3,10 +3,11 @@
  * folders, or the name of a released model that was pulled. What comes back has Meta's names and reads each tensor
  * only when asked.
  */
-import {readdir, readFile, stat} from 'node:fs/promises'
+import {readdir, stat} from 'node:fs/promises'
 import {homedir} from 'node:os'
 import {dirname, isAbsolute, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {readJsonObject} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
@@ -185,7 +186,7 @@ async function newestExport(run: string, inside: ReadonlySet<string>): Promise<s
 }
 
 async function openHuggingFace(path: string, inside: ReadonlySet<string>, options: CheckpointOptions): Promise<Opened> {
-  const config = await readJson(join(path, 'config.json'))
+  const config = await readJsonObject(join(path, 'config.json'), 'BAD_CHECKPOINT')
   const described = describe(config)
   const index = 'model.safetensors.index.json'
   const single = ['model.safetensors', 'pytorch_model.bin'].find(name => inside.has(name))
@@ -198,7 +199,7 @@ async function openHuggingFace(path: string, inside: ReadonlySet<string>, option
       exit: 3,
       code: 'NO_INPUT'
     })
-  const map = (await readJson(join(path, index)))['weight_map']
+  const map = (await readJsonObject(join(path, index), 'BAD_CHECKPOINT'))['weight_map']
   if (typeof map !== 'object' || map === null || Object.values(map).some(name => typeof name !== 'string' || /[/\\]|^\.\.?$/.test(name)))
     throw new UserError(`${join(path, index)} has no weight_map from tensors to files of its folder.`, {code: 'BAD_CHECKPOINT'})
   const places = Object.entries(map as Record<string, string>)
@@ -239,19 +240,4 @@ function describe(config: Readonly<Record<string, unknown>>): Record<string, str
   if (typeof architecture === 'string') out['architecture'] = architecture
   if (typeof args === 'object' && args !== null && 'num_heads' in args) out['heads'] = String(args.num_heads)
   return out
-}
-
-async function readJson(path: string): Promise<Record<string, unknown>> {
-  let value: unknown
-  try {
-    value = JSON.parse(await readFile(path, 'utf8'))
-  } catch (error) {
-    throw new UserError(`${path} is not good JSON: ${error instanceof Error ? error.message : String(error)}.`, {
-      code: 'BAD_CHECKPOINT',
-      cause: error
-    })
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new UserError(`${path} is not a JSON object.`, {code: 'BAD_CHECKPOINT'})
-  return value as Record<string, unknown>
 }

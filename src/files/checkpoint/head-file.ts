@@ -5,6 +5,7 @@
  * A head reads the features of one backbone; its fingerprint is written down and compared when the head is used again.
  */
 import {UserError} from '../../config/errors.js'
+import {parseJsonObject, type JsonObject} from '../../system/json.js'
 import {openSafetensors, createSafetensors} from './safetensors.js'
 import {bytesOf} from './tensor-entry.js'
 
@@ -21,6 +22,22 @@ export type Head = {
 }
 
 const wrong = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'WRONG_HEAD', hint})
+
+const damagedHead = (path: string, cause?: unknown): UserError =>
+  new UserError(`${path} is a damaged head: what it says of itself is not readable.`, {
+    code: 'BAD_CHECKPOINT',
+    hint: 'Train it again, or fetch it again.',
+    cause
+  })
+
+/** One of the two records of a head. Throws `UserError` where it is no object. */
+function record(text: string, path: string): JsonObject {
+  try {
+    return parseJsonObject(text)
+  } catch (cause) {
+    throw damagedHead(path, cause)
+  }
+}
 
 /** Writes a head whole or not at all. Throws a `UserError` where the file exists without `force`. */
 export async function saveHead(
@@ -61,15 +78,17 @@ export async function openHead(
         `${path} is a head for ${task}, but one for ${wanted.task} is needed.`,
         `Use it with: dinov2 predict ${task} … --head ${path}`
       )
-    const trainedOn = JSON.parse(made) as {fingerprint: string} & Record<string, unknown>
-    if (wanted.backbone !== undefined && trainedOn.fingerprint !== wanted.backbone)
+    const trainedOn = record(made, path)
+    const {fingerprint} = trainedOn
+    if (typeof fingerprint !== 'string') throw damagedHead(path)
+    if (wanted.backbone !== undefined && fingerprint !== wanted.backbone)
       throw wrong(
-        `${path} was trained on features of another backbone: ${trainedOn.fingerprint.slice(0, 12)}… there, ${wanted.backbone.slice(0, 12)}… here.`,
+        `${path} was trained on features of another backbone: ${fingerprint.slice(0, 12)}… there, ${wanted.backbone.slice(0, 12)}… here.`,
         'Give the backbone that the head was trained with, or train the head anew.'
       )
     const tensors = new Map<string, {shape: readonly number[]; data: Float32Array}>()
     for (const [name, entry] of file.tensors) tensors.set(name, {shape: entry.shape, data: await entry.readFloat32()})
-    return {tensors, spec: JSON.parse(spec) as object, trainedOn}
+    return {tensors, spec: record(spec, path), trainedOn: {...trainedOn, fingerprint}}
   } finally {
     await file.close()
   }

@@ -9,6 +9,7 @@
  */
 import {openAtomic, type AtomicOptions} from '../../system/atomic.js'
 import {UserError} from '../../config/errors.js'
+import {isObject, parseJsonObject, type JsonObject} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
 import {elements, isDType, itemSize, tensorEntry, type DType, type TensorEntry} from './tensor-entry.js'
 
@@ -48,24 +49,23 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     } catch {
       throw broken('its header is not UTF-8')
     }
-    let header: unknown
+    let header: JsonObject
     try {
-      header = JSON.parse(text)
+      header = parseJsonObject(text)
     } catch (error) {
       throw broken(`its header is not JSON (${error instanceof Error ? error.message : String(error)})`)
     }
-    if (typeof header !== 'object' || header === null || Array.isArray(header)) throw broken('its header is not a JSON object')
 
     let metadata: Record<string, string> = {}
     const found: {name: string; dtype: DType; shape: number[]; begin: number; end: number}[] = []
-    for (const [name, entry] of Object.entries(header as Record<string, unknown>)) {
-      if (typeof entry !== 'object' || entry === null || Array.isArray(entry)) throw broken(`the entry of ${name} is not an object`)
+    for (const [name, entry] of Object.entries(header)) {
+      if (!isObject(entry)) throw broken(`the entry of ${name} is not an object`)
       if (name === '__metadata__') {
         for (const [key, value] of Object.entries(entry)) if (typeof value !== 'string') throw broken(`the metadata ${key} is not a string`)
         metadata = {...(entry as Record<string, string>)}
         continue
       }
-      const {dtype, shape, data_offsets: offsets} = entry as {dtype?: unknown; shape?: unknown; data_offsets?: unknown}
+      const {dtype, shape, data_offsets: offsets} = entry
       if (!isDType(dtype))
         throw broken(
           `the type of ${name} is ${JSON.stringify(dtype)}, and this tool reads ${Object.keys(itemSize).join(', ')}`,

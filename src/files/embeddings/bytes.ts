@@ -2,7 +2,6 @@
  * Bytes in and out for embedding files: a reader that can look ahead, lines of a stream, and sinks that wait for the
  * disk or the pipe.
  */
-import {createReadStream} from 'node:fs'
 import type {FileHandle} from 'node:fs/promises'
 import type {Writable} from 'node:stream'
 import {crc32} from '../../system/crc32.js'
@@ -124,10 +123,6 @@ export async function utf8Reader(bytes: ByteReader): Promise<ByteReader> {
 }
 
 const text = (parts: readonly Uint8Array[]): string => Buffer.concat(parts).toString('utf8').replace(/\r$/, '')
-
-/** A stream of bytes from a file, from `start` on. */
-export const fileBytes = (path: string, start = 0): AsyncIterable<Uint8Array> =>
-  createReadStream(path, {start, highWaterMark: 1 << 20}) as AsyncIterable<Uint8Array>
 
 /** Where a writer appends. */
 export type Sink = {write(bytes: Uint8Array | string): Promise<void>}

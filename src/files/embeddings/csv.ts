@@ -12,12 +12,13 @@ import {truncate} from 'node:fs/promises'
 import {pipeline, Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJson} from '../../system/json.js'
-import {ByteReader, fileBytes, type Sink} from './bytes.js'
+import {fileBytes} from '../../system/plain-file.js'
+import {ByteReader, type Sink} from './bytes.js'
 import {joinFields, planColumns, splitFields, type CellValue, type Column, type ColumnKind} from './columns.js'
 import {csvLayout, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
 import {shortestDecimal, vectorCheck} from './jsonl.js'
-import {metaFromJson, metaToJson, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {metaFromJson, plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
@@ -36,7 +37,7 @@ function csvWriter(sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): 
   /** The first row's cell: record, kinds of the columns, and checksum. */
   const record = (check: string): string => {
     const kinds = Object.fromEntries(columns!.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
-    return JSON.stringify({...(JSON.parse(metaToJson(meta)) as object), kinds, crc32: check, record_crc32: recordCheck(meta)})
+    return JSON.stringify({...plainMeta(meta), kinds, crc32: check, record_crc32: recordCheck(meta)})
   }
   return {
     async write({ids, vectors, fields}) {

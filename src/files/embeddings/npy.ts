@@ -7,15 +7,16 @@
  * cannot do that, so this format needs a file. Pairing by order is fragile, so lengths and checksums are compared on
  * reading. The list may be edited as long as its ids stay as they are.
  */
-import {open, readFile, stat, type FileHandle} from 'node:fs/promises'
+import {stat, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
-import {isObject, parseJson} from '../../system/json.js'
-import {ByteReader, crcOfFile, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
+import {isObject, jsonObjectOr, parseJson} from '../../system/json.js'
+import {fileBytes, openPlain, readText} from '../../system/plain-file.js'
+import {ByteReader, crcOfFile, fileSink, readAt, writeAt} from './bytes.js'
 import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, SideFile, Source, Target} from './format.js'
 import {NPY_HEADER_BYTES, NPY_MAGIC, npyDataAt, npyHeader, parseNpyHeader, type NpyArray} from './npy-header.js'
 import {numbersToFloat32} from './numbers.js'
-import {metaFromJson, metaToJson, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {metaFromJson, plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {lineRows, recoverLines, rowLine, type LineRow} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
@@ -41,7 +42,7 @@ async function npyWriter({file, sides}: Target, meta: EmbeddingMeta, begun: Reco
   let vectorsCrc = rows === 0 ? 0 : await crcOfFile(array, NPY_HEADER_BYTES, rowsAt)
   let idsCrc = rows === 0 ? 0 : await idsCrcOf(list, begun!.sideEnds[0]!)
   const writeRecord = async (more: object): Promise<void> => {
-    const text = Buffer.from(`${JSON.stringify({dinov2: JSON.parse(metaToJson(meta)) as object, ...more}, null, 2)}\n`)
+    const text = Buffer.from(`${JSON.stringify({dinov2: plainMeta(meta), ...more}, null, 2)}\n`)
     await record.truncate(0)
     await writeAt(record, text, 0)
   }
@@ -80,11 +81,11 @@ async function recover(
   {meta, batch}: {meta: EmbeddingMeta; batch: number}
 ): Promise<Recovered | undefined> {
   const [list, recordFile] = [sides[0]!.partial, sides[1]!.partial]
-  const record = await readFile(recordFile, 'utf8').then(
-    text => (JSON.parse(text) as {dinov2?: object}).dinov2,
+  const record = await readText(recordFile).then(
+    text => jsonObjectOr(text)?.['dinov2'],
     () => undefined // it was not begun, or not in this way
   )
-  if (record === undefined) return undefined
+  if (!isObject(record)) return undefined
   const lines = await recoverLines(list, {multiple: batch})
   const whole = Math.min(
     lines.rows,
@@ -95,7 +96,7 @@ async function recover(
     rows,
     end: NPY_HEADER_BYTES + rows * meta.dim * 4,
     sideEnds: [end, (await stat(recordFile)).size],
-    meta: metaFromJson(record, recordFile)
+    meta: metaFromJson(record as object, recordFile)
   }
 }
 
@@ -109,7 +110,10 @@ type Record = {readonly meta: EmbeddingMeta; readonly rows?: number; readonly ve
 
 async function recordBeside(path: string): Promise<Record | undefined> {
   const file = metaFileOf(path)
-  const text = await readFile(file, 'utf8').catch(() => undefined)
+  const text = await readText(file).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined
+    throw error
+  })
   if (text === undefined) return undefined
   let found: unknown
   try {
@@ -263,7 +267,7 @@ async function readNpy({bytes, name, path, size}: Source): Promise<OpenedRows> {
  * array.
  */
 export async function npyMatrix(path: string): Promise<{readonly at: number; readonly count: number; readonly dim: number} | undefined> {
-  const file = await open(path)
+  const file = await openPlain(path)
   try {
     const start = await readAt(file, 0, 12)
     if (start.toString('latin1', 0, 6) !== NPY_MAGIC) return undefined

@@ -1,7 +1,8 @@
 /** Embeddings opened for reading: from a file or a pipe, of any format, one source or several as one. */
 import {stat} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
-import {ByteReader, fileBytes, utf8Reader} from './bytes.js'
+import {assertPlain, fileBytes, isOpenPipe} from '../../system/plain-file.js'
+import {ByteReader, utf8Reader} from './bytes.js'
 import {detectFormat, formatNames, type EmbeddingFormat} from './formats.js'
 import {assertSameProvenance, type EmbeddingMeta} from './provenance.js'
 import {assertFinite, type EmbeddingBatch} from './rows.js'
@@ -29,6 +30,7 @@ async function statSource(path: string): Promise<{readonly isFile: boolean; read
       code: 'NOT_EMBEDDINGS',
       hint: `Embed its images first: dinov2 embed ${path} --model M.`
     })
+  if (!isOpenPipe(path)) assertPlain(path, found)
   return {isFile: found.isFile(), size: found.size}
 }
 

@@ -5,6 +5,7 @@
  */
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
+import {isCount, isObject, jsonObjectOr, parseOwnJson} from '../../system/json.js'
 
 export type Pooling = 'cls' | 'mean' | 'cls+mean' | 'patch'
 
@@ -58,12 +59,12 @@ export function metaToJson(meta: EmbeddingMeta): string {
   })
 }
 
-const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
+/** The record as it stands inside other records, its keys in the same order. */
+export const plainMeta = (meta: EmbeddingMeta): object => parseOwnJson(metaToJson(meta)) as object
+
 /** A checksum of the record. */
 export const recordCheck = (meta: EmbeddingMeta): string => crcText(crc32(Buffer.from(metaToJson(meta))))
 
-const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0
 const optional =
   (check: (value: unknown) => boolean) =>
   (value: unknown): boolean =>
@@ -86,15 +87,8 @@ const checks: Readonly<Record<keyof EmbeddingMeta, (value: unknown) => boolean>>
 
 /** Reads the record again. Throws `UserError` naming `name` when it is not one. */
 export function metaFromJson(json: string | object, name: string): EmbeddingMeta {
-  let found: unknown = json
-  try {
-    if (typeof json === 'string') found = JSON.parse(json)
-  } catch {
-    found = undefined
-  }
-  const wrong = isObject(found)
-    ? Object.entries(checks).find(([key, check]) => !check((found as Readonly<Record<string, unknown>>)[key]))?.[0]
-    : 'form'
+  const found: unknown = typeof json === 'string' ? jsonObjectOr(json) : json
+  const wrong = isObject(found) ? Object.entries(checks).find(([key, check]) => !check(found[key]))?.[0] : 'form'
   if (wrong !== undefined)
     throw new UserError(`${name} carries a damaged record of how its vectors were made: its ${wrong} is not as it should be.`, {
       code: 'EMBEDDINGS_DAMAGED',

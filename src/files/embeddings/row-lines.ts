@@ -2,9 +2,9 @@
  * Rows without their vectors, as lines of JSON: `{"id": …, …fields}`. They stand beside `.npy` and inside
  * `.safetensors` and indexes. A field with the name of one of our own keys travels in `extra`.
  */
-import {createReadStream} from 'node:fs'
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJson} from '../../system/json.js'
+import {fileBytes} from '../../system/plain-file.js'
 import type {ByteReader} from './bytes.js'
 import {reservedNames} from './columns.js'
 import type {Fields} from './rows.js'
@@ -95,7 +95,7 @@ export async function recoverLines(
   let at = 0
   let inside = false
   let kept = {end: 0, rows: 0}
-  for await (const chunk of createReadStream(path, {highWaterMark: 1 << 20}) as AsyncIterable<Buffer>) {
+  for await (const chunk of fileBytes(path)) {
     for (let i = quotes ? 0 : chunk.indexOf(10); i >= 0 && i < chunk.length; i = quotes ? i + 1 : chunk.indexOf(10, i + 1)) {
       if (quotes && chunk[i] === 34) inside = !inside
       if (chunk[i] !== 10 || inside) continue

@@ -7,10 +7,10 @@
  * again at the end; the lines wait in a file beside until all vectors are out. The memory needed is that of one
  * batch.
  */
-import {open} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
-import {ByteReader, crcOfFile, fileBytes, fileSink, readAt, writeAt} from './bytes.js'
+import {fileBytes, openPlain} from '../../system/plain-file.js'
+import {ByteReader, crcOfFile, fileSink, readAt, writeAt} from './bytes.js'
 import {withPath} from './spool.js'
 import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, Target} from './format.js'
 import {checkExtent, damaged, readHeader, setHeaderCheck, type Entry, type Header} from './safetensors-header.js'
@@ -84,7 +84,7 @@ async function safetensorsWriter(
 }
 
 async function recover({partial, sides}: PartialFiles, {batch}: {batch: number}): Promise<Recovered | undefined> {
-  const handle = await open(partial)
+  const handle = await openPlain(partial)
   try {
     const {header, dataAt} = await readHeader(handle, partial)
     const meta = metaFromJson(header.metadata['dinov2'] ?? '', partial)
@@ -142,7 +142,7 @@ function tensorsOf({tensors}: Header, name: string): Tensors {
  * it says of itself.
  */
 async function readSafetensors(path: string, name: string): Promise<OpenedRows> {
-  const handle = await open(path)
+  const handle = await openPlain(path)
   try {
     const {header, dataAt, size} = await readHeader(handle, name)
     const tensors = tensorsOf(header, name)
@@ -169,7 +169,7 @@ async function* rowsFrom(
 ): AsyncGenerator<EmbeddingBatch> {
   const {vectors, lines, dtype: kind, count, dim} = tensors
   const ours = metadata['dinov2'] !== undefined
-  const handle = await open(path)
+  const handle = await openPlain(path)
   const sums = {vectors: 0, rows: 0}
   const names =
     lines && lineRows(new ByteReader(summed(byteRange(path, dataAt + lines.begin, lines.end - lines.begin), sums)), name, {ours})

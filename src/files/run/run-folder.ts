@@ -5,9 +5,11 @@
  * Beginning anew removes what a run wrote, by name, and nothing else: files that somebody put beside it stay, and a
  * folder that holds other things than a run is refused.
  */
-import {mkdir, readdir, readFile, rm, rmdir, stat} from 'node:fs/promises'
+import {mkdir, readdir, rm, rmdir, stat} from 'node:fs/promises'
 import {basename, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {parseJson} from '../../system/json.js'
+import {readText} from '../../system/plain-file.js'
 import {lockName} from './run-lock.js'
 import {listStates, removeStates, removeTemporaryStates} from './training-state.js'
 
@@ -138,7 +140,7 @@ export function readMetrics(text: string): Pick<RunFolder, 'lines' | 'broken'> {
     if (line.trim() === '') continue
     const values = new Map<string, number>()
     try {
-      flatten(JSON.parse(line.replace(/:\s*(-?Infinity|NaN)\b/g, ':null')), '', values)
+      flatten(parseJson(line.replace(/:\s*(-?Infinity|NaN)\b/g, ':null')), '', values)
     } catch {
       broken++
       continue
@@ -154,7 +156,7 @@ export function readMetrics(text: string): Pick<RunFolder, 'lines' | 'broken'> {
 /** What a text says; undefined for a file of another kind, or one that is still being written. */
 function asJson(text: string | undefined): unknown {
   try {
-    return JSON.parse(text ?? '') as unknown
+    return parseJson(text ?? '')
   } catch {
     return undefined
   }
@@ -168,7 +170,11 @@ export async function readRun(path: string): Promise<RunFolder> {
       code: 'NO_INPUT',
       hint: 'Name the folder that pretrain or distill wrote (-o).'
     })
-  const read = (name: string): Promise<string | undefined> => readFile(join(path, name), 'utf8').catch(() => undefined)
+  const read = (name: string): Promise<string | undefined> =>
+    readText(join(path, name)).catch((error: unknown) => {
+      if (error instanceof UserError) throw error
+      return undefined
+    })
   const metrics = await read(runNames.metrics)
   if (metrics === undefined)
     throw new UserError(`${path} holds no metrics.jsonl, so it is not a run folder.`, {

@@ -10,6 +10,7 @@ import {link, readFile, rename, rm, writeFile} from 'node:fs/promises'
 import {hostname} from 'node:os'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {jsonObjectOr} from '../../system/json.js'
 
 type Owner = {
   readonly pid: number
@@ -128,10 +129,6 @@ async function put(own: string, path: string, text: string): Promise<boolean> {
 }
 
 function read(text: string): Owner | undefined {
-  try {
-    const {pid, host, began} = JSON.parse(text) as Partial<Owner>
-    return typeof pid === 'number' && typeof host === 'string' && typeof began === 'string' ? {pid, host, began} : undefined
-  } catch {
-    return undefined
-  }
+  const {pid, host, began} = jsonObjectOr(text) ?? {}
+  return typeof pid === 'number' && typeof host === 'string' && typeof began === 'string' ? {pid, host, began} : undefined
 }

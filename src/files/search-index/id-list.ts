@@ -1,10 +1,12 @@
 /** Lists of ids: one a line (NUL-separated with `nul`), or JSON Lines with an `id`. */
 import {UserError} from '../../config/errors.js'
-import {ByteReader, fileBytes} from '../embeddings/bytes.js'
+import {parseJsonObject} from '../../system/json.js'
+import {fileBytes} from '../../system/plain-file.js'
+import {ByteReader} from '../embeddings/bytes.js'
 
 /** Reads ids from a file or a stream; empty lines are no ids. Throws `UserError` for a JSON line without an id. */
 export async function* readIds(source: string | AsyncIterable<Uint8Array>, {nul = false} = {}): AsyncGenerator<string> {
-  const bytes = new ByteReader(typeof source === 'string' ? (fileBytes(source) as AsyncIterable<Uint8Array>) : source)
+  const bytes = new ByteReader(typeof source === 'string' ? fileBytes(source) : source)
   const json = !nul && /^\s*\{/.test(Buffer.from(await bytes.peek(64)).toString('utf8'))
   let number = 0
   for await (const line of bytes.lines(nul ? 0 : 10)) {
@@ -16,11 +18,11 @@ export async function* readIds(source: string | AsyncIterable<Uint8Array>, {nul 
     }
     let id: unknown
     try {
-      id = (JSON.parse(line) as {id?: unknown}).id
+      id = parseJsonObject(line)['id']
     } catch {
       id = undefined
     }
-    if (id === undefined)
+    if (typeof id !== 'string' && !(typeof id === 'number' && Number.isFinite(id)))
       throw new UserError(`Line ${number} of the list has no id: ${line.slice(0, 80)}`, {
         exit: 2,
         code: 'NO_ID',

@@ -1,8 +1,8 @@
 /** The header of an index in one file: what it says, and whether that can be. */
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
-import {isObject, parseJson} from '../../system/json.js'
-import {metaFromJson, metaToJson, type EmbeddingMeta} from '../embeddings/provenance.js'
+import {isCount, isObject, isShare, parseJson} from '../../system/json.js'
+import {metaFromJson, plainMeta, type EmbeddingMeta} from '../embeddings/provenance.js'
 
 export type IndexHeader = {
   readonly version: 1
@@ -37,15 +37,12 @@ const withCheck = (json: string, check: string): string => json.replace(/"crc32"
 
 /** The header as bytes, padded so that `offset` bytes before it and it are a multiple of 64. */
 export function headerBytes(header: IndexHeader, {rows, body, checks}: Required<Sections>, offset: number): Buffer {
-  const meta = JSON.parse(metaToJson(header.meta)) as object
+  const meta = plainMeta(header.meta)
   const plain = JSON.stringify({...header, meta, sections: {rows, body}, checks, crc32: '00000000'})
   const padded = plain + ' '.repeat((64 - ((offset + Buffer.byteLength(plain)) % 64)) % 64)
   if (!padded.includes(NO_CHECK)) throw new Error('The header of an index has no place for its checksum.')
   return Buffer.from(withCheck(padded, crcText(crc32(Buffer.from(padded)))))
 }
-
-const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
-const isShare = (value: unknown): boolean => typeof value === 'number' && value >= 0 && value <= 1
 
 /** What each part of a header must be. */
 const parts: Readonly<Record<string, (value: unknown, header: Readonly<Record<string, unknown>>) => boolean>> = {

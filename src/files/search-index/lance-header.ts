@@ -1,5 +1,6 @@
 /** What a LanceDB table says of itself, and whether that can be. */
 import {UserError} from '../../config/errors.js'
+import {isCount, isObject, isShare, parseJsonObject, type JsonObject} from '../../system/json.js'
 import {metaFromJson, type EmbeddingMeta} from '../embeddings/provenance.js'
 
 /**
@@ -28,24 +29,41 @@ export type LanceHeader = {
   readonly recall: {readonly k: number; readonly value: number; readonly queries: number} | null
 }
 
+/** What each part of a header must be. */
+const parts: Readonly<Record<string, (value: unknown, header: JsonObject) => boolean>> = {
+  table: isCount,
+  kind: value => value === 'exact' || value === 'ivf-pq',
+  metric: value => value === 'cosine' || value === 'ip' || value === 'l2',
+  rows: isCount,
+  dim: value => isCount(value) && value > 0,
+  meta: (value, {dim}) => isObject(value) && value['dim'] === dim,
+  lists: (value, {kind}) =>
+    kind === 'exact'
+      ? value === undefined
+      : isObject(value) && ['partitions', 'pieces', 'trained', 'probes', 'refine'].every(key => isCount(value[key])),
+  recall: value => value === null || (isObject(value) && isCount(value['k']) && isCount(value['queries']) && isShare(value['value']))
+}
+
 /** Reads the header of the index at `place`. Throws `UserError` where it is damaged or of another version. */
 export function headerOf(text: string | undefined, place: string): LanceHeader & {readonly table: number} {
-  let found: LanceHeader & {readonly table: number}
   try {
-    found = JSON.parse(text ?? '') as typeof found
-    if (!Number.isInteger(found.table) || !Number.isInteger(found.dim)) throw new SyntaxError('it names no table')
+    const found = parseJsonObject(text ?? '')
+    if (found['version'] !== 1)
+      throw new UserError(`${place} is an index of version ${JSON.stringify(found['version'])}; this program reads version 1.`, {
+        code: 'INDEX_VERSION',
+        hint: 'Make it again with this program: dinov2 index EMBEDDINGS --backend lance -o PLACE --force.'
+      })
+    for (const [part, check] of Object.entries(parts))
+      if (!check(found[part], found))
+        throw new SyntaxError(`it says ${(JSON.stringify(found[part]) ?? 'nothing').slice(0, 60)} for ${part}`)
+    const meta = metaFromJson(found['meta'] as object, place)
+    return {...(found as unknown as LanceHeader & {readonly table: number}), meta}
   } catch (cause) {
-    throw new UserError(`${place} is damaged: its header is not readable.`, {
+    if (cause instanceof UserError) throw cause
+    throw new UserError(`${place} is damaged: its header is not readable (${(cause as Error).message}).`, {
       code: 'INDEX_DAMAGED',
       hint: 'Make it again from the embeddings.',
       cause
     })
   }
-  if (found.version !== 1) {
-    throw new UserError(`${place} is an index of version ${String(found.version)}; this program reads version 1.`, {
-      code: 'INDEX_VERSION',
-      hint: 'Make it again with this program: dinov2 index EMBEDDINGS --backend lance -o PLACE --force.'
-    })
-  }
-  return {...found, meta: metaFromJson(found.meta, place)}
 }

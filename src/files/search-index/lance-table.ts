@@ -14,7 +14,8 @@
  * The package is optional; it is loaded when the first table is opened (`lance-library.ts`).
  */
 import {UserError} from '../../config/errors.js'
-import {metaToJson} from '../embeddings/provenance.js'
+import {parseJsonObject} from '../../system/json.js'
+import {plainMeta} from '../embeddings/provenance.js'
 import type {Fields} from '../embeddings/rows.js'
 import {schemaOf, tableOf, batchVectors} from './lance-arrow.js'
 import {headerOf, type LanceHeader, type ListSearchParams} from './lance-header.js'
@@ -275,7 +276,7 @@ export class LanceTable {
 
   /** Writes the header for the version as it is now. */
   async writeHeader(header: LanceHeader): Promise<void> {
-    const plain = {...header, meta: JSON.parse(metaToJson(header.meta)) as object, table: await this.#rows.version()}
+    const plain = {...header, meta: plainMeta(header.meta), table: await this.#rows.version()}
     const about = await this.#connection.createTable('about', [{json: JSON.stringify(plain)}], {mode: 'overwrite'})
     await about.optimize({cleanupOlderThan: new Date()})
     about.close()
@@ -295,4 +296,4 @@ const listDistance = (metric: LanceHeader['metric']): LanceMetric => (metric ===
 
 /** A row's fields as text, and back. */
 export const fieldsToText = (fields: Fields): string => JSON.stringify(fields)
-export const fieldsFromText = (text: string): Fields => JSON.parse(text) as Fields
+export const fieldsFromText = (text: string): Fields => parseJsonObject(text)

@@ -6,6 +6,7 @@
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
+import {openPlainSync} from '../../system/plain-file.js'
 
 /** Rows [N, D] that are read in stretches or one by one. */
 export type MatrixRows = {
@@ -27,7 +28,7 @@ export function fileRows(
   dim: number,
   {made: afterRead, temporary = false}: {made?: (rows: Float32Array) => void; temporary?: boolean} = {}
 ): MatrixRows {
-  const file = openSync(path, 'r')
+  const file = openPlainSync(path)
   const rowBytes = dim * 4
   const fill = (out: Float32Array, to: number, from: number, n: number): void => {
     const bytes = new Uint8Array(out.buffer, out.byteOffset + to * rowBytes, n * rowBytes)

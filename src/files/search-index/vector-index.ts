@@ -18,6 +18,7 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {writeError} from '../../system/atomic.js'
+import {openPlain} from '../../system/plain-file.js'
 import {crc32, crcText} from '../../system/crc32.js'
 import {crcOfFile, fileSink, readAt, type Sink} from '../embeddings/bytes.js'
 import {rowLine} from '../embeddings/row-lines.js'
@@ -82,7 +83,7 @@ export type IndexFile = {
 
 /** Whether the file begins as an index. */
 export async function isIndex(path: string): Promise<boolean> {
-  const handle = await open(path).catch(() => undefined)
+  const handle = await openPlain(path).catch(() => undefined)
   if (!handle) return false
   try {
     return (await readAt(handle, 0, 8)).toString('latin1') === magic
@@ -111,8 +112,8 @@ async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
 }
 
 async function openHandle(path: string): Promise<FileHandle> {
-  return open(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error
+  return openPlain(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw error
     throw new UserError(`${path} does not exist.`, {
       exit: 3,
       code: 'NO_INPUT',
@@ -200,7 +201,7 @@ async function verifyGraph({handle, at, bytes, check}: Body, {rows: count, live,
 
 /** Whether a graph that was just written is whole. Throws `RangeError` where it is not. */
 export async function graphFits(path: string, {dim, rows, live}: IndexHeader, lines: readonly RowLine[]): Promise<void> {
-  const handle = await open(path)
+  const handle = await openPlain(path)
   try {
     const {size} = await handle.stat()
     await checkGraph((at, length) => readAt(handle, at, length), size, {dim, rows, live, isRemoved: label => lines[label] === null})

@@ -23,8 +23,23 @@ export type Materialized = {
   readonly missing: number
 }
 
-/** A name below the folder for an id: no way out of it, no name twice. */
-function safeName(id: string, ending: string, taken: Set<string>): string {
+/** Names that are taken, in small letters, because some file systems do not tell case apart. */
+type Taken = {readonly files: Set<string>; readonly folders: Set<string>}
+
+/** The folders of a name, each renamed where a file has its name already. */
+function freeFolders(parts: readonly string[], {files, folders}: Taken): string {
+  let path = ''
+  for (const part of parts) {
+    let next = ''
+    for (let n = 0; next === '' || files.has(next.toLowerCase()); n++) next = `${path}${part}${n === 0 ? '' : `-${n}`}`
+    folders.add(next.toLowerCase())
+    path = `${next}/`
+  }
+  return path
+}
+
+/** A name below the folder for an id: no way out of it, no name twice, none that is file and folder at once. */
+function safeName(id: string, ending: string, taken: Taken): string {
   const parts = id
     .replaceAll('\\', '/')
     .replaceAll('\0', '')
@@ -38,13 +53,14 @@ function safeName(id: string, ending: string, taken: Set<string>): string {
             .replace(/[^\w.-]/g, '_')
         : part
     )
-  const plain = parts.join('/') || 'image'
+  const plain = parts.at(-1) ?? 'image'
   const own = extname(plain)
-  const stem = own === '' ? plain : plain.slice(0, -own.length)
+  const stem = freeFolders(parts.slice(0, -1), taken) + (own === '' ? plain : plain.slice(0, -own.length))
   for (let n = 0; ; n++) {
     const name = `${stem}${n === 0 ? '' : `-${n}`}${own === '' ? ending : own}`
-    if (taken.has(name.toLowerCase())) continue // some file systems do not tell case apart
-    taken.add(name.toLowerCase())
+    const key = name.toLowerCase()
+    if (taken.files.has(key) || taken.folders.has(key)) continue
+    taken.files.add(key)
     return name
   }
 }
@@ -61,7 +77,7 @@ export async function materialize(
   await atomicFolder(
     folder,
     async temporary => {
-      const taken = new Set<string>()
+      const taken: Taken = {files: new Set(), folders: new Set()}
       if (how === 'tar') {
         const samples = async function* (): AsyncGenerator<{key: string; parts: Record<string, Uint8Array>}> {
           for (const [n, row] of kept.entries()) {

@@ -5,12 +5,11 @@
  * whose rows are its images. Every input row ends up either in the pool or among `refused` with a reason: unreadable
  * images, and rows whose id was there before.
  */
-import {once} from 'node:events'
-import {createReadStream} from 'node:fs'
 import {stat} from 'node:fs/promises'
 import {extname} from 'node:path'
 import {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
+import {fileBytes} from '../../system/plain-file.js'
 import type {RejectedImage} from '../../data/loader/batches.js'
 import type {Measures} from '../../data/stats/measure-images.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
@@ -86,11 +85,9 @@ async function kindOf(inputs: readonly string[], stdin: Readable): Promise<{vect
     const ending = extname(name).toLowerCase()
     if (vectorEndings.has(ending)) found.push({name, vectors: true})
     else if (['.jsonl', '.ndjson', '.csv'].includes(ending) && (await stat(name).catch(() => undefined))?.isFile()) {
-      const stream = createReadStream(name, {end: (1 << 16) - 1})
-      const bytes = new ByteReader(stream)
+      const bytes = new ByteReader(fileBytes(name))
       found.push({name, vectors: isVectors(await bytes.peek(1 << 16))})
-      stream.destroy()
-      if (!stream.closed) await once(stream, 'close')
+      await bytes.close()
     } else found.push({name, vectors: false})
   }
   const [first, other] = [found[0], found.find(({vectors}) => vectors !== found[0]?.vectors)]

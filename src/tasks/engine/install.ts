@@ -1,6 +1,7 @@
 /** Installing an engine and proving that it computes: the work of `dinov2 engine install`. */
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../../config/errors.js'
+import {jsonObjectOr} from '../../system/json.js'
 import {readyNative} from '../../data/image/native.js'
 import {lastLines, runCommand} from '../../system/run-command.js'
 import type {SmokeReport} from '../../engine/smoke.js'
@@ -43,7 +44,7 @@ async function smokeTest(engine: string, device: string): Promise<SmokeReport> {
       hint: `run \`dinov2 engine install ${engine} --force\``
     })
   if (status !== 0) throw fail(`does not start:\n${lastLines(log)}`)
-  const report = JSON.parse(stdout.trim().split('\n').at(-1) ?? '{}') as SmokeReport
+  const report = (jsonObjectOr(stdout.trim().split('\n').at(-1)) ?? {}) as SmokeReport
   if (String(report.product) !== '7,10,15,22' || String(report.gradient) !== '2,4,6,8')
     throw fail(`computes wrongly: [1 2; 3 4]² gave ${String(report.product)}, the gradient of Σx² gave ${String(report.gradient)}`)
   return report

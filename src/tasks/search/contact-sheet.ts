@@ -1,9 +1,10 @@
 /** Contact sheets: queries and their nearest neighbours, as one page or one picture. */
-import {createReadStream} from 'node:fs'
 import {join} from 'node:path'
-import {createInterface} from 'node:readline'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
+import {isObject, jsonObjectOr} from '../../system/json.js'
+import {fileBytes} from '../../system/plain-file.js'
+import {ByteReader} from '../../files/embeddings/bytes.js'
 import {centered, fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
@@ -14,6 +15,8 @@ import type {QueryAnswer, SearchHit} from './search.js'
 export {answerEmbeddings, answerImages} from './search.js'
 export type {QueryAnswer} from './search.js'
 
+const numberOr = (value: unknown): number | undefined => (typeof value === 'number' ? value : undefined)
+
 /**
  * Reads what `dinov2 search` printed: one neighbour a line, those of a query one after the other. `skipSelf` leaves
  * out a row that is the query itself. Throws a `UserError` naming the line that is not so.
@@ -23,21 +26,14 @@ export async function* answerRows(
   {k, limit, skipSelf = false}: {readonly k: number; readonly limit: number; readonly skipSelf?: boolean}
 ): AsyncGenerator<QueryAnswer> {
   const name = typeof input === 'string' ? input : 'stdin'
-  const stream = typeof input === 'string' ? createReadStream(input) : input
-  const lines = createInterface({input: stream, crlfDelay: Infinity})
+  const bytes = new ByteReader(typeof input === 'string' ? fileBytes(input) : input)
   let answer: {query: string; fields: Fields; found: SearchHit[]} | undefined
   let [number, done] = [0, 0]
   try {
-    for await (const line of lines) {
+    for await (const line of bytes.lines()) {
       number++
       if (line.trim() === '') continue
-      let row: Partial<SearchHit> & Record<string, unknown>
-      try {
-        row = JSON.parse(line) as typeof row
-      } catch {
-        row = {}
-      }
-      const {query, id, rank, similarity, distance, fields, ...rest} = row
+      const {query, id, rank, similarity, distance, fields, ...rest} = jsonObjectOr(line) ?? {}
       if (typeof query !== 'string' || typeof id !== 'string')
         throw new UserError(`Line ${number} of ${name} is not a row of dinov2 search: it lacks query and id.`, {
           exit: 2,
@@ -54,15 +50,14 @@ export async function* answerRows(
         answer.found.push({
           query,
           id,
-          rank: rank ?? answer.found.length + 1,
-          ...(similarity === undefined ? {} : {similarity}),
-          ...(distance === undefined ? {} : {distance}),
-          fields: {...rest, ...fields}
+          rank: numberOr(rank) ?? answer.found.length + 1,
+          similarity: numberOr(similarity),
+          distance: numberOr(distance),
+          fields: {...rest, ...(isObject(fields) ? fields : {})}
         })
     }
   } finally {
-    lines.close()
-    if (typeof input === 'string') (stream as ReturnType<typeof createReadStream>).destroy()
+    if (typeof input === 'string') await bytes.close()
   }
   if (answer) yield answer
   else if (done === 0) throw new UserError(`${name} holds no rows.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the search find anything?'})

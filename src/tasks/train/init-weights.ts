@@ -12,6 +12,7 @@ import {stat} from 'node:fs/promises'
 import {basename, dirname, resolve} from 'node:path'
 import {headSizes, type Derived, type HeadSize} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
+import {recordedSettings} from './resume.js'
 import type {ResolvedSettings} from '../../config/settings.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
@@ -76,7 +77,7 @@ export async function readOrigin(path: string, settingsOf: (configFile: string) 
   let settings: Sections | undefined
   try {
     const recorded = checkpoint.metadata['settings']
-    if (recorded) settings = JSON.parse(recorded) as Sections
+    if (recorded) settings = recordedSettings(recorded, path)
     else if (basename(dirname(checkpoint.path)) === runNames.final && checkpoint.path.endsWith('backbone.safetensors'))
       settings = settingsOf(resolve(dirname(checkpoint.path), '..', 'config.yaml'))
   } catch {

@@ -9,6 +9,7 @@
  */
 import {createHash} from 'node:crypto'
 import {UserError} from '../../config/errors.js'
+import {isObject, jsonObjectOr, type JsonObject} from '../../system/json.js'
 import type {Derived} from '../../config/derived.js'
 import type {Settings} from '../../config/table.js'
 import type {ImageList} from '../../data/sources/image-table.js'
@@ -91,7 +92,36 @@ const RESUMABLE = new Set([
 export async function batchOfRun(run: string): Promise<number | undefined> {
   const newest = (await listStates(run)).at(-1)
   const settings = newest && (await stateMetadata(newest.path).catch(() => undefined))?.['settings']
-  return settings ? (JSON.parse(settings) as Settings).train.batch_size_per_gpu : undefined
+  const train = jsonObjectOr(settings)?.['train']
+  return isObject(train) && typeof train['batch_size_per_gpu'] === 'number' ? train['batch_size_per_gpu'] : undefined
+}
+
+/** Settings as weights record them: sections of named values. Throws `UserError` where they are none. */
+export function recordedSettings(text: string, path: string): Readonly<Record<string, JsonObject>> {
+  const found = jsonObjectOr(text)
+  if (found && Object.values(found).every(isObject)) return found as Readonly<Record<string, JsonObject>>
+  throw damagedRecord(path, 'settings')
+}
+
+const damagedRecord = (path: string, what: string): UserError =>
+  new UserError(`${path} is damaged: its ${what} are not readable.`, {
+    code: 'BAD_CHECKPOINT',
+    hint: 'Remove it; the run goes on from the checkpoint before it.'
+  })
+
+/** What a checkpoint keeps beside tensors: the averages of the line that was begun, and how the run was changed. */
+export function carriedOver(metadata: Readonly<Record<string, string>>, path: string): {window: JsonObject | undefined; history: Change[]} {
+  const window = jsonObjectOr(metadata['window'])
+  const history = jsonObjectOr(`{"all":${metadata['history'] ?? '[]'}}`)?.['all']
+  const isChange = (change: unknown): boolean =>
+    isObject(change) &&
+    Number.isInteger(change['step']) &&
+    Array.isArray(change['changes']) &&
+    change['changes'].every(text => typeof text === 'string')
+  const counted = window === undefined || (isObject(window['sums']) && typeof window['count'] === 'number')
+  const said = metadata['window'] === undefined || metadata['window'] === 'null' || window !== undefined
+  if (!counted || !said || !Array.isArray(history) || !history.every(isChange)) throw damagedRecord(path, 'averages and changes')
+  return {window, history: history as Change[]}
 }
 
 /**
@@ -101,7 +131,7 @@ export async function batchOfRun(run: string): Promise<number | undefined> {
 export async function settingsOfRun(run: string): Promise<Settings | undefined> {
   for (const {path} of (await listStates(run)).reverse()) {
     const settings = (await stateMetadata(path).catch(() => undefined))?.['settings']
-    if (settings) return JSON.parse(settings) as Settings
+    if (settings) return recordedSettings(settings, path) as Settings
   }
   return undefined
 }
@@ -214,10 +244,11 @@ export function compare(
   const [course, carried, digits]: [string[], string[], string[]] = [[], [], []]
   const shown = (value: unknown): string => JSON.stringify(value) ?? 'not recorded'
   if (metadata['settings']) {
-    const known = JSON.parse(metadata['settings']) as Record<string, Record<string, unknown>>
+    const known = jsonObjectOr(metadata['settings']) ?? {}
     for (const [section, values] of Object.entries(settings))
       for (const [key, value] of Object.entries(values)) {
-        const old = known[section]?.[key]
+        const before = known[section]
+        const old = isObject(before) ? before[key] : undefined
         const name = `${section}.${key}`
         if (old === undefined || shown(old) === shown(value)) continue // a setting that did not exist yet had its present default
         ;(RESUMABLE.has(name) ? carried : course).push(`${name} was ${shown(old)} and is ${shown(value)}`)
@@ -235,7 +266,7 @@ export function compare(
           ? 'there was a frozen teacher and there is none'
           : 'the teacher has other weights than the one so far'
     )
-  const before = JSON.parse(metadata['computing'] ?? '{}') as Record<string, unknown>
+  const before = jsonObjectOr(metadata['computing']) ?? {}
   for (const [name, value] of Object.entries(computing))
     if (before[name] !== undefined && before[name] !== value) digits.push(`${name} was ${String(before[name])} and is ${String(value)}`)
   return {course, carried, digits}

@@ -10,10 +10,11 @@
  * bottleneck, K prototypes.
  */
 import {createHash} from 'node:crypto'
-import {readFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import type {HeadSize} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
+import {jsonObjectOr, type JsonObject} from '../../system/json.js'
+import {readText} from '../../system/plain-file.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone} from '../../files/checkpoint/backbone.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
@@ -108,13 +109,8 @@ export async function planTeacher(path: string, lesson: DistillFrom): Promise<Te
 
 /** What a folder for transformers or timm says of its normalisation, where that is another than ImageNet's. */
 async function normalisationOf(folder: string): Promise<{normalisation?: Normalisation}> {
-  const read = async (name: string): Promise<Record<string, unknown>> => {
-    try {
-      return JSON.parse(await readFile(join(folder, name), 'utf8')) as Record<string, unknown>
-    } catch {
-      return {} // no such file, or no folder: nothing is said
-    }
-  }
+  // no such file, or no folder: nothing is said
+  const read = async (name: string): Promise<JsonObject> => jsonObjectOr(await readText(join(folder, name)).catch(() => undefined)) ?? {}
   const [transformers, timm] = [
     await read('preprocessor_config.json'),
     (await read('config.json'))['pretrained_cfg'] as {mean?: unknown; std?: unknown} | undefined

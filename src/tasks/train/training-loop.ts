@@ -11,6 +11,7 @@ import {mkdir, readFile, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import type {Derived} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
+import {jsonObjectOr} from '../../system/json.js'
 import type {Settings} from '../../config/table.js'
 import type {CropSettings} from '../../data/augment/multi-crop.js'
 import {cropBatches, describeLoad} from '../../data/loader/batches.js'
@@ -36,7 +37,7 @@ import {assessHealth, windowSize, HealthWatch, improvementOf} from './health.js'
 import type {Health, Improvement} from './health.js'
 import {NotFiniteStep, nonFiniteTensors} from './non-finite.js'
 import type {Explanation} from './non-finite.js'
-import {compare, cropMetadata, loadStateDict, imageSet, assertSameCourse, stateRecord, stateTensors} from './resume.js'
+import {carriedOver, compare, cropMetadata, loadStateDict, imageSet, assertSameCourse, stateRecord, stateTensors} from './resume.js'
 import type {Change, Computing, Recorded, StateDict} from './resume.js'
 
 /** What a step gave. */
@@ -188,8 +189,9 @@ async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions)
         assertSameCourse(path, compare(said, recorded), options.acceptChanges ?? false)
       )
       learner.setStep(step)
-      window.restore(JSON.parse(metadata['window'] ?? 'null'))
-      history = JSON.parse(metadata['history'] ?? '[]') as Change[]
+      const kept = carriedOver(metadata, path)
+      window.restore(kept.window)
+      history = kept.history
       const {course, carried, digits} = compare(metadata, recorded)
       if (course.length > 0) history = [...history, {step, changes: course}]
       changes.push(
@@ -501,11 +503,8 @@ const tagged = ({step: _, ...values}: Metrics): Record<string, number> =>
   )
 
 const parsed = (line: string): Metrics | undefined => {
-  try {
-    return line ? (JSON.parse(line) as Metrics) : undefined
-  } catch {
-    return undefined // the last line of a run that was killed may be torn
-  }
+  const found = jsonObjectOr(line) // the last line of a run that was killed may be torn
+  return typeof found?.['step'] === 'number' ? (found as Metrics) : undefined
 }
 
 const readLines = async (file: string): Promise<Metrics[]> =>

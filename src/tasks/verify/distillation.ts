@@ -3,8 +3,9 @@
  * gradient of every parameter of the student, and what the step made of it. Judged where the recording holds one.
  */
 import {existsSync} from 'node:fs'
-import {readFile} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
+import {parseJsonObject} from '../../system/json.js'
+import {readText} from '../../system/plain-file.js'
 import {castForInference} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
 import type {Head} from '../../model/head.js'
@@ -60,7 +61,7 @@ export async function* verifyDistillation(golden: Golden): AsyncGenerator<Check>
   if (!existsSync(file)) return
   let recorded: RecordedDistillation
   try {
-    recorded = JSON.parse(await readFile(file, 'utf8')) as RecordedDistillation
+    recorded = parseJsonObject(await readText(file)) as RecordedDistillation
   } catch (cause) {
     throw new UserError(`${file} is not JSON: ${(cause as Error).message}`, {code: 'BAD_RECORDING', cause})
   }

@@ -4,9 +4,10 @@
  * The configurations in `golden.json` say what the files have to hold; sizes, seeds and values are the recording's
  * own.
  */
-import {readFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {parseJsonObject} from '../../system/json.js'
+import {readText} from '../../system/plain-file.js'
 import {openSafetensors} from '../../files/checkpoint/safetensors.js'
 import {tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
@@ -105,7 +106,7 @@ export async function openGolden(folder: string): Promise<Golden> {
   const file = join(folder, 'golden.json')
   let text: string
   try {
-    text = await readFile(file, 'utf8')
+    text = await readText(file)
   } catch (cause) {
     throw new UserError(`${folder} holds no recording: ${file} cannot be read.`, {
       exit: 3,
@@ -116,7 +117,7 @@ export async function openGolden(folder: string): Promise<Golden> {
   }
   let index: GoldenIndex
   try {
-    index = JSON.parse(text) as GoldenIndex
+    index = parseJsonObject(text) as GoldenIndex
   } catch (cause) {
     throw new UserError(`${file} is not JSON: ${(cause as Error).message}`, {code: 'BAD_RECORDING', cause})
   }

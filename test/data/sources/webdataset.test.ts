@@ -167,6 +167,6 @@ test('a pipe called shard is refused and not waited for', async t => {
     problems.push(ref.problem ?? '')
     if (ref.problem === undefined) assert.throws(() => readBytes(ref), /a device or a pipe/)
   }
-  assert.match(problems[0]!, /no plain file/)
-  assert.match(problems[1]!, /no plain file/)
+  assert.match(problems[0]!, /is a pipe, but a file was expected/)
+  assert.match(problems[1]!, /is a pipe, but a file was expected/)
 })

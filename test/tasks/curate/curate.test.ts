@@ -254,6 +254,19 @@ test('kept images are laid down as links, copies and shards', async () => {
   )
 })
 
+test('an id that is file and folder at once becomes two files beside each other, in either order', async () => {
+  const lines = (ids: readonly string[]): string =>
+    ids.map((id, i) => JSON.stringify({id, path: join(dir, 'photos', 'a', `00${i}.png`)})).join('\n')
+  for (const [name, ids] of Object.entries({down: ['x/b.png', 'x/b.png/c.png'], up: ['x/b.png/c.png', 'x/b.png']})) {
+    await writeFile(join(dir, `clash-${name}.jsonl`), lines(ids))
+    for (const how of ['links', 'copy'])
+      await good('filter', `clash-${name}.jsonl`, '--materialize', how, '--to', `clash-${name}-${how}`, '-o', '/dev/null')
+    const found = (await readdir(join(dir, `clash-${name}-copy`), {recursive: true, withFileTypes: true})).filter(entry => entry.isFile())
+    assert.equal(found.length, 2)
+    assert.deepEqual(found.map(entry => entry.name).sort(), name === 'down' ? ['b.png', 'c.png'] : ['b-1.png', 'c.png'])
+  }
+})
+
 const meta = testMeta(12, {fingerprint: 'd'.repeat(64)})
 async function vectors(name: string, data: Float32Array, ids: readonly string[], dim = 12): Promise<void> {
   const output = await createEmbeddings(join(dir, name), {meta: {...meta, dim}, force: true})

@@ -4,7 +4,8 @@
  * The footer decides, because some writers leave the messages before it without their frames. Batches must lie one
  * behind the other and reach the footer, so that one that the footer lost is noticed.
  */
-import {open, type FileHandle} from 'node:fs/promises'
+import type {FileHandle} from 'node:fs/promises'
+import {openPlain} from '../../../system/plain-file.js'
 import {readAt} from '../bytes.js'
 import {FlatTable} from './flatbuffer.js'
 import {MAGIC, messageOf, type Message} from './messages.js'
@@ -86,7 +87,7 @@ export type ArrowFile = {
 
 /** Opens a file. Throws `RangeError` where it is damaged or cut off. */
 export async function openArrowFile(path: string): Promise<ArrowFile> {
-  const handle = await open(path)
+  const handle = await openPlain(path)
   try {
     const {size} = await handle.stat()
     const {schema, bytes, dictionaries, batches, at} = await readFooter(handle, size)

@@ -1,6 +1,7 @@
 /** What of an interrupted Arrow stream is whole. */
 import {stat} from 'node:fs/promises'
-import {ByteReader, fileBytes} from '../bytes.js'
+import {fileBytes} from '../../../system/plain-file.js'
+import {ByteReader} from '../bytes.js'
 import type {Column} from '../columns.js'
 import type {Recovered} from '../format.js'
 import {metaFromJson} from '../provenance.js'

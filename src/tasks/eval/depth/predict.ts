@@ -5,7 +5,7 @@
  * A map has the size of its image, its place below the inputs and the ending .png; so the folder can be given to
  * `--depths`. Depth is told in the head's range and never unknown.
  */
-import {mkdir, writeFile} from 'node:fs/promises'
+import {writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import type {RejectedImage} from '../../../data/loader/batches.js'
@@ -18,6 +18,7 @@ import type {Raster} from '../../../data/image/resample.js'
 import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {atomicFile} from '../../../system/atomic.js'
+import {makeFolderOf} from '../../../system/output.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {resizeForModel} from './dataset.js'
 import {backboneMaps} from '../../embed/image-features.js'
@@ -149,7 +150,7 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
     }
     const units = new Uint16Array(depth.length)
     for (let i = 0; i < depth.length; i++) units[i] = Math.max(1, Math.round(depth[i]! / scale)) // 0 would be read as unknown
-    await mkdir(dirname(file), {recursive: true})
+    await makeFolderOf(file)
     const write = async (path: string, bytes: Uint8Array): Promise<void> =>
       atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {})
     await write(file, await encodeGrey16(units, photo))

@@ -2,9 +2,10 @@
  * What the ids in masks mean: classes of a file, of `classes.txt` beside the masks, of the ids that occur, or of a
  * head.
  */
-import {readFile, stat} from 'node:fs/promises'
+import {stat} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
+import {readText} from '../../../system/plain-file.js'
 import {RefusedImage} from '../../../data/image/decode.js'
 import {rejectedImage, type RejectedImage} from '../../../data/sources/image-ref.js'
 import {classesOf, parseClasses, ranges, type Classes, type ClassLine} from '../../../data/targets/class-map.js'
@@ -34,8 +35,9 @@ export type FoundClasses = {readonly classes: Classes; readonly from?: string}
 async function readClasses(path: string, first: number): Promise<ClassLine[]> {
   let text: string
   try {
-    text = await readFile(path, 'utf8')
+    text = await readText(path)
   } catch (error) {
+    if (error instanceof UserError) throw error
     throw new UserError(`The file of classes ${path} cannot be read: ${(error as Error).message}.`, {exit: 3, code: 'NO_INPUT'})
   }
   try {

@@ -1,5 +1,4 @@
 /** Class maps of images by a trained head: masks with the ids of the training masks, and a row for each image. */
-import {mkdir} from 'node:fs/promises'
 import {basename, dirname, extname, isAbsolute, join, normalize, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
@@ -9,6 +8,7 @@ import {encodeMask} from '../../../data/image/png-write.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {openAtomic} from '../../../system/atomic.js'
+import {makeFolderOf} from '../../../system/output.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {segmentMaps, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
 import {loadSegmentHead, type LoadedSegmentHead} from './head.js'
@@ -116,7 +116,7 @@ export async function segmentRow(
   let mask: string | undefined
   if (folder !== undefined) {
     mask = maskPath(folder, ref.id)
-    await mkdir(dirname(mask), {recursive: true})
+    await makeFolderOf(mask)
     const colours = new Uint8Array(3 * 256)
     for (const [k, id] of ids.entries()) if (id < 256) colours.set(palette.subarray(3 * k, 3 * k + 3), 3 * id)
     const output = await openAtomic(mask, force ? {force} : {})

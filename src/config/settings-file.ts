@@ -1,0 +1,126 @@
+/**
+ * Files of settings, in YAML or JSON: each value with its dotted name and its line.
+ *
+ * They come from other people too, so length, depth, number of names and what aliases unfold to are bounded.
+ */
+import {readFileSync, statSync} from 'node:fs'
+import {isMap, isScalar, LineCounter, parseDocument, type Document, type Pair, type YAMLMap} from 'yaml'
+import {UserError} from './errors.js'
+
+/** Every setting with a comment takes a tenth of this. */
+const MAX_CHARACTERS = 1 << 20
+const MAX_DEPTH = 32
+/** A file of settings has a few hundred. */
+const MAX_NAMES = 2000
+
+const refuse = (message: string, cause?: unknown): UserError => new UserError(message, {exit: 2, code: 'SETTINGS', cause})
+
+export type FoundValue = {readonly path: string; readonly value: unknown; readonly source: string}
+
+/**
+ * Reads the file at `path`; `shown` is its name in sentences, `sections` are names that may stand without a value.
+ *
+ * What is wrong with single lines goes to `problems`. Throws a `UserError` (exit 2) where the file cannot be read or
+ * goes beyond a bound.
+ */
+export function readSettingsFile(
+  path: string,
+  {shown, sections, problems}: {readonly shown: string; readonly sections: ReadonlySet<string>; readonly problems: string[]}
+): FoundValue[] {
+  let content: string
+  try {
+    content = textOf(path)
+  } catch (error) {
+    const {message} = error as Error
+    throw refuse(`The settings file ${shown} cannot be read: ${message.replace(/\.$/, '')}.`, error)
+  }
+  if (content.length > MAX_CHARACTERS)
+    throw refuse(`The settings file ${shown} has ${content.length} characters; at most ${MAX_CHARACTERS} are read.`)
+  const lines = new LineCounter()
+  const at = (offset: number | undefined): string => `${shown}:${lines.linePos(offset ?? 0).line}`
+  const deep = deepestFlow(content)
+  if (deep.depth > MAX_DEPTH) {
+    const line = content.slice(0, deep.at).split('\n').length
+    throw refuse(`${shown}:${line}: brackets lie more than ${MAX_DEPTH} levels deep.`)
+  }
+  let document: Document
+  try {
+    document = parseDocument(content, {lineCounter: lines, prettyErrors: false, uniqueKeys: false}) // they are compared below, in linear time
+  } catch (error) {
+    throw refuse(`The settings file ${shown} is no YAML that can be read: ${(error as Error).message.split('\n')[0]}.`, error)
+  }
+  for (const error of document.errors.slice(0, 20)) problems.push(`${at(error.pos[0])}: ${error.message.split('\n')[0]}`)
+  if (document.errors.length > 0 || document.contents === null) return []
+  if (!isMap(document.contents)) {
+    problems.push(`${shown}: expected sections such as optim: and student:, but received something else.`)
+    return []
+  }
+  return valuesOf(document.contents, {document, sections, at, shown, problems})
+}
+
+/**
+ * The text of a plain file, or of a pipe that the shell has opened. Looked at before it is opened: another pipe waits
+ * for a writer, and a device may never end. (`system/plain-file.ts` does the same; `config` stands below it.)
+ */
+function textOf(path: string): string {
+  const found = statSync(path)
+  const isOpenPipe = found.isFIFO() && /^\/(dev|proc\/self)\/fd\/\d+$|^\/dev\/stdin$/.test(path)
+  if (!found.isFile() && !isOpenPipe) throw new Error(found.isDirectory() ? 'it is a folder' : 'it is a pipe or a device')
+  if (found.size > 4 * MAX_CHARACTERS) throw new Error(`it has ${found.size} bytes`)
+  return readFileSync(path, 'utf8')
+}
+
+/** How deep brackets lie, with quotes and comments counted too: what is no bracket makes it no shallower. */
+function deepestFlow(text: string): {depth: number; at: number} {
+  let [depth, most, at] = [0, 0, 0]
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code === 91 || code === 123) {
+      if (++depth > most) [most, at] = [depth, i]
+    } else if ((code === 93 || code === 125) && depth > 0) depth--
+  }
+  return {depth: most, at}
+}
+
+type Walk = {
+  readonly document: Document
+  readonly sections: ReadonlySet<string>
+  readonly at: (offset: number | undefined) => string
+  readonly shown: string
+  readonly problems: string[]
+}
+
+function valuesOf(root: YAMLMap, {document, sections, at, shown, problems}: Walk): FoundValue[] {
+  const found: FoundValue[] = []
+  const where = (pair: Pair): string => at((pair.key as {range?: [number, number, number]}).range?.[0])
+  const names = new Set<string>()
+  const walk = (map: YAMLMap, prefix: string, depth: number): void => {
+    for (const pair of map.items) {
+      const path = prefix + String(isScalar(pair.key) ? pair.key.value : pair.key)
+      const source = where(pair)
+      if (names.has(path)) problems.push(`${source}: ${path} stands there twice.`)
+      names.add(path)
+      if (depth > MAX_DEPTH) throw refuse(`${source}: sections lie more than ${MAX_DEPTH} levels deep.`)
+      if (found.length >= MAX_NAMES) throw refuse(`${source}: ${shown} has more than ${MAX_NAMES} values.`)
+      if (isMap(pair.value)) walk(pair.value, `${path}.`, depth + 1)
+      else if (pair.value === null || (isScalar(pair.value) && pair.value.value === null && sections.has(path)))
+        continue // a section without entries
+      else found.push({path, value: plain(pair.value as Node, document, source), source})
+    }
+  }
+  walk(root, '', 1)
+  return found
+}
+
+type Node = {toJS(document: Document): unknown}
+
+/** A value with its aliases unfolded. */
+function plain(value: Node, document: Document, source: string): unknown {
+  try {
+    const found = value.toJS(document)
+    JSON.stringify(found) // an alias of itself goes round in a circle
+    return found
+  } catch (error) {
+    throw refuse(`${source}: its aliases unfold to too much, or to nothing (${(error as Error).message.split('\n')[0]}).`, error)
+  }
+}

@@ -1,0 +1,58 @@
+/** Files of settings that come from others: bounds on length, depth, number and aliases, each with the line. */
+import assert from 'node:assert/strict'
+import {writeFileSync} from 'node:fs'
+import {join} from 'node:path'
+import {describe, it} from 'node:test'
+import {UserError} from '../../src/config/errors.js'
+import {readLayers} from '../../src/config/settings.js'
+import {folder} from '../support/program.js'
+
+const path = join(folder(), 'some.yaml')
+
+/** What is said of a file. */
+function refusal(text: string): string {
+  writeFileSync(path, text)
+  const began = performance.now()
+  let said = ''
+  assert.throws(
+    () => readLayers([path], [], {flags: ['model'], settings: true}),
+    (error: unknown) => {
+      said = (error as Error).message
+      return error instanceof UserError && error.exit === 2
+    }
+  )
+  assert.ok(performance.now() - began < 5000, `${performance.now() - began} ms`)
+  return said
+}
+
+describe('a file of settings', () => {
+  it('whose aliases unfold without end is refused, with the line', () => {
+    const lines = ['a0: &a0 [x,x,x,x,x,x,x,x,x]']
+    for (let i = 1; i < 12; i++) lines.push(`a${i}: &a${i} [${Array.from({length: 9}, () => `*a${i - 1}`).join()}]`)
+    assert.match(refusal(lines.join('\n')), /some\.yaml:\d+: its aliases unfold/)
+  })
+
+  it('whose alias means nothing, or itself, is refused', () => {
+    assert.match(refusal('optim:\n  base_lr: *gone\n'), /some\.yaml:2/)
+    assert.match(refusal('model: &a [*a]\n'), /some\.yaml/)
+  })
+
+  it('with brackets or sections without end is refused, with the line', () => {
+    assert.match(refusal(`model: 1\nx: ${'['.repeat(200_000)}`), /some\.yaml:2: brackets lie more than 32/)
+    assert.match(refusal(Array.from({length: 40}, (_, i) => `${' '.repeat(i)}a:`).join('\n') + ' 1'), /levels deep/)
+    const deep = refusal(Array.from({length: 1200}, (_, i) => `${' '.repeat(i)}- `).join('\n'))
+    assert.doesNotMatch(deep, /\n\s+at /)
+  })
+
+  it('with tens of thousands of names, or too long a text, is refused at once', () => {
+    assert.match(refusal(Array.from({length: 60_000}, (_, i) => `k${i}: 1`).join('\n')), /more than 2000 values/)
+    assert.match(refusal(`model: ${'x'.repeat(2 << 20)}`), /characters/)
+    assert.match(refusal(`${'x'.repeat(100_000)}: 1`), /1024 chars/)
+    assert.match(refusal(`? ${'x'.repeat(100_000)}\n: 1`), /there is no setting/)
+  })
+
+  it('with names of what every object has is refused as any other', () => {
+    for (const name of ['constructor', '__proto__', 'toString', 'optim.constructor'])
+      assert.match(refusal(`${name}: 1`), /there is no setting|settings/)
+  })
+})

@@ -1,0 +1,49 @@
+/** Foreign JSON: bounds on depth and length, and what counts as an object. */
+import assert from 'node:assert/strict'
+import {writeFile} from 'node:fs/promises'
+import {join} from 'node:path'
+import {describe, it} from 'node:test'
+import {UserError} from '../../src/config/errors.js'
+import {isCount, isShare, jsonObjectOr, parseFields, parseJson, parseJsonObject, readJsonObject} from '../../src/system/json.js'
+import {folder} from '../support/program.js'
+
+const nested = (depth: number): string => '['.repeat(depth) + ']'.repeat(depth)
+
+describe('foreign JSON', () => {
+  it('may lie 64 levels deep, brackets in texts not counted', () => {
+    assert.doesNotThrow(() => parseJson(nested(64)))
+    assert.throws(() => parseJson(nested(65)), /more than 64 levels deep/)
+    assert.throws(() => parseJson('['.repeat(10_000_000)), SyntaxError)
+    assert.equal(parseJson(JSON.stringify('['.repeat(1000))), '['.repeat(1000))
+    assert.equal(parseJson('"\\"[[["'), '"[[[')
+  })
+
+  it('lies less deep in fields of lists, so that what is written of them can be read again', () => {
+    const fields = parseFields(`{"a":${nested(55)}}`)
+    assert.doesNotThrow(() => parseJson(JSON.stringify({id: 'x', extra: {row: {extra: fields}}})))
+    assert.throws(() => parseFields(`{"a":${nested(56)}}`), /levels deep/)
+  })
+
+  it('is an object only where it has named parts', () => {
+    for (const text of ['[]', 'null', '1', '"x"', '', '{', 'true']) {
+      assert.throws(() => parseJsonObject(text), SyntaxError)
+      assert.equal(jsonObjectOr(text), undefined)
+    }
+    assert.equal(jsonObjectOr(undefined), undefined)
+    assert.deepEqual(parseJsonObject('{"a":1}'), {a: 1})
+  })
+
+  it('gives counts and shares that are such', () => {
+    for (const wrong of [-1, 0.5, NaN, 2 ** 60, '1', null, undefined, Infinity]) assert.equal(isCount(wrong), false)
+    for (const wrong of [-0.1, 1.1, NaN, '0.5', null]) assert.equal(isShare(wrong), false)
+    assert.ok(isCount(0) && isShare(1))
+  })
+
+  it('in a file is refused with a sentence that names it', async () => {
+    const path = join(folder(), 'a.json')
+    await writeFile(path, '{"a":')
+    await assert.rejects(readJsonObject(path, 'BAD'), (error: unknown) => error instanceof UserError && error.message.includes(path))
+    await writeFile(path, nested(100_000))
+    await assert.rejects(readJsonObject(path, 'BAD'), /levels deep/)
+  })
+})
