@@ -62,7 +62,7 @@ const work: Record<string, (i: number) => unknown> = {
   'all of it, decoded already: native': i => multiCrop(1, i, images[i]!, crops, {out, native}),
   'decode and all of it: TypeScript': async i => multiCrop(1, i, await decodeRgb(refs[i]!), crops, {out}),
   'decode and all of it: native': async i => multiCrop(1, i, await decodeRgb(refs[i]!), crops, {out, native}),
-  'decode and all of it: native, train.decode=shrunk': async i => multiCrop(1, i, await decodeRgb(refs[i]!, {shrink}), crops, {out, native})
+  'decode and all of it: native, train.decode=scaled': async i => multiCrop(1, i, await decodeRgb(refs[i]!, {shrink}), crops, {out, native})
 }
 
 const processor = (): number => {

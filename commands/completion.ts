@@ -21,7 +21,7 @@ export default class Completion extends Command {
     const {args} = await this.parse(Completion)
     const shell = args.shell === 'zsh' ? 'zsh' : 'bash'
     const {completionScript} = await import('../src/cli/completion.js')
-    const {recipeNames} = await import('../src/config/settings.js')
+    const {recipeNames} = await import('../src/config/recipes.js')
     const {settingRows} = await import('../src/config/table.js')
     const values = {config: recipeNames(), set: [...settingRows()].map(([path]) => `${path}=`)}
     const commands = this.config.commands.filter(command => !command.hidden)

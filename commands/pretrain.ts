@@ -1,20 +1,10 @@
 /** `dinov2 pretrain`: self-supervised pretraining on a plain folder of images. */
 import {Flags} from '@oclif/core'
 import {imagesArg} from '../src/cli/command.js'
-import {
-  TrainingCommand,
-  formatCostEstimate,
-  runFolderOf,
-  assertHealthy,
-  runFlags,
-  trainingFlags,
-  trainingPrecision,
-  type TrainingOutcome
-} from '../src/cli/training-command.js'
-import {architecture, derive, type Derived} from '../src/config/derived.js'
-import type {ResolvedSettings, Settings} from '../src/config/settings.js'
+import {TrainingCommand, assertHealthy, runFolderOf} from '../src/cli/training-command.js'
+import {runFlags, trainingFlags} from '../src/cli/training-flags.js'
+import type {ResolvedSettings} from '../src/config/settings.js'
 import type {WeightsOrigin} from '../src/tasks/train/init-weights.js'
-import type {Evaluation} from '../src/tasks/train/training-loop.js'
 
 export default class Pretrain extends TrainingCommand {
   static override group = 'Training'
@@ -23,15 +13,15 @@ export default class Pretrain extends TrainingCommand {
   static override summary = 'Train a backbone on images without labels.'
   static override description = `Learns from any folder, list or tar shards: DINO, iBOT and KoLeo, as DINOv2 does. The run folder holds config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, final/: the backbone as safetensors and as a Hugging Face folder, and its heads. Ctrl-C finishes the step and writes a checkpoint; --resume goes on from the newest one, also after kill -9, and on the same machine in fp32 the rest is, bit for bit, what it would have been.
 
-Settings have the names of the published configurations; a recipe is a file of them (--config small, vits14, vitl16-short …).
+Settings have the names of the published configurations; a recipe is a file of them (--config small, vits14, vitl16-short …). Without --config a recipe is chosen that suits the number of images and the device, and named. A run that does not fit into memory is refused before its first step, with changes that would fit.
 
-When a run is resumed, how it is carried out may change (train.workers, cache_mb, memory, log_every, checkpoint_every, keep_checkpoints, keep_every). Engine, device, precision and threads may change too; the last digits may then differ. Any other setting, or other images, are refused unless --accept-changes is given; sizes of model and heads can never change. Every difference is printed.`
+Without --config, a run that is resumed has the settings of its own config.yaml. How it is carried out may change (train.workers, cache_mb, memory, log_every, checkpoint_every, keep_checkpoints, keep_every). Engine, device, precision and threads may change too; the last digits may then differ. Any other setting, or other images, are refused unless --accept-changes is given; sizes of model and heads can never change. Every difference is printed.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> photos --config small -o run',
     '<%= config.bin %> <%= command.id %> photos --config small --set train.steps=400 --set optim.base_lr=0.004 -o run',
     '<%= config.bin %> <%= command.id %> photos --init dinov2_vits14 -o run',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --config small -o run',
-    '<%= config.bin %> <%= command.id %> photos -o run --config run/config.yaml --resume',
+    '<%= config.bin %> <%= command.id %> photos -o run --resume',
     '<%= config.bin %> <%= command.id %> photos --config small -o run --eval-images labelled --eval-every 200',
     '<%= config.bin %> <%= command.id %> photos --config vits14 --batch auto --dry-run'
   ]
@@ -50,124 +40,36 @@ When a run is resumed, how it is carried out may change (train.workers, cache_mb
     ...trainingFlags
   }
 
-  /**
-   * What the weights of `--init` decide where nobody else did. A run that goes on keeps what they isInferable when it
-   * began, and does not need them.
-   */
+  /** What a run that goes on and the weights of `--init` decide where nobody else did. */
   protected override async refine(resolved: ResolvedSettings, flags: Readonly<Record<string, unknown>>): Promise<ResolvedSettings> {
-    const {init, resume, output} = flags as {init?: string; resume?: boolean; output?: string}
-    const weights = init ?? resolved.settings.student.pretrained_weights
-    if (!weights) return resolved
-    const {settingsOfFile, withSetting} = await import('../src/config/settings.js')
-    const {
-      isInferable,
-      canonicalPath: lasting,
-      readOrigin,
-      withInferredSettings: settingsFrom,
-      valueOf
-    } = await import('../src/tasks/train/init-weights.js')
-    const {settingsOfRun} = await import('../src/tasks/train/resume.js')
-    const path = 'student.pretrained_weights'
-    const known = init === undefined ? (resolved.sources.get(path) ?? path) : '--init'
-    let next = withSetting(resolved, path, await lasting(weights), known)
-    const source = init === undefined ? path : '--init'
-    const begun = resume && output !== undefined ? await settingsOfRun(output) : undefined
-    if (begun) {
-      for (const [name, from] of next.sources)
-        if (from === 'default' && isInferable(name))
-          next = withSetting(next, name, valueOf({...next, settings: begun}, name) ?? valueOf(next, name), source)
-      return next
-    }
-    this.#origin = await readOrigin(weights, settingsOfFile)
-    return settingsFrom(this.#origin, next, source, withSetting)
+    const {settingsOfPretraining} = await import('../src/tasks/train/run-settings.js')
+    const found = await settingsOfPretraining(resolved, flags)
+    this.#origin = found.origin
+    return found.resolved
   }
 
   #origin: WeightsOrigin | undefined
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Pretrain)
-    const inputs = this.inputs(args.images)
-    const {settingsYaml, withSetting} = await import('../src/config/settings.js')
-    let resolved = this.resolved
-    if (typeof flags.batch === 'number') resolved = withSetting(resolved, 'train.batch_size_per_gpu', flags.batch, '--batch')
-    if (flags.batch !== 'auto') derive(resolved.settings) // contradictions are told before anything is read
-    const {describeStart, assertCompatible: refuseMisfit} = await import('../src/tasks/train/init-weights.js')
-    if (this.#origin) refuseMisfit(this.#origin.path, this.#origin.config, architecture(resolved.settings))
     const bad = this.badImages(flags)
     const output = runFolderOf(flags)
-    const {gatherImages, openRun, startEngine} = await import('../src/tasks/train/setup.js')
-    const {pretrain} = await import('../src/tasks/train/pretrain.js')
-    const {batchOfRun} = await import('../src/tasks/train/resume.js')
-    const images = await gatherImages(inputs, {nul: flags.null, onSkipped: skipped => this.detail(JSON.stringify(skipped))})
-    if (output !== undefined) await openRun(output, {force: flags.force, resume: flags.resume, make: false})
-    bad.accept(images.length)
-    const engine = await startEngine(this.engineRequest(flags))
-    const precision = trainingPrecision('pretrain', engine.precision)
-    if (flags.batch === 'auto') {
-      const {autoBatch, gib} = await import('../src/tasks/train/auto-batch.js')
-      const kept = flags.resume && output !== undefined ? await batchOfRun(output) : undefined
-      const find = () => autoBatch(resolved.settings, {precision, device: engine.device, images: images.length})
-      resolved = withSetting(resolved, 'train.batch_size_per_gpu', await this.autoBatch(kept, find, gib), '--batch')
-    }
-    const {settings} = resolved
-    const plan = derive(settings)
-    if (this.#origin) for (const sentence of describeStart(this.#origin, plan.vit, plan)) this.note(sentence)
-
+    const {beginPretraining} = await import('../src/tasks/train/begin-pretraining.js')
+    const begun = await beginPretraining(this.resolved, this.#origin, this.beginOptions(args.images, flags, bad))
+    const {settings, plan, precision} = begun
     if (output === undefined) {
       const {estimateCost} = await import('../src/tasks/train/cost-estimate.js')
-      const bill = await estimateCost({
-        images,
-        settings,
-        plan,
-        precision,
-        engine,
-        tflops: flags.tflops
-      })
-      for (const sentence of formatCostEstimate(bill, plan.batch)) this.note(sentence)
-      return bill
+      return this.reportCost(await estimateCost({...begun, tflops: flags.tflops}), plan.batch)
     }
-    const evaluation = flags['eval-images'] && (await this.#evaluation(flags['eval-images'], flags, settings, plan, precision))
-    const bar = this.progress({total: plan.steps * plan.batch, unit: 'images', label: 'pretrain'})
-    const tell = this.eventReporter(output, plan.batch, bar)
-    let outcome: TrainingOutcome | undefined
-    const events = pretrain({
-      images,
-      settings,
-      plan,
-      precision,
-      engine,
-      run: output,
-      yaml: settingsYaml(settings),
-      version: this.config.version,
-      force: flags.force,
-      resume: flags.resume,
-      acceptChanges: flags['accept-changes'],
-      evaluation,
-      signal: this.signal,
-      ...this.rejectionHandlers(bad)
-    })
-    for await (const event of events) outcome = tell(event) ?? outcome
+    const {evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
+    const asked = this.evalRequest(flags)
+    const evaluation = asked && (await evaluationsFor([begun], asked, precision))[0]
+    const {pretrain} = await import('../src/tasks/train/pretrain.js')
+    const {settingsYaml} = await import('../src/config/print-settings.js')
+    const report = this.eventReporter(output, plan.batch, this.trainingBar(plan))
+    const events = pretrain({...begun, ...this.runOptions(flags, bad), run: output, yaml: settingsYaml(settings), evaluation})
+    for await (const event of events) report(event)
     await bad.finish()
-    if (outcome) assertHealthy(outcome)
-    return outcome
-  }
-
-  /** The evaluation that goes along with the training; its images are decoded here, before the first step. */
-  async #evaluation(
-    images: readonly string[],
-    flags: {'eval-val'?: string[] | undefined; 'eval-every': number},
-    settings: Settings,
-    {vit}: Derived,
-    precision: 'fp32' | 'bf16'
-  ): Promise<Evaluation> {
-    const {onlineEval} = await import('../src/tasks/train/online-eval.js')
-    const {crops, train} = settings
-    const made = await onlineEval({
-      ...this.evaluationOptions(images, flags, {crop: crops.global_crops_size, patch: vit.patch, workers: train.workers}),
-      vit,
-      precision
-    })
-    this.describeEvaluation(made, flags['eval-val'] !== undefined)
-    return {...made, before: settings.student.pretrained_weights !== ''}
+    return assertHealthy(report.outcome())
   }
 }

@@ -23,7 +23,7 @@ export default class Report extends Command {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Report)
     const runs = this.inputs(args.runs, 'run folders')
-    const {readLayers} = await import('../src/config/settings.js')
+    const {readLayers} = await import('../src/config/read-layers.js')
     const {reportRuns} = await import('../src/tasks/report.js')
     const output = await this.output(flags.output ?? '-')
     const readSettings = (path: string): Map<string, unknown> =>

@@ -401,7 +401,7 @@ export abstract class Command extends OclifCommand {
     const sets = values('set')
     const {usesSettings} = this.#class
     if (files.length === 0 && sets.length === 0 && !usesSettings) return found
-    const {readLayers, resolveSettings} = await import('../config/settings.js')
+    const {readLayers} = await import('../config/read-layers.js')
     const notFlags = new Set(['config', 'set', 'print-config', 'help'])
     const present = new Map(Object.entries(shapes).flatMap(([name, {aliases = []}]) => aliases.map(old => [old, name] as const)))
     const flagNames = [...Object.keys(shapes), ...present.keys()].filter(name => !notFlags.has(name))
@@ -418,7 +418,8 @@ export abstract class Command extends OclifCommand {
       if (name !== spoken) this.#deprecated(`${spoken} in ${source}`, name)
       found.set(name, {values: fromYaml(name, shapes[name]!, value, source), source})
     }
-    if (usesSettings) this.#settings = resolveSettings(layers.settings)
+    for (const sentence of layers.deprecated) this.warn(sentence)
+    if (usesSettings) this.#settings = (await import('../config/settings.js')).resolveSettings(layers.settings)
     return found
   }
 
@@ -431,7 +432,7 @@ export abstract class Command extends OclifCommand {
     }
     if (usesSettings && this.#settings) this.#settings = await this.refine(this.#settings, this.#flags)
     if (!this.#isOn('print-config')) return
-    const {printSettings} = await import('../config/settings.js')
+    const {printSettings} = await import('../config/print-settings.js')
     const shown = Object.keys((own.flags ?? {}) as object).filter(name => !['config', 'set', 'print-config', 'json'].includes(name))
     const flags = shown.map(name => ({name, value: plain(this.#flags[name]), source: this.#sources[name] ?? 'default'}))
     process.stdout.write(printSettings(flags, this.#settings))

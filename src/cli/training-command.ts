@@ -1,77 +1,16 @@
 /**
- * The base of commands that train: their shared flags, the evaluation that goes along, and the events of a run in
- * words.
+ * The base of commands that train: from flags to the options of a run, and the events of a run in words.
  */
-import {Errors, Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
-import type {BadImages} from './rejected-inputs.js'
-import {Command, badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './command.js'
+import type {Derived} from '../config/derived.js'
+import type {EvalRequest} from '../tasks/train/attach-eval.js'
+import type {BeginOptions} from '../tasks/train/begin-pretraining.js'
 import type {CostEstimate} from '../tasks/train/cost-estimate.js'
 import type {RunEvent, RunOptions} from '../tasks/train/training-loop.js'
+import {Command} from './command.js'
+import type {EngineChoice, PrecisionChoice} from './flags.js'
 import type {Progress} from './progress.js'
-
-const batchSize = Flags.custom<number | 'auto'>({
-  parse: async input => {
-    if (input === 'auto') return input
-    if (/^[1-9]\d*$/.test(input)) return Number(input)
-    throw new Errors.CLIError(`expected a number of images or auto, but received ${input}`, {exit: 2})
-  }
-})
-
-const positive = Flags.custom<number>({
-  parse: async input => {
-    const value = Number(input)
-    if (value > 0 && Number.isFinite(value)) return value
-    throw new Errors.CLIError(`expected a number above 0, but received ${input}`, {exit: 2})
-  }
-})
-
-/** Where a run goes, and how one is gone on with. */
-export const runFlags = {
-  output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder; only --dry-run can do without.'}),
-  force: Flags.boolean({char: 'f', summary: 'Begin anew in the folder of a run. What that run wrote is removed; other files stay.'}),
-  resume: outputFlags.resume,
-  'accept-changes': Flags.boolean({
-    dependsOn: ['resume'],
-    summary: 'Go on although settings or images differ from those of the run; its checkpoints record from which step on.'
-  })
-}
-
-/** What every command that trains takes besides. */
-export const trainingFlags = {
-  ...inputFlags,
-  'eval-images': Flags.string({
-    multiple: true,
-    helpGroup: 'EVALUATION',
-    helpValue: 'SET',
-    summary:
-      'Labelled images (a folder of folders, or a list with labels) on which the model is scored while it learns: k-nearest neighbours, each image by the others. Repeatable.'
-  }),
-  'eval-val': Flags.string({
-    multiple: true,
-    dependsOn: ['eval-images'],
-    helpGroup: 'EVALUATION',
-    helpValue: 'SET',
-    summary: 'Labelled images to be classified by those of --eval-images. Repeatable.'
-  }),
-  'eval-every': Flags.integer({min: 1, default: 500, helpGroup: 'EVALUATION', helpValue: 'N', summary: 'Steps between two such scores.'}),
-  ...settingsFlags,
-  ...engineFlags,
-  batch: batchSize({
-    helpGroup: 'ENGINE',
-    helpValue: 'N|auto',
-    summary: 'Images a step; auto takes as many as the memory allows and says how many. By default train.batch_size_per_gpu.'
-  }),
-  tflops: positive({
-    dependsOn: ['dry-run'],
-    helpGroup: 'ENGINE',
-    helpValue: 'N',
-    summary:
-      'With --dry-run: hours on a device that achieves N TFLOP/s, counted and not tried. Devices that share a step take as long as one.'
-  }),
-  ...badFlags,
-  ...reportFlags
-}
+import type {BadImages} from './rejected-inputs.js'
 
 type Scores = Readonly<Record<string, number>>
 
@@ -86,28 +25,54 @@ export type TrainingOutcome = {
   readonly worth?: {readonly fell: boolean; readonly words: string}
 }
 
-/** The words of a forecast: what is needed, and how that is known. */
-export function formatCostEstimate(bill: CostEstimate, batch: number): [string, string] {
-  const hours = bill.seconds / 3600
+/** Reports the events of a run, and has what came of it. */
+export type EventReporter = ((event: RunEvent<unknown>) => void) & {
+  readonly outcome: () => TrainingOutcome | undefined
+  /** The newest scores of the evaluation that goes along. */
+  readonly scores: () => Scores | undefined
+}
+
+/** The flags of a command that trains, as far as they are read here. */
+type TrainingFlags = {
+  readonly output?: string | undefined
+  readonly 'dry-run'?: boolean | undefined
+  readonly null: boolean
+  readonly force: boolean
+  readonly resume: boolean
+  readonly 'accept-changes': boolean
+  readonly config?: string[] | undefined
+  readonly batch?: number | 'auto' | undefined
+  readonly engine: EngineChoice
+  readonly device: string
+  readonly precision: PrecisionChoice
+  readonly threads?: number | undefined
+  readonly 'eval-images'?: string[] | undefined
+  readonly 'eval-val'?: string[] | undefined
+  readonly 'eval-every': number
+}
+
+/** A cost estimate in words: what is needed, and how that is known. */
+function formatCostEstimate(estimate: CostEstimate, batch: number): [string, string] {
+  const hours = estimate.seconds / 3600
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`
-  const {estimated} = bill
-  const {state, copies, activations, base} = bill.parts
+  const {estimated} = estimate
+  const {state, copies, activations, base} = estimate.parts
   return [
-    `${bill.images} images, ${bill.steps} steps of ${batch}, ${(bill.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
-      `${bill.secondsPerStep.toFixed(3)} s a step${estimated === undefined ? ` (${Math.round(100 * bill.dataWait)} % of it waiting for images)` : ''}, ` +
-      `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(bill.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(bill.checkpointBytes)}` +
-      (bill.processBytes === undefined
+    `${estimate.images} images, ${estimate.steps} steps of ${batch}, ${(estimate.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
+      `${estimate.secondsPerStep.toFixed(3)} s a step${estimated === undefined ? ` (${Math.round(100 * estimate.dataWait)} % of it waiting for images)` : ''}, ` +
+      `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(estimate.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(estimate.checkpointBytes)}` +
+      (estimate.processBytes === undefined
         ? estimated === undefined
           ? ''
-          : `; ${gib(bill.peakBytes!)} of memory on the device`
-        : `; ${gib(bill.processBytes)} of memory at the peak`) +
+          : `; ${gib(estimate.peakBytes!)} of memory on the device`
+        : `; ${gib(estimate.processBytes)} of memory at the peak`) +
       (activations === undefined
         ? ''
         : `: state ${gib(state)}, copies of weights ${gib(copies)}, activations and gradients ${gib(activations)}` +
-          (base === undefined ? '' : `, the rest of the process ${gib(base + (bill.processBytes! - bill.parts.process!))}`)),
+          (base === undefined ? '' : `, the rest of the process ${gib(base + (estimate.processBytes! - estimate.parts.process!))}`)),
     estimated === undefined
-      ? `measured on ${bill.machine}`
-      : `an estimate, for no step was tried: ${estimated}. ${(bill.flopsPerStep / 1e12).toPrecision(3)} TFLOP a step on ${bill.machine}; waiting for images is not in it`
+      ? `measured on ${estimate.machine}`
+      : `an estimate, for no step was tried: ${estimated}. ${(estimate.flopsPerStep / 1e12).toPrecision(3)} TFLOP a step on ${estimate.machine}; waiting for images is not in it`
   ]
 }
 
@@ -128,14 +93,6 @@ export function runFolderOf({
   })
 }
 
-/** A precision that training computes in. Throws a usage error on any other. */
-export function trainingPrecision(command: string, precision: string): 'fp32' | 'bf16' {
-  if (precision === 'fp32' || precision === 'bf16') return precision
-  throw new UserError(`${command} computes in fp32 or bf16, not in ${precision}.`, {exit: 2, code: 'USAGE'})
-}
-
-type Online = {readonly train: number; readonly val: number; readonly classes: number; readonly bytes: number; readonly every: number}
-
 /** A command that trains. */
 export abstract class TrainingCommand extends Command {
   /**
@@ -152,63 +109,66 @@ export abstract class TrainingCommand extends Command {
     }
   }
 
-  /**
-   * Images a step where --batch auto chooses them, said: those of a run that is gone on with, else what is found to
-   * fit.
-   */
-  protected async autoBatch(
-    kept: number | undefined,
-    find: () => Promise<{readonly batch: number; readonly expected: number; readonly limit: number}>,
-    gib: (bytes: number) => string
-  ): Promise<number> {
-    if (kept !== undefined) {
-      this.note(`--batch auto: ${kept} images a step, as the run began`)
-      return kept
+  /** What a run needs before its first step, by flags. */
+  protected beginOptions(images: readonly string[] | string | undefined, flags: TrainingFlags, bad: BadImages): BeginOptions {
+    const {config, force, resume, batch} = flags
+    return {
+      inputs: this.inputs(images),
+      null: flags.null,
+      config,
+      output: runFolderOf(flags),
+      force,
+      resume,
+      batch,
+      engine: this.engineRequest(flags),
+      note: sentence => this.note(sentence),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
+      onImages: count => bad.accept(count)
     }
-    const {batch, expected, limit} = await find()
-    this.note(`--batch auto: ${batch} images a step, for which ${gib(expected)} of ${gib(limit)} are expected to be needed`)
-    return batch
   }
 
-  /** Options of an evaluation that goes along, for images of `crop` pixels and a backbone of this patch. */
-  protected evaluationOptions(
-    images: readonly string[],
-    flags: {'eval-val'?: string[] | undefined; 'eval-every': number},
-    {crop, patch, workers}: {crop: number; patch: number; workers: number}
-  ) {
+  /** How a run is carried out, by flags. */
+  protected runOptions({force, resume, 'accept-changes': acceptChanges}: TrainingFlags, bad: BadImages) {
+    return {force, resume, acceptChanges, version: this.config.version, signal: this.signal, ...this.rejectionHandlers(bad)}
+  }
+
+  /** The evaluation that goes along, where `--eval-images` asks for one. */
+  protected evalRequest(flags: TrainingFlags): EvalRequest | undefined {
+    const images = flags['eval-images']
+    if (!images) return undefined
     return {
       images,
-      ...(flags['eval-val'] ? {val: flags['eval-val']} : {}),
+      val: flags['eval-val'],
       every: flags['eval-every'],
-      transform: {resize: Math.round((crop * 256) / 224), crop},
-      batch: Math.max(1, Math.min(64, Math.round(4096 / ((crop / patch) ** 2 + 1)))),
-      ...(workers > 0 ? {workers} : {}),
       signal: this.signal,
-      onRejected: ({path, reason}: {path: string; reason: string}) => this.warn(`${path} is left out of the evaluation: ${reason}`),
-      onSkipped: (skipped: unknown) => this.detail(JSON.stringify(skipped))
+      note: sentence => this.note(sentence),
+      onRejected: ({path, reason}) => this.warn(`${path} is left out of the evaluation: ${reason}`),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped))
     }
   }
 
-  /** Says what an evaluation looks at. */
-  protected describeEvaluation({train, val, classes, bytes, every}: Online, apart: boolean): void {
-    const how = apart ? `${val} images by ${train}` : `${train} images, each by the others`
-    this.note(`scoring every ${every} steps: ${how}, ${classes} classes, ${Math.ceil(bytes / 2 ** 20)} MiB of pixels`)
+  /** Reports a cost estimate in words, and gives it back. */
+  protected reportCost(estimate: CostEstimate, batch: number, name?: string): CostEstimate {
+    for (const sentence of formatCostEstimate(estimate, batch)) this.note(name === undefined ? sentence : `${name}: ${sentence}`)
+    return estimate
+  }
+
+  /** The bar of a run. */
+  protected trainingBar({steps, batch}: Pick<Derived, 'steps' | 'batch'>): Progress {
+    return this.progress({total: steps * batch, unit: 'images', label: this.id ?? 'training'})
   }
 
   /**
-   * Tells the events of one run; the bar shows it where one is given. `name` stands before what is said of one of
+   * Reports the events of one run, on the bar too where one is given. `name` stands before what concerns one of
    * several runs.
    */
-  protected eventReporter(
-    run: string,
-    batch: number,
-    bar: Progress | undefined,
-    name?: string
-  ): (event: RunEvent<unknown>) => TrainingOutcome | undefined {
+  protected eventReporter(run: string, batch: number, bar: Progress | undefined, name?: string): EventReporter {
     const about = name === undefined ? '' : `${name}: `
     let [waited, spent] = [0, 0]
     let knn: string | undefined
-    return event => {
+    let outcome: TrainingOutcome | undefined
+    let scores: Scores | undefined
+    const report = (event: RunEvent<unknown>): void => {
       switch (event.kind) {
         case 'resumed':
           this.note(
@@ -216,7 +176,7 @@ export abstract class TrainingCommand extends Command {
           )
           for (const change of event.changes) this.note(about + change)
           bar?.startAt(event.step * batch)
-          return undefined
+          return
         case 'step':
           waited = 0.95 * waited + event.dataWait
           spent = 0.95 * spent + event.seconds
@@ -226,46 +186,50 @@ export abstract class TrainingCommand extends Command {
             waiting: `${Math.round((100 * waited) / spent)}%`,
             ...(knn === undefined ? {} : {knn})
           })
-          return undefined
+          return
         case 'scores':
+          scores = event.scores
           knn = Object.values(event.scores)
             .map(share => `${(100 * share).toFixed(1)}%`)
             .join('/')
           this.note(
             `${about}${event.step === 0 ? 'before the first step' : `step ${event.step}`}: ${formatScores(event.scores)} (${event.seconds.toFixed(1)} s)`
           )
-          return undefined
+          return
         case 'warning':
           this.warn(about + event.message)
-          return undefined
+          return
         case 'loaded':
           this.detail(about + event.words)
-          return undefined
+          return
         case 'checkpoint':
           this.detail(`${event.path} is written`)
-          return undefined
+          return
         case 'stopped':
           bar?.stop()
           this.note(`${about}stopped at step ${event.step}; ${event.path} is written. Go on with the same command and --resume.`)
-          return {run, step: event.step, checkpoint: event.path, finished: false}
+          outcome = {run, step: event.step, checkpoint: event.path, finished: false}
+          return
         case 'finished': {
           const {step, model, health, worth} = event
           bar?.stop()
           this.note(`${about}${model} after ${step} steps. ${health.words}`)
           if (worth?.fell) this.warn(`${about}${worth.words}.`)
           else if (worth) this.note(`${about}${worth.words}.`)
-          return {run, step, model, finished: true, health, ...(worth ? {worth} : {})}
+          outcome = {run, step, model, finished: true, health, worth}
+          return
         }
-        default:
-          return undefined
+        case 'metrics':
       }
     }
+    return Object.assign(report, {outcome: () => outcome, scores: () => scores})
   }
 }
 
-/** Throws with status 6 where a finished run is not well. */
-export function assertHealthy({run, model, health}: TrainingOutcome): void {
-  if (!health || health.healthy) return
+/** Throws with status 6 where a finished run is unhealthy; otherwise gives how it ended. */
+export function assertHealthy(outcome: TrainingOutcome | undefined): TrainingOutcome | undefined {
+  if (!outcome?.health || outcome.health.healthy) return outcome
+  const {run, model, health} = outcome
   throw new UserError(`The run ended unhealthy; ${health.words}.`, {
     exit: 6,
     code: 'UNHEALTHY',

@@ -150,9 +150,9 @@ export function derive(settings: Settings, world = 1): Derived {
   const {ibot, train, student, teacher, optim, crops} = settings
   const vit = architecture(settings)
   const batch = train.batch_size_per_gpu * world
-  if (train.accumulate > train.batch_size_per_gpu)
+  if (train.grad_accumulation > train.batch_size_per_gpu)
     throw wrong(
-      `train.accumulate ${train.accumulate} is more than the ${train.batch_size_per_gpu} images of a batch.`,
+      `train.grad_accumulation ${train.grad_accumulation} is more than the ${train.batch_size_per_gpu} images of a batch.`,
       'A part holds one image at least.'
     )
   const steps = train.steps > 0 ? train.steps : Math.max(1, Math.trunc(optim.epochs * train.OFFICIAL_EPOCH_LENGTH))

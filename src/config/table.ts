@@ -114,7 +114,7 @@ export const table = {
       ['fast', 'balanced', 'small'],
       "What the forward pass keeps for the backward pass: fast keeps what is dear to compute; balanced each block's input, its queries, keys, values and attention; small each block's input alone, and computes the rest anew. The numbers are the same."
     ),
-    accumulate: integer(
+    grad_accumulation: integer(
       1,
       {min: 1, max: 65536},
       'In how many parts a batch goes through the networks, one after the other; their gradients are added. Images a step, learning rate, Sinkhorn-Knopp and centres are those of the whole batch; KoLeo looks for neighbours within a part, and stochastic depth draws in each part by itself.'
@@ -126,7 +126,7 @@ export const table = {
     ),
     decode: choice(
       'full',
-      ['full', 'shrunk'],
+      ['full', 'scaled'],
       'Whether JPEGs are decoded in full, as the reference does, or large ones at a half, a quarter or an eighth of their sides where no crop needs more: about four times as fast for photos of 12 megapixels.'
     ),
     cache_mb: integer(512, {}, 'Memory in MiB for decoded images that are met again in later epochs. 0: none.'),

@@ -3,7 +3,7 @@
  * multiply bf16 natively.
  */
 import {readFileSync} from 'node:fs'
-import {availableParallelism, cpus, totalmem} from 'node:os'
+import {availableParallelism, cpus, freemem, totalmem} from 'node:os'
 import {runCommand} from '../system/run-command.js'
 
 export type Device = {
@@ -70,9 +70,32 @@ export async function cudaDevices(env: Readonly<Record<string, string | undefine
   }))
 }
 
+/**
+ * Bytes that this process may still take in main memory. In a container that is at most its limit, and the file cache,
+ * which the system counts as used there, is free: the kernel gives it back where a process needs memory.
+ */
+function freeMainMemory(): number {
+  const available = process.availableMemory()
+  const limit = process.constrainedMemory()
+  if (limit <= 0 || limit >= totalmem()) return available
+  return Math.min(available + fileCacheOfGroup(), freemem(), limit - process.memoryUsage.rss())
+}
+
+/** Bytes of the file cache of this process's control group (version 2, or 1); 0 where nothing tells. */
+function fileCacheOfGroup(): number {
+  for (const file of ['/sys/fs/cgroup/memory.stat', '/sys/fs/cgroup/memory/memory.stat'])
+    try {
+      const lines = readFileSync(file, 'utf8').matchAll(/^(?:in)?active_file (\d+)$/gm)
+      return [...lines].reduce((sum, [, bytes]) => sum + Number(bytes), 0)
+    } catch {
+      continue // no such hierarchy here
+    }
+  return 0
+}
+
 /** Bytes that this process may still take on a device (`cpu`, `cuda:0`); undefined where nothing tells. */
 export async function freeMemory(device: string): Promise<number | undefined> {
-  if (device === 'cpu') return process.availableMemory()
+  if (device === 'cpu') return freeMainMemory()
   const number = /^cuda(?::(\d+))?$/.exec(device)?.[1] ?? '0'
   const {status, stdout} = await runCommand('nvidia-smi', ['--query-gpu=memory.free', '--format=csv,noheader,nounits', '-i', number], {
     timeout: 10_000

@@ -10,18 +10,12 @@ import {after, describe, it} from 'node:test'
 import {architecture, derive, hiddenWidth, maskMaxPatches} from '../../src/config/derived.js'
 import {UserError} from '../../src/config/errors.js'
 import {distance, nearestName} from '../../src/config/nearest.js'
-import {
-  defaultYaml,
-  describeExpected,
-  fits,
-  printSettings,
-  readLayers,
-  recipeFolder,
-  resolveSettings,
-  settingsYaml,
-  withSetting,
-  type Settings
-} from '../../src/config/settings.js'
+import {describeExpected, fits} from '../../src/config/expected.js'
+import {defaultYaml, printSettings, settingsYaml} from '../../src/config/print-settings.js'
+import {readLayers} from '../../src/config/read-layers.js'
+import {currentSettings, renamedSettings} from '../../src/config/renamed.js'
+import {recipeFolder} from '../../src/config/recipes.js'
+import {resolveSettings, withSetting, type Settings} from '../../src/config/settings.js'
 import {aliases, settingRows} from '../../src/config/table.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'dinov2-settings-'))
@@ -67,11 +61,29 @@ describe('merging', () => {
 
   it('takes other spellings', () => {
     assert.deepEqual([settings('train.batch=5').train.batch_size_per_gpu, settings('train.num_workers=2').train.workers], [5, 2])
-    for (const path of Object.values(aliases))
+    for (const path of [...Object.values(aliases), ...Object.values(renamedSettings)])
       assert.ok(
         [...settingRows()].some(([name]) => name === path),
         path
       )
+  })
+
+  it('takes old names, says so, and reads the records of old runs', () => {
+    const read = readLayers([file('train: {accumulate: 2, decode: shrunk}\n')], ['train.accumulate=4'], {flags: [], settings: true})
+    const {grad_accumulation, decode} = resolveSettings(read.settings).settings.train
+    assert.deepEqual([grad_accumulation, decode], [4, 'scaled'])
+    assert.deepEqual(
+      read.deprecated.map(sentence => sentence.replace(/^.*\.yaml/, 'FILE')),
+      [
+        'FILE:1: train.accumulate is deprecated; the setting is called train.grad_accumulation now',
+        'FILE:1: train.decode=shrunk is deprecated; the value is called scaled now',
+        '--set: train.accumulate is deprecated; the setting is called train.grad_accumulation now'
+      ]
+    )
+    assert.deepEqual(currentSettings({train: {accumulate: 3, decode: 'shrunk', seed: 1}}), {
+      train: {grad_accumulation: 3, decode: 'scaled', seed: 1}
+    })
+    assert.throws(() => readLayers([], ['train.accumulate=2'], {flags: [], settings: false}), /is a setting of training/)
   })
 
   it('keeps flags apart from settings', () => {

@@ -121,7 +121,14 @@ export const folders: Readonly<Record<string, FolderRule>> = {
 }
 
 /** Files of `config` whose values every folder may use; of the others it may use types alone. */
-export const openConfig: ReadonlySet<string> = new Set(['src/config/errors.ts', 'src/config/nearest.ts', 'src/config/derived.ts'])
+export const openConfig: ReadonlySet<string> = new Set([
+  'src/config/errors.ts',
+  'src/config/nearest.ts',
+  'src/config/derived.ts',
+  'src/config/renamed.ts',
+  'src/config/settings.ts',
+  'src/config/read-layers.ts'
+])
 
 /** The folders of `src/tasks`: what each holds and which other folders of `src/tasks` it may import. */
 export const taskFolders: Readonly<Record<string, {readonly holds: string; readonly imports: readonly string[]}>> = {

@@ -22,10 +22,10 @@ export type CropSettings = {
   /** How many small views. */
   readonly localCount: number
   /**
-   * `shrunk`: large JPEGs are decoded at a half, a quarter or an eighth of their sides, see `shrinkOf`; `full` if
+   * `scaled`: large JPEGs are decoded at a half, a quarter or an eighth of their sides, see `shrinkOf`; `full` if
    * absent.
    */
-  readonly decode?: 'full' | 'shrunk'
+  readonly decode?: 'full' | 'scaled'
   /** Width over height of what is cut out, before it is made square; [3/4, 4/3] if absent. */
   readonly ratio?: readonly [number, number]
   /**

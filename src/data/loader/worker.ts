@@ -60,7 +60,7 @@ export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<A
   const maxPixels = setup.maxPixels ?? MAX_PIXELS
   const native = setup.native === undefined ? undefined : loadNative(setup.native)
   const shrink =
-    setup.kind === 'crops' && setup.crops.decode === 'shrunk'
+    setup.kind === 'crops' && setup.crops.decode === 'scaled'
       ? (width: number, height: number): number => shrinkOf(width, height, setup.crops)
       : undefined
   const cache = setup.kind === 'crops' && setup.cache ? new ImageCache(setup.cache) : undefined

@@ -12,6 +12,7 @@ import {freeMemory} from '../../engine/machine.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {memory} from '../../tensor/tf.js'
 import {noiseBatches} from './cost-probe.js'
+import {gib} from './memory-fit.js'
 import {cropSettings, initState, pretrainTrainer} from './pretrain.js'
 import {maskSettingsOf} from './training-loop.js'
 import type {Trainer} from './training-loop.js'
@@ -76,7 +77,7 @@ export async function autoBatch(
   const base = onCpu ? process.memoryUsage.rss() + cache : 0
   const of = (batch: number): Settings => ({...settings, train: {...settings.train, batch_size_per_gpu: batch}})
   const most = Math.max(1, images)
-  const least = Math.min(most, Math.max(2, settings.train.accumulate))
+  const least = Math.min(most, Math.max(2, settings.train.grad_accumulation))
   /** Bytes of tensors at the highest point of a step of so many images, and those held after it. */
   const probe = async (batch: number): Promise<{peak: number; held: number}> => {
     const own = of(batch)
@@ -107,11 +108,14 @@ export async function autoBatch(
   return {batch, expected: base + fixed + each * batch, limit, fixed, perImage: each}
 }
 
+/** The batch of `--batch auto`, in words; a number is that of a run that goes on. */
+export const describeAutoBatch = (found: AutoBatch | number): string =>
+  typeof found === 'number'
+    ? `--batch auto: ${found} images a step, as the run began`
+    : `--batch auto: ${found.batch} images a step, for which ${gib(found.expected)} of ${gib(found.limit)} are expected to be needed`
+
 const tooLarge = (needed: number, limit: number, device: string): UserError =>
   new UserError(
     `Not even the smallest batch fits: a step needs ${gib(needed)} and ${gib(limit)} of ${device === 'cpu' ? 'memory' : device} may be used.`,
     {exit: 5, code: 'OUT_OF_MEMORY', hint: 'Try --set train.memory=small, a smaller student.arch, or fewer prototypes.'}
   )
-
-/** Bytes in words: 1.4 GiB. */
-export const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(bytes < 2 ** 30 ? 2 : 1)} GiB`

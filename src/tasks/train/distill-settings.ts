@@ -9,12 +9,14 @@
  */
 import {basename, extname} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import type {ResolvedSettings} from '../../config/settings.js'
-import {valueOf} from './init-weights.js'
+import {readLayers, resolveFile, settingsOfFile} from '../../config/read-layers.js'
+import {overlay, withSetting, type ResolvedSettings} from '../../config/settings.js'
+import {cudaDevices} from '../../engine/machine.js'
+import {chooseDistillRecipe} from './default-recipe.js'
+import {canonicalPath, readOrigin, valueOf} from './init-weights.js'
 import type {WeightsOrigin} from './init-weights.js'
-import type {TeacherPlan} from './teacher.js'
-
-type With = (resolved: ResolvedSettings, path: string, value: unknown, source: string) => ResolvedSettings
+import {settingsToResume, type SettingsRequest} from './run-settings.js'
+import {planTeacher, type TeacherPlan} from './teacher.js'
 
 /** What a student may take over from the teacher's run where it is not set. */
 const inherited =
@@ -29,12 +31,7 @@ const isSet = ({sources}: ResolvedSettings, path: string): boolean => (sources.g
  * Settings for a student of this teacher. Throws a `UserError` (exit 2): no student is described; prototypes are set
  * that are not the teacher's.
  */
-export function settingsForStudent(
-  resolved: ResolvedSettings,
-  {path, heads, vit}: TeacherPlan,
-  run: WeightsOrigin['settings'],
-  withSetting: With
-): ResolvedSettings {
+function settingsForStudent(resolved: ResolvedSettings, {path, heads, vit}: TeacherPlan, run: WeightsOrigin['settings']): ResolvedSettings {
   let next = resolved
   const suggest = (name: string, value: unknown): void => {
     if (!isSet(next, name) && value !== undefined) next = withSetting(next, name, value, source)
@@ -78,7 +75,7 @@ export function settingsForStudent(
 const own = /^(student|dino|ibot|teacher|optim)\./
 
 /** A student beside others: its name, and what its file says. */
-export type StudentFile = {
+type StudentFile = {
   readonly name: string
   readonly given: readonly {readonly path: string; readonly value: unknown; readonly source: string}[]
 }
@@ -87,7 +84,7 @@ export type StudentFile = {
  * The settings of one of several students: the shared ones, with its own above them. Throws a `UserError` (exit 2)
  * where its file asks for other batches or crops than the rest.
  */
-export function settingsBesideOthers(shared: ResolvedSettings, {name, given}: StudentFile, withSetting: With): ResolvedSettings {
+function settingsBesideOthers(shared: ResolvedSettings, {name, given}: StudentFile): ResolvedSettings {
   let next = shared
   const apart: string[] = []
   for (const {path, value, source: from} of given) {
@@ -105,4 +102,88 @@ export function settingsBesideOthers(shared: ResolvedSettings, {name, given}: St
 }
 
 /** The name of a student, from that of its file. */
-export const studentName = (file: string): string => basename(file, extname(file))
+const studentName = (file: string): string => basename(file, extname(file))
+
+/** The run folder of a student: that of the run, or one of its own in there where there are several. */
+export const studentFolder = (output: string, name: string | undefined): string =>
+  name === undefined ? output : `${output.replace(/(?<!\/)\/+$/, '')}/${name}`
+
+/** What a command says of a distillation. */
+export type DistillRequest = SettingsRequest & {
+  readonly teacher?: string | undefined
+  /** Files of students, where there are several. */
+  readonly student?: readonly string[] | undefined
+  readonly device?: string | undefined
+}
+
+/** A student by its settings; it has a name where there are several. */
+export type StudentSettings = {readonly name: string | undefined; readonly resolved: ResolvedSettings}
+
+export type DistillSettings = {
+  readonly teacher: TeacherPlan
+  readonly students: readonly StudentSettings[]
+  /** The recipe that was chosen for a run that names no student, in words. */
+  readonly chosen?: string
+}
+
+/**
+ * The settings of all students, with what the teacher decides where nobody else did. Throws `UserError`: no teacher or
+ * no student is named, students contradict each other (2), there is no such teacher (3).
+ */
+export async function settingsOfDistillation(given: ResolvedSettings, request: DistillRequest): Promise<DistillSettings> {
+  const {output} = request
+  const files = (request.student ?? []).map(file => {
+    const {settings} = readLayers([file], [], {flags: [], settings: true})
+    return {name: studentName(file), given: settings}
+  })
+  assertDistinct(files)
+  const sharedFor = async (name: string | undefined): Promise<ResolvedSettings> =>
+    settingsToResume(given, {...request, output: output === undefined ? undefined : studentFolder(output, name)})
+  const first = await sharedFor(files[0]?.name)
+  const path = request.teacher ?? first.settings.distill.teacher
+  if (!path)
+    throw new UserError('No teacher is named.', {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Name a run folder, a checkpoint or a released model: --teacher run-large.'
+    })
+  const known = request.teacher === undefined ? (first.sources.get('distill.teacher') ?? 'distill.teacher') : '--teacher'
+  const named = await canonicalPath(path)
+  const withTeacher = (resolved: ResolvedSettings): ResolvedSettings => withSetting(resolved, 'distill.teacher', named, known)
+  const teacher = await planTeacher(path, first.settings.distill.from)
+  const origin = await readOrigin(path, settingsOfFile)
+  if (files.length === 0) {
+    const {base, chosen} = await withDefaultRecipe(first, teacher, request)
+    return {teacher, students: [{name: undefined, resolved: settingsForStudent(withTeacher(base), teacher, origin.settings)}], chosen}
+  }
+  // Where several students differ in patch or heads, each takes over from the teacher for itself.
+  const students: StudentSettings[] = []
+  for (const file of files) {
+    const own = settingsBesideOthers(withTeacher(await sharedFor(file.name)), file)
+    students.push({name: file.name, resolved: settingsForStudent(own, teacher, origin.settings)})
+  }
+  return {teacher, students}
+}
+
+/** Settings that describe no student lie above a recipe that suits teacher and device. */
+async function withDefaultRecipe(
+  resolved: ResolvedSettings,
+  teacher: TeacherPlan,
+  {config, device = 'auto'}: DistillRequest
+): Promise<{base: ResolvedSettings; chosen?: string}> {
+  if ((config?.length ?? 0) > 0 || [...resolved.sources].some(([path, from]) => from !== 'default' && path.startsWith('student.')))
+    return {base: resolved}
+  const hasGpu = device === 'auto' ? (await cudaDevices()).length > 0 : device !== 'cpu'
+  const {name, words} = chooseDistillRecipe(teacher, hasGpu)
+  return {base: overlay(resolveFile(name), resolved), chosen: words}
+}
+
+function assertDistinct(files: readonly StudentFile[]): void {
+  const twice = files.find(({name}, i) => files.findIndex(other => other.name === name) < i)
+  if (twice)
+    throw new UserError(`Two students are called ${twice.name}, so their run folders would be one.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'A student is called as its file is: rename one.'
+    })
+}

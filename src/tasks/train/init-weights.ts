@@ -12,6 +12,7 @@ import {stat} from 'node:fs/promises'
 import {basename, dirname, resolve} from 'node:path'
 import {headSizes, type Derived, type HeadSize} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
+import {withSetting} from '../../config/settings.js'
 import {recordedSettings} from './resume.js'
 import type {ResolvedSettings} from '../../config/settings.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
@@ -179,22 +180,17 @@ function inferSettings(
   return found
 }
 
-/** The settings with what the weights decide filled in, `source` as its origin. `set` is `withSetting`. */
-export function withInferredSettings(
-  origin: WeightsOrigin,
-  resolved: ResolvedSettings,
-  source: string,
-  set: (resolved: ResolvedSettings, path: string, value: unknown, source: string) => ResolvedSettings
-): ResolvedSettings {
+/** The settings with what the weights decide filled in, `source` as its origin. */
+export function withInferredSettings(origin: WeightsOrigin, resolved: ResolvedSettings, source: string): ResolvedSettings {
   let next = resolved
   const value = (path: string): unknown => valueOf(next, path)
   const isSet = (path: string): boolean => next.sources.get(path) !== 'default'
   for (const [path, wanted] of inferSettings(origin, isSet, value))
-    if (next.sources.has(path) && wanted !== undefined) next = set(next, path, wanted, source)
+    if (next.sources.has(path) && wanted !== undefined) next = withSetting(next, path, wanted, source)
   const {settings} = next
   const fresh = newHeads(origin.heads, headSizes(settings))
   if (fresh.length > 0 && !isSet('optim.head_warmup_epochs'))
-    next = set(next, 'optim.head_warmup_epochs', Number((settings.optim.epochs / 20).toPrecision(6)), source)
+    next = withSetting(next, 'optim.head_warmup_epochs', Number((settings.optim.epochs / 20).toPrecision(6)), source)
   return next
 }
 

@@ -57,7 +57,7 @@ export const stepSettings = (settings: Settings, plan: Derived, precision: Preci
     eps: 1e-8,
     rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult},
     memory: train.memory,
-    accumulate: train.accumulate,
+    accumulate: train.grad_accumulation,
     headWarmup: plan.headWarmup
   }
 }
@@ -236,7 +236,7 @@ export function pretrainTrainer(
       state = {...state, step}
     },
     step(made) {
-      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, settings.train.accumulate)
+      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, settings.train.grad_accumulation)
       try {
         const rates = ratesAt(plan, made.step)
         const stepped = trainStep(state, batch, rates, fixed, rng(settings.train.seed, 'drop path', made.step))

@@ -11,6 +11,7 @@ import {createHash} from 'node:crypto'
 import {UserError} from '../../config/errors.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../system/json.js'
 import type {Derived} from '../../config/derived.js'
+import {currentSettings} from '../../config/renamed.js'
 import type {Settings} from '../../config/table.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import {configMetadata} from '../../files/checkpoint/architecture.js'
@@ -96,10 +97,10 @@ export async function batchOfRun(run: string): Promise<number | undefined> {
   return isObject(train) && typeof train['batch_size_per_gpu'] === 'number' ? train['batch_size_per_gpu'] : undefined
 }
 
-/** Settings as weights record them: sections of named values. Throws `UserError` where they are none. */
-export function recordedSettings(text: string, path: string): Readonly<Record<string, JsonObject>> {
+/** Settings as weights record them, under their present names. Throws `UserError` where they are none. */
+export function recordedSettings(text: string, path: string): ReturnType<typeof currentSettings> {
   const found = jsonObjectOr(text)
-  if (found && Object.values(found).every(isObject)) return found as Readonly<Record<string, JsonObject>>
+  if (found && Object.values(found).every(isObject)) return currentSettings(found)
   throw damagedRecord(path, 'settings')
 }
 
@@ -244,7 +245,7 @@ export function compare(
   const [course, carried, digits]: [string[], string[], string[]] = [[], [], []]
   const shown = (value: unknown): string => JSON.stringify(value) ?? 'not recorded'
   if (metadata['settings']) {
-    const known = jsonObjectOr(metadata['settings']) ?? {}
+    const known = currentSettings(jsonObjectOr(metadata['settings']) ?? {})
     for (const [section, values] of Object.entries(settings))
       for (const [key, value] of Object.entries(values)) {
         const before = known[section]
@@ -278,6 +279,6 @@ export function assertSameCourse(path: string, {course}: Comparison, accept: boo
   throw new UserError(`The run of ${path} cannot go on as it began: ${course.join('; ')}.`, {
     exit: 2,
     code: 'SETTINGS',
-    hint: 'Resume with its own config.yaml and the same images, or give --accept-changes to go on from its weights on another course.'
+    hint: 'Without --config a run goes on with its own config.yaml: leave away what differs and give the same images; or give --accept-changes to go on from its weights on another course.'
   })
 }

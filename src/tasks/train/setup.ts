@@ -1,4 +1,5 @@
 /** What most work begins with: an engine, and the images that were named. */
+import {UserError} from '../../config/errors.js'
 import {readyNative} from '../../data/image/native.js'
 import {imageTable} from '../../data/sources/image-table.js'
 import type {ImageTable} from '../../data/sources/image-table.js'
@@ -6,6 +7,12 @@ import {listImages, noImages} from '../../data/sources/source.js'
 import type {SourceNote} from '../../data/sources/source.js'
 import {startEngine as start} from '../../engine/start.js'
 import type {EngineInfo, EngineRequest} from '../../engine/start.js'
+
+/** A precision that training computes in. Throws a usage error on any other. */
+export function trainingPrecision(command: string, precision: string): 'fp32' | 'bf16' {
+  if (precision === 'fp32' || precision === 'bf16') return precision
+  throw new UserError(`${command} computes in fp32 or bf16, not in ${precision}.`, {exit: 2, code: 'USAGE'})
+}
 
 export {openRun} from '../../files/run/run-folder.js'
 

@@ -224,18 +224,18 @@ test('training: what was found in memory, and the time lost waiting, are told as
   assert.match(describeLoad(bare.stats), /by JavaScript; .*; none are kept in memory$/)
 })
 
-test('training: shrunk decoding gives the same batches however they are made, and leaves small images alone', async t => {
+test('training: scaled decoding gives the same batches however they are made, and leaves small images alone', async t => {
   const folder = folderFor(t)
   for (let i = 0; i < 4; i++) writeFileSync(join(folder, `${i}.jpg`), await jpeg(draw(i === 0 ? 40 : 400, i === 0 ? 40 : 300, i)))
   const refs = await imageTable(listImages([folder]))
-  const prints = async (decode: 'full' | 'shrunk', more: Partial<CropOptions>): Promise<string[]> => {
+  const prints = async (decode: 'full' | 'scaled', more: Partial<CropOptions>): Promise<string[]> => {
     const base = training(folder, refs, {batch: 4, end: 3, sampler: {size: 4, at: position => position % 4}, ...more})
     const batches = await collect(cropBatches({...base, crops: {...base.crops, decode}}))
     return batches.map(({globals, locals}) => createHash('sha256').update(globals).update(locals).digest('hex'))
   }
-  const shrunk = await prints('shrunk', {workers: 0, cacheBytes: 0})
-  assert.deepEqual(await prints('shrunk', {workers: 2}), shrunk)
-  assert.notDeepEqual(await prints('full', {workers: 2}), shrunk)
+  const scaled = await prints('scaled', {workers: 0, cacheBytes: 0})
+  assert.deepEqual(await prints('scaled', {workers: 2}), scaled)
+  assert.notDeepEqual(await prints('full', {workers: 2}), scaled)
 })
 
 test('training: a bad image gives its place to the next good one by number', async t => {

@@ -6,9 +6,12 @@ import assert from 'node:assert/strict'
 import {readdirSync} from 'node:fs'
 import {before, describe, test} from 'node:test'
 import {derive} from '../../../src/config/derived.js'
-import {readLayers, recipeFolder, resolveSettings} from '../../../src/config/settings.js'
+import {readLayers} from '../../../src/config/read-layers.js'
+import {recipeFolder} from '../../../src/config/recipes.js'
+import {resolveSettings} from '../../../src/config/settings.js'
 import type {Settings} from '../../../src/config/table.js'
-import {estimateCost, countCost, throughputOf} from '../../../src/tasks/train/cost-estimate.js'
+import {countCost} from '../../../src/tasks/train/cost-counts.js'
+import {estimateCost, throughputOf} from '../../../src/tasks/train/cost-estimate.js'
 import {stateBytes} from '../../../src/tasks/train/memory-usage.js'
 import {initState} from '../../../src/tasks/train/pretrain.js'
 import {counted, onTorch} from '../../support/engine.js'
@@ -67,7 +70,7 @@ describe('without trying a step', () => {
     const [fast, balanced, small] = (['fast', 'balanced', 'small'] as const).map(level => of(`train.memory=${level}`))
     assert.ok(fast!.activations > balanced!.activations && balanced!.activations > small!.activations)
     assert.ok(fast!.flops < balanced!.flops && balanced!.flops < small!.flops)
-    assert.ok(of('train.accumulate=8').activations < fast!.activations)
+    assert.ok(of('train.grad_accumulation=8').activations < fast!.activations)
   })
 
   test('the published runs come out at the hours of their machines: 3.3 days on A100s at what those achieve', () => {
@@ -104,7 +107,7 @@ describe('without trying a step', () => {
     const large = await estimateCost({images: 10, settings: own, plan, precision: 'fp32', engine, limits: {bytes: 2 ** 20}})
     assert.match(
       large.estimated!,
-      /^a probe would need about [\d.]+ GiB and 0\.0 GiB are free; one block of this width achieves .* TFLOP\/s here/
+      /^a probe would need about [\d.]+ GiB and 0\.00 GiB are free; one block of this width achieves .* TFLOP\/s here/
     )
     assert.match(large.machine, /, 1 thread, torch 2, fp32$/)
     const slow = await estimateCost({images: 10, settings: own, plan, precision: 'fp32', engine, limits: {seconds: 0}})

@@ -111,7 +111,7 @@ describe('what a student takes over', () => {
   test('without heads its features: projectors beside the backbone, no small crops, said on stderr', async () => {
     const ended = await distill('--teacher', at('bare', 'weights.safetensors'), '--config', at('both.yaml'), '--set', 'crops.global_crops_size=32', '--output', at('features')) // prettier-ignore
     ok(ended)
-    assert.match(ended.stderr, /has no heads to teach by.*its features are handed on/)
+    assert.match(ended.stderr, /has no heads: its features are the targets, cls and patch tokens/)
     const heads = await final('features', 'heads')
     assert.deepEqual([...heads.keys()].sort(), [
       'cls_projector.bias',
@@ -186,10 +186,13 @@ describe('stopped and resumed', () => {
     await ended
     const steps = await Promise.all(['small', 'wide'].map(async name => (await listStates(at('broken', name))).at(-1)?.step ?? 0))
     assert.ok(steps[1]! >= 3 && steps[1]! < 24, `stopped at ${steps.join()}`)
+    const changed = await distill('--resume', '--output', at('broken'), ...args.slice(0, 4), '--set', 'train.seed=9')
+    assert.equal(changed.status, 2, changed.stderr)
+    assert.match(changed.stderr, /cannot go on as it began: train\.seed was 0 and is 9\./)
     const other = await distill('--teacher', at('plain'), '--config', at('course.yaml'), '--output', at('broken'), ...args, '--resume')
     assert.equal(other.status, 2, other.stderr)
     assert.match(other.stderr, /the teacher has other weights than the one so far/)
-    ok(await teach('broken', ...args, '--resume'))
+    ok(await distill('--resume', '--output', at('broken'), ...args.slice(0, 4))) // teacher and settings are those of the runs
     for (const name of ['small', 'wide']) assert.deepEqual(await final(join('broken', name)), await final(join('whole', name)), name)
   })
 
@@ -221,7 +224,12 @@ describe('stopped and resumed', () => {
 describe('sentences', () => {
   const refused: [what: string, args: () => string[], status: number, says: RegExp][] = [
     ['no teacher', () => ['--config', at('both.yaml')], 2, /No teacher is named\.\n.*--teacher/],
-    ['no student', () => ['--teacher', at('run')], 2, /Which student is to be taught is not said\.\n.*student\.arch/],
+    [
+      'no student',
+      () => ['--teacher', at('run'), '--config', at('course.yaml')],
+      2,
+      /Which student is to be taught is not said\.\n.*student\.arch/
+    ],
     ['a teacher that is not there', () => ['--teacher', at('nowhere'), '--config', at('both.yaml')], 3, /nowhere does not exist/],
     ['a teacher that is no model', () => ['--teacher', at('both.yaml'), '--config', at('both.yaml')], 1, /both\.yaml/],
     ['a folder of pictures as teacher', () => ['--teacher', at('pictures'), '--config', at('both.yaml')], 3, /pictures/],
@@ -258,6 +266,24 @@ describe('sentences', () => {
     assert.match(ended.stderr, /--batch auto: 12 images a step/) // no image comes twice in a batch
     const two = await teach('never', '--student', at('small.yaml'), '--student', at('wide.yaml'), '--batch', 'auto')
     assert.deepEqual([two.status, /--batch auto is for one student/.test(two.stderr)], [2, true])
+  })
+
+  test('a student that does not fit into memory, before the teacher is loaded', async () => {
+    const ended = await distill('--teacher', at('run'), '--set', 'student.arch=vit_giant2', '--batch', '65536', '--output', at('never'), '--json') // prettier-ignore
+    assert.equal(ended.status, 5, ended.stderr)
+    const {error} = JSON.parse(ended.stdout) as {error: {code: string; message: string}}
+    assert.equal(error.code, 'OUT_OF_MEMORY')
+    assert.match(error.message, /^This run needs about [\d.]+ GiB, and [\d.]+ GiB of memory may be used: .* 65536 images a step/)
+    assert.doesNotMatch(ended.stderr, /teaches by its heads/)
+    assert.ok(!existsSync(at('never')))
+  })
+
+  test('nobody describes a student: a recipe that suits the teacher is taken and named', async () => {
+    const shown = await distill('--teacher', at('run'), '--set', 'train.steps=3', '--print-config')
+    ok(shown)
+    assert.match(shown.stderr, /no --config: the recipe distill-small is taken, which suits the teacher .*\. Choose another with --config/)
+    assert.match(shown.stdout, /^ {2}embed_dim: 96 +# .*distill-small.*:\d+$/m)
+    assert.match(shown.stdout, /^ {2}steps: 3 +# --set$/m)
   })
 
   test('--dry-run tells steps, hours and memory, and writes nothing', async () => {

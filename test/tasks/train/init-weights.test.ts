@@ -8,7 +8,8 @@ import {mkdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:f
 import {join} from 'node:path'
 import {after, before, describe, test} from 'node:test'
 import {derive} from '../../../src/config/derived.js'
-import {readLayers, resolveSettings, withSetting} from '../../../src/config/settings.js'
+import {readLayers} from '../../../src/config/read-layers.js'
+import {resolveSettings} from '../../../src/config/settings.js'
 import type {Settings} from '../../../src/config/table.js'
 import type {CropBatch} from '../../../src/data/loader/batches.js'
 import {maskSettings} from '../../../src/data/augment/block-masks.js'
@@ -55,7 +56,7 @@ async function from(weights: string, ...given: string[]): Promise<Settings> {
   const resolved = resolveSettings(
     readLayers([], [...given, `student.pretrained_weights=${weights}`], {flags: [], settings: true}).settings
   )
-  return withInferredSettings(await readOrigin(weights, sectionsOf), resolved, '--init', withSetting).settings
+  return withInferredSettings(await readOrigin(weights, sectionsOf), resolved, '--init').settings
 }
 
 const numbers = async (leaf: Tensor): Promise<Float32Array> => (await leaf.data()) as Float32Array

@@ -3,12 +3,13 @@
  * if they had not been, the same bytes whatever the number of workers, and the exit status of all that can be wrong.
  */
 import assert from 'node:assert/strict'
-import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {join, relative} from 'node:path'
 import {after, before, describe, test} from 'node:test'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {derive} from '../../../src/config/derived.js'
-import {readLayers, resolveSettings} from '../../../src/config/settings.js'
+import {readLayers} from '../../../src/config/read-layers.js'
+import {resolveSettings} from '../../../src/config/settings.js'
 import type {Settings} from '../../../src/config/table.js'
 import type {CropBatch} from '../../../src/data/loader/batches.js'
 import {encodeImage} from '../../../src/data/image/encode.js'
@@ -215,9 +216,9 @@ describe('a run', () => {
       assert.equal(refused.status, 2)
       assert.match(refused.stderr, /expected a number of images or auto, but received/)
     }
-    const parts = await pretrain('unmade', '--set', 'train.accumulate=9')
+    const parts = await pretrain('unmade', '--set', 'train.grad_accumulation=9')
     assert.equal(parts.status, 2)
-    assert.match(parts.stderr, /train\.accumulate 9 is more than the 8 images of a batch/)
+    assert.match(parts.stderr, /train\.grad_accumulation 9 is more than the 8 images of a batch/)
     const nowhere = await runBinary(realBinary, ['pretrain', pictures, '--config', recipeFile])
     assert.equal(nowhere.status, 2)
     assert.match(nowhere.stderr, /Where the run goes is not said/)
@@ -230,6 +231,57 @@ describe('a run', () => {
     sameFiles(at('straight', 'final'), at('workers', 'final'), files(at('straight', 'final')))
     assert.ok(numbers(checkpoint('straight', steps)).equals(numbers(checkpoint('workers', steps))))
     assert.ok(!numbers(checkpoint('straight', steps)).equals(numbers(checkpoint('seed', steps))))
+  })
+
+  test('goes on without --config by its own config.yaml, or its checkpoint; what is given besides is held against it', async () => {
+    const bare = [
+      'pretrain',
+      pictures,
+      '--output',
+      at('straight'),
+      '--resume',
+      '--engine',
+      'torch',
+      '--precision',
+      'fp32',
+      '--threads',
+      '1'
+    ]
+    const on = await runBinary(realBinary, bare)
+    assert.equal(on.status, 0, on.stderr)
+    assert.doesNotMatch(on.stderr, / was .* and is /)
+    assert.equal(readFileSync(at('straight', 'config.yaml'), 'utf8'), config)
+    rmSync(at('straight', 'config.yaml'))
+    const gone = await runBinary(realBinary, bare)
+    assert.equal(gone.status, 0, gone.stderr)
+    assert.equal(readFileSync(at('straight', 'config.yaml'), 'utf8'), config)
+    const other = await runBinary(realBinary, [...bare, '--set', 'optim.base_lr=0.001'])
+    assert.equal(other.status, 2)
+    assert.match(other.stderr, /cannot go on as it began: optim\.base_lr was 0\.02 and is 0\.001\.\n.*--accept-changes/)
+    const shown = await runBinary(realBinary, [...bare, '--print-config'])
+    assert.match(shown.stdout, /^ {2}embed_dim: 32 +# .*straight\/config\.yaml:\d+$/m)
+  })
+
+  test('that does not fit into memory is refused before its first step, with what would fit', async () => {
+    const ended = await pretrain('unmade', '--json', '--set', 'student.embed_dim=4096', '--batch', '65536')
+    assert.equal(ended.status, 5, ended.stderr)
+    const {code, message} = errorOf(ended)
+    assert.equal(code, 'OUT_OF_MEMORY')
+    assert.match(
+      message,
+      /^This run needs about [\d.]+ GiB, and [\d.]+ GiB of memory may be used: [\d.]+ million parameters with heads, 65536 images/
+    )
+    assert.ok(!existsSync(at('unmade')))
+  })
+
+  test('without --config takes a recipe that suits images and device, names it, and lets settings stand above it', async () => {
+    const ended = await runBinary(realBinary, ['pretrain', pictures, '--dry-run', '--set', 'train.steps=7', '--engine', 'torch', '--device', 'cpu']) // prettier-ignore
+    assert.equal(ended.status, 0, ended.stderr)
+    assert.match(
+      ended.stderr,
+      /no --config: the recipe small is taken, which suits 8 images and cpu \(192 wide, 6 blocks; 7 steps of 32 images; about .*\)\. Choose another with --config small\|medium\|/
+    )
+    assert.match(ended.stderr, /8 images, 7 steps of 32, /)
   })
 
   test('goes on with its own settings and images only; how it is carried out may change', async () => {
@@ -431,7 +483,7 @@ describe('beneath the command', () => {
 
   test('a forecast on noise leaves nothing in the engine', async () => {
     const start = {tensors: counted(), bytes: held()}
-    const own = withSets('train.accumulate=3', 'train.memory=small')
+    const own = withSets('train.grad_accumulation=3', 'train.memory=small')
     const probe = {warm: 1, least: 1, most: 2, seconds: 0}
     const bill = await probeCost({images: 10, settings: own, plan: derive(own), precision: 'fp32', probe})
     assert.ok(bill.seconds > bill.secondsPerStep * steps && bill.checkpointSeconds > 0)

@@ -1,0 +1,66 @@
+/** The flags of commands that train. */
+import {Errors, Flags} from '@oclif/core'
+import {badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './command.js'
+
+const batchSize = Flags.custom<number | 'auto'>({
+  parse: async input => {
+    if (input === 'auto') return input
+    if (/^[1-9]\d*$/.test(input)) return Number(input)
+    throw new Errors.CLIError(`expected a number of images or auto, but received ${input}`, {exit: 2})
+  }
+})
+
+const positive = Flags.custom<number>({
+  parse: async input => {
+    const value = Number(input)
+    if (value > 0 && Number.isFinite(value)) return value
+    throw new Errors.CLIError(`expected a number above 0, but received ${input}`, {exit: 2})
+  }
+})
+
+/** Where a run goes, and how one is gone on with. */
+export const runFlags = {
+  output: Flags.string({char: 'o', helpValue: 'FOLDER', summary: 'The run folder; only --dry-run can do without.'}),
+  force: Flags.boolean({char: 'f', summary: 'Begin anew in the folder of a run. What that run wrote is removed; other files stay.'}),
+  resume: outputFlags.resume,
+  'accept-changes': Flags.boolean({
+    dependsOn: ['resume'],
+    summary: 'Go on although settings or images differ from those of the run; its checkpoints record from which step on.'
+  })
+}
+
+/** What every command that trains takes besides. */
+export const trainingFlags = {
+  ...inputFlags,
+  'eval-images': Flags.string({
+    multiple: true,
+    helpGroup: 'EVALUATION',
+    helpValue: 'SET',
+    summary:
+      'Labelled images (a folder of folders, or a list with labels) on which the model is scored while it learns: k-nearest neighbours, each image by the others. Repeatable.'
+  }),
+  'eval-val': Flags.string({
+    multiple: true,
+    dependsOn: ['eval-images'],
+    helpGroup: 'EVALUATION',
+    helpValue: 'SET',
+    summary: 'Labelled images to be classified by those of --eval-images. Repeatable.'
+  }),
+  'eval-every': Flags.integer({min: 1, default: 500, helpGroup: 'EVALUATION', helpValue: 'N', summary: 'Steps between two such scores.'}),
+  ...settingsFlags,
+  ...engineFlags,
+  batch: batchSize({
+    helpGroup: 'ENGINE',
+    helpValue: 'N|auto',
+    summary: 'Images a step; auto takes as many as the memory allows and says how many. By default train.batch_size_per_gpu.'
+  }),
+  tflops: positive({
+    dependsOn: ['dry-run'],
+    helpGroup: 'ENGINE',
+    helpValue: 'N',
+    summary:
+      'With --dry-run: hours on a device that achieves N TFLOP/s, counted and not tried. Devices that share a step take as long as one.'
+  }),
+  ...badFlags,
+  ...reportFlags
+}

@@ -1,0 +1,89 @@
+/**
+ * What pretraining needs before its first step: images, an engine, settings in force, and enough memory. Everything
+ * that can be refused is refused here, before the run folder is touched.
+ */
+import {architecture, derive, type Derived} from '../../config/derived.js'
+import {withSetting, type ResolvedSettings} from '../../config/settings.js'
+import type {Settings} from '../../config/table.js'
+import type {ImageTable} from '../../data/sources/image-table.js'
+import type {SourceNote} from '../../data/sources/source.js'
+import type {EngineInfo, EngineRequest} from '../../engine/start.js'
+import {autoBatch, describeAutoBatch} from './auto-batch.js'
+import {assertCompatible, describeStart, type WeightsOrigin} from './init-weights.js'
+import {assertMemory, memoryForRun} from './memory-fit.js'
+import {batchOfRun} from './resume.js'
+import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} from './run-settings.js'
+import {gatherImages, openRun, startEngine, trainingPrecision} from './setup.js'
+
+export type BeginOptions = {
+  readonly inputs: readonly string[]
+  readonly null: boolean
+  readonly config?: readonly string[] | undefined
+  /** The run folder; undefined for a trial. */
+  readonly output: string | undefined
+  readonly force: boolean
+  readonly resume: boolean
+  /** Images a step where they are not those of the settings; `auto` finds as many as fit. */
+  readonly batch?: number | 'auto' | undefined
+  readonly engine: EngineRequest
+  /** Hears sentences about what was chosen. */
+  readonly note: (sentence: string) => void
+  readonly onSkipped?: (skipped: SourceNote) => void
+  /** Hears how many images there are, before anything expensive. */
+  readonly onImages?: (count: number) => void
+  /** Bytes that the run may use; what is free where absent. */
+  readonly memoryLimit?: number
+}
+
+export type BegunPretraining = {
+  readonly images: ImageTable
+  readonly engine: EngineInfo
+  readonly precision: 'fp32' | 'bf16'
+  readonly settings: Settings
+  readonly plan: Derived
+}
+
+/** The settings with the batch of `--batch` where that is a number. */
+export const withBatch = (resolved: ResolvedSettings, batch: number | 'auto' | undefined): ResolvedSettings =>
+  typeof batch === 'number' ? withSetting(resolved, 'train.batch_size_per_gpu', batch, '--batch') : resolved
+
+/**
+ * Gathers images, starts the engine, chooses a recipe and a batch where the user left them open, and checks that the
+ * run fits into memory. Throws `UserError`: no images (3), no engine or too little memory (5), settings that
+ * contradict each other or a folder that is taken (2).
+ */
+export async function beginPretraining(
+  given: ResolvedSettings,
+  origin: WeightsOrigin | undefined,
+  options: BeginOptions
+): Promise<BegunPretraining> {
+  const {inputs, output, force, resume, batch, note, onSkipped} = options
+  let resolved = withBatch(given, batch)
+  if (batch !== 'auto') assertConsistent(resolved)
+  if (origin) assertCompatible(origin.path, origin.config, architecture(resolved.settings))
+  const images = await gatherImages(inputs, {nul: options.null, onSkipped})
+  if (output !== undefined) await openRun(output, {force, resume, make: false})
+  options.onImages?.(images.length)
+  const engine = await startEngine(options.engine)
+  const {device} = engine
+  const precision = trainingPrecision('pretrain', engine.precision)
+  const limit = options.memoryLimit ?? (await memoryForRun(device))
+  if (isModelOpen(resolved, options)) {
+    const chosen = settingsOfChosenRecipe(resolved, {images: images.length, device, precision, limit})
+    note(chosen.words)
+    resolved = chosen.resolved
+  }
+  if (batch === 'auto') {
+    const kept = resume && output !== undefined ? await batchOfRun(output) : undefined
+    const found = kept ?? (await autoBatch(resolved.settings, {precision, device, images: images.length}))
+    note(describeAutoBatch(found))
+    resolved = withSetting(resolved, 'train.batch_size_per_gpu', typeof found === 'number' ? found : found.batch, '--batch')
+  }
+  const {settings} = resolved
+  const plan = derive(settings)
+  if (origin) for (const sentence of describeStart(origin, plan.vit, plan)) note(sentence)
+  // A trial says what is needed, whether it is there or not; a batch that was found fits.
+  if (output !== undefined && batch !== 'auto')
+    await assertMemory({students: [{settings, plan}], precision, device}, {recipes: pretrainRecipes(), limit})
+  return {images, engine, precision, settings, plan}
+}
