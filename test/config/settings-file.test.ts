@@ -5,7 +5,6 @@ import {join} from 'node:path'
 import {describe, it} from 'node:test'
 import {UserError} from '../../src/config/errors.js'
 import {readLayers} from '../../src/config/read-layers.js'
-import {resolveSettings} from '../../src/config/settings.js'
 import {folder} from '../support/program.js'
 
 const path = join(folder(), 'some.yaml')
