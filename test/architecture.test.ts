@@ -139,7 +139,7 @@ describe('foreign bytes', () => {
       'src/engine/machine.ts',
       'src/engine/tensorflow/find.ts',
       'src/engine/torch/find.ts',
-      'src/files/run/run-lock.ts',
+      'src/system/lock.ts',
       'src/system/compile.ts'
     ]
     assert.deepEqual(callers(/\b(createReadStream|readFile|readFileSync)\(/, own), [])

@@ -193,6 +193,27 @@ describe('when something goes wrong', () => {
     assert.match(whole.stderr, /24 rows that are done/)
   })
 
+  test('beside a live writer, --resume and --force are refused with its number; behind a killed one they go on', async () => {
+    const {child, ended} = start(realBinary, [...embed, '-', '-o', 'shared.arrow'], {env, cwd: dir, input: null})
+    child.stdin!.write(images.slice(0, 18).join('\n') + '\n')
+    const partial = join(dir, 'shared.arrow.partial')
+    for (let i = 0; i < 400 && (await stat(partial).catch(() => ({size: 0}))).size < 1500; i++) await wait(50)
+    const list = images.join('\n')
+    const others = await Promise.all(['--resume', '--force'].map(flag => run([...embed, '-', '-o', 'shared.arrow', flag], list)))
+    for (const {status, stderr} of others) {
+      assert.equal(status, 2, stderr)
+      assert.match(stderr, new RegExp(`Another process \\(${child.pid}\\) is writing shared\\.arrow`))
+    }
+    child.kill('SIGKILL')
+    await ended
+    assert.ok(existsSync(join(dir, '.shared.arrow.partial.lock')), 'a lock is left behind')
+    const resumed = await run([...embed, '-', '-o', 'shared.arrow', '--resume', '--json'], list)
+    assert.equal(resumed.status, 0, resumed.stderr)
+    assert.ok((JSON.parse(resumed.stdout) as {resumed: number}).resumed >= 4, resumed.stdout)
+    assert.deepEqual(await readFile(join(dir, 'shared.arrow')), await readFile(join(dir, 'straight.arrow')))
+    assert.ok(!existsSync(join(dir, '.shared.arrow.partial.lock')))
+  })
+
   test('SIGINT finishes the batch, keeps the rows and leaves with 130', async () => {
     const {child, ended} = start(realBinary, [...embed, '-', '-o', 'stopped.arrow'], {env, cwd: dir, input: null})
     child.stdin!.write(images.join('\n') + '\n')

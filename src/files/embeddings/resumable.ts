@@ -2,7 +2,8 @@
 import {open, rename, rm, type FileHandle} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {writeError} from '../../system/atomic.js'
+import {assertFolderOf, writeError} from '../../system/atomic.js'
+import {lockOutput} from '../../system/lock.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader, fileSink} from './bytes.js'
 import type {Format, Recovered, SideFile} from './format.js'
@@ -50,8 +51,30 @@ async function recovered(
   return begun
 }
 
-/** Opens an output that grows as `OUT.partial`; with `resume` behind the rows that are there. */
+/**
+ * Opens an output that grows as `OUT.partial`; with `resume` behind the rows that are there. One process at a time
+ * does so. Throws `UserError` (exit 2) where another is at it.
+ */
 export async function createResumable(
+  target: string,
+  format: Format<EmbeddingFormat>,
+  meta: EmbeddingMeta,
+  resume: boolean,
+  batch: number
+): Promise<EmbeddingOutput> {
+  assertFolderOf(target)
+  const lock = await lockOutput(partialOf(target), target)
+  try {
+    const output = await growing(target, format, meta, resume, batch)
+    const released = <T>(end: () => Promise<T>): (() => Promise<T>) => async () => end().finally(() => lock.release())
+    return {...output, commit: released(output.commit), keep: released(output.keep)}
+  } catch (error) {
+    await lock.release()
+    throw error
+  }
+}
+
+async function growing(
   target: string,
   format: Format<EmbeddingFormat>,
   meta: EmbeddingMeta,

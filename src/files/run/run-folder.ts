@@ -10,7 +10,7 @@ import {basename, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {parseJson} from '../../system/json.js'
 import {readText} from '../../system/plain-file.js'
-import {lockName} from './run-lock.js'
+import {lockName} from '../../system/lock.js'
 import {listStates, removeStates, removeTemporaryStates} from './training-state.js'
 
 /** What a run writes into its folder, beside checkpoints. */

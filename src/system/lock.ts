@@ -1,5 +1,5 @@
 /**
- * One process at a time in a run folder.
+ * One process at a time in a run folder, or at an output that grows.
  *
  * The lock is a small file, put in place whole by a hard link, which fails where there is one already. It names
  * process, machine and the moment the process began, so that a lock left behind by a process that was killed is known
@@ -8,9 +8,10 @@
 import {readFileSync, rmSync} from 'node:fs'
 import {link, readFile, rename, rm, writeFile} from 'node:fs/promises'
 import {hostname} from 'node:os'
-import {join} from 'node:path'
-import {UserError} from '../../config/errors.js'
-import {jsonObjectOr} from '../../system/json.js'
+import {basename, dirname, join} from 'node:path'
+import {UserError} from '../config/errors.js'
+import {writeError} from './atomic.js'
+import {jsonObjectOr} from './json.js'
 
 type Owner = {
   readonly pid: number
@@ -45,24 +46,33 @@ const alive = ({pid, host, began}: Owner): boolean => {
   return now !== undefined && (began === '' || now === '' || began === now)
 }
 
-export type RunLock = {release(): Promise<void>}
+export type Lock = {release(): Promise<void>}
+
+/** Takes a run folder. Throws as `takeLock`. */
+export const lockRun = (run: string): Promise<Lock> => takeLock(join(run, lockName), run, `at work in ${run}`)
+
+/** Takes an output that grows as the file `partial`. Throws as `takeLock`. */
+export const lockOutput = (partial: string, output: string): Promise<Lock> => 
+  takeLock(join(dirname(partial), `.${basename(partial)}.lock`), output, `writing ${output}`)
 
 /**
- * Takes a run folder for this process. `release` gives it back; so does the end of the process, short of `kill -9`,
+ * Takes `place` for this process, by the lock file at `path`; `doing` is what another one does there. `release` gives it back; so does the end of the process, short of `kill -9`,
  * after which the next one takes it over. Throws `UserError`: another process has it (exit 2), or the folder cannot be
  * written (exit 1).
  */
-export async function lockRun(run: string): Promise<RunLock> {
-  const path = join(run, lockName)
+async function takeLock(path: string, place: string, doing: string): Promise<Lock> {
   const own = `${path}.${process.pid}`
   const mine = JSON.stringify({pid: process.pid, host: hostname(), began: beginning(process.pid) ?? ''} satisfies Owner) + '\n'
   try {
     await writeFile(own, mine)
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
-    throw new UserError(`${run} cannot be written (${code}), and a run needs to.`, {
+    await rm(own, {force: true}).catch(() => undefined)
+    const full = writeError(place, error)
+    if (full instanceof UserError) throw full
+    throw new UserError(`${place} cannot be written (${code}), nor a lock beside it.`, {
       code: 'WRITE',
-      hint: code === 'ENOSPC' ? 'Free some space or name another place.' : 'Check the rights of the folder, or name another with --output.',
+      hint: 'Check the rights of the folder, or name another with --output.',
       cause: error
     })
   }
@@ -72,8 +82,11 @@ export async function lockRun(run: string): Promise<RunLock> {
       if (taken) {
         const leave = (): void => rmSync(path, {force: true})
         process.once('exit', leave)
+        let held = true
         return {
           async release() {
+            if (!held) return // by now it may be another's
+            held = false
             process.off('exit', leave)
             await rm(path, {force: true})
           }
@@ -85,15 +98,15 @@ export async function lockRun(run: string): Promise<RunLock> {
       if (owner && alive(owner))
         throw new UserError(
           owner.host === hostname()
-            ? `Another process (${owner.pid}) is at work in ${run}.`
-            : `A process on another machine (${owner.pid} on ${owner.host}) is at work in ${run}.`,
+            ? `Another process (${owner.pid}) is ${doing}.`
+            : `A process on another machine (${owner.pid} on ${owner.host}) is ${doing}.`,
           {
             exit: 2,
             code: 'RUN_LOCKED',
             hint:
               owner.host === hostname()
-                ? 'Wait until it has ended, or name another folder.'
-                : `Wait until it has ended, or name another folder. If it is gone for good: rm ${path}`
+                ? 'Wait until it has ended, or name another output.'
+                : `Wait until it has ended, or name another output. If it is gone for good: rm ${path}`
           }
         )
       // Left behind. It is moved aside first, so that of two processes that both see this only one goes on.
@@ -108,7 +121,7 @@ export async function lockRun(run: string): Promise<RunLock> {
       if ((await readFile(aside, 'utf8').catch(() => text)) !== text) await link(aside, path).catch(() => undefined) // somebody was quicker: theirs stays
       await rm(aside, {force: true})
     }
-    throw new UserError(`${run} is being taken by several processes at once.`, {exit: 2, code: 'RUN_LOCKED', hint: 'Try again.'})
+    throw new UserError(`${place} is being taken by several processes at once.`, {exit: 2, code: 'RUN_LOCKED', hint: 'Try again.'})
   } finally {
     await rm(own, {force: true})
   }
