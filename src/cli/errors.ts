@@ -6,6 +6,7 @@
  * the first kind.
  */
 import {UserError} from '../config/errors.js'
+import {memoryShortage} from './memory-shortage.js'
 
 export {UserError} from '../config/errors.js'
 
@@ -19,7 +20,7 @@ export type Report = {
 
 /** Error codes of the system that say something about the user's machine, not about our code. */
 const systemCodes = new Set(
-  'EACCES EPERM ENOENT ENOSPC EDQUOT EROFS EIO EFBIG EISDIR ENOTDIR ENOTEMPTY EMFILE ENFILE ENAMETOOLONG ELOOP EBUSY ETXTBSY ENODEV ENXIO EXDEV ETIMEDOUT ECONNREFUSED ECONNRESET ENOTFOUND EAI_AGAIN'.split(
+  'EACCES EPERM ENOENT ENOSPC EDQUOT EROFS EIO EFBIG EISDIR ENOTDIR ENOTEMPTY EMFILE ENFILE ENAMETOOLONG ELOOP EBUSY ETXTBSY ENODEV ENXIO EXDEV EEXIST EAGAIN ETIMEDOUT ECONNREFUSED ECONNRESET ENOTFOUND EAI_AGAIN'.split(
     ' '
   )
 )
@@ -40,7 +41,7 @@ const request = (bin: string, version: string): string =>
  * its errors are not shown.
  */
 export function report(thrown: unknown, {stopped, bin, version}: {stopped?: number | undefined; bin: string; version: string}): Report {
-  const error = thrown instanceof Error ? thrown : new Error(String(thrown))
+  const error = originOf(thrown instanceof Error ? thrown : new Error(String(thrown)))
   const {code, oclif} = error as Error & {code?: unknown; oclif?: {exit?: number}}
   if (code === 'EEXIT') return {exit: oclif?.exit ?? 0, lines: [], error: {code: 'EXIT', message: error.message}}
   if (code === 'EPIPE') return {exit: 0, lines: [], error: {code: 'EPIPE', message: error.message}}
@@ -48,12 +49,20 @@ export function report(thrown: unknown, {stopped, bin, version}: {stopped?: numb
     return {exit: stopped, lines: [], error: {code: 'STOPPED', message: stopped === 130 ? 'Stopped by SIGINT.' : 'Stopped by SIGTERM.'}}
   }
   if (error instanceof UserError) return mendable(stopped ?? error.exit, error.code, error.message, error.hint)
+  const shortage = memoryShortage(error)
+  if (shortage) return mendable(stopped ?? 5, 'NO_MEMORY', shortage.message, shortage.hint)
   if (typeof code === 'string' && systemCodes.has(code))
     return mendable(stopped ?? 1, code, systemSentence(error as NodeJS.ErrnoException), systemHints[code])
   const stack = error.stack ?? error.message
   const because = error.cause instanceof Error ? [`caused by ${error.cause.stack ?? error.cause.message}`] : []
   const hint = request(bin, version)
   return {exit: 70, lines: [stack, ...because, hint], error: {code: 'DEFECT', message: error.message, hint}}
+}
+
+/** Where letting go of something failed too, the error that came first. */
+function originOf(error: Error): Error {
+  const {suppressed} = error as {suppressed?: unknown}
+  return error.name === 'SuppressedError' && suppressed instanceof Error ? originOf(suppressed) : error
 }
 
 const isInterruption = (error: Error): boolean =>

@@ -8,6 +8,7 @@ import {Config, settings} from '@oclif/core'
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
+import {assertRoomToRun} from '../system/free-memory.js'
 import {report} from './errors.js'
 import {defectReporter, flush, installSignalHandlers, signalExitCode} from './shutdown.js'
 
@@ -52,6 +53,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
       await new GroupedHelp(config).showHelp(found ? [found.id] : [])
     } else {
       const {id, rest} = findName(config, words, {orTopic: false})!
+      assertRoomToRun()
       await config.runCommand(id, [...rest])
     }
   } catch (error) {

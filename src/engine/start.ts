@@ -6,6 +6,7 @@
  */
 import {UserError} from '../config/errors.js'
 import {noteOnStderr} from '../system/compile.js'
+import {assertAddressSpace} from '../system/free-memory.js'
 import {checkPrecision, type Engine} from './engine.js'
 import {engineOf, engines, type AnyEngine, type EngineInfo, type EngineRequest} from './registry.js'
 
@@ -39,8 +40,12 @@ export async function startEngine(request: EngineRequest = {}): Promise<EngineIn
   })
 }
 
+/** What a native library and its threads reserve. */
+const LIBRARY_ADDRESSES = 1.5e9
+
 async function start<Name extends AnyEngine>(engine: Engine<Name>, request: EngineRequest): Promise<EngineInfo & {engine: Name}> {
   const {device = 'auto', precision = 'auto', threads, note = noteOnStderr} = request
   checkPrecision(engine, precision)
+  if (engine.installation) assertAddressSpace(LIBRARY_ADDRESSES, `The ${engine.name} engine`)
   return {engine: engine.name, ...(await engine.start({device, precision, threads, note}))}
 }

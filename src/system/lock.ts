@@ -52,13 +52,13 @@ export type Lock = {release(): Promise<void>}
 export const lockRun = (run: string): Promise<Lock> => takeLock(join(run, lockName), run, `at work in ${run}`)
 
 /** Takes an output that grows as the file `partial`. Throws as `takeLock`. */
-export const lockOutput = (partial: string, output: string): Promise<Lock> => 
+export const lockOutput = (partial: string, output: string): Promise<Lock> =>
   takeLock(join(dirname(partial), `.${basename(partial)}.lock`), output, `writing ${output}`)
 
 /**
- * Takes `place` for this process, by the lock file at `path`; `doing` is what another one does there. `release` gives it back; so does the end of the process, short of `kill -9`,
- * after which the next one takes it over. Throws `UserError`: another process has it (exit 2), or the folder cannot be
- * written (exit 1).
+ * Takes `place` for this process, by the lock file at `path`; `doing` is what another one does there. `release` gives
+ * it back; so does the end of the process, short of `kill -9`, after which the next one takes it over. Throws
+ * `UserError`: another process has it (exit 2), or its folder cannot be written (exit 1).
  */
 async function takeLock(path: string, place: string, doing: string): Promise<Lock> {
   const own = `${path}.${process.pid}`

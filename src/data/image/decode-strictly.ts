@@ -38,6 +38,9 @@ export async function decodeStrictly<T>(decode: (failOn: 'warning' | 'error') =>
   }
 }
 
+/** What is no fault of the image. */
+const NO_MEMORY = /error creating thread|out of memory|memory allocation|unable to (allocate|create) |can't (allocate|fork)/i
+
 /** One clause out of what libvips reports. */
 export function explainFailure(format: ImageFormat, message: string): string {
   const first = message.split('\n').find(line => line.trim() !== '' && !line.startsWith('Warning treated as error')) ?? ''
@@ -47,5 +50,6 @@ export function explainFailure(format: ImageFormat, message: string): string {
     .replace(/^\w+: /, '')
     .trim()
   const cut = /premature end|unexpected end|truncat|read error|not enough|bad seek|EOF|too short|IO error/i.test(message)
+  if (NO_MEMORY.test(detail)) return `there is not enough memory to decode it (${detail})`
   return `it is ${NAMES[format]} that is ${cut ? 'cut off or damaged' : 'damaged or of a kind that is not read'}${detail ? ` (${detail})` : ''}`
 }

@@ -7,6 +7,7 @@
  */
 import {availableParallelism} from 'node:os'
 import {Worker} from 'node:worker_threads'
+import {assertAddressSpace} from '../../system/free-memory.js'
 import {reportGround} from '../image/decode.js'
 import type {Answer, Item, Reply, Request, Setup} from './worker.js'
 
@@ -70,6 +71,9 @@ class Thread {
   }
 }
 
+/** What V8 reserves for a thread, and some for images. */
+const THREAD_ADDRESSES = 600e6
+
 export class Pool {
   readonly #threads: Thread[]
   readonly #setup: Setup
@@ -79,6 +83,7 @@ export class Pool {
 
   constructor(setup: Setup, workers: number) {
     this.#setup = setup
+    if (workers > 0) assertAddressSpace(workers * THREAD_ADDRESSES, 'Decoding in threads of their own')
     this.#threads = Array.from({length: workers}, () => new Thread(setup))
   }
 

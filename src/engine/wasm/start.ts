@@ -27,10 +27,26 @@ export async function startWasm(): Promise<{version: string}> {
     throw new UserError('The WebAssembly engine did not start', {
       exit: 5,
       code: 'NO_ENGINE',
-      hint: 'check that node runs without --jitless; `dinov2 engine list` shows the others'
+      hint: 'check that node runs without --jitless, and that no limit of address space (ulimit -v) stands in the way: WebAssembly reserves more than 10 GB of it; `dinov2 engine list` shows the others'
     })
+  refuseFailedAllocations()
   registerBorrowedKernels()
   return {version: wasmVersion()}
+}
+
+/**
+ * Where its memory cannot grow, the module's allocator gives address 0, and tfjs would write and compute there. Makes
+ * that an error with the bytes that were asked for.
+ */
+function refuseFailedAllocations(): void {
+  const {wasm} = findBackend('wasm') as unknown as {wasm: {_malloc(bytes: number): number; _free(at: number): void}}
+  wasm._free(wasm._malloc(8)) // the first call of each puts the module's own function in its place
+  const allocate = wasm._malloc
+  wasm._malloc = bytes => {
+    const at = allocate(bytes)
+    if (at === 0 && bytes > 0) throw new RangeError(`not enough memory: ${bytes} bytes were asked for`)
+    return at
+  }
 }
 
 /**

@@ -12,6 +12,7 @@
 import {stat} from 'node:fs/promises'
 import {Worker} from 'node:worker_threads'
 import {UserError} from '../../config/errors.js'
+import {assertAddressSpace} from '../../system/free-memory.js'
 import type {Sink} from './bytes.js'
 import {planColumns, type Column} from './columns.js'
 import {ContentCheck} from './content-check.js'
@@ -161,6 +162,7 @@ class Decoder {
     this.#name = name
     this.#limit = MAX_BUSY_MS + size / BYTES_PER_MS
     const workerData: ParquetJob = {path, batchRows: 256}
+    assertAddressSpace(1e9, 'Reading Parquet')
     this.#worker = new Worker(new URL('./parquet-worker.js', import.meta.url), {workerData, resourceLimits: {maxOldGenerationSizeMb: 2048}})
     this.#worker.unref()
   }

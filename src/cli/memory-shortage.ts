@@ -1,0 +1,37 @@
+/** Errors that mean that there is too little memory, in whatever words they come, as a sentence with numbers. */
+import {bytesInWords, freeMemory} from '../system/free-memory.js'
+
+const codes = new Set(['OUT_OF_MEMORY', 'ERR_WORKER_OUT_OF_MEMORY', 'ERR_MEMORY_ALLOCATION_FAILED', 'ENOMEM'])
+
+/** What V8, WebAssembly, TensorFlow and libtorch say. */
+const phrases =
+  /array buffer allocation failed|allocation failed|out of memory|not enough memory|can't allocate memory|cannot allocate|could not allocate|std::bad_alloc|\bOOM\b|cannot enlarge memory|maximum memory size exceeded/i
+
+/** Kernels of WebAssembly write to what their allocator did not give them. */
+const isFailedAllocation = ({name, message}: Error): boolean => name === 'RuntimeError' && message === 'memory access out of bounds'
+
+/** Lengths that no array can have here, beyond what mistakes of ours give (negative, not a number). */
+const length = /^Invalid (?:typed )?array length: (\d{8,})$|^Invalid (?:string|array buffer) length$/
+
+/** What is said of an error that means too little memory; undefined for any other. */
+export function memoryShortage(error: Error): {readonly message: string; readonly hint: string} | undefined {
+  const {code} = error as {code?: unknown}
+  const {message} = error
+  const isShort =
+    (typeof code === 'string' && codes.has(code)) ||
+    phrases.test(message) ||
+    (error instanceof RangeError && length.test(message)) ||
+    isFailedAllocation(error)
+  if (!isShort) return error.cause instanceof Error && error.cause !== error ? memoryShortage(error.cause) : undefined
+  const asked = /(\d{5,}) bytes|allocate (\d{5,})/.exec(message)
+  const numbers = /length: (\d+)/.exec(message)?.[1]
+  const wanted = asked
+    ? `${bytesInWords(Number(asked[1] ?? asked[2]))} were asked for at once`
+    : numbers
+      ? `an array of ${numbers} numbers was asked for`
+      : 'more was asked for'
+  return {
+    message: `There is not enough memory: ${wanted}, and ${bytesInWords(freeMemory())} are free to this process.`,
+    hint: 'Take fewer images at once (--batch), smaller ones (--size), or end other programs.'
+  }
+}
