@@ -17,10 +17,10 @@ const commands: Readonly<Record<string, string>> = {
   index: 'index rows.jsonl --kind hnsw -o rows.index --force',
   'knn-eval': `knn-eval --train photos --val photos ${model} -k 1 --baseline pixels`,
   'pretrain, one step':
-    'pretrain photos -o run --force --config small --set train.steps=1 --set train.batch_size_per_gpu=4 --set train.workers=1'
+    'pretrain photos -o run --force --config small --set train.steps=1 --set train.batch_size_per_gpu=4 --set train.workers=0'
 }
 /** In bytes; in the first two nothing can run, in the others some things can. */
-const limits = ['--data=200000000', '--as=1500000000', '--data=800000000', '--as=14000000000']
+const limits = ['--data=200000000', '--as=1500000000', '--data=1000000000', '--as=14000000000']
 
 const hasLimits = spawnSync('prlimit', ['--version']).status === 0
 

@@ -66,7 +66,10 @@ export async function createResumable(
   const lock = await lockOutput(partialOf(target), target)
   try {
     const output = await growing(target, format, meta, resume, batch)
-    const released = <T>(end: () => Promise<T>): (() => Promise<T>) => async () => end().finally(() => lock.release())
+    const released =
+      <T>(end: () => Promise<T>): (() => Promise<T>) =>
+      async () =>
+        end().finally(() => lock.release())
     return {...output, commit: released(output.commit), keep: released(output.keep)}
   } catch (error) {
     await lock.release()
