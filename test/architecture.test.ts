@@ -137,6 +137,7 @@ describe('foreign bytes', () => {
       'src/tasks/train/training-loop.ts',
       'src/tasks/samples.ts',
       'src/engine/machine.ts',
+      'src/system/free-memory.ts',
       'src/engine/tensorflow/find.ts',
       'src/engine/torch/find.ts',
       'src/system/lock.ts',

@@ -1,5 +1,5 @@
 /** Errors that mean that there is too little memory, in whatever words they come, as a sentence with numbers. */
-import {bytesInWords, freeMemory} from '../system/free-memory.js'
+import {bytesInWords, memoryLeft} from '../system/free-memory.js'
 
 const codes = new Set(['OUT_OF_MEMORY', 'ERR_WORKER_OUT_OF_MEMORY', 'ERR_MEMORY_ALLOCATION_FAILED', 'ENOMEM'])
 
@@ -31,7 +31,7 @@ export function memoryShortage(error: Error): {readonly message: string; readonl
       ? `an array of ${numbers} numbers was asked for`
       : 'more was asked for'
   return {
-    message: `There is not enough memory: ${wanted}, and ${bytesInWords(freeMemory())} are free to this process.`,
+    message: `There is not enough memory: ${wanted}, and ${bytesInWords(memoryLeft())} are free to this process.`,
     hint: 'Take fewer images at once (--batch), smaller ones (--size), or end other programs.'
   }
 }

@@ -14,7 +14,7 @@ function left(limit: 'Max address space' | 'Max data size', taken: 'VmSize' | 'V
 }
 
 /** Bytes. */
-export const freeMemory = (): number =>
+export const memoryLeft = (): number =>
   Math.min(process.availableMemory(), left('Max address space', 'VmSize'), left('Max data size', 'VmData'))
 
 /** `1.25 GB`, `12 MB`. */
