@@ -1,4 +1,5 @@
 /** `dinov2 embed`: one vector for each image. */
+import {counted} from '../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {Command, badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../src/cli/command.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
@@ -82,14 +83,20 @@ export default class Embed extends Command {
       if (event.kind === 'ready')
         progress = this.progress() // rates are of images, not of loading the model
       else if (event.kind === 'resumed') {
-        this.note(`going on behind ${event.rows} rows that are done`)
+        this.note(`going on behind ${counted(event.rows, 'row that is', 'rows that are')} done`)
         progress.startAt(event.rows)
         bad.accept(event.rows)
       } else if (event.kind === 'rows') {
         bad.accept(event.rows - bad.good)
         waited = event.waiting
         progress.update(event.rows, {waiting: `${Math.round((100 * waited) / Math.max(progress.seconds, 1e-3))}%`})
-      } else this.note(`${event.rows} rows are kept in ${flags.output}.partial; the same command with --resume goes on`)
+      } else
+        this.note(
+          `${counted(event.rows, 'row is', 'rows are')} kept in ${flags.output}.partial; ` +
+            (event.rejected
+              ? '--resume with a larger --max-bad goes on behind them, the same command without --resume starts anew'
+              : 'the same command with --resume goes on')
+        )
     }
     progress.stop()
     const {engine, ...rest} = step.value
@@ -103,7 +110,7 @@ export default class Embed extends Command {
     }
     if (rest.finished)
       this.note(
-        `${rest.rows} rows of ${rest.dim} numbers in ${progress.seconds.toFixed(1)} s, ${report.imagesPerSecond} images/s` +
+        `${counted(rest.rows, 'row')} of ${counted(rest.dim, 'number')} in ${progress.seconds.toFixed(1)} s, ${report.imagesPerSecond} images/s` +
           (flags.output === '-' ? '' : `, in ${flags.output}`)
       )
     return report
@@ -113,7 +120,7 @@ export default class Embed extends Command {
     const {estimateEmbedding: forecast} = await import('../src/tasks/embed/embed-images.js')
     const bill = await forecast(work)
     this.note(
-      `${bill.images} images; ` +
+      `${counted(bill.images, 'image')}; ` +
         (bill.seconds === undefined
           ? 'none of the first could be read, so the time cannot be told'
           : `${bill.imagesPerSecond!.toFixed(1)} images/s, ${duration(bill.seconds)} in all, ${(bill.memory / 2 ** 30).toFixed(2)} GiB`)

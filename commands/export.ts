@@ -1,4 +1,5 @@
 /** `dinov2 export`: a checkpoint of one kind, written as another. */
+import {counted} from '../src/config/counted.js'
 import {Args, Flags} from '@oclif/core'
 import {Command, outputFlags, reportFlags} from '../src/cli/command.js'
 
@@ -75,9 +76,9 @@ Numbers are written as float32. A .pth is read by a parser that builds tensors a
     })
     for (const note of report.notes) this.note(note)
     const what = report.config
-      ? `backbone of width ${report.config.width}, depth ${report.config.depth}, ${report.config.heads} heads, patch ${report.config.patch}`
+      ? `backbone of width ${report.config.width}, depth ${report.config.depth}, ${counted(report.config.heads, 'head')}, patch ${report.config.patch}`
       : 'head'
-    const count = `${report.tensors} tensors, ${report.parameters} parameters, ${Math.ceil(report.bytes / 1e6)} MB`
+    const count = `${counted(report.tensors, 'tensor')}, ${counted(report.parameters, 'parameter')}, ${Math.ceil(report.bytes / 1e6)} MB`
     this.note(`${flags['dry-run'] ? 'would write' : 'wrote'} ${report.output}: ${what}, ${count}`)
     return report
   }

@@ -1,4 +1,5 @@
 /** `dinov2 search`: the nearest neighbours of images or embeddings. */
+import {counted} from '../src/config/counted.js'
 import {Args, Flags} from '@oclif/core'
 import {Command, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags, strictBadFlags} from '../src/cli/command.js'
 import {modelForImagesFlag, pixelFlags} from '../src/cli/feature-flags.js'
@@ -133,11 +134,12 @@ export default class Search extends Command {
       sheet.stream.write(made.content)
       await sheet.commit()
       missing = made.report.missing
-      if (missing > 0) this.warn(`${missing} pictures could not be opened by their ids; --root DIR says where names start`)
-      if (done > shown.length) this.note(`the page shows the first ${shown.length} of ${done} queries; raise --html-queries to see more`)
+      if (missing > 0) this.warn(`${counted(missing, 'image')} could not be opened by id; --root DIR says where names start`)
+      if (done > shown.length)
+        this.note(`the page shows the first ${shown.length} of ${counted(done, 'query', 'queries')}; raise --html-queries to see more`)
     }
     this.note(
-      `${rows} neighbours of ${done} ${done === 1 ? 'query' : 'queries'}${flags.output === '-' ? '' : `, in ${flags.output}`}${flags.html === undefined ? '' : `; page in ${flags.html}`}`
+      `${counted(rows, 'neighbour')} of ${counted(done, 'query', 'queries')}${flags.output === '-' ? '' : `, in ${flags.output}`}${flags.html === undefined ? '' : `; page in ${flags.html}`}`
     )
     return {output: flags.output, queries: done, rows, refused: bad.count, ...(flags.html === undefined ? {} : {html: flags.html, missing})}
   }

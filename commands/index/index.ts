@@ -2,6 +2,7 @@
  * `dinov2 index`: embeddings become a searchable index, or join or leave one. In a folder of its own, because oclif
  * takes `commands/index.ts` for the whole program.
  */
+import {counted} from '../../src/config/counted.js'
 import {Args, Flags, type Interfaces} from '@oclif/core'
 import {Command, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
 import {UserError} from '../../src/config/errors.js'
@@ -163,7 +164,7 @@ export default class Index extends Command {
         ? 'exact search, recall@10 1'
         : recall === null
           ? 'graph; too few new rows to measure its recall'
-          : `graph, recall@${recall.k} ${recall.value.toFixed(3)} on ${recall.queries} held rows with ef ${report.ef}`
+          : `graph, recall@${recall.k} ${recall.value.toFixed(3)} on ${counted(recall.queries, 'held row')} with ef ${report.ef}`
     this.#sum(report, changes, found, target)
     return {output: target, ...report}
   }
@@ -218,8 +219,8 @@ export default class Index extends Command {
       lists === undefined
         ? 'exact search, recall@10 1'
         : recall === null
-          ? `${lists.partitions} inverted lists; too few new rows to measure their recall`
-          : `${lists.partitions} inverted lists, recall@${recall.k} ${recall.value.toFixed(3)} on ${recall.queries} held rows with probes ${lists.probes}, refine ${lists.refine}`
+          ? `${counted(lists.partitions, 'inverted list')}; too few new rows to measure their recall`
+          : `${counted(lists.partitions, 'inverted list')}, recall@${recall.k} ${recall.value.toFixed(3)} on ${counted(recall.queries, 'held row')} with probes ${lists.probes}, refine ${lists.refine}`
     this.#sum(report, changes, found, target)
     return {output: target, backend: 'lance', ...report}
   }
@@ -251,7 +252,7 @@ export default class Index extends Command {
       ...(report.removed > 0 ? [`${report.removed} removed`] : [])
     ]
     this.note(
-      `${report.rows} rows of ${report.dim} numbers${changed.length > 0 ? ` (${changed.join(', ')})` : ''}; ${found}${target === '-' ? '' : `; in ${target}`}`
+      `${counted(report.rows, 'row')} of ${counted(report.dim, 'number')}${changed.length > 0 ? ` (${changed.join(', ')})` : ''}; ${found}${target === '-' ? '' : `; in ${target}`}`
     )
   }
 }

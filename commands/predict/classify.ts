@@ -1,4 +1,5 @@
 /** `dinov2 predict classify`: the likeliest classes of images. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {classNames} from '../../src/cli/class-names.js'
 import {badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
@@ -72,7 +73,7 @@ export default class PredictClassify extends ImageCommand {
     if (signal.aborted) return {output: flags.output, images: done, finished: false}
     await bad.finish()
     await output.commit()
-    this.note(`${done} images${flags.output === '-' ? '' : `, in ${flags.output}`}`)
+    this.note(`${counted(done, 'image')}${flags.output === '-' ? '' : `, in ${flags.output}`}`)
     return {output: flags.output, images: done, refused: bad.count, finished: true}
   }
 }

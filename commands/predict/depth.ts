@@ -1,4 +1,5 @@
 /** `dinov2 predict depth`: depth maps of images. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {badFlags, engineFlags, imagesArg, inputFlags, refuseFilled, outputFlags, reportFlags} from '../../src/cli/command.js'
 import {depthFlags, positive} from '../../src/cli/depth-flags.js'
@@ -88,7 +89,7 @@ export default class PredictDepth extends ImageCommand {
     progress.stop()
     await bad.finish()
     const report = {output: flags.output, images: step.value.images}
-    this.note(`${report.images} maps in ${flags.output}`)
+    this.note(`${counted(report.images, 'map')} in ${flags.output}`)
     return report
   }
 }

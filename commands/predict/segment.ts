@@ -1,4 +1,5 @@
 /** `dinov2 predict segment`: masks of images by a trained head. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {UserError} from '../../src/config/errors.js'
 import {engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
@@ -66,7 +67,7 @@ export default class PredictSegment extends ImageCommand {
     progress.stop()
     await bad.finish()
     await output.commit()
-    this.note(`${done} images${flags.output === undefined ? '' : `, masks in ${flags.output}`}`)
+    this.note(`${counted(done, 'image')}${flags.output === undefined ? '' : `, masks in ${flags.output}`}`)
     return {images: done, ...(flags.output === undefined ? {} : {masks: flags.output})}
   }
 }

@@ -1,4 +1,5 @@
 /** `dinov2 samples draw`: a labelled folder of pictures that the tool draws itself. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {Command, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
 
@@ -34,7 +35,9 @@ export default class SamplesDraw extends Command {
     const classes = chooseClasses(flags.classes)
     const total = classes.length * (flags['per-class'] + flags['val-per-class'])
     if (flags['dry-run']) {
-      this.note(`would draw ${total} pictures of ${classes.length} classes (${classes.join(', ')}) into ${flags.output}`)
+      this.note(
+        `would draw ${counted(total, 'image')} of ${counted(classes.length, 'class', 'classes')} (${classes.join(', ')}) into ${flags.output}`
+      )
       return {output: flags.output, classes, pictures: total}
     }
     const progress = this.progress({total, unit: 'pictures'})
@@ -53,7 +56,7 @@ export default class SamplesDraw extends Command {
     })
     progress.stop()
     this.note(
-      `drew ${report.train} + ${report.val} pictures of ${classes.length} classes into ${report.output} in ${progress.seconds.toFixed(1)} s`
+      `drew ${report.train} + ${counted(report.val, 'image')} of ${counted(classes.length, 'class', 'classes')} into ${report.output} in ${progress.seconds.toFixed(1)} s`
     )
     return report
   }

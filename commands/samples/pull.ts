@@ -1,4 +1,5 @@
 /** `dinov2 samples pull`: a small public photo set, from the host that publishes it. */
+import {counted} from '../../src/config/counted.js'
 import {Args, Flags} from '@oclif/core'
 import {Command, outputFlags, reportFlags} from '../../src/cli/command.js'
 
@@ -51,7 +52,7 @@ export default class SamplesPull extends Command {
       },
       onPhoto: done => (unpacking ??= this.progress({unit: 'photos', label: 'unpack'})).update(done)
     })
-    this.note(`${report.train} + ${report.val} photos of ${report.classes} classes in ${output}`)
+    this.note(`${report.train} + ${counted(report.val, 'photo')} of ${counted(report.classes, 'class', 'classes')} in ${output}`)
     return report
   }
 }

@@ -1,8 +1,9 @@
 /** `dinov2 visualize attention`: what the class token looks at. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {imagesArg} from '../../src/cli/command.js'
 import {modelFlag} from '../../src/cli/feature-flags.js'
-import {countedImages, patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
+import {patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
 export default class VisualizeAttention extends VisualizeCommand {
   static override summary = 'Show what the class token attends to, over the images.'
@@ -33,7 +34,7 @@ export default class VisualizeAttention extends VisualizeCommand {
       options => visualizeAttention({...options, images, model, size, block, heads, registers, smooth}),
       report => {
         if (registers && report.registers === 0) this.note('the model has no registers')
-        return [`${countedImages(report.images)}, block ${report.block} of ${report.heads} heads`]
+        return [`${counted(report.images, 'image')}, block ${report.block} of ${counted(report.heads, 'head')}`]
       }
     )
   }

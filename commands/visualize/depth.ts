@@ -1,9 +1,10 @@
 /** `dinov2 visualize depth`: predicted depth in colours. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {imagesArg} from '../../src/cli/command.js'
 import {depthFlags} from '../../src/cli/depth-flags.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
-import {countedImages, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
+import {visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
 export default class VisualizeDepth extends VisualizeCommand {
   static override dataToStdout = false
@@ -48,7 +49,7 @@ export default class VisualizeDepth extends VisualizeCommand {
     return this.draw(
       flags,
       options => visualizeDepth({...options, images, model, head, size, flip, depths, min, max, scale}),
-      report => [countedImages(report.images)]
+      report => [counted(report.images, 'image')]
     )
   }
 }

@@ -1,4 +1,5 @@
 /** `dinov2 visualize neighbours`: a contact sheet of queries and what was found for them. */
+import {counted} from '../../src/config/counted.js'
 import {Args, Flags} from '@oclif/core'
 import {modelForImagesFlag} from '../../src/cli/feature-flags.js'
 import {visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
@@ -48,8 +49,8 @@ export default class VisualizeNeighbours extends VisualizeCommand {
           {format, side, title, root, onQuery: onImage}
         ),
       ({missing, queries: shown}) => {
-        if (missing > 0) this.warn(`${missing} pictures could not be opened by their ids; --root DIR says where names start`)
-        return [`${shown} ${shown === 1 ? 'query' : 'queries'}`]
+        if (missing > 0) this.warn(`${counted(missing, 'image')} could not be opened by id; --root DIR says where names start`)
+        return [counted(shown, 'query', 'queries')]
       },
       {unit: 'queries'}
     )

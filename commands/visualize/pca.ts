@@ -1,8 +1,9 @@
 /** `dinov2 visualize pca`: patch features as colours. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {imagesArg} from '../../src/cli/command.js'
 import {modelFlag} from '../../src/cli/feature-flags.js'
-import {countedImages, patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
+import {patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
 export default class VisualizePca extends VisualizeCommand {
   static override summary = 'Show patch features as colours, beside the images.'
@@ -31,7 +32,7 @@ export default class VisualizePca extends VisualizeCommand {
       options => visualizePca({...options, images, model, size, foreground, smooth}),
       report => {
         for (const note of report.notes) this.note(note)
-        return [`${countedImages(report.images)}, ${report.patches} patches`]
+        return [`${counted(report.images, 'image')}, ${counted(report.patches, 'patch', 'patches')}`]
       }
     )
   }

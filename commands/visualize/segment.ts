@@ -1,8 +1,9 @@
 /** `dinov2 visualize segment`: classes over images, by a trained head. */
+import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {engineFlags, imagesArg} from '../../src/cli/command.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
-import {countedImages, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
+import {visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
 export default class VisualizeSegment extends VisualizeCommand {
   static override summary = 'Show the classes that a trained head finds, over the images.'
@@ -35,7 +36,7 @@ export default class VisualizeSegment extends VisualizeCommand {
     return this.draw(
       flags,
       options => visualizeSegment({...options, images, model, head, size}),
-      ({images: shown, classes}) => [`${countedImages(shown)}, ${classes.length} ${classes.length === 1 ? 'class' : 'classes'}`]
+      ({images: shown, classes}) => [`${counted(shown, 'image')}, ${counted(classes.length, 'class', 'classes')}`]
     )
   }
 }

@@ -1,8 +1,9 @@
 /** `dinov2 visualize similarity`: one patch against all patches. */
+import {counted} from '../../src/config/counted.js'
 import {Errors, Flags} from '@oclif/core'
 import {imagesArg} from '../../src/cli/command.js'
 import {layers, modelFlag} from '../../src/cli/feature-flags.js'
-import {countedImages, patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
+import {patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
 /** `0.5,0.5` or `120,80`: a point, in shares of the sides or in pixels. */
 const point = Flags.custom<readonly [x: number, y: number]>({
@@ -52,7 +53,7 @@ export default class VisualizeSimilarity extends VisualizeCommand {
       flags,
       options =>
         visualizeSimilarity({...options, images, model, size, at, smooth, layers: flags.layers, pageBytes: flags['page-mb'] * 2 ** 20}),
-      ({patch: [column, row], images: shown}) => [`the patch in column ${column} of row ${row} against ${countedImages(shown)}`]
+      ({patch: [column, row], images: shown}) => [`the patch in column ${column} of row ${row} against ${counted(shown, 'image')}`]
     )
   }
 }

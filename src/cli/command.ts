@@ -189,9 +189,8 @@ export abstract class Command extends OclifCommand {
     const own = options ?? (this.ctor as unknown as Interfaces.Input<F, B, A>)
     const shapes = (own.flags ?? {}) as unknown as Record<string, Flag>
     const line = cut(argv, shapes)
-    if (line.unknown.length > 0) throw this.#unknownFlag(line.unknown, shapes)
-
     for (const [old, name] of line.deprecated) this.#deprecated(`--${old}`, name)
+    if (line.unknown.length > 0) throw this.#unknownFlag(line.unknown, shapes)
 
     const given = new Set(line.flags.map(([name]) => name))
     const sources: Record<string, string> = Object.fromEntries(

@@ -4,6 +4,7 @@
  *
  * A command turns its flags into options once and passes the evaluation to `evaluate`.
  */
+import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import type {EvalEvent, EvalProgress, EvalReport, EvalResult, ItemRow} from '../tasks/eval/shared/evaluation.js'
 import {Command, type BadImages, type EngineAsked, type EngineChoice, type MaxBad, type PrecisionChoice} from './command.js'
@@ -70,8 +71,7 @@ export abstract class EvalCommand extends Command {
     if (outputs.page) {
       const {content, missing} = await result.page({root: flags.root, cropBorders: flags['crop-borders']})
       await write(outputs.page, [content])
-      if (missing > 0)
-        this.warn(`${missing} ${missing === 1 ? 'image' : 'images'} could not be opened by name; --root DIR says where names start`)
+      if (missing > 0) this.warn(`${counted(missing, 'image')} could not be opened by name; --root DIR says where names start`)
     }
     if (outputs.report) await write(outputs.report, [JSON.stringify(result.report, null, 2) + '\n'])
     this.print(textSummary(result.summary))

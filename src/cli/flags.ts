@@ -145,6 +145,6 @@ export const imagesArg = {
   images: Args.string({
     multiple: true,
     ignoreStdin: true,
-    description: 'Folders, image files, lists (lines, JSON Lines, CSV), tar shards, or - for a list on stdin.'
+    description: 'Folders, image files, lists (lines, JSON Lines, CSV), tar shards, or - for a list or a tar shard on stdin.'
   })
 }

@@ -5,6 +5,7 @@
  * A bad image never stops a run by itself; the run goes on and the exit status remembers (4 when there are more than
  * `--max-bad`).
  */
+import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import type {MaxBad} from './flags.js'
 import {openOutput, type Output} from '../system/output.js'
@@ -88,7 +89,7 @@ export class BadImages {
     }
     if (this.#count === 0) return
     const all = this.#count + this.#good
-    const summary = `${this.#count} of ${all} ${all === 1 ? 'input was' : 'inputs were'} refused`
+    const summary = `${this.#count} of ${counted(all, 'input was', 'inputs were')} refused`
     const limit = max.kind === 'count' ? String(max.value) : `${max.value}%`
     if (!this.tooMany) return say(`${summary} (--max-bad ${limit})`)
     throw new UserError(`${summary}, more than --max-bad ${limit} allows.`, {

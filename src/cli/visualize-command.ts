@@ -2,6 +2,7 @@
  * The base of the commands that take a model over images, and of those that draw one picture or page of them: common
  * options, progress, rejected images, and the output.
  */
+import {counted} from '../config/counted.js'
 import {extname} from 'node:path'
 import {Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
@@ -119,11 +120,8 @@ export abstract class VisualizeCommand extends ImageCommand {
     output.stream.write(content)
     await output.commit()
     const leftOut = (report as {leftOut?: number}).leftOut ?? 0
-    if (leftOut > 0) this.note(`${leftOut} more ${leftOut === 1 ? 'image is' : 'images are'} not shown; raise --limit to see them`)
+    if (leftOut > 0) this.note(`${counted(leftOut, 'more image is', 'more images are')} not shown; raise --limit to see them`)
     for (const sentence of describe(report)) this.note(`${sentence}, in ${flags.output}`)
     return {output: flags.output, ...report}
   }
 }
-
-/** `1 image`, `3 images`. */
-export const countedImages = (n: number): string => `${n} ${n === 1 ? 'image' : 'images'}`

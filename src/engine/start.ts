@@ -4,6 +4,7 @@
  * `auto` takes the first engine of the registry that starts, and reports which. An engine, device or precision asked
  * for by name is never replaced: where it is absent, the error (status 5) says why and how to get it.
  */
+import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import {noteOnStderr} from '../system/compile.js'
 import {assertAddressSpace} from '../system/free-memory.js'
@@ -23,7 +24,7 @@ export async function startEngine(request: EngineRequest = {}): Promise<EngineIn
   for (const candidate of engines) {
     try {
       const info = await start(candidate, request)
-      const threads = `${info.threads} ${info.threads === 1 ? 'thread' : 'threads'}`
+      const threads = counted(info.threads, 'thread')
       note(`engine ${info.engine} ${info.version} on ${info.device}, ${info.precision}, ${threads}`)
       const faster = refusals.find(refusal => refusal.engine.installation)
       if (faster) note(`${faster.error.message}; a faster engine: ${faster.error.hint ?? 'dinov2 engine list'}`)

@@ -1,4 +1,5 @@
 /** Reporting: run folders become one page of loss curves, schedules, health in words, evaluations and settings. */
+import {counted} from '../config/counted.js'
 import {lineChart, short, type Series} from '../render/chart.js'
 import {html, page, table, type Content, type Markup} from '../render/html.js'
 import {lossTerms} from '../loss/terms.js'
@@ -266,8 +267,7 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
         <ul class="findings">
           ${reports[i]!.health.map(({good, text}) => html`<li><span class="${good ? 'good' : 'bad'}">${good ? '✓' : '!'}</span> ${text}</li>`)}
           <li class="quiet">
-            ${lines.length} line${lines.length === 1 ? '' : 's'} of metrics up to step
-            ${reports[i]!.steps}${broken > 0 && `; ${broken} could not be read`}.
+            ${counted(lines.length, 'line')} of metrics up to step ${reports[i]!.steps}${broken > 0 && `; ${broken} could not be read`}.
           </li>
         </ul>`
   )

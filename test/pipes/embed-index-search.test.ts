@@ -214,6 +214,36 @@ describe('when something goes wrong', () => {
     assert.ok(!existsSync(join(dir, '.shared.arrow.partial.lock')))
   })
 
+  test('after status 4 --resume goes on, and the same command without it starts anew', async () => {
+    await writeFile(join(dir, 'some-bad.txt'), [...images, 'absent.png', 'absent-too.png'].join('\n'))
+    const ask = (...more: string[]): Promise<Ended> => run([...embed, 'some-bad.txt', '-o', 'bad.arrow', ...more])
+    const ended = await ask()
+    assert.equal(ended.status, 4, ended.stderr)
+    assert.match(ended.stderr, /24 rows are kept in bad\.arrow\.partial; --resume with a larger --max-bad/)
+    assert.equal((await ask()).status, 4)
+    const resumed = await ask('--resume', '--max-bad', '2')
+    assert.equal(resumed.status, 0, resumed.stderr)
+    assert.match(resumed.stderr, /going on behind 24 rows that are done/)
+    assert.ok(!existsSync(join(dir, 'bad.arrow.partial.rejected')))
+    const straight = await run([...embed, 'some-bad.txt', '-o', 'bad-straight.arrow', '--max-bad', '2'])
+    assert.equal(straight.status, 0, straight.stderr)
+    assert.deepEqual(await readFile(join(dir, 'bad.arrow')), await readFile(join(dir, 'bad-straight.arrow')))
+  })
+
+  test('a tar shard on stdin is known by its first bytes, also where it is compressed', async () => {
+    const list = (line: string): Promise<Ended> => shell(`${line} | $P ${embed.join(' ')} - --format jsonl`)
+    for (const pack of ['tar -c photos', 'tar -cz photos']) {
+      const {status, stdout, stderr} = await list(pack)
+      assert.equal(status, 0, stderr)
+      const ids = rows(stdout).map(({id}) => id)
+      assert.equal(ids.filter(id => typeof id === 'string').length, 24)
+      assert.ok(ids.includes(`stdin/${images[0]!.replace(/\.png$/, '')}`), String(ids[0]))
+    }
+    const cut = await list('tar -cz photos | head -c 3000')
+    assert.equal(cut.status, 4)
+    assert.match(cut.stderr, /stdin: the shard is damaged/)
+  })
+
   test('SIGINT finishes the batch, keeps the rows and leaves with 130', async () => {
     const {child, ended} = start(realBinary, [...embed, '-', '-o', 'stopped.arrow'], {env, cwd: dir, input: null})
     child.stdin!.write(images.join('\n') + '\n')

@@ -123,6 +123,7 @@ export const folders: Readonly<Record<string, FolderRule>> = {
 /** Files of `config` whose values every folder may use; of the others it may use types alone. */
 export const openConfig: ReadonlySet<string> = new Set([
   'src/config/errors.ts',
+  'src/config/counted.ts',
   'src/config/nearest.ts',
   'src/config/derived.ts',
   'src/config/renamed.ts',

@@ -6,6 +6,7 @@
  * step, whatever the number of workers. In shape comments: B images, G and S the sides of large and small crops, N
  * patches of a large crop.
  */
+import {counted} from '../../config/counted.js'
 import {UserError} from '../../config/errors.js'
 import {rng} from '../../tensor/random.js'
 import {ImageCache, makeCache, type CacheStats} from './cache.js'
@@ -68,7 +69,7 @@ export function describeLoad({images, waitSeconds, native, cache}: LoadStats): s
   const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
   const asked = cache ? cache.hits + cache.misses : 0
   return (
-    `${images} images were made ready by ${native ? 'native code' : 'JavaScript'}; ${waitSeconds.toFixed(1)} s were spent waiting for them` +
+    `${counted(images, 'image was', 'images were')} made ready by ${native ? 'native code' : 'JavaScript'}; ${waitSeconds.toFixed(1)} s were spent waiting for them` +
     (cache
       ? `; ${cache.images} decoded ones are kept in ${mib(cache.bytes)} of ${mib(cache.limit)} MiB, where ${asked === 0 ? 0 : Math.round((100 * cache.hits) / asked)} % of those asked for were found`
       : '; none are kept in memory')
@@ -306,7 +307,7 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
       place.passed.push(place.index)
       if (place.passed.length >= total) {
         const [first, reason] = [...reasons][0]!
-        throw new UserError(`None of the ${total} images can be decoded; the first, ${refs.at(first)!.id}: ${reason}.`, {
+        throw new UserError(`None of the ${counted(total, 'image')} can be decoded; the first, ${refs.at(first)!.id}: ${reason}.`, {
           exit: 4,
           code: 'ALL_BAD'
         })

@@ -11,9 +11,9 @@ import {UserError} from '../../config/errors.js'
 import {assertPlain, fileBytes, isOpenPipe, openPlainSync} from '../../system/plain-file.js'
 import {walkFolder} from './folder.js'
 import {isNulList, type ListFormat} from './list-format.js'
-import {readList} from './list.js'
+import {readList, type ListOptions} from './list.js'
 import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
-import {isShardName, readShard} from './webdataset.js'
+import {isShardName, readShard, shardByHead} from './webdataset.js'
 import {IdWatch} from './duplicate-ids.js'
 
 export {labelOf, type ImageRef, type SourceNote} from './image-ref.js'
@@ -38,6 +38,9 @@ const LISTS: Readonly<Record<string, ListFormat | 'plain'>> = {
   '.csv': 'csv',
   '.tsv': 'tsv'
 }
+
+/** Bytes of the header of a tar file. */
+const HEADER = 512
 
 const endingOf = (path: string): string => /\.[^./]*$/.exec(path)?.[0]?.toLowerCase() ?? ''
 
@@ -141,11 +144,7 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
   const {given, open, kind} = input
   if (kind === 'folder') yield* walkFolder(given, open, note)
   else if (kind === 'stdin')
-    yield* readList(stdin ?? process.stdin, {
-      name: 'stdin',
-      base: cwd === undefined ? '' : resolve(cwd),
-      ...(nul ? {format: 'nul' as const} : {})
-    })
+    yield* readPiped(stdin ?? process.stdin, {base: cwd === undefined ? '' : resolve(cwd), format: nul ? 'nul' : undefined}, note)
   else if (kind === 'list') {
     const format = LISTS[endingOf(given)]!
     yield* readList(fileBytes(open) as AsyncIterable<Buffer>, {
@@ -157,6 +156,35 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
   else if (isNulListFile(open))
     yield* readList(fileBytes(open) as AsyncIterable<Buffer>, {name: given, base: dirname(resolve(open)), format: 'nul'})
   else yield [refOf(given, open)]
+}
+
+/** What comes through stdin: a list, or a tar shard, which is known by its first bytes. */
+async function* readPiped(
+  stdin: Readable,
+  list: Pick<ListOptions, 'base' | 'format'>,
+  note: (note: SourceNote) => void
+): AsyncGenerator<ImageRef[]> {
+  const chunks = stdin[Symbol.asyncIterator]() as AsyncIterator<Buffer | string>
+  const head: Buffer[] = []
+  let length = 0
+  let ended = false
+  // The first line of a list is enough to tell it from a tar file, whose header has no line end.
+  while (!ended && length < HEADER && !head.at(-1)?.includes(0x0a)) {
+    const next = await chunks.next()
+    if (next.done) ended = true
+    else length += head[head.push(Buffer.from(next.value)) - 1]!.length
+  }
+  const whole = async function* (): AsyncGenerator<Buffer> {
+    try {
+      yield* head.splice(0)
+      for (let next = await chunks.next(); !next.done; next = await chunks.next()) yield Buffer.from(next.value)
+    } finally {
+      stdin.destroy() // whoever waits for more of it is let go
+    }
+  }
+  const kind = list.format === undefined ? shardByHead(Buffer.concat(head)) : undefined
+  if (kind) yield* readShard('stdin', 'stdin', note, {bytes: whole(), gzipped: kind === 'gzip'})
+  else yield* readList(whole(), {...list, name: 'stdin'})
 }
 
 /** As `listImages`, some at a time: no await for each image. Chunks are never empty. */
@@ -176,7 +204,8 @@ export async function* listChunks(inputs: readonly string[], options: SourceOpti
  * The images of the inputs, one by one, in order.
  *
  * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image
- * file, `-` (a list on stdin), a list file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`,
+ * file, `-` (a list or a tar shard on stdin),
+ * a list file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`,
  * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, `.tgz`, also
  * `name-{000..012}.tar`;
  * webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be

@@ -10,6 +10,7 @@
  * Every member is accounted for: it is an image, a part of one, or refused by name. Only folders, hidden files and
  * members of other kinds (sound, arrays) that lie beside an image are passed over.
  */
+import {counted} from '../../config/counted.js'
 import {closeSync, fstatSync, openSync, readSync, unlinkSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
@@ -33,12 +34,25 @@ const isGzipped = (name: string): boolean => /gz$/i.test(name)
 /** Lets signals and timers have a turn: listing reads synchronously, which is several times as fast. */
 const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 
+/** A shard that comes through a pipe. */
+export type PipedShard = {readonly bytes: AsyncIterable<Uint8Array>; readonly gzipped: boolean}
+
+/** What the first bytes of a stream say it is: a tar file, one compressed by gzip, or neither. */
+export function shardByHead(head: Uint8Array): 'tar' | 'gzip' | undefined {
+  if (head[0] === 0x1f && head[1] === 0x8b) return 'gzip'
+  return Buffer.from(head.buffer, head.byteOffset, head.length).toString('latin1', 257, 262) === 'ustar' ? 'tar' : undefined
+}
+
 /** The open shard; `problem` is what is wrong with its compression, where its members up to there can be read. */
 type OpenShard = {readonly file: number; readonly size: number; readonly problem?: string}
 
-/** Opens a shard: what is no plain file is refused before it is opened, because opening a pipe waits for a writer. */
-async function openShard(path: string): Promise<OpenShard> {
-  if (!isGzipped(path)) {
+/**
+ * Opens a shard: what is no plain file is refused before it is opened, because opening a pipe waits for a writer. What
+ * comes through `piped`, or is compressed, is first written to a temporary file, because members are read by place.
+ */
+async function openShard(path: string, piped: PipedShard | undefined): Promise<OpenShard> {
+  const gzipped = piped?.gzipped ?? isGzipped(path)
+  if (!piped && !gzipped) {
     const file = openPlainSync(path)
     return {file, size: fstatSync(file).size}
   }
@@ -47,10 +61,10 @@ async function openShard(path: string): Promise<OpenShard> {
   unlinkSync(unpacked) // it goes with the process, whatever ends it
   let size = 0
   try {
-    const source = Readable.from(fileBytes(path))
+    const source = Readable.from(piped?.bytes ?? fileBytes(path))
     const packed = createGunzip()
-    source.on('error', error => packed.destroy(error)).pipe(packed)
-    for await (const part of packed as AsyncIterable<Buffer>) size += writeSync(file, part)
+    if (gzipped) source.on('error', error => packed.destroy(error)).pipe(packed)
+    for await (const part of (gzipped ? packed : source) as AsyncIterable<Buffer>) size += writeSync(file, part)
     return {file, size}
   } catch (error) {
     const {code, message} = error as NodeJS.ErrnoException
@@ -86,8 +100,14 @@ function sortMember(file: number, {name, type, offset, size}: TarMember, samples
 /**
  * Yields the samples of a shard, some at a time; `shown` is its name as given, `open` what to open. Members that are
  * lost come as problems, which are counted; so does the shard itself where it is damaged or ends without its mark.
+ * The images of a shard that is compressed, or comes through `piped`, bring their bytes along.
  */
-export async function* readShard(shown: string, open: string, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
+export async function* readShard(
+  shown: string,
+  open: string,
+  note: (note: SourceNote) => void,
+  piped?: PipedShard
+): AsyncGenerator<ImageRef[]> {
   const nameOf = (name: Buffer): string => `${shown}/${showBytes(name)}`
   const samples = new SampleCollector()
   let ready: ImageRef[] = []
@@ -98,14 +118,14 @@ export async function* readShard(shown: string, open: string, note: (note: Sourc
     const id = nameOf(key)
     const odd = id.endsWith(key.toString('utf8')) ? {} : {pathBase64: Buffer.concat([Buffer.from(`${shown}/`), key]).toString('base64')}
     const range = {offset: image.offset, size: image.size}
-    if (!isGzipped(open)) return {id, path: open, ...odd, fields, range}
+    if (!piped && !isGzipped(open)) return {id, path: open, ...odd, fields, range}
     const bytes = Buffer.alloc(image.size)
     readSync(shard!.file, bytes, 0, image.size, image.offset)
     return {id, path: open, ...odd, fields, bytes}
   }
   const problems: ImageRef[] = []
   try {
-    shard = await openShard(open)
+    shard = await openShard(open, piped)
     let members = 0
     try {
       for (const member of tarMembers(shard.file, shard.size)) {
@@ -116,7 +136,13 @@ export async function* readShard(shown: string, open: string, note: (note: Sourc
       }
     } catch (error) {
       const reason = shard.problem ?? (error as Error).message
-      problems.push(problemRef(shown, open, `the shard is damaged or no tar file (${reason}); ${members} members lie before that`))
+      problems.push(
+        problemRef(
+          shown,
+          open,
+          `the shard is damaged or no tar file (${reason}); ${counted(members, 'member lies', 'members lie')} before that`
+        )
+      )
     }
     if (shard.problem !== undefined && problems.at(-1)?.id !== shown)
       problems.push(problemRef(shown, open, `the shard is damaged (${shard.problem})`))

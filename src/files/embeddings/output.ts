@@ -8,7 +8,7 @@ import {fileSink, streamSink} from './bytes.js'
 import type {Format} from './format.js'
 import {formatOf, type EmbeddingFormat} from './formats.js'
 import type {EmbeddingMeta} from './provenance.js'
-import {createResumable, partialOf, type EmbeddingOutput} from './resumable.js'
+import {createResumable, isOfRejectedRun, partialOf, type EmbeddingOutput} from './resumable.js'
 
 export type OutputOptions = {
   readonly meta: EmbeddingMeta
@@ -80,7 +80,7 @@ export async function inspectOutput(
     })
   const state = {format: format.name, pipe, complete, continuing: resume && partial !== undefined}
   if (pipe || complete) return state
-  if (partial && !resume && !force) {
+  if (partial && !resume && !force && !(await isOfRejectedRun(target))) {
     throw new UserError(`${partialOf(target)} was left by an interrupted run.`, {
       exit: 2,
       code: 'PARTIAL_EXISTS',

@@ -1,5 +1,5 @@
 /** Outputs that grow as `OUT.partial` and can be continued behind their last whole row. */
-import {open, rename, rm, type FileHandle} from 'node:fs/promises'
+import {open, rename, rm, stat, writeFile, type FileHandle} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {assertFolderOf, writeError} from '../../system/atomic.js'
@@ -22,12 +22,25 @@ export type EmbeddingOutput = {
   write(batch: EmbeddingBatch): Promise<void>
   /** Writes the end and gives the file its name. */
   commit(): Promise<void>
-  /** Ends without a result. What is written stays as `OUT.partial` for `resume`; true when there is such a file. */
-  keep(): Promise<boolean>
+  /**
+   * Ends without a result. What is written stays as `OUT.partial` for `resume`; true when there is such a file.
+   * `rejected`: the run came to its end and refused its inputs, so a run without `resume` may begin anew.
+   */
+  keep(options?: {readonly rejected?: boolean}): Promise<boolean>
 }
 
 /** Under which name an output grows. */
 export const partialOf = (target: string): string => `${target}.partial`
+
+/** Stands beside a partial file whose run was not interrupted, but refused too many of its inputs. */
+const rejectedMarkOf = (target: string): string => `${partialOf(target)}.rejected`
+
+/** Whether the partial file of `target` is of a run that refused too many of its inputs. */
+export const isOfRejectedRun = async (target: string): Promise<boolean> =>
+  stat(rejectedMarkOf(target)).then(
+    found => found.isFile(),
+    () => false
+  )
 
 /** Finds what an interrupted run left. Throws `UserError` where it was made in another way. */
 async function recovered(
@@ -89,6 +102,7 @@ async function growing(
   const begun = resume ? await recovered(format, partial, sides, meta, batch) : undefined
   const mode = begun ? 'r+' : 'w+'
   const file = await openPartial(partial, mode, target)
+  await rm(rejectedMarkOf(target), {force: true})
   const handles: FileHandle[] = []
   for (const side of sides) handles.push(await openPartial(side.partial, mode, target))
   await file.truncate(begun?.end ?? 0)
@@ -125,12 +139,15 @@ async function growing(
       await rename(partial, target)
       await syncFolder(dirname(target))
     },
-    async keep() {
+    async keep({rejected = false} = {}) {
       if (over) return false
       over = true
       await file.close()
       for (const handle of handles) await handle.close()
-      if (written > 0) return true
+      if (written > 0) {
+        if (rejected) await writeFile(rejectedMarkOf(target), '')
+        return true
+      }
       await rm(partial, {force: true})
       for (const side of sides) await rm(side.partial, {force: true})
       return false

@@ -5,6 +5,7 @@
  * whose rows are its images. Every input row ends up either in the pool or among `refused` with a reason: unreadable
  * images, and rows whose id was there before.
  */
+import {counted} from '../../config/counted.js'
 import {stat} from 'node:fs/promises'
 import {extname} from 'node:path'
 import {Readable} from 'node:stream'
@@ -244,7 +245,7 @@ async function imagePool(
       }
       if (numbers.length === 0)
         throw new UserError(
-          `None of the ${table.length} images can be read; the first, ${table.at(0)!.id}: ${refused.find(({bad}) => bad)?.reason ?? ''}.`,
+          `None of the ${counted(table.length, 'image')} can be read; the first, ${table.at(0)!.id}: ${refused.find(({bad}) => bad)?.reason ?? ''}.`,
           {
             exit: 4,
             code: 'ALL_BAD'
@@ -405,7 +406,7 @@ export async function* openOther(
   if (table.length === 0) throw noImages(inputs)
   const {features, good} = yield* maker.describe(table, wanted, bad => options.onRejected?.(bad))
   if (good.length === 0 && !options.signal?.aborted)
-    throw new UserError(`None of the ${table.length} images of ${name} can be read.`, {
+    throw new UserError(`None of the ${counted(table.length, 'image')} of ${name} can be read.`, {
       exit: 4,
       code: 'ALL_BAD',
       hint: 'Give --bad FILE to see why.'

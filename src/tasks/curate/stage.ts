@@ -1,4 +1,5 @@
 /** What the stages of curation have in common: what they are given, and what they say of each row. */
+import {counted} from '../../config/counted.js'
 import type {Readable} from 'node:stream'
 import {onEngine, plainly, type Arithmetic} from '../../curate/matmul-backend.js'
 import {selectRows, type RowSource} from '../../curate/rows.js'
@@ -84,4 +85,5 @@ export async function* inPieces<E, R>(
 /** Seven digits: as many as float32 vectors mean. */
 export const rounded = (x: number): number => Number(x.toPrecision(6))
 
-export const plural = (n: number, one: string, many = `${one}s`): string => `${n.toLocaleString('en')} ${n === 1 ? one : many}`
+/** As `counted`, with commas between thousands. */
+export const plural = (n: number, one: string, many?: string): string => counted(n, one, many, n.toLocaleString('en'))

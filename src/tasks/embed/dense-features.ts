@@ -9,6 +9,7 @@
  * In shape comments: B images, H × W pixels, P patch side, h = ⌈H/P⌉, w = ⌈W/P⌉, C width, n blocks, D = n · C, or n ·
  * 2C with cls.
  */
+import {counted} from '../../config/counted.js'
 import {closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
@@ -43,7 +44,7 @@ export function blocksOf({depth}: VitConfig, layers: number | readonly number[])
   const blocks =
     typeof layers === 'number' ? Array.from({length: layers}, (_, i) => depth - layers + i) : [...new Set(layers)].sort((a, b) => a - b)
   if (blocks.length === 0 || blocks.some(block => !Number.isInteger(block) || block < 0 || block >= depth))
-    throw new UserError(`--layers ${String(layers)} does not fit the model, which has ${depth} blocks.`, {
+    throw new UserError(`--layers ${String(layers)} does not fit the model, which has ${counted(depth, 'block')}.`, {
       exit: 2,
       code: 'USAGE',
       hint: `Give a number from 1 to ${depth}, or a list of blocks from 0 to ${depth - 1}.`

@@ -6,6 +6,7 @@
  */
 import type {Writable} from 'node:stream'
 import type {RejectedImage} from '../../data/loader/batches.js'
+import {UserError} from '../../config/errors.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
 import {appendEmbeddings, createEmbeddings, inspectOutput, type EmbeddingFormat} from '../../files/embeddings/embeddings.js'
@@ -46,8 +47,8 @@ export type EmbedEvent =
   | {readonly kind: 'resumed'; readonly rows: number}
   /** `waiting`: seconds that the engine stood still for want of images, so far. */
   | {readonly kind: 'rows'; readonly rows: number; readonly waiting: number}
-  /** An output that has no end yet was kept for `--resume`. */
-  | {readonly kind: 'kept'; readonly rows: number}
+  /** An output that has no end yet was kept for `--resume`; `rejected`: too many inputs were refused. */
+  | {readonly kind: 'kept'; readonly rows: number; readonly rejected: boolean}
 
 export type EmbedReport = {
   readonly output: string
@@ -97,7 +98,7 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   const output = await (place.complete ? appendEmbeddings(target, options) : createEmbeddings(target, options))
   const {resumed, format} = output
   let rows = resumed
-  const keep = async (): Promise<EmbedEvent[]> => ((await output.keep()) ? [{kind: 'kept', rows}] : [])
+  const keep = async (rejected = false): Promise<EmbedEvent[]> => ((await output.keep({rejected})) ? [{kind: 'kept', rows, rejected}] : [])
   try {
     yield {kind: 'ready'}
     if (resumed > 0) yield {kind: 'resumed', rows}
@@ -117,7 +118,7 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
     await output.commit()
     return {output: target, format, finished: true, rows, resumed, dim, fingerprint, batch, engine}
   } catch (error) {
-    yield* await keep()
+    yield* await keep(error instanceof UserError && error.exit === 4)
     throw error
   }
 }

@@ -12,6 +12,7 @@
  *
  * In shape comments: B images, N patches, C width, n chosen blocks, D numbers a vector.
  */
+import {counted} from '../../config/counted.js'
 import {relative} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {pixelBatches, type RejectedImage, type Batches, type PixelBatch} from '../../data/loader/batches.js'
@@ -116,7 +117,7 @@ export function embedderOf(
     typeof layers === 'number' ? Array.from({length: layers}, (_, i) => depth - layers + i) : [...new Set(layers)].sort((a, b) => a - b)
   if (blocks.length === 0 || blocks.some(block => block < 0 || block >= depth))
     throw usage(
-      `--layers ${String(layers)} does not fit ${name}, which has ${depth} blocks.`,
+      `--layers ${String(layers)} does not fit ${name}, which has ${counted(depth, 'block')}.`,
       `Give a number from 1 to ${depth}, or a list of blocks from 0 to ${depth - 1}.`
     )
   const {resize, crop, cropBorders} = given.transform

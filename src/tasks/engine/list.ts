@@ -1,4 +1,5 @@
 /** What can compute here: the facts of `dinov2 engine list`, and as lines for a person. */
+import {counted} from '../../config/counted.js'
 import {describeEngines} from '../../engine/describe.js'
 import type {EngineDescription} from '../../engine/engine.js'
 
@@ -23,7 +24,7 @@ export function engineLines({auto, engines}: EngineList): string[] {
   for (const {engine, title, available, version, where, devices, reason, command, remarks} of engines) {
     lines.push(`${engine.padEnd(12)}${available ? `${version}, ${title}` : `not here: ${reason}`}`)
     for (const {name, title: maker, memory, cores, bf16, auto: precision} of devices) {
-      const facts = [maker, ...(cores === null ? [] : [`${cores} ${cores === 1 ? 'core' : 'cores'}`]), gibibytes(memory)]
+      const facts = [maker, ...(cores === null ? [] : [counted(cores, 'core')]), gibibytes(memory)]
       lines.push(`  ${name.padEnd(10)}${facts.join(', ')}${bf16 ? ', multiplies bf16' : ''}; --precision auto is ${precision}`)
     }
     if (where) lines.push(`  ${'from'.padEnd(10)}${where}`)

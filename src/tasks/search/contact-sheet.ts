@@ -1,4 +1,5 @@
 /** Contact sheets: queries and their nearest neighbours, as one page or one picture. */
+import {counted} from '../../config/counted.js'
 import {join} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
@@ -155,7 +156,7 @@ export async function contactSheet(
   if (format === 'png') return {content: await stripsPng(strips, side), report}
   const body = html`<h1>${title}</h1>
     <p>
-      ${queries} ${queries === 1 ? 'query' : 'queries'}, each at the left of its row, with the nearest neighbours from left to
+      ${counted(queries, 'query', 'queries')}, each at the left of its row, with the nearest neighbours from left to
       right.${
         report.sameLabel !== undefined &&
         ` ${(100 * report.sameLabel).toFixed(1)} % of the neighbours have the label of their query (green frame).`

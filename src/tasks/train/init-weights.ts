@@ -8,6 +8,7 @@
  * learn by themselves at first where they are new. Headers alone are read for this; the numbers are read when the
  * state is made.
  */
+import {counted} from '../../config/counted.js'
 import {stat} from 'node:fs/promises'
 import {basename, dirname, resolve} from 'node:path'
 import {headSizes, type Derived, type HeadSize} from '../../config/derived.js'
@@ -231,7 +232,7 @@ export function describeStart(
   const {width, depth, patch, grid} = config
   const fresh = newHeads(heads, plan)
   const spoken = fresh.map(({name, why}) => `${name} is new (${why})`)
-  const rest = plan.headWarmup > 0 ? `; for ${plan.headWarmup} steps the heads learn and the backbone stands still` : ''
+  const rest = plan.headWarmup > 0 ? `; for ${counted(plan.headWarmup, 'step')} the heads learn and the backbone stands still` : ''
   return [
     `starting from ${path}: ${width} wide, ${depth} blocks, patches of ${patch}, positions for ${grid * patch} pixels`,
     ...resamplings(config, vit),

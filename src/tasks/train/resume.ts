@@ -7,6 +7,7 @@
  * caller accepts changes; the run then goes on from the same weights on another course, which its checkpoints record.
  * What the weights themselves do not fit is always refused.
  */
+import {counted} from '../../config/counted.js'
 import {createHash} from 'node:crypto'
 import {UserError} from '../../config/errors.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../system/json.js'
@@ -256,7 +257,7 @@ export function compare(
       }
   }
   if (metadata['images'] && metadata['images'] !== String(set.images))
-    course.push(`there were ${metadata['images']} images and are ${set.images}`)
+    course.push(`the list had ${counted(Number(metadata['images']), 'image')} and has ${set.images}`)
   else if (metadata['images_fingerprint'] && metadata['images_fingerprint'] !== set.fingerprint)
     course.push(`there are as many images (${set.images}), but others or in another order`)
   if (metadata['taught_by'] !== teacherFingerprint && metadata['settings'])

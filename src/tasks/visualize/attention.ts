@@ -2,6 +2,7 @@
  * Pictures of attention: what the class token (and, where there are some, the registers) of a block looks at, all
  * heads together and each apart.
  */
+import {counted} from '../../config/counted.js'
 import {UserError} from '../../config/errors.js'
 import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
@@ -166,9 +167,9 @@ async function stripsHtml(strips: readonly Strip[], {block, heads, size, onPatch
       '.strip { display: grid; gap: 6px; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); margin-bottom: 0.6rem; } .strip img { width: 100%; }',
     body: html`<h1>Attention</h1>
       <p>
-        Where block ${block} looks from, in images with a short side of ${size} pixels: the mean of its ${heads} heads, and each apart.
-        Every map has a scale of its own: dark is the share that one patch in twenty stays below, bright the share that one in a hundred
-        exceeds.
+        Where block ${block} looks from, in images with a short side of ${size} pixels: the mean of its ${counted(heads, 'head')}, and each
+        apart. Every map has a scale of its own: dark is the share that one patch in twenty stays below, bright the share that one in a
+        hundred exceeds.
       </p>
       ${sections}`
   })

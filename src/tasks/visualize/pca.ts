@@ -1,4 +1,5 @@
 /** Pictures of what a model sees: patch features as colours. */
+import {counted} from '../../config/counted.js'
 import {enlarge, fitSide, paste, blankCanvas} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
@@ -130,7 +131,7 @@ async function pairsHtml(pairs: readonly Pair[], {size, patches, foreground, exp
   const percent = (share: number): string => `${(100 * share).toFixed(0)} %`
   const body = html`<h1>Patch features as colours</h1>
     <p>
-      Images with a short side of ${size} pixels, ${patches} patches together.
+      Images with a short side of ${size} pixels, ${counted(patches, 'patch', 'patches')} together.
       ${
         foreground === undefined
           ? 'Red, green and blue are the first three principal components of all patches.'

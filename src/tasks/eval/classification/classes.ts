@@ -1,5 +1,5 @@
 /** The classes of an evaluation: their order, their numbers, and how often each occurs. */
-import {counted} from '../shared/tables.js'
+import {counted} from '../../../config/counted.js'
 
 /** All labels once, sorted. */
 export const sortedClasses = (labels: Iterable<string>): string[] => [...new Set(labels)].sort((a, b) => (a < b ? -1 : 1))

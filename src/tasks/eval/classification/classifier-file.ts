@@ -5,6 +5,7 @@
  * that follows from F: the cls token of the last block and the mean patch token (2 C), or the cls tokens of the last
  * four and the mean (5 C). In shape comments: K classes, F features, C width of the backbone.
  */
+import {counted} from '../../../config/counted.js'
 import {access} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
@@ -95,7 +96,7 @@ export async function openClassifier(
 }
 
 const otherCount = (path: string, own: number, given: number): UserError =>
-  new UserError(`${path} tells ${own} classes apart, but ${given} names were given.`, {
+  new UserError(`${path} tells ${counted(own, 'class', 'classes')} apart, but ${counted(given, 'name was', 'names were')} given.`, {
     exit: 2,
     code: 'CLASSES',
     hint: 'One name a line, in the order of the head.'

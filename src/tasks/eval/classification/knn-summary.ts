@@ -1,6 +1,7 @@
 /** A kNN report as tables for terminal and page: scores, then differences. */
+import {counted} from '../../../config/counted.js'
 import type {Summary, Table} from '../shared/evaluation.js'
-import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
+import {candidateTitle, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 import type {KnnDifference, KnnReport, KnnScore} from './knn-report.js'
 
 const perClassText = (perClass: number | null | undefined): string =>

@@ -7,6 +7,7 @@
  * same images: its pixels (32 × 32, normalised as for the network), and the same architecture with fresh weights,
  * which shows what the architecture alone contributes.
  */
+import {counted} from '../../../config/counted.js'
 import {startEngine} from '../../../engine/start.js'
 import {normalizeRows} from '../../../search/exact.js'
 import {defaultK} from '../../../search/knn.js'
@@ -101,7 +102,7 @@ function limitNotes(voted: readonly VotedSet[], wanted: readonly number[]): stri
   const notes = voted.flatMap(({perClass, votes}) => {
     const most = Math.max(...votes.map(({k}) => k))
     if (wanted.every(k => k <= most)) return []
-    const limited = `k is limited to the ${most} train ${most === 1 ? 'image' : 'images'} there ${most === 1 ? 'is' : 'are'}`
+    const limited = `k is limited to the ${counted(most, 'train image')} there ${most === 1 ? 'is' : 'are'}`
     return [perClass === undefined ? limited : `with ${perClass} of a class, ${limited}`]
   })
   return [...new Set(notes)]

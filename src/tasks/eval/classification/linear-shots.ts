@@ -1,9 +1,9 @@
 /** Training on a few images of each class, drawn several times. */
+import {counted} from '../../../config/counted.js'
 import {sampleRowsPerClass} from '../../../search/knn.js'
 import {rng} from '../../../tensor/random.js'
 import type {EvalEvent} from '../shared/evaluation.js'
 import {pickRows, type LabelledSet} from '../shared/labelled-features.js'
-import {counted} from '../shared/tables.js'
 import {classNumbers} from './classes.js'
 import type {Classifier} from './classifier-file.js'
 import type {LinearOptions} from './linear-options.js'

@@ -1,6 +1,7 @@
 /** A linear report as tables for terminal and page: scores, then differences. */
+import {counted} from '../../../config/counted.js'
 import type {Summary, Table} from '../shared/evaluation.js'
-import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
+import {candidateTitle, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 import type {LinearReport} from './linear-report.js'
 
 /** What was done, in one line. */

@@ -2,10 +2,11 @@
  * The report of a depth evaluation as one page: tables, and the best, typical and worst images of every set with their
  * depth in colors.
  */
+import {counted} from '../../../config/counted.js'
 import {evalPage} from '../../../render/eval-page.js'
 import {html, type Markup} from '../../../render/html.js'
 import type {DepthErrors} from '../../../metrics/depth.js'
-import {counted, pageTables} from '../shared/tables.js'
+import {pageTables} from '../shared/tables.js'
 import {depthFigure, depthPicture, depthStyle} from './pictures.js'
 import {depthSummary, type DepthExamples, type DepthReport} from './report.js'
 

@@ -2,12 +2,13 @@
  * What a depth evaluation reports: the types of its JSON, scores and paired differences made of the errors of single
  * images, and the tables that show them.
  */
+import {counted} from '../../../config/counted.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import type {DepthBins} from '../../../heads/depth-head.js'
 import {depthMeasures, type DepthAlignment, type DepthCrop, type DepthErrors, type DepthMeasure} from '../../../metrics/depth.js'
 import {meanMeasure, pairedDifferences, scoreOutcomes, type Measure, type Outcome} from '../shared/compare.js'
 import type {EvalDifference, EvalReport, EvalScore, Summary, Table} from '../shared/evaluation.js'
-import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
+import {candidateTitle, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 import type {DepthRange, DepthSample} from './dataset.js'
 import type {DepthRecipe} from './train.js'
 

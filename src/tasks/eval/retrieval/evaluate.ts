@@ -7,6 +7,7 @@
  * and mAP the mean over queries; `step` takes the mean precision at the right answers instead. Intervals draw whole
  * groups, since the queries of one group ask for the same images. In shape comments: N images, D numbers a vector.
  */
+import {counted} from '../../../config/counted.js'
 import {UserError} from '../../../config/errors.js'
 import {startEngine} from '../../../engine/start.js'
 import {averagePrecision, type AveragePrecisionRule} from '../../../metrics/retrieval.js'
@@ -76,7 +77,9 @@ export async function* retrievalEval(options: RetrievalOptions): AsyncGenerator<
   const groupCount = new Set(labels).size
   const alone = groupCount - new Set(asked.map(({row}) => labels[row]!)).size
   if (alone > 0)
-    notes.push(`${alone} of ${groupCount} groups ${alone === 1 ? 'has' : 'have'} one image, which asks for nothing and is never right`)
+    notes.push(
+      `${alone} of ${counted(groupCount, 'group')} ${alone === 1 ? 'has' : 'have'} one image, which asks for nothing and is never right`
+    )
   const outcomes: Outcome<RankedQuery>[] = []
   const queries: QueryResult[] = []
   const numbers = new Map([...new Set(labels)].map((group, i) => [group, i]))

@@ -2,6 +2,7 @@
  * The page of a retrieval evaluation: scores, recall curves, and queries that went well, badly and as usual, with what
  * was found.
  */
+import {counted} from '../../../config/counted.js'
 import {basename} from 'node:path'
 import {lineChart} from '../../../render/chart.js'
 import {evalPage} from '../../../render/eval-page.js'
@@ -54,7 +55,7 @@ export async function retrievalPage(
   const content = evalPage({
     title: 'Retrieval',
     lead: [
-      `${report.queries} queries (${report.query === 'first' ? 'the first image of each group' : 'every image of a group of two or more'}) among ${report.images} images in ${report.groups} groups. Images are ranked by cosine, the query itself left out; average precision is taken by ${report.precision === 'trapezoid' ? 'trapezoids, as in the Holidays script' : 'steps, as in scikit-learn'}.`,
+      `${counted(report.queries, 'query', 'queries')} (${report.query === 'first' ? 'the first image of each group' : 'every image of a group of two or more'}) among ${counted(report.images, 'image')} in ${counted(report.groups, 'group')}. Images are ranked by cosine, the query itself left out; average precision is taken by ${report.precision === 'trapezoid' ? 'trapezoids, as in the Holidays script' : 'steps, as in scikit-learn'}.`,
       ...report.notes
     ],
     tables: pageTables(retrievalSummary(report).tables),

@@ -1,8 +1,9 @@
 /** The report of a retrieval evaluation. */
+import {counted} from '../../../config/counted.js'
 import {hitAt, recallAt, type AveragePrecisionRule} from '../../../metrics/retrieval.js'
 import {meanMeasure, pairedDifferences, scoreOutcomes, type Outcome} from '../shared/compare.js'
 import type {EvalReport, EvalScore, ItemRow, Summary} from '../shared/evaluation.js'
-import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
+import {candidateTitle, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 
 /** `features` is `chance` for a random order. */
 export type RetrievalScore = EvalScore & {

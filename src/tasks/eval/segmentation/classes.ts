@@ -2,6 +2,7 @@
  * What the ids in masks mean: classes of a file, of `classes.txt` beside the masks, of the ids that occur, or of a
  * head.
  */
+import {counted} from '../../../config/counted.js'
 import {stat} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
@@ -111,7 +112,7 @@ async function findClasses(all: readonly Pair[], masks: string | undefined, opti
     throw new UserError(
       rejected.length === 0
         ? 'No image of the train set has a mask.'
-        : `None of the ${rejected.length} masks of the train set can be used; of the first, ${rejected[0]!.path}: ${rejected[0]!.reason}.`,
+        : `None of the ${counted(rejected.length, 'mask')} of the train set can be used; of the first, ${rejected[0]!.path}: ${rejected[0]!.reason}.`,
       {exit: 3, code: 'NO_INPUT', hint: 'A mask is a PNG, TIFF or .npy file of one class id a pixel; --masks names the folder of masks.'}
     )
   }
@@ -128,7 +129,7 @@ async function findClasses(all: readonly Pair[], masks: string | undefined, opti
   )
   if (classes.names.length < 2) {
     for (const image of rejected) onRejected?.(image)
-    throw tooFewClasses(classes, `in the ${all.length - rejected.length} masks that can be used, of ${all.length}`)
+    throw tooFewClasses(classes, `in the ${counted(all.length - rejected.length, 'mask')} that can be used, of ${all.length}`)
   }
   return {classes}
 }
@@ -177,7 +178,7 @@ async function headClasses(given: OpenedSegmentHead, {classes: {file, ignore, re
   const {classes} = await findClasses([], undefined, {file, ignore: ignored, reduceZero})
   if (classes.names.length !== own.names.length)
     throw usage(
-      `${file} names ${classes.names.length} classes, but the head ${given.path} has ${own.names.length}.`,
+      `${file} names ${counted(classes.names.length, 'class', 'classes')}, but the head ${given.path} has ${own.names.length}.`,
       'Give the classes that the head was trained with.'
     )
   return {...classes, ignored}

@@ -6,6 +6,7 @@
  * and the histogram of its colors, both with its position, through the same head; and the same architecture with fresh
  * weights, which shows what the architecture alone contributes.
  */
+import {counted} from '../../../config/counted.js'
 import type {Pair} from '../../../data/targets/pairs.js'
 import {startEngine} from '../../../engine/start.js'
 import {saveHead, type HeadTensors} from '../../../files/checkpoint/head-file.js'
@@ -18,7 +19,6 @@ import {loadBackbone} from '../../embed/load-backbone.js'
 import {scoresOf} from '../../../metrics/iou.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
 import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
-import {counted} from '../shared/tables.js'
 import {classesInForce} from './classes.js'
 import {segContext, usage, type SegContext, type SegEvalOptions, type SegSets} from './context.js'
 import {openSet} from './dataset.js'

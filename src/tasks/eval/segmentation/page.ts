@@ -2,13 +2,14 @@
  * The page of a segmentation: scores, classes with their colours, and the best, typical and worst pictures with truth
  * and prediction over them.
  */
+import {counted} from '../../../config/counted.js'
 import {fitSide} from '../../../render/canvas.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import {overlay} from '../../../render/overlay.js'
 import type {Raster} from '../../../data/image/decode.js'
 import {evalPage, type EvalPage} from '../../../render/eval-page.js'
 import {baseName, dataUri, html, type Markup} from '../../../render/html.js'
-import {counted, pageTables, percent} from '../shared/tables.js'
+import {pageTables, percent} from '../shared/tables.js'
 import {segSummary, type SegExample, type SegReport} from './report.js'
 
 /** A square of a class's colour. */

@@ -2,12 +2,13 @@
  * What a segmentation evaluation reports: the types of its JSON, scores and paired differences made of the pixel
  * counts of single images, and the tables that show them.
  */
+import {counted} from '../../../config/counted.js'
 import type {Classes} from '../../../data/targets/class-map.js'
 import type {Raster} from '../../../data/image/decode.js'
 import {miouOf, scoresOf, sumAreas} from '../../../metrics/iou.js'
 import {pairedDifferences, scoreOutcomes, type Measure, type Outcome} from '../shared/compare.js'
 import type {EvalReport, EvalScore, Summary, Table} from '../shared/evaluation.js'
-import {candidateTitle, counted, differenceTable, figures, percent, span, words} from '../shared/tables.js'
+import {candidateTitle, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 
 export type SegBaseline = 'pixels' | 'histogram' | 'untrained'
 export type SegFeatures = 'model' | 'majority' | SegBaseline

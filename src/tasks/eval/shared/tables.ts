@@ -15,9 +15,6 @@ const signed = (value: number, format: (value: number) => string = percent): str
 
 export const span = ([low, high]: Interval, format: (value: number) => string = percent): string => `${format(low)}–${format(high)}`
 
-/** One, or several, of a thing: `1 image`, `3 images`, `2 classes`. */
-export const counted = (n: number, one: string, many = `${one}s`): string => `${n} ${n === 1 ? one : many}`
-
 /** Candidates as tables name them. */
 const titles: Readonly<Record<string, string>> = {
   majority: 'most frequent class',
