@@ -3,7 +3,9 @@
  * ready for it.
  */
 import {Errors, Flags} from '@oclif/core'
+import {shortSideFor} from '../config/derived.js'
 import {UserError} from '../config/errors.js'
+import type {TransformRequest} from '../tasks/embed/transform.js'
 
 const poolings = ['cls', 'mean', 'cls+mean', 'patch'] as const
 
@@ -45,7 +47,7 @@ export const pixelFlags = {
     max: 4096,
     helpGroup: 'IMAGES',
     helpValue: 'PIXELS',
-    summary: 'Side of the square that the model sees; the short side is first resized to 8/7 of it.',
+    summary: 'Side of the square that the model sees; the short side is first resized to about 8/7 of it (an even margin).',
     exclusive: ['resize', 'crop', 'no-crop']
   }),
   resize: Flags.integer({
@@ -53,14 +55,14 @@ export const pixelFlags = {
     max: 8192,
     helpGroup: 'IMAGES',
     helpValue: 'PIXELS',
-    summary: 'Resize the short side to this (bicubic); 256 by default.'
+    summary: 'Resize the short side to this (bicubic); by default what the model records, else 256.'
   }),
   crop: Flags.integer({
     min: 1,
     max: 8192,
     helpGroup: 'IMAGES',
     helpValue: 'PIXELS',
-    summary: 'Cut this square from the middle; 224 by default.',
+    summary: 'Cut this square from the middle; by default what the model records, else 224.',
     exclusive: ['no-crop']
   }),
   'no-crop': Flags.boolean({helpGroup: 'IMAGES', summary: 'Keep the whole image; both sides become multiples of the patch.'}),
@@ -111,25 +113,26 @@ export const vectorFlags = {
   })
 }
 
-/** The size flags as one transform. Throws a usage error where the crop is larger than what it is cut from. */
+/**
+ * What the size flags ask for; what they leave open comes from the model's own preprocessing. Throws a usage error
+ * where the crop is larger than what it is cut from.
+ */
 export function transformOf(flags: {
-  readonly size?: number | undefined
-  readonly resize?: number | undefined
-  readonly crop?: number | undefined
-  readonly 'no-crop'?: boolean | undefined
-  readonly 'crop-borders'?: boolean | undefined
-}): {readonly resize: number; readonly crop?: number; readonly cropBorders?: boolean} {
-  const borders = flags['crop-borders'] ? {cropBorders: true} : {}
-  if (flags.size !== undefined) return {resize: Math.round((flags.size * 8) / 7), crop: flags.size, ...borders}
-  const resize = flags.resize ?? 256
-  if (flags['no-crop']) return {resize, ...borders}
-  const crop = flags.crop ?? 224
-  if (crop > resize) {
+  readonly size?: number
+  readonly resize?: number
+  readonly crop?: number
+  readonly 'no-crop'?: boolean
+  readonly 'crop-borders'?: boolean
+}): TransformRequest {
+  const cropBorders = flags['crop-borders']
+  const {resize, crop} = flags
+  if (flags.size !== undefined) return {resize: shortSideFor(flags.size), crop: flags.size, cropBorders}
+  if (flags['no-crop']) return {resize, crop: 'none', cropBorders}
+  if (crop !== undefined && resize !== undefined && crop > resize)
     throw new UserError(`A crop of ${crop} pixels does not fit into images whose short side is ${resize}.`, {
       exit: 2,
       code: 'USAGE',
-      hint: flags.crop === undefined ? `Give --crop too, or --size ${resize} for both.` : `Give --resize too, or --size ${crop} for both.`
+      hint: `Give a larger --resize, or --size ${crop} for both.`
     })
-  }
-  return {resize, crop, ...borders}
+  return {resize, crop: crop ?? 'own', cropBorders}
 }

@@ -8,6 +8,12 @@ import type {VitConfig} from '../model/config.js'
 import type {Settings} from './table.js'
 
 /**
+ * The length of the short side from which a square of `crop` pixels is cut: 8/7 of it, as 256 is of 224, to the nearest
+ * even margin. With an even margin torchvision and transformers cut the same pixels; they round an odd one differently.
+ */
+export const shortSideFor = (crop: number): number => crop + 2 * Math.round(crop / 14)
+
+/**
  * A curve over steps 0 to `total` - 1: a line from `start` to `base` over `warmup` steps, both ends included, then
  * half a cosine to `final`, which also holds afterwards. The first `frozen` steps are then set to 0; they do not shift
  * the rest.

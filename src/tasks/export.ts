@@ -4,8 +4,17 @@
  */
 import {checkFit, configMetadata, expectedShapes, inferConfig} from '../files/checkpoint/architecture.js'
 import {refuseExisting} from '../system/atomic.js'
-import {readBackbone, saveBackbone, saveHuggingFace, saveTimm, type NamedTensor} from '../files/checkpoint/backbone.js'
+import {readBackbone, saveBackbone, type NamedTensor} from '../files/checkpoint/backbone.js'
 import {openCheckpoint, type Checkpoint} from '../files/checkpoint/checkpoint.js'
+import {saveHuggingFace} from '../files/checkpoint/hugging-face-folder.js'
+import {
+  defaultPreprocessing,
+  describePreprocessing,
+  isImageNet,
+  preprocessingMetadata,
+  type Preprocessing
+} from '../files/checkpoint/preprocessing.js'
+import {saveTimm} from '../files/checkpoint/timm-folder.js'
 import {writePth} from '../files/checkpoint/pth.js'
 import {writeSafetensors, type TensorSource} from '../files/checkpoint/safetensors.js'
 import {bytesOf, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
@@ -72,7 +81,7 @@ export async function exportModel(request: ExportRequest): Promise<ExportReport>
 }
 
 async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): Promise<ExportReport> {
-  const {model, to, output, force, numHeads, withHeads, license, resize, crop, toolVersion, dryRun} = request
+  const {model, to, output, force, numHeads, withHeads, license, toolVersion, dryRun} = request
   const shapes = new Map([...checkpoint.tensors].map(([name, {shape}]) => [name, shape]))
   const config = inferConfig(shapes, checkpoint.metadata, numHeads === undefined ? {} : {heads: numHeads}, model)
   const expected = expectedShapes(config)
@@ -95,15 +104,16 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
   const all = withHeads ? [...backbone, ...heads.map(([, entry]) => entry)] : backbone
   const notes = [...checkpoint.notes]
   if (to === 'timm') notes.push('timm has no mask token; it was left out.')
+  const preprocessing = exportedPreprocessing(request, checkpoint, config, notes)
   const report = describe(request, checkpoint, all, {config, notes})
   if (dryRun) return report
 
   const tick = counter(request, all.length)
   const stream = counted(readBackbone(config, checkpoint), tick)
-  const metadata = {...ofModel(checkpoint.metadata), tool_version: toolVersion}
-  const preprocessing = {resize: resize ?? pixels(metadata, 'resize') ?? 256, crop: crop ?? pixels(metadata, 'crop') ?? 224}
+  const recorded = preprocessing.source === undefined ? {} : preprocessingMetadata(preprocessing)
+  const metadata = {...ofModel(checkpoint.metadata), ...recorded, tool_version: toolVersion}
   if (to === 'hf') await saveHuggingFace(output, config, stream, {force, metadata, preprocessing, modelCard: {license}})
-  else if (to === 'timm') await saveTimm(output, config, stream, {force, metadata})
+  else if (to === 'timm') await saveTimm(output, config, stream, {force, metadata, preprocessing})
   else if (to === 'safetensors' && !withHeads) await saveBackbone(output, config, stream, metadata, {force})
   else {
     const named = withHeads
@@ -121,9 +131,42 @@ const ofRun = new Set(['settings', 'images', 'images_fingerprint', 'position', '
 const ofModel = (metadata: Readonly<Record<string, string>>): Record<string, string> =>
   Object.fromEntries(Object.entries(metadata).filter(([name]) => !ofRun.has(name)))
 
-/** How many pixels a trained model was used to, where its file says. */
-const pixels = (metadata: Readonly<Record<string, string>>, name: 'resize' | 'crop'): number | undefined =>
-  /^\d+$/.test(metadata[name] ?? '') ? Number(metadata[name]) : undefined
+/**
+ * The preprocessing that goes with the exported model: its own, unless --resize or --crop says otherwise. `notes`
+ * receives what the format changes or cannot hold. Throws `UserError` (exit 2) where the crop exceeds the short side.
+ */
+function exportedPreprocessing(
+  {to, resize, crop}: ExportRequest,
+  {preprocessing: own = defaultPreprocessing, format}: Checkpoint,
+  {grid, patch}: VitConfig,
+  notes: string[]
+): Preprocessing {
+  const isAsked = resize !== undefined || crop !== undefined
+  const asked = {...own, resize: resize ?? own.resize, crop: crop ?? own.crop, source: isAsked ? 'as asked for' : own.source}
+  if (asked.crop !== undefined && asked.crop > asked.resize)
+    throw new UserError(`A crop of ${asked.crop} pixels does not fit into images whose short side is ${asked.resize}.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Give both --resize and --crop.'
+    })
+  const margin = asked.resize - (asked.crop ?? asked.resize)
+  if (to === 'hf' && margin % 2 !== 0) {
+    if (isAsked || format === 'huggingface') {
+      notes.push(`The margin of ${margin} pixels is odd: some versions of transformers cut one pixel beside what this program cuts.`)
+      return asked
+    }
+    const even = {...asked, resize: asked.resize + 1}
+    notes.push(`The short side is exported as ${even.resize} instead of ${asked.resize}, so that transformers cuts the same pixels.`)
+    return even
+  }
+  if (to === 'meta' && asked.source !== undefined) {
+    const size = isImageNet(asked) ? '' : ' It does not hold mean and deviation either: normalise images by these.'
+    notes.push(`A .pth has no place for preprocessing (${describePreprocessing({...asked, source: undefined})}).${size}`)
+  }
+  if (to === 'timm' && asked.source !== undefined && asked.crop !== grid * patch)
+    notes.push(`timm shows the model images of ${grid * patch} pixels, not of ${asked.crop ?? 'any size'}.`)
+  return asked
+}
 
 /** A file that holds a head and no backbone: its tensors under the names they have. */
 async function exportHeads(request: ExportRequest, checkpoint: Checkpoint): Promise<ExportReport> {

@@ -4,14 +4,21 @@
  */
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'
+import {writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import {promisify} from 'node:util'
 import type {UserError} from '../../src/config/errors.js'
-import {openBackbone, readBackbone, saveBackbone, saveHuggingFace} from '../../src/files/checkpoint/backbone.js'
+import {shortSideFor} from '../../src/config/derived.js'
+import {loadPixels} from '../../src/data/image/decode.js'
+import {openBackbone, readBackbone, saveBackbone} from '../../src/files/checkpoint/backbone.js'
+import {saveHuggingFace} from '../../src/files/checkpoint/hugging-face-folder.js'
+import {defaultPreprocessing} from '../../src/files/checkpoint/preprocessing.js'
 import {openPth, writePth} from '../../src/files/checkpoint/pth.js'
 import {openSafetensors} from '../../src/files/checkpoint/safetensors.js'
 import {renamed} from '../../src/files/checkpoint/tensor-entry.js'
+import {rng} from '../../src/tensor/random.js'
+import {png} from '../support/drawn.js'
 import {golden, scratch} from '../support/scratch.js'
 import {scriptOf, testPython} from '../support/python.js'
 
@@ -40,6 +47,46 @@ for (const [name, model] of [
     assert.deepEqual(Object.keys(worst), name === 'plain' ? ['full', 'masked'] : ['full', 'masked', 'resized'])
     for (const [pass, difference] of Object.entries(worst)) assert.ok(difference <= 1e-4, `${pass}: ${difference}`)
   })
+
+test('transformers cuts the pixels that we cut, from exports of every size and with foreign mean and deviation', async t => {
+  const folder = await scratch(t)
+  const {config, checkpoint} = await openBackbone(golden('vit_plain.pth'), {overrides: {heads: 4}})
+  t.after(() => checkpoint.close())
+  // The long side's margin is even as well, or half of it is rounded down by both.
+  const images = [join(folder, 'a.png'), join(folder, 'b.png')]
+  for (const [i, path] of images.entries()) {
+    const noise = rng(i, 'noise')
+    const [width, height] = i === 0 ? [96, 64] : [64, 96]
+    await writeFile(path, await png({width, height, data: Uint8Array.from({length: width * height * 3}, () => noise.int(256))}))
+  }
+  const foreign = {mean: [0.5307, 0.5, 0.4], std: [0.2583, 0.25, 0.3]} as const
+  for (const [crop, normalization] of [
+    [14, {}],
+    [28, foreign],
+    [42, {}],
+    [56, foreign]
+  ] as const) {
+    const preprocessing = {...defaultPreprocessing, ...normalization, resize: shortSideFor(crop), crop}
+    const hf = join(folder, `hf-${crop}`)
+    await saveHuggingFace(hf, config, readBackbone(config, checkpoint), {preprocessing})
+    const answer = join(folder, `${crop}.safetensors`)
+    await python('processor', hf, answer, ...images)
+    const made = await openSafetensors(answer)
+    for (const [i, path] of images.entries()) {
+      const {data} = await loadPixels({id: path, path, fields: {}}, preprocessing)
+      const theirs = await made.tensors.get(String(i))!.readFloat32() // [3, crop, crop]
+      assert.equal(theirs.length, 3 * crop * crop)
+      // Back to bytes: resampling may round a value differently, a cut of other pixels of noise is far off.
+      const worst = theirs.reduce((most, value, at) => {
+        const channel = Math.trunc(at / crop ** 2)
+        const byte = 255 * (value * preprocessing.std[channel]! + preprocessing.mean[channel]!)
+        return Math.max(most, Math.abs(byte - data[(at % crop ** 2) * 3 + channel]!))
+      }, 0)
+      assert.ok(worst <= 1.01, `crop ${crop}, image ${i}: pixels differ by ${worst}`)
+    }
+    await made.close()
+  }
+})
 
 test('torch.load(weights_only=True) opens what we write, flat, under a teacher, and with 64-bit places', async t => {
   const folder = await scratch(t)

@@ -1,6 +1,7 @@
 """Opens checkpoints as a Python user would, and saves some as only PyTorch can.
 
     python open_checkpoints.py transformers FOLDER IO    runs the model of FOLDER on the recorded inputs, prints the worst differences
+    python open_checkpoints.py processor FOLDER OUT IMAGE…  prepares images as FOLDER says, writes the pixels to OUT
     python open_checkpoints.py torch FILE SAFETENSORS    loads FILE with weights_only=True, compares each tensor, prints the structure
     python open_checkpoints.py save FOLDER               saves views, shared storages, types and wrappers, with the plain values beside
 
@@ -49,6 +50,17 @@ def run_transformers(folder, io_path):
                 difference(tokens[:, 1 + registers :], io[f"{name}.x_norm_patchtokens"]),
             )
     return out
+
+
+def run_processor(folder, out, *images):
+    """The pixels that the image processor of transformers (Pillow) makes of images, as one file of float32 tensors."""
+    from PIL import Image
+    from transformers import BitImageProcessorPil
+
+    processor = BitImageProcessorPil.from_pretrained(folder)
+    made = {str(i): processor(images=Image.open(path), return_tensors="pt")["pixel_values"][0].contiguous() for i, path in enumerate(images)}
+    save_file(made, out)
+    return {"images": len(made)}
 
 
 def run_torch(path, reference):
@@ -113,5 +125,5 @@ def run_save(folder):
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    answer = {"transformers": run_transformers, "torch": run_torch, "save": run_save}[what](*arguments)
+    answer = {"transformers": run_transformers, "processor": run_processor, "torch": run_torch, "save": run_save}[what](*arguments)
     print(json.dumps(answer))

@@ -8,6 +8,8 @@ import {promisify} from 'node:util'
 import {configMetadata} from '../../src/files/checkpoint/architecture.js'
 import {openBackbone, readBackbone, saveBackbone} from '../../src/files/checkpoint/backbone.js'
 import {openCheckpoint} from '../../src/files/checkpoint/checkpoint.js'
+import {saveHuggingFace} from '../../src/files/checkpoint/hugging-face-folder.js'
+import {defaultPreprocessing} from '../../src/files/checkpoint/preprocessing.js'
 import {openPth} from '../../src/files/checkpoint/pth.js'
 import {writeState} from '../../src/files/run/training-state.js'
 import {exportFormats, exportModel, type ExportFormat} from '../../src/tasks/export.js'
@@ -201,4 +203,43 @@ test('any checkpoint of a run is a model: the teacher of the newest, for other t
   const further = await openCheckpoint(run)
   await further.close()
   assert.equal(further.path, join(run, 'checkpoints', 'step-0000030.safetensors'))
+})
+
+test('an export carries the mean, deviation and sizes of the model on, through every format that holds them', async t => {
+  const folder = await scratch(t)
+  const {config, checkpoint} = await openBackbone(golden('vit_plain.pth'), {overrides: {heads: 4}})
+  t.after(() => checkpoint.close())
+  const own = {...defaultPreprocessing, resize: 64, crop: 56, mean: [0.53, 0.5, 0.4], std: [0.25, 0.25, 0.3]} as const
+  let model = join(folder, 'foreign')
+  await saveHuggingFace(model, config, readBackbone(config, checkpoint), {preprocessing: own})
+  for (const to of ['safetensors', 'hf', 'timm', 'safetensors', 'timm', 'hf'] as const) {
+    const output = join(folder, `${to}-${Math.abs(model.length)}${endings[to]}`)
+    await exportModel({model, to, output, numHeads: 4, toolVersion})
+    const next = await openCheckpoint(output)
+    await next.close()
+    const {resize, crop, mean, std} = next.preprocessing!
+    assert.deepEqual({resize, crop, mean, std, notes: []}, own, to)
+    model = output
+  }
+  const {notes} = await exportModel({model, to: 'meta', output: join(folder, 'a.pth'), numHeads: 4, toolVersion})
+  assert.match(notes.join(' '), /A \.pth has no place for preprocessing .*mean 0\.53 0\.5 0\.4/)
+})
+
+test('an export for transformers has an even margin, unless another is asked for', async t => {
+  const folder = await scratch(t)
+  const {config, checkpoint} = await openBackbone(golden('vit_plain.pth'), {overrides: {heads: 4}})
+  t.after(() => checkpoint.close())
+  const odd = join(folder, 'odd.safetensors')
+  await saveBackbone(odd, config, readBackbone(config, checkpoint), {resize: '55', crop: '42'})
+  const exported = async (output: string, sizes: {resize?: number; crop?: number} = {}): Promise<{margin: number; notes: string}> => {
+    const {notes} = await exportModel({model: odd, to: 'hf', output, toolVersion, ...sizes})
+    const {preprocessing} = await openBackbone(output).then(async ({checkpoint}) => (await checkpoint.close(), checkpoint))
+    return {margin: preprocessing!.resize - preprocessing!.crop!, notes: notes.join(' ')}
+  }
+  const plain = await exported(join(folder, 'a'))
+  assert.equal(plain.margin, 14)
+  assert.match(plain.notes, /exported as 56 instead of 55/)
+  const asked = await exported(join(folder, 'b'), {resize: 51, crop: 42})
+  assert.equal(asked.margin, 9)
+  assert.match(asked.notes, /margin of 9 pixels is odd/)
 })

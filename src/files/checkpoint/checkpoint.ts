@@ -7,12 +7,13 @@ import {readdir, stat} from 'node:fs/promises'
 import {homedir} from 'node:os'
 import {dirname, isAbsolute, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {readJsonObject} from '../../system/json.js'
+import {isObject, readJsonObject, type JsonObject} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
 import {findReleased} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
+import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
 import {listStates} from '../run/training-state.js'
 
@@ -51,6 +52,8 @@ export type Checkpoint = {
   readonly heads: Map<string, TensorEntry>
   /** The root that was taken, where the file has several. */
   readonly root?: string
+  /** How its images are prepared, where its files say so. */
+  readonly preprocessing?: Preprocessing
   /** Sentences for the user: what was supplied, what was left aside. */
   readonly notes: readonly string[]
   close(): Promise<void>
@@ -61,6 +64,7 @@ type Opened = {
   readonly format: Checkpoint['format']
   readonly metadata: Readonly<Record<string, string>>
   readonly tensors: Map<string, TensorEntry>
+  readonly preprocessing?: Preprocessing
   readonly notes?: readonly string[]
   close(): Promise<void>
 }
@@ -78,6 +82,7 @@ export async function openCheckpoint(path: string, options: CheckpointOptions = 
       path: opened.path,
       format: opened.format,
       metadata: opened.metadata,
+      preprocessing: opened.preprocessing ?? recordedPreprocessing(opened.metadata, opened.path),
       close: () => opened.close(),
       ...named,
       notes: [...(opened.notes ?? []), ...named.notes]
@@ -188,11 +193,12 @@ async function newestExport(run: string, inside: ReadonlySet<string>): Promise<s
 async function openHuggingFace(path: string, inside: ReadonlySet<string>, options: CheckpointOptions): Promise<Opened> {
   const config = await readJsonObject(join(path, 'config.json'), 'BAD_CHECKPOINT')
   const described = describe(config)
+  const preprocessing = await preprocessingOf(path, inside, config)
   const index = 'model.safetensors.index.json'
   const single = ['model.safetensors', 'pytorch_model.bin'].find(name => inside.has(name))
   if (single !== undefined) {
     const file = await openFile(join(path, single), options)
-    return {...file, path, format: 'huggingface', metadata: {...described, ...file.metadata}}
+    return {...file, path, format: 'huggingface', metadata: {...described, ...file.metadata}, preprocessing}
   }
   if (!inside.has(index))
     throw new UserError(`The folder ${path} has a config.json, but neither model.safetensors nor ${index} nor pytorch_model.bin.`, {
@@ -216,15 +222,29 @@ async function openHuggingFace(path: string, inside: ReadonlySet<string>, option
       tensors.set(name, entry)
     }
     const [first] = shards.values()
-    return {path, format: 'huggingface', metadata: {...described, ...first?.metadata}, tensors, close}
+    return {path, format: 'huggingface', metadata: {...described, ...first?.metadata}, preprocessing, tensors, close}
   } catch (error) {
     await close()
     throw error
   }
 }
 
+/** How a folder for transformers or timm prepares images; undefined where it does not say. */
+async function preprocessingOf(folder: string, inside: ReadonlySet<string>, config: JsonObject): Promise<Preprocessing | undefined> {
+  const single = join(folder, 'preprocessor_config.json')
+  if (inside.has('preprocessor_config.json')) return huggingFacePreprocessing(await readJsonObject(single, 'BAD_CHECKPOINT'), single)
+  if (inside.has('processor_config.json')) {
+    const path = join(folder, 'processor_config.json')
+    const image = (await readJsonObject(path, 'BAD_CHECKPOINT'))['image_processor']
+    if (isObject(image)) return huggingFacePreprocessing(image, path)
+  }
+  const timm = config['pretrained_cfg']
+  return isObject(timm) ? timmPreprocessing(timm, join(folder, 'config.json')) : undefined
+}
+
+
 /** What shapes cannot tell, as far as a config.json of transformers or timm says it. */
-function describe(config: Readonly<Record<string, unknown>>): Record<string, string> {
+function describe(config: JsonObject): Record<string, string> {
   const out: Record<string, string> = {}
   const {model_type: type, num_attention_heads: heads, layer_norm_eps: eps, hidden_act: activation, model_args: args, architecture} = config
   if (typeof type === 'string') {

@@ -131,7 +131,7 @@ export class FeatureMaker {
         hint: 'Give --model, or --features perceptual where copies are looked for.'
       })
     const {precision} = await this.engine()
-    return (this.#embedder = await loadEmbedder(model, {...vectors, precision, toolVersion}))
+    return (this.#embedder = await loadEmbedder(model, {...vectors, precision, toolVersion, note: this.making.engine.note}))
   }
 
   async meta(kind: FeatureKind): Promise<EmbeddingMeta> {

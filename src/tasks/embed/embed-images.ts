@@ -71,7 +71,12 @@ const decodeOptions = ({workers, maxPixels, signal}: EmbedInputs): Pick<EmbedOpt
 
 async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
   const engine = await startEngine(work.engine)
-  const embedder = await loadEmbedder(work.model, {...work.features, precision: engine.precision, toolVersion: work.toolVersion})
+  const embedder = await loadEmbedder(work.model, {
+    ...work.features,
+    precision: engine.precision,
+    toolVersion: work.toolVersion,
+    note: work.engine.note
+  })
   return {embedder, engine, batch: work.batch ?? defaultBatch(embedder.config, embedder.transform, engine.device)}
 }
 

@@ -20,6 +20,7 @@ import type {Transform} from '../../data/image/geometry.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../../files/embeddings/embeddings.js'
 import {assertFinite} from '../../files/embeddings/rows.js'
+import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
 import type {VitConfig} from '../../model/config.js'
 import {clsTokens, forward, intermediateLayers} from '../../model/vit.js'
 import {normalizeRows} from '../../search/exact.js'
@@ -28,6 +29,7 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {tidy} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from './load-backbone.js'
 import {pooled} from './pooling.js'
+import {preprocessingRecord, resolveTransform, transformNotes, type TransformRequest} from './transform.js'
 
 /** What is taken from the model, and how images are made ready for it. */
 export type FeatureSettings = {
@@ -36,25 +38,17 @@ export type FeatureSettings = {
   readonly layers: number | readonly number[]
   /** Brings every vector (for `patch`: every token) to length 1. */
   readonly normalize: boolean
-  readonly transform: Transform
+  /** What it leaves open comes from the model's own preprocessing. */
+  readonly transform: TransformRequest
 }
 
-export const defaultFeatures: FeatureSettings = {pool: 'cls', layers: 1, normalize: false, transform: {resize: 256, crop: 224}}
-
-/** The transform as it stands in a file's record, and back. */
-export const preprocessingOf = ({resize, crop, patch, cropBorders}: Transform): Readonly<Record<string, unknown>> => ({
-  ...(crop === undefined ? {resize, crop: null, multiple: patch} : {resize, crop}),
-  interpolation: 'bicubic',
-  mean: 'imagenet',
-  std: 'imagenet',
-  ...(cropBorders ? {borders: 'cropped'} : {})
-})
+export const defaultFeatures: FeatureSettings = {pool: 'cls', layers: 1, normalize: false, transform: {}}
 
 /**
  * The settings with which a file's vectors were made, so that queries can be made in the same way.
  * Throws `UserError` when the record comes from elsewhere and does not say.
  */
-export function settingsOf(meta: EmbeddingMeta, name: string): FeatureSettings {
+export function settingsOf(meta: EmbeddingMeta, name: string): FeatureSettings & {readonly transform: Transform} {
   const {resize, crop, multiple, borders} = meta.preprocessing ?? {}
   if (typeof resize !== 'number' || meta.pooling === null || meta.layers === null) {
     throw new UserError(`${name} does not say how its vectors were made, so images cannot be embedded in the same way.`, {
@@ -84,6 +78,8 @@ export type EmbedderOptions = FeatureSettings & {
   readonly precision?: Precision
   /** Version of the program, for the record. */
   readonly toolVersion: string
+  /** Receives what preprocessing is in force, in sentences for the log. */
+  readonly note?: (sentence: string) => void
 }
 
 const usage = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'USAGE', hint})
@@ -106,11 +102,12 @@ export async function loadEmbedder(path: string, {precision = 'fp32', ...options
  * The same around a backbone that is loaded; disposing the embedder disposes it. `name` stands for it in sentences.
  */
 export function embedderOf(
-  backbone: Pick<Backbone, 'config' | 'params' | 'fingerprint' | 'precision'> & {[Symbol.dispose](): void},
-  {toolVersion, ...given}: Omit<EmbedderOptions, 'precision'>,
+  backbone: Pick<Backbone, 'config' | 'params' | 'fingerprint' | 'precision'> &
+    Partial<Pick<Backbone, 'preprocessing'>> & {[Symbol.dispose](): void},
+  {toolVersion, note, ...given}: Omit<EmbedderOptions, 'precision'>,
   name: string
 ): Embedder {
-  const {config, params, fingerprint, precision} = backbone
+  const {config, params, fingerprint, precision, preprocessing = defaultPreprocessing} = backbone
   const {pool, layers, normalize} = given
   const {patch, width: C, depth} = config
   const blocks =
@@ -120,7 +117,8 @@ export function embedderOf(
       `--layers ${String(layers)} does not fit ${name}, which has ${counted(depth, 'block')}.`,
       `Give a number from 1 to ${depth}, or a list of blocks from 0 to ${depth - 1}.`
     )
-  const {resize, crop, cropBorders} = given.transform
+  const transform = resolveTransform(given.transform, preprocessing, patch)
+  const {crop} = transform
   if (crop !== undefined && crop % patch !== 0) {
     const below = Math.max(patch, crop - (crop % patch))
     throw usage(
@@ -133,14 +131,14 @@ export function embedderOf(
       'Uncropped images differ in their number of patches, but the rows of an output have one length.',
       'Give --crop, or --pool mean.'
     )
-  const transform: Transform = {...(crop === undefined ? {resize, patch} : {resize, crop}), ...(cropBorders ? {cropBorders} : {})}
+  for (const sentence of transformNotes(transform, preprocessing)) note?.(sentence)
   const n = blocks.length
   const side = crop === undefined ? 0 : crop / patch
   const dim = pool === 'patch' ? side * side * n * C : pool === 'cls+mean' ? (n + 1) * C : n * C
   const meta: EmbeddingMeta = {
     fingerprint,
     architecture: describe(config),
-    preprocessing: preprocessingOf(transform),
+    preprocessing: preprocessingRecord(transform, preprocessing),
     pooling: pool,
     layers: typeof layers === 'number' ? layers : blocks,
     normalized: normalize,

@@ -3,7 +3,14 @@
  * time.
  */
 import {createHash} from 'node:crypto'
-import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
+import {openBackbone, readBackbone, type NamedTensor} from '../../files/checkpoint/backbone.js'
+import {
+  defaultPreprocessing,
+  describePreprocessing,
+  foldNormalization,
+  isImageNet,
+  type Preprocessing
+} from '../../files/checkpoint/preprocessing.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Block} from '../../model/block.js'
@@ -26,6 +33,11 @@ export type Backbone = {
   readonly fingerprint: string
   /** What the file says of itself. */
   readonly metadata: Readonly<Record<string, string>>
+  /**
+   * How its images are prepared. Mean and deviation are already in the weights: they take images normalised by
+   * ImageNet's, unless `foldsNormalization` was false.
+   */
+  readonly preprocessing: Preprocessing
   [Symbol.dispose](): void
 }
 
@@ -40,6 +52,10 @@ export type BackboneOptions = {
    * quicker.
    */
   readonly trainable?: boolean
+  /** False: the caller normalises images by the model's own mean and deviation. */
+  readonly foldsNormalization?: boolean
+  /** Receives what the log should say of mean and deviation that are not ImageNet's. */
+  readonly note?: (sentence: string) => void
 }
 
 /**
@@ -48,10 +64,20 @@ export type BackboneOptions = {
  */
 export async function loadBackbone(
   path: string,
-  {precision = 'fp32', root, overrides, trainable = false}: BackboneOptions = {}
+  {precision = 'fp32', root, overrides, trainable = false, foldsNormalization = true, note}: BackboneOptions = {}
 ): Promise<Backbone> {
-  const {config, checkpoint} = await openBackbone(path, {...(root ? {root} : {}), ...(overrides ? {overrides} : {})})
+  const {config, checkpoint} = await openBackbone(path, {root, overrides})
+  const preprocessing = checkpoint.preprocessing ?? defaultPreprocessing
+  const isOwn = !isImageNet(preprocessing)
+  if (isOwn) note?.(describePreprocessing(preprocessing))
   const hash = createHash('sha256')
+  if (isOwn) hash.update(`images ${preprocessing.mean.join()} ${preprocessing.std.join()}`)
+  const hashed = async function* (): AsyncGenerator<NamedTensor> {
+    for await (const entry of readBackbone(config, checkpoint)) {
+      hash.update(`${entry.name}[${entry.shape.join()}]`).update(bytesOf(entry.data))
+      yield entry
+    }
+  }
   const ready = new Map<string, Tensor>()
   let masters: [string, Tensor][] = [] // of one block, or of what stands outside of blocks
   let at = ''
@@ -70,8 +96,8 @@ export async function loadBackbone(
     masters = []
   }
   try {
-    for await (const {name, shape, data} of readBackbone(config, checkpoint)) {
-      hash.update(`${name}[${shape.join()}]`).update(bytesOf(data))
+    const tensors = foldsNormalization ? foldNormalization(hashed(), preprocessing) : hashed()
+    for await (const {name, shape, data} of tensors) {
       const place = /^(blocks\.\d+|patch_embed)\./.exec(name)?.[1] ?? ''
       if (place !== at) settle()
       at = place
@@ -91,6 +117,7 @@ export async function loadBackbone(
     precision,
     fingerprint: hash.digest('hex'),
     metadata: checkpoint.metadata,
+    preprocessing,
     [Symbol.dispose]: () => disposeTree(params)
   }
 }

@@ -207,7 +207,7 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
     yield* refs
   }
   const {precision, device} = await startEngine(options.engine)
-  using embedder = await loadEmbedder(options.model, {...settings, precision, toolVersion: options.toolVersion})
+  using embedder = await loadEmbedder(options.model, {...settings, precision, toolVersion: options.toolVersion, note: options.engine.note})
   searcher.check({name: options.model, meta: embedder.meta})
   const {signal, workers, maxPixels, onRejected, batch = usualBatch(embedder.config, embedder.transform, device)} = options
   const made = embed(all(), embedder, {

@@ -1,4 +1,5 @@
 /** The evaluations that go along with a run, and the scores of a teacher. */
+import {shortSideFor} from '../../config/derived.js'
 import type {Settings} from '../../config/table.js'
 import type {Derived} from '../../config/derived.js'
 import type {SourceNote} from '../../data/sources/source.js'
@@ -28,7 +29,7 @@ function evalOptions(
 ): Omit<OnlineEvalOptions, 'vit' | 'precision'> {
   return {
     ...request,
-    transform: {resize: Math.round((crop * 256) / 224), crop},
+    transform: {resize: shortSideFor(crop), crop},
     batch: Math.max(1, Math.min(64, Math.round(4096 / ((crop / patch) ** 2 + 1)))),
     workers: workers > 0 ? workers : undefined
   }

@@ -19,6 +19,7 @@ import type {ResolvedSettings} from '../../config/settings.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
 import type {Checkpoint} from '../../files/checkpoint/checkpoint.js'
+import {defaultPreprocessing, foldNormalization} from '../../files/checkpoint/preprocessing.js'
 import {runNames} from '../../files/run/run-folder.js'
 import {adapt, resamplings, incompatibilities} from '../../model/adapt.js'
 import type {VitConfig} from '../../model/config.js'
@@ -251,7 +252,11 @@ export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dino
   const heads: ParamMap = new Map()
   try {
     assertCompatible(path, config, vit)
-    for await (const {name, shape, data} of readBackbone(config, checkpoint)) read.push([name, tensor(data, shape as number[])])
+    for await (const {name, shape, data} of foldNormalization(
+      readBackbone(config, checkpoint),
+      checkpoint.preprocessing ?? defaultPreprocessing
+    ))
+      read.push([name, tensor(data, shape as number[])])
     const there = headsOf(checkpoint, config.width)
     const fresh = new Set(newHeads(there, plan).map(({name}) => name))
     for (const [name, entry] of checkpoint.heads) {

@@ -11,7 +11,7 @@ import {counted} from '../../config/counted.js'
 import {createHash} from 'node:crypto'
 import {UserError} from '../../config/errors.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../system/json.js'
-import type {Derived} from '../../config/derived.js'
+import {shortSideFor, type Derived} from '../../config/derived.js'
 import {currentSettings} from '../../config/renamed.js'
 import type {Settings} from '../../config/table.js'
 import type {ImageList} from '../../data/sources/image-table.js'
@@ -226,7 +226,7 @@ export const stateRecord = ({
 /** How images are made ready for a model that was trained with these crops. */
 export function cropMetadata({crops}: Settings): {resize: string; crop: string} {
   const crop = crops.global_crops_size
-  return {resize: String(Math.round((crop * 256) / 224)), crop: String(crop)}
+  return {resize: String(shortSideFor(crop)), crop: String(crop)}
 }
 
 export type Comparison = {

@@ -10,13 +10,11 @@
  * bottleneck, K prototypes.
  */
 import {createHash} from 'node:crypto'
-import {join} from 'node:path'
 import type {HeadSize} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
-import {jsonObjectOr, type JsonObject} from '../../system/json.js'
-import {readText} from '../../system/plain-file.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone} from '../../files/checkpoint/backbone.js'
+import {isImageNet, type Normalization} from '../../files/checkpoint/preprocessing.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
 import {standardizeRows} from '../../loss/feature.js'
 import type {VitConfig} from '../../model/config.js'
@@ -49,10 +47,8 @@ export type TeacherPlan = {
   /** Bytes that it takes while it teaches. */
   readonly bytes: (precision: Precision) => number
   /** Mean and deviation of the channels that its images are normalised by, where they are not those of ImageNet. */
-  readonly normalisation?: Normalisation
+  readonly normalisation?: Normalization
 }
-
-type Normalisation = {readonly mean: readonly [number, number, number]; readonly std: readonly [number, number, number]}
 
 export type Teacher = TeacherPlan & {
   readonly precision: Precision
@@ -84,6 +80,7 @@ export async function planTeacher(path: string, lesson: DistillFrom): Promise<Te
         code: 'NO_HEADS',
         hint: 'Name a run folder or a training checkpoint of Meta’s, which hold heads; or leave distill.from at auto: its features are then distilled.'
       })
+    const own = checkpoint.preprocessing
     let [parameters, linear] = [0, 0]
     for (const [name, shape] of expectedShapes(vit)) {
       const size = shape.reduce((a, b) => a * b, 1)
@@ -100,27 +97,11 @@ export async function planTeacher(path: string, lesson: DistillFrom): Promise<Te
       ...(heads ? {heads} : {}),
       parameters,
       bytes: precision => (precision === 'bf16' ? 4 * (parameters - linear) + 2 * (linear + headNumbers) : 4 * (parameters + headNumbers)),
-      ...(await normalisationOf(path))
+      ...(own && !isImageNet(own) ? {normalisation: {mean: own.mean, std: own.std}} : {})
     }
   } finally {
     await checkpoint.close()
   }
-}
-
-/** What a folder for transformers or timm says of its normalisation, where that is another than ImageNet's. */
-async function normalisationOf(folder: string): Promise<{normalisation?: Normalisation}> {
-  // no such file, or no folder: nothing is said
-  const read = async (name: string): Promise<JsonObject> => jsonObjectOr(await readText(join(folder, name)).catch(() => undefined)) ?? {}
-  const [transformers, timm] = [
-    await read('preprocessor_config.json'),
-    (await read('config.json'))['pretrained_cfg'] as {mean?: unknown; std?: unknown} | undefined
-  ]
-  const [mean, std] = [transformers['image_mean'] ?? timm?.mean, transformers['image_std'] ?? timm?.std]
-  const three = (value: unknown): value is [number, number, number] =>
-    Array.isArray(value) && value.length === 3 && value.every(Number.isFinite)
-  if (!three(mean) || !three(std) || std.some(value => value <= 0)) return {}
-  const near = (a: readonly number[], b: readonly number[]): boolean => a.every((value, i) => Math.abs(value - b[i]!) < 1e-3)
-  return near(mean, imageMean) && near(std, imageStd) ? {} : {normalisation: {mean, std}}
 }
 
 const isLinear = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\./.test(name)
@@ -145,7 +126,7 @@ export async function loadTeacher(plan: TeacherPlan, precision: Precision, most?
       }
     )
   }
-  const loaded = await loadBackbone(plan.path, {precision})
+  const loaded = await loadBackbone(plan.path, {precision, foldsNormalization: false})
   try {
     const {copies, hash} = plan.heads ? await loadHeads(plan.path, precision) : {copies: undefined, hash: ''}
     return {
@@ -221,7 +202,7 @@ function teacherTokens({backbone, vit, normalisation}: Teacher, part: BatchPart,
 }
 
 /** Images normalised as ImageNet's are, normalised by another mean and deviation; [n, H, W, 3]. */
-const renormalize = (images: Tensor4D, {mean, std}: Normalisation): Tensor4D =>
+const renormalize = (images: Tensor4D, {mean, std}: Normalization): Tensor4D =>
   tidy(() => {
     const scale = tensor1d(std.map((value, i) => imageStd[i]! / value))
     const shift = tensor1d(std.map((value, i) => (imageMean[i]! - mean[i]!) / value))

@@ -21,7 +21,9 @@ import type {MaskSettings} from '../../data/augment/block-masks.js'
 import {shuffledSampler} from '../../data/loader/sampler.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import {atomicFile} from '../../system/atomic.js'
-import {saveBackbone, saveHuggingFace} from '../../files/checkpoint/backbone.js'
+import {saveBackbone} from '../../files/checkpoint/backbone.js'
+import {saveHuggingFace} from '../../files/checkpoint/hugging-face-folder.js'
+import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
 import type {NamedTensor} from '../../files/checkpoint/backbone.js'
 import {AppendFile} from '../../files/run/append-file.js'
 import {clearRun, openRun, runNames, removeTemporaries} from '../../files/run/run-folder.js'
@@ -542,7 +544,7 @@ async function saveFinal<Report>(learner: Trainer<Report>, {run, plan, settings,
   await saveHuggingFace(join(folder, 'huggingface'), plan.vit, backbone(), {
     force: true,
     metadata,
-    preprocessing: {resize: Number(resize), crop: Number(crop)}
+    preprocessing: {...defaultPreprocessing, resize: Number(resize), crop: Number(crop)}
   })
   const heads = [...model].filter(([name]) => !name.startsWith('backbone.'))
   await writeSafetensors(

@@ -61,7 +61,7 @@ export async function runOnImages<T extends object>(
   }
   if (refs.length === 0) throw noImages(images)
   const info = await startEngine(engine)
-  using backbone = await loadBackbone(model, {precision: info.precision})
+  using backbone = await loadBackbone(model, {precision: info.precision, note: engine.note})
   const {config, fingerprint} = backbone
   const {patch} = config
   const size = options.size ?? defaultSize(config)

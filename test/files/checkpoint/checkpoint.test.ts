@@ -8,18 +8,13 @@ import {join} from 'node:path'
 import {test} from 'node:test'
 import type {UserError} from '../../../src/config/errors.js'
 import {expectedShapes, inferConfig} from '../../../src/files/checkpoint/architecture.js'
-import {
-  openBackbone,
-  readBackbone,
-  saveBackbone,
-  saveHuggingFace,
-  saveTimm,
-  type NamedTensor
-} from '../../../src/files/checkpoint/backbone.js'
+import {openBackbone, readBackbone, saveBackbone, type NamedTensor} from '../../../src/files/checkpoint/backbone.js'
 import {openCheckpoint, type Checkpoint} from '../../../src/files/checkpoint/checkpoint.js'
+import {saveHuggingFace} from '../../../src/files/checkpoint/hugging-face-folder.js'
 import {writePth} from '../../../src/files/checkpoint/pth.js'
 import {openSafetensors, writeSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {concatenated, float32Entry, renamed, type TensorEntry} from '../../../src/files/checkpoint/tensor-entry.js'
+import {saveTimm} from '../../../src/files/checkpoint/timm-folder.js'
 import type {VitConfig} from '../../../src/model/config.js'
 import {dict, op, pickle, pth, tensor} from '../../support/pickle-bytes.js'
 import {golden, scratch} from '../../support/scratch.js'

@@ -12,6 +12,9 @@ import {loadPixels} from '../../../src/data/image/decode.js'
 import {listImages} from '../../../src/data/sources/source.js'
 import {startEngine} from '../../../src/engine/start.js'
 import type {EmbeddingBatch} from '../../../src/files/embeddings/embeddings.js'
+import {openBackbone, readBackbone} from '../../../src/files/checkpoint/backbone.js'
+import {saveHuggingFace} from '../../../src/files/checkpoint/hugging-face-folder.js'
+import {defaultPreprocessing} from '../../../src/files/checkpoint/preprocessing.js'
 import {forward, intermediateLayers} from '../../../src/model/vit.js'
 import {loadBackbone, type Backbone} from '../../../src/tasks/embed/load-backbone.js'
 import {
@@ -247,4 +250,28 @@ describe('going on where a run stopped', () => {
     await assert.rejects(rest([images[1]!], images), {exit: 2, code: 'LIST_CHANGED', message: new RegExp(`${images[0]} stands where`)})
     await assert.rejects(rest([images[0]!, 'gone.png'], [images[0]!]), {exit: 2, message: /gone\.png.*not among the inputs/})
   })
+})
+
+test('the preprocessing that a model records is in force where nothing is asked for, and is said and recorded', async () => {
+  const said: string[] = []
+  const path = join(dir, 'folder')
+  const {config, checkpoint} = await openBackbone(model)
+  const foreign = {...defaultPreprocessing, resize: 48, crop: 42, mean: [0.53, 0.53, 0.53], std: [0.26, 0.26, 0.26]} as const
+  await saveHuggingFace(path, config, readBackbone(config, checkpoint), {preprocessing: foreign})
+  await checkpoint.close()
+  const load = (request: object, from = path) =>
+    loadEmbedder(from, {...defaultFeatures, transform: request, toolVersion: '0', note: line => said.push(line)})
+  using own = await load({})
+  assert.deepEqual([own.transform.resize, own.transform.crop], [48, 42])
+  assert.match(said.join(), /short side 48, centre crop 42, mean 0\.53 0\.53 0\.53, deviation 0\.26.*preprocessor_config\.json/)
+  assert.deepEqual(own.meta.preprocessing!['mean'], [0.53, 0.53, 0.53])
+  using asked = await load({resize: 56, crop: 28})
+  assert.deepEqual([asked.transform.resize, asked.transform.crop], [56, 28])
+  using plain = await load({resize: 48, crop: 42}, model)
+  // The same weights see other pixels: other vectors, and another fingerprint, so that they are not mixed.
+  assert.notEqual(own.meta.fingerprint, plain.meta.fingerprint)
+  const {data} = await loadPixels({id: 'a', path: images[0]!, fields: {}}, own.transform)
+  const [a, b] = await Promise.all([own, plain].map(one => one.vectors({pixels: data, height: 42, width: 42}, 1)))
+  const difference = Math.max(...a!.map((value, i) => Math.abs(value - b![i]!)))
+  assert.ok(difference > 1e-2, `vectors differ by ${difference}`)
 })

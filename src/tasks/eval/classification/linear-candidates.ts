@@ -51,7 +51,7 @@ export async function openModel(
     const layers = Math.min(options.layers ?? 4, backbone.config.depth)
     const own = head?.features ?? {pool: 'cls+mean' as const, layers, normalize: false}
     const transform = options.transform ?? head?.transform ?? defaultFeatures.transform
-    return {embedder: embedderOf(backbone, {...own, transform, toolVersion: options.toolVersion}, path), head}
+    return {embedder: embedderOf(backbone, {...own, transform, toolVersion: options.toolVersion, note: options.engine.note}, path), head}
   } catch (error) {
     backbone[Symbol.dispose]()
     throw error

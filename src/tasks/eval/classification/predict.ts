@@ -64,7 +64,11 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
   try {
     head = await openClassifier(options.head, backbone, options.classes)
     const transform = options.transform ?? head.transform ?? defaultFeatures.transform
-    embedder = embedderOf(backbone, {...head.features, transform, toolVersion: options.toolVersion}, options.model)
+    embedder = embedderOf(
+      backbone,
+      {...head.features, transform, toolVersion: options.toolVersion, note: options.engine.note},
+      options.model
+    )
   } catch (error) {
     backbone[Symbol.dispose]()
     throw error

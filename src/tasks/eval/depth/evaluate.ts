@@ -53,7 +53,7 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Eval
   yield {kind: 'accepted', images: 0, pending: train.length + countPairs(sets)}
   const engine = await startEngine(options.engine)
   yield {kind: 'started', engine}
-  using backbone = await loadBackbone(options.model, {precision: engine.precision})
+  using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   const owned: Disposable[] = []
   try {
     const {min, max} = options

@@ -61,7 +61,7 @@ export async function* predictEach(options: DepthImagesOptions): AsyncGenerator<
   let next = await refs.next() // names that do not exist are told before the model is loaded
   if (next.done) throw noImages(images)
   const engine = await startEngine(options.engine)
-  using backbone = await loadBackbone(options.model, {precision: engine.precision})
+  using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   const {min, max} = options
   using probe = await openDepthHead(options.head, {backbone, min, max})
   const range = {min: min ?? probe.range.min, max: max ?? probe.range.max}

@@ -50,7 +50,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<EvalEven
   const sets = yield* openSets(options, pairs, classes)
   const engine = await startEngine(options.engine)
   yield {kind: 'started', engine}
-  using backbone = await loadBackbone(options.model, {precision: engine.precision})
+  using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   using head = opened ? await loadSegmentHead(options.head!, backbone, options.model) : undefined
   const context = segContext({options, backbone, engine, sets, classes}, head)
   const model = yield* scoreModel(context, head)

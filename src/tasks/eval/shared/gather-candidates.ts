@@ -123,7 +123,12 @@ export async function* gatherCandidates(
   if (model !== undefined) {
     const engine = await startEngine(options.engine)
     yield {kind: 'started', engine}
-    using embedder = await loadEmbedder(model, {...options.features, precision: engine.precision, toolVersion: options.toolVersion})
+    using embedder = await loadEmbedder(model, {
+      ...options.features,
+      precision: engine.precision,
+      toolVersion: options.toolVersion,
+      note: options.engine.note
+    })
     fingerprint = embedder.meta.fingerprint
     candidates.push({features: 'model', sets: yield* gatherSets('model', sets, modelRowsOf(embedder, engine, sets, options), options)})
     sets.reported()

@@ -99,8 +99,8 @@ export async function* baselineRows(
 }
 
 /** The model's architecture with fresh weights, as an embedder. */
-export const untrainedEmbedder = ({config}: Embedder, features: FeatureSettings, toolVersion: string, seed: number): Embedder =>
-  embedderOf(untrainedBackbone(config, seed), {...features, toolVersion}, 'the untrained model')
+export const untrainedEmbedder = ({config, transform}: Embedder, features: FeatureSettings, toolVersion: string, seed: number): Embedder =>
+  embedderOf(untrainedBackbone(config, seed), {...features, transform, toolVersion}, 'the untrained model')
 
 /** Images of a set, in the order of its inputs. */
 const refsOf = (inputs: readonly string[], {nul}: RowOptions, onSkipped?: (note: SourceNote) => void): AsyncIterable<ImageRef> =>
