@@ -3,14 +3,9 @@
  * time.
  */
 import {createHash} from 'node:crypto'
+import {foldNormalization} from '../../files/checkpoint/fold-normalization.js'
 import {openBackbone, readBackbone, type NamedTensor} from '../../files/checkpoint/backbone.js'
-import {
-  defaultPreprocessing,
-  describePreprocessing,
-  foldNormalization,
-  isImageNet,
-  type Preprocessing
-} from '../../files/checkpoint/preprocessing.js'
+import {defaultPreprocessing, describePreprocessing, isImageNet, type Preprocessing} from '../../files/checkpoint/preprocessing.js'
 import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Block} from '../../model/block.js'

@@ -1,10 +1,10 @@
 /** What model folders say of resize, crop, mean and deviation, and the patch embedding into which it is folded. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
+import {foldNormalization} from '../../../src/files/checkpoint/fold-normalization.js'
 import type {NamedTensor} from '../../../src/files/checkpoint/backbone.js'
 import {
   defaultPreprocessing,
-  foldNormalization,
   huggingFacePreprocessing,
   isImageNet,
   preprocessingMetadata,
