@@ -242,7 +242,6 @@ async function preprocessingOf(folder: string, inside: ReadonlySet<string>, conf
   return isObject(timm) ? timmPreprocessing(timm, join(folder, 'config.json')) : undefined
 }
 
-
 /** What shapes cannot tell, as far as a config.json of transformers or timm says it. */
 function describe(config: JsonObject): Record<string, string> {
   const out: Record<string, string> = {}

@@ -1,7 +1,6 @@
 /** The evaluations that go along with a run, and the scores of a teacher. */
-import {shortSideFor} from '../../config/derived.js'
+import {shortSideFor, type Derived} from '../../config/derived.js'
 import type {Settings} from '../../config/table.js'
-import type {Derived} from '../../config/derived.js'
 import type {SourceNote} from '../../data/sources/source.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {scoreTeacher} from './distill.js'
