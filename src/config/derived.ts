@@ -8,8 +8,9 @@ import type {VitConfig} from '../model/config.js'
 import type {Settings} from './table.js'
 
 /**
- * The length of the short side from which a square of `crop` pixels is cut: 8/7 of it, as 256 is of 224, to the nearest
- * even margin. With an even margin torchvision and transformers cut the same pixels; they round an odd one differently.
+ * The length of the short side from which a square of `crop` pixels is cut: 8/7 of it, as 256 is of 224, to the
+ * nearest even margin. With an even margin torchvision and transformers cut the same pixels; they round an odd one
+ * differently.
  */
 export const shortSideFor = (crop: number): number => crop + 2 * Math.round(crop / 14)
 

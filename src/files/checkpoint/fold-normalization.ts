@@ -7,8 +7,8 @@ import {isImageNet, type Normalization} from './preprocessing.js'
  * The tensors of a backbone as a model that takes images normalised by ImageNet's values and computes the same.
  *
  * With x = (p − m) / s for pixels p and ImageNet's m and s, the model's own input is (p − m′) / s′ = x · s / s′ +
- * (m − m′) / s′: a factor on each channel of the patch kernel [C, 3, P, P], and a sum over its entries in the bias [C].
- * The tensors pass unchanged where the model has ImageNet's values.
+ * (m − m′) / s′: a factor on each channel of the patch kernel [C, 3, P, P], and a sum over its entries in the bias
+ * [C]. The tensors pass unchanged where the model has ImageNet's values.
  */
 export async function* foldNormalization(tensors: AsyncIterable<NamedTensor>, normalization: Normalization): AsyncGenerator<NamedTensor> {
   if (isImageNet(normalization)) return yield* tensors
