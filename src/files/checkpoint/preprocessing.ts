@@ -2,8 +2,8 @@
  * How a model wants its images: resize, crop, mean and standard deviation, as its own files give them.
  *
  * Three sources are read: `preprocessor_config.json` of a transformers folder, `pretrained_cfg` in the `config.json`
- * of a timm folder, and the metadata of our own safetensors files. A model that records nothing gets DINOv2's evaluation
- * protocol (docs/spec.md §4.1): short side 256, centre crop 224, mean and deviation of ImageNet.
+ * of a timm folder, and the metadata of our own safetensors files. A model that records nothing gets DINOv2's
+ * evaluation protocol (docs/spec.md §4.1): short side 256, centre crop 224, mean and deviation of ImageNet.
  *
  * Pixels are normalised by ImageNet's values everywhere in this program. Where a model has others, `foldNormalization`
  * multiplies the difference into its patch embedding, so that every command computes the same function of the pixels.
