@@ -66,7 +66,7 @@ async function own(task: string, file: string): Promise<Result> {
         iterations,
         resample: 1,
         nearest: [10, 5, 3],
-        start: 'random'
+        init: 'random'
       })
     )
     balancedSample(hierarchy, {target: Math.round(rows.count / 10), seed: 1})

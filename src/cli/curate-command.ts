@@ -43,7 +43,7 @@ export function planOf(stage: StageFlagName, values: Values, seeds: CurateStep['
     resample: clusters['resample'],
     nearest: clusters['nearest'],
     iterations: clusters['iterations'],
-    start: clusters['start'],
+    init: clusters['init'],
     miniBatch: clusters['mini-batch']
   }
   switch (stage) {
@@ -97,7 +97,7 @@ export function planOf(stage: StageFlagName, values: Values, seeds: CurateStep['
         features: (clusters['features'] as Features | undefined) ?? 'auto',
         ...clustering,
         target: values['target'],
-        draw: values['draw']
+        select: values['select']
       }
   }
 }

@@ -314,20 +314,22 @@ export const stageFlags = {
       helpValue: 'N',
       summary: 'Rounds of k-means at most: 20, or 200 mini-batches.'
     }),
-    start: Flags.option({options: ['k-means++', 'random'] as const})({
+    init: Flags.option({options: ['k-means++', 'random'] as const})({
+      aliases: ['start'],
       default: 'k-means++',
       helpGroup: 'STAGE',
-      summary: 'Where k-means begins.'
+      summary: 'How the first centroids are chosen.'
     }),
     'mini-batch': Flags.integer({min: 1, helpGroup: 'STAGE', helpValue: 'N', summary: 'Rows of a round; by default all.'}),
     features: features('Which features are compared; auto is the model.')
   },
   sample: {
     target: Flags.integer({min: 1, helpGroup: 'STAGE', helpValue: 'N', summary: 'Images to keep, exactly.'}),
-    draw: Flags.option({options: ['random', 'nearest', 'farthest'] as const})({
+    select: Flags.option({options: ['random', 'nearest', 'farthest'] as const})({
+      aliases: ['draw'],
       default: 'random',
       helpGroup: 'STAGE',
-      summary: 'Which images of a cluster: drawn, or those nearest to or farthest from its centre.'
+      summary: 'Which images of a cluster: random ones, or those nearest to or farthest from its centroid.'
     })
   }
 } as const
@@ -339,7 +341,14 @@ type Prefixed<P extends string, T> = {[K in keyof T & string as `${P}-${K}`]: T[
 /** The flags of a stage under its name: `threshold` becomes `dedup-threshold`. */
 export const prefixed = <P extends string, T extends object>(name: P, flags: T): Prefixed<P, T> =>
   Object.fromEntries(
-    Object.entries(flags).map(([key, flag]) => [`${name}-${key}`, {...(flag as object), helpGroup: name.toUpperCase()}])
+    Object.entries(flags).map(([key, flag]) => [
+      `${name}-${key}`,
+      {
+        ...(flag as object),
+        aliases: (flag as {aliases?: string[]}).aliases?.map(old => `${name}-${old}`),
+        helpGroup: name.toUpperCase()
+      }
+    ])
   ) as Prefixed<P, T>
 
 /** The values of a stage's flags without its name in front. */

@@ -48,7 +48,7 @@ export function evenShares(
   return shares
 }
 
-export type Draw = 'random' | 'nearest' | 'farthest'
+export type Selection = 'random' | 'nearest' | 'farthest'
 
 export type SampleOptions = {
   readonly target: number
@@ -57,14 +57,17 @@ export type SampleOptions = {
    * Which rows of a cluster are taken: drawn, or those nearest to or farthest from its centroid (`distances` is then
    * needed).
    */
-  readonly draw?: Draw
+  readonly select?: Selection
   readonly distances?: ArrayLike<number>
   /** Rows that are in already and stay, whatever comes: 1 for each such row. */
   readonly fixed?: Uint8Array
 }
 
 /** Draws rows; → their numbers in order. Exactly `target` of them where so many are there. */
-export function balancedSample({rows: N, levels}: Hierarchy, {target, seed, draw = 'random', distances, fixed}: SampleOptions): Int32Array {
+export function balancedSample(
+  {rows: N, levels}: Hierarchy,
+  {target, seed, select = 'random', distances, fixed}: SampleOptions
+): Int32Array {
   if (levels.length === 0) throw new RangeError('Expected at least one level of clusters.')
   const sizes: Int32Array[] = [] // rows under each cluster, by level
   const held: Int32Array[] = [] // fixed rows under each cluster
@@ -100,9 +103,9 @@ export function balancedSample({rows: N, levels}: Hierarchy, {target, seed, draw
     const open = fixed ? members.filter(row => !fixed[row]) : members
     for (const row of stay) chosen.push(row)
     const n = Math.max(0, wanted[c]! - stay.length)
-    if (draw === 'random') for (const j of order(open.length, 'rows', c).subarray(0, n)) chosen.push(open[j]!)
+    if (select === 'random') for (const j of order(open.length, 'rows', c).subarray(0, n)) chosen.push(open[j]!)
     else {
-      const sign = draw === 'nearest' ? 1 : -1
+      const sign = select === 'nearest' ? 1 : -1
       const sorted = open.slice().sort((a, b) => sign * (distances![a]! - distances![b]!) || a - b)
       for (const row of sorted.subarray(0, n)) chosen.push(row)
     }

@@ -11,7 +11,7 @@ import {assign, distancesToCentroids, kmeans, type Clusters, type KMeansEvent, t
 import {onEngine} from './matmul-backend.js'
 import {arrayRows, selectRows, type RowSource} from './rows.js'
 
-export type HierarchyOptions = Pick<KMeansOptions, 'seed' | 'iterations' | 'start' | 'batch' | 'tolerance' | 'arithmetic'> & {
+export type HierarchyOptions = Pick<KMeansOptions, 'seed' | 'iterations' | 'init' | 'batch' | 'tolerance' | 'arithmetic'> & {
   /** Clusters of each level, from the rows upwards: each smaller than the one before. */
   readonly levels: readonly number[]
   /** How often each level is clustered again from rows near its centroids; 0: plain hierarchical k-means. */

@@ -22,7 +22,7 @@ export type KMeansOptions = {
   readonly seed: number
   /** Rounds at most: passes over all rows, or mini-batches. 20 or 200 by default. */
   readonly iterations?: number
-  readonly start?: 'k-means++' | 'random'
+  readonly init?: 'k-means++' | 'random'
   /** Rows of a mini-batch; absent: every round sees all rows. */
   readonly batch?: number
   /** Ends early when the objective improves by a smaller share than this; 0: only when no row changes its cluster. */
@@ -125,10 +125,10 @@ const startRows = (count: number, k: number): number => Math.min(count, Math.max
 /** First centroids [K, D]: rows of the set. */
 export function firstCentroids(
   rows: RowSource,
-  {k, seed, start = 'k-means++', arithmetic = onEngine}: Pick<KMeansOptions, 'k' | 'seed' | 'start' | 'arithmetic'>
+  {k, seed, init = 'k-means++', arithmetic = onEngine}: Pick<KMeansOptions, 'k' | 'seed' | 'init' | 'arithmetic'>
 ): Float32Array {
   const random = rng(seed, 'k-means', 'start')
-  if (start === 'random') return rows.gather(drawRows(rows.count, k, random))
+  if (init === 'random') return rows.gather(drawRows(rows.count, k, random))
   const sample = drawRows(rows.count, startRows(rows.count, k), random)
   const from = sample.length === rows.count ? rows : selectRows(rows, sample)
   return plusPlus(
@@ -212,7 +212,7 @@ export function* kmeans(rows: RowSource, options: KMeansOptions): Generator<KMea
   const k = Math.min(options.k, N)
   const assignments = new Int32Array(N).fill(-1)
   if (k === 0) return {k, centroids: new Float32Array(0), assignments, sizes: new Int32Array(0), objective: 0, rounds: 0}
-  const centroids = firstCentroids(rows, {k, seed, arithmetic, ...(options.start ? {start: options.start} : {})})
+  const centroids = firstCentroids(rows, {k, seed, arithmetic, init: options.init})
   const small = batch !== undefined && batch < N
   const most = options.iterations ?? (small ? 200 : 20)
   let rounds = 0

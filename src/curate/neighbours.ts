@@ -181,7 +181,7 @@ function visitorsOf(near: Int32Array, probes: number, K: number): Int32Array[] {
 function coarse(rows: RowSource, K: number, seed: number, arithmetic: Arithmetic): {centroids: Float32Array} {
   const chosen = drawRows(rows.count, Math.min(rows.count, 64 * K), rng(seed, 'lists'))
   const some = chosen.length === rows.count ? rows : selectRows(rows, chosen)
-  return finish(kmeans(some, {k: K, seed, start: 'random', iterations: 8, arithmetic}))
+  return finish(kmeans(some, {k: K, seed, init: 'random', iterations: 8, arithmetic}))
 }
 
 function* throughGraph(rows: RowSource, partners: Partners, {threshold, k, probes = 128, settled}: PairOptions): Generator<PairEvent> {

@@ -1,11 +1,11 @@
 /**
- * Which threshold fits some features: from the likeness of pictures to copies made of them, and of pictures to other
- * pictures.
+ * Which threshold fits some features: from the similarity of images to copies made of them, and of images to other
+ * images.
  */
 
 export type Calibration = {
   readonly threshold: number
-  /** Share of pairs above the threshold that are copies, as far as the trial tells. */
+  /** Share of pairs above the threshold that are copies, as far as the trial shows. */
   readonly precision: number
   /** Share of copies found, of all kinds together. */
   readonly recall: number
@@ -13,17 +13,18 @@ export type Calibration = {
   readonly byKind: Readonly<Record<string, number>>
   /**
    * Whether the wanted precision is reached at all; otherwise the threshold lies above every pair of different
-   * pictures.
+   * images.
    */
   readonly reached: boolean
 }
 
 /**
- * The lowest threshold at which at least `precision` of the pairs above it are copies.
+ * The lowest threshold at which at least `precision` of the pairs above it are copies, halfway to the next lower score:
+ * where copies and other pairs are far apart, it lies in the middle between them.
  *
- * `copies`: likeness of each picture to a copy of it, by kind. `others`: likeness of pairs of different pictures.
- * `weight`: how many pairs of different pictures of the pool each of `others` stands for, against one copy: a larger
- * pool has more pictures that look alike by chance.
+ * `copies`: similarity of each image to a copy of it, by kind. `others`: similarity of pairs of different images.
+ * `weight`: how many pairs of different images of the pool each of `others` stands for, against one copy: a larger
+ * pool has more images that look alike by chance.
  */
 export function thresholdFor(
   copies: Readonly<Record<string, ArrayLike<number>>>,
@@ -41,7 +42,7 @@ export function thresholdFor(
     else wrong += weight
     if (marks[i + 1]?.score === score) continue
     const share = right / (right + wrong)
-    if (right > 0 && share >= precision) best = {threshold: score, precision: share}
+    if (right > 0 && share >= precision) best = {threshold: (score + (marks[i + 1]?.score ?? score)) / 2, precision: share}
   }
   const highest = marks.find(({copy}) => !copy)?.score ?? -1
   const threshold = best?.threshold ?? Math.min(1, highest + 1e-4)

@@ -120,13 +120,13 @@ test('rows nearest to or farthest from their centroid are taken where that is as
   const hierarchy = build([5])
   const {centroids, assignments} = hierarchy.levels[0]!
   const distances = distancesToCentroids(rows, {centroids, assignments})
-  for (const draw of ['nearest', 'farthest'] as const) {
-    const sample = new Set(balancedSample(hierarchy, {target: 50, seed: 1, draw, distances}))
+  for (const select of ['nearest', 'farthest'] as const) {
+    const sample = new Set(balancedSample(hierarchy, {target: 50, seed: 1, select, distances}))
     for (const members of membersOf(assignments, 5)) {
       const taken = [...members].filter(row => sample.has(row)).map(row => distances[row]!)
       const left = [...members].filter(row => !sample.has(row)).map(row => distances[row]!)
       if (left.length > 0 && taken.length > 0)
-        assert.ok(draw === 'nearest' ? Math.max(...taken) <= Math.min(...left) : Math.min(...taken) >= Math.max(...left))
+        assert.ok(select === 'nearest' ? Math.max(...taken) <= Math.min(...left) : Math.min(...taken) >= Math.max(...left))
     }
   }
 })
@@ -162,7 +162,7 @@ test('resampling spreads the clusters: sizes of a pool with one crowded place be
   for (let i = 0; i < n; i++)
     crowd.set(i < 1800 ? [0.05 * random.normal(), 0.05 * random.normal()] : [random.uniform(-3, 3), random.uniform(-3, 3)], 2 * i)
   const inCrowd = (resample: number): number => {
-    const hierarchy = finish(hierarchicalKMeans(arrayRows(crowd, 2), {levels: [50], seed: 2, resample, nearest: [3], start: 'random'}))
+    const hierarchy = finish(hierarchicalKMeans(arrayRows(crowd, 2), {levels: [50], seed: 2, resample, nearest: [3], init: 'random'}))
     return [...balancedSample(hierarchy, {target: 200, seed: 1})].filter(row => row < 1800).length
   }
   assert.ok(inCrowd(5) < inCrowd(0), 'fewer from the crowded place')

@@ -73,9 +73,9 @@ test('the same seed gives the same bytes; another gives another result; reading 
 
 test('k-means++ starts better than random rows do, on the average', () => {
   const apart = arrayRows(points(N, D, {centres: 40, spread: 0.1}), D)
-  const mean = (start: 'random' | 'k-means++'): number => {
+  const mean = (init: 'random' | 'k-means++'): number => {
     let sum = 0
-    for (let seed = 0; seed < 8; seed++) sum += run({seed, start, iterations: 1, k: 40}, apart).objective
+    for (let seed = 0; seed < 8; seed++) sum += run({seed, init, iterations: 1, k: 40}, apart).objective
     return sum
   }
   assert.ok(mean('k-means++') < 0.5 * mean('random'))
@@ -92,7 +92,7 @@ test('an empty cluster is filled by splitting a wide one', () => {
   const random = rng(5)
   for (let i = 0; i < 200; i++) far.set([(i < 100 ? 0 : 1000) + random.normal(), random.normal()], 2 * i)
   for (let seed = 0; seed < 10; seed++) {
-    const {sizes, objective} = finish(kmeans(arrayRows(far, 2), {k: 30, seed, start: 'random'}))
+    const {sizes, objective} = finish(kmeans(arrayRows(far, 2), {k: 30, seed, init: 'random'}))
     assert.ok(
       sizes.every(n => n > 0),
       `seed ${seed}`

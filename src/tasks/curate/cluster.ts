@@ -2,7 +2,7 @@
  * Clusters without labels, and drawing evenly from them: hierarchical k-means with resampling and balanced sampling
  * (Vo et al. 2024).
  */
-import {balancedSample, evenness, type Draw} from '../../curate/balanced-sampling.js'
+import {balancedSample, evenness, type Selection} from '../../curate/balanced-sampling.js'
 import {hierarchicalKMeans, membersOf, pathOf, type Hierarchy} from '../../curate/hierarchical-kmeans.js'
 import {distancesToCentroids} from '../../curate/kmeans.js'
 import {UserError} from '../../config/errors.js'
@@ -22,14 +22,14 @@ export type ClusterOptions = {
   /** Rows taken from each cluster for resampling; undefined: half its mean size. */
   readonly nearest: readonly number[] | undefined
   readonly iterations: number | undefined
-  readonly start: 'k-means++' | 'random'
+  readonly init: 'k-means++' | 'random'
   /** Rows of a mini-batch; undefined: all rows every round. */
   readonly miniBatch: number | undefined
 }
 
-export type SampleOptions = ClusterOptions & {
+export type SampleStageOptions = ClusterOptions & {
   readonly target: number
-  readonly draw: Draw
+  readonly select: Selection
 }
 
 /** The field that holds a row's clusters from the top level down: `2/17/141`. */
@@ -96,7 +96,7 @@ async function* build(context: Context, options: ClusterOptions): AsyncGenerator
       resample,
       nearest,
       seed,
-      start: options.start,
+      init: options.init,
       arithmetic,
       iterations,
       batch: options.miniBatch
@@ -157,19 +157,19 @@ export async function* clusterStage(context: Context, options: ClusterOptions): 
  * Draws evenly from clusters: those that the rows carry, else made here. Throws `UserError` (exit 2) for a draw by
  * distance without vectors.
  */
-export async function* sampleStage(context: Context, options: SampleOptions): Stage {
+export async function* sampleStage(context: Context, options: SampleStageOptions): Stage {
   const {pool, rows, seed} = context
   const given = carried(context)
   const hierarchy = given ?? (yield* build(context, options))
   let distances: Float64Array | undefined
-  if (options.draw !== 'random') {
+  if (options.select !== 'random') {
     if (given) {
       const known = Array.from(rows, row => context.said(row)['distance'])
       if (!known.every(x => typeof x === 'number'))
-        throw new UserError(`--draw ${options.draw} needs distances to the centroids, which the rows do not carry.`, {
+        throw new UserError(`--select ${options.select} needs distances to the centroids, which the rows do not carry.`, {
           exit: 2,
           code: 'USAGE',
-          hint: 'Give rows that dinov2 curate cluster wrote, or --draw random.'
+          hint: 'Give rows that dinov2 curate cluster wrote, or --select random.'
         })
       distances = Float64Array.from(known as number[])
     } else distances = distancesToCentroids(vectorsOf(context).source, hierarchy.levels[0]!)
@@ -178,7 +178,7 @@ export async function* sampleStage(context: Context, options: SampleOptions): St
   const chosen = balancedSample(hierarchy, {
     target: options.target,
     seed,
-    draw: options.draw,
+    select: options.select,
     distances,
     fixed
   })

@@ -1,12 +1,12 @@
 /**
- * Near-duplicates out, one picture of each component kept: the one with most pixels, among equals the one whose id
- * comes first by its bytes.
+ * Near-duplicates are removed; one image of each component is kept: the one with most pixels, among equals the one
+ * with most bytes (it is compressed least), then the sharpest, then the one whose id comes first.
  */
 import {keepBest} from '../../curate/near-duplicates.js'
 import {exactUpTo, pairRecall, pairsAbove, type PairMethod, type Pairs} from '../../curate/neighbours.js'
 import type {RowSource} from '../../curate/rows.js'
 import {calibrate, type CalibrateOptions} from './calibrate.js'
-import {usualThreshold} from './features.js'
+import {bytesOf, usualThreshold} from './features.js'
 import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
 import type {Pool} from './pool.js'
 
@@ -22,20 +22,26 @@ export type DedupOptions = {
   readonly calibrate: CalibrateOptions | undefined
 }
 
-/** Numbers of the rows, best picture first. */
-function ranks(pool: Pool, rows: Int32Array): Int32Array {
-  const size = (i: number): number => {
+/**
+ * Ranks of the rows, best image first: most pixels, then most bytes (least compressed), then sharpest, then the id.
+ * Only rows of a pair compete, so only theirs are looked up; the others keep rank 0.
+ */
+function ranks(pool: Pool, rows: Int32Array, pairs: Pairs): Int32Array {
+  const competing = [...new Set([...pairs.a, ...pairs.b])].map(i => {
     const row = rows[i]!
-    const known = pool.measures?.[row]
-    if (known) return known.width * known.height
-    const {width, height} = pool.ref(row).fields
-    return typeof width === 'number' && typeof height === 'number' ? width * height : 0
-  }
-  const sizes = Float64Array.from(rows, (_, i) => size(i))
-  const ids = Array.from(rows, row => Buffer.from(pool.ref(row).id))
-  const order = Int32Array.from(rows, (_, i) => i).sort((a, b) => sizes[b]! - sizes[a]! || Buffer.compare(ids[a]!, ids[b]!) || a - b)
+    const ref = pool.ref(row)
+    const field = (name: string): number => (typeof ref.fields[name] === 'number' ? ref.fields[name] : 0)
+    const {width, height, sharpness} = pool.measures?.[row] ?? {
+      width: field('width'),
+      height: field('height'),
+      sharpness: field('sharpness')
+    }
+    const bytes = pool.images ? bytesOf(ref) : field('bytes')
+    return {i, pixels: width * height, bytes, sharpness, id: Buffer.from(ref.id)}
+  })
+  competing.sort((a, b) => b.pixels - a.pixels || b.bytes - a.bytes || b.sharpness - a.sharpness || Buffer.compare(a.id, b.id) || a.i - b.i)
   const rank = new Int32Array(rows.length)
-  for (const [place, i] of order.entries()) rank[i] = place
+  for (const [place, {i}] of competing.entries()) rank[i] = place
   return rank
 }
 
@@ -103,7 +109,7 @@ export async function* dedupStage(context: Context, options: DedupOptions): Stag
     signal
   )
   const pairs = withSame(near, [...samePairs(source)])
-  const {keeper, size, groups} = keepBest(N, pairs, ranks(pool, rows), fixed)
+  const {keeper, size, groups} = keepBest(N, pairs, ranks(pool, rows, pairs), fixed)
   const kept = Uint8Array.from(keeper, (k, i) => (k === i ? 1 : 0))
   const gone = kept.reduce((n, k) => n + (k ? 0 : 1), 0)
   let recall: {recall: number; pairs: number} | undefined

@@ -93,7 +93,8 @@ export function measuresOf(fields: Fields): Measures | undefined {
   return Object.fromEntries(measureNames.map(name => [name, fields[name]])) as unknown as Measures
 }
 
-const bytesOf = ({path, range}: ImageRef): number => {
+/** Length of an image in bytes; -1 where its file is gone. */
+export const bytesOf = ({path, range}: ImageRef): number => {
   try {
     return range?.size ?? statSync(path).size
   } catch {

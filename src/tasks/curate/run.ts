@@ -10,7 +10,7 @@ import type {ImageRef} from '../../data/sources/source.js'
 import type {EngineInfo} from '../../engine/start.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {fieldsOf} from '../embed/embedder.js'
-import {carried, clusterStage, sampleStage, type ClusterOptions, type SampleOptions} from './cluster.js'
+import {carried, clusterStage, sampleStage, type ClusterOptions, type SampleStageOptions} from './cluster.js'
 import {decontaminateStage, type DecontaminateOptions} from './decontaminate.js'
 import {dedupStage, type DedupOptions} from './dedup.js'
 import {FeatureMaker, type FeatureKind, type Making} from './features.js'
@@ -35,7 +35,7 @@ export type Plan =
   | ({readonly stage: 'decontaminate'} & Compared & DecontaminateOptions)
   | ({readonly stage: 'retrieve'} & Compared & RetrieveOptions)
   | ({readonly stage: 'cluster'} & Compared & ClusterOptions)
-  | ({readonly stage: 'sample'} & Compared & SampleOptions)
+  | ({readonly stage: 'sample'} & Compared & SampleStageOptions)
 
 export type CurateWork = {
   readonly pool: PoolOptions

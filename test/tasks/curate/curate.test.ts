@@ -300,7 +300,7 @@ test('embeddings are a pool: from any format, by pipe, restricted to a list, in 
 
 test('calibration finds a threshold on copies, with and without a model, and says what it finds', async () => {
   const said = await good('dedup', '1.jsonl', '--calibrate', '--calibration-images', '12', '-f', '-o', 'calibrated.jsonl')
-  const found = /threshold (0\.\d+) for a precision of 0\.99, from copies of 12 pictures: finds (\d+\.\d) %/.exec(said)
+  const found = /threshold (0\.\d+) for a precision of 0\.99, from copies of 12 images: finds (\d+\.\d) %/.exec(said)
   assert.ok(found, said)
   assert.ok(Number(found[1]) > 0.3 && Number(found[1]) < 1)
   assert.ok(Number(found[2]) > 20, said)
@@ -400,4 +400,15 @@ test('through the binary: a pipe of embeddings, stages joined by pipes, and a re
   const cut = await line('set +o pipefail; $P curate dedup 1.jsonl -q | head -1')
   assert.equal(cut.status, 0, cut.stderr)
   assert.equal(cut.stderr, '')
+})
+
+test('old names of flags still work and are reported, alone and in the pipeline', async () => {
+  const old = await good('sample', 'v.npy', '--target', '5', '--start', 'random', '--draw', 'nearest', '-f', '-o', 'old.jsonl')
+  assert.match(old, /--start is deprecated and will be removed; the flag is called --init now/)
+  assert.match(old, /--draw is deprecated and will be removed; the flag is called --select now/)
+  const now = await good('sample', 'v.npy', '--target', '5', '--init', 'random', '--select', 'nearest', '-f', '-o', 'now.jsonl')
+  assert.doesNotMatch(now, /deprecated/)
+  assert.deepEqual(await readFile(join(dir, 'old.jsonl')), await readFile(join(dir, 'now.jsonl')))
+  const piped = await good('v.npy', '--stages', 'sample', '--sample-target', '5', '--sample-draw', 'nearest', '-f', '-o', 'piped.jsonl')
+  assert.match(piped, /--sample-draw is deprecated and will be removed; the flag is called --sample-select now/)
 })
