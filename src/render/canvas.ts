@@ -38,6 +38,17 @@ export function fitSide(picture: Raster, side: number): Raster {
   return {...size, data: resample(picture, size)}
 }
 
+/** The whole picture, made smaller where its longer side exceeds `most` pixels. */
+export const fitWithin = (picture: Raster, most: number): Raster =>
+  Math.max(picture.width, picture.height) > most ? fitSide(picture, most) : picture
+
+/** The picture, enlarged by a whole number where it is less than two thirds of `side` pixels long. */
+export function magnified(picture: Raster, side: number): Raster {
+  const scale = Math.max(1, Math.round(side / Math.max(picture.width, picture.height)))
+  const size = {width: picture.width * scale, height: picture.height * scale}
+  return scale === 1 ? picture : {...size, data: resample(picture, size)}
+}
+
 /** The picture in the middle of a square sheet. */
 export function centered(picture: Raster, side: number, grey = 255): Raster {
   const square = blankCanvas(side, side, grey)

@@ -8,6 +8,7 @@
  */
 
 import {createHash} from 'node:crypto'
+import {colormapStops, type Colormap} from './colormap.js'
 
 /** Markup that is safe to put into a page as it is. */
 export class Markup {
@@ -51,6 +52,20 @@ export const dataUri = (bytes: Uint8Array, type: 'image/png' | 'image/jpeg'): st
 /** The base name of a file, with the whole path as its tooltip. */
 export const baseName = (path: string): Markup => html`<span title="${path}">${path.split('/').at(-1) || path}</span>`
 
+/** The bar of a colormap, with what stands at its ends. */
+export const rampBar = (ramp: Colormap, low: string, high: string): Markup =>
+  html`<span class="ramp"
+    ><span>${low}</span
+    ><i
+      role="img"
+      aria-label="Colors from ${low} to ${high}"
+      style="background:linear-gradient(to right,${colormapStops(ramp)
+        .map(color => `rgb(${color.join(',')})`)
+        .join(',')})"
+    ></i
+    ><span>${high}</span></span
+  >`
+
 /**
  * A table; the first row is its head. Cells that are numbers stand to the right, and so do all cells of the columns
  * that `right` marks.
@@ -93,6 +108,7 @@ ul.findings { list-style: none; padding: 0; } figure { margin: 0; } img { displa
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .row { display: flex; flex-wrap: wrap; gap: 0.6rem; align-items: flex-start; margin: 0 0 1.2rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } summary { cursor: pointer; color: var(--quiet); }
+.ramp { display: inline-flex; gap: 0.4em; align-items: center; margin-right: 1.2em; white-space: nowrap; } .ramp i { height: 0.8em; width: min(10em, 22vw); border: 1px solid var(--line); }
 svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; } svg .axis { stroke: var(--line); } svg .curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1rem; font-size: 0.8rem; color: var(--quiet); } .legend i { display: inline-block; width: 1.1em; height: 0.25em; margin-right: 0.4em; vertical-align: middle; }
 `

@@ -6,11 +6,12 @@ import {UserError} from '../../config/errors.js'
 import {isObject, jsonObjectOr} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader} from '../../files/embeddings/bytes.js'
-import {centered, fitSide, paste, blankCanvas} from '../../render/canvas.js'
+import {blankCanvas, centered, fitSide} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {dataUri, html, page, type Markup} from '../../render/html.js'
+import {drawSheet, type SheetBlock} from '../../render/sheet.js'
 import type {QueryAnswer, SearchHit} from './search.js'
 
 export {answerEmbeddings, answerImages} from './search.js'
@@ -115,7 +116,7 @@ export async function contactSheet(
   }
 
   const rows: Markup[] = []
-  const strips: Raster[][] = []
+  const blocks: SheetBlock[] = []
   for await (const answer of answers) {
     const asked = await thumbnail(answer.query, answer.fields)
     const shown: {found: SearchHit; picture: Raster | undefined; same: boolean | undefined}[] = []
@@ -144,16 +145,30 @@ export async function contactSheet(
           )
         )
       rows.push(html`<div class="row">${cells}</div> `)
-    } else
-      strips.push([
-        asked ?? blankCanvas(side, side, 225),
-        ...shown.map(({picture, same}) => withFrame(picture ?? blankCanvas(side, side, 225), side, same))
-      ])
+    } else {
+      const place = (picture: Raster | undefined, same?: boolean): Raster => withFrame(picture ?? blankCanvas(side, side, 225), side, same)
+      blocks.push({
+        title: [baseName(answer.query), textOf(answer.fields['label'])].filter(part => part !== undefined).join(': '),
+        rows: [
+          [
+            {picture: place(asked), caption: 'query'},
+            ...shown.map(({found, picture, same}) => ({
+              picture: place(picture, same),
+              caption: [scoreText(found), textOf(found.fields['label']), baseName(found.id)].filter(Boolean).join(' ')
+            }))
+          ]
+        ]
+      })
+    }
     queries++
     onQuery?.(queries)
   }
   const report: ContactSheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? alike / labelled : undefined}
-  if (format === 'png') return {content: await stripsPng(strips, side), report}
+  if (format === 'png') {
+    const measure = report.sameLabel === undefined ? '' : ` Green frame: the label of the query (${(100 * report.sameLabel).toFixed(1)} %).`
+    const sheet = drawSheet(blocks, {notes: [`${title}, by cosine similarity or distance.${measure}`]})
+    return {content: await encodeImage(sheet.data, sheet), report}
+  }
   const body = html`<h1>${title}</h1>
     <p>
       ${counted(queries, 'query', 'queries')}, each at the left of its row, with the nearest neighbours from left to
@@ -172,7 +187,8 @@ export async function contactSheet(
 
 const baseName = (id: string): string => id.split('/').at(-1) ?? id
 const labelOf = ({label}: Fields): Markup | undefined =>
-  label === undefined ? undefined : html`<br /><span class="quiet">${String(label)}</span>`
+  label === undefined || label === null ? undefined : html`<br /><span class="quiet">${String(label)}</span>`
+const textOf = (value: unknown): string | undefined => (typeof value === 'string' || typeof value === 'number' ? String(value) : undefined)
 const scoreText = ({similarity, distance}: SearchHit): string =>
   similarity !== undefined ? similarity.toFixed(3) : distance !== undefined ? distance.toFixed(3) : ''
 
@@ -187,17 +203,4 @@ function withFrame(picture: Raster, side: number, same: boolean | undefined): Ra
   for (let y = 0; y < side; y++)
     for (let x = 0; x < side; x++) if (Math.min(x, y, side - 1 - x, side - 1 - y) < rim) square.data.set(colour, (y * side + x) * 3)
   return square
-}
-
-async function stripsPng(strips: readonly (readonly Raster[])[], side: number): Promise<Uint8Array> {
-  const [gap, margin] = [6, 16]
-  const most = Math.max(1, ...strips.map(strip => strip.length))
-  const canvas = blankCanvas(
-    2 * margin + most * side + (most - 1) * gap + margin,
-    2 * margin + Math.max(1, strips.length) * (side + gap) - gap
-  )
-  for (const [row, strip] of strips.entries())
-    for (const [column, picture] of strip.entries())
-      paste(canvas, centered(picture, side), margin + column * (side + gap) + (column > 0 ? margin : 0), margin + row * (side + gap))
-  return encodeImage(canvas.data, canvas)
 }

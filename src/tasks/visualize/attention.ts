@@ -1,15 +1,16 @@
 /**
- * Pictures of attention: what the class token (and, where there are some, the registers) of a block looks at, all
- * heads together and each apart.
+ * Pictures of attention: which patches the class token (and, where there are some, the registers) of a block attends
+ * to, as the mean of all heads and for each head.
  */
+import {basename} from 'node:path'
 import {counted} from '../../config/counted.js'
 import {UserError} from '../../config/errors.js'
-import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
+import {fitWithin, magnified} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {heatMap, heatOver} from '../../render/heatmap.js'
-import {resample} from '../../data/image/resample.js'
-import {dataUri, html, page, type Markup} from '../../render/html.js'
+import {drawSheet, type SheetBlock} from '../../render/sheet.js'
+import {baseName, dataUri, html, page, rampBar, type Content, type Markup} from '../../render/html.js'
 import {attentionMaps} from '../../model/attention-maps.js'
 import {runOnImages, type RunOnImagesOptions} from './run-on-images.js'
 
@@ -84,8 +85,7 @@ export async function visualizeAttention(options: AttentionOptions): Promise<{co
     fingerprint
   }
   const strips = pictures.map(({id, photo, rows, columns, looks}): Strip => {
-    const scale = Math.max(1, Math.round(200 / Math.max(photo.width, photo.height)))
-    const shown: Raster = scale === 1 ? photo : enlargePhoto(photo, scale)
+    const shown = magnified(photo, 200)
     return {
       id,
       photo: shown,
@@ -93,12 +93,19 @@ export async function visualizeAttention(options: AttentionOptions): Promise<{co
         who,
         // Every map has its own scale: even attention shows its differences, and single patches that take nearly all
         // do not leave the rest black.
-        pictures: maps.map(map => heatOver(shown, heatMap(map, rows, columns, ...scaleOf(map)), {smooth: options.smooth}))
+        maps: maps.map(map => {
+          const [low, high] = scaleOf(map)
+          const picture = heatOver(shown, heatMap(map, rows, columns, low, high), {smooth: options.smooth})
+          return {picture, low: percentOf(low), high: percentOf(high)}
+        })
       }))
     }
   })
-  return {content: options.format === 'png' ? await stripsPng(strips) : await stripsHtml(strips, report), report}
+  return {content: options.format === 'png' ? await stripsPng(strips, report) : await stripsHtml(strips, report), report}
 }
+
+/** A share in per cent, with as many digits as attention needs. */
+const percentOf = (share: number): string => `${(100 * share).toPrecision(2).replace(/e.*$/, '')} %`
 
 /** The values that 5 and 99 of a hundred patches do not exceed: what lies between is told apart by its color. */
 function scaleOf(values: Float32Array): [low: number, high: number] {
@@ -110,39 +117,38 @@ function scaleOf(values: Float32Array): [low: number, high: number] {
 type Strip = {
   readonly id: string
   readonly photo: Raster
-  readonly rows: readonly {readonly who: string; readonly pictures: readonly Raster[]}[]
+  /** A row for each that looks; `low` and `high` are the shares of attention at both ends of the colors. */
+  readonly rows: readonly {
+    readonly who: string
+    readonly maps: readonly {readonly picture: Raster; readonly low: string; readonly high: string}[]
+  }[]
 }
 
-const enlargePhoto = (photo: Raster, scale: number): Raster => {
-  const size = {width: photo.width * scale, height: photo.height * scale}
-  return {...size, data: resample(photo, size)}
+const mapName = (p: number): string => (p === 0 ? 'mean of heads' : `head ${p - 1}`)
+
+/** For each image the photo, then a row of maps for each that looks. */
+function stripsPng(strips: readonly Strip[], {block, registers}: AttentionReport): Promise<Uint8Array> {
+  const blocks = strips.map(({id, photo, rows}): SheetBlock => ({
+    title: basename(id),
+    rows: rows.map(({who, maps}, r) => [
+      r === 0 ? {picture: fitWithin(photo, 260), caption: 'image'} : undefined,
+      ...maps.map(({picture, low, high}, p) => ({
+        picture: fitWithin(picture, 260),
+        caption: rows.length > 1 ? `${who}, ${mapName(p)}` : mapName(p),
+        bar: {ramp: 'heat' as const, low, high}
+      }))
+    ])
+  }))
+  const from = registers > 0 && strips[0]!.rows.length > 1 ? 'the class token and the registers' : 'the class token'
+  const sheet = drawSheet(blocks, {
+    notes: [`Attention of ${from} in block ${block}: share that a patch receives, between the 5th and the 99th percentile.`]
+  })
+  return encodeImage(sheet.data, sheet)
 }
 
-/** Strips below each other: the photo, then a row for each that looks. */
-async function stripsPng(strips: readonly Strip[]): Promise<Uint8Array> {
-  const [gap, margin, most] = [4, 14, 260]
-  const small = (picture: Raster): Raster => (Math.max(picture.width, picture.height) > most ? fitSide(picture, most) : picture)
-  const placed = strips.map(({photo, rows}) => ({photo: small(photo), rows: rows.map(({pictures}) => pictures.map(small))}))
-  const widths = placed.map(({photo, rows}) => (photo.width + gap) * (1 + rows[0]!.length) - gap)
-  const heights = placed.map(({photo, rows}) => (photo.height + gap) * rows.length - gap)
-  const canvas = blankCanvas(
-    Math.max(...widths) + 2 * margin,
-    heights.reduce((sum, height) => sum + height + margin, margin)
-  )
-  let y = margin
-  for (const [i, {photo, rows}] of placed.entries()) {
-    paste(canvas, photo, margin, y)
-    for (const [r, pictures] of rows.entries())
-      for (const [p, picture] of pictures.entries())
-        paste(canvas, picture, margin + (p + 1) * (photo.width + gap), y + r * (photo.height + gap))
-    y += heights[i]! + margin
-  }
-  return encodeImage(canvas.data, canvas)
-}
-
-const figure = async (picture: Raster, caption: string): Promise<Markup> =>
+const figure = async (picture: Raster, alt: string, caption: Content): Promise<Markup> =>
   html`<figure>
-    <img src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 88}), 'image/jpeg')}" alt="${caption}" />
+    <img src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 88}), 'image/jpeg')}" alt="${alt}" />
     <figcaption>${caption}</figcaption>
   </figure>`
 
@@ -150,13 +156,17 @@ async function stripsHtml(strips: readonly Strip[], {block, heads, size, onPatch
   const sections: Markup[] = []
   for (const [i, {id, photo, rows}] of strips.entries()) {
     const lines: Markup[] = []
-    for (const [r, {who, pictures}] of rows.entries()) {
-      const names = pictures.map((_, p) => `${who}, ${p === 0 ? 'mean of heads' : `head ${p - 1}`}`)
-      const cells = await Promise.all(pictures.map((picture, p) => figure(picture, names[p]!)))
-      lines.push(html`<div class="strip">${r === 0 && (await figure(photo, id))}${cells}</div>`)
+    for (const [r, {who, maps}] of rows.entries()) {
+      const cells = await Promise.all(
+        maps.map(({picture, low, high}, p) => {
+          const name = `${who}, ${mapName(p)}`
+          return figure(picture, `Attention over ${id}: ${name}`, html`${name}<br />${rampBar('heat', low, high)}`)
+        })
+      )
+      lines.push(html`<div class="strip">${r === 0 && (await figure(photo, id, 'image'))}${cells}</div>`)
     }
     sections.push(
-      html`<h2>${id}</h2>
+      html`<h2>${baseName(id)}</h2>
         <p class="quiet">${(100 * onPatches[i]!).toFixed(0)} % of the class token's attention goes to patches.</p>
         ${lines}`
     )
@@ -167,9 +177,8 @@ async function stripsHtml(strips: readonly Strip[], {block, heads, size, onPatch
       '.strip { display: grid; gap: 6px; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); margin-bottom: 0.6rem; } .strip img { width: 100%; }',
     body: html`<h1>Attention</h1>
       <p>
-        Where block ${block} looks from, in images with a short side of ${size} pixels: the mean of its ${counted(heads, 'head')}, and each
-        apart. Every map has a scale of its own: dark is the share that one patch in twenty stays below, bright the share that one in a
-        hundred exceeds.
+        Attention in block ${block}, in images with a short side of ${size} pixels: the mean of its ${counted(heads, 'head')}, and each
+        head. Every map has its own color scale, from the 5th to the 99th percentile of the shares of attention that its patches receive.
       </p>
       ${sections}`
   })

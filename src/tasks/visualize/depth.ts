@@ -1,12 +1,12 @@
 /** Pictures of predicted depth: image, prediction and, where it is known, truth and error, as one PNG or page. */
+import {basename} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {RefusedImage} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {rejectedImage} from '../../data/sources/image-ref.js'
 import {mapFinder} from '../../data/targets/pairs.js'
 import {align, depthErrors, type DepthErrors} from '../../metrics/depth.js'
-import {blankCanvas, paste} from '../../render/canvas.js'
-import {colorBar} from '../../render/colormap.js'
+import {drawSheet} from '../../render/sheet.js'
 import {html, page} from '../../render/html.js'
 import {loadSample} from '../eval/depth/dataset.js'
 import {depthFigure, depthPicture, depthStyle, panelsOf, type DepthPicture} from '../eval/depth/pictures.js'
@@ -28,12 +28,14 @@ export type VisualizeDepthReport = {
   readonly shown: readonly {readonly id: string; readonly low: number; readonly high: number; readonly errors?: DepthErrors}[]
 }
 
-/** Pictures of depth: image, prediction, and, where it is known, truth and error. Throws as `tell`. */
+type Shown = {readonly id: string; readonly picture: DepthPicture; readonly errors?: DepthErrors}
+
+/** Pictures of depth: image, prediction, and, where it is known, truth and error. Throws as `predictEach`. */
 export async function visualizeDepth(
   options: VisualizeDepthOptions
 ): Promise<{content: Uint8Array | string; report: VisualizeDepthReport}> {
   const find = mapFinder({field: 'depth', roots: options.images, folder: options.depths})
-  const all: {id: string; picture: DepthPicture; errors?: DepthErrors}[] = []
+  const all: Shown[] = []
   for await (const {ref, photo, depth, range} of predictEach(options)) {
     const {width, height} = photo
     const wanted = options.depths !== undefined || typeof ref.fields['depth'] === 'string'
@@ -61,43 +63,30 @@ export async function visualizeDepth(
   }
   if (all.length === 0) throw new UserError('None of the images could be read.', {exit: 3, code: 'NO_INPUT'})
   const shown = all.map(({id, picture: {low, high}, errors}) => ({id, low: rounded(low), high: rounded(high), ...(errors ? {errors} : {})}))
-  const content = options.format === 'png' ? await pngSheet(all.map(({picture}) => picture)) : await htmlSheet(all)
+  const content = options.format === 'png' ? await pngSheet(all) : await htmlSheet(all)
   return {content, report: {images: all.length, shown}}
 }
 
-/**
- * Images below each other, each with its pictures beside each other and the bar of its colours, near to far, under the
- * prediction.
- */
-async function pngSheet(pictures: readonly DepthPicture[]): Promise<Uint8Array> {
-  const [gap, margin, bar] = [6, 14, 8]
-  const rows = pictures.map(panelsOf)
-  const across = Math.max(...rows.map(row => row.reduce((sum, {width}) => sum + width + gap, -gap)))
-  const down = rows.reduce((sum, [first]) => sum + first!.height + gap + bar + margin, margin)
-  const canvas = blankCanvas(across + 2 * margin, down)
-  let y = margin
-  for (const row of rows) {
-    let x = margin
-    for (const [i, raster] of row.entries()) {
-      paste(canvas, raster, x, y)
-      if (i === 1 || i === 3) paste(canvas, colorBar(i === 1 ? 'depth' : 'error', raster.width, bar), x, y + raster.height + gap)
-      x += raster.width + gap
-    }
-    y += row[0]!.height + gap + bar + margin
-  }
-  return encodeImage(canvas.data, canvas)
+/** Each image with its prediction, truth and errors beside each other, and what the colors mean under them. */
+function pngSheet(all: readonly Shown[]): Promise<Uint8Array> {
+  const sheet = drawSheet(
+    all.map(({id, picture, errors}) => ({title: `${basename(id)}${errors ? `: ${errorText(errors)}` : ''}`, rows: [panelsOf(picture)]}))
+  )
+  return encodeImage(sheet.data, sheet)
 }
 
-async function htmlSheet(all: readonly {id: string; picture: DepthPicture; errors?: DepthErrors}[]): Promise<string> {
+const errorText = ({rmse, abs_rel, a1}: DepthErrors): string =>
+  `RMSE ${rmse.toFixed(3)} m, abs_rel ${abs_rel.toFixed(3)}, a1 ${(100 * a1).toFixed(1)} %`
+
+async function htmlSheet(all: readonly Shown[]): Promise<string> {
   const figures = []
   for (const {id, picture, errors} of all) {
-    const said = errors ? ` · RMSE ${errors.rmse.toFixed(3)} m, abs_rel ${errors.abs_rel.toFixed(3)}, a1 ${errors.a1.toFixed(3)}` : ''
-    figures.push(await depthFigure(picture, `${id}${said}`))
+    figures.push(await depthFigure(picture, id, errors && errorText(errors)))
   }
   const body = html`<h1>Depth</h1>
     <p>
-      Each image has its own range of colours: the 2nd to the 98th percentile of its true depth, or where that is not known of its
-      prediction. Grey is unknown.
+      Each image has its own range of colors: the 2nd to the 98th percentile of its true depth, or of its prediction where the truth is not
+      known. Grey: depth not known.
     </p>
     ${figures}`
   return page({title: 'Depth', body, style: depthStyle})

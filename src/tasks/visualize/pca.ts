@@ -1,10 +1,12 @@
 /** Pictures of what a model sees: patch features as colours. */
+import {basename} from 'node:path'
 import {counted} from '../../config/counted.js'
-import {enlarge, fitSide, paste, blankCanvas} from '../../render/canvas.js'
+import {enlarge, fitWithin} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {resample} from '../../data/image/resample.js'
-import {dataUri, html, page} from '../../render/html.js'
+import {drawSheet} from '../../render/sheet.js'
+import {baseName, dataUri, html, page} from '../../render/html.js'
 import {colourPatches, type PatchGrid} from '../../model/foreground.js'
 import {forward} from '../../model/vit.js'
 import {dispose} from '../../tensor/tf.js'
@@ -82,37 +84,33 @@ export async function visualizePca(options: PcaOptions): Promise<{content: Uint8
     const colours = options.smooth ? {...shown, data: resample(grid, shown)} : enlarge(grid, patch * scale)
     return {id, photo: {...shown, data: resample(photo, shown)}, colours}
   })
-  return {content: options.format === 'png' ? await pairsPng(pairs) : await pairsHtml(pairs, report), report}
+  return {content: options.format === 'png' ? await pairsPng(pairs, report) : await pairsHtml(pairs, report), report}
 }
 
 type Pair = {readonly id: string; readonly photo: Raster; readonly colours: Raster}
 
-/** Pairs below each other in one to three columns, each row as high as its highest. */
-async function pairsPng(pairs: readonly Pair[]): Promise<Uint8Array> {
+/** Image and colours of each beside each other, in one to three columns. */
+function pairsPng(pairs: readonly Pair[], {foreground, explained}: PcaReport): Promise<Uint8Array> {
   const columns = pairs.length <= 3 ? 1 : pairs.length <= 8 ? 2 : 3
-  const placed = pairs.map(pair =>
-    Math.max(pair.photo.width, pair.photo.height) <= 448
-      ? pair
-      : {...pair, photo: fitSide(pair.photo, 448), colours: fitSide(pair.colours, 448)}
-  )
-  const [gap, margin] = [6, 18]
-  const width = 2 * Math.max(...placed.map(({photo}) => photo.width)) + gap
-  const rows = Array.from({length: Math.ceil(placed.length / columns)}, (_, row) => placed.slice(row * columns, (row + 1) * columns))
-  const heights = rows.map(row => Math.max(...row.map(({photo}) => photo.height)))
-  const canvas = blankCanvas(
-    columns * (width + margin) + margin,
-    heights.reduce((sum, height) => sum + height + margin, margin)
-  )
-  let y = margin
-  for (const [r, row] of rows.entries()) {
-    for (const [column, {photo, colours}] of row.entries()) {
-      const x = margin + column * (width + margin)
-      paste(canvas, photo, x, y)
-      paste(canvas, colours, x + photo.width + gap, y)
+  const [red, green, blue] = explained.map(share => `${(100 * share).toFixed(0)} %`)
+  const sheet = drawSheet(
+    pairs.map(({id, photo, colours}) => ({
+      title: basename(id),
+      rows: [
+        [
+          {picture: fitWithin(photo, 448), caption: 'image'},
+          {picture: fitWithin(colours, 448), caption: 'patch features'}
+        ]
+      ]
+    })),
+    {
+      columns,
+      notes: [
+        `Principal components of ${foreground === undefined ? 'all patches' : 'the patches in front'} as colors: red ${red}, green ${green}, blue ${blue} of the variance.${foreground === undefined ? '' : ' Black: behind.'}`
+      ]
     }
-    y += heights[r]! + margin
-  }
-  return encodeImage(canvas.data, canvas)
+  )
+  return encodeImage(sheet.data, sheet)
 }
 
 async function pairsHtml(pairs: readonly Pair[], {size, patches, foreground, explained, notes}: PcaReport): Promise<string> {
@@ -124,7 +122,7 @@ async function pairsHtml(pairs: readonly Pair[], {size, patches, foreground, exp
         <div class="pair">
           <img src="${dataUri(left, 'image/jpeg')}" alt="${id}" /><img src="${dataUri(right, 'image/png')}" alt="Patch features of ${id}" />
         </div>
-        <figcaption>${id}</figcaption>
+        <figcaption>${baseName(id)}</figcaption>
       </figure> `
     )
   }

@@ -1,6 +1,9 @@
 /** Segmentations to look at: photo and classes over it, for a few images, as one PNG or page. */
-import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
+import {basename} from 'node:path'
+import {fitWithin} from '../../render/canvas.js'
 import {encodeImage} from '../../data/image/encode.js'
+import {drawSheet, type SheetBlock} from '../../render/sheet.js'
+import type {TextColor} from '../../render/text.js'
 import {overlay} from '../../render/overlay.js'
 import type {Raster} from '../../data/image/decode.js'
 import {baseName, html, page, type Markup} from '../../render/html.js'
@@ -47,30 +50,16 @@ export async function visualizeSegment(
     })
     return {content, report}
   }
-  const pairs = shown.map(
-    ({photo, labels}) =>
-      [photo, overlay(photo, labels, palette)].map(one => (Math.max(one.width, one.height) > 448 ? fitSide(one, 448) : one)) as [
-        Raster,
-        Raster
+  const blocks = shown.map(({id, photo, labels, confidence}): SheetBlock => ({
+    title: basename(id),
+    rows: [
+      [
+        {picture: fitWithin(photo, 448), caption: 'image'},
+        {picture: fitWithin(overlay(photo, labels, palette), 448), caption: `prediction, mean probability ${confidence.toFixed(2)}`}
       ]
-  )
-  const [gap, margin] = [6, 14]
-  const width = 2 * Math.max(...pairs.map(([photo]) => photo.width)) + gap
-  const columns = pairs.length <= 3 ? 1 : 2
-  const lines = Array.from({length: Math.ceil(pairs.length / columns)}, (_, i) => pairs.slice(i * columns, (i + 1) * columns))
-  const heights = lines.map(line => Math.max(...line.map(([photo]) => photo.height)))
-  const canvas = blankCanvas(
-    columns * (width + margin) + margin,
-    heights.reduce((sum, height) => sum + height + margin, margin)
-  )
-  let y = margin
-  for (const [i, line] of lines.entries()) {
-    for (const [c, [photo, colours]] of line.entries()) {
-      const x = margin + c * (width + margin)
-      paste(canvas, photo, x, y)
-      paste(canvas, colours, x + photo.width + gap, y)
-    }
-    y += heights[i]! + margin
-  }
-  return {content: await encodeImage(canvas.data, canvas), report}
+    ]
+  }))
+  const legendOf = names.map((name, k) => ({name, color: [...palette.subarray(3 * k, 3 * k + 3)] as unknown as TextColor}))
+  const sheet = drawSheet(blocks, {columns: blocks.length <= 3 ? 1 : 2, legend: legendOf})
+  return {content: await encodeImage(sheet.data, sheet), report}
 }

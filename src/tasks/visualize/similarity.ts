@@ -3,13 +3,14 @@
  * features. The page carries the features, a byte a number, where they are not too many; then a click on any patch
  * asks anew, in the browser, without anything being fetched.
  */
+import {basename} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {fitSide, paste, blankCanvas} from '../../render/canvas.js'
+import {fitWithin, magnified} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {colormapStops} from '../../render/colormap.js'
 import {heatMap, heatOver} from '../../render/heatmap.js'
-import {resample} from '../../data/image/resample.js'
+import {drawSheet, type SheetBlock} from '../../render/sheet.js'
 import {dataUri, html, Markup, page} from '../../render/html.js'
 import {normalizeRows} from '../../search/exact.js'
 import {blocksOf, denseFeatures} from '../embed/dense-features.js'
@@ -112,23 +113,23 @@ export async function visualizeSimilarity(options: SimilarityOptions): Promise<{
   const report: SimilarityReport = {images: pictures.length, leftOut, size, patch: [column, row], best, live, fingerprint}
   const low = Math.min(...all.map(values => values.reduce((a, b) => Math.min(a, b), 1)))
   if (options.format === 'html') return {content: await similarityPage(pictures, all, low, report, config.patch), report}
-  const shown = pictures.map(({photo, rows, columns}, i) => {
-    const scale = Math.max(1, Math.round(280 / Math.max(photo.width, photo.height)))
-    const wide =
-      scale === 1
-        ? photo
-        : {
-            width: photo.width * scale,
-            height: photo.height * scale,
-            data: resample(photo, {width: photo.width * scale, height: photo.height * scale})
-          }
+  const blocks = pictures.map(({id, photo, rows, columns}, i): SheetBlock => {
+    const wide = magnified(photo, 280)
     const heat = heatOver(wide, heatMap(all[i]!, rows, columns, low, 1), {smooth: options.smooth})
-    if (i === 0) frame(heat, column, row, wide.width / columns, wide.height / rows)
     const marked = i === 0 ? {...wide, data: wide.data.slice()} : wide
-    if (i === 0) frame(marked, column, row, wide.width / columns, wide.height / rows)
-    return [marked, heat] as const
+    if (i === 0) for (const raster of [heat, marked]) frame(raster, column, row, wide.width / columns, wide.height / rows)
+    return {
+      title: basename(id),
+      rows: [
+        [
+          {picture: fitWithin(marked, 448), caption: i === 0 ? 'image, patch in a frame' : 'image'},
+          {picture: fitWithin(heat, 448), caption: 'cosine similarity', bar: {ramp: 'heat', low: low.toFixed(2), high: '1.00'}}
+        ]
+      ]
+    }
   })
-  return {content: await pairsPng(shown), report}
+  const sheet = drawSheet(blocks, {columns: blocks.length <= 3 ? 1 : 2})
+  return {content: await encodeImage(sheet.data, sheet), report}
 }
 
 /** Draws a frame of two colours round a patch. */
@@ -154,28 +155,6 @@ function frame({width, height, data}: Raster, column: number, row: number, acros
   ] as const)
     // prettier-ignore
     for (let y = top - out; y <= bottom + out; y++) for (const x of [left - out, right + out]) put(x, y, value)
-}
-
-async function pairsPng(pairs: readonly (readonly [Raster, Raster])[]): Promise<Uint8Array> {
-  const [gap, margin, most] = [6, 16, 448]
-  const placed = pairs.map(pair => pair.map(one => (Math.max(one.width, one.height) > most ? fitSide(one, most) : one)) as [Raster, Raster])
-  const columns = placed.length <= 3 ? 1 : 2
-  const width = 2 * Math.max(...placed.map(([photo]) => photo.width)) + gap
-  const lines = Array.from({length: Math.ceil(placed.length / columns)}, (_, i) => placed.slice(i * columns, (i + 1) * columns))
-  const heights = lines.map(line => Math.max(...line.map(([photo]) => photo.height)))
-  const canvas = blankCanvas(
-    columns * (width + margin) + margin,
-    heights.reduce((sum, height) => sum + height + margin, margin)
-  )
-  let y = margin
-  for (const [i, line] of lines.entries()) {
-    for (const [c, [photo, heat]] of line.entries()) {
-      paste(canvas, photo, margin + c * (width + margin), y)
-      paste(canvas, heat, margin + c * (width + margin) + photo.width + gap, y)
-    }
-    y += heights[i]! + margin
-  }
-  return encodeImage(canvas.data, canvas)
 }
 
 /**

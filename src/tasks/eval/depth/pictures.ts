@@ -1,13 +1,14 @@
 /**
- * Depth for the eye: photo, prediction, truth and error side by side, in one range of colours, and what the colours
+ * Pictures of depth: photo, prediction, truth and error side by side, in one range of colors, and what the colors
  * mean.
  */
 
-import {colorize, colorBar, type Colormap} from '../../../render/colormap.js'
+import {colorize} from '../../../render/colormap.js'
 import {resizeDepth} from '../../../data/targets/depth-augment.js'
 import {encodeImage} from '../../../data/image/encode.js'
 import {resample, type Raster, type Size} from '../../../data/image/resample.js'
-import {baseName, dataUri, html, type Markup} from '../../../render/html.js'
+import {baseName, dataUri, html, rampBar, type Markup} from '../../../render/html.js'
+import type {Panel} from '../../../render/sheet.js'
 
 export type DepthPicture = {
   readonly photo: Raster
@@ -46,13 +47,13 @@ export function depthPicture(
   const size = Math.max(width, height) > side ? fitted({width, height}, side) : {width, height}
   const small = (values: Float32Array): Float32Array => resizeDepth(values, {width, height}, size)
   const {low, high} = colorLimits(truth ?? depth)
-  const told = small(depth)
+  const predicted = small(depth)
   const shown: Raster = photo.width === size.width && photo.height === size.height ? photo : {...size, data: resample(photo, size)}
-  const plain = {photo: shown, depth: colorize(told, size, {ramp: 'depth', low, high}), low, high}
+  const plain = {photo: shown, depth: colorize(predicted, size, {ramp: 'depth', low, high}), low, high}
   if (!truth) return plain
   const known = small(truth)
   const unknown = (i: number): boolean => !(known[i]! > 0)
-  const off = Float32Array.from(known, (t, i) => (t > 0 ? Math.abs(told[i]! - t) / t : 0))
+  const off = Float32Array.from(known, (t, i) => (t > 0 ? Math.abs(predicted[i]! - t) / t : 0))
   return {
     ...plain,
     truth: colorize(known, size, {ramp: 'depth', low, high, unknown}),
@@ -69,21 +70,13 @@ const fitted = (size: Size, side: number): Size => {
 /** A number of metres for people. */
 const metres = (depth: number): string => `${depth.toFixed(depth < 10 ? 2 : 1)} m`
 
-/** The bar of a ramp with what stands at its ends. */
-async function legend(ramp: Colormap, from: string, to: string): Promise<Markup> {
-  const bar = await encodeImage(colorBar(ramp, 160, 12).data, {width: 160, height: 12})
-  return html`<span class="ramp"
-    ><span>${from}</span><img src="${dataUri(bar, 'image/png')}" alt="${ramp}, from ${from} to ${to}" /><span>${to}</span></span
-  >`
-}
-
 /** One image as a figure: its pictures beside each other, what the colours mean, and a caption. */
 export async function depthFigure(picture: DepthPicture, id: string, detail = ''): Promise<Markup> {
   const cells = [
     [picture.photo, 'image', 'jpeg'],
     [picture.depth, 'prediction', 'png'],
     [picture.truth, 'truth', 'png'],
-    [picture.error, '|prediction − truth| / truth', 'png']
+    [picture.error, 'relative error', 'png']
   ] as const
   const shown = []
   for (const [raster, name, format] of cells) {
@@ -94,8 +87,8 @@ export async function depthFigure(picture: DepthPicture, id: string, detail = ''
   return html`<figure class="depth">
     <div class="cells">${shown}</div>
     <figcaption>
-      ${baseName(id)}${detail && html` · ${detail}`} · ${await legend('depth', metres(picture.low), metres(picture.high))}
-      ${picture.error ? await legend('error', '0', `${DARKEST_ERROR}`) : ''}
+      ${baseName(id)}${detail && html` · ${detail}`} · ${rampBar('depth', metres(picture.low), metres(picture.high))}
+      ${picture.error && html`relative error ${rampBar('error', '0', `${DARKEST_ERROR}`)}`}
     </figcaption>
   </figure>`
 }
@@ -104,9 +97,16 @@ export async function depthFigure(picture: DepthPicture, id: string, detail = ''
 export const depthStyle = `
 figure.depth { margin: 0 0 1.6rem; } figure.depth .cells { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: 4px; }
 figure.depth .cells img { width: 100%; } figure.depth .cells span { font-size: 0.75rem; color: var(--quiet); }
-.ramp { display: inline-flex; gap: 0.4em; align-items: center; margin-right: 1.2em; white-space: nowrap; } .ramp img { height: 0.8em; width: 10em; border: 1px solid var(--line); }
 `
 
-/** All pictures of one image beside each other on one sheet. */
-export const panelsOf = ({photo, depth, truth, error}: DepthPicture): Raster[] =>
-  [photo, depth, truth, error].filter(raster => raster !== undefined)
+/** The pictures of one image as panels of a sheet. */
+export function panelsOf({photo, depth, truth, error, low, high}: DepthPicture): Panel[] {
+  const bar = {ramp: 'depth', low: metres(low), high: metres(high)} as const
+  const panels: Panel[] = [
+    {picture: photo, caption: 'image'},
+    {picture: depth, caption: 'prediction', bar}
+  ]
+  if (truth) panels.push({picture: truth, caption: 'truth', bar})
+  if (error) panels.push({picture: error, caption: 'relative error', bar: {ramp: 'error', low: '0', high: `${DARKEST_ERROR}`}})
+  return panels
+}

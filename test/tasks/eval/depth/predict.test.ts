@@ -85,7 +85,7 @@ test('pictures: image, prediction, truth and error where truth is known, a sheet
   assert.equal(told.report.images, 2)
   assert.equal(told.report.shown[0]!.errors, undefined)
   const plain = await sharp(told.content as Uint8Array).metadata()
-  assert.deepEqual([plain.width, plain.height], [2 * 56 + 6 + 28, 14 + 2 * (42 + 6 + 8 + 14)])
+  assert.deepEqual([plain.width, plain.height], [320 + 2 * 16, 16 + 2 * (10 + 10 + 42 + 24 + 16)])
   await rm(join(root, 'depth/b/05.png'))
   const {content, report} = await visualizeDepth({...options, depths: join(root, 'depth'), limit: 9, format: 'html'})
   assert.equal(memory().numTensors, before)
