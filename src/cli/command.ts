@@ -15,6 +15,7 @@ import {nearestName} from '../config/nearest.js'
 import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape} from './argv.js'
 import {BadImages} from './rejected-inputs.js'
+import {visible} from './visible-text.js'
 import {report, type Report} from './errors.js'
 import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
 import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal} from './shutdown.js'
@@ -305,7 +306,7 @@ export abstract class Command extends OclifCommand {
     const said: Report = report(error, {stopped, bin: this.config.bin, version: this.config.version})
     process.exitCode = said.exit
     if (said.exit === 0) return
-    for (const line of said.lines) process.stderr.write(line + '\n')
+    for (const line of said.lines) process.stderr.write(visible(line) + '\n')
     if (this.jsonEnabled()) this.#json({error: said.error})
   }
 
@@ -322,8 +323,9 @@ export abstract class Command extends OclifCommand {
   }
 
   #say(message: string): void {
-    if (this.#progress) this.#progress.write(message)
-    else process.stderr.write(message + '\n')
+    const text = visible(message)
+    if (this.#progress) this.#progress.write(text)
+    else process.stderr.write(text + '\n')
   }
 
   /** Reports the use of an old name of a flag. */

@@ -10,6 +10,7 @@ import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
 import {assertRoomToRun} from '../system/free-memory.js'
 import {report} from './errors.js'
+import {visible} from './visible-text.js'
 import {defectReporter, flush, installSignalHandlers, signalExitCode} from './shutdown.js'
 
 /**
@@ -25,7 +26,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
   const fail = (error: unknown): void => {
     const said = report(error, {stopped: signalExitCode(), bin, version})
     process.exitCode = said.exit
-    for (const line of said.lines) process.stderr.write(line + '\n')
+    for (const line of said.lines) process.stderr.write(visible(line) + '\n')
     if (said.exit !== 0 && beforeDashes(argv).includes('--json')) process.stdout.write(JSON.stringify({error: said.error}) + '\n')
   }
   let leaving: Promise<never> | undefined

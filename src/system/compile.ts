@@ -24,9 +24,10 @@ import {
 } from 'node:fs'
 import {createRequire} from 'node:module'
 import {availableParallelism, hostname} from 'node:os'
-import {basename, delimiter, join} from 'node:path'
+import {basename, delimiter, dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import {cacheFolder, packageFolder} from './paths.js'
+import {assertOwn, isOwn, makeOwn} from './own-files.js'
 import {lastLines, runCommand} from './run-command.js'
 
 export type Note = (sentence: string) => void
@@ -196,6 +197,9 @@ function forgetOldObjects({objects, sources}: Plan): void {
   }
 }
 
+/** What must be the user's own before an addon is loaded: itself, and the folders in which it could be replaced. */
+const placesOf = (addon: string): string[] => [addon, dirname(addon), dirname(dirname(addon)), cacheFolder()]
+
 /**
  * The path of the addon; compiles it when it is not in the cache, saying so by `note`.
  * Errors of status 5: no compiler, or a compilation that fails.
@@ -203,9 +207,15 @@ function forgetOldObjects({objects, sources}: Plan): void {
 export async function buildAddon(recipe: Recipe, note: Note = noteOnStderr): Promise<string> {
   const what = plan(recipe)
   const addon = join(what.folder, 'addon.node')
-  if (existsSync(addon)) return addon
-  mkdirSync(what.folder, {recursive: true})
-  mkdirSync(what.objects, {recursive: true})
+  if (existsSync(addon)) {
+    assertOwn(placesOf(addon))
+    return addon
+  }
+  mkdirSync(what.folder, {recursive: true, mode: 0o755})
+  mkdirSync(what.objects, {recursive: true, mode: 0o755})
+  const [, ...folders] = placesOf(addon)
+  makeOwn(folders)
+  assertOwn(folders)
   const release = await lock(`${what.folder}.lock`, () => existsSync(addon))
   if (!release) return addon
   try {
@@ -218,6 +228,7 @@ export async function buildAddon(recipe: Recipe, note: Note = noteOnStderr): Pro
     })
     const half = join(what.folder, `addon.${process.pid}.node`)
     await compileStep([...what.sources.map(({object}) => object), ...recipe.link, '-o', half], 'the link', what.folder, recipe)
+    makeOwn([half])
     renameSync(half, addon)
     forgetOldObjects(what)
   } finally {
@@ -226,8 +237,8 @@ export async function buildAddon(recipe: Recipe, note: Note = noteOnStderr): Pro
   return addon
 }
 
-/** The addon's path if it is compiled already, else null. */
+/** The addon's path if it is compiled already and nobody else could have written it, else null. */
 export function builtAddon(recipe: Recipe): string | null {
   const addon = join(plan(recipe).folder, 'addon.node')
-  return existsSync(addon) ? addon : null
+  return existsSync(addon) && isOwn(placesOf(addon)) ? addon : null
 }
