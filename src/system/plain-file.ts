@@ -6,7 +6,7 @@
  * A pipe that the shell has opened already (`<(command)`, `/dev/stdin`) may be read where a file is read from front to
  * back.
  */
-import {closeSync, constants, fstatSync, openSync, statSync, type Stats} from 'node:fs'
+import {closeSync, constants, createReadStream, fstatSync, openSync, statSync, type Stats} from 'node:fs'
 import {open, stat, type FileHandle} from 'node:fs/promises'
 import {Socket} from 'node:net'
 import {UserError} from '../config/errors.js'
@@ -74,10 +74,7 @@ export const isOpenPipe = (path: string): boolean => openPipe(path) !== undefine
 export async function* fileBytes(path: string, start = 0): AsyncGenerator<Uint8Array> {
   const pipe = openPipe(path)
   if (pipe !== undefined) yield* new Socket({fd: pipe, readable: true, writable: false}) as AsyncIterable<Uint8Array>
-  else {
-    const handle = await openPlain(path)
-    yield* handle.createReadStream({start, highWaterMark: 1 << 20}) as AsyncIterable<Uint8Array>
-  }
+  else yield* createReadStream(path, {fd: openPlainSync(path), start, highWaterMark: 1 << 20}) as AsyncIterable<Uint8Array>
 }
 
 const tooLong = (path: string): UserError =>

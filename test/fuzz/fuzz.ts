@@ -7,7 +7,11 @@ import {join} from 'node:path'
 import {parseArgs} from 'node:util'
 import {UserError} from '../../src/config/errors.js'
 import {mutant} from './mutate.js'
-import {inFolder, parsers, type Parser} from './parsers.js'
+import {moreParsers} from './more-parsers.js'
+import {inFolder, parsers as embeddingParsers, type Parser} from './parsers.js'
+
+/** All that is fuzzed. */
+export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers]
 
 /** One input may take this long: files of a few kilobytes. */
 const MAX_MS = 2000
@@ -21,7 +25,7 @@ export async function fuzz(parser: Parser, inputs: number, seed = 1): Promise<Fu
     const findings: Finding[] = []
     let [accepted, refused] = [0, 0]
     for (const whole of await parser.seeds(folder)) {
-      const path = join(folder, 'changed')
+      const path = join(folder, `changed${parser.ending ?? ''}`)
       await writeFile(path, whole)
       const expected = await parser.read(path)
       for (let n = 0; n < inputs; n++) {

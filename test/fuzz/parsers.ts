@@ -31,6 +31,10 @@ export type Parser = {
   read(path: string): Promise<string>
   /** Whether a changed file may be taken for what it is not: texts that are made to be edited. */
   readonly editable?: boolean
+  /** Whether most changed files are read all the same, what is wrong in them being counted or named by row. */
+  readonly lenient?: boolean
+  /** The ending of the file's name, where readers go by it. */
+  readonly ending?: string
 }
 
 const D = 4
