@@ -18,7 +18,25 @@ export type FileReader = {
 /** One read call of the system moves at most this much. */
 const PIECE = 1 << 30
 
-/** Throws `UserError` when the path does not exist (exit 3), is no plain file, or may not be read. */
+const LFS_HEAD = 'version https://git-lfs.github.com/spec/v1'
+
+/** A repository that was cloned without Git LFS has a few lines of text in the place of each large file. */
+async function refuseLfsPointer(handle: FileHandle, size: number, path: string): Promise<void> {
+  if (size < LFS_HEAD.length || size > 1024) return
+  const {buffer} = await handle.read(Buffer.alloc(size), 0, size, 0)
+  const text = buffer.toString('latin1')
+  if (!text.startsWith(LFS_HEAD)) return
+  const bytes = /^size (\d{1,15})$/m.exec(text)?.[1]
+  throw new UserError(`${path} is a Git LFS pointer, not the file itself${bytes === undefined ? '' : `, which has ${bytes} bytes`}.`, {
+    code: 'LFS_POINTER',
+    hint: 'Fetch the file in its repository: git lfs pull'
+  })
+}
+
+/**
+ * Throws `UserError` when the path does not exist (exit 3), is no plain file, is a Git LFS pointer, or may not be
+ * read.
+ */
 export async function openReader(path: string): Promise<FileReader> {
   const handle: FileHandle = await openPlain(path).catch((error: unknown) => {
     if (error instanceof UserError) throw error
@@ -27,6 +45,10 @@ export async function openReader(path: string): Promise<FileReader> {
     throw new UserError(`${path} could not be opened (${code}).`, {code: 'READ', cause: error})
   })
   const {size} = await handle.stat()
+  await refuseLfsPointer(handle, size, path).catch(async (error: unknown) => {
+    await handle.close()
+    throw error
+  })
   return {
     path,
     size,

@@ -216,7 +216,7 @@ function likelyCause(expected: Shapes, found: Shapes, missing: readonly string[]
   if (some(unexpected, /^blocks\.\d+\.\d+\./))
     return 'The file names its blocks by chunks (blocks.<chunk>.<i>), as training checkpoints do.'
   const prefix = [...found.keys()].find(name => name !== 'cls_token' && name.endsWith('.cls_token'))?.slice(0, -'cls_token'.length)
-  if (prefix) return `The names in the file begin with ${prefix}, so the model lies one level deeper: try --root ${prefix.split('.')[0]}.`
+  if (prefix) return `The names in the file begin with ${prefix}, so the model lies one level deeper, under ${prefix.split('.')[0]}.`
   const [want, have] = [expected, found].map(shapes => shapes.get('cls_token')?.at(-1))
   if (want !== undefined && have !== undefined && want !== have) {
     const called = (width: number): string => (sizes[width] ? `${sizes[width]} (width ${width})` : `of width ${width}`)

@@ -28,8 +28,8 @@ const anchors = ['patch_embed.proj.weight', 'embeddings.patch_embeddings.project
 /** Names by which models wrap their backbone, dots included. */
 const wrappers = ['backbone.', 'module.', 'dinov2.', 'dinov2_with_registers.']
 const headName =
-  /^(dino_head|ibot_head|decode_head|auxiliary_head|dino_loss|ibot_patch_loss|center|classifier|classifiers_dict|linear_head|head)\./
-const rootOrder = ['teacher', 'state_dict', 'model', 'student']
+  /^(dino_head|ibot_head|cls_projector|patch_projector|decode_head|auxiliary_head|dino_loss|ibot_patch_loss|center|classifier|classifiers_dict|linear_head|head)\./
+const rootOrder = ['teacher', 'state_dict', 'model', 'student', 'model_ema', 'ema']
 
 /**
  * Sorts the tensors of a file into backbone and heads, under Meta's names.
@@ -113,13 +113,17 @@ function choosePrefix(path: string, names: readonly string[], root: string | und
     throw new UserError(`${path} has ${fitting.length ? 'several models' : 'no model'} under ${root}; it has: ${listed}.`, {
       exit: 2,
       code: 'NO_ROOT',
-      hint: 'Name one of these with --root, or leave --root out.'
+      hint: 'Name one of these as the root, or leave the root out.'
     })
   }
   const teachers = prefixes.filter(prefix => within(prefix, 'teacher'))
   const [only] = prefixes.length === 1 ? prefixes : prefixes.includes('') ? [''] : teachers.length === 1 ? teachers : []
   if (only === undefined)
-    throw new UserError(`${path} holds several models: ${listed}.`, {exit: 2, code: 'NO_ROOT', hint: 'Choose one with --root.'})
+    throw new UserError(`${path} holds several models: ${listed}.`, {
+      exit: 2,
+      code: 'NO_ROOT',
+      hint: `Take one out: dinov2 export ${path} --root ${listed.split(', ')[0]} --to safetensors -o weights.safetensors`
+    })
   return {prefix: only, chosen: rootOrder.find(name => within(only, name))}
 }
 

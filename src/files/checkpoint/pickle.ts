@@ -25,7 +25,7 @@ export class PyGlobal {
   ) {}
 }
 
-/** Something that tolerant reading met and did not build. */
+/** Something harmless, or met by tolerant reading, that is passed over: it is not built and holds nothing. */
 export class PyOpaque {
   constructor(readonly name: string) {}
 }
@@ -51,8 +51,8 @@ export type PyValue =
 export type PickleOptions = {
   /** Names the pickle in messages. */
   readonly path: string
-  /** What a name `module.attribute` means; undefined: not on the list. */
-  readonly find: (name: string) => PyGlobal | undefined
+  /** What a name `module.attribute` means; undefined: not on the list. Objects of a `PyOpaque` stay inert. */
+  readonly find: (name: string) => PyGlobal | PyOpaque | undefined
   /** What a persistent id stands for. */
   readonly persistent: (id: PyValue) => PyValue
   readonly tolerant?: boolean
@@ -99,7 +99,7 @@ export function unpickle(bytes: Uint8Array, {path, find, persistent, tolerant = 
       code: 'UNSAFE_PICKLE',
       hint: tolerant
         ? 'A checkpoint has no need of that; get the file from its first source, or as safetensors.'
-        : 'Get the model as safetensors, or, if it is an mmcv checkpoint, read only its state_dict (--state-dict-only).'
+        : `Get the model as safetensors. If the model lies under state_dict, read that alone: dinov2 export ${path} --state-dict-only --to safetensors -o weights.safetensors`
     })
   const spend = (items: number): void => {
     if ((budget -= items) < 0) throw refused('copies its own lists beyond any measure')

@@ -203,7 +203,30 @@ const dataOnly = new Set(
     .concat('torch.Tensor', 'torch.nn.parameter.Parameter', 'torch._C._nn.Parameter', 'torch.strided', 'torch.per_tensor_affine')
 )
 
-function allowed(name: string): PyGlobal | undefined {
+/**
+ * What training scripts keep beside the weights: learning rates of numpy, arguments, paths, settings, states of random
+ * generators. Their objects become inert: nothing of them is built, and none may stand where a tensor should.
+ */
+const inert = new RegExp(
+  `^(?:${[
+    String.raw`numpy(?:\._?core)?(?:\.multiarray|\.numeric)?\.(?:scalar|dtype|ndarray|_reconstruct|_frombuffer|bool_?|u?int\d+|float\d+)`,
+    String.raw`numpy\.dtypes\.\w+DType`,
+    String.raw`numpy\.random\._pickle\.__(?:randomstate|generator|bit_generator)_ctor`,
+    String.raw`argparse\.Namespace`,
+    String.raw`types\.SimpleNamespace`,
+    String.raw`pathlib(?:\._local)?\.(?:Pure)?(?:Posix|Windows)?Path`,
+    String.raw`omegaconf\.(?:\w+\.)?\w+`,
+    String.raw`typing\.(?:Any|Union|Optional|Dict|List|Tuple)`,
+    String.raw`datetime\.(?:datetime|date|time|timedelta|timezone)`,
+    String.raw`uuid\.UUID`,
+    String.raw`(?:pytorch_lightning|lightning\.pytorch|lightning_fabric|lightning\.fabric)\.utilities\.(?:\w+\.)?AttributeDict`,
+    String.raw`yacs\.config\.CfgNode`,
+    String.raw`easydict\.EasyDict`
+  ].join('|')})$`
+)
+
+function allowed(name: string): PyGlobal | PyOpaque | undefined {
+  if (inert.test(name)) return new PyOpaque(name)
   const call = calls[name.replace(/^__builtin__\./, 'builtins.')]
   if (call && Object.hasOwn(calls, name.replace(/^__builtin__\./, 'builtins.'))) return new PyGlobal(name, call)
   const torch = /^torch(?:\.cuda|\.storage)?\.(\w+)$/.exec(name)?.[1]

@@ -121,7 +121,10 @@ export async function readZip(file: FileReader): Promise<Map<string, ZipRecord>>
         if (dataAt === undefined) {
           const header = await view(local, 30)
           if (header.getUint32(0, true) !== LOCAL) throw broken(`the record ${name} is not where the directory says`)
-          dataAt = local + 30 + header.getUint16(26, true) + header.getUint16(28, true)
+          const localName = header.getUint16(26, true)
+          const there = new Uint8Array((await view(local + 30, localName)).buffer)
+          if (Buffer.from(there).toString('utf8') !== name) throw broken(`another record lies where its directory says ${name} is`)
+          dataAt = local + 30 + localName + header.getUint16(28, true)
           if (dataAt + length > file.size) throw broken(`the record ${name} ends beyond the file; it is truncated`)
         }
         return file.read(dataAt + offset, wanted)

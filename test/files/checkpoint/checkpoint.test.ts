@@ -310,3 +310,18 @@ test('a stream of tensors that is not the model is a defect, and leaves nothing'
   await saveBackbone(path, config, some.toReversed())
   assert.equal((await opened(t, path)).tensors.size, expectedShapes(config).size)
 })
+
+test('the projectors of a student that was distilled from features stand beside its backbone', async t => {
+  const path = join(await scratch(t), 'student.safetensors')
+  const {config, checkpoint} = await openBackbone(golden('vit_plain.pth'), {overrides})
+  t.after(() => checkpoint.close())
+  const heads = ['cls_projector.weight', 'patch_projector.weight'].map(name => float32Entry(name, [1], Float32Array.of(1)))
+  for (const prefix of ['backbone.', '']) {
+    const backbone = [...checkpoint.tensors.values()].map(entry => renamed(entry, `${prefix}${entry.name}`))
+    await writeSafetensors(path, [...backbone, ...heads], {heads: '4'}, {force: true})
+    const found = await openBackbone(path)
+    await found.checkpoint.close()
+    assert.deepEqual(found.config, config)
+    assert.deepEqual([...found.checkpoint.heads.keys()], ['cls_projector.weight', 'patch_projector.weight'])
+  }
+})

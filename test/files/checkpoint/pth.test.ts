@@ -6,6 +6,7 @@ import {open, readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import type {UserError} from '../../../src/config/errors.js'
+import {openCheckpoint} from '../../../src/files/checkpoint/checkpoint.js'
 import {openPth, writePth} from '../../../src/files/checkpoint/pth.js'
 import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {elements, float32Entry} from '../../../src/files/checkpoint/tensor-entry.js'
@@ -432,4 +433,66 @@ test('a tensor beyond 4 GiB is read at its place (a sparse file)', async t => {
   assert.equal(elements(a.shape), 12)
   assert.equal((await a.readFloat32())[11], 11)
   await file.close()
+})
+
+test('what training scripts keep beside the weights is passed over, and never stands for a tensor', async t => {
+  const folder = await scratch(t)
+  const path = join(folder, 'training.pth')
+  const w = tensor('0', 12, [3, 4], [4, 1])
+  const dtype = Buffer.concat([op.global('numpy', 'dtype'), op.string('f8'), op.false, op.true, op.tuple3, op.reduce, dict({}), op.build])
+  const scalar = (module: string): Buffer =>
+    Buffer.concat([op.global(module, 'scalar'), dtype, op.string('12345678'), op.tuple2, op.reduce])
+  const object = (module: string, name: string): Buffer =>
+    Buffer.concat([op.global(module, name), op.emptyTuple, op.newObject, dict({lr: op.int(1)}), op.build])
+  const path_ = (module: string, name: string): Buffer => Buffer.concat([op.global(module, name), op.string('/data'), op.tuple1, op.reduce])
+  const factory = Buffer.concat([op.global('collections', 'defaultdict'), op.global('builtins', 'list'), op.tuple1, op.reduce])
+  const beside = {
+    old: scalar('numpy.core.multiarray'),
+    lr: scalar('numpy._core.multiarray'),
+    args: object('argparse', 'Namespace'),
+    path: path_('pathlib', 'PosixPath'),
+    windows: path_('pathlib._local', 'PureWindowsPath'),
+    config: object('omegaconf.dictconfig', 'DictConfig'),
+    any: op.global('typing', 'Any'),
+    history: factory
+  }
+  await writeFile(path, pth(pickle(dict({...beside, model: dict({w})})), {0: counting}))
+  const file = await openPth(path)
+  assert.deepEqual([...file.roots.keys()], ['model'])
+  assert.equal((await file.roots.get('model')!.get('w')!.readFloat32())[5], 5)
+  await file.close()
+  await writeFile(path, pth(pickle(dict({state_dict: dict({w, v: beside.lr})})), {0: counting}))
+  await assert.rejects(openPth(path), /state_dict holds an object of numpy\._core\.multiarray\.scalar named v/)
+  for (const [module, name] of [
+    ['pathlib', 'os'],
+    ['numpy', 'load'],
+    ['omegaconf', 'a.b.os.system'],
+    ['types', 'FunctionType'],
+    ['numpy.lib', 'scalar']
+  ] as const) {
+    await writeFile(path, pth(pickle(dict({model: dict({w}), x: path_(module, name)})), {0: counting}))
+    await assert.rejects(openPth(path), {code: 'UNSAFE_PICKLE', hint: /dinov2 export/})
+  }
+})
+
+test('a Git LFS pointer is named as such, whatever kind of model file it stands for', async t => {
+  const folder = await scratch(t)
+  const pointer = `version https://git-lfs.github.com/spec/v1\noid sha256:${'a'.repeat(64)}\nsize 88000000\n`
+  for (const name of ['a.pth', 'a.safetensors', 'pytorch_model.bin']) {
+    await writeFile(join(folder, name), pointer)
+    await assert.rejects(openCheckpoint(join(folder, name)), {code: 'LFS_POINTER', message: /Git LFS pointer.* 88000000 bytes/})
+  }
+  await writeFile(join(folder, 'config.json'), '{"model_type": "dinov2"}')
+  await assert.rejects(openCheckpoint(folder), {code: 'LFS_POINTER', message: /pytorch_model\.bin is a Git LFS pointer/})
+})
+
+test('a zip directory that gives a name to the bytes of another record is refused', async t => {
+  const path = join(await scratch(t), 'swapped.pth')
+  const bytes = pth(pickle(dict({a: tensor('0', 12, [12], [1]), b: tensor('1', 12, [12], [1])})), {0: counting, 1: counting})
+  const name = Buffer.from('archive/data/1')
+  bytes.write('archive/data/0', bytes.indexOf(name)) // in the local header, not in the directory
+  await writeFile(path, bytes)
+  const file = await openPth(path)
+  t.after(() => file.close())
+  await assert.rejects(file.roots.get('')!.get('b')!.readFloat32(), {code: 'BAD_CHECKPOINT', message: /another record lies where/})
 })
