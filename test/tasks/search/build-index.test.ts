@@ -211,5 +211,5 @@ test('what is no index, or half of one, is named', async () => {
   await writeFile(path, 'nothing')
   await assert.rejects(openIndex(path), {code: 'NOT_AN_INDEX', exit: 2})
   await assert.rejects(openIndex(join(dir, 'absent')), {code: 'NO_INPUT', exit: 3})
-  await assert.rejects(openIndex(dir), {code: 'NOT_AN_INDEX'})
+  await assert.rejects(openIndex(dir), {message: /is a folder, but a file was expected/})
 })

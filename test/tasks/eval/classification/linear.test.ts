@@ -212,7 +212,7 @@ test('a published head is read by its width, with the names that are given', asy
   ])
   const report = await run({head: path, train: [], classes: ['a', 'b', 'c']})
   assert.match(report.scores[0]!.chosen, /^1 block \+ mean of /)
-  await assert.rejects(run({head: path, train: [], classes: ['a']}), /tells 3 classes apart, but 1 names were given/)
+  await assert.rejects(run({head: path, train: [], classes: ['a']}), /tells 3 classes apart, but 1 name was given/)
 })
 
 test('what cannot be scored is refused in a sentence', async () => {
