@@ -1,13 +1,24 @@
 /** Line charts as inline SVG: axes with round numbers, a legend, colours that follow the page's light or dark. */
 import {html, type Markup} from './html.js'
 
-export type Series = {readonly name: string; readonly points: readonly (readonly [x: number, y: number])[]}
+export type Series = {
+  readonly name: string
+  readonly points: readonly (readonly [x: number, y: number])[]
+  /** Number of its color, the place among the series if absent. */
+  readonly color?: number
+  /** Number of its dashes; 0, a whole line, if absent. */
+  readonly dash?: number
+}
+
+const DASHES = ['none', '6 3', '2 3', '8 3 2 3'] as const
 
 export type ChartOptions = {
   readonly title: string
   readonly series: readonly Series[]
   /** What x counts, e.g. `step`. */
   readonly x?: string
+  /** What the vertical axis shows, with its unit. */
+  readonly y?: string
   /** The y axis begins at zero. */
   readonly fromZero?: boolean
   /** Points drawn per curve at most; more are averaged in even stretches of x. */
@@ -53,15 +64,20 @@ export function thin(points: Series['points'], most: number): Series['points'] {
 }
 
 /** The chart with its title and legend; a sentence where there is nothing to draw. */
-export function lineChart({title, series, x: unit = 'step', fromZero = false, most = 400}: ChartOptions): Markup {
-  const curves = series.map(({name, points}) => ({name, points: thin(points, most)}))
+export function lineChart({title, series, x: unit = 'step', y: shown, fromZero = false, most = 400}: ChartOptions): Markup {
+  const curves = series.map(({name, points, color, dash}, i) => ({
+    name,
+    points: thin(points, most),
+    style: `stroke:var(--c${(color ?? i) % 8});stroke-dasharray:${DASHES[(dash ?? 0) % DASHES.length]!}`,
+    fill: `var(--c${(color ?? i) % 8})`
+  }))
   const all = curves.flatMap(({points}) => points)
   if (all.length === 0)
     return html`<figure>
       <h3>${title}</h3>
       <p class="quiet">Nothing was recorded.</p>
     </figure>`
-  const [width, height, left, right, top, bottom] = [520, 240, 56, 26, 8, 34]
+  const [width, height, left, right, top, bottom] = [520, 240, 72, 26, 8, 34]
   let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity]
   for (const [x, y] of all) {
     x0 = Math.min(x0, x)
@@ -90,23 +106,26 @@ export function lineChart({title, series, x: unit = 'step', fromZero = false, mo
         >`
   )
   const below = ticks(x0, x1, 6).map(x => html`<text x="${px(x)}" y="${height - bottom + 16}" text-anchor="middle">${short(x)}</text>`)
-  const colour = (i: number): string => `var(--c${i % 8})`
-  const drawn = curves.map(({name, points}, i) =>
+  const drawn = curves.map(({name, points, style, fill}) =>
     points.length === 1
-      ? html`<circle cx="${px(points[0]![0])}" cy="${py(points[0]![1])}" r="3" style="fill:${colour(i)}"><title>${name}</title></circle>`
-      : html`<polyline class="curve" style="stroke:${colour(i)}" points="${points.map(([x, y]) => `${px(x)},${py(y)}`).join(' ')}"
+      ? html`<circle cx="${px(points[0]![0])}" cy="${py(points[0]![1])}" r="3" style="fill:${fill}"><title>${name}</title></circle>`
+      : html`<polyline class="curve" style="${style}" points="${points.map(([x, y]) => `${px(x)},${py(y)}`).join(' ')}"
           ><title>${name}</title></polyline
         >`
   )
-  const last = curves.map(({name, points}, i) => {
+  const last = curves.map(({name, points, style}) => {
     const end = points.at(-1)
-    return html`<span><i style="background:${colour(i)}"></i>${name}${end && ` ${short(end[1])}`}</span>`
+    return html`<span
+      ><svg class="key" viewBox="0 0 26 4" aria-hidden="true"><line x1="0" x2="26" y1="2" y2="2" style="${style};stroke-width:3" /></svg
+      >${name}${end && ` ${short(end[1])}`}</span
+    >`
   })
   return html`<figure>
     <h3>${title}</h3>
-    <svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${title}">
+    <svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${title}${shown !== undefined && `: ${shown} by ${unit}`}">
       ${grid}${below}
-      <text x="${width - right}" y="${height - 4}" text-anchor="end">${unit}</text>
+      <text class="x" x="${(left + width - right) / 2}" y="${height - 4}" text-anchor="middle">${unit}</text>
+      ${shown !== undefined && html`<text class="y" transform="translate(12 ${(top + height - bottom) / 2}) rotate(-90)" text-anchor="middle">${shown}</text>`}
       ${drawn}
     </svg>
     <div class="legend">${last}</div>

@@ -110,7 +110,7 @@ ul.findings { list-style: none; padding: 0; } figure { margin: 0; } img { displa
 .good { color: var(--good); } .bad { color: var(--bad); } summary { cursor: pointer; color: var(--quiet); }
 .ramp { display: inline-flex; gap: 0.4em; align-items: center; margin-right: 1.2em; white-space: nowrap; } .ramp i { height: 0.8em; width: min(10em, 22vw); border: 1px solid var(--line); }
 svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; } svg .axis { stroke: var(--line); } svg .curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
-.legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1rem; font-size: 0.8rem; color: var(--quiet); } .legend i { display: inline-block; width: 1.1em; height: 0.25em; margin-right: 0.4em; vertical-align: middle; }
+.legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1rem; font-size: 0.8rem; color: var(--quiet); } .legend .key { display: inline-block; width: 1.7em; height: 0.3em; margin-right: 0.4em; vertical-align: middle; }
 `
 
 /** A whole page. `style` is added to the house's own; `script`, where there is one, runs at the end. */

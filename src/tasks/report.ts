@@ -1,9 +1,9 @@
 /** Reporting: run folders become one page of loss curves, schedules, health in words, evaluations and settings. */
 import {counted} from '../config/counted.js'
-import {lineChart, short, type Series} from '../render/chart.js'
+import {short} from '../render/chart.js'
 import {html, page, table, type Content, type Markup} from '../render/html.js'
-import {lossTerms} from '../loss/terms.js'
 import {readRun, type MetricLine, type RunFolder} from '../files/run/run-folder.js'
+import {isEvaluation, isLoss, isTotalLoss, metricCharts, namesOf, points} from './report-charts.js'
 import {limits, healthChecks, improvementOf, type HealthMetrics, type HealthProblem} from './train/health.js'
 
 export type Finding = {readonly good: boolean; readonly text: string}
@@ -22,42 +22,8 @@ export type ReportOptions = {
   readonly readSettings: (path: string) => ReadonlyMap<string, unknown>
 }
 
-const EVALUATION = /knn|top_?[15]|accuracy/i
-
-/** Charts in their order: a title, the names of metrics that belong there, and whether zero is shown. */
-const CHARTS: readonly {readonly title: string; readonly names: RegExp; readonly fromZero?: boolean}[] = [
-  {title: 'Total loss', names: /(^|[._])total(_loss)?$/},
-  ...lossTerms.map(({name, title, unit}) => ({
-    title: unit === '1' ? title : `${title} (${unit})`,
-    names: new RegExp(`(^|[._])${name}(_loss)?$`)
-  })),
-  {title: 'Other losses', names: /(^|[._])loss(es)?([._]|$)|_loss$/},
-  {title: 'Evaluation', names: EVALUATION},
-  {title: 'Entropy of the teacher', names: /entropy/i},
-  {title: 'Mean cosine between class tokens of different images', names: /cosine/i},
-  {title: 'Gradient norm before clipping', names: /grad/i, fromZero: true},
-  {title: 'Learning rate', names: /(^|[._])(last_layer_)?lr$|lastLayerLr/, fromZero: true},
-  {title: 'Weight decay', names: /(^|[._])(wd|weight_decay)$/, fromZero: true},
-  {title: 'Momentum of the teacher', names: /momentum/},
-  {title: 'Temperature of the teacher', names: /temp/, fromZero: true},
-  {title: 'Images a second', names: /images_per_second|throughput/, fromZero: true},
-  {title: 'Share of time lost waiting for data', names: /data_wait|waiting/, fromZero: true},
-  {title: 'Memory (MiB): of the process, and its parts at the peak', names: /rss_mib|^memory_/, fromZero: true}
-]
-
-/** Time is what happened, not how it went: shown nowhere. */
-const PASSED_OVER = /(^|[._])(seconds|time|eta|epoch|images|masked(_patches)?)$/
-
-const points = (lines: readonly MetricLine[], name: string): [number, number][] =>
-  lines.flatMap(({step, values}) => (values.has(name) ? [[step, values.get(name)!] as [number, number]] : []))
-
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN
-
-/** All metric names of a run, in the order of their first appearance. */
-const namesOf = (lines: readonly MetricLine[]): string[] => [...new Set(lines.flatMap(({values}) => [...values.keys()]))]
-
-const isLoss = (name: string): boolean => CHARTS.slice(0, lossTerms.length + 2).some(({names}) => names.test(name))
 
 /** Values of the first and of the last tenth of a curve, at least one each. */
 function ends(values: readonly number[]): {first: number; last: number; before: number} {
@@ -93,11 +59,11 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
   }
 
   const sick = lines.find(({values}) => [...values].some(([name, value]) => isLoss(name) && !Number.isFinite(value)))
-  if (sick) say(false, `A loss was not finite at step ${sick.step}. Lower optim.base_lr, or look at the pictures of that step.`)
+  if (sick) say(false, `A loss was not finite at step ${sick.step}. Lower optim.base_lr, or look at the images of that step.`)
 
   const finite = (name: string | undefined): number[] =>
     name ? points(lines, name).flatMap(([, y]) => (Number.isFinite(y) ? [y] : [])) : []
-  const total = finite(names.find(name => CHARTS[0]!.names.test(name)))
+  const total = finite(names.find(name => isTotalLoss(name)))
   if (total.length >= 4) {
     const {first, last, before} = ends(total)
     const fall = (first - last) / Math.abs(first || 1)
@@ -158,7 +124,7 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
   const worth = improvementOf(lines)
   if (worth) say(!worth.fell, `${worth.words[0]!.toUpperCase()}${worth.words.slice(1)}.`)
 
-  const scores = names.filter(name => EVALUATION.test(name) && !/loss/.test(name))
+  const scores = names.filter(name => isEvaluation(name))
   for (const name of scores) {
     const curve = finite(name)
     const best = Math.max(...curve)
@@ -234,32 +200,7 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
     }
   })
 
-  const taken = new Set<string>()
-  const charts: Markup[] = []
-  const all = [...new Set(runs.flatMap(({lines}) => namesOf(lines)))].filter(name => !PASSED_OVER.test(name))
-  const draw = (heading: string, names: readonly string[], fromZero = false): void => {
-    if (names.length === 0) return
-    for (const name of names) taken.add(name)
-    const series = runs.flatMap(({name: run, lines}) =>
-      names.flatMap((name): Series[] => {
-        const curve = points(lines, name)
-        const words = [
-          ...(runs.length > 1 ? [run] : []),
-          ...(names.length > 1 || runs.length === 1 ? [name.replace(/^losses?\./, '')] : [])
-        ]
-        return curve.length > 0 ? [{name: words.join(' '), points: curve}] : []
-      })
-    )
-    charts.push(lineChart({title: heading, series, fromZero}))
-  }
-  for (const {title: heading, names, fromZero} of CHARTS)
-    draw(
-      heading,
-      all.filter(name => !taken.has(name) && names.test(name)),
-      fromZero
-    )
-  for (const name of all.filter(name => !taken.has(name))) draw(name, [name])
-
+  const charts = metricCharts(runs)
   const heading = title ?? (runs.length === 1 ? `Run ${runs[0]!.name}` : `${runs.length} runs: ${runs.map(({name}) => name).join(', ')}`)
   const health = runs.map(
     ({name, broken, lines}, i) =>
@@ -282,8 +223,9 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
     html`<h1>${heading}</h1>`,
     html`<h2>Health</h2>
       ${health}`,
-    html`<h2>Curves</h2>
-      <div class="grid">${charts}</div>`,
+    charts.length > 0 &&
+      html`<h2>Curves</h2>
+        <div class="grid">${charts}</div>`,
     results.length > 0 &&
       html`<h2>Evaluations</h2>
         ${results}`,

@@ -85,3 +85,20 @@ test('a long curve is thinned by averages, holes are left out, an empty one says
   assert.match(chart, /<circle/)
   assert.ok(chart.includes('&lt;b&gt;') && !/NaN|Infinity/.test(chart))
 })
+
+test('the axes of a chart are named, and a series keeps the color and dashes that it was given', () => {
+  const points = [
+    [0, 1],
+    [1, 2]
+  ] as const
+  const series = [
+    {name: 'a', points, color: 3, dash: 0},
+    {name: 'b', points, color: 3, dash: 1}
+  ]
+  const {text} = lineChart({title: 'Loss', x: 'step', y: 'loss (nats)', series})
+  assert.match(text, /<text class="x"[^>]*>step<\/text>/)
+  assert.match(text, /<text class="y"[^>]*>loss \(nats\)<\/text/)
+  assert.match(text, /aria-label="Loss: loss \(nats\) by step"/)
+  assert.equal((text.match(/<polyline[^>]*stroke:var\(--c3\)/g) ?? []).length, 2)
+  assert.equal((text.match(/<polyline[^>]*stroke-dasharray:none/g) ?? []).length, 1)
+})

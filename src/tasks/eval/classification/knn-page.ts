@@ -46,7 +46,8 @@ export async function knnPage(report: KnnReport, options: ThumbnailOptions = {})
       new Set(curve.map(({k}) => k)).size > 1
         ? [
             lineChart({
-              title: 'Top-1 (%) by k',
+              title: 'Top-1 by k',
+              y: 'top-1 (%)',
               x: 'k',
               series: [...new Set(curve.map(({features}) => features))].map(features => ({
                 name: candidateTitle(features),

@@ -104,7 +104,8 @@ async function querySections(queries: readonly QueryResult[], options: Thumbnail
 
 const hitCurves = ({scores}: RetrievalReport): Markup =>
   lineChart({
-    title: 'Queries with a right answer among the first k (%)',
+    title: 'Queries with a right answer among the first k',
+    y: 'queries (%)',
     x: 'k',
     fromZero: true,
     series: scores.map(({features, hits}) => ({
@@ -115,7 +116,8 @@ const hitCurves = ({scores}: RetrievalReport): Markup =>
 
 const precisionCurve = ({scores}: RetrievalReport, queries: readonly QueryResult[]): Markup =>
   lineChart({
-    title: 'Queries below an average precision (%)',
+    title: 'Queries below an average precision',
+    y: 'queries (%)',
     x: 'average precision',
     fromZero: true,
     series: [
