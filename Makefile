@@ -26,10 +26,11 @@ node_modules/.package-lock.json: package-lock.json
 	npm rebuild hnswlib-node
 	touch $@
 
-SOURCES := $(shell find bin src commands configs test bench -name '*.ts' -o -name '*.js' -o -name '*.yaml') tsconfig.json package.json
+SOURCES := $(shell find bin src commands configs scripts test bench -name '*.ts' -o -name '*.js' -o -name '*.yaml') tsconfig.json package.json
 build: dist/stamp
 dist/stamp: $(SOURCES) node_modules/.package-lock.json
 	npx tsc -p .
+	node scripts/bundle-gradients.js
 	touch $@
 
 # -------------------------------------------------------------------------------------------------------------------- demo

@@ -233,6 +233,7 @@ export default class Index extends Command {
       const event = step.value
       if (event.kind === 'linked' && label === 'reading')
         progress = this.progress({unit: 'rows', label: (label = 'linking'), total: event.of})
+      if (event.kind === 'no-graph') this.note(`${event.reason}; the index of ${event.rows} rows is exact: searched row by row`)
       if (event.kind === 'training') progress = this.progress({unit: 'rows', label: (label = 'training lists on')})
       progress.update(event.rows)
     }

@@ -6,7 +6,9 @@
  * is an inner product of vectors that were normalised on the way in, as in the exact search, so both speak of the same
  * numbers.
  */
-import hnswlib from 'hnswlib-node'
+import {createRequire} from 'node:module'
+import type hnswlib from 'hnswlib-node'
+import {UserError} from '../config/errors.js'
 import type {Metric, Neighbours} from './exact.js'
 
 export type GraphShape = {
@@ -22,6 +24,31 @@ export const defaultGraph: GraphShape = {m: 16, efConstruction: 200, seed: 100}
 
 const hnswSpace = (metric: Metric): 'ip' | 'l2' => (metric === 'l2' ? 'l2' : 'ip')
 
+/** The library, loaded at first use. Error of status 5 where it, or its compiled binding, is not there. */
+export function loadGraphLibrary(from: string = import.meta.url): typeof hnswlib {
+  try {
+    return createRequire(from)('hnswlib-node') as typeof hnswlib
+  } catch (cause) {
+    throw new UserError(`Graphs are built and searched by hnswlib-node, which does not load: ${(cause as Error).message.split('\n')[0]}`, {
+      exit: 5,
+      code: 'NO_GRAPH',
+      hint: 'Compile it with `npm rebuild hnswlib-node` in the folder of dinov2 (it needs make and g++), or use an exact index (--kind exact).',
+      cause
+    })
+  }
+}
+
+/** Why graphs cannot be built here; undefined where they can. */
+export function whyNoGraph(): string | undefined {
+  try {
+    loadGraphLibrary()
+    return undefined
+  } catch (error) {
+    if (error instanceof UserError) return error.message
+    throw error
+  }
+}
+
 /** A graph over rows named by number. */
 export class Graph {
   readonly #index: hnswlib.HierarchicalNSW
@@ -36,14 +63,14 @@ export class Graph {
 
   /** An empty graph with room for `capacity` rows. */
   static create(dim: number, metric: Metric, capacity: number, {m, efConstruction, seed}: GraphShape = defaultGraph): Graph {
-    const index = new hnswlib.HierarchicalNSW(hnswSpace(metric), dim)
+    const index = new (loadGraphLibrary().HierarchicalNSW)(hnswSpace(metric), dim)
     index.initIndex({maxElements: Math.max(1, capacity), m, efConstruction, randomSeed: seed})
     return new Graph(index, dim, metric)
   }
 
   /** Reads a graph that `save` wrote. */
   static load(path: string, dim: number, metric: Metric): Graph {
-    const index = new hnswlib.HierarchicalNSW(hnswSpace(metric), dim)
+    const index = new (loadGraphLibrary().HierarchicalNSW)(hnswSpace(metric), dim)
     index.readIndexSync(path)
     return new Graph(index, dim, metric)
   }

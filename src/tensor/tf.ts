@@ -1,8 +1,10 @@
 /**
  * The one door to TensorFlow.js: everything else in the project imports tensors and operations from here.
  *
- * `@tensorflow/tfjs` is imported once for its side effect (it registers the gradients, which core alone lacks); names
- * come from core. In shape comments, letters are declared at the head of each file.
+ * Core registers neither the gradients of its operations nor their forms as methods; the bundle `tfjs-gradients.js`,
+ * which `npm run build` makes from core's own files (scripts/bundle-gradients.js), does. In shape comments, letters
+ * are declared at the head of each file.
  */
-import '@tensorflow/tfjs'
+import type {} from '@tensorflow/tfjs-core/dist/public/chained_ops/register_all_chained_ops.js'
+import './tfjs-gradients.js'
 export * from '@tensorflow/tfjs-core'

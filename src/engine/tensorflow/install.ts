@@ -38,7 +38,7 @@ export async function installTensorflow({cuda, force, note, confirm}: InstallOpt
     throw new UserError('The optional package @tensorflow/tfjs-node-gpu is not installed', {
       exit: 5,
       code: 'NO_PACKAGE',
-      hint: 'run `npm install --ignore-scripts --no-save @tensorflow/tfjs-node-gpu@4.22.0` in the folder of dinov2'
+      hint: 'run `npm install --ignore-scripts @tensorflow/tfjs-node-gpu@4.22.0` beside dinov2 (with -g where dinov2 is installed with -g)'
     })
   const own = packageBinding(npm.folder)
   if (existsSync(own) && !lstatSync(own).isSymbolicLink() && !force && !cuda) {

@@ -20,7 +20,7 @@ export async function startWasm(): Promise<{version: string}> {
   const {setWasmPaths} = await import('@tensorflow/tfjs-backend-wasm')
   const folder = join(dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist')
   setWasmPaths(`${folder}/`)
-  quietPlainBackend()
+  await registerPlainBackend()
   const restore = keepErrorHandlers()
   const started = await setBackend('wasm').finally(restore)
   if (!started)
@@ -65,16 +65,17 @@ function keepErrorHandlers(): () => void {
 
 /** Makes tfjs's plain JavaScript backend the current one. */
 export async function startPlain(): Promise<{version: string}> {
-  quietPlainBackend()
+  await registerPlainBackend()
   if (!(await setBackend('cpu'))) throw new Error('The plain backend of tfjs did not start')
   return {version: version_core}
 }
 
 /**
- * The plain backend greets its first use with an advertisement on stderr; users of `--engine wasm` have been told
- * already.
+ * Registers the plain backend and silences the advertisement with which it greets its first use on stderr: the engine
+ * was chosen by name, or reported.
  */
-function quietPlainBackend(): void {
+async function registerPlainBackend(): Promise<void> {
+  await import('@tensorflow/tfjs-backend-cpu')
   const plain = findBackend('cpu') as {firstUse?: boolean} | null
   if (plain) plain.firstUse = false
 }

@@ -3,6 +3,7 @@
  *
  * An index is exact (every query meets every row) where that is as quick as a graph, and a graph above.
  */
+import {whyNoGraph} from '../../search/hnsw.js'
 import {assertSameProvenance, openAll, type Embeddings, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
 import {writeIndex, type IndexHeader} from '../../files/search-index/vector-index.js'
 import {normalizeRows, VectorBuilder, type Metric} from '../../search/exact.js'
@@ -62,7 +63,10 @@ export async function* buildIndex(options: IndexOptions): AsyncGenerator<IndexEv
     const replaced = source ? yield* collectRows(source, fresh, table, metric, options) : 0
     const stored: RowStorage = {begun, ...old, fresh: fresh.finish(), dim: meta.dim}
     const wanted = options.kind ?? 'auto'
-    const kind = wanted === 'auto' ? (old.graph || table.rowOf.size >= graphThreshold ? 'hnsw' : 'exact') : wanted
+    const large = wanted === 'auto' && !old.graph && table.rowOf.size >= graphThreshold
+    const reason = large ? whyNoGraph() : undefined
+    if (reason) yield {kind: 'no-graph', rows: table.rowOf.size, reason}
+    const kind = wanted === 'auto' ? (old.graph || (large && !reason) ? 'hnsw' : 'exact') : wanted
     const {fingerprint, dim} = meta
     const counts = {metric, dim, rows: table.rowOf.size, added: fresh.count, replaced, removed, fingerprint}
     if (kind === 'exact') return exactIndex(table, stored, meta, counts)

@@ -59,6 +59,8 @@ export type IndexEvent =
   | {readonly kind: 'linked'; readonly rows: number; readonly of: number}
   /** Inverted lists are being trained on this many rows. */
   | {readonly kind: 'training'; readonly rows: number}
+  /** The index is exact although `auto` would have built a graph. */
+  | {readonly kind: 'no-graph'; readonly rows: number; readonly reason: string}
 
 /** An index that is ready to be written. */
 export type BuiltIndex = {
