@@ -17,12 +17,20 @@ export default class Report extends Command {
     force: outputFlags.force,
     title: Flags.string({helpValue: 'TEXT', summary: 'Heading of the page.'}),
     json: reportFlags.json,
-    quiet: reportFlags.quiet
+    quiet: reportFlags.quiet,
+    'dry-run': reportFlags['dry-run']
   }
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Report)
     const runs = this.inputs(args.runs, 'run folders')
+    if (flags['dry-run']) {
+      const {planLines, planWork} = await import('../src/tasks/plan.js')
+      return this.reportPlan(
+        await planWork({reads: {}, files: runs, computes: 'charts and findings of each run', writes: [flags.output ?? '-']}),
+        planLines
+      )
+    }
     const {readLayers} = await import('../src/config/read-layers.js')
     const {reportRuns} = await import('../src/tasks/report.js')
     const output = await this.output(flags.output ?? '-')

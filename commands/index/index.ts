@@ -101,7 +101,8 @@ export default class Index extends Command {
     'print-config': settingsFlags['print-config'],
     json: reportFlags.json,
     quiet: reportFlags.quiet,
-    verbose: reportFlags.verbose
+    verbose: reportFlags.verbose,
+    'dry-run': reportFlags['dry-run']
   }
 
   async run(): Promise<unknown> {
@@ -134,6 +135,18 @@ export default class Index extends Command {
 
     const lance = base === undefined ? flags.backend === 'lance' || isAddress(target) : await isLance(base)
     this.#refuseOther(flags, lance, base)
+    if (flags['dry-run']) {
+      const {planLines, planWork} = await import('../../src/tasks/plan.js')
+      return this.reportPlan(
+        await planWork({
+          reads: {embeddings: sources},
+          files: [base, flags.remove === '-' ? undefined : flags.remove].filter(name => name !== undefined && !isAddress(name)),
+          computes: `an index (${flags.kind})`,
+          writes: [target]
+        }),
+        planLines
+      )
+    }
     if (lance) return this.#lance(flags, sources, base, target, changes)
     if (flags.kind === 'ivf-pq')
       throw usage('Inverted lists (--kind ivf-pq) are kept in a LanceDB table.', 'Give --backend lance, or --kind hnsw.')

@@ -55,12 +55,27 @@ export default class PredictDepth extends ImageCommand {
     ...badFlags,
     json: reportFlags.json,
     quiet: reportFlags.quiet,
-    verbose: reportFlags.verbose
+    verbose: reportFlags.verbose,
+    'dry-run': reportFlags['dry-run']
   }
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(PredictDepth)
     const images = this.inputs(args.images)
+    if (flags['dry-run']) {
+      const {planLines, planWork} = await import('../../src/tasks/plan.js')
+      return this.reportPlan(
+        await planWork({
+          reads: {images},
+          nul: flags.null,
+          models: [flags.model],
+          files: [flags.head],
+          computes: 'a depth map of each image',
+          writes: [flags.output, '-']
+        }),
+        planLines
+      )
+    }
     await refuseFilled(flags.output, {force: flags.force})
     const bad = this.badImages(flags)
     const {predictDepths} = await import('../../src/tasks/eval/depth/predict.js')

@@ -9,6 +9,7 @@
  * Sources of a flag, first wins: command line, `DINOV2_…` in the environment, `--set`, `--config` files (the last one
  * first), default.
  */
+import {stat} from 'node:fs/promises'
 import {Command as OclifCommand, type Interfaces} from '@oclif/core'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
@@ -19,7 +20,7 @@ import {visible} from './visible-text.js'
 import {report, type Report} from './errors.js'
 import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
 import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal} from './shutdown.js'
-import {assertFolderOf} from '../system/atomic.js'
+import {assertFolderOf, refuseExisting} from '../system/atomic.js'
 import {openOutput, type Output} from '../system/output.js'
 import {Progress, type ProgressOptions} from './progress.js'
 
@@ -147,6 +148,21 @@ export abstract class Command extends OclifCommand {
   badImages(flags: {'max-bad': MaxBad; bad?: string | undefined}): BadImages {
     if (flags.bad !== undefined) assertFolderOf(flags.bad)
     return new BadImages({max: flags['max-bad'], file: flags.bad, say: line => this.#say(line)})
+  }
+
+  /**
+   * Reports under `--dry-run` what the command would do, which becomes its result. Throws a `UserError` (exit 2) where
+   * an output exists and `--force` is not set, as the command itself would.
+   */
+  protected async reportPlan<P extends {readonly writes: readonly string[]; readonly files: readonly {readonly file: string}[]}>(
+    plan: P,
+    lines: (plan: P) => readonly string[]
+  ): Promise<P> {
+    const changed = new Set(plan.files.map(({file}) => file)) // an index that is changed is read and replaced
+    for (const name of plan.writes)
+      if (name !== '-' && !changed.has(name) && !(await isFolder(name))) await refuseExisting(name, {force: this.#isOn('force')})
+    for (const line of lines(plan)) this.note(line)
+    return plan
   }
 
   /**
@@ -440,6 +456,13 @@ export abstract class Command extends OclifCommand {
     throw new Leave()
   }
 }
+
+/** Folders are written into; commands judge by what they hold. */
+const isFolder = async (name: string): Promise<boolean> =>
+  stat(name).then(
+    found => found.isDirectory(),
+    () => false
+  )
 
 /** A parsed flag as it would be written in a file. */
 const plain = (value: unknown): unknown =>

@@ -67,5 +67,6 @@ export const evalRunFlags = {
   'print-config': settingsFlags['print-config'],
   json: reportFlags.json,
   quiet: reportFlags.quiet,
-  verbose: reportFlags.verbose
+  verbose: reportFlags.verbose,
+  'dry-run': reportFlags['dry-run']
 }

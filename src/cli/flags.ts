@@ -46,7 +46,11 @@ export const reportFlags = {
     exclusive: ['verbose']
   }),
   verbose: Flags.boolean({char: 'v', helpGroup: 'REPORT', summary: 'Say more on stderr.'}),
-  'dry-run': Flags.boolean({char: 'n', helpGroup: 'REPORT', summary: 'Count the work, predict memory and time, then stop.'})
+  'dry-run': Flags.boolean({
+    char: 'n',
+    helpGroup: 'REPORT',
+    summary: 'Report what would be read, computed and written, then stop; nothing is written.'
+  })
 }
 
 /** Settings files and single settings. */

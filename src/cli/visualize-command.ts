@@ -69,7 +69,8 @@ export const visualizeFlags = (limit: number) => ({
   ...strictBadFlags,
   json: reportFlags.json,
   quiet: reportFlags.quiet,
-  verbose: reportFlags.verbose
+  verbose: reportFlags.verbose,
+  'dry-run': reportFlags['dry-run']
 })
 
 /** The size of images whose patches are drawn. */

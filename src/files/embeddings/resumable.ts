@@ -83,7 +83,7 @@ export async function createResumable(
       <T>(end: () => Promise<T>): (() => Promise<T>) =>
       async () =>
         end().finally(() => lock.release())
-    return {...output, commit: released(output.commit), keep: released(output.keep)}
+    return {...output, commit: released(output.commit), keep: options => output.keep(options).finally(() => lock.release())}
   } catch (error) {
     await lock.release()
     throw error

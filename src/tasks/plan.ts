@@ -1,0 +1,100 @@
+/** What a command would read, compute and write, for `--dry-run`. Nothing is computed and nothing is written. */
+import {stat} from 'node:fs/promises'
+import {counted} from '../config/counted.js'
+import {UserError} from '../config/errors.js'
+import {countImages} from '../data/sources/source.js'
+import {openBackbone} from '../files/checkpoint/backbone.js'
+import {findReleased} from '../files/checkpoint/model-zoo.js'
+
+export type PlanOptions = {
+  /** The inputs by what they are for, e.g. `images`, `train`, `queries`; sets without inputs are left out. */
+  readonly reads: Readonly<Record<string, readonly string[] | undefined>>
+  readonly nul?: boolean
+  /** Backbones; without one, and without a head, inputs are files of vectors or others whose sizes are reported. */
+  readonly models?: readonly string[]
+  /** Further files that are read. */
+  readonly files?: readonly (string | undefined)[]
+  /** What is computed, as the object of a sentence: `a depth map of each image`. */
+  readonly computes: string
+  /** Files and folders that are written; `-` is stdout. */
+  readonly writes: readonly (string | undefined)[]
+}
+
+export type Plan = {
+  readonly reads: readonly {readonly set: string; readonly images?: number; readonly bytes?: number}[]
+  readonly models: readonly {readonly model: string; readonly parameters: number; readonly memory: number}[]
+  readonly files: readonly {readonly file: string; readonly bytes: number}[]
+  readonly computes: string
+  readonly writes: readonly string[]
+}
+
+const VECTORS = /\.(arrow|arrows|feather|parquet|pq|npy|safetensors|index)$/i
+
+/** Bytes of plain files together; throws `UserError` (exit 3) where one is not there. */
+async function sizeOf(files: readonly string[]): Promise<number> {
+  let bytes = 0
+  for (const file of files) {
+    const found = await stat(file).catch(() => undefined)
+    if (!found)
+      throw new UserError(`There is no file or folder ${file}.`, {
+        exit: 3,
+        code: 'NO_INPUT',
+        hint: 'Check the spelling and the folder you are in.'
+      })
+    if (found.isFile()) bytes += found.size
+  }
+  return bytes
+}
+
+/** Parameters of a backbone, and the bytes of its weights in float32. Throws as `openBackbone`. */
+async function weigh(model: string): Promise<Plan['models'][number]> {
+  const {checkpoint} = await openBackbone(model)
+  try {
+    let parameters = 0
+    for (const {shape} of checkpoint.tensors.values()) parameters += shape.reduce((a, b) => a * b, 1)
+    return {model, parameters, memory: 4 * parameters}
+  } finally {
+    await checkpoint.close()
+  }
+}
+
+/**
+ * Looks at inputs and models: counts images without decoding one, and reads the headers of models. Throws `UserError`
+ * where an input or a model is not there or cannot be opened.
+ */
+export async function planWork({reads, nul, models = [], files = [], computes, writes}: PlanOptions): Promise<Plan> {
+  const sets: Plan['reads'][number][] = []
+  for (const [set, inputs = []] of Object.entries(reads)) {
+    if (inputs.length === 0) continue
+    const hasImages = models.length > 0 && !inputs.every(name => VECTORS.test(name))
+    if (hasImages) sets.push({set, images: await countImages(inputs, {nul})})
+    else sets.push(inputs.includes('-') ? {set} : {set, bytes: await sizeOf(inputs)})
+  }
+  const weights: Plan['models'][number][] = []
+  for (const model of models) weights.push(await weigh(model))
+  const others: Plan['files'][number][] = []
+  for (const file of files) if (file !== undefined) others.push({file, bytes: findReleased(file) ? 0 : await sizeOf([file])})
+  return {reads: sets, models: weights, files: others, computes, writes: writes.filter(name => name !== undefined)}
+}
+
+const size = (bytes: number): string =>
+  bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e3).toFixed(1)} kB`
+
+/** A plan in sentences: what would be read, computed and written. */
+export function planLines({reads, models, files, computes, writes}: Plan): string[] {
+  const sets = reads.map(({set, images, bytes}) =>
+    images !== undefined
+      ? `${set === 'images' ? '' : `${set}: `}${counted(images, 'image')}`
+      : `${set}${bytes === undefined ? ' from stdin' : ` of ${size(bytes)}`}`
+  )
+  const weights = models.map(
+    ({model, parameters, memory}) => `${model} (${(parameters / 1e6).toFixed(1)} M parameters, ${size(memory)} of memory in fp32)`
+  )
+  const others = files.map(({file, bytes}) => `${file}${bytes > 0 ? ` (${size(bytes)})` : ''}`)
+  const targets = writes.map(name => (name === '-' ? 'stdout' : name))
+  return [
+    `would read ${[...sets, ...weights, ...others].join('; ')}`,
+    `would compute ${computes}`,
+    targets.length > 0 ? `would write ${targets.join(', ')}` : 'would write the report to stdout'
+  ]
+}
