@@ -107,9 +107,7 @@ export default class Search extends Command {
       k: flags.k,
       skipSelf: !flags.self,
       signal,
-      ...(flags.ef === undefined ? {} : {ef: flags.ef}),
-      ...(flags.probes === undefined ? {} : {probes: flags.probes}),
-      ...(flags.refine === undefined ? {} : {refine: flags.refine})
+      ...{ef: flags.ef, probes: flags.probes, refine: flags.refine}
     }
     const answers =
       flags.model === undefined

@@ -83,7 +83,7 @@ export const patchSizeFlag = Flags.integer({
 })
 export const smoothFlag = Flags.boolean({summary: 'Blend neighbouring patches instead of showing squares.'})
 
-export type DrawOptions = ImageOptions & {
+export type VisualizeOptions = ImageOptions & {
   readonly format: 'png' | 'html'
   readonly limit: number
   readonly onImage: (done: number) => void
@@ -97,7 +97,7 @@ export abstract class VisualizeCommand extends ImageCommand {
    */
   protected async draw<R extends object>(
     flags: ImageFlags & {readonly output: string; readonly limit: number; readonly 'max-bad': MaxBad; readonly bad?: string},
-    start: (options: DrawOptions) => Promise<Drawing<R>>,
+    start: (options: VisualizeOptions) => Promise<Drawing<R>>,
     describe: (report: R) => readonly string[],
     progressOptions: Omit<ProgressOptions, 'quiet'> = {}
   ): Promise<R & {output: string}> {

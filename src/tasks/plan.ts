@@ -20,7 +20,7 @@ export type PlanOptions = {
   readonly writes: readonly (string | undefined)[]
 }
 
-export type Plan = {
+export type WorkPlan = {
   readonly reads: readonly {readonly set: string; readonly images?: number; readonly bytes?: number}[]
   readonly models: readonly {readonly model: string; readonly parameters: number; readonly memory: number}[]
   readonly files: readonly {readonly file: string; readonly bytes: number}[]
@@ -47,7 +47,7 @@ async function sizeOf(files: readonly string[]): Promise<number> {
 }
 
 /** Parameters of a backbone, and the bytes of its weights in float32. Throws as `openBackbone`. */
-async function weigh(model: string): Promise<Plan['models'][number]> {
+async function weigh(model: string): Promise<WorkPlan['models'][number]> {
   const {checkpoint} = await openBackbone(model)
   try {
     let parameters = 0
@@ -62,17 +62,17 @@ async function weigh(model: string): Promise<Plan['models'][number]> {
  * Looks at inputs and models: counts images without decoding one, and reads the headers of models. Throws `UserError`
  * where an input or a model is not there or cannot be opened.
  */
-export async function planWork({reads, nul, models = [], files = [], computes, writes}: PlanOptions): Promise<Plan> {
-  const sets: Plan['reads'][number][] = []
+export async function planWork({reads, nul, models = [], files = [], computes, writes}: PlanOptions): Promise<WorkPlan> {
+  const sets: WorkPlan['reads'][number][] = []
   for (const [set, inputs = []] of Object.entries(reads)) {
     if (inputs.length === 0) continue
     const hasImages = models.length > 0 && !inputs.every(name => VECTORS.test(name))
     if (hasImages) sets.push({set, images: await countImages(inputs, {nul})})
     else sets.push(inputs.includes('-') ? {set} : {set, bytes: await sizeOf(inputs)})
   }
-  const weights: Plan['models'][number][] = []
+  const weights: WorkPlan['models'][number][] = []
   for (const model of models) weights.push(await weigh(model))
-  const others: Plan['files'][number][] = []
+  const others: WorkPlan['files'][number][] = []
   for (const file of files) if (file !== undefined) others.push({file, bytes: findReleased(file) ? 0 : await sizeOf([file])})
   return {reads: sets, models: weights, files: others, computes, writes: writes.filter(name => name !== undefined)}
 }
@@ -81,7 +81,7 @@ const size = (bytes: number): string =>
   bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e3).toFixed(1)} kB`
 
 /** A plan in sentences: what would be read, computed and written. */
-export function planLines({reads, models, files, computes, writes}: Plan): string[] {
+export function planLines({reads, models, files, computes, writes}: WorkPlan): string[] {
   const sets = reads.map(({set, images, bytes}) =>
     images !== undefined
       ? `${set === 'images' ? '' : `${set}: `}${counted(images, 'image')}`
