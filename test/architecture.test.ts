@@ -203,7 +203,7 @@ const limits = {
   longFunctions: 16,
   manyParameters: 4,
   longFiles: 19,
-  fileCircles: 1,
+  fileCircles: 0,
   folderCircles: 3,
   sharedNames: 40,
   deadExports: 3,

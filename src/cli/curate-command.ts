@@ -4,6 +4,7 @@ import {Command, type EngineAsked} from './command.js'
 import {transformOf, type Layers} from './feature-flags.js'
 import type {EngineChoice, MaxBad, PrecisionChoice} from './flags.js'
 import type {StageFlagName} from './curate-flags.js'
+import type {CurateEvent, CurateReport} from '../tasks/curate/run.js'
 
 /** Values of flags by name. */
 export type Values = Readonly<Record<string, unknown>>
@@ -20,20 +21,6 @@ export type CurateStep = {
   parseSeeds(texts: readonly string[]): readonly unknown[]
   curate(work: never): AsyncGenerator<CurateEvent, CurateReport>
 }
-export type CurateEvent =
-  | {readonly kind: 'opened'; readonly rows: number}
-  | {readonly kind: 'features'; readonly of: string; readonly done: number; readonly total: number; readonly known: number}
-  | {readonly kind: 'work'; readonly label: string; readonly done: number; readonly total: number}
-  | {readonly kind: 'said'; readonly stage: string; readonly before: number; readonly after: number; readonly says: readonly string[]}
-  | {readonly kind: 'note'; readonly text: string}
-export type CurateReport = {
-  readonly pool: number
-  readonly kept: number
-  readonly rejected: number
-  readonly unreadable: number
-  readonly repeated: number
-}
-
 /** The flags of a stage as its plan. `seeds` reads what `--seeds` says. */
 export function planOf(stage: StageFlagName, values: Values, seeds: CurateStep['parseSeeds'], clusters: Values = values): StagePlan {
   const list = (name: string): readonly string[] => (values[name] as readonly string[] | undefined) ?? []

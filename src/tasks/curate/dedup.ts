@@ -100,8 +100,8 @@ export async function* dedupStage(context: Context, options: DedupOptions): Stag
     method,
     seed,
     arithmetic,
-    ...(options.probes === undefined ? {} : {probes: options.probes}),
-    ...(fixed ? {settled: fixed} : {})
+    probes: options.probes,
+    settled: fixed
   }
   const near = yield* inPieces(
     pairsAbove(source, search),

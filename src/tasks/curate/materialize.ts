@@ -6,7 +6,7 @@ import {sniff} from '../../data/image/sniff.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import {atomicFolder} from '../../system/atomic.js'
 import {writeShards} from '../../files/tar-shards.js'
-import type {Outcome} from './run.js'
+import type {CurationOutcome} from './outcome.js'
 
 export type MaterializeOptions = {
   readonly how: 'links' | 'copy' | 'tar'
@@ -69,7 +69,7 @@ const isWhole = (ref: ImageRef): boolean => !ref.range && !ref.bytes
 
 /** Makes the folder, whole or not at all. Images that cannot be opened are counted. */
 export async function materialize(
-  {pool, kept, said}: Outcome,
+  {pool, kept, said}: CurationOutcome,
   {how, folder, perShard, force}: MaterializeOptions,
   signal: AbortSignal
 ): Promise<Materialized> {

@@ -9,7 +9,7 @@ import type {ImageRef} from '../../data/sources/source.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {lineChart} from '../../render/chart.js'
 import {dataUri, html, page, table, type Markup} from '../../render/html.js'
-import type {Done, Outcome} from './run.js'
+import type {Done, CurationOutcome} from './outcome.js'
 
 const side = 96
 /** Pictures shown of what a stage left out, and of what is kept in the end. */
@@ -29,7 +29,7 @@ const spread = (total: number, n: number): number[] =>
   total <= n ? [...Array(total).keys()] : Array.from({length: n}, (_, i) => Math.floor((i * total) / n))
 
 /** The page as HTML that holds its pictures. Pictures that cannot be opened leave an empty place. */
-export async function curationPage({pool, stages, kept, said}: Outcome, title: string): Promise<string> {
+export async function curationPage({pool, stages, kept, said}: CurationOutcome, title: string): Promise<string> {
   const small = async (ref: ImageRef): Promise<Markup> => {
     try {
       const picture = fitSide(await decodeRgb(ref), side)
@@ -39,19 +39,19 @@ export async function curationPage({pool, stages, kept, said}: Outcome, title: s
       />`
     } catch (error) {
       if (!(error instanceof RefusedImage)) throw error
-      return html`<span class="quiet">not to be opened</span>`
+      return html`<span class="quiet">cannot be opened</span>`
     }
   }
-  const figure = async (row: number, caption: string): Promise<Markup> => {
+  const figure = async (row: number, caption: string, isKept: boolean): Promise<Markup> => {
     const ref = pool.ref(row)
-    return html`<figure title="${ref.id}">
+    return html`<figure title="${ref.id}" class="${isKept ? 'kept' : ''}">
       <div class="place">${await small(ref)}</div>
       <figcaption>${caption}</figcaption>
     </figure> `
   }
-  const sheet = async (rows: readonly number[], caption: (row: number) => string): Promise<Markup> => {
+  const sheet: Sheet = async (rows, caption, isKept = () => false) => {
     const cells: Markup[] = []
-    for (const row of rows) cells.push(await figure(row, caption(row)))
+    for (const row of rows) cells.push(await figure(row, caption(row), isKept(row)))
     return html`<div class="row">${cells}</div>`
   }
 
@@ -68,7 +68,7 @@ export async function curationPage({pool, stages, kept, said}: Outcome, title: s
       </tr> `
   )
   const sections: Markup[] = []
-  for (const done of stages) sections.push(await section(done, sheet, said))
+  for (const done of stages) sections.push(await section(done, sheet, row => caption(said(row), pool.ref(row).id)))
   const refused =
     pool.refused.length === 0
       ? undefined
@@ -91,33 +91,36 @@ export async function curationPage({pool, stages, kept, said}: Outcome, title: s
     )}
     ${refused}`
   const style = `.place { width: ${side}px; height: ${side}px; display: grid; place-items: center; background: var(--panel); }
-.row { gap: 0.4rem; } .row figure { width: ${side}px; } .row figcaption { font-size: 0.68rem; line-height: 1.25; }
+.row { gap: 0.4rem; } .row figure { width: ${side}px; } .row figcaption { font-size: 0.68rem; line-height: 1.25; overflow-wrap: anywhere; }
+.kept .place { outline: 3px solid var(--c0); } .kept figcaption { font-weight: 600; }
+td { overflow-wrap: anywhere; }
 .funnel td { border: 0; padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: middle; } .bar { width: 28rem; max-width: 50vw; } .bar i { display: block; height: 1.1rem; min-width: 2px; background: var(--c0); border-radius: 3px; }`
   return page({title, body, style})
 }
 
 const short = (id: string): string => id.split('/').at(-1) ?? id
 
+/** What stands under an image: its name, and that of the image it is like; a kept image of a group says so. */
 function caption(fields: Fields, id: string): string {
-  const {similarity, twin, reason} = fields
-  const about = typeof twin === 'string' ? `like ${short(twin)}` : typeof reason === 'string' ? reason : ''
-  return `${short(id)} ${typeof similarity === 'number' ? similarity.toFixed(3) : ''} ${about}`
+  const {similarity, twin, reason, stage} = fields
+  const score = typeof similarity === 'number' ? similarity.toFixed(3) : ''
+  if (typeof twin === 'string') return `${short(id)}: ${score} like ${short(twin)}`
+  if (stage === undefined && typeof fields['duplicates'] === 'number') return `${short(id)}: kept`
+  return [short(id), score, typeof reason === 'string' ? reason : ''].filter(part => part !== '').join(' ')
 }
 
-async function section(
-  {stage, rows, verdict, report}: Done,
-  sheet: (rows: readonly number[], caption: (row: number) => string) => Promise<Markup>,
-  said: Outcome['said']
-): Promise<Markup> {
+type Sheet = (rows: readonly number[], caption: (row: number) => string, isKept?: (row: number) => boolean) => Promise<Markup>
+
+async function section({stage, rows, verdict, report}: Done, sheet: Sheet, captions: (row: number) => string): Promise<Markup> {
   const out = [...rows.keys()].filter(i => !verdict.kept[i])
-  const captions = (row: number): string => caption(said(row), '')
   const groups: Markup[] = []
   for (const {title, members, size} of verdict.groups ?? [])
     groups.push(
       html`<h3>${title} <span class="quiet">(${size.toLocaleString('en')})</span></h3>
         ${await sheet(
           members.map(i => rows[i]!),
-          captions
+          captions,
+          row => stage === 'dedup' && members.some(i => rows[i] === row && verdict.kept[i])
         )}`
     )
   const sizes = report['sizes'] as {before: number[]; after: number[]} | undefined
@@ -125,7 +128,7 @@ async function section(
     sizes && sizes.before.length > 1
       ? html`<div class="grid">
           ${lineChart({
-            title: 'Pictures of each cluster, largest first',
+            title: 'Images of each cluster, largest first',
             x: 'cluster',
             fromZero: true,
             series: [

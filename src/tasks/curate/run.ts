@@ -16,6 +16,7 @@ import {dedupStage, type DedupOptions} from './dedup.js'
 import {FeatureMaker, type FeatureKind, type Making} from './features.js'
 import {filterStage, type FilterOptions} from './filter.js'
 import {materialize, type MaterializeOptions} from './materialize.js'
+import type {CurationOutcome, Done, StageReport} from './outcome.js'
 import {curationPage} from './page.js'
 import {openPool, type Pool, type PoolOptions, type Refused} from './pool.js'
 import {parseSeeds, retrieveStage, type RetrieveOptions} from './retrieve.js'
@@ -60,10 +61,6 @@ export type CurateEvent =
   | {readonly kind: 'said'; readonly stage: StageName; readonly before: number; readonly after: number; readonly says: readonly string[]}
   | {readonly kind: 'note'; readonly text: string}
 
-export type StageReport = {readonly stage: StageName; readonly before: number; readonly after: number; readonly seconds: number} & Readonly<
-  Record<string, unknown>
->
-
 export type CurateReport = {
   readonly pool: number
   readonly kept: number
@@ -74,19 +71,6 @@ export type CurateReport = {
   readonly materialized?: object
   readonly finished: boolean
   readonly engine?: EngineInfo
-}
-
-/** A stage that is over: the rows that it was given, and what it said. */
-export type Done = {readonly stage: StageName; readonly rows: Int32Array; readonly verdict: Verdict; readonly report: StageReport}
-
-/** What became of the pool. */
-export type Outcome = {
-  readonly pool: Pool
-  readonly stages: readonly Done[]
-  /** Rows that are kept, in order. */
-  readonly kept: Int32Array
-  /** All that stages said of a row, later ones over earlier ones; `stage` where it was rejected. */
-  said(row: number): Fields
 }
 
 const copyStages: ReadonlySet<StageName> = new Set(['filter', 'dedup', 'decontaminate'])
@@ -151,7 +135,7 @@ export async function* curate(work: CurateWork): AsyncGenerator<CurateEvent, Cur
     const stages: Done[] = []
     let rows = Int32Array.from({length: pool.count}, (_, i) => i)
     const place: Int32Array[] = [] // of each row in each stage
-    const outcome: Outcome = {
+    const outcome: CurationOutcome = {
       pool,
       stages,
       get kept() {
@@ -182,10 +166,10 @@ export async function* curate(work: CurateWork): AsyncGenerator<CurateEvent, Cur
             : undefined,
         said: row => ({...pool!.ref(row).fields, ...outcome.said(row)}),
         signal,
-        ...(work.pool.stdin ? {stdin: work.pool.stdin} : {}),
-        ...(work.pool.nul ? {nul: true} : {}),
-        ...(work.pool.onRejected ? {onRejected: work.pool.onRejected} : {}),
-        ...(work.pool.onSkipped ? {onSkipped: work.pool.onSkipped} : {})
+        stdin: work.pool.stdin,
+        nul: work.pool.nul,
+        onRejected: work.pool.onRejected,
+        onSkipped: work.pool.onSkipped
       }
       const events = begin(step, context)
       let next = await events.next()
@@ -221,9 +205,9 @@ export async function* curate(work: CurateWork): AsyncGenerator<CurateEvent, Cur
       unreadable,
       repeated: pool.refused.length - unreadable,
       stages: stages.map(({report}) => report),
-      ...(made ? {materialized: made} : {}),
+      materialized: made,
       finished: true,
-      ...(maker.engineInfo ? {engine: maker.engineInfo} : {})
+      engine: maker.engineInfo
     }
   } finally {
     pool?.close()
@@ -231,7 +215,7 @@ export async function* curate(work: CurateWork): AsyncGenerator<CurateEvent, Cur
   }
 }
 
-async function write(work: CurateWork, outcome: Outcome): Promise<void> {
+async function write(work: CurateWork, outcome: CurationOutcome): Promise<void> {
   const {pool, kept} = outcome
   const stays = new Uint8Array(pool.count)
   for (const row of kept) stays[row] = 1

@@ -102,6 +102,8 @@ test('filter and near-duplicates: kept and rejected are the pool, copies name th
   const page = await readFile(join(dir, 'page.html'), 'utf8')
   assert.match(page, /18 of 23 rows are kept/)
   assert.ok(page.includes('data:image/jpeg'))
+  assert.match(page, /<figure title="photos\/b\/large\.png" class="kept">/)
+  assert.match(page, /small\.png: 0\.\d+ like large\.png/)
   await good('photos', '-o', 'again.jsonl', '--rejected', 'again-rest.jsonl', '--filter-max-noise', '2')
   assert.deepEqual(await readFile(join(dir, 'again.jsonl')), await readFile(join(dir, 'kept.jsonl')))
   assert.deepEqual(await readFile(join(dir, 'again-rest.jsonl')), await readFile(join(dir, 'rest.jsonl')))
