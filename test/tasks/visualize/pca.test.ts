@@ -112,7 +112,7 @@ test('rows of a search are read as a stream, grouped by query', async () => {
   const row = (query: string, id: string): string => JSON.stringify({query, rank: 1, id, similarity: 0.5, label: 'x'})
   const read = async (text: string, limit = 9): Promise<QueryAnswer[]> => {
     const all: QueryAnswer[] = []
-    for await (const answer of answerRows(Readable.from([text]), {k: 2, limit})) all.push(answer)
+    for await (const answer of answerRows(Readable.from([Buffer.from(text)]), {k: 2, limit})) all.push(answer)
     return all
   }
   const text = [row('a', '1'), row('a', '2'), row('a', '3'), '', row('b', '4')].join('\n')
@@ -145,7 +145,7 @@ test('sheets, pasting, enlarging and fitting', () => {
 test('rows of a search leave out the query itself where asked, and still give k neighbours', async () => {
   const rows = ['a', 'b', 'c'].map((id, i) => JSON.stringify({query: 'a', id, rank: i + 1, similarity: 1 - i / 10}) + '\n')
   const found = async (skipSelf: boolean): Promise<string[]> => {
-    const answers = answerRows(Readable.from(rows), {k: 2, limit: 5, skipSelf})
+    const answers = answerRows(Readable.from(rows.map(row => Buffer.from(row))), {k: 2, limit: 5, skipSelf})
     return (await answers.next()).value!.found.map(({id}: {id: string}) => id)
   }
   assert.deepEqual(await found(true), ['b', 'c'])
