@@ -1,7 +1,7 @@
 /** `dinov2 embed`: one vector for each image. */
 import {counted} from '../src/config/counted.js'
 import {Flags} from '@oclif/core'
-import {Command, badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../src/cli/command.js'
+import {badFlags, Command, configFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags} from '../src/cli/command.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
 import {duration} from '../src/cli/progress.js'
 import {UserError} from '../src/config/errors.js'
@@ -31,9 +31,7 @@ export default class Embed extends Command {
     ...borderFlags,
     ...engineFlags,
     ...badFlags,
-    config: settingsFlags.config,
-    set: settingsFlags.set,
-    'print-config': settingsFlags['print-config'],
+    ...configFlags,
     ...reportFlags
   }
 

@@ -1,7 +1,7 @@
 /** `dinov2 search`: the nearest neighbours of images or embeddings. */
 import {counted} from '../src/config/counted.js'
 import {Args, Flags} from '@oclif/core'
-import {Command, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags, strictBadFlags} from '../src/cli/command.js'
+import {Command, configFlags, engineFlags, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../src/cli/command.js'
 import {modelForImagesFlag, pixelFlags} from '../src/cli/feature-flags.js'
 import {UserError} from '../src/config/errors.js'
 
@@ -68,13 +68,8 @@ export default class Search extends Command {
     workers: pixelFlags.workers,
     ...engineFlags,
     ...strictBadFlags,
-    config: settingsFlags.config,
-    set: settingsFlags.set,
-    'print-config': settingsFlags['print-config'],
-    json: reportFlags.json,
-    quiet: reportFlags.quiet,
-    verbose: reportFlags.verbose,
-    'dry-run': reportFlags['dry-run']
+    ...configFlags,
+    ...reportFlags
   }
 
   async run(): Promise<unknown> {

@@ -2,8 +2,8 @@
 import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {classNames} from '../../src/cli/class-names.js'
-import {badFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
-import {ImageCommand} from '../../src/cli/visualize-command.js'
+import {badFlags, configFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags} from '../../src/cli/command.js'
+import {ImageCommand} from '../../src/cli/image-command.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf} from '../../src/cli/feature-flags.js'
 
 export default class PredictClassify extends ImageCommand {
@@ -32,13 +32,8 @@ export default class PredictClassify extends ImageCommand {
     ...borderFlags,
     ...engineFlags,
     ...badFlags,
-    config: settingsFlags.config,
-    set: settingsFlags.set,
-    'print-config': settingsFlags['print-config'],
-    json: reportFlags.json,
-    quiet: reportFlags.quiet,
-    verbose: reportFlags.verbose,
-    'dry-run': reportFlags['dry-run']
+    ...configFlags,
+    ...reportFlags
   }
 
   async run(): Promise<unknown> {
@@ -72,8 +67,7 @@ export default class PredictClassify extends ImageCommand {
       head: flags.head,
       classes,
       top: flags.top,
-      ...(given ? {transform: transformOf(flags)} : {}),
-      workers: flags.workers
+      ...(given ? {transform: transformOf(flags)} : {})
     })
     const progress = this.progress()
     let done = 0

@@ -1,10 +1,10 @@
 /** `dinov2 predict depth`: depth maps of images. */
 import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
-import {badFlags, engineFlags, imagesArg, inputFlags, refuseFilled, outputFlags, reportFlags} from '../../src/cli/command.js'
-import {depthFlags, positive} from '../../src/cli/depth-flags.js'
-import {ImageCommand} from '../../src/cli/visualize-command.js'
-import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
+import {badFlags, engineFlags, imagesArg, inputFlags, outputFlags, refuseFilled, reportFlags} from '../../src/cli/command.js'
+import {depthFlags, depthHeadFlag, depthViewFlags, positive} from '../../src/cli/depth-flags.js'
+import {ImageCommand} from '../../src/cli/image-command.js'
+import {modelFlag} from '../../src/cli/feature-flags.js'
 
 export default class PredictDepth extends ImageCommand {
   static override dataToStdout = 'always' as const
@@ -20,11 +20,7 @@ export default class PredictDepth extends ImageCommand {
   static override flags = {
     ...inputFlags,
     model: modelFlag,
-    head: Flags.string({
-      required: true,
-      helpValue: 'FILE',
-      summary: 'A head of depth-eval --head-out, an mmcv checkpoint, or the name of a released head.'
-    }),
+    head: depthHeadFlag,
     output: Flags.string({char: 'o', required: true, helpValue: 'FOLDER', summary: 'Folder for the maps; made where it is not there.'}),
     force: outputFlags.force,
     colour: Flags.boolean({summary: 'Write a picture in colours beside each map, near light and far dark, each in its own range.'}),
@@ -34,29 +30,13 @@ export default class PredictDepth extends ImageCommand {
     }),
     'min-depth': depthFlags['min-depth'],
     'max-depth': depthFlags['max-depth'],
-    size: Flags.integer({
-      min: 8,
-      max: 4096,
-      helpGroup: 'IMAGES',
-      helpValue: 'PIXELS',
-      summary: 'Short side that the model sees; by default what the head was trained on, else the image as it is.'
-    }),
-    flip: Flags.boolean({
-      allowNo: true,
-      default: true,
-      helpGroup: 'IMAGES',
-      summary: 'Average each prediction with that of the mirrored image.'
-    }),
-    'max-pixels': pixelFlags['max-pixels'],
+    ...depthViewFlags,
     engine: engineFlags.engine,
     device: engineFlags.device,
     precision: engineFlags.precision,
     threads: engineFlags.threads,
     ...badFlags,
-    json: reportFlags.json,
-    quiet: reportFlags.quiet,
-    verbose: reportFlags.verbose,
-    'dry-run': reportFlags['dry-run']
+    ...reportFlags
   }
 
   async run(): Promise<unknown> {

@@ -3,7 +3,7 @@ import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
 import {UserError} from '../../src/config/errors.js'
 import {engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
-import {ImageCommand} from '../../src/cli/visualize-command.js'
+import {ImageCommand} from '../../src/cli/image-command.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
 
 export default class PredictSegment extends ImageCommand {
@@ -31,10 +31,7 @@ export default class PredictSegment extends ImageCommand {
     'max-pixels': pixelFlags['max-pixels'],
     ...engineFlags,
     ...strictBadFlags,
-    json: reportFlags.json,
-    quiet: reportFlags.quiet,
-    verbose: reportFlags.verbose,
-    'dry-run': reportFlags['dry-run']
+    ...reportFlags
   }
 
   async run(): Promise<unknown> {

@@ -1,7 +1,7 @@
 /** `dinov2 samples draw`: a labelled folder of pictures that the tool draws itself. */
 import {counted} from '../../src/config/counted.js'
 import {Flags} from '@oclif/core'
-import {Command, outputFlags, reportFlags, settingsFlags} from '../../src/cli/command.js'
+import {Command, outputFlags, reportFlags, seedFlag} from '../../src/cli/command.js'
 
 export default class SamplesDraw extends Command {
   static override group = 'Data'
@@ -22,7 +22,7 @@ export default class SamplesDraw extends Command {
     size: Flags.integer({min: 16, max: 1024, default: 96, helpValue: 'PIXELS', summary: 'Side of a picture.'}),
     format: Flags.option({options: ['png', 'jpg'] as const})({default: 'png', summary: 'File format; jpg is of quality 92.'}),
     maps: Flags.boolean({summary: 'Also write depth and masks of every picture.'}),
-    seed: settingsFlags.seed,
+    ...seedFlag,
     force: outputFlags.force,
     json: reportFlags.json,
     quiet: reportFlags.quiet,

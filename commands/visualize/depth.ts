@@ -1,9 +1,8 @@
 /** `dinov2 visualize depth`: predicted depth in colours. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '@oclif/core'
 import {imagesArg} from '../../src/cli/command.js'
-import {depthFlags} from '../../src/cli/depth-flags.js'
-import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
+import {depthFlags, depthHeadFlag, depthViewFlags} from '../../src/cli/depth-flags.js'
+import {modelFlag} from '../../src/cli/feature-flags.js'
 import {visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
 export default class VisualizeDepth extends VisualizeCommand {
@@ -18,27 +17,10 @@ export default class VisualizeDepth extends VisualizeCommand {
   static override args = {...imagesArg}
   static override flags = {
     model: modelFlag,
-    head: Flags.string({
-      required: true,
-      helpValue: 'FILE',
-      summary: 'A head of depth-eval --head-out, an mmcv checkpoint, or the name of a released head.'
-    }),
+    head: depthHeadFlag,
     ...visualizeFlags(12),
     ...depthFlags,
-    size: Flags.integer({
-      min: 8,
-      max: 4096,
-      helpGroup: 'IMAGES',
-      helpValue: 'PIXELS',
-      summary: 'Short side that the model sees; by default what the head was trained on, else the image as it is.'
-    }),
-    flip: Flags.boolean({
-      allowNo: true,
-      default: true,
-      helpGroup: 'IMAGES',
-      summary: 'Average each prediction with that of the mirrored image.'
-    }),
-    'max-pixels': pixelFlags['max-pixels']
+    ...depthViewFlags
   }
 
   async run(): Promise<unknown> {

@@ -4,7 +4,7 @@
  * under it (`dedup: {threshold: 0.9}`).
  */
 import {Args, Errors, Flags} from '@oclif/core'
-import {badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './flags.js'
+import {badFlags, configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag} from './flags.js'
 import {modelForImagesFlag, pixelFlags, vectorFlags} from './feature-flags.js'
 
 /** Reads `512M`, `4G` or a number of bytes. Throws a usage error on anything else. */
@@ -91,10 +91,8 @@ export const curateFlags = {
   ...pixelFlags,
   ...engineFlags,
   ...badFlags,
-  config: settingsFlags.config,
-  set: settingsFlags.set,
-  'print-config': settingsFlags['print-config'],
-  seed: settingsFlags.seed,
+  ...configFlags,
+  ...seedFlag,
   json: reportFlags.json,
   quiet: reportFlags.quiet,
   verbose: reportFlags.verbose

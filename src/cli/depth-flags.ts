@@ -39,6 +39,31 @@ export const depthFlags = {
   })
 }
 
+/** The trained head that predicts depth. */
+export const depthHeadFlag = Flags.string({
+  required: true,
+  helpValue: 'FILE',
+  summary: 'A head of depth-eval --head-out, an mmcv checkpoint, or the name of a released head.'
+})
+
+/** How a head looks at an image. */
+export const depthViewFlags = {
+  size: Flags.integer({
+    min: 8,
+    max: 4096,
+    helpGroup: 'IMAGES',
+    helpValue: 'PIXELS',
+    summary: 'Short side that the model sees; by default what the head was trained on, else the image as it is.'
+  }),
+  flip: Flags.boolean({
+    allowNo: true,
+    default: true,
+    helpGroup: 'IMAGES',
+    summary: 'Average each prediction with that of the mirrored image.'
+  }),
+  'max-pixels': pixelFlags['max-pixels']
+}
+
 /** `544x416` as width and height. */
 const extent = Flags.custom<{width: number; height: number}>({
   parse: async input => {
@@ -80,13 +105,8 @@ export const depthEvalFlags = {
     summary:
       'Short side that the model sees; by default images stay as they are and are padded to whole patches. Scores are at the full size of the map.'
   }),
-  flip: Flags.boolean({
-    allowNo: true,
-    default: true,
-    helpGroup: 'IMAGES',
-    summary: 'Average each prediction with that of the mirrored image.'
-  }),
-  'max-pixels': pixelFlags['max-pixels'],
+  flip: depthViewFlags.flip,
+  'max-pixels': depthViewFlags['max-pixels'],
   cached: Flags.boolean({
     helpGroup: 'TRAINING',
     summary: 'Compute features once, of each training image and its mirror image, instead of anew for random views at every step.'

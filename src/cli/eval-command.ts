@@ -7,47 +7,28 @@
 import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import type {EvalEvent, EvalProgress, EvalReport, EvalResult, ItemRow} from '../tasks/eval/shared/evaluation.js'
-import {Command, type BadImages, type EngineAsked, type EngineChoice, type MaxBad, type PrecisionChoice} from './command.js'
+import type {BadImages, MaxBad} from './command.js'
+import {ImageCommand, type ImageFlags, type ImageOptions} from './image-command.js'
 import type {Output} from '../system/output.js'
 import type {Progress} from './progress.js'
 import {textSummary} from './text-table.js'
 
 /** The values of the shared flags. */
-export type EvalFlags = {
+export type EvalFlags = ImageFlags & {
   readonly output?: string
   readonly predictions?: string
   readonly html?: string
   readonly root?: string
   readonly 'crop-borders'?: boolean
-  readonly null?: boolean
-  readonly engine: EngineChoice
-  readonly device: string
-  readonly precision: PrecisionChoice
-  readonly threads?: number
-  readonly batch?: number
-  readonly workers?: number
-  readonly 'max-pixels'?: number
   readonly 'max-bad': MaxBad
   readonly bad?: string
   readonly seed?: number
 }
 
 /** What every evaluation is given, whatever it evaluates. */
-export type CommonEvalOptions = {
-  readonly seed: number
-  readonly nul: boolean | undefined
-  readonly stdin: AsyncIterable<Uint8Array>
-  readonly engine: EngineAsked
-  readonly batch: number | undefined
-  readonly workers: number | undefined
-  readonly maxPixels: number | undefined
-  readonly toolVersion: string
-  readonly onRejected: (image: {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}) => void
-  readonly onSkipped: (skipped: unknown) => void
-  readonly signal: AbortSignal
-}
+export type CommonEvalOptions = ImageOptions & {readonly seed: number; readonly stdin: AsyncIterable<Uint8Array>}
 
-export abstract class EvalCommand extends Command {
+export abstract class EvalCommand extends ImageCommand {
   static override group = 'Evaluation'
   static override dataToStdout = false
 
@@ -64,7 +45,7 @@ export abstract class EvalCommand extends Command {
       target === undefined ? undefined : await this.output(target)
     const outputs = {report: await open(flags.output), rows: await open(flags.predictions), page: await open(flags.html)}
     const bad = this.badImages(flags)
-    const result = await this.#finish(start(this.#common(flags, bad)), bad)
+    const result = await this.#finish(start({...this.imageOptions(flags, bad), seed: flags.seed ?? 0, stdin: process.stdin}), bad)
     await bad.finish()
     for (const note of result.report.notes) this.note(note)
     if (outputs.rows) await write(outputs.rows, rowLines(result.items()))
@@ -76,22 +57,6 @@ export abstract class EvalCommand extends Command {
     if (outputs.report) await write(outputs.report, [JSON.stringify(result.report, null, 2) + '\n'])
     this.print(textSummary(result.summary))
     return result.report
-  }
-
-  #common(flags: EvalFlags, bad: BadImages): CommonEvalOptions {
-    return {
-      seed: flags.seed ?? 0,
-      nul: flags.null,
-      stdin: process.stdin,
-      engine: this.engineRequest(flags),
-      batch: flags.batch,
-      workers: flags.workers,
-      maxPixels: flags['max-pixels'],
-      toolVersion: this.config.version,
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
-      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
-      signal: this.signal
-    }
   }
 
   /** Follows the events to the result. */

@@ -1,6 +1,6 @@
 /** The flags that all evaluations share, each with one name and one sentence. */
 import {Errors, Flags} from '@oclif/core'
-import {engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags, strictBadFlags} from './flags.js'
+import {configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag, strictBadFlags} from './flags.js'
 
 /** A set of items; `what` says of which kind and for which purpose. */
 export const setFlag = (summary: string) => Flags.string({multiple: true, helpValue: 'SET', summary})
@@ -61,12 +61,7 @@ export const evalRunFlags = {
   ...inputFlags,
   ...engineFlags,
   ...strictBadFlags,
-  seed: settingsFlags.seed,
-  config: settingsFlags.config,
-  set: settingsFlags.set,
-  'print-config': settingsFlags['print-config'],
-  json: reportFlags.json,
-  quiet: reportFlags.quiet,
-  verbose: reportFlags.verbose,
-  'dry-run': reportFlags['dry-run']
+  ...seedFlag,
+  ...configFlags,
+  ...reportFlags
 }

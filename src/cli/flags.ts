@@ -54,7 +54,7 @@ export const reportFlags = {
 }
 
 /** Settings files and single settings. */
-export const settingsFlags = {
+export const configFlags = {
   config: Flags.string({
     multiple: true,
     helpGroup: 'SETTINGS',
@@ -67,7 +67,10 @@ export const settingsFlags = {
     helpValue: 'KEY=VALUE',
     summary: 'One setting or flag, e.g. optim.epochs=20. Repeatable.'
   }),
-  'print-config': Flags.boolean({helpGroup: 'SETTINGS', summary: 'Print what is in force and where each value came from, then stop.'}),
+  'print-config': Flags.boolean({helpGroup: 'SETTINGS', summary: 'Print what is in force and where each value came from, then stop.'})
+}
+
+export const seedFlag = {
   seed: Flags.integer({
     min: 0,
     max: 2 ** 31 - 1,

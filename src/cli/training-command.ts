@@ -2,6 +2,7 @@
  * The base of commands that train: from flags to the options of a run, and the events of a run in words.
  */
 import {UserError} from '../config/errors.js'
+import {counted} from '../config/counted.js'
 import type {Derived} from '../config/derived.js'
 import type {EvalRequest} from '../tasks/train/attach-eval.js'
 import type {BeginOptions} from '../tasks/train/begin-pretraining.js'
@@ -58,7 +59,7 @@ function formatCostEstimate(estimate: CostEstimate, batch: number): [string, str
   const {estimated} = estimate
   const {state, copies, activations, base} = estimate.parts
   return [
-    `${estimate.images} images, ${estimate.steps} steps of ${batch}, ${(estimate.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
+    `${counted(estimate.images, 'image')}, ${counted(estimate.steps, 'step')} of ${batch}, ${(estimate.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
       `${estimate.secondsPerStep.toFixed(3)} s a step${estimated === undefined ? ` (${Math.round(100 * estimate.dataWait)} % of it waiting for images)` : ''}, ` +
       `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(estimate.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(estimate.checkpointBytes)}` +
       (estimate.processBytes === undefined
@@ -213,7 +214,7 @@ export abstract class TrainingCommand extends Command {
         case 'finished': {
           const {step, model, health, worth} = event
           bar?.stop()
-          this.note(`${about}${model} after ${step} steps. ${health.words}`)
+          this.note(`${about}${model} after ${counted(step, 'step')}. ${health.words}`)
           if (worth?.fell) this.warn(`${about}${worth.words}.`)
           else if (worth) this.note(`${about}${worth.words}.`)
           outcome = {run, step, model, finished: true, health, worth}

@@ -1,6 +1,6 @@
 /** The flags of commands that train. */
 import {Errors, Flags} from '@oclif/core'
-import {badFlags, engineFlags, inputFlags, outputFlags, reportFlags, settingsFlags} from './command.js'
+import {badFlags, configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag} from './command.js'
 
 const batchSize = Flags.custom<number | 'auto'>({
   parse: async input => {
@@ -47,7 +47,8 @@ export const trainingFlags = {
     summary: 'Labelled images to be classified by those of --eval-images. Repeatable.'
   }),
   'eval-every': Flags.integer({min: 1, default: 500, helpGroup: 'EVALUATION', helpValue: 'N', summary: 'Steps between two such scores.'}),
-  ...settingsFlags,
+  ...configFlags,
+  ...seedFlag,
   ...engineFlags,
   batch: batchSize({
     helpGroup: 'ENGINE',

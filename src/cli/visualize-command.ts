@@ -1,55 +1,11 @@
-/**
- * The base of the commands that take a model over images, and of those that draw one picture or page of them: common
- * options, progress, rejected images, and the output.
- */
+/** The base of the commands that draw one picture or page of images: progress, rejected images, and the output. */
 import {counted} from '../config/counted.js'
 import {extname} from 'node:path'
 import {Flags} from '@oclif/core'
 import {UserError} from '../config/errors.js'
-import {Command, engineFlags, inputFlags, outputFlags, reportFlags, strictBadFlags} from './command.js'
-import type {BadImages, EngineAsked, EngineChoice, MaxBad, PrecisionChoice} from './command.js'
+import {engineFlags, inputFlags, outputFlags, reportFlags, strictBadFlags, type MaxBad} from './command.js'
+import {ImageCommand, type ImageFlags, type ImageOptions} from './image-command.js'
 import type {ProgressOptions} from './progress.js'
-
-/** The values of the flags that all these commands have. */
-export type ImageFlags = {
-  readonly null?: boolean
-  readonly engine: EngineChoice
-  readonly device: string
-  readonly precision: PrecisionChoice
-  readonly threads?: number
-  readonly batch?: number
-  readonly 'max-pixels'?: number
-}
-
-/** What a task over images is given, whatever it computes. */
-export type ImageOptions = {
-  readonly nul: boolean | undefined
-  readonly engine: EngineAsked
-  readonly batch: number | undefined
-  readonly maxPixels: number | undefined
-  readonly toolVersion: string
-  readonly onRejected: (image: {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}) => void
-  readonly onSkipped: (skipped: unknown) => void
-  readonly signal: AbortSignal
-}
-
-export abstract class ImageCommand extends Command {
-  static override group = 'Results'
-
-  /** The flags as options; rejected images are counted in `bad`. */
-  protected imageOptions(flags: ImageFlags, bad: BadImages): ImageOptions {
-    return {
-      nul: flags.null,
-      engine: this.engineRequest(flags),
-      batch: flags.batch,
-      maxPixels: flags['max-pixels'],
-      toolVersion: this.config.version,
-      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
-      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
-      signal: this.signal
-    }
-  }
-}
 
 /** The flags of every command that draws; `limit` is how many images are shown where none says. */
 export const visualizeFlags = (limit: number) => ({
@@ -67,10 +23,7 @@ export const visualizeFlags = (limit: number) => ({
   precision: engineFlags.precision,
   threads: engineFlags.threads,
   ...strictBadFlags,
-  json: reportFlags.json,
-  quiet: reportFlags.quiet,
-  verbose: reportFlags.verbose,
-  'dry-run': reportFlags['dry-run']
+  ...reportFlags
 })
 
 /** The size of images whose patches are drawn. */

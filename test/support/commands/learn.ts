@@ -1,5 +1,5 @@
 /** A command that reads settings, to see how they are merged and printed. */
-import {Command, imagesArg, outputFlags, reportFlags, settingsFlags} from '../../../src/cli/command.js'
+import {Command, configFlags, imagesArg, outputFlags, reportFlags, seedFlag} from '../../../src/cli/command.js'
 
 export default class Learn extends Command {
   static override summary = 'Show the settings.'
@@ -8,7 +8,7 @@ export default class Learn extends Command {
   static override dataToStdout = false
   static override examples = ['<%= config.bin %> <%= command.id %> photos -o run']
   static override args = {...imagesArg}
-  static override flags = {...outputFlags, ...settingsFlags, ...reportFlags}
+  static override flags = {...outputFlags, ...configFlags, ...seedFlag, ...reportFlags, 'dry-run': reportFlags['dry-run']}
 
   async run(): Promise<unknown> {
     await this.parse(Learn)

@@ -6,7 +6,17 @@ import {once} from 'node:events'
 import {createReadStream} from 'node:fs'
 import {setTimeout as wait} from 'node:timers/promises'
 import {Flags} from '@oclif/core'
-import {badFlags, Command, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, settingsFlags} from '../../../src/cli/command.js'
+import {
+  badFlags,
+  Command,
+  configFlags,
+  engineFlags,
+  imagesArg,
+  inputFlags,
+  outputFlags,
+  reportFlags,
+  seedFlag
+} from '../../../src/cli/command.js'
 import {UserError} from '../../../src/config/errors.js'
 
 export default class Probe extends Command {
@@ -19,7 +29,8 @@ export default class Probe extends Command {
     ...inputFlags,
     ...engineFlags,
     ...badFlags,
-    ...settingsFlags,
+    ...configFlags,
+    ...seedFlag,
     ...reportFlags,
     fail: Flags.string({options: ['user', 'nothing', 'bad', 'engine', 'unhealthy', 'defect', 'disk', 'late'], summary: 'How to fail.'}),
     rows: Flags.integer({default: 3, min: 0, summary: 'Rows to write.'}),

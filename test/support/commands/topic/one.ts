@@ -7,7 +7,7 @@ export default class One extends Command {
   static override group = 'Engine'
   static override examples = ['<%= config.bin %> <%= command.id %> an.index photos']
   static override args = {index: Args.string({required: true, description: 'An index.'}), ...imagesArg}
-  static override flags = {...reportFlags}
+  static override flags = {...reportFlags, 'dry-run': reportFlags['dry-run']}
 
   async run(): Promise<unknown> {
     const {args} = await this.parse(One)

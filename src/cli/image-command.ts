@@ -1,0 +1,47 @@
+/** The base of the commands that take a model over images: their common flags as options of a task. */
+import {Command, type BadImages, type EngineAsked, type EngineChoice, type PrecisionChoice} from './command.js'
+import type {RejectedImage} from '../data/sources/image-ref.js'
+
+/** The values of the flags that all these commands have. */
+export type ImageFlags = {
+  readonly null?: boolean
+  readonly engine: EngineChoice
+  readonly device: string
+  readonly precision: PrecisionChoice
+  readonly threads?: number
+  readonly batch?: number
+  readonly workers?: number
+  readonly 'max-pixels'?: number
+}
+
+/** What a task over images is given, whatever it computes. */
+export type ImageOptions = {
+  readonly nul: boolean | undefined
+  readonly engine: EngineAsked
+  readonly batch: number | undefined
+  readonly workers: number | undefined
+  readonly maxPixels: number | undefined
+  readonly toolVersion: string
+  readonly onRejected: (image: RejectedImage) => void
+  readonly onSkipped: (skipped: unknown) => void
+  readonly signal: AbortSignal
+}
+
+export abstract class ImageCommand extends Command {
+  static override group = 'Results'
+
+  /** The flags as options; rejected images are counted in `bad`. */
+  protected imageOptions(flags: ImageFlags, bad: BadImages): ImageOptions {
+    return {
+      nul: flags.null,
+      engine: this.engineRequest(flags),
+      batch: flags.batch,
+      workers: flags.workers,
+      maxPixels: flags['max-pixels'],
+      toolVersion: this.config.version,
+      onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
+      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
+      signal: this.signal
+    }
+  }
+}
