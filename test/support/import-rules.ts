@@ -28,7 +28,7 @@ export const folders: Readonly<Record<string, FolderRule>> = {
   cli: {
     holds: 'the frame of all commands: flags, output, progress, signals, errors, help, completion',
     imports: ['config', 'system'],
-    types: ['tasks'],
+    types: ['tasks', 'data'],
     node: true
   },
   tasks: {
