@@ -104,8 +104,11 @@ export async function visualizeAttention(options: AttentionOptions): Promise<{co
   return {content: options.format === 'png' ? await stripsPng(strips, report) : await stripsHtml(strips, report), report}
 }
 
-/** A share in per cent, with as many digits as attention needs. */
-const percentOf = (share: number): string => `${(100 * share).toPrecision(2).replace(/e.*$/, '')} %`
+/** A share in per cent with two digits; very small ones as `< 0.001 %`. */
+export function percentOf(share: number): string {
+  const figure = 100 * share
+  return figure > 0 && figure < 0.001 ? '< 0.001 %' : `${Number(figure.toPrecision(2))} %`
+}
 
 /** The values that 5 and 99 of a hundred patches do not exceed: what lies between is told apart by its color. */
 function scaleOf(values: Float32Array): [low: number, high: number] {

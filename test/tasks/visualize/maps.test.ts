@@ -10,7 +10,7 @@ import {join} from 'node:path'
 import {after, before, describe, it} from 'node:test'
 import {runInNewContext} from 'node:vm'
 import {decodeRgb} from '../../../src/data/image/decode.js'
-import {visualizeAttention} from '../../../src/tasks/visualize/attention.js'
+import {percentOf, visualizeAttention} from '../../../src/tasks/visualize/attention.js'
 import {cosines, visualizeSimilarity} from '../../../src/tasks/visualize/similarity.js'
 import {drawnFolder} from '../../support/drawn-images.js'
 import {saveTiny} from '../../support/tiny-backbone.js'
@@ -101,4 +101,7 @@ describe('visualize attention and similarity', () => {
       [1, -1, 0]
     )
   })
+
+  it('shares of attention keep their size, very small and very large ones too', () =>
+    assert.deepEqual([0, 1e-9, 0.00305, 0.0123, 0.998, 1].map(percentOf), ['0 %', '< 0.001 %', '0.3 %', '1.2 %', '100 %', '100 %']))
 })
