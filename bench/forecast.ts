@@ -26,7 +26,7 @@ try {
   const {status, stderr} = spawnSync('node', [program, 'pretrain', ...given, '-o', run, '-q'], {encoding: 'utf8'})
   const seconds = (performance.now() - begun) / 1000
   if (status !== 0 && status !== 6) throw new Error(`the run ended with status ${status}: ${stderr}`) // so short a run may be judged unhealthy
-  const lines = readFileSync(join(run, 'metrics.jsonl'), 'utf8')
+  const lines = readFileSync(join(run, 'timings.jsonl'), 'utf8')
     .trim()
     .split('\n')
     .map(line => JSON.parse(line) as Record<string, number>)

@@ -86,7 +86,7 @@ const window = rest.at(-1)!.seconds - rest[0]!.seconds
 const rise = (slope * window) / y
 const flat = Math.abs(rise) < 0.02
 const well = stopping && status === 130
-const lines = readFileSync(join(run, 'metrics.jsonl'), 'utf8')
+const lines = readFileSync(join(run, 'timings.jsonl'), 'utf8')
   .trim()
   .split('\n')
   .filter(line => line)

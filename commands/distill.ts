@@ -7,7 +7,7 @@ import type {ResolvedSettings} from '../src/config/settings.js'
 import type {BegunDistillation} from '../src/tasks/train/begin-distillation.js'
 import type {DistillSettings} from '../src/tasks/train/distill-settings.js'
 import type {Teacher} from '../src/tasks/train/teacher.js'
-import type {Evaluation} from '../src/tasks/train/training-loop.js'
+import type {Evaluation} from '../src/tasks/train/run-types.js'
 
 export default class Distill extends TrainingCommand {
   static override group = 'Training'

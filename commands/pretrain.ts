@@ -11,7 +11,7 @@ export default class Pretrain extends TrainingCommand {
   static override usesSettings = true
   static override dataToStdout = false
   static override summary = 'Train a backbone on images without labels.'
-  static override description = `Learns from any folder, list or tar shards: DINO, iBOT and KoLeo, as DINOv2 does. The run folder holds config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, final/: the backbone as safetensors and as a Hugging Face folder, and its heads. Ctrl-C finishes the step and writes a checkpoint; --resume goes on from the newest one, also after kill -9, and on the same machine in fp32 the rest is, bit for bit, what it would have been.
+  static override description = `Learns from any folder, list or tar shards: DINO, iBOT and KoLeo, as DINOv2 does. The run folder holds config.yaml, metrics.jsonl, timings.jsonl (speed and memory), tensorboard/, checkpoints/ and, at the end, final/: the backbone as safetensors and as a Hugging Face folder, and its heads. Ctrl-C finishes the step and writes a checkpoint; --resume goes on from the newest one, also after kill -9, and on the same machine in fp32 the rest is, bit for bit, what it would have been.
 
 Settings have the names of the published configurations; a recipe is a file of them (--config small, vits14, vitl16-short …). Without --config a recipe is chosen that suits the number of images and the device, and named. A run that does not fit into memory is refused before its first step, with changes that would fit.
 

@@ -17,6 +17,8 @@ import {listStates, removeStates, removeTemporaryStates} from './training-state.
 export const runNames = {
   config: 'config.yaml',
   metrics: 'metrics.jsonl',
+  /** Speed and memory by step, which differ from process to process. */
+  timings: 'timings.jsonl',
   events: 'tensorboard',
   final: 'final',
   notFinite: 'not-finite.json',
@@ -99,11 +101,11 @@ export async function clearRun(run: string): Promise<void> {
   const events = join(run, runNames.events)
   for (const name of await readdir(events).catch(() => []))
     if (name.startsWith('events.out.tfevents.')) await rm(join(events, name), {force: true})
-  for (const name of [runNames.notFinite, runNames.teacher, runNames.metrics]) await rm(join(run, name), {force: true})
+  for (const name of [runNames.notFinite, runNames.teacher, runNames.metrics, runNames.timings]) await rm(join(run, name), {force: true})
   for (const folder of ['checkpoints', runNames.final, runNames.events]) await rmdir(join(run, folder)).catch(() => undefined) // not empty: somebody's files
 }
 
-/** One line of `metrics.jsonl`, nested objects flattened: `{losses: {ibot: 1}}` is `losses.ibot`. */
+/** What metrics and timings have of a step, nested objects flattened: `{losses: {ibot: 1}}` is `losses.ibot`. */
 export type MetricLine = {readonly step: number; readonly values: ReadonlyMap<string, number>}
 
 export type RunFolder = {
@@ -132,7 +134,7 @@ function flatten(value: unknown, path: string, into: Map<string, number>): void 
     for (const [key, child] of Object.entries(value)) flatten(child, path ? `${path}.${key}` : key, into)
 }
 
-/** Reads the text of a `metrics.jsonl`. */
+/** Reads the text of a `metrics.jsonl`, and of a `timings.jsonl` behind it. */
 export function readMetrics(text: string): Pick<RunFolder, 'lines' | 'broken'> {
   const byStep = new Map<number, MetricLine>()
   let broken = 0
@@ -191,7 +193,7 @@ export async function readRun(path: string): Promise<RunFolder> {
     path,
     name: basename(resolve(path)),
     config: await read(runNames.config),
-    ...readMetrics(metrics),
+    ...readMetrics(`${metrics}\n${(await read(runNames.timings)) ?? ''}`), // older runs have both in one file
     notFinite: asJson(await read(runNames.notFinite)),
     results
   }

@@ -7,7 +7,7 @@ import {scoreTeacher} from './distill.js'
 import {teacherSide} from './distill-trainer.js'
 import {onlineEval, type OnlineEvalOptions} from './online-eval.js'
 import type {Teacher} from './teacher.js'
-import type {Evaluation} from './training-loop.js'
+import type {Evaluation} from './run-types.js'
 
 /** What a command says of an evaluation. */
 export type EvalRequest = {

@@ -14,8 +14,8 @@ import {memory} from '../../tensor/tf.js'
 import {noiseBatches} from './cost-probe.js'
 import {gib} from './memory-fit.js'
 import {cropSettings, initState, pretrainTrainer} from './pretrain.js'
-import {maskSettingsOf} from './training-loop.js'
-import type {Trainer} from './training-loop.js'
+import {maskSettingsOf} from './training-batches.js'
+import type {Trainer} from './run-types.js'
 
 export type AutoBatch = {
   readonly batch: number

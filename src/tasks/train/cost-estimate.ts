@@ -20,7 +20,7 @@ import type {CropGroup, TeacherCost} from './cost-counts.js'
 import {probeCost, secondsPerByteWritten} from './cost-probe.js'
 import type {MeasuredCost, CostProbeOptions} from './cost-probe.js'
 import {BASE_PROCESS_BYTES, FREE_SHARE, gib} from './memory-fit.js'
-import type {Trainer} from './training-loop.js'
+import type {Trainer} from './run-types.js'
 
 /**
  * Floating-point operations a second of one block of this width, forwards and backwards, on whatever engine runs;

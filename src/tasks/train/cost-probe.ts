@@ -18,8 +18,8 @@ import {rng} from '../../tensor/random.js'
 import type {MemoryParts} from './memory-usage.js'
 import {cropSettings, initState, pretrainTrainer} from './pretrain.js'
 import type {PretrainOptions} from './pretrain.js'
-import {maskSettingsOf, trainingBatches} from './training-loop.js'
-import type {Trainer} from './training-loop.js'
+import {maskSettingsOf, trainingBatches} from './training-batches.js'
+import type {Trainer} from './run-types.js'
 
 export type MeasuredCost = {
   readonly images: number

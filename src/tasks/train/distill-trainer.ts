@@ -35,7 +35,7 @@ import type {TrainState} from './step-types.js'
 import {teacherCropSide} from './teacher.js'
 import type {TeacherPlan, TeacherTargetCache} from './teacher.js'
 import {trainStep} from './train-step.js'
-import type {Trainer} from './training-loop.js'
+import type {Trainer} from './run-types.js'
 
 export type DistillReport = StepReport | FeatureReport
 

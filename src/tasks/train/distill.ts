@@ -25,8 +25,9 @@ import type {OnlineEvalOptions} from './online-eval.js'
 import {computingOf, cropSettings} from './pretrain.js'
 import {TeacherTargetCache} from './teacher.js'
 import type {Teacher} from './teacher.js'
-import {runTraining, trainingBatches} from './training-loop.js'
-import type {Evaluation, RunEvent, RunOptions} from './training-loop.js'
+import {runTraining} from './training-loop.js'
+import {trainingBatches} from './training-batches.js'
+import type {Evaluation, RunEvent, RunOptions} from './run-types.js'
 
 /** One student of a run. */
 export type Student = {

@@ -21,7 +21,7 @@ import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {dispose, matMul, tensor2d, tidy} from '../../tensor/tf.js'
 import {unflatten} from '../../tensor/tree.js'
-import type {Evaluation} from './training-loop.js'
+import type {Evaluation} from './run-types.js'
 
 export type OnlineEvalOptions = {
   /** Labelled images: a folder of folders, or a list with a `label` field. */

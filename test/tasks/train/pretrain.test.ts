@@ -81,11 +81,16 @@ function* files(folder: string): Generator<string> {
   for (const entry of readdirSync(folder, {withFileTypes: true, recursive: true}))
     if (entry.isFile()) yield relative(folder, join(entry.parentPath, entry.name))
 }
-const metricsOf = (name: string): Record<string, number>[] =>
-  readFileSync(at(name, 'metrics.jsonl'), 'utf8')
-    .trim()
-    .split('\n')
-    .map(line => JSON.parse(line) as Record<string, number>)
+/** Lines of metrics, each with what the same step has in timings.jsonl. */
+const metricsOf = (name: string): Record<string, number>[] => {
+  const lines = (file: string): Record<string, number>[] =>
+    readFileSync(at(name, file), 'utf8')
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line) as Record<string, number>)
+  const timings = new Map(lines('timings.jsonl').map(line => [line['step'], line]))
+  return lines('metrics.jsonl').map(line => ({...timings.get(line['step']!), ...line}))
+}
 const checkpoint = (name: string, step: number): string => at(name, 'checkpoints', `step-${String(step).padStart(7, '0')}.safetensors`)
 
 /** Byte for byte, naming the file. */
@@ -127,7 +132,8 @@ describe('a run', () => {
       'final/huggingface/config.json',
       'final/huggingface/model.safetensors',
       'final/huggingface/preprocessor_config.json',
-      'metrics.jsonl'
+      'metrics.jsonl',
+      'timings.jsonl'
     ])
     const written = resolveSettings(readLayers([at('straight', 'config.yaml')], [], {flags: [], settings: true}).settings).settings
     assert.deepEqual(written, {...settings(), train: {...settings().train, seed: 5}})

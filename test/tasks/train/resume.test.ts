@@ -40,16 +40,12 @@ const errorOf = ({stdout}: Ended): {code: string; message: string; hint?: string
   (JSON.parse(stdout) as {error: {code: string; message: string}}).error
 
 type Line = Record<string, number>
-/** Lines of metrics without what a clock or the machine says. */
-const linesOf = (name: string): Line[] =>
-  readFileSync(at(name, 'metrics.jsonl'), 'utf8')
+const textOf = (name: string, file = 'metrics.jsonl'): string => readFileSync(at(name, file), 'utf8')
+const linesOf = (name: string, file?: string): Line[] =>
+  textOf(name, file)
     .trim()
     .split('\n')
-    .map(line =>
-      Object.fromEntries(
-        Object.entries(JSON.parse(line) as Line).filter(([column]) => !/^(images_per_second|data_wait|rss_mib|memory_\w+)$/.test(column))
-      )
-    )
+    .map(line => JSON.parse(line) as Line)
 const checkpoint = (name: string, step: number): string => at(name, 'checkpoints', `step-${String(step).padStart(7, '0')}.safetensors`)
 const newest = async (name: string): Promise<number> => (await listStates(at(name))).at(-1)?.step ?? 0
 const halfWritten = (name: string): string[] => {
@@ -97,10 +93,15 @@ test('killed at ten random moments and resumed: the same weights, the same lines
   for (const name of ['backbone.safetensors', 'heads.safetensors'])
     assert.ok(readFileSync(at('straight', 'final', name)).equals(readFileSync(at('killed', 'final', name))), name)
   assert.ok(readFileSync(checkpoint('straight', steps)).equals(readFileSync(checkpoint('killed', steps))), 'the last checkpoint')
+  const withoutScores = textOf('straight').replace(/^.*"knn_10".*\n/gm, '')
+  assert.equal(textOf('killed'), withoutScores, 'metrics, byte for byte')
+  assert.equal(textOf('killed', 'config.yaml'), textOf('straight', 'config.yaml'))
+  const timed = linesOf('killed', 'timings.jsonl')
   assert.deepEqual(
-    linesOf('killed'),
-    linesOf('straight').filter(line => line['knn_10'] === undefined)
+    timed.map(({step}) => step),
+    linesOf('killed').map(({step}) => step)
   )
+  for (const line of timed) assert.ok(line['images_per_second']! > 0 && line['rss_mib']! > 0)
   assert.deepEqual(halfWritten('killed'), [], 'what was half written is swept away')
   assert.ok(!existsSync(at('killed', 'run.lock')))
 })
