@@ -137,7 +137,7 @@ describe('foreign bytes', () => {
       'src/files/photo-sets.ts',
       'src/tasks/search/graph-index.ts',
       'src/tasks/train/memory-usage.ts',
-      'src/tasks/train/training-loop.ts',
+      'src/tasks/train/metrics-log.ts',
       'src/tasks/samples.ts',
       'src/engine/machine.ts',
       'src/system/free-memory.ts',

@@ -25,7 +25,7 @@ export async function latestValidCheckpoint(run: string): Promise<{path: string 
   return {path: undefined, damaged}
 }
 
-export type CheckpointOptions = {
+type CheckpointWriterOptions = {
   readonly run: string
   readonly train: Pick<Settings['train'], 'keep_checkpoints' | 'keep_every'>
   /** The newest checkpoint that is whole. */
@@ -37,12 +37,12 @@ export type CheckpointOptions = {
 }
 
 export class CheckpointWriter {
-  readonly #options: CheckpointOptions
+  readonly #options: CheckpointWriterOptions
   #last: string | undefined
   #writing: Promise<void> | undefined
   #failure: UserError | undefined
 
-  constructor(options: CheckpointOptions) {
+  constructor(options: CheckpointWriterOptions) {
     this.#options = options
     this.#last = options.last
   }
