@@ -19,7 +19,7 @@ export type Calibration = {
 }
 
 /**
- * The lowest threshold at which at least `precision` of the pairs above it are copies, halfway to the next lower score:
+ * The lowest threshold at which at least `precision` of the pairs above it are copies, halfway to the next lower one:
  * where copies and other pairs are far apart, it lies in the middle between them.
  *
  * `copies`: similarity of each image to a copy of it, by kind. `others`: similarity of pairs of different images.

@@ -1,4 +1,4 @@
-/** hnswlib-node is loaded when a graph is built or read, so that everything else works without its compiled binding. */
+/** hnswlib-node is loaded when a graph is built or read: everything else works without its compiled binding. */
 import {strict as assert} from 'node:assert'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'

@@ -112,7 +112,7 @@ type Pair = {readonly score: number; readonly a: number; readonly b: number}
 
 /**
  * Goes through pairs of rows, most alike first, and sets those with the same pixels aside: they are copies that the
- * pool holds already. Of pairs of different images, those whose images are copies of an earlier such pair's count once.
+ * pool holds already. Pairs of different images whose images are copies of those of an earlier pair count once.
  * Thereby the share of copies in the pool has no influence. After `enough` pairs of different images the wanted
  * precision is out of reach; the pairs that follow are counted without a look at their pixels.
  */

@@ -20,7 +20,7 @@ import type {CurationOutcome, Done, StageReport} from './outcome.js'
 import {curationPage} from './page.js'
 import {openPool, type Pool, type PoolOptions, type Refused} from './pool.js'
 import {parseSeeds, retrieveStage, type RetrieveOptions} from './retrieve.js'
-import {stageNames, type Context, type Stage, type StageEvent, type StageName, type Verdict} from './stage.js'
+import {stageNames, type Context, type Stage, type StageEvent, type StageName} from './stage.js'
 
 export {parseSeeds}
 
