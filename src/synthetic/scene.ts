@@ -2,16 +2,16 @@
  * Scenes: what stands where, in which colours, under which light, seen from where.
  *
  * Everything but the kind itself is drawn independently of it: colours, ground, background, clutter, light, distance,
- * place in the frame. So the kinds differ in shape and texture only, and a comparison of raw pixels finds little.
+ * place in the frame. So the kinds differ in shape and texture only, and a comparison of raw pixels finds little. How
+ * widely all of that varies is the style's (`style.ts`).
  */
 import type {Chance} from './random.js'
 import {fractal, noise, step} from './noise.js'
 import {norm, type Solid} from './sdf.js'
-import {backdrop, GRAINS, type Surface} from './textures.js'
+import {backdrop, GRAINS, plain, type Surface} from './textures.js'
 import {clutter, THINGS, type Kind} from './objects.js'
-
-/** Red, green and blue, linear light, 0 to 1. */
-export type Colour = readonly [red: number, green: number, blue: number]
+import {anyPalette, distinct, paletteOf, type Colour, type Palette} from './palette.js'
+import type {Style} from './style.js'
 
 export type Vector = readonly [x: number, y: number, z: number]
 
@@ -88,39 +88,20 @@ const aboutZ = (t: number): Turn => [
   [0, 0, 1]
 ]
 
-/** A colour of any hue; `vivid` and `bright` bound saturation and value. */
-function colour({range}: Chance, vivid: readonly [number, number] = [0.05, 0.9], bright: readonly [number, number] = [0.15, 0.95]): Colour {
-  const [hue, saturation, value] = [range(0, 6), range(...vivid), range(...bright) ** 1.8]
-  const channel = (shift: number): number => {
-    const k = (hue + shift) % 6
-    return value * (1 - saturation * max(0, min(k, 4 - k, 1)))
-  }
-  return [channel(5), channel(3), channel(1)]
-}
-
-const far = (a: Colour, b: Colour): number =>
-  norm(Math.sqrt(a[0]) - Math.sqrt(b[0]), Math.sqrt(a[1]) - Math.sqrt(b[1]), Math.sqrt(a[2]) - Math.sqrt(b[2]))
-
-/** A colour that can be told from another one. */
-function distinct(chance: Chance, from: Colour, gap: number): Colour {
-  let best = colour(chance)
-  for (let i = 0; i < 8 && far(best, from) < gap; i++) best = colour(chance)
-  return best
-}
-
-function ground(chance: Chance, surface: Surface, scale: number, relief: number): Ground {
-  const first = colour(chance, [0, 0.6], [0.25, 0.95])
+function ground(chance: Chance, palette: Palette, {surface, scale, relief}: Pick<Ground, 'surface' | 'scale' | 'relief'>): Ground {
+  const first = palette.first(chance, [0, 0.6], [0.25, 0.95])
   const spread = chance.range(0.35, 1)
-  const other = distinct(chance, first, 0.25)
+  const other = distinct(chance, palette.second, first, 0.25)
   const second = first.map((c, i) => c + (other[i]! - c) * spread) as unknown as Colour
-  return {surface, colours: [first, second, distinct(chance, first, 0.3)], scale, angle: chance.range(0, 2 * PI), relief}
+  const seam = distinct(chance, palette.second, first, 0.3)
+  return {surface, colours: [first, second, seam], scale, angle: chance.range(0, 2 * PI), relief}
 }
 
-function paint(chance: Chance, against: Colour): Paint {
+function paint(chance: Chance, palette: Palette, against: Colour): Paint {
   const {range, likely, int, pick} = chance
-  const main = distinct(chance, against, 0.35)
-  const second = distinct(chance, main, 0.3)
-  const third = likely(0.5) ? distinct(chance, main, 0.25) : second
+  const main = distinct(chance, palette.first, against, 0.35)
+  const second = distinct(chance, palette.second, main, 0.3)
+  const third = likely(0.5) ? distinct(chance, palette.second, main, 0.25) : second
   const seed = int(0, 1e6)
   const [scale, strength] = [range(2, 6), range(0.1, 0.6)]
   const tint = pick<Paint['tint']>([
@@ -130,7 +111,12 @@ function paint(chance: Chance, against: Colour): Paint {
     (x, y, z) => 1 - strength * step(0.5, 0.6, noise(x * scale, y * scale, z * scale, seed)),
     (x, y, z) => 1 - strength * (0.5 + 0.5 * sin(6 * y * scale * 0.5 + 5 * noise(x * 2, y * 2, z * 2, seed)))
   ])
-  return {parts: [main, second, third, distinct(chance, main, 0.4)], tint, gloss: likely(0.5) ? range(0.1, 0.7) : 0, shine: range(8, 60)}
+  return {
+    parts: [main, second, third, distinct(chance, palette.any, main, 0.4)],
+    tint,
+    gloss: likely(0.5) ? range(0.1, 0.7) : 0,
+    shine: range(8, 60)
+  }
 }
 
 /** A turn that fits the kind; the viewer stands towards +z and looks down by `down` radians. */
@@ -172,9 +158,9 @@ function depth({distance, reach}: Solid, [ax, ay, az]: Turn): number {
   return lowest === Infinity ? reach : -lowest
 }
 
-function skyline(chance: Chance): Scene['sky'] {
+function skyline(chance: Chance, {any}: Palette): Scene['sky'] {
   const {range, likely, int} = chance
-  const [low, high, third] = [colour(chance, [0, 0.5], [0.5, 1]), colour(chance, [0, 0.8], [0.3, 1]), colour(chance, [0, 0.6], [0.1, 0.8])]
+  const [low, high, third] = [any(chance, [0, 0.5], [0.5, 1]), any(chance, [0, 0.8], [0.3, 1]), any(chance, [0, 0.6], [0.1, 0.8])]
   const seed = int(0, 1e6)
   const clouds = likely(0.5) ? range(0.4, 1) : 0
   const hills = likely(0.5) ? range(0.1, 0.5) : 0
@@ -191,10 +177,11 @@ function skyline(chance: Chance): Scene['sky'] {
   }
 }
 
-/** Composes a scene that shows one class, with chance as its only other input. */
-export function compose(kind: string, chance: Chance): Scene {
+/** Composes a scene that shows one class in a style, with chance as its only other input. */
+export function compose(kind: string, chance: Chance, style: Style): Scene {
   const {range, likely, int} = chance
   const thing = THINGS[kind]
+  const [own, any] = [paletteOf(style, CLASSES.indexOf(kind)), anyPalette(style)]
   const grain = GRAINS[kind]
   const setting = grain ? 'flat' : chance.pick(['outdoors', 'outdoors', 'room', 'room', 'floating'] as const)
   const zoom = range(1.3, 2.4)
@@ -203,12 +190,18 @@ export function compose(kind: string, chance: Chance): Scene {
   const down =
     setting === 'flat' ? (flat ? range(0.9, 1.5) : range(0.5, 0.9)) : setting === 'floating' ? range(-0.5, 0.6) : range(0.12, 0.85)
 
-  const floorSurface = grain ? grain(chance) : backdrop(chance)
+  const quiet = (): Surface => (style.plainGrounds ? plain : backdrop(chance))
+  const floorSurface = grain ? grain(chance) : quiet()
   const floor =
     setting === 'floating'
       ? undefined
-      : ground(chance, floorSurface, grain ? range(1.4, 3.6) : range(0.8, 2.5), grain ? range(0.7, 1.4) : 1)
-  const wall = setting === 'room' ? {...ground(chance, backdrop(chance), range(0.5, 2), 1), z: -range(1.3, 3.5)} : undefined
+      : ground(chance, grain ? own : any, {
+          surface: floorSurface,
+          scale: grain ? range(1.4, 3.6) : range(0.8, 2.5),
+          relief: grain ? range(0.7, 1.4) : 1
+        })
+  const wall =
+    setting === 'room' ? {...ground(chance, any, {surface: quiet(), scale: range(0.5, 2), relief: 1}), z: -range(1.3, 3.5)} : undefined
 
   // The middle of the view: the thing itself, moved about in the frame.
   const things: Placed[] = []
@@ -221,9 +214,9 @@ export function compose(kind: string, chance: Chance): Scene {
     const height = floor ? depth(solid, turn) - 0.01 : 0
     centre = [0, height, 0]
     reach = solid.reach
-    things.push({solid, at: centre, turn, scale: 1, paint: paint(chance, back)})
+    things.push({solid, at: centre, turn, scale: 1, paint: paint(chance, own, back)})
   }
-  const fill = range(0.62, 1.15) // part of the frame's height that the thing takes
+  const fill = range(...style.fill) // part of the frame's height that the thing takes
   const distance = (reach * zoom) / fill
   const aim: Vector = [centre[0] + range(-0.3, 0.3) * reach, centre[1] * 0.9 + range(-0.25, 0.25) * reach, centre[2]]
   const forward: Vector = [0, -sin(down), -cos(down)]
@@ -243,7 +236,7 @@ export function compose(kind: string, chance: Chance): Scene {
   ]
 
   // Clutter: beside and behind, sometimes in front; small things only.
-  const pieces = likely(0.2) ? 0 : int(1, 5)
+  const pieces = !style.clutter || likely(0.2) ? 0 : int(1, 5)
   for (let i = 0; i < pieces; i++) {
     const solid = clutter(chance)
     const angle = range(0, 2 * PI)
@@ -253,22 +246,22 @@ export function compose(kind: string, chance: Chance): Scene {
     const [x, z] = [away * cos(angle) * reach, away * sin(angle) * reach * (sin(angle) > 0 ? 0.8 : 1)]
     if (wall && z < wall.z + scale) continue
     const y = floor ? depth(solid, twist) * scale - 0.02 : range(-1, 1)
-    things.push({solid, at: [x, y, z], turn: twist, scale, paint: paint(chance, back)})
+    things.push({solid, at: [x, y, z], turn: twist, scale, paint: paint(chance, any, back)})
   }
 
-  return {things, floor, wall, ...illumination(chance), camera: {from, turn, zoom}, film: exposure(chance)}
+  return {things, floor, wall, ...illumination(chance, style), camera: {from, turn, zoom}, film: exposure(chance, style)}
 }
 
 /** Sky, lamp and the light from all around. */
-function illumination(chance: Chance): Pick<Scene, 'sky' | 'light' | 'ambient'> {
+function illumination(chance: Chance, style: Style): Pick<Scene, 'sky' | 'light' | 'ambient'> {
   const {range} = chance
   const height = range(0.35, 1.3)
   const side = range(-PI, PI)
-  const warmth = range(-0.2, 0.2)
+  const warmth = range(-style.warmth, style.warmth)
   const strength = range(0.7, 1.25)
   const above = range(0.3, 0.65)
   return {
-    sky: skyline(chance),
+    sky: skyline(chance, anyPalette(style)),
     light: {
       // never quite from behind the scene, or all would be in shade
       towards: unit([sin(side) * cos(height), sin(height), max(-0.4, cos(side)) * cos(height) + 0.15]),
@@ -280,8 +273,8 @@ function illumination(chance: Chance): Pick<Scene, 'sky' | 'light' | 'ambient'> 
 }
 
 /** What the lens and the film do to the picture. */
-const exposure = ({range, likely, int}: Chance): Scene['film'] => ({
-  exposure: range(0.75, 1.3),
+const exposure = ({range, likely, int}: Chance, style: Style): Scene['film'] => ({
+  exposure: style.exposure(range(0, 1)),
   grain: likely(0.7) ? range(0, 0.03) : 0,
   vignette: range(0, 0.35),
   haze: likely(0.3) ? range(0.02, 0.12) : 0,

@@ -1,6 +1,7 @@
 /** How surfaces look: the light that a solid, a floor or a wall sends back, in linear RGB. */
 import {shade} from './raytrace.js'
-import type {Colour, Ground, Placed, Scene, Vector} from './scene.js'
+import type {Colour} from './palette.js'
+import type {Ground, Placed, Scene, Vector} from './scene.js'
 import {norm} from './sdf.js'
 import type {Spot} from './textures.js'
 

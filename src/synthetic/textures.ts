@@ -104,16 +104,19 @@ function weave({range, int, likely}: Chance): Surface {
 /** The kinds of textures by name. */
 export const GRAINS: Readonly<Record<string, (chance: Chance) => Surface>> = {bricks, cobbles, planks, weave}
 
+/** A surface of one colour, without relief. */
+export const plain: Surface = (_u, _v, out) => {
+  out.height = 0
+  out.mix = 0.15
+  out.seam = 0
+}
+
 /** A quiet surface of no kind: plain, mottled, speckled, blotched or softly banded. */
 export function backdrop({range, int, pick}: Chance): Surface {
   const [seed, scale, strength] = [int(0, 1e6), range(0.5, 3), range(0.2, 1)]
   const [cos, sine] = (angle => [Math.cos(angle), sin(angle)])(range(0, PI)) as [number, number]
   return pick<Surface>([
-    (_u, _v, out) => {
-      out.height = 0
-      out.mix = 0.15
-      out.seam = 0
-    },
+    plain,
     (u, v, out) => {
       const grain = fractal(u * scale, v * scale, 0, 3, seed)
       out.height = 0.08 * grain

@@ -3,7 +3,7 @@ import {createHash} from 'node:crypto'
 import {mkdir, readFile, rm, stat, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
-import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture} from '../synthetic/picture.js'
+import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture, type StyleName} from '../synthetic/picture.js'
 import {encodeGrey16, encodeGrey8, encodeImage} from '../data/image/encode.js'
 import {atomicFolder, refuseExisting} from '../system/atomic.js'
 import {download} from '../system/download.js'
@@ -24,6 +24,8 @@ export type DrawOptions = {
   readonly size: number
   readonly seed: number
   readonly format: 'png' | 'jpg'
+  /** `plain` if absent. */
+  readonly style?: StyleName
   /** Also write depth and masks of every picture. */
   readonly maps?: boolean
   readonly force: boolean
@@ -86,12 +88,12 @@ export function chooseClasses(text: string): string[] {
  * numbers (exit 2).
  */
 export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
-  const {output, perClass, valPerClass, size, seed, format, maps = false, force, signal, onPicture} = options
+  const {output, perClass, valPerClass, size, seed, format, style = 'plain', maps = false, force, signal, onPicture} = options
   const classes = chooseClasses(options.classes)
   await guard(output, force)
   const pictures: Picture[] = classes.flatMap(kind => [
-    ...Array.from({length: perClass}, (_, number): Picture => ({kind, split: 'train', number})),
-    ...Array.from({length: valPerClass}, (_, number): Picture => ({kind, split: 'val', number}))
+    ...Array.from({length: perClass}, (_, number): Picture => ({kind, split: 'train', number, style})),
+    ...Array.from({length: valPerClass}, (_, number): Picture => ({kind, split: 'val', number, style}))
   ])
   const digits = Math.max(3, String(Math.max(perClass, valPerClass) - 1).length)
   const whole = createHash('sha256')
@@ -128,7 +130,17 @@ export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
         onPicture?.(done + 1, pictures.length)
       }
       await writing
-      await writeNote(folder, {drawn: true, classes, train: perClass, val: valPerClass, size, seed, format, ...(maps ? {maps: true} : {})})
+      await writeNote(folder, {
+        drawn: true,
+        classes,
+        train: perClass,
+        val: valPerClass,
+        size,
+        seed,
+        format,
+        style,
+        ...(maps ? {maps: true} : {})
+      })
     },
     {force}
   )

@@ -8,15 +8,21 @@ import {chance} from '../../src/synthetic/random.js'
 import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture} from '../../src/synthetic/picture.js'
 import {compose} from '../../src/synthetic/scene.js'
 import {THINGS, clutter} from '../../src/synthetic/objects.js'
+import {STYLES} from '../../src/synthetic/style.js'
 
-const picture = (kind: string, number: number, split: Picture['split'] = 'train'): Picture => ({kind, number, split})
+const picture = (kind: string, number: number, {split = 'train', style = 'plain'}: Partial<Picture> = {}): Picture => ({
+  kind,
+  number,
+  split,
+  style
+})
 
-test('sixteen classes, each drawn without a hole, with structure and with colours that vary', () => {
+test('sixteen classes in two styles, each drawn without a hole, with structure and with colours that vary', () => {
   assert.equal(CLASSES.length, 16)
-  for (const kind of CLASSES) {
+  for (const [kind, style] of CLASSES.flatMap(kind => [[kind, 'plain'] as const, [kind, 'hard'] as const])) {
     const means: number[] = []
     for (let number = 0; number < 4; number++) {
-      const pixels = drawPicture(picture(kind, number), 32, 0)
+      const pixels = drawPicture(picture(kind, number, {style}), 32, 0)
       assert.equal(pixels.length, 32 * 32 * 3)
       const mean = pixels.reduce((sum, value) => sum + value, 0) / pixels.length
       const deviation = Math.sqrt(pixels.reduce((sum, value) => sum + (value - mean) ** 2, 0) / pixels.length)
@@ -33,7 +39,8 @@ test('the same seed gives the same bytes; another seed, split, number or class g
   const others = [
     drawPicture(picture('mug', 3), 24, 8),
     drawPicture(picture('mug', 4), 24, 7),
-    drawPicture(picture('mug', 3, 'val'), 24, 7),
+    drawPicture(picture('mug', 3, {split: 'val'}), 24, 7),
+    drawPicture(picture('mug', 3, {style: 'hard'}), 24, 7),
     drawPicture(picture('star', 3), 24, 7)
   ]
   for (const other of others) assert.notDeepEqual(other, one)
@@ -74,7 +81,7 @@ test('colours, light and background are drawn alike for all classes', () => {
   const mean = (kind: string): number[] => {
     const sums = [0, 0, 0]
     for (let i = 0; i < 150; i++) {
-      const {things, light} = compose(kind, chance(0, 'samples', 'train', kind, i))
+      const {things, light} = compose(kind, chance(0, 'samples', 'train', kind, i), STYLES.hard)
       const shown = things[0]!.paint.parts[0]
       for (let c = 0; c < 3; c++) sums[c]! += shown[c]! / 150
       assert.ok(light.towards[1] > 0, 'the light comes from below')
@@ -85,9 +92,35 @@ test('colours, light and background are drawn alike for all classes', () => {
   for (let c = 0; c < 3; c++) assert.ok(Math.abs(star[c]! - tree[c]!) < 0.1, `channel ${c}: ${star[c]} and ${tree[c]}`)
 })
 
+test('in the plain style a class has two hues, which another class shares, and everything else is dull', () => {
+  /** Hue from 0 to 6, and saturation. */
+  const hueOf = ([r, g, b]: readonly number[]): {hue: number; saturation: number} => {
+    const [most, least] = [Math.max(r!, g!, b!), Math.min(r!, g!, b!)]
+    const span = most - least || 1
+    const hue = most === r ? ((g! - b!) / span + 6) % 6 : most === g ? (b! - r!) / span + 2 : (r! - g!) / span + 4
+    return {hue, saturation: most > 0 ? (most - least) / most : 0}
+  }
+  const apart = (a: number, b: number): number => Math.min(Math.abs(a - b), 6 - Math.abs(a - b))
+  const things = CLASSES.filter(kind => kind in THINGS)
+  for (const kind of things)
+    for (let i = 0; i < 10; i++) {
+      const {things: placed, floor} = compose(kind, chance(0, 'samples', 'train', kind, i), STYLES.plain)
+      assert.equal(placed.length, 1, 'no clutter')
+      const first = hueOf(placed[0]!.paint.parts[0])
+      const expected = ((CLASSES.indexOf(kind) % 8) * 6) / 8
+      assert.ok(apart(first.hue, expected) <= 0.35 + 1e-6 && first.saturation >= 0.4 - 1e-6, `${kind}: ${first.hue}, not ${expected}`)
+      if (floor) assert.ok(hueOf(floor.colours[0]).saturation <= 0.3 + 1e-6)
+    }
+  for (const [order, kind] of CLASSES.entries())
+    assert.ok(
+      CLASSES.some((other, at) => other !== kind && at % 8 === order % 8),
+      kind
+    )
+})
+
 test('maps: the picture stays as it is; regions and depth say what a ray meets', () => {
   for (const kind of ['mug', 'bricks', 'house']) {
-    const picture = {kind, split: 'train', number: 3} as const
+    const picture = {kind, split: 'train', number: 3, style: 'hard'} as const
     const {pixels, depth, regions} = drawWithMaps(picture, 48, 0)
     assert.deepEqual(pixels, drawPicture(picture, 48, 0))
     assert.equal(depth.length, 48 * 48)
