@@ -51,9 +51,9 @@ endif
 # Some pictures to ask with and to look at: every so many of the test set, or of the pictures themselves.
 QUERIES := $(or $(VAL),$(TRAIN))
 MODEL   := $(OUT)/run/final/backbone.safetensors
-STEPS   := 1000
+STEPS   := 700
 STUDENT := $(OUT)/student/final/backbone.safetensors
-VIEW    := --size 48
+VIEW    := --size 96
 LOOK    := --size 192 --no-foreground
 # Pictures whose every pixel is known, for heads that tell depth and regions.
 SCENES  := $(OUT)/scenes
@@ -87,12 +87,12 @@ $(OUT)/train.jsonl: | setup $(TRAIN)
 
 $(MODEL): $(OUT)/train.jsonl
 	# Status 6 is a verdict on the run, which is printed; the model is there all the same, and the scores below say what it is worth.
-	$(DINOV2) pretrain $(OUT)/train.jsonl --config small --set train.steps=$(STEPS) -o $(OUT)/run --force || test $$? -eq 6
+	$(DINOV2) pretrain $(OUT)/train.jsonl --config tiny --set train.steps=$(STEPS) -o $(OUT)/run --force || test $$? -eq 6
 
 # A quarter of the parameters, taught by the model just trained; scored beside it where folders name classes.
 $(STUDENT): $(MODEL)
 	@classes=$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l); set -x; \
-	$(DINOV2) distill $(OUT)/train.jsonl --teacher $(OUT)/run --config distill-small --set train.steps=200 -o $(OUT)/student --force --json \
+	$(DINOV2) distill $(OUT)/train.jsonl --teacher $(OUT)/run --config distill-small --set student.embed_dim=64 --set student.depth=4 --set student.num_heads=2 --set train.steps=200 -o $(OUT)/student --force --json \
 	  $$(if [ "$$classes" -ge 2 ]; then echo --eval-images $(TRAIN) $(if $(VAL),--eval-val $(VAL)) --eval-every 200; fi) > $(OUT)/student.json || test $$? -eq 6
 
 $(OUT)/features.arrow: $(MODEL)
@@ -117,13 +117,13 @@ $(OUT)/pca.png: $(OUT)/queries.txt $(MODEL)
 # Is the model worth anything? Against raw pixels and against itself before training, by nearest neighbours. Needs folders that name classes.
 $(OUT)/knn.json: $(MODEL)
 	@if [ "$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
-	  set -x; $(DINOV2) knn-eval --train $(TRAIN) $(if $(VAL),--val $(VAL)) --model $< $(VIEW) -k 10,20 --baseline pixels --baseline untrained -o $@ --force; \
+	  set -x; $(DINOV2) knn-eval --train $(TRAIN) $(if $(VAL),--val $(VAL)) --model $< $(VIEW) -k 10,20 --baseline pixels --baseline histogram --baseline untrained -o $@ --force; \
 	else echo '{}' > $@; echo "$(TRAIN) has no folders that name classes, so nothing is scored."; fi
 
 # One linear layer on frozen features; needs a second set to score on.
 $(OUT)/linear.json: $(MODEL)
 	@if [ -n "$(VAL)" ] && [ "$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
-	  set -x; $(DINOV2) linear-eval --train $(TRAIN) --val $(VAL) --model $< $(VIEW) --cached --steps 1000 --baseline majority --baseline pixels --baseline untrained -o $@ --html $(OUT)/linear.html --head-out $(OUT)/classes.safetensors --force; \
+	  set -x; $(DINOV2) linear-eval --train $(TRAIN) --val $(VAL) --model $< $(VIEW) --cached --steps 1000 --baseline majority --baseline pixels --baseline histogram --baseline untrained -o $@ --html $(OUT)/linear.html --head-out $(OUT)/classes.safetensors --force; \
 	else echo '{}' > $@; echo "No second set with folders that name classes (IMAGES/val), so no classifier is scored."; fi
 
 # Do pictures of one kind find one another?
