@@ -200,15 +200,15 @@ describe('files', () => {
  * change that shrinks it. `npm run measure` lists what is counted.
  */
 const limits = {
-  longFunctions: 16,
+  longFunctions: 14,
   manyParameters: 4,
-  longFiles: 19,
+  longFiles: 14,
   fileCircles: 0,
   folderCircles: 3,
-  sharedNames: 40,
-  deadExports: 3,
-  conditionalSpreads: 150,
-  commandLines: 78
+  sharedNames: 37,
+  deadExports: 1,
+  conditionalSpreads: 121,
+  commandLines: 71
 }
 
 const atMost = (limit: number, found: readonly string[]): void =>
