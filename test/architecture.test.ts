@@ -201,7 +201,7 @@ describe('files', () => {
  */
 const limits = {
   longFunctions: 14,
-  manyParameters: 4,
+  manyParameters: 0,
   longFiles: 14,
   fileCircles: 0,
   folderCircles: 3,

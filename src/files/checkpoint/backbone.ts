@@ -56,7 +56,7 @@ export async function saveBackbone(
   options: AtomicOptions = {}
 ): Promise<void> {
   const shapes = expectedShapes(config)
-  await writeStream(path, shapes, tensors, name => [name], {...metadata, ...configMetadata(config)}, options)
+  await writeStream(path, {shapes, tensors, rename: name => [name]}, {metadata: {...metadata, ...configMetadata(config)}, options})
 }
 
 /**
@@ -65,12 +65,20 @@ export async function saveBackbone(
  */
 export async function writeStream(
   path: string,
-  shapes: ReadonlyMap<string, readonly number[]>,
-  tensors: TensorStream,
-  rename: (name: string) => readonly string[],
-  metadata: Readonly<Record<string, string>>,
-  options: AtomicOptions,
-  added: readonly NamedTensor[] = []
+  {
+    shapes,
+    tensors,
+    rename
+  }: {
+    readonly shapes: ReadonlyMap<string, readonly number[]>
+    readonly tensors: TensorStream
+    readonly rename: (name: string) => readonly string[]
+  },
+  {
+    metadata,
+    options = {},
+    added = []
+  }: {readonly metadata: Readonly<Record<string, string>>; readonly options?: AtomicOptions; readonly added?: readonly NamedTensor[]}
 ): Promise<void> {
   const specs: TensorSpec[] = []
   for (const [name, [rows, ...rest]] of shapes) {

@@ -55,12 +55,8 @@ export async function saveHuggingFace(
     async folder => {
       await writeStream(
         join(folder, 'model.safetensors'),
-        expectedShapes(config),
-        tensors,
-        toHuggingFaceNames,
-        {...metadata, ...configMetadata({...config, layerScale: true})},
-        {},
-        gains
+        {shapes: expectedShapes(config), tensors, rename: toHuggingFaceNames},
+        {metadata: {...metadata, ...configMetadata({...config, layerScale: true})}, added: gains}
       )
       await writeFile(join(folder, 'config.json'), withFractions(described))
       await writeFile(join(folder, 'preprocessor_config.json'), `${JSON.stringify(preprocessor(preprocessing), null, 2)}\n`)

@@ -32,7 +32,11 @@ export async function saveTimm(
     dir,
     async folder => {
       const path = join(folder, 'model.safetensors')
-      await writeStream(path, shapes, timmTensors(config, tensors), name => [timmName(name)], {...metadata, ...configMetadata(config)}, {})
+      await writeStream(
+        path,
+        {shapes, tensors: timmTensors(config, tensors), rename: name => [timmName(name)]},
+        {metadata: {...metadata, ...configMetadata(config)}}
+      )
       await writeFile(
         join(folder, 'config.json'),
         `${JSON.stringify(timmConfig(config, preprocessing ?? defaultPreprocessing), null, 2)}\n`

@@ -81,7 +81,7 @@ export function featureGradients(
   const B = parts.reduce((total, {b}) => total + b, 0)
   let done = 0
   for (const part of parts) {
-    addPart(copy.params, layers, part, {B, done}, targets, settings, sums)
+    addPart({params: copy.params, layers}, part, {B, done}, targets, settings, sums)
     done += part.b
   }
   dispose([...copy.owned, ...[layers.cls, layers.patch].flatMap(({weight, bias}) => [weight, bias])])
@@ -107,8 +107,7 @@ const low = ({weight, bias}: Linear, precision: StepSettings['precision']): Line
  * `sums`.
  */
 function addPart(
-  params: Vit,
-  layers: {cls: Linear; patch: Linear},
+  {params, layers}: {params: Vit; layers: {cls: Linear; patch: Linear}},
   part: BatchPart,
   {B, done}: {B: number; done: number},
   targets: FeatureTargets,

@@ -68,7 +68,11 @@ export function computeTeacherTargets(
     patches: rows.some(({patches}) => patches) ? concatRows(rows.flatMap(({patches}) => (patches ? [patches] : []))) : undefined
   }
   for (const head of [heads.dino, heads.ibot]) if (head) dispose(head.owned.filter(leaf => leaf !== head.w))
-  const said = targetsOfEmbeddings(z, {dino: heads.dino.w, ibot: heads.ibot?.w}, rates, settings, centers, widths, parts.length === 1)
+  const said = targetsOfEmbeddings(z, {dino: heads.dino.w, ibot: heads.ibot?.w}, rates, settings, {
+    centers,
+    widths,
+    keep: parts.length === 1
+  })
   return {
     ...said,
     dispose: () => {
@@ -101,9 +105,7 @@ export function targetsOfEmbeddings(
   w: {readonly dino: Tensor2D; readonly ibot?: Tensor2D | undefined},
   rates: StepRates,
   {centering, memory = 'fast', precision}: StepSettings,
-  centers: TrainState['centers'],
-  widths: ChunkWidths,
-  keep: boolean
+  {centers, widths, keep}: {readonly centers?: TrainState['centers']; readonly widths: ChunkWidths; readonly keep: boolean}
 ): TeacherTargets {
   const holds: CachedLogits[] = []
   const scoresOf = (rows: Tensor2D, own: Tensor2D): Logits => {

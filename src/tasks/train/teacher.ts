@@ -257,7 +257,7 @@ export class TeacherTargetCache {
     const lesson = this.#lesson(step)
     const rows = (lesson.rows ??= this.#rows(parts, copies))
     const z = {cls: rows.cls, patches: parts.some(({indices}) => indices.length > 0) ? rows.patches.get(grid) : undefined}
-    const said = targetsOfEmbeddings(z, {dino: copies.dino.w, ibot: copies.ibot?.w}, rates, settings, undefined, widths, parts.length === 1)
+    const said = targetsOfEmbeddings(z, {dino: copies.dino.w, ibot: copies.ibot?.w}, rates, settings, {widths, keep: parts.length === 1})
     return {
       ...said,
       dispose: () => {

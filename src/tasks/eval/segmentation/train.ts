@@ -118,7 +118,7 @@ export async function* trainHead(
       const chosen = Array.from({length: batch}, (_, b) => at(step * batch + b))
       const made = views
         ? await drawViews(set, features, chosen, step * batch, seed, views)
-        : await drawCached(set, features, chosen, step * batch, seed, settings.size, cache)
+        : await drawCached({set, features, cache}, chosen, {first: step * batch, seed, size: settings.size})
       const lr = polyLearningRate(base, step, steps, warmup)
       const loss = trainStep(head, made, moments, {lr, weightDecay, step: step + 1, classes})
       yield {kind: 'step', step: step + 1, of: steps, loss, lr}
@@ -244,13 +244,9 @@ const LABELS_PER_PATCH = 4
 
 /** Whole pictures, each mirrored or not, their features from the cache or computed again. */
 async function drawCached(
-  set: SampleSet,
-  features: MapFeatures,
+  {set, features, cache}: {readonly set: SampleSet; readonly features: MapFeatures; readonly cache: FeatureCache},
   chosen: readonly number[],
-  first: number,
-  seed: number,
-  size: number,
-  cache: FeatureCache
+  {first, seed, size}: {readonly first: number; readonly seed: number; readonly size: number}
 ): Promise<Batch> {
   const parts: Float32Array[] = []
   const pictures = []
