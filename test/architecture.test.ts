@@ -200,7 +200,7 @@ describe('files', () => {
  * change that shrinks it. `npm run measure` lists what is counted.
  */
 const limits = {
-  longFunctions: 14,
+  longFunctions: 13,
   manyParameters: 0,
   longFiles: 14,
   fileCircles: 0,

@@ -114,3 +114,27 @@ export const several = (text: string): string[] => {
   const words = text.trim()
   return /^[\w.-]+=/.test(words) ? words.split(/(?<!\s)\s+(?=[\w.-]+=)/) : words.split(/\s+/)
 }
+
+/**
+ * Which positional words are which arguments: at most one argument is a list and takes all words between those of the
+ * arguments before and after it. `rest` are the words of the single ones, in order.
+ */
+export function placeArguments(
+  words: readonly string[],
+  args: Readonly<Record<string, {readonly multiple?: boolean}>>
+): {
+  readonly single: readonly string[]
+  readonly rest: readonly string[]
+  readonly list?: {readonly name: string; readonly values: readonly string[]}
+} {
+  const names = Object.keys(args)
+  const at = names.findIndex(name => args[name]!.multiple)
+  if (at < 0) return {single: names, rest: words}
+  const begin = Math.min(at, words.length)
+  const end = Math.max(begin, words.length - (names.length - 1 - at))
+  return {
+    single: names.filter((_, i) => i !== at),
+    rest: [...words.slice(0, begin), ...words.slice(end)],
+    list: {name: names[at]!, values: words.slice(begin, end)}
+  }
+}

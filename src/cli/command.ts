@@ -14,7 +14,7 @@ import {Command as OclifCommand, type Interfaces} from '@oclif/core'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
 import type {ResolvedSettings, Settings} from '../config/settings.js'
-import {cut, several, truth, type FlagShape} from './argv.js'
+import {cut, several, truth, type FlagShape, placeArguments} from './argv.js'
 import {BadImages} from './rejected-inputs.js'
 import {visible} from './visible-text.js'
 import {report, type Report} from './errors.js'
@@ -243,14 +243,7 @@ export abstract class Command extends OclifCommand {
     }
 
     const args = (own.args ?? {}) as Record<string, {multiple?: boolean; required?: boolean}>
-    const names = Object.keys(args)
-    const many = names.findIndex(name => args[name]!.multiple)
-    const single = many < 0 ? names : names.filter((_, i) => i !== many)
-    const after = many < 0 ? 0 : names.length - 1 - many
-    const place = many < 0 ? line.positionals.length : Math.min(many, line.positionals.length)
-    const end = Math.max(place, line.positionals.length - after)
-    const variadic = many < 0 ? [] : line.positionals.slice(place, end)
-    const rest = many < 0 ? line.positionals : [...line.positionals.slice(0, place), ...line.positionals.slice(end)]
+    const {single, rest, list} = placeArguments(line.positionals, args)
     const strict = own.strict !== false
     if (strict && rest.length > single.length) {
       throw new UserError(
@@ -269,10 +262,9 @@ export abstract class Command extends OclifCommand {
     } catch (error) {
       throw this.#parseError(error, sources)
     }
-    if (many >= 0) {
-      const name = names[many]!
-      if (variadic.length > 0) (parsed.args as Record<string, unknown>)[name] = variadic
-      else if (args[name]!.required) throw new UserError(`Expected ${name.toUpperCase()}, but none was given.`, this.#usage())
+    if (list) {
+      if (list.values.length > 0) (parsed.args as Record<string, unknown>)[list.name] = list.values
+      else if (args[list.name]!.required) throw new UserError(`Expected ${list.name.toUpperCase()}, but none was given.`, this.#usage())
     }
     parsed.argv = [...line.positionals]
     this.#flags = parsed.flags as Record<string, unknown>
