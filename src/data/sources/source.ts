@@ -175,16 +175,16 @@ async function* readPiped(
     else length += head[head.push(Buffer.from(next.value)) - 1]!.length
   }
   const whole = async function* (): AsyncGenerator<Buffer> {
-    try {
-      yield* head.splice(0)
-      for (let next = await chunks.next(); !next.done; next = await chunks.next()) yield Buffer.from(next.value)
-    } finally {
-      stdin.destroy() // whoever waits for more of it is let go
-    }
+    yield* head.splice(0)
+    for (let next = await chunks.next(); !next.done; next = await chunks.next()) yield Buffer.from(next.value)
   }
   const kind = list.format === undefined ? shardByHead(Buffer.concat(head)) : undefined
-  if (kind) yield* readShard('stdin', 'stdin', note, {bytes: whole(), gzipped: kind === 'gzip'})
-  else yield* readList(whole(), {...list, name: 'stdin'})
+  try {
+    if (kind) yield* readShard('stdin', 'stdin', note, {bytes: whole(), gzipped: kind === 'gzip'})
+    else yield* readList(whole(), {...list, name: 'stdin'})
+  } finally {
+    stdin.destroy() // so that nobody waits for more of it, also where the images are not read to their end
+  }
 }
 
 /** As `listImages`, some at a time: no await for each image. Chunks are never empty. */
