@@ -79,6 +79,7 @@ export default class Index extends Command {
       if (event.kind === 'linked' && label === 'reading')
         progress = this.progress({unit: 'rows', label: (label = 'linking'), total: event.of})
       if (event.kind === 'training') progress = this.progress({unit: 'rows', label: (label = 'training lists on')})
+      if (event.kind === 'no-graph') this.note(`${event.reason}; the index of ${event.rows} rows is exact: searched row by row`)
       progress.update(event.rows)
     }
     progress.stop()

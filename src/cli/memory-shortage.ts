@@ -23,7 +23,7 @@ export function memoryShortage(error: Error): {readonly message: string; readonl
     (error instanceof RangeError && length.test(message)) ||
     isFailedAllocation(error)
   if (!isShort) return error.cause instanceof Error && error.cause !== error ? memoryShortage(error.cause) : undefined
-  const asked = /(\d{5,}) bytes|allocate (\d{5,})/.exec(message)
+  const asked = /(?<!\d)(\d{5,16}) bytes|allocate (\d{5,16})/.exec(message)
   const numbers = /length: (\d+)/.exec(message)?.[1]
   const wanted = asked
     ? `${bytesInWords(Number(asked[1] ?? asked[2]))} were asked for at once`

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {histogramMaps, pixelMaps, type MapFeatures} from '../../../src/tasks/embed/image-features.js'
 import {normalizePixels} from '../../../src/tensor/ops/patches.js'
+import {onPlain} from '../../support/engine.js'
 import {dispose, memory} from '../../../src/tensor/tf.js'
 
 /** Two patches of 4 × 4 pixels side by side: the left one half black and half white, the right one red. */
@@ -16,7 +17,8 @@ function image(order: 'rows' | 'columns'): Uint8Array {
   return bytes
 }
 
-test('the histogram of a patch counts its colors and says nothing of where they lie in it; the pixels do', () => {
+test('the histogram of a patch counts its colors and says nothing of where they lie in it; the pixels do', async () => {
+  await onPlain()
   const before = memory().numTensors
   const read = (maps: MapFeatures, order: 'rows' | 'columns'): Float32Array => {
     const pixels = normalizePixels(image(order), [1, 4, 8])

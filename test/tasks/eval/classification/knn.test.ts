@@ -15,6 +15,7 @@ import type {EvalEvent, EvalResult} from '../../../../src/tasks/eval/shared/eval
 import {knnPage} from '../../../../src/tasks/eval/classification/knn-page.js'
 import {rng} from '../../../../src/tensor/random.js'
 import {memory} from '../../../../src/tensor/tf.js'
+import {onPlain} from '../../../support/engine.js'
 import {drawnFolder} from '../../../support/drawn-images.js'
 import {saveTiny} from '../../../support/tiny-backbone.js'
 import {testMeta, writeEmbeddings} from '../../../support/vectors.js'
@@ -91,6 +92,7 @@ test('from embeddings: the shares that counting by hand gives, at every k, in ev
 })
 
 test('an engine’s matrix product gives the same shares and leaves no tensor', async () => {
+  await onPlain()
   const options = {train: [await save('t.arrow', draw(90, 'train'))], val: [await save('v.arrow', draw(45, 'val'))], k: [1, 5, 20]}
   const plain = await run(options)
   const before_ = memory().numTensors

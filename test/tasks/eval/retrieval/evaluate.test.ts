@@ -14,6 +14,7 @@ import {groupOf, queriesOf} from '../../../../src/tasks/eval/retrieval/groups.js
 import {estimateItems} from '../../../../src/tasks/eval/shared/compare.js'
 import {pickQueries, retrievalPage} from '../../../../src/tasks/eval/retrieval/page.js'
 import {memory} from '../../../../src/tensor/tf.js'
+import {onPlain} from '../../../support/engine.js'
 import {drawnFolder, drawnImage} from '../../../support/drawn-images.js'
 import {saveTiny} from '../../../support/tiny-backbone.js'
 import {testMeta} from '../../../support/vectors.js'
@@ -86,6 +87,7 @@ test('mAP, recall and hits of a set that can be counted by hand; the query is no
 })
 
 test('every image may ask, and an engine’s products give the same', async () => {
+  await onPlain()
   const options: Partial<RetrievalOptions> = {inputs: [await save('plane.csv', plane)], groups: {prefix: 1}, query: 'all'}
   const {report, queries} = await run(options)
   assert.deepEqual(
