@@ -23,7 +23,7 @@ import {refOf, type ImageRef} from '../src/data/sources/image-ref.js'
 import {openBackbone, saveBackbone, type NamedTensor} from '../src/files/checkpoint/backbone.js'
 import {initVit} from '../src/model/init.js'
 import {defaultLevels} from '../src/tasks/curate/cluster.js'
-import {FeatureMaker, usualThreshold} from '../src/tasks/curate/features.js'
+import {FeatureMaker, defaultThreshold} from '../src/tasks/curate/features.js'
 import {filterStage, type FilterOptions} from '../src/tasks/curate/filter.js'
 import type {Pool} from '../src/tasks/curate/pool.js'
 import {rng} from '../src/tensor/random.js'
@@ -154,7 +154,7 @@ const maker = makerOf()
 await maker.engine()
 const own = await describe(maker, 'perceptual')
 const features: {name: string; rows: RowSource; usual: number}[] = [
-  {name: 'perceptual features', rows: own.features.rows, usual: usualThreshold(own.features.meta)}
+  {name: 'perceptual features', rows: own.features.rows, usual: defaultThreshold(own.features.meta)}
 ]
 for (const model of values.model.split(',').filter(Boolean)) {
   for (const [name, path] of [
@@ -163,7 +163,7 @@ for (const model of values.model.split(',').filter(Boolean)) {
   ] as const) {
     const some = makerOf(path)
     const {features: made} = await describe(some, 'model')
-    features.push({name: `${name} model at ${size} px`, rows: made.rows, usual: usualThreshold(made.meta)})
+    features.push({name: `${name} model at ${size} px`, rows: made.rows, usual: defaultThreshold(made.meta)})
     some.close()
   }
 }

@@ -40,20 +40,15 @@ export default class DepthEval extends EvalCommand {
     const {flags} = await this.parse(DepthEval)
     const {train = [], val = [], test: tests = [], 'out-of-domain': outOfDomain = [], head, 'head-out': headOut} = flags
     this.inputs([...train, ...val, ...tests, ...outOfDomain], 'sets')
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {train, val, ...Object.fromEntries([...tests, ...outOfDomain].map(set => [set, [set]]))},
-          nul: flags.null,
-          models: [flags.model],
-          files: head === 'lin1' || head === 'lin4' ? [] : [head],
-          computes: 'depth heads, and the depth of the images that are scored',
-          writes: [flags.output, flags.predictions, flags.html, headOut]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../src/tasks/plan.js'), {
+        reads: {train, val, ...Object.fromEntries([...tests, ...outOfDomain].map(set => [set, [set]]))},
+        nul: flags.null,
+        models: [flags.model],
+        files: head === 'lin1' || head === 'lin4' ? [] : [head],
+        computes: 'depth heads, and the depth of the images that are scored',
+        writes: [flags.output, flags.predictions, flags.html, headOut]
+      })
     const preset = PRESETS[flags.preset]
     const [min, max] = [flags['min-depth'], flags['max-depth'] ?? preset.max]
     if (max !== undefined && (min ?? 0.001) >= max)

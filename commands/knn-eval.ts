@@ -49,19 +49,14 @@ export default class KnnEval extends EvalCommand {
     const {flags} = await this.parse(KnnEval)
     const {train, val, test, model, k, pool, layers, repeats, temperature} = flags
     this.inputs([...train, ...(val ?? []), ...(test ?? [])])
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {train, val, test},
-          nul: flags.null,
-          models: model === undefined ? [] : [model],
-          computes: 'features of the images, and votes of nearest neighbours',
-          writes: [flags.output, flags.predictions, flags.html]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../src/tasks/plan.js'), {
+        reads: {train, val, test},
+        nul: flags.null,
+        models: [model],
+        computes: 'features of the images, and votes of nearest neighbours',
+        writes: [flags.output, flags.predictions, flags.html]
+      })
     const allowed = model === undefined ? (['majority'] as const) : (['majority', 'pixels', 'histogram', 'untrained'] as const)
     const {knnEval} = await import('../src/tasks/eval/classification/knn.js')
     return this.evaluate(flags, common =>

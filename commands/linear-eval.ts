@@ -75,20 +75,15 @@ export default class LinearEval extends EvalCommand {
         hint: 'Give --train, or --head to score with a classifier.'
       })
     this.inputs([...(train ?? []), ...val, ...(test ?? [])])
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {train, val, test},
-          nul: flags.null,
-          models: model ?? [],
-          files: [head],
-          computes: 'features of the images, and linear classifiers',
-          writes: [flags.output, flags.predictions, flags.html, flags['head-out']]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../src/tasks/plan.js'), {
+        reads: {train, val, test},
+        nul: flags.null,
+        models: model ?? [],
+        files: [head],
+        computes: 'features of the images, and linear classifiers',
+        writes: [flags.output, flags.predictions, flags.html, flags['head-out']]
+      })
     const classes = flags.classes === undefined ? undefined : await classNames(flags.classes)
     // With random crops the untrained model would double hours.
     const once = cached || solver === 'lbfgs' || shots !== undefined

@@ -24,13 +24,13 @@ export default class Report extends Command {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Report)
     const runs = this.inputs(args.runs, 'run folders')
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({reads: {}, files: runs, computes: 'charts and findings of each run', writes: [flags.output ?? '-']}),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../src/tasks/plan.js'), {
+        reads: {},
+        files: runs,
+        computes: 'charts and findings of each run',
+        writes: [flags.output ?? '-']
+      })
     const {readLayers} = await import('../src/config/read-layers.js')
     const {reportRuns} = await import('../src/tasks/report.js')
     const output = await this.output(flags.output ?? '-')

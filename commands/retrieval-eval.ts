@@ -68,19 +68,14 @@ export default class RetrievalEval extends EvalCommand {
     const {args, flags} = await this.parse(RetrievalEval)
     const {model, pool, layers, query, k, ap, 'group-prefix': prefix, 'group-regex': regex} = flags
     const inputs = this.inputs(args.images as string[] | string | undefined, 'images or embeddings')
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images: inputs},
-          nul: flags.null,
-          models: model === undefined ? [] : [model],
-          computes: 'features of the images, and the ranking of all by each query',
-          writes: [flags.output, flags.predictions, flags.html]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../src/tasks/plan.js'), {
+        reads: {images: inputs},
+        nul: flags.null,
+        models: [model],
+        computes: 'features of the images, and the ranking of all by each query',
+        writes: [flags.output, flags.predictions, flags.html]
+      })
     const asked = flags.baseline ?? (model === undefined ? [] : (['pixels', 'histogram', 'untrained'] as const))
     const baselines = [...new Set(asked)].filter(name => name !== 'none')
     if (model === undefined && baselines.length === 0) assertNoImages(inputs)

@@ -76,20 +76,15 @@ export default class Search extends Command {
     const {args, flags} = await this.parse(Search)
     const named = (args.queries ?? []) as string[] | string
     const queries = this.inputs(named, flags.model === undefined ? 'queries (embeddings; images need --model)' : 'images')
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {queries},
-          nul: flags.null,
-          models: flags.model === undefined ? [] : [flags.model],
-          files: /^\w+:\/\//.test(args.index) ? [] : [args.index],
-          computes: `${flags.k} neighbours of each query`,
-          writes: [flags.output, flags.html]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../src/tasks/plan.js'), {
+        reads: {queries},
+        nul: flags.null,
+        models: [flags.model],
+        files: /^\w+:\/\//.test(args.index) ? [] : [args.index],
+        computes: `${flags.k} neighbours of each query`,
+        writes: [flags.output, flags.html]
+      })
     const output = await this.output(flags.output)
     const sheet = flags.html === undefined ? undefined : await this.output(flags.html)
     if (sheet?.toStdout && output.toStdout)

@@ -43,20 +43,15 @@ export default class SegEval extends EvalCommand {
     const {flags} = await this.parse(SegEval)
     const {train, val, test, masks, model, head, force, cached, steps, lr} = flags
     this.inputs([...(train ?? []), ...val, ...(test ?? [])])
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {train, val, test},
-          nul: flags.null,
-          models: [model],
-          files: [head],
-          computes: 'segmentation heads, and masks of the images that are scored',
-          writes: [flags.output, flags.predictions, flags.html, flags['head-out']]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../src/tasks/plan.js'), {
+        reads: {train, val, test},
+        nul: flags.null,
+        models: [model],
+        files: [head],
+        computes: 'segmentation heads, and masks of the images that are scored',
+        writes: [flags.output, flags.predictions, flags.html, flags['head-out']]
+      })
     const {layers, size, crop, stride, scales, flip} = flags
     const {segEval} = await import('../src/tasks/eval/segmentation/evaluate.js')
     return this.evaluate(flags, common =>

@@ -6,7 +6,7 @@ export default class CurateDedup extends CurateCommand {
   static override group = 'Data'
   static override summary = 'Keep one of each set of near-duplicates.'
   static override description =
-    'Images that are more alike than the threshold are joined, and of all that hang together one is kept: the one with most pixels. Without a model, perceptual features are compared, which know re-encoded, resized, blurred and recoloured copies, but no crops. A rejected row names its twin and how like it is. With --calibrate the threshold is found on copies made of the images themselves.'
+    'Images that are more alike than the threshold are joined into groups, and one image of each group is kept: the one with most pixels, then with most bytes, then the sharpest. Without a model, perceptual features are compared, which find re-encoded, resized, blurred and recoloured copies, but no crops. A rejected row names the kept image (twin) and the similarity of the two. With --calibrate the threshold is found on copies made of the images themselves.'
   static override examples = [
     '<%= config.bin %> curate dedup photos -o unique.jsonl --rejected copies.jsonl',
     '<%= config.bin %> embed photos --model vits14.pth | <%= config.bin %> curate dedup - --threshold 0.97 -o unique.jsonl',

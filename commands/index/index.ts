@@ -64,10 +64,13 @@ export default class Index extends Command {
     remove: string | undefined,
     isAddress: (name: string) => boolean
   ): Promise<unknown> {
-    const {planLines, planWork} = await import('../../src/tasks/plan.js')
     const files = [base, remove === '-' ? undefined : remove].filter(name => name !== undefined && !isAddress(name))
-    const plan = await planWork({reads: {embeddings: sources}, files, computes: `an index (${kind})`, writes: [target]})
-    return this.reportPlan(plan, planLines)
+    return this.reportPlan(import('../../src/tasks/plan.js'), {
+      reads: {embeddings: sources},
+      files,
+      computes: `an index (${kind})`,
+      writes: [target]
+    })
   }
 
   /** Shows how far the work is; its result. */

@@ -39,20 +39,15 @@ export default class PredictClassify extends ImageCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(PredictClassify)
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [flags.head],
-          computes: 'the likeliest classes of each image',
-          writes: [flags.output]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        files: [flags.head],
+        computes: 'the likeliest classes of each image',
+        writes: [flags.output]
+      })
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
     const classes = flags.classes === undefined ? undefined : await classNames(flags.classes)

@@ -42,20 +42,15 @@ export default class PredictDepth extends ImageCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(PredictDepth)
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [flags.head],
-          computes: 'a depth map of each image',
-          writes: [flags.output, '-']
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        files: [flags.head],
+        computes: 'a depth map of each image',
+        writes: [flags.output, '-']
+      })
     await refuseFilled(flags.output, {force: flags.force})
     const bad = this.badImages(flags)
     const {predictDepths} = await import('../../src/tasks/eval/depth/predict.js')

@@ -37,20 +37,15 @@ export default class PredictSegment extends ImageCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(PredictSegment)
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [flags.head],
-          computes: 'a mask of each image',
-          writes: [flags.output, flags.rows]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        files: [flags.head],
+        computes: 'a mask of each image',
+        writes: [flags.output, flags.rows]
+      })
     if (flags.json && flags.rows === '-')
       throw new UserError('--json and the rows both want stdout.', {exit: 2, code: 'USAGE', hint: 'Give --rows FILE.'})
     const output = await this.output(flags.rows)

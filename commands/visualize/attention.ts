@@ -28,20 +28,14 @@ export default class VisualizeAttention extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeAttention)
     const {model, size, block, heads, registers, smooth} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [],
-          computes: `maps of attention, of ${flags.limit} at most`,
-          writes: [flags.output]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        computes: `maps of attention, of ${flags.limit} at most`,
+        writes: [flags.output]
+      })
     const {visualizeAttention} = await import('../../src/tasks/visualize/attention.js')
     return this.draw(
       flags,

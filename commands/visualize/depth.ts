@@ -27,20 +27,15 @@ export default class VisualizeDepth extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeDepth)
     const {model, head, size, flip, depths, 'min-depth': min, 'max-depth': max, 'depth-scale': scale} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [flags.head],
-          computes: `a depth map of each image, of ${flags.limit} at most`,
-          writes: [flags.output]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        files: [flags.head],
+        computes: `a depth map of each image, of ${flags.limit} at most`,
+        writes: [flags.output]
+      })
     const {visualizeDepth} = await import('../../src/tasks/visualize/depth.js')
     return this.draw(
       flags,

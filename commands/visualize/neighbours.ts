@@ -35,20 +35,15 @@ export default class VisualizeNeighbours extends VisualizeCommand {
     const queries = [args.queries as readonly string[] | string | undefined].flat().filter(query => query !== undefined)
     const fromRows = queries.length === 0 && (index === '-' || /\.(jsonl|ndjson)$/.test(index))
     if (!fromRows) this.inputs(queries, 'queries')
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {queries},
-          nul: flags.null,
-          models: model === undefined ? [] : [model],
-          files: index === '-' ? [] : [index],
-          computes: `${k} neighbours of each query, of ${limit} at most`,
-          writes: [flags.output]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {queries},
+        nul: flags.null,
+        models: [model],
+        files: index === '-' ? [] : [index],
+        computes: `${k} neighbours of each query, of ${limit} at most`,
+        writes: [flags.output]
+      })
     const {answerEmbeddings, answerImages, answerRows, contactSheet} = await import('../../src/tasks/search/contact-sheet.js')
     const shared = {index, k, limit, skipSelf: !self}
     return this.draw(

@@ -26,20 +26,14 @@ export default class VisualizePca extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizePca)
     const {model, size, foreground, smooth} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [],
-          computes: `principal components of patch features, of ${flags.limit} at most`,
-          writes: [flags.output]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        computes: `principal components of patch features, of ${flags.limit} at most`,
+        writes: [flags.output]
+      })
     const {visualizePca} = await import('../../src/tasks/visualize/pca.js')
     return this.draw(
       flags,

@@ -32,20 +32,15 @@ export default class VisualizeSegment extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeSegment)
     const {model, head, size} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [flags.head],
-          computes: `a mask of each image, of ${flags.limit} at most`,
-          writes: [flags.output]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        files: [flags.head],
+        computes: `a mask of each image, of ${flags.limit} at most`,
+        writes: [flags.output]
+      })
     const {visualizeSegment} = await import('../../src/tasks/visualize/segmentation.js')
     return this.draw(
       flags,

@@ -48,20 +48,14 @@ export default class VisualizeSimilarity extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeSimilarity)
     const {model, size, at, smooth} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run']) {
-      const {planLines, planWork} = await import('../../src/tasks/plan.js')
-      return this.reportPlan(
-        await planWork({
-          reads: {images},
-          nul: flags.null,
-          models: [flags.model],
-          files: [],
-          computes: `similarities of patches, of ${flags.limit} at most`,
-          writes: [flags.output]
-        }),
-        planLines
-      )
-    }
+    if (flags['dry-run'])
+      return this.reportPlan(import('../../src/tasks/plan.js'), {
+        reads: {images},
+        nul: flags.null,
+        models: [flags.model],
+        computes: `similarities of patches, of ${flags.limit} at most`,
+        writes: [flags.output]
+      })
     const {visualizeSimilarity} = await import('../../src/tasks/visualize/similarity.js')
     return this.draw(
       flags,

@@ -13,6 +13,7 @@ import {stat} from 'node:fs/promises'
 import {Command as OclifCommand, type Interfaces} from '@oclif/core'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
+import type {PlanOptions, WorkPlan} from '../tasks/plan.js'
 import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape, placeArguments} from './argv.js'
 import {BadImages} from './rejected-inputs.js'
@@ -151,17 +152,20 @@ export abstract class Command extends OclifCommand {
   }
 
   /**
-   * Reports under `--dry-run` what the command would do, which becomes its result. Throws a `UserError` (exit 2) where
-   * an output exists and `--force` is not set, as the command itself would.
+   * Reports under `--dry-run` what the command would do, which becomes its result. A command imports `planning`
+   * (`tasks/plan.ts`), because cli takes only types of tasks. Throws a `UserError` (exit 2) where an output exists and
+   * `--force` is not set, as the command itself would, and what `planWork` throws.
    */
-  protected async reportPlan<P extends {readonly writes: readonly string[]; readonly files: readonly {readonly file: string}[]}>(
-    plan: P,
-    lines: (plan: P) => readonly string[]
-  ): Promise<P> {
+  protected async reportPlan(
+    planning: Promise<Pick<typeof import('../tasks/plan.js'), 'planLines' | 'planWork'>>,
+    work: PlanOptions
+  ): Promise<WorkPlan> {
+    const {planLines, planWork} = await planning
+    const plan = await planWork(work)
     const changed = new Set(plan.files.map(({file}) => file)) // an index that is changed is read and replaced
     for (const name of plan.writes)
       if (name !== '-' && !changed.has(name) && !(await isFolder(name))) await refuseExisting(name, {force: this.#isOn('force')})
-    for (const line of lines(plan)) this.note(line)
+    for (const line of planLines(plan)) this.note(line)
     return plan
   }
 

@@ -11,7 +11,7 @@ export type PlanOptions = {
   readonly reads: Readonly<Record<string, readonly string[] | undefined>>
   readonly nul?: boolean
   /** Backbones; without one, and without a head, inputs are files of vectors or others whose sizes are reported. */
-  readonly models?: readonly string[]
+  readonly models?: readonly (string | undefined)[]
   /** Further files that are read. */
   readonly files?: readonly (string | undefined)[]
   /** What is computed, as the object of a sentence: `a depth map of each image`. */
@@ -62,7 +62,8 @@ async function weigh(model: string): Promise<WorkPlan['models'][number]> {
  * Looks at inputs and models: counts images without decoding one, and reads the headers of models. Throws `UserError`
  * where an input or a model is not there or cannot be opened.
  */
-export async function planWork({reads, nul, models = [], files = [], computes, writes}: PlanOptions): Promise<WorkPlan> {
+export async function planWork({reads, nul, models: named = [], files = [], computes, writes}: PlanOptions): Promise<WorkPlan> {
+  const models = named.filter(model => model !== undefined)
   const sets: WorkPlan['reads'][number][] = []
   for (const [set, inputs = []] of Object.entries(reads)) {
     if (inputs.length === 0) continue

@@ -4,7 +4,7 @@
  */
 import {reached} from '../../curate/neighbours.js'
 import {UserError} from '../../config/errors.js'
-import {usualThreshold} from './features.js'
+import {defaultThreshold} from './features.js'
 import {openOther} from './pool.js'
 import {arithmeticFor, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
 
@@ -28,7 +28,7 @@ export async function* decontaminateStage(context: Context, {against, threshold}
       hint: 'Give --against IMAGES (or embeddings); repeatable.'
     })
   const {features, source} = vectorsOf(context)
-  const limit = threshold ?? stricter(usualThreshold(features.meta))
+  const limit = threshold ?? stricter(defaultThreshold(features.meta))
   const other = yield* openOther('the benchmark', against, features, maker, {...context, pool: pool.name})
   const arithmetic = await arithmeticFor(rows.length * other.ids.length * source.dim, maker)
   yield {kind: 'work', label: 'comparing with the benchmark', done: 0, total: rows.length}

@@ -6,7 +6,7 @@ import {keepBest} from '../../curate/near-duplicates.js'
 import {exactUpTo, pairRecall, pairsAbove, type PairMethod, type Pairs} from '../../curate/neighbours.js'
 import type {RowSource} from '../../curate/rows.js'
 import {calibrate, type CalibrateOptions} from './calibrate.js'
-import {bytesOf, usualThreshold} from './features.js'
+import {bytesOf, defaultThreshold} from './features.js'
 import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
 import type {Pool} from './pool.js'
 
@@ -82,7 +82,7 @@ export async function* dedupStage(context: Context, options: DedupOptions): Stag
   const {pool, rows, maker, seed, signal} = context
   const {features, source} = vectorsOf(context)
   const says: string[] = []
-  let threshold = options.threshold ?? usualThreshold(features.meta)
+  let threshold = options.threshold ?? defaultThreshold(features.meta)
   let calibration: object | undefined
   if (options.calibrate) {
     const found = yield* calibrate(context, options.calibrate)

@@ -79,7 +79,7 @@ export const isPerceptual = ({fingerprint}: EmbeddingMeta): boolean => fingerpri
  * Inner product above which two vectors mean copies, where nobody says: measured for perceptual features; for models a
  * guess to be calibrated.
  */
-export const usualThreshold = (meta: EmbeddingMeta): number => (isPerceptual(meta) ? perceptualThreshold : 0.95)
+export const defaultThreshold = (meta: EmbeddingMeta): number => (isPerceptual(meta) ? perceptualThreshold : 0.95)
 
 /** Brings vectors to length 1, unless their length means something. */
 export const comparable = (vectors: Float32Array, meta: EmbeddingMeta): Float32Array =>

@@ -193,7 +193,7 @@ export type ImageQueries = AnswerOptions & {
 /** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
 export async function* answerImages({index, images, nul = false, limit = Infinity, ...options}: ImageQueries): AsyncGenerator<QueryAnswer> {
   const searcher = await loadIndex(index)
-  const [{embed, loadEmbedder, settingsOf, defaultBatch: usualBatch}, {listImages, noImages}, {startEngine}] = await Promise.all([
+  const [{embed, loadEmbedder, settingsOf, defaultBatch}, {listImages, noImages}, {startEngine}] = await Promise.all([
     import('../embed/embedder.js'),
     import('../../data/sources/source.js'),
     import('../../engine/start.js')
@@ -209,7 +209,7 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
   const {precision, device} = await startEngine(options.engine)
   using embedder = await loadEmbedder(options.model, {...settings, precision, toolVersion: options.toolVersion, note: options.engine.note})
   searcher.check({name: options.model, meta: embedder.meta})
-  const {signal, workers, maxPixels, onRejected, batch = usualBatch(embedder.config, embedder.transform, device)} = options
+  const {signal, workers, maxPixels, onRejected, batch = defaultBatch(embedder.config, embedder.transform, device)} = options
   const made = embed(all(), embedder, {
     batch,
     workers,
