@@ -12,7 +12,7 @@ import {mkdtemp, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {parseArgs} from 'node:util'
-import {onEngine} from '../src/curate/matmul-backend.js'
+import {engineArithmetic} from '../src/curate/matmul-backend.js'
 import {balancedSample, evenness} from '../src/curate/balanced-sampling.js'
 import {hamming} from '../src/curate/hashes.js'
 import {hierarchicalKMeans} from '../src/curate/hierarchical-kmeans.js'
@@ -146,7 +146,8 @@ async function untrained(model: string): Promise<string> {
 const cosines = (rows: RowSource): ((i: number, j: number) => number) => {
   const all = rows.gather(Int32Array.from({length: N}, (_, i) => i))
   const products = new Float32Array(N * N)
-  for (let i = 0; i < N; i += 512) products.set(onEngine.products(all.subarray(i * rows.dim, (i + 512) * rows.dim), all, rows.dim), i * N)
+  for (let i = 0; i < N; i += 512)
+    products.set(engineArithmetic.products(all.subarray(i * rows.dim, (i + 512) * rows.dim), all, rows.dim), i * N)
   return (i, j) => products[i * N + j]!
 }
 

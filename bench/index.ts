@@ -18,7 +18,7 @@ import {parseArgs} from 'node:util'
 import {npyHeader} from '../src/files/embeddings/npy-header.js'
 import {fileSink} from '../src/files/embeddings/bytes.js'
 import {openEmbeddings} from '../src/files/embeddings/embeddings.js'
-import {nearest, normalizeRows, oneBlock} from '../src/search/exact.js'
+import {nearestNeighbours, normalizeRows, oneBlock} from '../src/search/exact.js'
 import {recall} from '../src/search/recall.js'
 import {buildIndex} from '../src/tasks/search/build-index.js'
 import {indexLance} from '../src/tasks/search/lance-index.js'
@@ -187,7 +187,7 @@ async function exactly(file: string, asked: string): Promise<{scores: Float64Arr
   let truth = Array.from({length: queries.length / D}, () => ({scores: new Float64Array(0)}))
   const source = await openEmbeddings(file)
   for await (const {vectors} of source.rows) {
-    const some = nearest(oneBlock(normalizeRows(vectors, D), D), queries, k)
+    const some = nearestNeighbours(oneBlock(normalizeRows(vectors, D), D), queries, k)
     truth = truth.map(({scores}, q) => ({
       scores: Float64Array.from([...scores, ...some[q]!.scores])
         .sort()

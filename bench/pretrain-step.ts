@@ -9,7 +9,7 @@ import type {VitConfig} from '../src/model/config.js'
 import {sampleDropPath} from '../src/model/drop-path.js'
 import {initHead, initVit} from '../src/model/init.js'
 import {backwardTrain, castParams, forwardTrain, gridOf} from '../src/model/vit.js'
-import type {View} from '../src/model/vit.js'
+import type {ImageView} from '../src/model/vit.js'
 import type {ParamMap} from '../src/optim/adamw.js'
 import {trainStep} from '../src/tasks/train/train-step.js'
 import type {StepBatch} from '../src/tasks/train/batch-parts.js'
@@ -230,8 +230,8 @@ export async function packedAndSeparate({arch, batch: B, precision, steps, threa
   const vit = configOf(arch)
   const params = initVit(vit, 0)
   const batch = batchOf(B, vit, sizes[arch].local)
-  const views: View[] = [{images: batch.globals, masks: batch.masks}, {images: batch.locals as Tensor4D}]
-  const once = (together: readonly View[][]): void => {
+  const views: ImageView[] = [{images: batch.globals, masks: batch.masks}, {images: batch.locals as Tensor4D}]
+  const once = (together: readonly ImageView[][]): void => {
     const {params: low, owned} = castParams(params, precision)
     const passes = together.map(some => {
       const groups = some.map(view => {

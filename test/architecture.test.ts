@@ -204,9 +204,9 @@ const limits = {
   manyParameters: 0,
   longFiles: 14,
   fileCircles: 0,
-  folderCircles: 3,
-  sharedNames: 37,
-  deadExports: 1,
+  folderCircles: 0,
+  sharedNames: 0,
+  deadExports: 0,
   conditionalSpreads: 121,
   commandLines: 71
 }

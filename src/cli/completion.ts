@@ -14,12 +14,17 @@ export type Completed = {
 }
 
 /** Words that may follow a flag of a given name, beside its declared options. */
-export type Values = Readonly<Record<string, readonly string[]>>
+export type CompletionValues = Readonly<Record<string, readonly string[]>>
 
 const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
 
 /** A bash function that completes `bin`; zsh runs the same through its bashcompinit. */
-export function completionScript(shell: 'bash' | 'zsh', bin: string, commands: readonly Completed[], values: Values = {}): string {
+export function completionScript(
+  shell: 'bash' | 'zsh',
+  bin: string,
+  commands: readonly Completed[],
+  values: CompletionValues = {}
+): string {
   const name = `_${bin}_complete`
   const ids = commands.map(({id}) => id.replaceAll(':', ' '))
   const heads = new Map<string, Set<string>>() // what may follow each beginning of a command

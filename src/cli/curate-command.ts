@@ -1,7 +1,7 @@
 /** The base of `curate` and its stages: flags become a plan, the plan is run, rows go out. */
 import {UserError} from '../config/errors.js'
 import {Command, type EngineAsked} from './command.js'
-import {transformOf, type Layers} from './feature-flags.js'
+import {transformOf, type LayerChoice} from './feature-flags.js'
 import type {EngineChoice, MaxBad, PrecisionChoice} from './flags.js'
 import type {StageFlagName} from './curate-flags.js'
 import type {CurateEvent, CurateReport} from '../tasks/curate/run.js'
@@ -135,7 +135,7 @@ export abstract class CurateCommand extends Command {
       },
       making: {
         ...optional('model', text('model')),
-        vectors: {pool: values['pool'], layers: values['layers'] as Layers, normalize: true, transform: transformOf(values)},
+        vectors: {pool: values['pool'], layers: values['layers'] as LayerChoice, normalize: true, transform: transformOf(values)},
         engine,
         toolVersion: this.config.version,
         ...optional('batch', values['batch']),

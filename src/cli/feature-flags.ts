@@ -10,12 +10,12 @@ import type {TransformRequest} from '../tasks/embed/transform.js'
 const poolings = ['cls', 'mean', 'cls+mean', 'patch'] as const
 
 /** The last n blocks, or these blocks. */
-export type Layers = number | readonly number[]
+export type LayerChoice = number | readonly number[]
 
 /**
  * Reads `4` as the last four blocks and `2,5,8,11` as these, counted from 0. Throws a usage error on anything else.
  */
-function parseLayers(text: string): Layers {
+function parseLayers(text: string): LayerChoice {
   const found = /^\d+(,\d+)*,?$/.test(text) ? text.split(',').filter(part => part !== '') : []
   const numbers = found.map(Number)
   if (numbers.length === 0 || (!text.includes(',') && numbers[0] === 0))
@@ -23,7 +23,7 @@ function parseLayers(text: string): Layers {
   return text.includes(',') ? numbers : numbers[0]!
 }
 
-export const layers = Flags.custom<Layers>({parse: async input => parseLayers(input)})
+export const layers = Flags.custom<LayerChoice>({parse: async input => parseLayers(input)})
 
 /** The model. */
 export const modelFlag = Flags.string({

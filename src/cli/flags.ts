@@ -80,8 +80,8 @@ export const seedFlag = {
   })
 }
 
-export const engines = ['auto', 'torch', 'tensorflow', 'wasm'] as const
-export type EngineChoice = (typeof engines)[number]
+export const engineChoices = ['auto', 'torch', 'tensorflow', 'wasm'] as const
+export type EngineChoice = (typeof engineChoices)[number]
 export const precisions = ['auto', 'fp32', 'tf32', 'bf16', 'fp16', 'int8'] as const
 export type PrecisionChoice = (typeof precisions)[number]
 
@@ -95,7 +95,7 @@ const device = Flags.custom<string>({
 
 /** Where the arithmetic runs. */
 export const engineFlags = {
-  engine: Flags.option({options: engines})({
+  engine: Flags.option({options: engineChoices})({
     default: 'auto',
     helpGroup: 'ENGINE',
     summary: 'What computes. auto takes the fastest that is installed and says which; one asked for by name is never replaced.'

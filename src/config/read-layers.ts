@@ -18,7 +18,7 @@ import {
   type ResolvedSettings,
   type SettingValue
 } from './settings.js'
-import {aliases, foreignKeys, table, type Setting, type Settings} from './table.js'
+import {aliases, foreignKeys, settingsTable, type Setting, type Settings} from './table.js'
 
 export type Layers = {
   readonly settings: readonly SettingValue[]
@@ -78,7 +78,7 @@ export function readLayers(
     problems.push(`${source}: there is no setting ${path}.${guess ? ` Did you mean ${guess}?` : ''}`)
   }
 
-  const sections = new Set(Object.keys(table))
+  const sections = new Set(Object.keys(settingsTable))
   for (const file of files)
     for (const {path, value, source} of readSettingsFile(find(file), {shown: file, sections, problems})) take(path, value, source)
   for (const text of sets) {

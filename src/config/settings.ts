@@ -60,7 +60,7 @@ export function resolveSettings(given: readonly SettingValue[] = []): ResolvedSe
 }
 
 /** What `above` has from somewhere else than the defaults, above `base`. */
-export function overlay(base: ResolvedSettings, above: ResolvedSettings): ResolvedSettings {
+export function overlaySettings(base: ResolvedSettings, above: ResolvedSettings): ResolvedSettings {
   let next = base
   for (const [path, source] of above.sources)
     if (source !== 'default') next = withSetting(next, path, settingAt(above.settings, path), source)

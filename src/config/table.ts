@@ -75,7 +75,7 @@ const head = (who: string) => ({
   head_hidden_dim: integer(2048, {min: 1}, `Hidden width of the ${who} head.`)
 })
 
-export const table = {
+export const settingsTable = {
   dino: {
     loss_weight: number(1, {}, 'Weight of the loss on class tokens.'),
     ...head('DINO'),
@@ -265,7 +265,9 @@ type Value<S> =
 
 /** Every setting with its value: `settings.optim.base_lr`. Frozen. */
 export type Settings = {
-  readonly [Section in keyof typeof table]: {readonly [Key in keyof (typeof table)[Section]]: Value<(typeof table)[Section][Key]>}
+  readonly [Section in keyof typeof settingsTable]: {
+    readonly [Key in keyof (typeof settingsTable)[Section]]: Value<(typeof settingsTable)[Section][Key]>
+  }
 }
 
 /** Other spellings of a setting. */
@@ -306,6 +308,6 @@ export const foreignKeys: Readonly<Record<string, {readonly same?: (value: unkno
 
 /** Every setting as (path, declaration), in the order of the table. */
 export function* settingRows(): Generator<readonly [path: string, setting: Setting]> {
-  for (const [section, keys] of Object.entries(table))
+  for (const [section, keys] of Object.entries(settingsTable))
     for (const [key, setting] of Object.entries(keys)) yield [`${section}.${key}`, setting as Setting]
 }

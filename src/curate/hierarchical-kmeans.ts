@@ -8,7 +8,7 @@
  * evenly over the ground that the data cover, so that sampling evenly from the clusters balances concepts.
  */
 import {assign, distancesToCentroids, kmeans, type Clusters, type KMeansEvent, type KMeansOptions} from './kmeans.js'
-import {onEngine} from './matmul-backend.js'
+import {engineArithmetic} from './matmul-backend.js'
 import {arrayRows, selectRows, type RowSource} from './rows.js'
 
 export type HierarchyOptions = Pick<KMeansOptions, 'seed' | 'iterations' | 'init' | 'batch' | 'tolerance' | 'arithmetic'> & {
@@ -74,7 +74,7 @@ export function membersOf(assignments: Int32Array, k: number): Int32Array[] {
 
 /** Builds the levels; yields the rounds of every clustering and returns the hierarchy. */
 export function* hierarchicalKMeans(rows: RowSource, options: HierarchyOptions): Generator<HierarchyEvent, Hierarchy> {
-  const {levels, resample = 0, nearest = [], seed, arithmetic = onEngine, ...rest} = options
+  const {levels, resample = 0, nearest = [], seed, arithmetic = engineArithmetic, ...rest} = options
   const built: Level[] = []
   let items = rows
   for (const [l, k] of levels.entries()) {
@@ -111,7 +111,7 @@ function* tagged(work: Generator<KMeansEvent, Clusters>, level: number, again: n
 }
 
 /** The clusters of a row from the top level down, e.g. [2, 17, 141]. */
-export function pathOf({levels}: Hierarchy, row: number): number[] {
+export function clusterPath({levels}: Hierarchy, row: number): number[] {
   const path: number[] = []
   let item = row
   for (const {assignments} of levels) path.push((item = assignments[item]!))

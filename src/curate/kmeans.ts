@@ -13,7 +13,7 @@
  * is thereby split.
  */
 import {rng, type Rng} from '../tensor/random.js'
-import {onEngine, type Arithmetic} from './matmul-backend.js'
+import {engineArithmetic, type Arithmetic} from './matmul-backend.js'
 import {arrayRows, selectRows, rowsPerBlock, rowBlocks, type RowSource} from './rows.js'
 
 export type KMeansOptions = {
@@ -85,7 +85,7 @@ function spreads({vectors, squares, counts}: Sums, dim: number): Float64Array {
 }
 
 /** The nearest centroid of every row, [N]. */
-export function assign(rows: RowSource, centroids: Float32Array, arithmetic: Arithmetic = onEngine): Int32Array {
+export function assign(rows: RowSource, centroids: Float32Array, arithmetic: Arithmetic = engineArithmetic): Int32Array {
   const assignments = new Int32Array(rows.count).fill(-1)
   pass(rows, centroids, centroids.length / rows.dim, assignments, arithmetic)
   return assignments
@@ -125,7 +125,7 @@ const startRows = (count: number, k: number): number => Math.min(count, Math.max
 /** First centroids [K, D]: rows of the set. */
 export function firstCentroids(
   rows: RowSource,
-  {k, seed, init = 'k-means++', arithmetic = onEngine}: Pick<KMeansOptions, 'k' | 'seed' | 'init' | 'arithmetic'>
+  {k, seed, init = 'k-means++', arithmetic = engineArithmetic}: Pick<KMeansOptions, 'k' | 'seed' | 'init' | 'arithmetic'>
 ): Float32Array {
   const random = rng(seed, 'k-means', 'start')
   if (init === 'random') return rows.gather(drawRows(rows.count, k, random))
@@ -207,7 +207,7 @@ function drawFar(weights: Float64Array, taken: Uint8Array, n: number, random: Rn
  * it. More clusters than rows are not made: `k` of the result says how many there are.
  */
 export function* kmeans(rows: RowSource, options: KMeansOptions): Generator<KMeansEvent, Clusters> {
-  const {seed, batch, arithmetic = onEngine, tolerance = 0} = options
+  const {seed, batch, arithmetic = engineArithmetic, tolerance = 0} = options
   const {dim: D, count: N} = rows
   const k = Math.min(options.k, N)
   const assignments = new Int32Array(N).fill(-1)

@@ -51,7 +51,7 @@ function halves(centroids: Float32Array, dim: number): Float32Array {
 const smallProduct = 1 << 27
 
 /** On the running engine. Nothing stays on it but prepared centroids. */
-export const onEngine: Arithmetic = {
+export const engineArithmetic: Arithmetic = {
   products(a, b, dim) {
     const [n, m] = [a.length / dim, b.length / dim]
     const out = tidy(() => {
@@ -101,7 +101,7 @@ export const onEngine: Arithmetic = {
  * The reference implementation: sums in float64, no engine. For tests, and for sets so small that starting an engine
  * costs more.
  */
-export const plainly: Arithmetic = {
+export const plainArithmetic: Arithmetic = {
   products(a, b, dim) {
     const [n, m] = [a.length / dim, b.length / dim]
     const out = new Float32Array(n * m)
@@ -113,11 +113,11 @@ export const plainly: Arithmetic = {
       }
     return out
   },
-  hold: (rows, dim) => ({products: others => plainly.products(rows, others, dim), [Symbol.dispose]: () => undefined}),
+  hold: (rows, dim) => ({products: others => plainArithmetic.products(rows, others, dim), [Symbol.dispose]: () => undefined}),
   centroids(array, dim) {
     const bias = halves(array, dim)
     const scores = (rows: Float32Array): Float32Array => {
-      const out = plainly.products(rows, array, dim)
+      const out = plainArithmetic.products(rows, array, dim)
       for (let i = 0; i < out.length; i++) out[i]! += bias[i % bias.length]!
       return out
     }

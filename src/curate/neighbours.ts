@@ -4,20 +4,19 @@
  *
  * Rows have length 1, so that an inner product is a cosine. Pairs are found exactly (every row with every other, each
  * pair once, as matrix products), by inverted lists (rows are clustered, and each is compared with the rows of the few
- * clusters nearest to it), or by a graph. Near-duplicates lie in the same or in neighbouring clusters, so lists lose
- * little; how much is measured on drawn rows and told.
+ * clusters nearest to it), or by a graph. Lists lose few near-duplicates; how many is estimated on drawn rows.
  */
 import {TopK, type Neighbours} from '../search/exact.js'
 import {Graph, defaultGraph} from '../search/hnsw.js'
 import {rng} from '../tensor/random.js'
-import {onEngine, type Arithmetic} from './matmul-backend.js'
+import {engineArithmetic, type Arithmetic} from './matmul-backend.js'
 import {membersOf} from './hierarchical-kmeans.js'
 import {drawRows, finish, kmeans} from './kmeans.js'
 import {selectRows, rowsPerBlock, rowBlocks, type RowSource} from './rows.js'
 
 export type PairMethod = 'exact' | 'lists' | 'graph'
 
-export type PairOptions = {
+export type NearOptions = {
   /** Cosine from which on two rows are a pair. */
   readonly threshold: number
   /** Partners of a row that are kept: its nearest. */
@@ -86,7 +85,7 @@ class Partners {
 export const exactUpTo = 100_000
 
 /** Finds the pairs; yields how far it is and returns them. */
-export function* pairsAbove(rows: RowSource, options: PairOptions): Generator<PairEvent, Pairs> {
+export function* pairsAbove(rows: RowSource, options: NearOptions): Generator<PairEvent, Pairs> {
   const {method = rows.count <= exactUpTo ? 'exact' : 'lists', k} = options
   const partners = new Partners(k)
   if (rows.count > 1) {
@@ -97,7 +96,11 @@ export function* pairsAbove(rows: RowSource, options: PairOptions): Generator<Pa
   return partners.pairs()
 }
 
-function* exactly(rows: RowSource, partners: Partners, {threshold, arithmetic = onEngine, settled}: PairOptions): Generator<PairEvent> {
+function* exactly(
+  rows: RowSource,
+  partners: Partners,
+  {threshold, arithmetic = engineArithmetic, settled}: NearOptions
+): Generator<PairEvent> {
   const {dim: D, count: N} = rows
   const size = Math.min(rowsPerBlock(D, 4096), 4096)
   for (let i0 = 0; i0 < N; i0 += size) {
@@ -126,8 +129,8 @@ const allSet = (flags: Uint8Array, from: number, n: number): boolean => {
   return true
 }
 
-function* throughLists(rows: RowSource, partners: Partners, options: PairOptions): Generator<PairEvent> {
-  const {threshold, seed, arithmetic = onEngine, settled, probes = 8} = options
+function* throughLists(rows: RowSource, partners: Partners, options: NearOptions): Generator<PairEvent> {
+  const {threshold, seed, arithmetic = engineArithmetic, settled, probes = 8} = options
   const {dim: D, count: N} = rows
   const K = Math.min(N, options.lists ?? Math.max(1, Math.round(2 * Math.sqrt(N))))
   const {centroids} = coarse(rows, K, seed, arithmetic)
@@ -184,7 +187,7 @@ function coarse(rows: RowSource, K: number, seed: number, arithmetic: Arithmetic
   return finish(kmeans(some, {k: K, seed, init: 'random', iterations: 8, arithmetic}))
 }
 
-function* throughGraph(rows: RowSource, partners: Partners, {threshold, k, probes = 128, settled}: PairOptions): Generator<PairEvent> {
+function* throughGraph(rows: RowSource, partners: Partners, {threshold, k, probes = 128, settled}: NearOptions): Generator<PairEvent> {
   const {dim: D, count: N} = rows
   const graph = Graph.create(D, 'cosine', N, defaultGraph)
   for (const {from, block, n} of rowBlocks(rows, 1024)) {
@@ -210,7 +213,7 @@ function* throughGraph(rows: RowSource, partners: Partners, {threshold, k, probe
 export function pairRecall(
   rows: RowSource,
   pairs: Pairs,
-  {threshold, k, seed, arithmetic = onEngine}: PairOptions,
+  {threshold, k, seed, arithmetic = engineArithmetic}: NearOptions,
   asked = 500
 ): {recall: number; pairs: number} | undefined {
   const chosen = drawRows(rows.count, asked, rng(seed, 'recall'))
@@ -236,7 +239,7 @@ export function nearestRows(
   rows: RowSource,
   queries: Float32Array,
   k: number,
-  {arithmetic = onEngine, skip}: {readonly arithmetic?: Arithmetic; readonly skip?: (query: number, row: number) => boolean} = {}
+  {arithmetic = engineArithmetic, skip}: {readonly arithmetic?: Arithmetic; readonly skip?: (query: number, row: number) => boolean} = {}
 ): Neighbours[] {
   const D = rows.dim
   const Q = queries.length / D
@@ -262,7 +265,7 @@ export function nearestRows(
 export function reached(
   rows: RowSource,
   queries: Float32Array,
-  {threshold, arithmetic = onEngine}: {readonly threshold: number; readonly arithmetic?: Arithmetic}
+  {threshold, arithmetic = engineArithmetic}: {readonly threshold: number; readonly arithmetic?: Arithmetic}
 ): {readonly step: Int32Array; readonly from: Int32Array; readonly similarity: Float32Array} {
   const {dim: D, count: N} = rows
   const step = new Int32Array(N)

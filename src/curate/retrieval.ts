@@ -8,7 +8,7 @@
  * fall into.
  */
 import {rng} from '../tensor/random.js'
-import {onEngine, type Arithmetic} from './matmul-backend.js'
+import {engineArithmetic, type Arithmetic} from './matmul-backend.js'
 import {evenShares} from './balanced-sampling.js'
 import {membersOf} from './hierarchical-kmeans.js'
 import {assign} from './kmeans.js'
@@ -34,7 +34,7 @@ export type SampleRetrieval = {
 export function retrieveNearest(
   rows: RowSource,
   seeds: Float32Array,
-  {perSeed, floor = -Infinity, arithmetic = onEngine}: SampleRetrieval
+  {perSeed, floor = -Infinity, arithmetic = engineArithmetic}: SampleRetrieval
 ): Retrieved {
   const Q = seeds.length / rows.dim
   for (let k = Math.min(rows.count, Math.max(2 * perSeed, 16)); ; k = Math.min(rows.count, 4 * k)) {
@@ -87,7 +87,7 @@ export type ClustersHit = Retrieved & {readonly hits: Int32Array /* seeds in eac
 
 /** Cluster-based retrieval; each row drawn names the seed of its cluster that it is most like. */
 export function retrieveFromClusters(rows: RowSource, seeds: Float32Array, options: ClusterRetrieval): ClustersHit {
-  const {centroids, assignments, moreThan, perCluster, cap = Infinity, arithmetic = onEngine} = options
+  const {centroids, assignments, moreThan, perCluster, cap = Infinity, arithmetic = engineArithmetic} = options
   const D = rows.dim
   const K = centroids.length / D
   const where = assign(arrayRows(seeds, D), centroids, arithmetic)

@@ -6,10 +6,9 @@
 import {UserError} from '../config/errors.js'
 import type {Device} from './machine.js'
 import type {Note} from '../system/compile.js'
+import type {Precision} from '../tensor/ops/precision.js'
 
-export type Precision = 'fp32' | 'bf16'
-
-export type EngineRequest<Name extends string = string> = {
+export type EngineRequestOf<Name extends string = string> = {
   readonly engine?: Name
   /** `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. */
   readonly device?: string
@@ -29,7 +28,7 @@ export type StartRequest = {
   readonly note: Note
 }
 
-export type EngineInfo<Name extends string = string> = {
+export type EngineInfoOf<Name extends string = string> = {
   readonly engine: Name
   readonly version: string
   /** The device in use, e.g. `cpu`, `cuda:0`. */
@@ -89,7 +88,7 @@ export type Engine<Name extends string = string> = {
   /** Looks for it; loads and compiles nothing. */
   describe(devices: Devices): Promise<Omit<EngineDescription, 'engine' | 'title'>>
   /** Makes it tfjs's current backend. Errors of status 5: it, or the device, is not to be had here. */
-  start(request: StartRequest): Promise<Omit<EngineInfo, 'engine'>>
+  start(request: StartRequest): Promise<Omit<EngineInfoOf, 'engine'>>
 }
 
 /** bf16 where the engine computes in it and the device multiplies it natively, else fp32. */

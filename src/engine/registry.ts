@@ -1,5 +1,5 @@
 /** The engines, fastest first: to add one, add its line here. */
-import type {Engine, EngineInfo as Info, EngineRequest as Request} from './engine.js'
+import type {Engine, EngineInfoOf, EngineRequestOf} from './engine.js'
 import {tensorflowEngine} from './tensorflow/engine.js'
 import {torchEngine} from './torch/engine.js'
 import {plainEngine, wasmEngine} from './wasm/engine.js'
@@ -9,8 +9,8 @@ export const engines = [torchEngine, tensorflowEngine, wasmEngine] as const
 export type EngineName = (typeof engines)[number]['name']
 /** `cpu` is tfjs's plain JavaScript backend: no flag offers it, tests compare reference implementations on it. */
 export type AnyEngine = EngineName | typeof plainEngine.name
-export type EngineRequest = Request<'auto' | AnyEngine>
-export type EngineInfo = Info<AnyEngine>
+export type EngineRequest = EngineRequestOf<'auto' | AnyEngine>
+export type EngineInfo = EngineInfoOf<AnyEngine>
 
 /** The engine of a name. */
 export const engineOf = (name: AnyEngine): Engine<AnyEngine> => [...engines, plainEngine].find(engine => engine.name === name)!

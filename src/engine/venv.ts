@@ -3,7 +3,7 @@ import {existsSync, mkdirSync, readdirSync, renameSync, rmSync} from 'node:fs'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import type {Note} from '../system/compile.js'
-import {lastLines, runCommand, type Outcome} from '../system/run-command.js'
+import {lastLines, runCommand, type CommandOutcome} from '../system/run-command.js'
 
 /** Python's `site-packages` folders of an environment `venv`. */
 export function sitePackages(venv: string): string[] {
@@ -66,7 +66,7 @@ export async function renewVenv<T>(folder: string, work: () => Promise<T>): Prom
 }
 
 /** Runs `pip install` in the environment of `python`; lines that tell of progress go to `note`. */
-export const pipInstall = (python: string, args: readonly string[], note: Note): Promise<Outcome> =>
+export const pipInstall = (python: string, args: readonly string[], note: Note): Promise<CommandOutcome> =>
   runCommand(python, ['-m', 'pip', 'install', '--disable-pip-version-check', '--no-input', ...args], {
     onLine: line => {
       if (/^\s*(Downloading|Installing collected|Successfully)/.test(line)) note(line.trim())

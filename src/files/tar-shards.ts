@@ -8,10 +8,10 @@ import {finished} from 'node:stream/promises'
 import {pack, type Pack} from 'tar-stream'
 
 /** Samples: parts by ending, e.g. `{jpg: …, json: …}`. */
-export type Sample = {readonly key: string; readonly parts: Readonly<Record<string, Uint8Array>>}
+export type TarSample = {readonly key: string; readonly parts: Readonly<Record<string, Uint8Array>>}
 
 /** Writes `000000.tar`, `000001.tar`, … of `perShard` samples each into `folder`; → how many shards. */
-export async function writeShards(folder: string, samples: AsyncIterable<Sample>, perShard: number): Promise<number> {
+export async function writeShards(folder: string, samples: AsyncIterable<TarSample>, perShard: number): Promise<number> {
   let [shards, inShard] = [0, 0]
   let open: {tar: Pack; done: Promise<void>} | undefined
   const close = async (): Promise<void> => {

@@ -58,7 +58,3 @@ const MIN_SIGNIFICANT_ITEMS = 6
 /** Whether a paired difference over so many independent items differs from zero at the level of its interval. */
 export const isSignificant = ({interval: [low, high]}: Pick<Estimate, 'interval'>, items: number): boolean =>
   items >= MIN_SIGNIFICANT_ITEMS && (low > 0 || high < 0)
-
-/** Whether a gain is sure, in the words that all evaluations use. Differences are oriented so that more is better. */
-export const comparison = ({mean, interval: [low, high]}: Estimate): string =>
-  low > 0 ? 'beats' : high < 0 ? 'is below' : mean > 0 ? 'is above, but not surely,' : 'does not beat'

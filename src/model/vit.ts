@@ -36,7 +36,7 @@ export type Vit = {
 }
 
 /** One batch of images of one size, normalised; where a mask [B, N] is one, the mask token stands in for the patch. */
-export type View = {readonly images: Tensor4D /* [B, H, W, 3] */; readonly masks?: Tensor2D}
+export type ImageView = {readonly images: Tensor4D /* [B, H, W, 3] */; readonly masks?: Tensor2D}
 
 /** Normed tokens of one view, and all of them before the final norm (docs/spec.md §1.6). */
 export type Features = {
@@ -49,7 +49,7 @@ export type Features = {
 type Grid = {readonly count: number; readonly rows: number; readonly columns: number}
 
 /** Patches along both sides. Throws a RangeError where a side is not a multiple of the patch. */
-export function gridOf({images}: View, {patch}: VitConfig): Grid {
+export function gridOf({images}: ImageView, {patch}: VitConfig): Grid {
   const [count, height, width] = images.shape
   if (height % patch || width % patch)
     throw new RangeError(`expected images whose sides are multiples of the patch (${patch} px) but received ${height} × ${width}`)
@@ -69,7 +69,7 @@ const patchLayer = ({patch_embed: {proj}}: Vit, {width, patch}: VitConfig): Line
  * One view as token rows: patches embedded, mask token put in, cls before, positions added, registers inserted; →
  * [B·S, C] float32.
  */
-function embedView(params: Vit, view: View, config: VitConfig): {x: Tensor2D; pixels: Tensor2D} {
+function embedView(params: Vit, view: ImageView, config: VitConfig): {x: Tensor2D; pixels: Tensor2D} {
   const {count: B, rows, columns} = gridOf(view, config)
   const {width: C, registers: R} = config
   const N = rows * columns
@@ -93,7 +93,7 @@ function embedView(params: Vit, view: View, config: VitConfig): {x: Tensor2D; pi
 type EmbedGrads = Pick<Vit, 'cls_token' | 'pos_embed' | 'mask_token' | 'register_tokens' | 'patch_embed'>
 
 /** Gradients of the token embedding of one view for dx [B·S, C]. */
-function embedBackward(dx: Tensor2D, pixels: Tensor2D, view: View, config: VitConfig): EmbedGrads {
+function embedBackward(dx: Tensor2D, pixels: Tensor2D, view: ImageView, config: VitConfig): EmbedGrads {
   const {count: B, rows, columns} = gridOf(view, config)
   const {width: C, registers: R, grid: M, patch} = config
   const N = rows * columns
@@ -135,7 +135,7 @@ export type ForwardOptions = {
 }
 
 /** Runs all blocks over one view; calls `at(i, x)` after block i with its output, which stays the model's. */
-function encode(params: Vit, view: View, config: VitConfig, stream: Precision, at?: (block: number, x: Tensor2D) => void): Tensor2D {
+function encode(params: Vit, view: ImageView, config: VitConfig, stream: Precision, at?: (block: number, x: Tensor2D) => void): Tensor2D {
   const groups = [groupOf(gridOf(view, config), config)]
   let x = tidy(() => cast(embedView(params, view, config).x, stream))
   params.blocks.forEach((p, i) => {
@@ -164,7 +164,7 @@ function splitTokens(y: Tensor2D, {count: B, rows, columns}: Grid, {width: C, re
  */
 export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks, stream = 'fp32'}: ForwardOptions = {}): Features {
   return tidy(() => {
-    const view: View = masks ? {images, masks} : {images}
+    const view: ImageView = masks ? {images, masks} : {images}
     const grid = gridOf(view, config)
     const x = encode(params, view, config, stream)
     const y = layerNormForward(cast(x, 'fp32'), params.norm).y
@@ -178,7 +178,7 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
  */
 export function clsTokens(params: Vit, images: Tensor4D, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
   return tidy(() => {
-    const view: View = {images}
+    const view: ImageView = {images}
     const group = groupOf(gridOf(view, config), config)
     const x = encode({...params, blocks: params.blocks.slice(0, -1)}, view, config, stream)
     const last = blockFirstRows(x, params.blocks[params.blocks.length - 1]!, group, config.heads)
@@ -187,7 +187,7 @@ export function clsTokens(params: Vit, images: Tensor4D, config: VitConfig, stre
 }
 
 /** The normed tokens of one view as packed rows [B·S, C] float32, sequence by sequence: cls, registers, patches. */
-export function normedTokens(params: Vit, view: View, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
+export function normedTokens(params: Vit, view: ImageView, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
   return tidy(() => layerNormForward(cast(encode(params, view, config, stream), 'fp32'), params.norm).y)
 }
 
@@ -232,7 +232,7 @@ export function intermediateLayers(
 
 /** What the backward half of a training pass needs. `disposeTree` it where the backward half is not run. */
 export type Trace = {
-  readonly views: readonly View[]
+  readonly views: readonly ImageView[]
   readonly grids: readonly Grid[]
   readonly groups: readonly SequenceGroup[]
   readonly pixels: Tensor2D[]
@@ -251,7 +251,7 @@ export type Packed = {readonly y: Tensor2D /* [T, C] float32 */; readonly trace:
  */
 export function forwardTrain(
   params: Vit,
-  views: readonly View[],
+  views: readonly ImageView[],
   config: VitConfig,
   options: readonly BlockOptions[],
   level: MemoryLevel = 'fast'

@@ -1,7 +1,7 @@
 /** One page for one evaluation: what was done, tables, charts, and pictures in rows with what was said of them. */
 import {dataUri, html, page, table, type Content, type Markup} from './html.js'
 
-export type Picture = {
+export type PageImage = {
   /** PNG or JPEG. */
   readonly bytes: Uint8Array
   readonly type?: 'image/png' | 'image/jpeg'
@@ -22,7 +22,7 @@ export type EvalPage = {
     readonly right?: readonly boolean[]
   }[]
   readonly charts?: readonly Markup[]
-  readonly pictures?: readonly {readonly title: string; readonly note?: string; readonly items: readonly Picture[]}[]
+  readonly pictures?: readonly {readonly title: string; readonly note?: string; readonly items: readonly PageImage[]}[]
   /** Further sections as they are. */
   readonly more?: Content
 }

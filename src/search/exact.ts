@@ -187,7 +187,7 @@ const queriesPerPass = 4
  * The k nearest of `vectors` for each query [Q, D]; fewer when there are fewer rows. For cosine both sides must have
  * been normalised.
  */
-export function nearest(vectors: Vectors, queries: Float32Array, k: number, options: ExactOptions = {}): Neighbours[] {
+export function nearestNeighbours(vectors: Vectors, queries: Float32Array, k: number, options: ExactOptions = {}): Neighbours[] {
   const {metric = 'cosine', before = (a, b) => a < b, skip, innerProduct: products} = options
   const {dim: D, count, blocks, blockRows} = vectors
   const Q = queries.length / D

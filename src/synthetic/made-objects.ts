@@ -1,6 +1,6 @@
 /** The kinds of things that people make, as families of solids: see objects.ts. */
 import type {Chance} from './random.js'
-import {around, capsule, cuboid, disc, nearest, norm, revolve, ring, union, within, without, type Field, type Solid} from './sdf.js'
+import {around, capsule, cuboid, disc, nearestOf, norm, revolve, ring, union, within, without, type Field, type Solid} from './sdf.js'
 
 const {abs, sin, min, max} = Math
 
@@ -70,7 +70,7 @@ export function chair({range, int, likely}: Chance): Solid {
   const mirrored = union(post, ...arms)
   const frame: Field = (x, y, z) => min(legs(abs(x), y, abs(z)), mirrored(abs(x), y, z))
   const rest = union(...(rests as [Field]))
-  return {distance: union(frame, cushion, rest), part: nearest(frame, cushion, rest), reach: 1.3}
+  return {distance: union(frame, cushion, rest), part: nearestOf(frame, cushion, rest), reach: 1.3}
 }
 
 export function house({range, int, likely}: Chance): Solid {

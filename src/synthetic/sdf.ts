@@ -165,7 +165,7 @@ export function around(n: number, field: Field): Field {
 }
 
 /** The number of the field that a point lies nearest to: the part of a union. */
-export const nearest =
+export const nearestOf =
   (...fields: readonly Field[]): Field =>
   (x, y, z) => {
     let best = Infinity

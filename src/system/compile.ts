@@ -204,7 +204,7 @@ const placesOf = (addon: string): string[] => [addon, dirname(addon), dirname(di
  * The path of the addon; compiles it when it is not in the cache, saying so by `note`.
  * Errors of status 5: no compiler, or a compilation that fails.
  */
-export async function buildAddon(recipe: Recipe, note: Note = noteOnStderr): Promise<string> {
+export async function compileAddon(recipe: Recipe, note: Note = noteOnStderr): Promise<string> {
   const what = plan(recipe)
   const addon = join(what.folder, 'addon.node')
   if (existsSync(addon)) {
@@ -238,7 +238,7 @@ export async function buildAddon(recipe: Recipe, note: Note = noteOnStderr): Pro
 }
 
 /** The addon's path if it is compiled already and nobody else could have written it, else null. */
-export function builtAddon(recipe: Recipe): string | null {
+export function compiledAddon(recipe: Recipe): string | null {
   const addon = join(plan(recipe).folder, 'addon.node')
   return existsSync(addon) && isOwn(placesOf(addon)) ? addon : null
 }

@@ -6,7 +6,7 @@
  */
 import {spawn} from 'node:child_process'
 
-export type Outcome = {
+export type CommandOutcome = {
   /** Exit status; null when a signal ended it or it never started. */
   readonly status: number | null
   readonly stdout: string
@@ -27,7 +27,7 @@ type Options = {
 }
 
 /** Runs `program` with `args` and resolves when it has ended; never rejects. */
-export function runCommand(program: string, args: readonly string[], {env, cwd, onLine, timeout}: Options = {}): Promise<Outcome> {
+export function runCommand(program: string, args: readonly string[], {env, cwd, onLine, timeout}: Options = {}): Promise<CommandOutcome> {
   return new Promise(resolve => {
     const child = spawn(program, args, {env: env ?? process.env, cwd, timeout, stdio: ['ignore', 'pipe', 'pipe']})
     let [stdout, stderr, log, pending] = ['', '', '', '']

@@ -17,7 +17,7 @@ import {
 import {saveTimm} from '../files/checkpoint/timm-folder.js'
 import {writePth} from '../files/checkpoint/pth.js'
 import {writeSafetensors, type TensorSource} from '../files/checkpoint/safetensors.js'
-import {bytesOf, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
+import {float32Bytes, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
 import {UserError} from '../config/errors.js'
 import type {VitConfig} from '../model/config.js'
 
@@ -226,6 +226,6 @@ const float32 = (named: readonly (readonly [string, TensorEntry])[], tick: () =>
     async read() {
       const data = await entry.readFloat32()
       tick()
-      return bytesOf(data)
+      return float32Bytes(data)
     }
   }))

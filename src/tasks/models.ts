@@ -64,7 +64,7 @@ export type PullRequest = {
   readonly onRedirect?: (host: string) => void
 }
 
-export type PullReport = {
+export type ModelPullReport = {
   readonly name: string
   readonly url: string
   readonly path: string
@@ -97,7 +97,7 @@ export async function pullModel({
   signal,
   onProgress,
   onRedirect
-}: PullRequest): Promise<PullReport> {
+}: PullRequest): Promise<ModelPullReport> {
   const entry = findReleased(name)
   if (!entry) throw new UserError(`${name} is no released model.`, {exit: 2, code: 'NO_MODEL', hint: 'Their names: dinov2 models list'})
   const folder = output === undefined ? modelsFolder() : (await isFolder(output)) ? output : undefined

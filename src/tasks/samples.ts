@@ -159,7 +159,7 @@ export type PullOptions = {
   readonly onRedirect?: (host: string) => void
 }
 
-export type PullReport = {output: string; set: string; licence: string; home: string; classes: number; train: number; val: number}
+export type SamplePullReport = {output: string; set: string; licence: string; home: string; classes: number; train: number; val: number}
 
 /**
  * Fetches a photo set from its host, checks length and SHA-256, and unpacks it as `{train,val}/<class>/<file>`.
@@ -167,7 +167,7 @@ export type PullReport = {output: string; set: string; licence: string; home: st
  * The archives lie in `OUTPUT.download` meanwhile, so that an interrupted call goes on where it stopped; they are
  * removed at the end.
  */
-export async function pullSamples({set, output, force, signal, onBytes, onPhoto, onRedirect}: PullOptions): Promise<PullReport> {
+export async function pullSamples({set, output, force, signal, onBytes, onPhoto, onRedirect}: PullOptions): Promise<SamplePullReport> {
   await guard(output, force)
   if (!(await stat(dirname(output)).catch(() => undefined))?.isDirectory())
     throw new UserError(`The folder of ${output} does not exist.`, {exit: 2, code: 'NO_FOLDER', hint: `mkdir -p ${dirname(output)}`})

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {balancedSample, evenness, evenShares, type SampleOptions} from '../../src/curate/balanced-sampling.js'
-import {hierarchicalKMeans, membersOf, nearestToCentroids, pathOf, type Hierarchy} from '../../src/curate/hierarchical-kmeans.js'
+import {hierarchicalKMeans, membersOf, nearestToCentroids, clusterPath, type Hierarchy} from '../../src/curate/hierarchical-kmeans.js'
 import {distancesToCentroids, finish} from '../../src/curate/kmeans.js'
 import {arrayRows} from '../../src/curate/rows.js'
 import {rng} from '../../src/tensor/random.js'
@@ -139,7 +139,7 @@ test('levels nest: every row has one path, every cluster has members, and the sa
     assert.ok(membersOf(assignments, k).every(members => members.length > 0))
   }
   for (const row of [0, 11, N - 1]) {
-    const path = pathOf(hierarchy, row)
+    const path = clusterPath(hierarchy, row)
     assert.equal(path.length, 3)
     assert.equal(hierarchy.levels[2]!.assignments[path[1]!], path[0])
   }

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
-import {onEngine, plainly} from '../../src/curate/matmul-backend.js'
+import {engineArithmetic, plainArithmetic} from '../../src/curate/matmul-backend.js'
 import {assign, distancesToCentroids, drawRows, finish, firstCentroids, kmeans, type KMeansOptions} from '../../src/curate/kmeans.js'
 import {arrayRows, selectRows, type RowSource} from '../../src/curate/rows.js'
 import {rng} from '../../src/tensor/random.js'
@@ -36,17 +36,17 @@ test('every row belongs to its nearest centroid, and sizes and objective are tho
 })
 
 test('the engine and the reference implementation agree', () => {
-  const [fast, plain] = [run(), run({arithmetic: plainly})]
+  const [fast, plain] = [run(), run({arithmetic: plainArithmetic})]
   assert.deepEqual(fast.assignments, plain.assignments)
   assert.deepEqual(fast.centroids, plain.centroids)
   const centroids = drawn.slice(0, 9 * D)
-  using a = onEngine.centroids(centroids, D)
-  using b = plainly.centroids(centroids, D)
+  using a = engineArithmetic.centroids(centroids, D)
+  using b = plainArithmetic.centroids(centroids, D)
   const some = drawn.subarray(20 * D, 200 * D)
   assert.deepEqual([...a.closest(some)], [...b.closest(some)])
   assert.deepEqual([...a.probe(some, 3)], [...b.probe(some, 3)])
   assert.deepEqual([...a.closest(some)], [...a.probe(some, 1)])
-  const [p, q] = [onEngine.products(some, centroids, D), plainly.products(some, centroids, D)]
+  const [p, q] = [engineArithmetic.products(some, centroids, D), plainArithmetic.products(some, centroids, D)]
   assert.ok(p.every((x, i) => Math.abs(x - q[i]!) < 1e-4))
 })
 

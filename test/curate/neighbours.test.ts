@@ -1,15 +1,15 @@
 /** Pairs, components, retrieval and hashes against their definitions. */
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
-import {plainly} from '../../src/curate/matmul-backend.js'
+import {plainArithmetic} from '../../src/curate/matmul-backend.js'
 import {hamming, hashPairs} from '../../src/curate/hashes.js'
 import {finish, kmeans} from '../../src/curate/kmeans.js'
 import {keepBest} from '../../src/curate/near-duplicates.js'
-import {nearestRows, pairRecall, pairsAbove, reached, type Pairs, type PairOptions} from '../../src/curate/neighbours.js'
+import {nearestRows, pairRecall, pairsAbove, reached, type Pairs, type NearOptions} from '../../src/curate/neighbours.js'
 import {retrieveFromClusters, retrieveNearest} from '../../src/curate/retrieval.js'
 import {arrayRows, memoryRows} from '../../src/curate/rows.js'
 import {thresholdFor} from '../../src/curate/threshold.js'
-import {nearest, oneBlock, VectorBuilder} from '../../src/search/exact.js'
+import {nearestNeighbours, oneBlock, VectorBuilder} from '../../src/search/exact.js'
 import {rng} from '../../src/tensor/random.js'
 import {counted, onTorch} from '../support/engine.js'
 import {points} from '../support/points.js'
@@ -28,14 +28,14 @@ const threshold = 0.93
 const all: [number, number][] = []
 for (let i = 0; i < N; i++) for (let j = i + 1; j < N; j++) if (cosine(i, j) >= threshold) all.push([i, j])
 const listed = ({a, b}: Pairs): [number, number][] => Array.from(a, (x, i) => [x, b[i]!])
-const find = (more: Partial<PairOptions> = {}): Pairs => finish(pairsAbove(rows, {threshold, k: N, seed: 1, ...more}))
+const find = (more: Partial<NearOptions> = {}): Pairs => finish(pairsAbove(rows, {threshold, k: N, seed: 1, ...more}))
 
 test('exact pairs are those of the definition, in order, once each', () => {
   assert.ok(all.length > 200)
   const found = find()
   assert.deepEqual(listed(found), all)
   assert.ok(found.similarity.every((s, i) => Math.abs(s - cosine(found.a[i]!, found.b[i]!)) < 1e-5))
-  assert.deepEqual(listed(find({arithmetic: plainly})), all)
+  assert.deepEqual(listed(find({arithmetic: plainArithmetic})), all)
 })
 
 test('lists that look everywhere find all; few probes and a graph find nearly all, and recall says how many', () => {
@@ -134,7 +134,7 @@ test('what hangs together with queries is what a walk through all pairs reaches'
 
 test('nearest rows are those of the exact search', () => {
   const queries = points(9, D, {seed: 2, unit: true})
-  const [a, b] = [nearestRows(rows, queries, 7), nearest(oneBlock(drawn, D), queries, 7)]
+  const [a, b] = [nearestRows(rows, queries, 7), nearestNeighbours(oneBlock(drawn, D), queries, 7)]
   assert.deepEqual(
     a.map(x => [...x.rows]),
     b.map(x => [...x.rows])
@@ -148,7 +148,7 @@ test('sample-based retrieval is the greedy choice over all pairs, each row for o
     [1, 0.8],
     [40, -2]
   ] as const) {
-    const dots = plainly.products(seeds, drawn, D)
+    const dots = plainArithmetic.products(seeds, drawn, D)
     const pairs = [...dots.keys()].filter(i => dots[i]! >= floor).sort((x, y) => dots[y]! - dots[x]! || x - y)
     const owner = new Int32Array(N).fill(-1)
     const got = new Int32Array(30)
@@ -158,7 +158,7 @@ test('sample-based retrieval is the greedy choice over all pairs, each row for o
       owner[row] = q
       got[q]!++
     }
-    const found = retrieveNearest(rows, seeds, {perSeed, floor, arithmetic: plainly})
+    const found = retrieveNearest(rows, seeds, {perSeed, floor, arithmetic: plainArithmetic})
     assert.deepEqual(found.seed, owner)
     if (floor < -1) assert.equal(found.seed.filter(s => s >= 0).length, Math.min(N, perSeed * 30), 'every seed brings rows of its own')
   }

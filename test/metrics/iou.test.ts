@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import {describe, it} from 'node:test'
 import {addCounts, areasOf, countPixels, emptyConfusion, miouOf, scoresOf, sumAreas} from '../../src/metrics/iou.js'
 import {classesOf} from '../../src/data/targets/class-map.js'
-import {summarizeOutcomes} from '../../src/tasks/eval/segmentation/report.js'
+import {summarizeSegmentation} from '../../src/tasks/eval/segmentation/report.js'
 
 const near = (found: number | null | undefined, expected: number): void =>
   assert.ok(typeof found === 'number' && Math.abs(found - expected) < 1e-12, `${found} where ${expected} was expected`)
@@ -74,16 +74,16 @@ describe('intervals of mIoU', () => {
     )
     const ids = set.map((_, i) => String(i))
     const outcome = (features: 'model' | 'pixels', items: typeof set) => ({features, set: 'val', ids, items, seconds: 0})
-    const {scores, differences} = summarizeOutcomes([outcome('model', set), outcome('pixels', worse)], classes, 3)
+    const {scores, differences} = summarizeSegmentation([outcome('model', set), outcome('pixels', worse)], classes, 3)
     const {miou, intervals} = scores[0]!
     const [low, high] = intervals['miou']!
     near(miou, miouOf(sum, 2))
     assert.ok(low < miou && miou < high && high - low < 0.05, `${low}, ${high} around ${miou}`)
-    assert.deepEqual(summarizeOutcomes([outcome('model', set)], classes, 3).scores[0], scores[0])
+    assert.deepEqual(summarizeSegmentation([outcome('model', set)], classes, 3).scores[0], scores[0])
     const [gain] = differences
     assert.ok(gain!.interval[0] > 0.05 && gain!.interval[0] < gain!.mean && gain!.significant)
     // The same predictions differ by nothing in every draw.
-    const same = summarizeOutcomes([outcome('model', set), outcome('pixels', set)], classes, 3).differences[0]!
+    const same = summarizeSegmentation([outcome('model', set), outcome('pixels', set)], classes, 3).differences[0]!
     assert.deepEqual([same.mean, same.interval, same.significant], [0, [0, 0], false])
   })
 })

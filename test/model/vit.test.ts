@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import {before, test} from 'node:test'
 import {backwardTrain, castParams, forward, forwardTrain, castForInference, intermediateLayers, normedTokens} from '../../src/model/vit.js'
-import type {View, Vit} from '../../src/model/vit.js'
+import type {ImageView, Vit} from '../../src/model/vit.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {add, concat, dispose, gather, reshape, slice, tensor, tensor1d, tidy, transpose, zerosLike} from '../../src/tensor/tf.js'
 import type {Tensor, Tensor2D, Tensor4D} from '../../src/tensor/tf.js'
@@ -34,7 +34,7 @@ for (const [kind, config] of Object.entries(configs))
   test(`${kind}: packed views are separate passes, in values and summed gradients; nothing is left behind`, async () => {
     const start = {tensors: counted(), bytes: held()}
     const params = smallVit(config)
-    const views: View[] = [
+    const views: ImageView[] = [
       {images: images('a', 2, 12), masks: masksFor(2, 9)},
       {images: images('b', 3, 8)},
       {images: images('c', 1, 16, 8)}
@@ -77,7 +77,7 @@ for (const [kind, config] of Object.entries(configs))
 for (const [kind, config] of Object.entries(configs))
   test(`${kind}: every parameter gets a gradient of its own shape`, async () => {
     const params = smallVit(config)
-    const view: View = {images: images('a', 2, 12), masks: masksFor(2, 9)}
+    const view: ImageView = {images: images('a', 2, 12), masks: masksFor(2, 9)}
     const {y, trace} = forwardTrain(params, [view], config, optionsFor(config))
     const dy = put(normal('dy', y.shape as [number, number]))
     const grads = flatten(backwardTrain(dy, params, trace, config))

@@ -1,7 +1,7 @@
 /** Exact search against the definition, its ties, and the shapes it must not stumble over. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
-import {nearest, normalizeRows, oneBlock, rowAt, VectorBuilder, type Metric, type Vectors} from '../../src/search/exact.js'
+import {nearestNeighbours, normalizeRows, oneBlock, rowAt, VectorBuilder, type Metric, type Vectors} from '../../src/search/exact.js'
 import {recall} from '../../src/search/recall.js'
 import {rng} from '../../src/tensor/random.js'
 
@@ -42,7 +42,7 @@ for (const metric of ['cosine', 'ip', 'l2'] as const) {
       if (metric === 'cosine') [rows, queries].forEach(side => normalizeRows(side, D))
       const truth = byDefinition(rows, queries, 10, metric)
       for (const vectors of [oneBlock(rows, D), inBlocks(rows)]) {
-        const found = nearest(vectors, queries, 10, {metric})
+        const found = nearestNeighbours(vectors, queries, 10, {metric})
         assert.deepEqual(
           found.map(({rows: list}) => [...list]),
           truth.map(({rows: list}) => list)
@@ -63,8 +63,8 @@ test('an engine’s matrix product gives the same neighbours', () => {
       for (let d = 0; d < dim; d++) sum += q[i * dim + d]! * r[j * dim + d]!
       return sum
     })
-  const plain = nearest(inBlocks(rows), queries, 5, {metric: 'ip'})
-  const quick = nearest(inBlocks(rows), queries, 5, {metric: 'ip', innerProduct: products})
+  const plain = nearestNeighbours(inBlocks(rows), queries, 5, {metric: 'ip'})
+  const quick = nearestNeighbours(inBlocks(rows), queries, 5, {metric: 'ip', innerProduct: products})
   assert.deepEqual(
     quick.map(({rows: list}) => [...list]),
     plain.map(({rows: list}) => [...list])
@@ -74,7 +74,7 @@ test('an engine’s matrix product gives the same neighbours', () => {
 test('equal scores are ordered by `before`, not by where rows stand', () => {
   const rows = new Float32Array(6 * D).fill(0.5)
   const names = ['f', 'b', 'd', 'a', 'c', 'e']
-  const [found] = nearest(inBlocks(rows), new Float32Array(D).fill(1), 3, {metric: 'ip', before: (a, b) => names[a]! < names[b]!})
+  const [found] = nearestNeighbours(inBlocks(rows), new Float32Array(D).fill(1), 3, {metric: 'ip', before: (a, b) => names[a]! < names[b]!})
   assert.deepEqual(
     [...found!.rows].map(row => names[row]),
     ['a', 'b', 'c']
@@ -84,11 +84,11 @@ test('equal scores are ordered by `before`, not by where rows stand', () => {
 test('more neighbours than rows, no rows, no queries, a row left out', () => {
   const rows = draw(3, 'rows')
   const query = draw(1, 'query')
-  assert.equal(nearest(oneBlock(rows, D), query, 10)[0]!.rows.length, 3)
-  assert.deepEqual([...nearest(oneBlock(new Float32Array(0), D), query, 10)[0]!.rows], [])
-  assert.deepEqual(nearest(oneBlock(rows, D), new Float32Array(0), 10), [])
-  const [all] = nearest(oneBlock(rows, D), query, 3)
-  const [some] = nearest(oneBlock(rows, D), query, 3, {skip: (_, row) => row === all!.rows[0]})
+  assert.equal(nearestNeighbours(oneBlock(rows, D), query, 10)[0]!.rows.length, 3)
+  assert.deepEqual([...nearestNeighbours(oneBlock(new Float32Array(0), D), query, 10)[0]!.rows], [])
+  assert.deepEqual(nearestNeighbours(oneBlock(rows, D), new Float32Array(0), 10), [])
+  const [all] = nearestNeighbours(oneBlock(rows, D), query, 3)
+  const [some] = nearestNeighbours(oneBlock(rows, D), query, 3, {skip: (_, row) => row === all!.rows[0]})
   assert.deepEqual([...some!.rows], [...all!.rows].slice(1))
 })
 

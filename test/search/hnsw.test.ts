@@ -4,7 +4,7 @@ import {mkdtemp, readFile, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
-import {nearest, normalizeRows, oneBlock} from '../../src/search/exact.js'
+import {nearestNeighbours, normalizeRows, oneBlock} from '../../src/search/exact.js'
 import {recall} from '../../src/search/recall.js'
 import {Graph} from '../../src/search/hnsw.js'
 import {rng} from '../../src/tensor/random.js'
@@ -33,7 +33,7 @@ for (const metric of ['cosine', 'ip', 'l2'] as const) {
     if (metric === 'cosine') [rows, queries].forEach(side => normalizeRows(side, D))
     const graph = Graph.create(D, metric, N)
     for (let i = 0; i < N; i++) graph.add(row(rows, i), i)
-    const truth = nearest(oneBlock(rows, D), queries, 10, {metric})
+    const truth = nearestNeighbours(oneBlock(rows, D), queries, 10, {metric})
     const found = truth.map((_, q) => graph.nearest(row(queries, q), 10, 200))
     const share = recall(found, truth)
     // Inner products of vectors of unequal length are no metric, which a graph walk presumes.

@@ -126,7 +126,7 @@ export function drawJitter(random: Rng, strength: {brightness: number; contrast:
 }
 
 /** Which view: it decides size, scale, blur and solarisation. */
-export type View = 'global1' | 'global2' | 'local'
+export type CropView = 'global1' | 'global2' | 'local'
 
 /** All that is drawn for one view, in the order in which it is done. */
 export type ViewPlan = {
@@ -154,7 +154,7 @@ function drawOrientation(random: Rng, {verticalFlip = 0, quarterTurns = false}: 
 }
 
 /** Draws what is to be done to make one view of an image of width × height. */
-export function planView(random: Rng, width: number, height: number, view: View, settings: CropSettings): ViewPlan {
+export function planView(random: Rng, width: number, height: number, view: CropView, settings: CropSettings): ViewPlan {
   const size = view === 'local' ? settings.localSize : settings.globalSize
   const box = randomCropBox(random, width, height, view === 'local' ? settings.localScale : settings.globalScale, settings.ratio)
   const flip = random.chance(settings.flip ?? 0.5)

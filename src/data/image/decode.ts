@@ -20,7 +20,7 @@ import {decodeStrictly, explainFailure, nameOf, tooManyPixels} from './decode-st
 import {fitGeometry, type Transform} from './geometry.js'
 import {gifProblem} from './gif-check.js'
 import {isPlainSrgb} from './icc-profile.js'
-import type {NativePixels} from './native.js'
+import type {NativePixels} from '../augment/native-crops.js'
 import {hiddenOrientation, turnUpright} from './orientation.js'
 import {readBytes, RefusedImage} from './read-bytes.js'
 import {resample, type Raster} from './resample.js'

@@ -1,7 +1,7 @@
 /** Pixels to image files: the second and last place, after `decode`, that knows sharp. */
 import sharp from 'sharp'
 
-export type ImageFormat = 'png' | 'jpeg'
+export type EncodedFormat = 'png' | 'jpeg'
 
 /**
  * Encodes sRGB bytes [height, width, 3] (or, with `channels` 4, with alpha). The same pixels give the same bytes: no
@@ -17,7 +17,7 @@ export async function encodeImage(
     channels = 3,
     format = 'png',
     quality = 92
-  }: {width: number; height: number; channels?: 3 | 4; format?: ImageFormat; quality?: number}
+  }: {width: number; height: number; channels?: 3 | 4; format?: EncodedFormat; quality?: number}
 ): Promise<Uint8Array> {
   if (pixels.length !== width * height * channels)
     throw new RangeError(

@@ -9,12 +9,12 @@
 import {counted} from '../../config/counted.js'
 import {UserError} from '../../config/errors.js'
 import {rng} from '../../tensor/random.js'
-import {ImageCache, makeCache, type CacheStats} from './cache.js'
+import {ImageCache, makeCache, type CropCacheStats} from './cache.js'
 import type {Transform} from '../image/geometry.js'
 import {collateMasks, type MaskSettings, type Masks} from '../augment/block-masks.js'
-import {builtNative, readyNative} from '../image/native.js'
+import {builtNative, readyNative} from '../augment/native-crops.js'
 import {viewBytes, type CropSettings} from '../augment/crop-params.js'
-import {defaultWorkers, Pool} from './worker-pool.js'
+import {defaultWorkers, WorkerPool} from './worker-pool.js'
 import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
 import type {Sampler} from './sampler.js'
 import type {ImageList} from '../sources/image-table.js'
@@ -43,7 +43,7 @@ export type LoadStats = {
   /** Whether the compiled code did the work. */
   readonly native: boolean
   /** Decoded images in memory; absent where none are kept. */
-  readonly cache?: CacheStats
+  readonly cache?: CropCacheStats
 }
 
 /** Batches, and at any time what was done so far. Ending the iteration (break, return) ends the workers. */
@@ -139,7 +139,7 @@ async function* streamPixels(
   const {batch, transform, workers = defaultWorkers(), prefetch = 3, maxPixels, onRejected} = options
   const native = options.native === false ? undefined : builtNative()
   tally.native = native !== undefined
-  const pool = new Pool({kind: 'pixels', transform, ...settingsOf(maxPixels, native)}, workers)
+  const pool = new WorkerPool({kind: 'pixels', transform, ...settingsOf(maxPixels, native)}, workers)
   const size = chunkOf(batch, workers)
   const limit = Math.max(1, prefetch) * batch + size
   const queue: {refs: ImageRef[]; answers: Promise<readonly Answer[]>}[] = []
@@ -296,7 +296,7 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
   tally.native = native !== undefined
   const cache = makeCache(total, options.cacheBytes ?? 512 * 2 ** 20)
   tally.cache = cache && new ImageCache(cache)
-  const pool = new Pool({kind: 'crops', crops, seed, cache, ...settingsOf(maxPixels, native)}, workers)
+  const pool = new WorkerPool({kind: 'crops', crops, seed, cache, ...settingsOf(maxPixels, native)}, workers)
   const size = chunkOf(batch, workers)
   const reasons = new Map<number, string>() // of images known to be bad
   const told = new Set<number>()

@@ -34,7 +34,7 @@ export function makeCache(count: number, bytes: number): CacheHandle | undefined
 }
 
 /** What the shared images did so far, over all workers. */
-export type CacheStats = {
+export type CropCacheStats = {
   /** Bytes of memory in use, and at most. */
   readonly bytes: number
   readonly limit: number
@@ -87,7 +87,7 @@ export class ImageCache {
     Atomics.add(this.#index, this.#head + 1, 1)
   }
 
-  stats(): CacheStats {
+  stats(): CropCacheStats {
     const field = (i: number): number => Atomics.load(this.#index, this.#head + i) >>> 0
     return {bytes: field(0) * UNIT, limit: this.#arena.length, images: field(1), hits: field(2), misses: field(3)}
   }

@@ -74,7 +74,7 @@ class Thread {
 /** What V8 reserves for a thread, and some for images. */
 const THREAD_ADDRESSES = 600e6
 
-export class Pool {
+export class WorkerPool {
   readonly #threads: Thread[]
   readonly #setup: Setup
   #inline: Promise<(items: readonly Item[]) => Promise<Answer[]>> | undefined

@@ -6,7 +6,7 @@
  * Memory: one folder's names at a time.
  */
 import {promises as fs, type BigIntStats, type Dirent} from 'node:fs'
-import {problemRef, refOf, pathOf, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
+import {problemRef, refOf, pathOfBytes, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
 import {skipReason} from './ignored-files.js'
 
 type Entry = {readonly name: Buffer; readonly kind: 'file' | 'folder' | 'other'; readonly linked: boolean}
@@ -76,7 +76,7 @@ export async function* walkFolder(root: string, open: string, note: (note: Sourc
       ready.push(
         problemRef(
           showBytes(shown),
-          pathOf(opened),
+          pathOfBytes(opened),
           `the folder cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`
         )
       )
@@ -92,7 +92,7 @@ export async function* walkFolder(root: string, open: string, note: (note: Sourc
       }
       const reason = kind === 'other' ? 'neither a file nor a folder' : skipReason(text)
       if (reason !== undefined) note({kind: 'skipped', path: showBytes(path), reason})
-      else ready.push(refOf(pathOf(path), pathOf(join(opened, name)), undefined, label))
+      else ready.push(refOf(pathOfBytes(path), pathOfBytes(join(opened, name)), undefined, label))
       if (ready.length >= CHUNK) {
         yield ready
         ready = []

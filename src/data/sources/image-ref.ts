@@ -82,7 +82,7 @@ export function showBytes(bytes: Buffer): string {
 }
 
 /** The bytes as a string where they are UTF-8, else themselves (copied: they may be a view of a larger block). */
-export const pathOf = (bytes: Buffer): string | Buffer => (isUtf8(bytes) ? bytes.toString('utf8') : Buffer.from(bytes))
+export const pathOfBytes = (bytes: Buffer): string | Buffer => (isUtf8(bytes) ? bytes.toString('utf8') : Buffer.from(bytes))
 
 const NONE: Readonly<Record<string, unknown>> = Object.freeze({})
 

@@ -27,7 +27,7 @@ export type SideMember = {readonly name: Buffer; readonly kind: 'json' | 'cls' |
 /** An image, by the place of its bytes. */
 export type ImageMember = {readonly name: Buffer; readonly offset: number; readonly size: number}
 
-export type Sample = {
+export type ShardSample = {
   readonly key: Buffer
   readonly image: ImageMember
   readonly fields: Readonly<Record<string, unknown>>
@@ -39,7 +39,7 @@ export type LostMember = {readonly name: Buffer; readonly reason: string}
 const OWN_FIELDS = new Set(['id', 'path', 'path_base64', 'range', 'folder', 'reason'])
 
 /** The fields of a side member, or what is wrong with it. */
-export function fieldsOf({kind, text}: SideMember): Record<string, unknown> | string {
+function sideFields({kind, text}: SideMember): Record<string, unknown> | string {
   const plain = text.replace(/^\uFEFF/, '')
   if (kind === 'cls') return {label: plain.trim()}
   if (kind === 'txt') return {text: plain.trim()}
@@ -79,7 +79,7 @@ export class SampleCollector {
   }
 
   /** The samples in the order of their first members, and the members that belong to none. */
-  *samples(): Generator<Sample | LostMember> {
+  *samples(): Generator<ShardSample | LostMember> {
     for (const [key, group] of this.#groups) yield* samplesOf(Buffer.from(key, 'latin1'), group)
   }
 }
@@ -89,14 +89,14 @@ function joinFields(sides: readonly SideMember[], lost: LostMember[]): Record<st
   const order = {json: 0, txt: 1, cls: 2}
   const fields: Record<string, unknown> = {}
   for (const side of [...sides].sort((a, b) => order[a.kind] - order[b.kind])) {
-    const found = fieldsOf(side)
+    const found = sideFields(side)
     if (typeof found === 'string') lost.push({name: side.name, reason: found})
     else Object.assign(fields, found)
   }
   return fields
 }
 
-function* samplesOf(key: Buffer, {images, sides}: Group): Generator<Sample | LostMember> {
+function* samplesOf(key: Buffer, {images, sides}: Group): Generator<ShardSample | LostMember> {
   const shown = key.toString('utf8')
   const plain = images.filter(({name}) => !splitKey(name).kind.includes('.'))
   const own = plain.length > 0 ? [plain[0]!] : images // the images that are samples

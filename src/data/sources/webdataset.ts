@@ -20,7 +20,7 @@ import {createGunzip} from 'node:zlib'
 import {fileBytes, openPlainSync} from '../../system/plain-file.js'
 import {skipReason} from './ignored-files.js'
 import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
-import {SampleCollector, type LostMember, type Sample} from './shard-samples.js'
+import {SampleCollector, type LostMember, type ShardSample} from './shard-samples.js'
 import {tarMembers, type TarMember} from './tar.js'
 
 const MAX_MEMBER = 1 << 30
@@ -112,7 +112,7 @@ export async function* readShard(
   const samples = new SampleCollector()
   let ready: ImageRef[] = []
   let shard: OpenShard | undefined
-  const toRef = (found: Sample | LostMember): ImageRef => {
+  const toRef = (found: ShardSample | LostMember): ImageRef => {
     if ('reason' in found) return problemRef(nameOf(found.name), open, found.reason)
     const {key, image, fields} = found
     const id = nameOf(key)

@@ -6,7 +6,7 @@
  */
 import {existsSync, readdirSync} from 'node:fs'
 import {dirname, join} from 'node:path'
-import {buildAddon as build, builtAddon as built, nodeFlags, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
+import {compileAddon, compiledAddon, nodeFlags, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
 import {findTorch, type TorchInfo} from './find.js'
 
 export type {Note} from '../../system/compile.js'
@@ -63,10 +63,10 @@ function recipe(torch: TorchInfo): Recipe {
  * The path of the addon compiled for `torch`; compiles it when it is not in the cache, saying so by `note`.
  * Errors of status 5: no compiler, or a compilation that fails.
  */
-export const buildAddon = (torch: TorchInfo, note?: Note): Promise<string> => build(recipe(torch), note)
+export const buildAddon = (torch: TorchInfo, note?: Note): Promise<string> => compileAddon(recipe(torch), note)
 
 /** The addon's path if it is compiled already, else null. */
-export const builtAddon = (torch: TorchInfo): string | null => built(recipe(torch))
+export const builtAddon = (torch: TorchInfo): string | null => compiledAddon(recipe(torch))
 
 /**
  * Finds libtorch, compiles the addon where needed, and says where both lie. Errors of status 5 when either cannot be

@@ -7,7 +7,7 @@
  * wheels), then at PyTorch's own host or the index that `DINOV2_TORCH_INDEX` names.
  */
 import {UserError} from '../../config/errors.js'
-import {lastLines, type Outcome} from '../../system/run-command.js'
+import {lastLines, type CommandOutcome} from '../../system/run-command.js'
 import type {Note} from '../../system/compile.js'
 import type {InstallOptions} from '../engine.js'
 import {ensureVenv, pipInstall, renewVenv} from '../venv.js'
@@ -57,7 +57,7 @@ export async function installTorch({cuda, force, note, confirm}: InstallOptions)
 /** Makes the private environment and puts PyTorch into it. */
 async function fill(cuda: boolean, note: Note): Promise<TorchInfo> {
   const python = await ensureVenv(privateTorch())
-  let outcome: Outcome | undefined
+  let outcome: CommandOutcome | undefined
   for (const args of attempts(cuda)) {
     outcome = await pipInstall(python, args, note)
     if (outcome.status === 0) break

@@ -10,7 +10,7 @@ import {checkFit, configMetadata, expectedShapes, inferConfig} from './architect
 import type {AtomicOptions} from '../../system/atomic.js'
 import {openCheckpoint, type Checkpoint, type CheckpointOptions} from './checkpoint.js'
 import {createSafetensors, type TensorSpec} from './safetensors.js'
-import {bytesOf} from './tensor-entry.js'
+import {float32Bytes} from './tensor-entry.js'
 
 /** One tensor on its way to a file: Meta's name, row-major float32. */
 export type NamedTensor = {readonly name: string; readonly shape: readonly number[]; readonly data: Float32Array}
@@ -88,14 +88,14 @@ export async function writeStream(
   for (const {name, shape} of added) specs.push({name, dtype: 'F32', shape})
   const writer = await createSafetensors(path, specs, metadata, options)
   try {
-    for (const {name, data} of added) await writer.write(name, bytesOf(data))
+    for (const {name, data} of added) await writer.write(name, float32Bytes(data))
     for await (const {name, shape, data} of tensors) {
       const expected = shapes.get(name)
       if (!expected || expected.join() !== shape.join())
         throw new Error(`Expected ${expected ? `[${expected.join(', ')}]` : 'no tensor'} for ${name} but received [${shape.join(', ')}]`)
       const names = rename(name)
       const length = data.length / names.length
-      for (const [i, part] of names.entries()) await writer.write(part, bytesOf(data.subarray(i * length, (i + 1) * length)))
+      for (const [i, part] of names.entries()) await writer.write(part, float32Bytes(data.subarray(i * length, (i + 1) * length)))
     }
     await writer.commit()
   } catch (error) {

@@ -15,7 +15,7 @@ import {findReleased} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
-import {listStates} from '../run/training-state.js'
+import {listStates} from './training-state.js'
 
 export type CheckpointOptions = {
   /**

@@ -7,12 +7,12 @@
 import {UserError} from '../../config/errors.js'
 import {parseJsonObject, type JsonObject} from '../../system/json.js'
 import {openSafetensors, createSafetensors} from './safetensors.js'
-import {bytesOf} from './tensor-entry.js'
+import {float32Bytes} from './tensor-entry.js'
 
 export type HeadTask = 'classify' | 'depth' | 'segment'
 export type HeadTensors = ReadonlyMap<string, {readonly shape: readonly number[]; readonly data: Float32Array}>
 
-export type Head = {
+export type SavedHead = {
   readonly task: HeadTask
   readonly tensors: HeadTensors
   /** What kind of head it is and how its input is made: plain values, as each task defines them. */
@@ -42,14 +42,14 @@ function record(text: string, path: string): JsonObject {
 /** Writes a head whole or not at all. Throws a `UserError` where the file exists without `force`. */
 export async function saveHead(
   path: string,
-  {task, tensors, spec, trainedOn}: Head,
+  {task, tensors, spec, trainedOn}: SavedHead,
   {force = false}: {force?: boolean} = {}
 ): Promise<void> {
   const specs = [...tensors].map(([name, {shape}]) => ({name, dtype: 'F32' as const, shape}))
   const metadata = {format: 'dinov2 head', task, spec: JSON.stringify(spec), trained_on: JSON.stringify(trainedOn)}
   const writer = await createSafetensors(path, specs, metadata, {force})
   try {
-    for (const [name, {data}] of tensors) await writer.write(name, bytesOf(data))
+    for (const [name, {data}] of tensors) await writer.write(name, float32Bytes(data))
     await writer.commit()
   } catch (error) {
     await writer.abort()

@@ -127,7 +127,7 @@ function fromHalf(bits: number): number {
 }
 
 /** The bytes of float32 numbers, without a copy. All machines this project runs on are little-endian. */
-export const bytesOf = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+export const float32Bytes = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 
 /**
  * A tensor that lies in memory, as an entry. Throws an `Error` when data and shape disagree, which is a defect of the
@@ -136,5 +136,5 @@ export const bytesOf = (data: Float32Array): Uint8Array => new Uint8Array(data.b
 export function float32Entry(name: string, shape: readonly number[], data: Float32Array): TensorEntry {
   if (data.length !== elements(shape))
     throw new Error(`Expected ${elements(shape)} numbers for ${name} [${shape.join(', ')}] but received ${data.length}`)
-  return tensorEntry(name, 'F32', shape, async () => bytesOf(data))
+  return tensorEntry(name, 'F32', shape, async () => float32Bytes(data))
 }

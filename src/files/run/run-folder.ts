@@ -11,7 +11,7 @@ import {UserError} from '../../config/errors.js'
 import {parseJson} from '../../system/json.js'
 import {readText} from '../../system/plain-file.js'
 import {lockName} from '../../system/lock.js'
-import {listStates, removeStates, removeTemporaryStates} from './training-state.js'
+import {listStates, removeStates, removeTemporaryStates} from '../checkpoint/training-state.js'
 
 /** What a run writes into its folder, beside checkpoints. */
 export const runNames = {

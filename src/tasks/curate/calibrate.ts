@@ -11,8 +11,8 @@ import {drawRows} from '../../curate/kmeans.js'
 import {nearestRows} from '../../curate/neighbours.js'
 import {thresholdFor, type Calibration} from '../../curate/threshold.js'
 import {rng} from '../../tensor/random.js'
-import {comparable, type FeatureMaker, type Features} from './features.js'
-import {arithmeticFor, plural, rounded, vectorsOf, type Context, type StageEvent} from './stage.js'
+import {comparable, type FeatureMaker, type PoolFeatures} from './features.js'
+import {arithmeticFor, plural, roundedScore, vectorsOf, type Context, type StageEvent} from './stage.js'
 
 export type CalibrateOptions = {
   /** Share of pairs above the threshold that are to be copies. */
@@ -64,7 +64,7 @@ const copies: Readonly<Record<string, {readonly make: (image: Raster) => Promise
 /** Vectors of images in memory, made as the pool's were. */
 async function describe(
   images: readonly Raster[],
-  {meta}: Features,
+  {meta}: PoolFeatures,
   kind: 'perceptual' | 'model',
   maker: FeatureMaker
 ): Promise<Float32Array> {
@@ -221,7 +221,7 @@ export async function* calibrate(context: Context, {precision, sample}: Calibrat
   const byKind = Object.fromEntries(
     Object.entries(found).map(([name, scores]) => [
       name,
-      scores.length === 0 ? 0 : rounded(scores.filter(score => score >= result.threshold).length / scores.length)
+      scores.length === 0 ? 0 : roundedScore(scores.filter(score => score >= result.threshold).length / scores.length)
     ])
   )
   const says = sentences(result, {precision, byKind, images, setAside})

@@ -3,11 +3,11 @@
  * (Vo et al. 2024).
  */
 import {balancedSample, evenness, type Selection} from '../../curate/balanced-sampling.js'
-import {hierarchicalKMeans, membersOf, pathOf, type Hierarchy} from '../../curate/hierarchical-kmeans.js'
+import {hierarchicalKMeans, membersOf, clusterPath, type Hierarchy} from '../../curate/hierarchical-kmeans.js'
 import {distancesToCentroids} from '../../curate/kmeans.js'
 import {UserError} from '../../config/errors.js'
 import {isPerceptual} from './features.js'
-import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage, type StageEvent, type Verdict} from './stage.js'
+import {arithmeticFor, inPieces, plural, roundedScore, vectorsOf, type Context, type Stage, type StageEvent, type Verdict} from './stage.js'
 
 export type ClusterOptions = {
   /**
@@ -124,7 +124,7 @@ function shown(hierarchy: Hierarchy, kept: Uint8Array | undefined): NonNullable<
     .sort((a, b) => members[b]!.length - members[a]!.length || a - b)
     .slice(0, 12)
     .map(c => ({
-      title: `cluster ${pathOf(hierarchy, members[c]![0]!).join('/')}${kept ? `: ${members[c]!.filter(i => kept[i]).length} of ${members[c]!.length} drawn` : ''}`,
+      title: `cluster ${clusterPath(hierarchy, members[c]![0]!).join('/')}${kept ? `: ${members[c]!.filter(i => kept[i]).length} of ${members[c]!.length} drawn` : ''}`,
       members: [...members[c]!].sort((a, b) => (kept ? kept[b]! - kept[a]! : 0) || a - b).slice(0, 12),
       size: members[c]!.length
     }))
@@ -142,11 +142,15 @@ export async function* clusterStage(context: Context, options: ClusterOptions): 
   const sizes = leavesOf(hierarchy)
   return {
     kept: new Uint8Array(context.rows.length).fill(1),
-    note: i => ({reason: 'clustered', [clusterField]: pathOf(hierarchy, i).join('/'), distance: rounded(Math.sqrt(distances[i]!))}),
+    note: i => ({
+      reason: 'clustered',
+      [clusterField]: clusterPath(hierarchy, i).join('/'),
+      distance: roundedScore(Math.sqrt(distances[i]!))
+    }),
     report: {
-      levels: hierarchy.levels.map(({k, objective}) => ({clusters: k, objective: rounded(objective)})),
+      levels: hierarchy.levels.map(({k, objective}) => ({clusters: k, objective: roundedScore(objective)})),
       largest: Math.max(0, ...sizes),
-      evenness: rounded(evenness(sizes))
+      evenness: roundedScore(evenness(sizes))
     },
     says: [inWords(hierarchy)],
     groups: shown(hierarchy, undefined)
@@ -196,12 +200,12 @@ export async function* sampleStage(context: Context, options: SampleStageOptions
     kept,
     note: i => ({
       reason: kept[i] ? (fixed?.[i] ? 'kept before' : 'drawn from its cluster') : 'not drawn from its cluster',
-      ...(given ? {} : {[clusterField]: pathOf(hierarchy, i).join('/')})
+      ...(given ? {} : {[clusterField]: clusterPath(hierarchy, i).join('/')})
     }),
     report: {
       target: options.target,
       levels: hierarchy.levels.map(({k}) => k),
-      evenness: {before: rounded(evenness(before)), after: rounded(evenness(after))},
+      evenness: {before: roundedScore(evenness(before)), after: roundedScore(evenness(after))},
       sizes: {before: [...before].sort((a, b) => b - a).slice(0, 1000), after: [...after].sort((a, b) => b - a).slice(0, 1000)}
     },
     says,

@@ -6,7 +6,7 @@ import {reached} from '../../curate/neighbours.js'
 import {UserError} from '../../config/errors.js'
 import {defaultThreshold} from './features.js'
 import {openOther} from './pool.js'
-import {arithmeticFor, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
+import {arithmeticFor, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
 
 export type DecontaminateOptions = {
   /** Benchmark sets: images or embeddings. */
@@ -44,10 +44,10 @@ export async function* decontaminateStage(context: Context, {against, threshold}
         : {
             reason: step[i] === 1 ? 'near a benchmark image' : 'near an image that is near the benchmark',
             twin: name(i),
-            similarity: rounded(similarity[i]!),
+            similarity: roundedScore(similarity[i]!),
             steps: step[i]!
           },
-    report: {threshold: rounded(limit), benchmark: other.ids.length, direct, further: far},
+    report: {threshold: roundedScore(limit), benchmark: other.ids.length, direct, further: far},
     says: [
       `${plural(direct, 'picture')} near one of ${plural(other.ids.length, 'benchmark image')} above ${limit.toFixed(3)}${far > 0 ? `, and ${far} that hang together with them` : ''}`
     ],

@@ -6,8 +6,8 @@ import {keepBest} from '../../curate/near-duplicates.js'
 import {exactUpTo, pairRecall, pairsAbove, type PairMethod, type Pairs} from '../../curate/neighbours.js'
 import type {RowSource} from '../../curate/rows.js'
 import {calibrate, type CalibrateOptions} from './calibrate.js'
-import {bytesOf, defaultThreshold} from './features.js'
-import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
+import {byteLengthOf, defaultThreshold} from './features.js'
+import {arithmeticFor, inPieces, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
 import type {Pool} from './pool.js'
 
 export type DedupOptions = {
@@ -36,7 +36,7 @@ function ranks(pool: Pool, rows: Int32Array, pairs: Pairs): Int32Array {
       height: field('height'),
       sharpness: field('sharpness')
     }
-    const bytes = pool.images ? bytesOf(ref) : field('bytes')
+    const bytes = pool.images ? byteLengthOf(ref) : field('bytes')
     return {i, pixels: width * height, bytes, sharpness, id: Buffer.from(ref.id)}
   })
   competing.sort((a, b) => b.pixels - a.pixels || b.bytes - a.bytes || b.sharpness - a.sharpness || Buffer.compare(a.id, b.id) || a.i - b.i)
@@ -139,14 +139,14 @@ export async function* dedupStage(context: Context, options: DedupOptions): Stag
         ? size[i]! > 1
           ? {reason: fixed?.[i] ? 'kept before' : 'best of its near-duplicates', duplicates: size[i]! - 1}
           : {reason: fixed?.[i] ? 'kept before' : 'no near-duplicate'}
-        : {reason: 'near-duplicate', twin: pool.ref(rows[keeper[i]!]!).id, similarity: rounded(dot(i, keeper[i]!))},
+        : {reason: 'near-duplicate', twin: pool.ref(rows[keeper[i]!]!).id, similarity: roundedScore(dot(i, keeper[i]!))},
     report: {
-      threshold: rounded(threshold),
+      threshold: roundedScore(threshold),
       neighbours: options.k,
       method,
       pairs: pairs.a.length,
       groups,
-      ...(recall ? {recall: rounded(recall.recall)} : {}),
+      ...(recall ? {recall: roundedScore(recall.recall)} : {}),
       ...(calibration ? {calibration} : {})
     },
     says,

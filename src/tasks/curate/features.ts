@@ -11,7 +11,7 @@ import {statSync} from 'node:fs'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {RejectedImage} from '../../data/loader/batches.js'
-import {measureImages, perceptualDim, perceptualThreshold, type Measures} from '../../data/stats/measure-images.js'
+import {measureImages, perceptualDim, perceptualThreshold, type Measures} from '../../data/loader/measure-images.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
@@ -30,7 +30,7 @@ import {embed, loadEmbedder, defaultBatch, type Embedder, type FeatureSettings} 
 export type FeatureKind = 'perceptual' | 'model'
 
 /** Vectors of a set of images, row by row. */
-export type Features = {
+export type PoolFeatures = {
   readonly kind: FeatureKind | 'given'
   readonly meta: EmbeddingMeta
   readonly rows: MatrixRows
@@ -94,7 +94,7 @@ export function measuresOf(fields: Fields): Measures | undefined {
 }
 
 /** Length of an image in bytes; -1 where its file is gone. */
-export const bytesOf = ({path, range}: ImageRef): number => {
+export const byteLengthOf = ({path, range}: ImageRef): number => {
   try {
     return range?.size ?? statSync(path).size
   } catch {
@@ -147,7 +147,7 @@ export class FeatureMaker {
     images: ImageList,
     kind: FeatureKind,
     onRejected: (bad: RejectedImage) => void
-  ): AsyncGenerator<FeatureEvent, {readonly features: Features; readonly good: Int32Array; readonly measures: Measures[] | undefined}> {
+  ): AsyncGenerator<FeatureEvent, {readonly features: PoolFeatures; readonly good: Int32Array; readonly measures: Measures[] | undefined}> {
     const {memory, cache, signal} = this.making
     const meta = await this.meta(kind)
     const known = cache === undefined ? undefined : await openCache(cache, meta, memory / 4)
@@ -277,7 +277,7 @@ async function openCache(folder: string, meta: EmbeddingMeta, budget: number): P
     find(ref) {
       const found = rowOf.get(ref.id)
       if (!found || (meta.fingerprint === perceptualName && !measures[found.row])) return undefined
-      return found.bytes === bytesOf(ref) ? found.row : undefined
+      return found.bytes === byteLengthOf(ref) ? found.row : undefined
     },
     measures: row => measures[row]!,
     close: () => rows.close()
@@ -303,7 +303,7 @@ async function writeCache(
     const batch: EmbeddingBatch = {
       ids: refs.map(({id}) => id),
       vectors: Float32Array.from(rows.block(at, some.length)),
-      fields: refs.map((ref, i) => ({bytes: bytesOf(ref), ...measures?.[at + i]}))
+      fields: refs.map((ref, i) => ({bytes: byteLengthOf(ref), ...measures?.[at + i]}))
     }
     await output.write(batch)
   }

@@ -6,7 +6,7 @@ import {hashPairs} from '../../curate/hashes.js'
 import {nearestRows} from '../../curate/neighbours.js'
 import {arrayRows, rowsPerBlock, rowBlocks} from '../../curate/rows.js'
 import {UserError} from '../../config/errors.js'
-import {arithmeticFor, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
+import {arithmeticFor, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
 import {openOther} from './pool.js'
 
 export type FilterOptions = {
@@ -90,7 +90,7 @@ export async function* filterStage(context: Context, options: FilterOptions): St
       const near = nearestRows(rowsOfSeeds, Float32Array.from(block), 1, {arithmetic})
       for (let i = from; i < from + n; i++) {
         const similarity = near[i - from]!.scores[0]!
-        likeness.set(i, {similarity: rounded(similarity), seed: seeds.ids[near[i - from]!.rows[0]!]!})
+        likeness.set(i, {similarity: roundedScore(similarity), seed: seeds.ids[near[i - from]!.rows[0]!]!})
         if (reasons[i] === undefined && !fixed(i) && similarity < options.minSimilarity) reject(i, 'unlike the seeds', 'unlike every seed')
       }
       yield {kind: 'work', label: 'comparing with seeds', done: from + n, total: rows.length}

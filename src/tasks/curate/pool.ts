@@ -12,7 +12,7 @@ import {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {fileBytes} from '../../system/plain-file.js'
 import type {RejectedImage} from '../../data/loader/batches.js'
-import type {Measures} from '../../data/stats/measure-images.js'
+import type {Measures} from '../../data/loader/measure-images.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {ImageTable} from '../../data/sources/image-table.js'
 import {detectFormat, openAll, openEmbeddings, assertSameProvenance} from '../../files/embeddings/embeddings.js'
@@ -20,7 +20,15 @@ import {ByteReader} from '../../files/embeddings/bytes.js'
 import {npyMatrix} from '../../files/embeddings/npy.js'
 import {fileRows, MatrixBuilder, type MatrixRows} from '../../files/search-index/matrix-file.js'
 import {selectRows, type RowSource} from '../../curate/rows.js'
-import {comparable, isPerceptual, measuresOf, type FeatureEvent, type FeatureMaker, type FeatureKind, type Features} from './features.js'
+import {
+  comparable,
+  isPerceptual,
+  measuresOf,
+  type FeatureEvent,
+  type FeatureMaker,
+  type FeatureKind,
+  type PoolFeatures
+} from './features.js'
 
 /** A row of the input that is not in the pool, and why. */
 export type Refused = {readonly ref: ImageRef; readonly stage: 'read'; readonly reason: string; readonly bad: boolean}
@@ -54,7 +62,7 @@ export type Pool = {
    * kinds are asked for before any work.
    */
   prepare(kinds: readonly FeatureKind[]): AsyncGenerator<FeatureEvent>
-  features(kind: FeatureKind | undefined): Features & {readonly source: RowSource}
+  features(kind: FeatureKind | undefined): PoolFeatures & {readonly source: RowSource}
   /** Measures of the rows; undefined where they are not known. */
   readonly measures: readonly Measures[] | undefined
   close(): void
@@ -192,7 +200,7 @@ async function imagePool(
   const lost = missing()
   if (lost.length > 0) throw notThere(options.only!, lost, inputs)
   let numbers = Int32Array.from({length: table.length}, (_, i) => i)
-  const made = new Map<FeatureKind, Features & {readonly source: RowSource}>()
+  const made = new Map<FeatureKind, PoolFeatures & {readonly source: RowSource}>()
   let measures: readonly Measures[] | undefined
   const fixedOf = (): Uint8Array | undefined => since && Uint8Array.from(numbers, i => (since.has(table.at(i)!.id) ? 1 : 0))
   let fixed = fixedOf()
@@ -365,7 +373,7 @@ export type OtherSet = {
 export async function* openOther(
   name: string,
   inputs: readonly string[],
-  {kind, meta}: Features,
+  {kind, meta}: PoolFeatures,
   maker: FeatureMaker,
   options: Pick<PoolOptions, 'stdin' | 'nul' | 'onRejected' | 'onSkipped' | 'signal'> & {readonly pool: string}
 ): AsyncGenerator<FeatureEvent, OtherSet> {

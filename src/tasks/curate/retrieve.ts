@@ -6,7 +6,7 @@ import {assign, kmeans} from '../../curate/kmeans.js'
 import {retrieveFromClusters, retrieveNearest} from '../../curate/retrieval.js'
 import {UserError} from '../../config/errors.js'
 import {openOther} from './pool.js'
-import {arithmeticFor, inPieces, plural, rounded, vectorsOf, type Context, type Stage} from './stage.js'
+import {arithmeticFor, inPieces, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
 
 export type SeedSet = {readonly name: string; readonly method: 'auto' | 'sample' | 'cluster'; readonly inputs: readonly string[]}
 
@@ -139,7 +139,7 @@ export async function* retrieveStage(context: Context, options: RetrieveOptions)
         seed: names[found.set]![found.seed]!,
         seed_set: options.sets[found.set]!.name,
         ...(sets.length > 1 ? {seed_sets: sets} : {}),
-        similarity: rounded(found.similarity)
+        similarity: roundedScore(found.similarity)
       }
     },
     report: {sets: reports},

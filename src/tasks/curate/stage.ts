@@ -1,12 +1,12 @@
 /** What the stages of curation have in common: what they are given, and what they say of each row. */
 import {counted} from '../../config/counted.js'
 import type {Readable} from 'node:stream'
-import {onEngine, plainly, type Arithmetic} from '../../curate/matmul-backend.js'
+import {engineArithmetic, plainArithmetic, type Arithmetic} from '../../curate/matmul-backend.js'
 import {selectRows, type RowSource} from '../../curate/rows.js'
 import type {RejectedImage} from '../../data/loader/batches.js'
 import type {SourceNote} from '../../data/sources/source.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
-import type {FeatureEvent, FeatureKind, FeatureMaker, Features} from './features.js'
+import type {FeatureEvent, FeatureKind, FeatureMaker, PoolFeatures} from './features.js'
 import type {Pool} from './pool.js'
 
 export const stageNames = ['filter', 'dedup', 'decontaminate', 'retrieve', 'cluster', 'sample'] as const
@@ -49,7 +49,7 @@ export type StageEvent = FeatureEvent | {readonly kind: 'work'; readonly label: 
 export type Stage = AsyncGenerator<StageEvent, Verdict>
 
 /** The rows of a stage with their vectors. */
-export function vectorsOf({pool, rows, features}: Context): {features: Features; source: RowSource} {
+export function vectorsOf({pool, rows, features}: Context): {features: PoolFeatures; source: RowSource} {
   const found = pool.features(features)
   return {features: found, source: rows.length === found.source.count ? found.source : selectRows(found.source, rows)}
 }
@@ -59,9 +59,9 @@ const engineWork = 1e9
 
 /** The engine where there is enough to do, else plain loops. */
 export async function arithmeticFor(multiplications: number, maker: FeatureMaker): Promise<Arithmetic> {
-  if (maker.engineInfo === undefined && multiplications < engineWork) return plainly
+  if (maker.engineInfo === undefined && multiplications < engineWork) return plainArithmetic
   await maker.engine()
-  return onEngine
+  return engineArithmetic
 }
 
 /** Lets signals and progress through between pieces of work that hold the thread. */
@@ -83,7 +83,7 @@ export async function* inPieces<E, R>(
 }
 
 /** Seven digits: as many as float32 vectors mean. */
-export const rounded = (x: number): number => Number(x.toPrecision(6))
+export const roundedScore = (x: number): number => Number(x.toPrecision(6))
 
 /** As `counted`, with commas between thousands. */
 export const plural = (n: number, one: string, many?: string): string => counted(n, one, many, n.toLocaleString('en'))

@@ -126,14 +126,19 @@ export type CacheOptions = {
   readonly folder?: string
 }
 
-export type CacheStats = {readonly maps: number; readonly memoryBytes: number; readonly diskBytes: number; readonly turnedAway: number}
+export type FeatureCacheStats = {
+  readonly maps: number
+  readonly memoryBytes: number
+  readonly diskBytes: number
+  readonly turnedAway: number
+}
 
 /** Maps by number. What does not fit is not kept, and `get` answers undefined: whoever asks computes it again. */
 export type FeatureCache = {
   get(key: number): StoredMap | undefined
   /** Keeps a copy; false where the budget is spent. A key that is there is replaced only where the sizes agree. */
   put(key: number, map: StoredMap): boolean
-  stats(): CacheStats
+  stats(): FeatureCacheStats
   [Symbol.dispose](): void
 }
 

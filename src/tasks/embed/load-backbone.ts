@@ -6,7 +6,7 @@ import {createHash} from 'node:crypto'
 import {foldNormalization} from '../../files/checkpoint/fold-normalization.js'
 import {openBackbone, readBackbone, type NamedTensor} from '../../files/checkpoint/backbone.js'
 import {defaultPreprocessing, describePreprocessing, isImageNet, type Preprocessing} from '../../files/checkpoint/preprocessing.js'
-import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
+import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Block} from '../../model/block.js'
 import {castBlock, castPatchEmbed} from '../../model/vit.js'
@@ -69,7 +69,7 @@ export async function loadBackbone(
   if (isOwn) hash.update(`images ${preprocessing.mean.join()} ${preprocessing.std.join()}`)
   const hashed = async function* (): AsyncGenerator<NamedTensor> {
     for await (const entry of readBackbone(config, checkpoint)) {
-      hash.update(`${entry.name}[${entry.shape.join()}]`).update(bytesOf(entry.data))
+      hash.update(`${entry.name}[${entry.shape.join()}]`).update(float32Bytes(entry.data))
       yield entry
     }
   }

@@ -2,7 +2,7 @@
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../../config/errors.js'
 import {jsonObjectOr} from '../../system/json.js'
-import {readyNative} from '../../data/image/native.js'
+import {readyNative} from '../../data/augment/native-crops.js'
 import {lastLines, runCommand} from '../../system/run-command.js'
 import type {SmokeReport} from '../../engine/smoke.js'
 import type {InstallOptions} from '../../engine/engine.js'

@@ -11,7 +11,7 @@ import {dirname, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {EmbeddingMeta} from '../../files/embeddings/embeddings.js'
 import {graphFits, writeIndex, type IndexHeader, type RowLine, type Sink} from '../../files/search-index/vector-index.js'
-import {nearest, rowAt, type Neighbours} from '../../search/exact.js'
+import {nearestNeighbours, rowAt, type Neighbours} from '../../search/exact.js'
 import {recall} from '../../search/recall.js'
 import {defaultGraph, Graph, type GraphShape} from '../../search/hnsw.js'
 import {rng} from '../../tensor/random.js'
@@ -167,10 +167,12 @@ function measureRecall(
   const others = lines.flatMap((line, row) => (line && !heldSet.has(row) ? [row] : []))
   const queries = new Float32Array(held.length * stored.dim) // [Q, D]
   for (const [i, row] of held.entries()) queries.set(vectorOf(stored, row), i * stored.dim)
-  const truth = nearest(gatherVectors(stored, others), queries, recallK, {metric: graph.metric}).map(({rows, scores}): Neighbours => ({
-    rows: rows.map(i => others[i]!),
-    scores
-  }))
+  const truth = nearestNeighbours(gatherVectors(stored, others), queries, recallK, {metric: graph.metric}).map(
+    ({rows, scores}): Neighbours => ({
+      rows: rows.map(i => others[i]!),
+      scores
+    })
+  )
   for (let candidates = ef ?? 64; ; candidates *= 2) {
     const found = held.map((_, i) => graph.nearest(queries.subarray(i * stored.dim, (i + 1) * stored.dim), recallK, candidates))
     const value = recall(found, truth)

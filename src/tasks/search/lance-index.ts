@@ -13,7 +13,7 @@ import {UserError} from '../../config/errors.js'
 import {openAtomicFolder, refuseExisting} from '../../system/atomic.js'
 import {openAll, assertSameProvenance, type Embeddings, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
 import {fieldsToText, isAddress, LanceTable, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
-import {nearest, normalizeRows, oneBlock, type Metric} from '../../search/exact.js'
+import {nearestNeighbours, normalizeRows, oneBlock, type Metric} from '../../search/exact.js'
 import {recall} from '../../search/recall.js'
 import {
   graphThreshold,
@@ -249,7 +249,7 @@ async function measureListRecall(
   let truth = held.map(() => ({scores: new Float64Array(0)}))
   for await (const rows of table.vectors()) {
     signal?.throwIfAborted()
-    const some = nearest(oneBlock(rows, D), queries, recallK, {metric})
+    const some = nearestNeighbours(oneBlock(rows, D), queries, recallK, {metric})
     truth = truth.map(({scores}, q) => ({
       scores: Float64Array.from([...scores, ...some[q]!.scores])
         .sort()

@@ -10,7 +10,7 @@ import type {EngineRequest} from '../../engine/start.js'
 import {openAll, assertSameProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../../files/embeddings/embeddings.js'
 import {isLance} from '../../files/search-index/lance-table.js'
 import {openIndex, type IndexHeader, type IndexRows} from '../../files/search-index/vector-index.js'
-import {nearest, normalizeRows, VectorBuilder, type Neighbours, type Vectors} from '../../search/exact.js'
+import {nearestNeighbours, normalizeRows, VectorBuilder, type Neighbours, type Vectors} from '../../search/exact.js'
 import {Graph} from '../../search/hnsw.js'
 
 /** One neighbour of one query. `similarity` for cosine and inner product, `distance` for l2. */
@@ -130,7 +130,7 @@ const orderById =
 const exactSearch =
   (vectors: Vectors, {metric}: IndexHeader, rows: IndexRows): NearestFn =>
   (queries, k) =>
-    nearest(vectors, queries, k, {metric, before: orderById(rows)})
+    nearestNeighbours(vectors, queries, k, {metric, before: orderById(rows)})
 
 function graphSearch(graph: Graph, {dim, graph: shape}: IndexHeader, rows: IndexRows): NearestFn {
   const before = orderById(rows)

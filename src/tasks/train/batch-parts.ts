@@ -4,7 +4,7 @@
  */
 import type {VitConfig} from '../../model/config.js'
 import {gridOf} from '../../model/vit.js'
-import type {View} from '../../model/vit.js'
+import type {ImageView} from '../../model/vit.js'
 import {concat, slice, tidy} from '../../tensor/tf.js'
 import type {Tensor2D, Tensor4D} from '../../tensor/tf.js'
 
@@ -93,7 +93,7 @@ export function splitBatch(batch: StepBatch | LazyBatch, count: number): BatchPa
 }
 
 /** Numbers of the rows of cls tokens and of masked patches in the packed tokens of a view. */
-export function tokenRows(view: View, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
+export function tokenRows(view: ImageView, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
   const {count, rows, columns} = gridOf(view, vit)
   const N = rows * columns
   const S = 1 + vit.registers + N

@@ -15,7 +15,7 @@ import {studentFolder, type DistillSettings, type StudentSettings} from './disti
 import {describeTeacherMismatch, teacherSide} from './distill-trainer.js'
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun} from './resume.js'
-import {gatherImages, openRun, startEngine, trainingPrecision} from './setup.js'
+import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
 import {loadTeacher, type Teacher, type TeacherPlan} from './teacher.js'
 
 /** A student that is about to learn; `run` is its folder, undefined in a trial. */
@@ -57,7 +57,7 @@ export async function beginDistillation(
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
   for (const {run} of students) if (run !== undefined) await openRun(run, {force, resume, make: false})
   options.onImages?.(images.length)
-  const engine = await startEngine(options.engine)
+  const engine = await startTrainingEngine(options.engine)
   const {device} = engine
   const precision = trainingPrecision('distill', engine.precision)
   const begun = {images, engine, precision}

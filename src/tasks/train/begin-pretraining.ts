@@ -13,7 +13,7 @@ import {assertCompatible, describeStart, type WeightsOrigin} from './init-weight
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun} from './resume.js'
 import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} from './run-settings.js'
-import {gatherImages, openRun, startEngine, trainingPrecision} from './setup.js'
+import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
 
 export type BeginOptions = {
   readonly inputs: readonly string[]
@@ -64,7 +64,7 @@ export async function beginPretraining(
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
   if (output !== undefined) await openRun(output, {force, resume, make: false})
   options.onImages?.(images.length)
-  const engine = await startEngine(options.engine)
+  const engine = await startTrainingEngine(options.engine)
   const {device} = engine
   const precision = trainingPrecision('pretrain', engine.precision)
   const limit = options.memoryLimit ?? (await memoryForRun(device))

@@ -1,7 +1,7 @@
 /** Checkpoints of a run: at most one is on its way to the disk while training goes on. */
 import {UserError} from '../../config/errors.js'
 import type {Settings} from '../../config/table.js'
-import {listStates, pruneStates, stateMetadata, writeState} from '../../files/run/training-state.js'
+import {listStates, pruneStates, stateMetadata, writeState} from '../../files/checkpoint/training-state.js'
 import {globalNorm} from '../../optim/adamw.js'
 import {nonFiniteTensors} from './non-finite.js'
 import {stateTensors} from './resume.js'

@@ -10,7 +10,7 @@
 import {basename, extname} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {readLayers, resolveFile, settingsOfFile} from '../../config/read-layers.js'
-import {overlay, withSetting, type ResolvedSettings} from '../../config/settings.js'
+import {overlaySettings, withSetting, type ResolvedSettings} from '../../config/settings.js'
 import {cudaDevices} from '../../engine/machine.js'
 import {chooseDistillRecipe} from './default-recipe.js'
 import {canonicalPath, readOrigin, valueOf} from './init-weights.js'
@@ -175,7 +175,7 @@ async function withDefaultRecipe(
     return {base: resolved}
   const hasGpu = device === 'auto' ? (await cudaDevices()).length > 0 : device !== 'cpu'
   const {name, words} = chooseDistillRecipe(teacher, hasGpu)
-  return {base: overlay(resolveFile(name), resolved), chosen: words}
+  return {base: overlaySettings(resolveFile(name), resolved), chosen: words}
 }
 
 function assertDistinct(files: readonly StudentFile[]): void {

@@ -10,7 +10,7 @@ import {regularizers, withTotal} from '../../loss/terms.js'
 import type {Losses} from '../../loss/terms.js'
 import {l2Normalize} from '../../model/head.js'
 import {backwardTrain, castParams, forwardTrain} from '../../model/vit.js'
-import type {View, Vit} from '../../model/vit.js'
+import type {ImageView, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {linearBackward, linearForward} from '../../tensor/ops/linear.js'
 import type {Linear} from '../../tensor/ops/linear.js'
@@ -30,7 +30,7 @@ import type {FeatureTargets} from './teacher.js'
 /** A student that learns features: its backbone, and a layer to the teacher's width for each kind of token. */
 export type FeatureNetwork = {backbone: Vit; cls_projector: Linear; patch_projector: Linear}
 
-export type FeatureSettings = StepSettings & {
+export type FeatureDistillSettings = StepSettings & {
   /** Weight of the Huber term beside the cosine. */
   readonly huber: number
 }
@@ -56,7 +56,7 @@ export function featureStep(
   state: TrainState,
   batch: StepBatch | LazyBatch,
   rates: StepRates,
-  settings: FeatureSettings,
+  settings: FeatureDistillSettings,
   teach: (parts: readonly BatchPart[]) => FeatureTargets
 ): {state: TrainState; report: FeatureReport} {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
@@ -72,7 +72,7 @@ export function featureGradients(
   student: FeatureNetwork,
   parts: readonly BatchPart[],
   targets: FeatureTargets,
-  settings: FeatureSettings
+  settings: FeatureDistillSettings
 ): {grads: ParamMap; report: Omit<FeatureReport, 'gradNorms'>} {
   const {vit, precision} = settings
   const copy = castParams(student.backbone, precision)
@@ -111,12 +111,12 @@ function addPart(
   part: BatchPart,
   {B, done}: {B: number; done: number},
   targets: FeatureTargets,
-  {vit, dinoWeight, ibotWeight, regularizers: weights, huber, memory = 'fast'}: FeatureSettings,
+  {vit, dinoWeight, ibotWeight, regularizers: weights, huber, memory = 'fast'}: FeatureDistillSettings,
   sums: Sums
 ): void {
   const {b} = part
   const images = part.globals()
-  const view: View = {images}
+  const view: ImageView = {images}
   const options = Array.from({length: vit.depth}, () => ({heads: vit.heads}))
   const {y, trace} = forwardTrain(params, [view], vit, options, memory)
   const N = part.masks.shape[1]

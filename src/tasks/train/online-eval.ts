@@ -15,7 +15,7 @@ import type {VitConfig} from '../../model/config.js'
 import {clsTokens, castForInference} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
-import {nearest, normalizeRows, oneBlock, type InnerProductFn} from '../../search/exact.js'
+import {nearestNeighbours, normalizeRows, oneBlock, type InnerProductFn} from '../../search/exact.js'
 import {hits, vote} from '../../search/knn.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
@@ -158,7 +158,7 @@ export async function onlineEval(options: OnlineEvalOptions): Promise<OnlineEval
       } finally {
         dispose(owned)
       }
-      const found = nearest(oneBlock(rows, options.vit.width), queries, Math.max(...used), {
+      const found = nearestNeighbours(oneBlock(rows, options.vit.width), queries, Math.max(...used), {
         innerProduct: engineInnerProduct,
         ...(val ? {} : {skip: (query: number, row: number) => query === row})
       })

@@ -16,7 +16,7 @@ import {currentSettings} from '../../config/renamed.js'
 import type {Settings} from '../../config/table.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import {configMetadata} from '../../files/checkpoint/architecture.js'
-import {listStates, readState, stateMetadata, type StateTensor} from '../../files/run/training-state.js'
+import {listStates, readState, stateMetadata, type StateTensor} from '../../files/checkpoint/training-state.js'
 import {dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
 
@@ -175,7 +175,7 @@ export function imageSet(images: ImageList): ImageSet {
   return {images: images.length, fingerprint: hash.update(some).digest('hex').slice(0, 32)}
 }
 
-export type Recorded = {
+export type RecordedSetup = {
   readonly version: string
   readonly settings: Settings
   readonly plan: Derived
@@ -208,7 +208,7 @@ export const stateRecord = ({
   window,
   history,
   teacherFingerprint
-}: Recorded): Record<string, string> => ({
+}: RecordedSetup): Record<string, string> => ({
   ...configMetadata(plan.vit),
   ...cropMetadata(settings),
   tool: `dinov2 ${version}`,
@@ -239,9 +239,9 @@ export type Comparison = {
 }
 
 /** Holds what a checkpoint records against what a run is to go on with. */
-export function compare(
+export function compareSetups(
   metadata: Readonly<Record<string, string>>,
-  {settings, computing, set, teacherFingerprint}: Pick<Recorded, 'settings' | 'computing' | 'set' | 'teacherFingerprint'>
+  {settings, computing, set, teacherFingerprint}: Pick<RecordedSetup, 'settings' | 'computing' | 'set' | 'teacherFingerprint'>
 ): Comparison {
   const [course, carried, digits]: [string[], string[], string[]] = [[], [], []]
   const shown = (value: unknown): string => JSON.stringify(value) ?? 'not recorded'

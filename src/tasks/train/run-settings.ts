@@ -6,7 +6,7 @@ import {existsSync} from 'node:fs'
 import {join} from 'node:path'
 import {derive} from '../../config/derived.js'
 import {resolveFile, settingsOfFile} from '../../config/read-layers.js'
-import {overlay, resolveRecorded, withSetting, type ResolvedSettings} from '../../config/settings.js'
+import {overlaySettings, resolveRecorded, withSetting, type ResolvedSettings} from '../../config/settings.js'
 import {runNames} from '../../files/run/run-folder.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {chooseRecipe, PRETRAIN_RECIPES} from './default-recipe.js'
@@ -30,9 +30,9 @@ export type SettingsRequest = {
 export async function settingsToResume(given: ResolvedSettings, {config, resume, output}: SettingsRequest): Promise<ResolvedSettings> {
   if (!resume || output === undefined || (config?.length ?? 0) > 0) return given
   const file = join(output, runNames.config)
-  if (existsSync(file)) return overlay(resolveFile(file), given)
+  if (existsSync(file)) return overlaySettings(resolveFile(file), given)
   const recorded = await settingsOfRun(output)
-  return recorded ? overlay(resolveRecorded(recorded, `the newest checkpoint of ${output}`), given) : given
+  return recorded ? overlaySettings(resolveRecorded(recorded, `the newest checkpoint of ${output}`), given) : given
 }
 
 /**
@@ -73,7 +73,7 @@ export const isModelOpen = ({sources}: ResolvedSettings, {config}: SettingsReque
 export const settingsOfChosenRecipe = (
   given: ResolvedSettings,
   suited: {images: number; device: string; precision: Precision; limit: number | undefined}
-): {resolved: ResolvedSettings; words: string} => chooseRecipe(name => overlay(resolveFile(name), given), suited)
+): {resolved: ResolvedSettings; words: string} => chooseRecipe(name => overlaySettings(resolveFile(name), given), suited)
 
 /** Recipes of pretraining with what the user gave above them, but for sizes of batches and level of memory. */
 export function pretrainRecipes(): Recipes {

@@ -6,7 +6,7 @@ import type {NamedTensor} from '../../files/checkpoint/backbone.js'
 import {saveHuggingFace} from '../../files/checkpoint/hugging-face-folder.js'
 import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
 import {writeSafetensors} from '../../files/checkpoint/safetensors.js'
-import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
+import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import {runNames} from '../../files/run/run-folder.js'
 import {cropMetadata} from './resume.js'
 import type {RunOptions, Trainer} from './run-types.js'
@@ -40,7 +40,7 @@ export async function saveFinal<Report>(learner: Trainer<Report>, {run, plan, se
       name,
       dtype: 'F32' as const,
       shape: leaf.shape,
-      read: async () => bytesOf((await leaf.data()) as Float32Array)
+      read: async () => float32Bytes((await leaf.data()) as Float32Array)
     })),
     metadata,
     {force: true}

@@ -1,11 +1,11 @@
 /** What most work begins with: an engine, and the images that were named. */
 import {UserError} from '../../config/errors.js'
-import {readyNative} from '../../data/image/native.js'
+import {readyNative} from '../../data/augment/native-crops.js'
 import {imageTable} from '../../data/sources/image-table.js'
 import type {ImageTable} from '../../data/sources/image-table.js'
 import {listImages, noImages} from '../../data/sources/source.js'
 import type {SourceNote} from '../../data/sources/source.js'
-import {startEngine as start} from '../../engine/start.js'
+import {startEngine} from '../../engine/start.js'
 import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 
 /** A precision that training computes in. Throws a usage error on any other. */
@@ -20,8 +20,8 @@ export {openRun} from '../../files/run/run-folder.js'
  * Starts the engine that was asked for, as `engine/start.ts` says. Where that is torch, for which there had to be a
  * C++ compiler, the code that cuts and colours images is compiled too where it is missing, once.
  */
-export async function startEngine(request: EngineRequest = {}): Promise<EngineInfo> {
-  const engine = await start(request)
+export async function startTrainingEngine(request: EngineRequest = {}): Promise<EngineInfo> {
+  const engine = await startEngine(request)
   if (engine.engine === 'torch') await readyNative(request.note)
   return engine
 }

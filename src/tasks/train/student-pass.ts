@@ -16,7 +16,7 @@ import {sampleDropPath} from '../../model/drop-path.js'
 import {headBackward, headForward, l2Normalize, prototypesBackward, slicePrototypes} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
 import {backwardTrain, castParams, forwardTrain, freeTrace, gridOf} from '../../model/vit.js'
-import type {View, Vit} from '../../model/vit.js'
+import type {ImageView, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {cast} from '../../tensor/ops/precision.js'
 import {RowSum} from '../../tensor/ops/row-sum.js'
@@ -173,7 +173,7 @@ function addPart(
   const n = targets.patches ? part.indices.length : 0
 
   const crops = [part.globals(), ...(part.locals ? [part.locals()] : [])]
-  const views: View[] = crops.map((images, i) => (i === 0 ? {images, masks: part.masks} : {images}))
+  const views: ImageView[] = crops.map((images, i) => (i === 0 ? {images, masks: part.masks} : {images}))
   const options = blockOptions(views, settings, context.random)
   const {y, trace} = forwardTrain(params, views, vit, options, headsOnly ? 'small' : memory) // y [T, C]
   dispose(crops)
@@ -312,7 +312,7 @@ function tokenGradient(
 }
 
 /** Options of each block: heads, and the sequences that stochastic depth keeps. */
-function blockOptions(views: readonly View[], {vit, dropPath}: StepSettings, random: Rng | undefined): BlockOptions[] {
+function blockOptions(views: readonly ImageView[], {vit, dropPath}: StepSettings, random: Rng | undefined): BlockOptions[] {
   const groups = views.map(view => {
     const {count, rows, columns} = gridOf(view, vit)
     return {count, length: 1 + vit.registers + rows * columns}

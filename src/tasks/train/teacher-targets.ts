@@ -10,7 +10,7 @@ import type {Targets} from '../../loss/targets.js'
 import {castMlp, headForward, prototypes} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
 import {castParams, normedTokens} from '../../model/vit.js'
-import type {View} from '../../model/vit.js'
+import type {ImageView} from '../../model/vit.js'
 import {castLike} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {takeRows} from '../../tensor/ops/rows.js'
@@ -52,7 +52,7 @@ export function computeTeacherTargets(
   const heads = {dino: castHead(teacher.dino_head, precision), ibot: teacher.ibot_head && castHead(teacher.ibot_head, precision)}
   const rows = parts.map(part =>
     tidy(() => {
-      const view: View = {images: part.globals()}
+      const view: ImageView = {images: part.globals()}
       const {cls, patches} = tokenRows(view, vit, part.indices)
       const {clsRows, patchRows} = tidy(() => headInputs(normedTokens(backbone.params, view, vit), cls, patches))
       const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))

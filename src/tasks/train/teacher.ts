@@ -15,7 +15,7 @@ import {UserError} from '../../config/errors.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone} from '../../files/checkpoint/backbone.js'
 import {isImageNet, type Normalization} from '../../files/checkpoint/preprocessing.js'
-import {bytesOf} from '../../files/checkpoint/tensor-entry.js'
+import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import {standardizeRows} from '../../loss/feature.js'
 import type {VitConfig} from '../../model/config.js'
 import {headForward} from '../../model/head.js'
@@ -154,7 +154,7 @@ async function loadHeads(path: string, precision: Precision): Promise<{copies: {
     for (const name of [...checkpoint.heads.keys()].filter(key => /^(dino|ibot)_head\./.test(key)).sort()) {
       const entry = checkpoint.heads.get(name)!
       const data = await entry.readFloat32()
-      hash.update(`${name}[${entry.shape.join()}]`).update(bytesOf(data))
+      hash.update(`${name}[${entry.shape.join()}]`).update(float32Bytes(data))
       named.push([name, tensor(data, headShape(name, entry.shape))])
     }
     const heads = unflatten<{dino_head: Head; ibot_head?: Head}>(named)

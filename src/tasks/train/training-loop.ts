@@ -23,8 +23,8 @@ import {assessHealth, windowSize, HealthWatch, improvementOf} from './health.js'
 import {Averages, logLine, MetricsLog} from './metrics-log.js'
 import type {Metrics} from './metrics-log.js'
 import {NotFiniteStep} from './non-finite.js'
-import {assertSameCourse, carriedOver, compare, imageSet, loadStateDict, stateRecord} from './resume.js'
-import type {Change, Recorded} from './resume.js'
+import {assertSameCourse, carriedOver, compareSetups, imageSet, loadStateDict, stateRecord} from './resume.js'
+import type {Change, RecordedSetup} from './resume.js'
 import {refuseStep} from './run-failures.js'
 import type {Evaluation, RunEvent, RunOptions, StepResult, Trainer} from './run-types.js'
 import {saveFinal} from './save-final.js'
@@ -193,7 +193,7 @@ async function stepOrRefusal<Report>(
 }
 
 type Resumed = {readonly history: readonly Change[]; readonly last: string | undefined}
-type CheckpointRecord = Omit<Recorded, 'step' | 'window' | 'history'>
+type CheckpointRecord = Omit<RecordedSetup, 'step' | 'window' | 'history'>
 
 const recordOf = ({version, settings, plan, computing, images, teacherFingerprint}: RunOptions): CheckpointRecord => ({
   version,
@@ -216,12 +216,12 @@ async function resumeRun<Report>(
   const {path, damaged} = await latestValidCheckpoint(run)
   if (path === undefined) return {resumed: {history: [], last: undefined}, event: {kind: 'resumed', step: 0, path, changes: damaged}}
   const {step, metadata} = await loadStateDict(path, learner.stateDict(), before =>
-    assertSameCourse(path, compare(before, recorded), acceptChanges)
+    assertSameCourse(path, compareSetups(before, recorded), acceptChanges)
   )
   learner.setStep(step)
   const kept = carriedOver(metadata, path)
   averages.restore(kept.window)
-  const {course, carried, digits} = compare(metadata, recorded)
+  const {course, carried, digits} = compareSetups(metadata, recorded)
   const changes = [
     ...damaged,
     ...course.map(change => `${change}: the rest is no longer what the unbroken run would have been`),

@@ -10,8 +10,8 @@ import {add, concat, dispose, mul, reshape, slice, sum, tensor, tidy, transpose,
 import type {Tensor, Tensor2D, Tensor3D, Tensor4D} from '../../tensor/tf.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {disposeTree, unflatten, leaves} from '../../tensor/tree.js'
-import {check, compare, compareCosine, LIMITS, type Check} from './checks.js'
-import {need, onEngine, type Golden, type Recorded, type RecordedVit} from './golden.js'
+import {check, compareTensor, compareCosine, LIMITS, type Check} from './checks.js'
+import {need, engineTensor, type Golden, type RecordedTensor, type RecordedVit} from './golden.js'
 
 /** What shapes cannot tell of a recorded backbone; defaults are those of the reference's constructor. */
 export const overridesOf = ({num_heads, interpolate_antialias, interpolate_offset}: RecordedVit): Partial<VitConfig> => ({
@@ -21,7 +21,7 @@ export const overridesOf = ({num_heads, interpolate_antialias, interpolate_offse
 })
 
 /** Images as recorded [B, 3, H, W] → [B, H, W, 3]. */
-export const images = (recorded: Recorded): Tensor4D => tidy(() => transpose(onEngine<Tensor4D>(recorded), [0, 2, 3, 1]))
+export const images = (recorded: RecordedTensor): Tensor4D => tidy(() => transpose(engineTensor<Tensor4D>(recorded), [0, 2, 3, 1]))
 
 /** Names of the reference's chunked blocks (`blocks.1.2.norm1`) as those of plain ones (`blocks.2.norm1`). */
 const unchunked = (name: string): string => name.replace(/^blocks\.\d+\.(\d+)\./, 'blocks.$1.')
@@ -40,9 +40,9 @@ export async function* verifyBackbone(golden: Golden, name: string, precision: P
   const params = low?.params ?? master
   const file = `vit_${name}_io`
   const io = await golden.tensors(file)
-  const judge = (what: string, computed: Tensor, recorded: Recorded): Promise<Check> =>
-    exact ? compare(part, what, computed, recorded, LIMITS.forward) : compareCosine(part, what, computed, recorded, LIMITS.cosine)
-  const inputs = {x: images(need(io, 'x', file)), x2: images(need(io, 'x2', file)), masks: onEngine<Tensor2D>(need(io, 'masks', file))}
+  const judge = (what: string, computed: Tensor, recorded: RecordedTensor): Promise<Check> =>
+    exact ? compareTensor(part, what, computed, recorded, LIMITS.forward) : compareCosine(part, what, computed, recorded, LIMITS.cosine)
+  const inputs = {x: images(need(io, 'x', file)), x2: images(need(io, 'x2', file)), masks: engineTensor<Tensor2D>(need(io, 'masks', file))}
   try {
     if (exact) yield* verifyPth(golden, name, part, overrides, named)
     for (const [pass, image, masks] of [
@@ -118,7 +118,7 @@ type Inputs = {x: Tensor4D; masks: Tensor2D}
 /** The recorded tensors of one model, the file they lie in, and whether they bind: a bf16 run is only reported. */
 type Recording = {
   readonly part: string
-  readonly io: ReadonlyMap<string, Recorded>
+  readonly io: ReadonlyMap<string, RecordedTensor>
   readonly file: string
   readonly exact: boolean
 }
@@ -134,8 +134,8 @@ async function* verifyGradients(
   const B = x.shape[0]
   const options = params.blocks.map(() => ({heads: config.heads}))
   const {scalar, grads} = tidy(() => {
-    const wCls = onEngine<Tensor2D>(need(io, 'grad.w_cls', file)) //                 [B, C]
-    const wPatch = onEngine<Tensor3D>(need(io, 'grad.w_patch', file)) //             [B, N, C]
+    const wCls = engineTensor<Tensor2D>(need(io, 'grad.w_cls', file)) //                 [B, C]
+    const wPatch = engineTensor<Tensor3D>(need(io, 'grad.w_patch', file)) //             [B, N, C]
     const {y, trace} = forwardTrain(params, [{images: x, masks}], config, options)
     const tokens = reshape(y, [B, -1, C]) as Tensor3D //                             [B, S, C]
     const cls = sum(mul(slice(tokens, [0, 0, 0], [B, 1, C]), reshape(wCls, [B, 1, C])))
@@ -158,7 +158,7 @@ async function* verifyGradients(
     for (const [key, value] of recorded) {
       const computed = named.get(key)
       if (!computed) yield check(part, `grad.${key}`, 'max', NaN, LIMITS.gradient)
-      else if (exact) yield await compare(part, `grad.${key}`, computed, value, LIMITS.gradient)
+      else if (exact) yield await compareTensor(part, `grad.${key}`, computed, value, LIMITS.gradient)
       else yield await compareCosine(part, `grad.${key}`, computed, value, null)
     }
     const unrecorded = [...named.keys()].filter(key => !recorded.has(key))
@@ -172,7 +172,7 @@ async function* verifyGradients(
 const GRADIENT_INPUTS = new Set(['grad.w_cls', 'grad.w_patch', 'grad.scalar'])
 
 /** The products whose sum is the recorded scalar, from the recorded features. */
-function* sample(io: ReadonlyMap<string, Recorded>, file: string): Generator<number> {
+function* sample(io: ReadonlyMap<string, RecordedTensor>, file: string): Generator<number> {
   for (const [feature, weight] of [
     ['masked.x_norm_clstoken', 'grad.w_cls'],
     ['masked.x_norm_patchtokens', 'grad.w_patch']

@@ -3,10 +3,10 @@
  * its limit, and the verdict.
  */
 import type {Tensor} from '../../tensor/tf.js'
-import type {Recorded} from './golden.js'
+import type {RecordedTensor} from './golden.js'
 
 /** What the number in `error` is. */
-export type Measure =
+export type ErrorMeasure =
   /** Largest absolute difference over the largest recorded entry. */
   | 'max'
   /** L2 norm of the difference of two updates over the norm of the recorded update. */
@@ -20,7 +20,7 @@ export type Check = {
   /** Part of the recording, e.g. `vit plain`. */
   readonly part: string
   readonly name: string
-  readonly measure: Measure
+  readonly measure: ErrorMeasure
   readonly error: number
   /** Null where the number is told but not judged. */
   readonly limit: number | null
@@ -31,7 +31,7 @@ export type Check = {
 export const LIMITS = {forward: 1e-5, gradient: 1e-4, update: 3e-3, cosine: 0.999} as const
 
 /** A verdict; what is not a number fails. */
-export function check(part: string, name: string, measure: Measure, error: number, limit: number | null): Check {
+export function check(part: string, name: string, measure: ErrorMeasure, error: number, limit: number | null): Check {
   const pass = limit === null || (measure === 'cosine' ? error >= limit : error <= limit)
   return {part, name, measure, error, limit, pass}
 }
@@ -85,7 +85,13 @@ export function updateError(
 }
 
 /** Reads a computed tensor and judges it by its largest difference; a wrong shape is an infinite error. */
-export async function compare(part: string, name: string, computed: Tensor, recorded: Recorded, limit: number | null): Promise<Check> {
+export async function compareTensor(
+  part: string,
+  name: string,
+  computed: Tensor,
+  recorded: RecordedTensor,
+  limit: number | null
+): Promise<Check> {
   const fits = computed.shape.join() === recorded.shape.join()
   return check(part, name, 'max', fits ? maxError(await computed.data(), recorded.data) : Infinity, limit)
 }
@@ -95,7 +101,7 @@ export async function compareCosine(
   part: string,
   name: string,
   computed: Tensor,
-  recorded: Recorded,
+  recorded: RecordedTensor,
   limit: number | null
 ): Promise<Check> {
   return check(part, name, 'cosine', cosine(await computed.data(), recorded.data), limit)

@@ -24,11 +24,11 @@ import {trainStep} from '../train/train-step.js'
 import type {StepBatch} from '../train/batch-parts.js'
 import type {Network, StepRates, StepSettings, TrainState} from '../train/step-types.js'
 import {images} from './backbone.js'
-import {check, compare, LIMITS, maxError, updateError, type Check} from './checks.js'
-import {need, type Golden, type Recorded} from './golden.js'
+import {check, compareTensor, LIMITS, maxError, updateError, type Check} from './checks.js'
+import {need, type Golden, type RecordedTensor} from './golden.js'
 import {architectureOf, named} from './training.js'
 
-type Tensors = ReadonlyMap<string, Recorded>
+type Tensors = ReadonlyMap<string, RecordedTensor>
 
 /** `distill.json`: what was recorded of each case. */
 type RecordedCase = {
@@ -210,7 +210,7 @@ async function* verifyFeatures(tensors: Tensors, recorded: RecordedDistillation)
 async function* judgeGradients(part: string, grads: ParamMap, tensors: Tensors): AsyncGenerator<Check> {
   for (const [name, grad] of grads) {
     const recorded = tensors.get(`grad.${name}`)
-    if (recorded) yield await compare(part, `grad.${name}`, grad, recorded, LIMITS.gradient)
+    if (recorded) yield await compareTensor(part, `grad.${name}`, grad, recorded, LIMITS.gradient)
   }
   const missing = [...tensors.keys()].filter(name => name.startsWith('grad.') && !grads.has(name.slice(5)))
   yield check(part, 'recorded gradients that nothing computes', 'count', missing.length, 0)

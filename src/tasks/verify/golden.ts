@@ -12,7 +12,7 @@ import {openSafetensors} from '../../files/checkpoint/safetensors.js'
 import {tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
 
-export type Recorded = {readonly shape: readonly number[]; readonly data: Float32Array}
+export type RecordedTensor = {readonly shape: readonly number[]; readonly data: Float32Array}
 
 /** Constructor arguments of a recorded backbone; null or absent means the constructor's default. */
 export type RecordedVit = {
@@ -96,7 +96,7 @@ export type Golden = {
   /** The path of a file of the recording. */
   path(name: string): string
   /** All tensors of `<name>.safetensors`, widened to float32. */
-  tensors(name: string): Promise<ReadonlyMap<string, Recorded>>
+  tensors(name: string): Promise<ReadonlyMap<string, RecordedTensor>>
 }
 
 /**
@@ -130,7 +130,7 @@ export async function openGolden(folder: string): Promise<Golden> {
     async tensors(name) {
       const opened = await openSafetensors(join(folder, `${name}.safetensors`))
       try {
-        const tensors = new Map<string, Recorded>()
+        const tensors = new Map<string, RecordedTensor>()
         for (const [key, entry] of opened.tensors) tensors.set(key, {shape: entry.shape, data: await entry.readFloat32()})
         return tensors
       } finally {
@@ -141,11 +141,11 @@ export async function openGolden(folder: string): Promise<Golden> {
 }
 
 /** A recorded tensor by name. Throws a `UserError` where the recording lacks it. */
-export function need(tensors: ReadonlyMap<string, Recorded>, name: string, file: string): Recorded {
+export function need(tensors: ReadonlyMap<string, RecordedTensor>, name: string, file: string): RecordedTensor {
   const found = tensors.get(name)
   if (!found) throw new UserError(`The recording lacks ${name} in ${file}.safetensors.`, {code: 'BAD_RECORDING'})
   return found
 }
 
 /** A recorded tensor on the running engine; the caller's to dispose. */
-export const onEngine = <T extends Tensor>({data, shape}: Recorded): T => tensor(data, [...shape]) as T
+export const engineTensor = <T extends Tensor>({data, shape}: RecordedTensor): T => tensor(data, [...shape]) as T

@@ -9,8 +9,8 @@ import {linearForward} from '../../tensor/ops/linear.js'
 import {dispose, matMul, reshape, slice, tidy, zeros} from '../../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D, Tensor3D} from '../../tensor/tf.js'
 import {disposeTree, unflatten, leaves, type Tree} from '../../tensor/tree.js'
-import {check, compare, LIMITS, maxError, type Check} from './checks.js'
-import {need, onEngine, type Golden, type Recorded} from './golden.js'
+import {check, compareTensor, LIMITS, maxError, type Check} from './checks.js'
+import {need, engineTensor, type Golden, type RecordedTensor} from './golden.js'
 
 type Computed = {[name: string]: Tensor}
 
@@ -21,7 +21,7 @@ const [STUDENT, SINKHORN, CENTERED] = [0.1, 0.05, 0.04]
 /** Everything in `dino_head` and `losses`, in float32. */
 export async function* verifyLosses(golden: Golden): AsyncGenerator<Check> {
   const io = await golden.tensors(FILE)
-  const at = <T extends Tensor>(name: string): T => onEngine<T>(need(io, name, FILE))
+  const at = <T extends Tensor>(name: string): T => engineTensor<T>(need(io, name, FILE))
   yield* verifyHead(golden, io)
 
   yield* judge('sinkhorn', io, LIMITS.forward, () => ({'sinkhorn.out_temp0.05_iter3': sinkhornDense(at('sinkhorn.in'), SINKHORN)}))
@@ -59,12 +59,17 @@ export async function* verifyLosses(golden: Golden): AsyncGenerator<Check> {
  * Computes what is recorded under the same names and judges each; `limit` is that of gradients, losses and outputs
  * have their own.
  */
-async function* judge(part: string, io: ReadonlyMap<string, Recorded>, limit: number, compute: () => Computed): AsyncGenerator<Check> {
+async function* judge(
+  part: string,
+  io: ReadonlyMap<string, RecordedTensor>,
+  limit: number,
+  compute: () => Computed
+): AsyncGenerator<Check> {
   const computed = tidy(compute)
   try {
     for (const [name, value] of Object.entries(computed)) {
       const own = /\.g(student|x)$/.test(name) ? limit : LIMITS.forward
-      yield await compare(part, name, value, need(io, name, FILE), own)
+      yield await compareTensor(part, name, value, need(io, name, FILE), own)
     }
   } finally {
     dispose(computed)
@@ -72,13 +77,13 @@ async function* judge(part: string, io: ReadonlyMap<string, Recorded>, limit: nu
 }
 
 /** The projection head: scores of recorded inputs, and the gradient of Σ scores·gy. */
-async function* verifyHead(golden: Golden, io: ReadonlyMap<string, Recorded>): AsyncGenerator<Check> {
+async function* verifyHead(golden: Golden, io: ReadonlyMap<string, RecordedTensor>): AsyncGenerator<Check> {
   const head = unflatten<Tree>(
-    [...(await golden.tensors('dino_head'))].map(([name, recorded]) => [name, onEngine(recorded)] as const)
+    [...(await golden.tensors('dino_head'))].map(([name, recorded]) => [name, engineTensor(recorded)] as const)
   ) as unknown as Head
   yield await verifyHeadFile(golden)
   const {y, dx, grads} = tidy(() => {
-    const [x, gy] = [onEngine<Tensor2D>(need(io, 'head.x', FILE)), onEngine<Tensor2D>(need(io, 'head.gy', FILE))]
+    const [x, gy] = [engineTensor<Tensor2D>(need(io, 'head.x', FILE)), engineTensor<Tensor2D>(need(io, 'head.gy', FILE))]
     const {z, saved} = headForward(x, head) //                      [R, D]
     const w = prototypes(head) //                                   [K, D]
     const back = headBackward(matMul(gy, w), saved, head)
@@ -86,13 +91,13 @@ async function* verifyHead(golden: Golden, io: ReadonlyMap<string, Recorded>): A
     return {y: linearForward(z, {weight: w}), dx: back.dx, grads: {mlp: back.mlp, last_layer: last}}
   })
   try {
-    yield await compare('head', 'head.y', y, need(io, 'head.y', FILE), LIMITS.forward)
-    yield await compare('head', 'head.gx', dx, need(io, 'head.gx', FILE), LIMITS.gradient)
+    yield await compareTensor('head', 'head.y', y, need(io, 'head.y', FILE), LIMITS.forward)
+    yield await compareTensor('head', 'head.gx', dx, need(io, 'head.gx', FILE), LIMITS.gradient)
     const computed = new Map(leaves(grads as unknown as Tree))
     for (const [name, recorded] of io) {
       if (!name.startsWith('head.grad.')) continue
       const value = computed.get(name.slice('head.grad.'.length))
-      yield value ? await compare('head', name, value, recorded, LIMITS.gradient) : check('head', name, 'max', NaN, LIMITS.gradient)
+      yield value ? await compareTensor('head', name, value, recorded, LIMITS.gradient) : check('head', name, 'max', NaN, LIMITS.gradient)
     }
   } finally {
     dispose([y, dx])
@@ -117,7 +122,7 @@ async function verifyHeadFile(golden: Golden): Promise<Check> {
 }
 
 /** One over the masked patches of the image, for each masked patch. */
-function ibotWeights(io: ReadonlyMap<string, Recorded>): Check {
+function ibotWeights(io: ReadonlyMap<string, RecordedTensor>): Check {
   const {data, shape} = need(io, 'ibot.masks', FILE)
   const [images, N] = shape as [number, number]
   const weights: number[] = []

@@ -14,9 +14,9 @@ import type {StepReport} from '../train/student-pass.js'
 import {trainStep} from '../train/train-step.js'
 import {images, overridesOf} from './backbone.js'
 import {check, LIMITS, maxError, updateError, type Check} from './checks.js'
-import {need, onEngine, type Golden, type Recorded, type RecordedStep, type RecordedTraining} from './golden.js'
+import {need, engineTensor, type Golden, type RecordedTensor, type RecordedStep, type RecordedTraining} from './golden.js'
 
-type Tensors = ReadonlyMap<string, Recorded>
+type Tensors = ReadonlyMap<string, RecordedTensor>
 
 /** The architecture of a recorded network. Throws a `UserError` where parameters are missing. */
 export function architectureOf(init: Tensors, prefix: string, recorded: RecordedTraining['vit'], who: string): VitConfig {
@@ -32,7 +32,7 @@ export function architectureOf(init: Tensors, prefix: string, recorded: Recorded
 export const named = (tensors: Tensors, network: string): ParamMap =>
   new Map(
     [...tensors].flatMap(([name, recorded]) =>
-      name.startsWith(`${network}.`) ? [[name.slice(network.length + 1), onEngine(recorded)] as const] : []
+      name.startsWith(`${network}.`) ? [[name.slice(network.length + 1), engineTensor(recorded)] as const] : []
     )
   )
 
@@ -130,7 +130,7 @@ function batchOf(batches: Tensors, i: number, file: string): StepBatch {
   return {
     globals: images(need(batches, `${i}.global`, file)),
     locals: images(need(batches, `${i}.local`, file)),
-    masks: onEngine<Tensor2D>(masks),
+    masks: engineTensor<Tensor2D>(masks),
     indices: Int32Array.from(indices),
     weights: Float32Array.from(weights)
   }

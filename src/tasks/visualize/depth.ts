@@ -10,7 +10,7 @@ import {drawSheet} from '../../render/sheet.js'
 import {html, page} from '../../render/html.js'
 import {loadSample} from '../eval/depth/dataset.js'
 import {depthFigure, depthPicture, depthStyle, panelsOf, type DepthPicture} from '../eval/depth/pictures.js'
-import {predictEach, rounded, type DepthImagesOptions} from '../eval/depth/predict.js'
+import {predictEach, roundedDepth, type DepthImagesOptions} from '../eval/depth/predict.js'
 
 export type VisualizeDepthOptions = DepthImagesOptions & {
   /** True depth beside it: a folder of maps; without it, the field `depth` of a list. */
@@ -62,7 +62,12 @@ export async function visualizeDepth(
     if (all.length === options.limit) break
   }
   if (all.length === 0) throw new UserError('None of the images could be read.', {exit: 3, code: 'NO_INPUT'})
-  const shown = all.map(({id, picture: {low, high}, errors}) => ({id, low: rounded(low), high: rounded(high), ...(errors ? {errors} : {})}))
+  const shown = all.map(({id, picture: {low, high}, errors}) => ({
+    id,
+    low: roundedDepth(low),
+    high: roundedDepth(high),
+    ...(errors ? {errors} : {})
+  }))
   const content = options.format === 'png' ? await pngSheet(all) : await htmlSheet(all)
   return {content, report: {images: all.length, shown}}
 }

@@ -13,7 +13,7 @@ import {
   shrinkOf,
   viewBytes,
   type CropSettings,
-  type View
+  type CropView
 } from '../../../src/data/augment/crop-params.js'
 import {resample, type Raster} from '../../../src/data/image/resample.js'
 import {rng, type Rng} from '../../../src/tensor/random.js'
@@ -21,7 +21,7 @@ import {draw} from '../../support/drawn.js'
 
 const settings: CropSettings = {globalSize: 32, localSize: 16, globalScale: [0.32, 1], localScale: [0.05, 0.32], localCount: 4}
 /** Draws a view and makes it. */
-const makeView = (random: Rng, image: Raster, view: View, chosen: CropSettings, out: Uint8Array): void =>
+const makeView = (random: Rng, image: Raster, view: CropView, chosen: CropSettings, out: Uint8Array): void =>
   makePlanned(image, planView(random, image.width, image.height, view, chosen), out)
 /** Nothing but the cut and what is asked for. */
 const bare = (more: Partial<CropSettings> = {}): CropSettings => ({

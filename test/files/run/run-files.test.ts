@@ -10,7 +10,7 @@ import {AppendFile} from '../../../src/files/run/append-file.js'
 import {clearRun, openRun, removeTemporaries} from '../../../src/files/run/run-folder.js'
 import {lockName, lockRun} from '../../../src/system/lock.js'
 import {crc32c, openEvents, tfRecord} from '../../../src/files/run/tensorboard.js'
-import {writeState} from '../../../src/files/run/training-state.js'
+import {writeState} from '../../../src/files/checkpoint/training-state.js'
 import {scratch} from '../../support/scratch.js'
 
 if (process.argv[2] === 'take the lock') {

@@ -4,7 +4,7 @@
  * In shape comments: N rows, Q queries, D numbers a vector.
  */
 import {UserError} from '../../../config/errors.js'
-import {blocksOfRows, nearest, type InnerProductFn} from '../../../search/exact.js'
+import {blocksOfRows, nearestNeighbours, type InnerProductFn} from '../../../search/exact.js'
 import {defaultK, defaultTemperature, hits, sampleRowsPerClass, vote} from '../../../search/knn.js'
 import {rng} from '../../../tensor/random.js'
 import {pickRows, type LabelledSet} from '../shared/labelled-features.js'
@@ -82,7 +82,7 @@ export function classifyByNeighbours(
     const ks = allowedK(wanted, rows.ids.length - (queries ? 0 : 1)) // a row is no neighbour of itself
     const skip = queries ? undefined : (query: number, row: number): boolean => (drawn ? drawn[row] : row) === query
     for (const k of ks) if (!tallies.has(k)) tallies.set(k, emptyTally(k, truth.length))
-    const found = nearest(blocksOfRows(rows.x, rows.dim), asked.x, ks.at(-1)!, {skip, innerProduct})
+    const found = nearestNeighbours(blocksOfRows(rows.x, rows.dim), asked.x, ks.at(-1)!, {skip, innerProduct})
     const right = new Map(ks.map(k => [k, 0]))
     for (const [q, neighbours] of found.entries()) {
       const votes = vote(neighbours, rowLabels, classes.length, ks, temperature)

@@ -15,15 +15,15 @@ import {modelRows, throwUnlabelled, type LabelledSet, type PixelBaseline, type R
 import {classNumbers, sortedClasses, unseenNote} from './classes.js'
 import {openClassifier, type OpenedClassifier} from './classifier-file.js'
 import {trainOnCrops} from './linear-crops.js'
-import type {LinearOptions, Solver} from './linear-options.js'
+import type {LinearEvalOptions, Solver} from './linear-options.js'
 import type {HeadSpec, LinearCandidate, LinearSets} from './linear-report.js'
-import {scoreSet} from './linear-score.js'
+import {scoreLabelledSet} from './linear-score.js'
 import {trainFewShots} from './linear-shots.js'
 import {trainOnRows, type TrainedClassifier} from './linear-train.js'
 
 /** What all candidates of an evaluation share. */
 export type LinearContext = {
-  readonly options: LinearOptions
+  readonly options: LinearEvalOptions
   readonly solver: Solver
   readonly cached: boolean
   readonly engine: EngineInfo
@@ -106,7 +106,7 @@ export async function* trainAndScore(
 }
 
 /** Scores with a classifier that exists. */
-export async function* scoreHead(
+export async function* scoreClassifiers(
   context: LinearContext,
   features: string,
   embedder: Embedder,
@@ -132,7 +132,7 @@ function finish(
   {classifier, grid}: TrainedClassifier,
   trainedOn: number
 ): LinearCandidate {
-  const scored = sets.scored.map(set => scoreSet(set, classifier, classNumbers(set.labels, classes), classes.length))
+  const scored = sets.scored.map(set => scoreLabelledSet(set, classifier, classNumbers(set.labels, classes), classes.length))
   return {...own, chosen: classifier.chosen, sets, scored, classifier, grid, trainedOn}
 }
 

@@ -16,7 +16,7 @@ import {dispose, tensor1d, tensor2d} from '../../../tensor/tf.js'
 import {defaultBatch, type Embedder} from '../../embed/embedder.js'
 import type {EvalEvent} from '../shared/evaluation.js'
 import {classNumbers} from './classes.js'
-import {DEFAULT_STEPS, DEFAULT_TRAIN_BATCH, type LinearOptions} from './linear-options.js'
+import {DEFAULT_STEPS, DEFAULT_TRAIN_BATCH, type LinearEvalOptions} from './linear-options.js'
 import {chooseFromGrid, type TrainedClassifier, type TrainingData} from './linear-train.js'
 
 export type CropTraining = Omit<TrainingData, 'train'> & {
@@ -30,7 +30,7 @@ export type CropTraining = Omit<TrainingData, 'train'> & {
 type Crops = ReturnType<typeof randomCrops>
 
 /** Random crops of the images in shuffled order, without end. Each rejected image is reported once. */
-function openCrops({refs, onRejected}: CropTraining, side: number, rows: number, {seed, maxPixels, train}: LinearOptions): Crops {
+function openCrops({refs, onRejected}: CropTraining, side: number, rows: number, {seed, maxPixels, train}: LinearEvalOptions): Crops {
   const order = (function* (): Generator<number> {
     const sampler = shuffledSampler(refs.length, seed)
     for (let i = 0; ; i++) yield sampler.at(i)
@@ -51,7 +51,7 @@ function openCrops({refs, onRejected}: CropTraining, side: number, rows: number,
 }
 
 /** Trains the grid on random crops. Throws a `UserError`: no crop size (exit 2), or no image left (exit 3). */
-export async function* trainOnCrops(data: CropTraining, options: LinearOptions): AsyncGenerator<EvalEvent, TrainedClassifier> {
+export async function* trainOnCrops(data: CropTraining, options: LinearEvalOptions): AsyncGenerator<EvalEvent, TrainedClassifier> {
   const {features, refs, labels, embedder, slices, classes, val, engine} = data
   const {seed, signal, steps = DEFAULT_STEPS, trainBatch: rows = DEFAULT_TRAIN_BATCH} = options
   const side = embedder.transform.crop

@@ -8,7 +8,7 @@ import type {RowOptions} from '../shared/labelled-features.js'
 export type LinearBaseline = 'majority' | 'pixels' | 'histogram' | 'untrained'
 export type Solver = 'sgd' | 'lbfgs'
 
-export type LinearOptions = RowOptions & {
+export type LinearEvalOptions = RowOptions & {
   readonly train: readonly string[]
   readonly val: readonly string[]
   /** Further sets, scored with the classifier that val chose. */

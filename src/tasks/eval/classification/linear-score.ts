@@ -17,7 +17,7 @@ export type ScoredSet = {readonly logits: Float32Array; readonly items: Classifi
 const CHUNK_ROWS = 4096
 
 /** Scores a set in chunks, so that the logits of a large set fit. `truth` holds −1 for classes that are not known. */
-export function scoreSet({x, dim, labels}: LabelledSet, {kind, weight, bias}: Classifier, truth: Int32Array, K: number): ScoredSet {
+export function scoreLabelledSet({x, dim, labels}: LabelledSet, {kind, weight, bias}: Classifier, truth: Int32Array, K: number): ScoredSet {
   const n = labels.length
   const logits = new Float32Array(n * K)
   for (let at = 0; at < n; at += CHUNK_ROWS) {

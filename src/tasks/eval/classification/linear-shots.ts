@@ -6,8 +6,8 @@ import type {EvalEvent} from '../shared/evaluation.js'
 import {pickRows, type LabelledSet} from '../shared/labelled-features.js'
 import {classNumbers} from './classes.js'
 import type {Classifier} from './classifier-file.js'
-import type {LinearOptions} from './linear-options.js'
-import {scoreSet, type ScoredSet} from './linear-score.js'
+import type {LinearEvalOptions} from './linear-options.js'
+import {scoreLabelledSet, type ScoredSet} from './linear-score.js'
 import {trainOnRows, type TrainingData} from './linear-train.js'
 
 export type FewShots = {
@@ -26,7 +26,7 @@ export type FewShots = {
 export async function* trainFewShots(
   data: TrainingData,
   sets: readonly LabelledSet[],
-  options: LinearOptions
+  options: LinearEvalOptions
 ): AsyncGenerator<EvalEvent, FewShots> {
   const {features, train, classes} = data
   const {shots = 1, repeats: draws = 1, seed} = options
@@ -45,7 +45,7 @@ export async function* trainFewShots(
     first ??= {classifier, trainedOn: rows.length}
     chosen.push(classifier.chosen)
     for (const [i, set] of sets.entries()) {
-      const own = scoreSet(set, classifier, classNumbers(set.labels, classes), classes.length)
+      const own = scoreLabelledSet(set, classifier, classNumbers(set.labels, classes), classes.length)
       if (i === 0) repeats.push(own.items.reduce((sum, {top1}) => sum + top1, 0) / own.items.length)
       scored[i] ??= {logits: own.logits, items: own.items.map(() => ({top1: 0, top5: 0}))}
       for (const [j, {top1, top5}] of own.items.entries()) {

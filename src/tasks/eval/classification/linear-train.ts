@@ -14,7 +14,7 @@ import type {EvalEvent} from '../shared/evaluation.js'
 import type {LabelledSet} from '../shared/labelled-features.js'
 import {classNumbers} from './classes.js'
 import type {Classifier} from './classifier-file.js'
-import {DEFAULT_STEPS, DEFAULT_TRAIN_BATCH, type LinearOptions} from './linear-options.js'
+import {DEFAULT_STEPS, DEFAULT_TRAIN_BATCH, type LinearEvalOptions} from './linear-options.js'
 
 /** Accuracy of one classifier of the grid. `rate` is the learning rate, or C of logistic regression. */
 export type GridScore = {readonly features: string; readonly rate: number; readonly top1: number}
@@ -65,7 +65,7 @@ export function chooseFromGrid(grid: ReturnType<typeof initGrid>, val: LabelledS
 }
 
 /** Trains on features that were computed once: the grid in batches of shuffled rows, or logistic regression. */
-export async function* trainOnRows(data: TrainingData, options: LinearOptions): AsyncGenerator<EvalEvent, TrainedClassifier> {
+export async function* trainOnRows(data: TrainingData, options: LinearEvalOptions): AsyncGenerator<EvalEvent, TrainedClassifier> {
   if (options.solver === 'lbfgs') return yield* regress(data, options)
   const {features, train, val, slices, classes} = data
   const {seed} = options
@@ -110,7 +110,7 @@ function regressionOf({train: {x, dim, labels}, slices, classes}: TrainingData, 
 }
 
 /** Logistic regression: C chosen on a tenth of the rows, then all of them (docs/spec.md §5.3). */
-async function* regress(data: TrainingData, {seed, signal}: LinearOptions): AsyncGenerator<EvalEvent, TrainedClassifier> {
+async function* regress(data: TrainingData, {seed, signal}: LinearEvalOptions): AsyncGenerator<EvalEvent, TrainedClassifier> {
   const {features, train, slices, classes} = data
   const n = train.labels.length
   const total = defaultC.length + 1

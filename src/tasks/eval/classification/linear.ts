@@ -31,11 +31,11 @@ import {
   evaluateEmbedder,
   openModel,
   baselineSpec,
-  scoreHead,
+  scoreClassifiers,
   trainAndScore,
   type LinearContext
 } from './linear-candidates.js'
-import type {LinearOptions} from './linear-options.js'
+import type {LinearEvalOptions} from './linear-options.js'
 import {linearPage} from './linear-page.js'
 import {linearItems, linearReport, type LinearCandidate, type LinearReport} from './linear-report.js'
 import {linearSummary} from './linear-summary.js'
@@ -44,7 +44,7 @@ import {linearSummary} from './linear-summary.js'
  * Runs the evaluation. Throws `UserError`: no images (exit 3), an image without a label, sets that share no class, one
  * class alone, files of two origins, a head that does not fit (exit 2), and what engine and models throw.
  */
-export async function* linearEval(options: LinearOptions): AsyncGenerator<EvalEvent, EvalResult<LinearReport>> {
+export async function* linearEval(options: LinearEvalOptions): AsyncGenerator<EvalEvent, EvalResult<LinearReport>> {
   const {models = [], baselines = [], solver = 'sgd', tests = [], head: given} = options
   checkOptions(options)
   if (options.headOut !== undefined) await refuseExisting(options.headOut, {force: options.force === true})
@@ -71,7 +71,9 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<EvalEv
       using embedder = opened.embedder
       if (m === 0) fingerprint = embedder.meta.fingerprint
       const name = models.length === 1 ? 'model' : path
-      candidates.push(yield* opened.head ? scoreHead(context, name, embedder, opened.head) : evaluateEmbedder(context, name, embedder))
+      candidates.push(
+        yield* opened.head ? scoreClassifiers(context, name, embedder, opened.head) : evaluateEmbedder(context, name, embedder)
+      )
       inputs.reported()
       if (m === 0 && baselines.includes('untrained') && !opened.head) {
         using untrained = untrainedEmbedder(embedder, settingsOf(embedder.meta, path), options.toolVersion, options.seed)
@@ -102,7 +104,7 @@ export async function* linearEval(options: LinearOptions): AsyncGenerator<EvalEv
 }
 
 /** Refuses combinations that cannot be computed, before anything is. */
-function checkOptions({models = [], baselines = [], head, headOut}: LinearOptions): void {
+function checkOptions({models = [], baselines = [], head, headOut}: LinearEvalOptions): void {
   assertModelFor(baselines, models[0])
   const wrong = (message: string, hint: string, code = 'USAGE'): never => {
     throw new UserError(message, {exit: 2, code, hint})
@@ -124,7 +126,7 @@ async function saveClassifier(
   target: string,
   {classifier, spec, trainedOn}: LinearCandidate,
   report: LinearReport,
-  options: LinearOptions
+  options: LinearEvalOptions
 ): Promise<void> {
   const {kind, weight, bias, chosen} = classifier
   const {classes, fingerprint, solver, scores} = report

@@ -23,14 +23,14 @@ import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
 import {photoFeatures, type FeatureSource} from './features.js'
 import {loadedLinearHead, openDepthHead, type DepthHeadSpec, type LoadedDepthHead} from './head.js'
 import {depthPage} from './page.js'
-import {depthSummary, summarizeOutcomes} from './report.js'
+import {depthSummary, summarizeDepth} from './report.js'
 import type {DepthExamples, DepthOutcome, DepthReport, DepthSetKind, DepthTrained} from './report.js'
 import {
   headPredictor,
   meanPredictors,
   modelErrors,
-  predictExamples,
-  scoreSet,
+  predictDepthExamples,
+  scoreDepthSet,
   trainedPredictors,
   type NamedSet,
   type Predictor
@@ -71,13 +71,13 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Eval
     if (pass) predictors.push(...meanPredictors(pass, baselines), ...(yield* trainedPredictors(context, pass.pairs, owned)))
     const outcomes: DepthOutcome[] = []
     for (const [i, set] of sets.entries()) {
-      const scored = yield* scoreSet(context, set, predictors)
+      const scored = yield* scoreDepthSet(context, set, predictors)
       outcomes.push(...scored)
       yield {kind: 'accepted', images: scored[0]!.ids.length, pending: countPairs(sets.slice(i + 1))}
     }
     const report = {...reportSettings(context, head, trained, pass?.pairs.length ?? 0), ...reportScores(sets, outcomes, seed)}
     const examples: DepthExamples[] = []
-    if (options.examples) for (const set of sets) examples.push(await predictExamples(context, outcomes, set, model))
+    if (options.examples) for (const set of sets) examples.push(await predictDepthExamples(context, outcomes, set, model))
     return resultOf(report, outcomes, examples)
   } finally {
     for (const each of owned) each[Symbol.dispose]()
@@ -91,7 +91,7 @@ const reportScores = (
   seed: number
 ): Pick<DepthReport, 'sets' | 'scores' | 'differences'> => ({
   sets: sets.map(({name, kind, inputs}) => ({name, kind, inputs, images: outcomes.find(({set}) => set === name)!.ids.length})),
-  ...summarizeOutcomes(outcomes, seed)
+  ...summarizeDepth(outcomes, seed)
 })
 
 const resultOf = (report: DepthReport, outcomes: readonly DepthOutcome[], examples: readonly DepthExamples[]): EvalResult<DepthReport> => ({

@@ -117,7 +117,7 @@ export type DepthRow = Readonly<Record<string, unknown>> & {
 /** The unit in which depth up to `max` fits into 16 bits. */
 export const defaultScale = (max: number): number => (max <= 65.535 ? 0.001 : max <= 65535 / 256 ? 1 / 256 : max / 65535)
 
-export const rounded = (value: number): number => Number(value.toFixed(4))
+export const roundedDepth = (value: number): number => Number(value.toFixed(4))
 
 /**
  * Writes the depth of every image as a PNG of 16 bits and yields a row for each.
@@ -172,9 +172,9 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
       width: photo.width,
       height: photo.height,
       scale,
-      min: rounded(sorted[0]!),
-      median: rounded(sorted[sorted.length >> 1]!),
-      max: rounded(sorted.at(-1)!),
+      min: roundedDepth(sorted[0]!),
+      median: roundedDepth(sorted[sorted.length >> 1]!),
+      max: roundedDepth(sorted.at(-1)!),
       ...(colour ? {colour: picture} : {})
     }
   }

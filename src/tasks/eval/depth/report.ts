@@ -6,7 +6,7 @@ import {counted} from '../../../config/counted.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import type {DepthBins} from '../../../heads/depth-head.js'
 import {depthMeasures, type DepthAlignment, type DepthCrop, type DepthErrors, type DepthMeasure} from '../../../metrics/depth.js'
-import {meanMeasure, pairedDifferences, scoreOutcomes, type Measure, type Outcome} from '../shared/compare.js'
+import {meanMeasure, pairedDifferences, scoreOutcomes, type ScoreMeasure, type Outcome} from '../shared/compare.js'
 import type {EvalDifference, EvalReport, EvalScore, Summary, Table} from '../shared/evaluation.js'
 import {candidateTitle, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 import type {DepthRange, DepthSample} from './dataset.js'
@@ -84,10 +84,10 @@ const isShare = (measure: string): boolean => measure === 'a1' || measure === 'a
 
 const MEASURES = depthMeasures.map(name =>
   meanMeasure<DepthErrors>(name, errors => errors[name], isShare(name) ? 'higher' : 'lower')
-) as readonly (Measure<DepthErrors> & {readonly name: DepthMeasure})[]
+) as readonly (ScoreMeasure<DepthErrors> & {readonly name: DepthMeasure})[]
 
 /** Scores with intervals, and the model beside every baseline by RMSE (the published measure) and by abs_rel. */
-export function summarizeOutcomes(
+export function summarizeDepth(
   outcomes: readonly DepthOutcome[],
   seed: number
 ): {scores: readonly DepthScore[]; differences: readonly DepthDifference[]} {

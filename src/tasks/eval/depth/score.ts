@@ -79,7 +79,7 @@ export async function* trainedPredictors(
  * Scores a set by all predictors: an outcome for each and each alignment. Throws a `UserError` (exit 3) where no pair
  * can be used.
  */
-export async function* scoreSet(
+export async function* scoreDepthSet(
   {data, options, onRejected}: DepthContext,
   {name, inputs, pairs}: NamedSet,
   predictors: readonly Predictor[]
@@ -118,7 +118,7 @@ export function modelErrors(outcomes: readonly DepthOutcome[], set: string): {re
 }
 
 /** The best, typical and worst images of a set by the model's abs_rel, predicted again for a page. */
-export async function predictExamples(
+export async function predictDepthExamples(
   {data}: DepthContext,
   outcomes: readonly DepthOutcome[],
   {name, pairs}: NamedSet,

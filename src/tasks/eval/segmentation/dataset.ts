@@ -14,7 +14,7 @@ import {readMask} from '../../../data/targets/depth-and-mask-files.js'
 import type {Pair} from '../../../data/targets/pairs.js'
 
 /** An image with its class numbers, decoded. */
-export type Sample = {
+export type SegmentationSample = {
   readonly id: string
   readonly photo: Raster
   /** Class numbers [height, width], `IGNORED` where nothing counts. */
@@ -25,7 +25,7 @@ export type Sample = {
 export type SampleSet = {
   readonly length: number
   readonly ids: readonly string[]
-  sample(i: number): Promise<Sample>
+  sample(i: number): Promise<SegmentationSample>
 }
 
 /** A budget of bytes that several sets share. */
@@ -35,7 +35,12 @@ export type Budget = {left: number}
  * Decodes one pair and turns ids into class numbers. Raises RefusedImage: image or mask cannot be read, sizes differ,
  * an unknown id, nothing that counts.
  */
-async function loadSample({image, map}: Pair, classes: Classes, byId: Int32Array, options: {maxPixels?: number}): Promise<Sample> {
+async function loadSample(
+  {image, map}: Pair,
+  classes: Classes,
+  byId: Int32Array,
+  options: {maxPixels?: number}
+): Promise<SegmentationSample> {
   const [photo, mask] = await Promise.allSettled([decodeRgb(image, options), readMask(map, options)])
   if (photo.status === 'rejected') throw photo.reason
   if (mask.status === 'rejected') {
@@ -69,7 +74,7 @@ export async function openSet(all: readonly Pair[], name: string, classes: Class
   const {budget, maxPixels, onRejected, onGood, signal} = options
   const byId = numbersById(classes)
   const decoding = {maxPixels}
-  const good: {pair: Pair; kept?: Sample}[] = []
+  const good: {pair: Pair; kept?: SegmentationSample}[] = []
   for (let start = 0; start < all.length; start += atOnce) {
     signal?.throwIfAborted()
     const some = all.slice(start, start + atOnce)

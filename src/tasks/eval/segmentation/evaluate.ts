@@ -25,8 +25,8 @@ import {openSet} from './dataset.js'
 import {headTensors, loadSegmentHead, type LoadedSegmentHead} from './head.js'
 import {predictClasses, segmentMaps, type FoldedHead} from './inference.js'
 import {segPage} from './page.js'
-import {segSummary, summarizeOutcomes, type SegBaseline, type SegExample, type SegOutcome, type SegReport} from './report.js'
-import {predictExamples, scoreHead, scoreMostFrequent, trainOnFeatures} from './score.js'
+import {segSummary, summarizeSegmentation, type SegBaseline, type SegExample, type SegOutcome, type SegReport} from './report.js'
+import {predictSegmentationExamples, scoreSegmentationHead, scoreMostFrequent, trainOnFeatures} from './score.js'
 
 export type {SegEvalOptions} from './context.js'
 export type {SegReport} from './report.js'
@@ -62,7 +62,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<EvalEven
   const report: SegReport = {
     ...reportSettings(context, opened?.spec.kind ?? options.kind),
     classesFrom,
-    ...summarizeOutcomes(outcomes, classes, seed),
+    ...summarizeSegmentation(outcomes, classes, seed),
     seconds: {train: model.trainSeconds, predict: model.outcomes.reduce((sum, {seconds}) => sum + seconds, 0)}
   }
   if (model.tensors) await writeHead(context, model.tensors, report)
@@ -137,12 +137,12 @@ async function* scoreModel(context: SegContext, loaded: LoadedSegmentHead | unde
   const model = segmentMaps(backbone, protocol.layers, {name: 'model', device: engine.device, batch: options.batch})
   const examplesOf = async (head: FoldedHead, outcomes: readonly SegOutcome[]): Promise<SegExample[]> =>
     options.examples
-      ? predictExamples(sets.val, outcomes[0]!.items, {classes: classes.names.length, each: options.examples}, photo =>
+      ? predictSegmentationExamples(sets.val, outcomes[0]!.items, {classes: classes.names.length, each: options.examples}, photo =>
           predictClasses(photo, model, head, protocol)
         )
       : []
   if (loaded) {
-    const outcomes = yield* scoreHead(context, model, loaded.folded)
+    const outcomes = yield* scoreSegmentationHead(context, model, loaded.folded)
     return {outcomes, examples: await examplesOf(loaded.folded, outcomes), trainSeconds: 0}
   }
   const begun = performance.now()
@@ -150,7 +150,7 @@ async function* scoreModel(context: SegContext, loaded: LoadedSegmentHead | unde
   const trainSeconds = (performance.now() - begun) / 1000
   const folded = foldSegmentHead(head)
   try {
-    const outcomes = yield* scoreHead(context, model, folded)
+    const outcomes = yield* scoreSegmentationHead(context, model, folded)
     const examples = await examplesOf(folded, outcomes)
     return {outcomes, examples, tensors: options.headOut === undefined ? undefined : await headTensors(head), trainSeconds}
   } finally {
@@ -171,7 +171,7 @@ async function* scoreBaseline(context: SegContext, baseline: SegBaseline): Async
   const head = yield* trainOnFeatures(context, source)
   const folded = foldSegmentHead(head)
   try {
-    return yield* scoreHead(context, source, folded)
+    return yield* scoreSegmentationHead(context, source, folded)
   } finally {
     disposeTree(head)
     disposeTree({...folded})

@@ -6,7 +6,7 @@ import {counted} from '../../../config/counted.js'
 import type {Classes} from '../../../data/targets/class-map.js'
 import type {Raster} from '../../../data/image/decode.js'
 import {miouOf, scoresOf, sumAreas} from '../../../metrics/iou.js'
-import {pairedDifferences, scoreOutcomes, type Measure, type Outcome} from '../shared/compare.js'
+import {pairedDifferences, scoreOutcomes, type ScoreMeasure, type Outcome} from '../shared/compare.js'
 import type {EvalReport, EvalScore, Summary, Table} from '../shared/evaluation.js'
 import {candidateTitle, differenceTable, figures, percent, span, words} from '../shared/tables.js'
 
@@ -59,13 +59,13 @@ export type SegExample = {
 export type SegOutcome = Outcome<Float64Array> & {readonly features: SegFeatures; readonly seconds: number}
 
 /** Scores with intervals, and the model beside every baseline by mIoU, on the same draws of images. */
-export function summarizeOutcomes(
+export function summarizeSegmentation(
   outcomes: readonly SegOutcome[],
   classes: Classes,
   seed: number
 ): {scores: readonly SegScore[]; differences: SegReport['differences']} {
   const K = classes.names.length
-  const miou: Measure<Float64Array> & {readonly name: 'miou'} = {
+  const miou: ScoreMeasure<Float64Array> & {readonly name: 'miou'} = {
     name: 'miou',
     better: 'higher',
     of: (items, drawn) => miouOf(sumAreas(items, drawn, K), K)

@@ -27,7 +27,11 @@ const scoredSets = ({sets: {val, test}}: SegContext): (readonly ['val' | 'test',
 ]
 
 /** Scores all sets by one head. */
-export async function* scoreHead(context: SegContext, source: MapFeatures, head: FoldedHead): AsyncGenerator<EvalEvent, SegOutcome[]> {
+export async function* scoreSegmentationHead(
+  context: SegContext,
+  source: MapFeatures,
+  head: FoldedHead
+): AsyncGenerator<EvalEvent, SegOutcome[]> {
   const {options, protocol, classes} = context
   const outcomes: SegOutcome[] = []
   for (const [set, samples] of scoredSets(context)) {
@@ -97,7 +101,7 @@ export async function scoreMostFrequent(context: SegContext): Promise<SegOutcome
 }
 
 /** The images with the highest, the middle and the lowest mIoU of their own, predicted once more for a page. */
-export async function predictExamples(
+export async function predictSegmentationExamples(
   samples: SampleSet,
   areas: ArrayLike<Float64Array>,
   {classes, each}: {readonly classes: number; readonly each: number},

@@ -20,7 +20,7 @@ export type Outcome<T> = {
 }
 
 /** How scores of items become one figure. */
-export type Measure<T> = {
+export type ScoreMeasure<T> = {
   /** Name of the field in reports. */
   readonly name: string
   readonly better: 'higher' | 'lower'
@@ -32,8 +32,8 @@ export type Measure<T> = {
 export const meanMeasure = <T, M extends string = string>(
   name: M,
   valueOf: (item: T) => number,
-  better: Measure<T>['better'] = 'higher'
-): Measure<T> & {readonly name: M} => ({
+  better: ScoreMeasure<T>['better'] = 'higher'
+): ScoreMeasure<T> & {readonly name: M} => ({
   name,
   better,
   of: (items, drawn) => {
@@ -63,7 +63,7 @@ export function estimateItems(
 /** The scores of all outcomes: each measure under its name, with its interval. */
 export function scoreOutcomes<T, M extends string>(
   outcomes: readonly Outcome<T>[],
-  measures: readonly (Measure<T> & {readonly name: M})[],
+  measures: readonly (ScoreMeasure<T> & {readonly name: M})[],
   seed: number
 ): (EvalScore & Readonly<Record<M, number>>)[] {
   return outcomes.map(outcome => {
@@ -93,7 +93,7 @@ const haveSameItems = (a: Pick<Outcome<unknown>, 'ids'>, b: Pick<Outcome<unknown
  */
 export function pairedDifferences<T>(
   outcomes: readonly Outcome<T>[],
-  measures: readonly Measure<T>[],
+  measures: readonly ScoreMeasure<T>[],
   {features, seed, notes}: {readonly features: string; readonly seed: number; readonly notes?: string[]}
 ): EvalDifference[] {
   const own = outcomes.filter(outcome => outcome.features === features)

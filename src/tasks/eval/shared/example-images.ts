@@ -3,7 +3,7 @@
  * correctly with middling and with high confidence.
  */
 import {basename} from 'node:path'
-import type {Picture} from '../../../render/eval-page.js'
+import type {PageImage} from '../../../render/eval-page.js'
 import {pickExamples, type Examples} from './pick-examples.js'
 import {thumbnail, type ThumbnailOptions} from './thumbnails.js'
 
@@ -35,10 +35,10 @@ export function pickClassified(all: readonly ClassifiedImageExample[]): Classifi
 export async function exampleSections(
   {worst, typical, best}: ClassifiedExamples,
   options: ThumbnailOptions
-): Promise<{readonly sections: readonly {readonly title: string; readonly items: readonly Picture[]}[]; readonly missing: number}> {
+): Promise<{readonly sections: readonly {readonly title: string; readonly items: readonly PageImage[]}[]; readonly missing: number}> {
   let missing = 0
-  const pictures = async (images: readonly ClassifiedImageExample[]): Promise<Picture[]> => {
-    const shown: Picture[] = []
+  const pictures = async (images: readonly ClassifiedImageExample[]): Promise<PageImage[]> => {
+    const shown: PageImage[] = []
     for (const image of images) {
       const picture = await thumbnail(image.path, options)
       if (picture) shown.push({...picture, caption: captionOf(image), right: isRight(image)})

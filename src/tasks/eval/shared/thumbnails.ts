@@ -4,7 +4,7 @@ import {cropBorders} from '../../../data/image/borders.js'
 import {fitSide} from '../../../render/canvas.js'
 import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
 import {encodeImage} from '../../../data/image/encode.js'
-import type {Picture} from '../../../render/eval-page.js'
+import type {PageImage} from '../../../render/eval-page.js'
 
 export type ThumbnailOptions = {
   /** Longest side in pixels; 128 if absent. */
@@ -22,7 +22,7 @@ export type ThumbnailOptions = {
 export async function thumbnail(
   path: string,
   {side = 128, root, cropBorders: cut = false}: ThumbnailOptions = {}
-): Promise<Required<Pick<Picture, 'bytes' | 'type'>> | undefined> {
+): Promise<Required<Pick<PageImage, 'bytes' | 'type'>> | undefined> {
   try {
     const whole = await decodeRgb({id: path, path: root === undefined ? path : join(root, path), fields: {}})
     const small = fitSide(cut ? cropBorders(whole) : whole, side)

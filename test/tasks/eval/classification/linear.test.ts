@@ -11,7 +11,7 @@ import {batchOf, createEmbeddings} from '../../../../src/files/embeddings/embedd
 import {classifyImages, type ClassifiedImage} from '../../../../src/tasks/eval/classification/predict.js'
 import {linearEval} from '../../../../src/tasks/eval/classification/linear.js'
 import {slicesOf} from '../../../../src/tasks/eval/classification/linear-candidates.js'
-import type {LinearOptions} from '../../../../src/tasks/eval/classification/linear-options.js'
+import type {LinearEvalOptions} from '../../../../src/tasks/eval/classification/linear-options.js'
 import type {LinearReport} from '../../../../src/tasks/eval/classification/linear-report.js'
 import type {EvalEvent, EvalResult} from '../../../../src/tasks/eval/shared/evaluation.js'
 import {linearPage} from '../../../../src/tasks/eval/classification/linear-page.js'
@@ -42,9 +42,9 @@ const usual = {
   workers: 0
 } as const
 
-const run = async (options: Partial<LinearOptions>, events: EvalEvent[] = []): Promise<LinearReport> =>
+const run = async (options: Partial<LinearEvalOptions>, events: EvalEvent[] = []): Promise<LinearReport> =>
   (await result(options, events)).report
-async function result(options: Partial<LinearOptions>, events: EvalEvent[] = []): Promise<EvalResult<LinearReport>> {
+async function result(options: Partial<LinearEvalOptions>, events: EvalEvent[] = []): Promise<EvalResult<LinearReport>> {
   const work = linearEval({
     train: [at('train')],
     val: [at('val')],

@@ -13,7 +13,7 @@ import {encodeImage} from '../../../../src/data/image/encode.js'
 import {resample} from '../../../../src/data/image/resample.js'
 import {openSegmentHead, vocColour} from '../../../../src/files/checkpoint/segment-head-file.js'
 import {writePth} from '../../../../src/files/checkpoint/pth.js'
-import {bytesOf} from '../../../../src/files/checkpoint/tensor-entry.js'
+import {float32Bytes} from '../../../../src/files/checkpoint/tensor-entry.js'
 import {windowStarts} from '../../../../src/heads/segment-head.js'
 import {maskPath, assertDistinctMask, segmentImages, segmentRow} from '../../../../src/tasks/eval/segmentation/predict.js'
 import {segEval, type SegEvalOptions, type SegReport} from '../../../../src/tasks/eval/segmentation/evaluate.js'
@@ -281,7 +281,7 @@ describe('the published heads', () => {
           .filter(([name]) => name !== leave)
           .map(([name, shape]) => {
             const data = normal(name, shape, 0.1, name.endsWith('var') ? 1 : 0).data as Float32Array
-            return {name, dtype: 'F32' as const, shape, read: () => bytesOf(data)}
+            return {name, dtype: 'F32' as const, shape, read: () => float32Bytes(data)}
           }),
         {root: 'state_dict', force: true}
       )

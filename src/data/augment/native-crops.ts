@@ -2,18 +2,18 @@
  * Resizing and augmenting in native code: a small addon without libtorch (`native/pixels`), compiled once where there
  * is a C++ compiler.
  *
- * It gives the same bytes as the TypeScript references (`resample.ts`, `augment.ts`), which is tested, and looked at
+ * It gives the same bytes as the TypeScript references (`data/image/resample.ts`, `multi-crop.ts`), which is tested, and looked at
  * once more before it is used; so whether it is there is a question of speed alone, and a run may be stopped on a
  * machine that has it and go on where it is missing.
  */
 import {createRequire} from 'node:module'
-import {buildAddon, builtAddon, nodeFlags, noteOnStderr, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
+import {compileAddon, compiledAddon, nodeFlags, noteOnStderr, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
 import {UserError} from '../../config/errors.js'
 import {rng} from '../../tensor/random.js'
-import {makeView} from '../augment/multi-crop.js'
-import {gaussianKernel} from '../augment/color.js'
-import {SOLARIZE_FROM, type ColourChange, type ViewPlan} from '../augment/crop-params.js'
-import {resample, type Box, type Raster, type Size} from './resample.js'
+import {makeView} from './multi-crop.js'
+import {gaussianKernel} from './color.js'
+import {SOLARIZE_FROM, type ColourChange, type ViewPlan} from './crop-params.js'
+import {resample, type Box, type Raster, type Size} from '../image/resample.js'
 
 /** What the addon exports; the layouts of `plan` and `geometry` stand in native/pixels/addon.cc. */
 type Addon = {
@@ -126,7 +126,7 @@ let underWay: Promise<string | undefined> | undefined
 /** The compiled addon, if there is one already and it is right: for work that is not worth a compilation. */
 export function builtNative(): string | undefined {
   if (!known) {
-    const path = builtAddon(recipe())
+    const path = compiledAddon(recipe())
     if (path === null) return undefined
     known = checked(path)
   }
@@ -140,7 +140,7 @@ export function builtNative(): string | undefined {
 export function readyNative(note: Note = noteOnStderr): Promise<string | undefined> {
   underWay ??= (async () => {
     try {
-      known ??= checked(await buildAddon(recipe(), note))
+      known ??= checked(await compileAddon(recipe(), note))
     } catch (error) {
       if (!(error instanceof UserError) && (error as NodeJS.ErrnoException).code === undefined) throw error
       const {message, hint} = error as UserError

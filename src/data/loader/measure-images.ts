@@ -1,11 +1,11 @@
 /** Images measured and described without a model, by worker threads that run ahead, in the order of the input. */
-import {perceptualDim, type Measures} from './image-stats.js'
-import {defaultWorkers, Pool} from '../loader/worker-pool.js'
+import {perceptualDim, type Measures} from '../stats/image-stats.js'
+import {defaultWorkers, WorkerPool} from './worker-pool.js'
 import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
-import type {Answer} from '../loader/worker.js'
+import type {Answer} from './worker.js'
 
-export type {Measures} from './image-stats.js'
-export {perceptualDim, perceptualThreshold} from './image-stats.js'
+export type {Measures} from '../stats/image-stats.js'
+export {perceptualDim, perceptualThreshold} from '../stats/image-stats.js'
 
 export type MeasuredBatch = {
   readonly refs: readonly ImageRef[]
@@ -28,7 +28,7 @@ const atOnce = 16
  */
 export async function* measureImages(refs: AsyncIterable<ImageRef>, options: MeasureOptions = {}): AsyncGenerator<MeasuredBatch, void> {
   const {workers = defaultWorkers(), maxPixels, onRejected} = options
-  const pool = new Pool({kind: 'measures', maxPixels}, workers)
+  const pool = new WorkerPool({kind: 'measures', maxPixels}, workers)
   const queue: {refs: ImageRef[]; answers: Promise<readonly Answer[]>}[] = []
   const send = (some: ImageRef[]): void => {
     const answers = pool.run(

@@ -14,8 +14,8 @@ import {mkdir, readdir, rm} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {writeError} from '../../system/atomic.js'
-import {createSafetensors, openSafetensors} from '../checkpoint/safetensors.js'
-import {bytesOf, elements} from '../checkpoint/tensor-entry.js'
+import {createSafetensors, openSafetensors} from './safetensors.js'
+import {float32Bytes, elements} from './tensor-entry.js'
 
 /** One tensor of a state: its name (`student.backbone.norm.weight`), shape and float32 values when asked. */
 export type StateTensor = {readonly name: string; readonly shape: readonly number[]; read(): Promise<Float32Array>}
@@ -75,7 +75,7 @@ export function writeState(
         const size = 4 * elements(shape)
         bytes += size
         const piece: Promise<void> = writer
-          .write(name, bytesOf(await read()))
+          .write(name, float32Bytes(await read()))
           .catch((error: unknown) => void (failure ??= {error}))
           .then(() => {
             bytes -= size

@@ -9,7 +9,7 @@ import {before, test} from 'node:test'
 import {makeView, multiCrop} from '../../../src/data/augment/multi-crop.js'
 import {ImageCache, makeCache} from '../../../src/data/loader/cache.js'
 import {fitGeometry} from '../../../src/data/image/geometry.js'
-import {loadNative, readyNative, type NativePixels} from '../../../src/data/image/native.js'
+import {loadNative, readyNative, type NativePixels} from '../../../src/data/augment/native-crops.js'
 import {planView, viewBytes, type ColourChange, type CropSettings, type ViewPlan} from '../../../src/data/augment/crop-params.js'
 import {resample, type Raster} from '../../../src/data/image/resample.js'
 import {rng, type Rng} from '../../../src/tensor/random.js'
@@ -184,7 +184,7 @@ test('what does not fit is refused with a sentence, and no byte is touched', () 
 /** Asks for the addon in a process of its own, with a compiler of ours; → where it is, and what was said. */
 async function ask(folder: string, cxx: string): Promise<{path?: string; said: string[]}> {
   const {execFile} = await import('node:child_process')
-  const script = `import {readyNative} from '${new URL('../../../src/data/image/native.js', import.meta.url).href}'
+  const script = `import {readyNative} from '${new URL('../../../src/data/augment/native-crops.js', import.meta.url).href}'
     const said = []
     const path = await readyNative(sentence => said.push(sentence))
     console.log(JSON.stringify({path, said}))`
