@@ -156,8 +156,8 @@ export const taskFolders: Readonly<Record<string, {readonly holds: string; reado
 
 /** Where each package may be imported. A package that is not named here is not used. */
 export const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = [
-  [/^@tensorflow\/tfjs-core(\/.*)?$/, /^src\/tensor\/tf\.ts$/],
-  [/^@tensorflow\/tfjs-(backend-.*|node.*)$/, /^src\/engine\//],
+  [/^@tensorflow\/tfjs-(core(\/.*)?|backend-.*)$/, /^src\/tensor\/tf\.ts$/],
+  [/^@tensorflow\/tfjs-node.*$/, /^src\/engine\//],
   [/^sharp$/, /^src\/data\/image\/(decode|encode).*\.ts$/],
   [/^hnswlib-node$/, /^src\/search\/hnsw\.ts$/],
   [/^@lancedb\/lancedb$/, /^src\/files\/search-index\/lance-library\.ts$/],

@@ -23,7 +23,7 @@ function* walk(folder: string): Generator<string> {
 /** All files under a folder whose names end so, as sorted paths from the root. Recorded tensors are left out. */
 export const filesUnder = (folder: string, ending = '.ts'): string[] =>
   [...walk(join(root, folder))]
-    .filter(path => path.endsWith(ending))
+    .filter(path => path.endsWith(ending) && !path.endsWith('.d.ts')) // types of what `npm run build` bundles declare nothing of ours
     .map(path => relative(root, path))
     .sort()
 

@@ -1,7 +1,8 @@
 /** The wasm engine, which comes with the package, and tfjs's plain JavaScript backend, on which tests compare. */
 import {UserError} from '../../config/errors.js'
 import {absent, withAutoPrecision, type Engine, type StartRequest} from '../engine.js'
-import {startPlain, startWasm, wasmVersion} from './start.js'
+import {version} from '../../tensor/tfjs/version.js'
+import {startPlain, startWasm} from './start.js'
 
 const precisions = ['fp32'] as const
 
@@ -11,7 +12,7 @@ export const wasmEngine: Engine<'wasm'> = {
   precisions,
   describe: async ({cpu}) => ({
     available: true,
-    version: wasmVersion(),
+    version,
     where: null,
     devices: withAutoPrecision(precisions, [{...cpu, cores: 1}]),
     reason: null,

@@ -5,21 +5,16 @@
  * WebAssembly's threads need a browser's workers, so Node runs the SIMD build on one thread. Numbers are float32
  * throughout.
  */
-import {createRequire} from 'node:module'
-import {dirname, join} from 'node:path'
+import {fileURLToPath} from 'node:url'
 import {UserError} from '../../config/errors.js'
 import {findBackend, setBackend, version_core} from '../../tensor/tf.js'
+import {version} from '../../tensor/tfjs/version.js'
 import {registerBorrowedKernels} from './borrowed.js'
-
-/** The version of the wasm backend's package; read from its package.json, nothing is loaded. */
-export const wasmVersion = (): string =>
-  (createRequire(import.meta.url)('@tensorflow/tfjs-backend-wasm/package.json') as {version: string}).version
 
 /** Makes `wasm` the current backend. Error of status 5 when WebAssembly does not come up. */
 export async function startWasm(): Promise<{version: string}> {
-  const {setWasmPaths} = await import('@tensorflow/tfjs-backend-wasm')
-  const folder = join(dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist')
-  setWasmPaths(`${folder}/`)
+  const {setWasmPaths} = await import('../../tensor/tfjs/wasm.js')
+  setWasmPaths(fileURLToPath(new URL('../../tensor/tfjs/', import.meta.url)))
   await registerPlainBackend()
   const restore = keepErrorHandlers()
   const started = await setBackend('wasm').finally(restore)
@@ -31,7 +26,7 @@ export async function startWasm(): Promise<{version: string}> {
     })
   refuseFailedAllocations()
   registerBorrowedKernels()
-  return {version: wasmVersion()}
+  return {version}
 }
 
 /**
@@ -75,7 +70,7 @@ export async function startPlain(): Promise<{version: string}> {
  * was chosen by name, or reported.
  */
 async function registerPlainBackend(): Promise<void> {
-  await import('@tensorflow/tfjs-backend-cpu')
+  await import('../../tensor/tfjs/cpu.js')
   const plain = findBackend('cpu') as {firstUse?: boolean} | null
   if (plain) plain.firstUse = false
 }
