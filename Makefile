@@ -30,7 +30,7 @@ SOURCES := $(shell find bin src commands configs scripts test bench -name '*.ts'
 build: dist/stamp
 dist/stamp: $(SOURCES) node_modules/.package-lock.json
 	npx tsc -p .
-	node scripts/bundle-tfjs.js
+	node scripts/bundle.js
 	touch $@
 
 # -------------------------------------------------------------------------------------------------------------------- demo

@@ -2,7 +2,7 @@
  * `dinov2 completion`: a script that teaches the shell to complete commands, flags, options, recipes, settings and
  * file names.
  */
-import {Args} from '@oclif/core'
+import {Args} from '../src/cli/oclif.js'
 import {Command, reportFlags} from '../src/cli/command.js'
 
 export default class Completion extends Command {

@@ -1,5 +1,5 @@
 /** `dinov2 depth-eval`: how well depth can be predicted from frozen features. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../src/cli/oclif.js'
 import {depthEvalFlags, PRESETS} from '../src/cli/depth-flags.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
 import {baselineFlag, evalOutputFlags, evalRunFlags, setFlag} from '../src/cli/eval-flags.js'

@@ -1,5 +1,5 @@
 /** `dinov2 distill`: smaller students learn from a frozen teacher. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../src/cli/oclif.js'
 import {imagesArg} from '../src/cli/command.js'
 import {TrainingCommand, assertHealthy, formatScores, runFolderOf, type TrainingOutcome} from '../src/cli/training-command.js'
 import {runFlags, trainingFlags} from '../src/cli/training-flags.js'

@@ -1,6 +1,6 @@
 /** `dinov2 embed`: one vector for each image. */
 import {counted} from '../src/config/counted.js'
-import {Flags} from '@oclif/core'
+import {Flags} from '../src/cli/oclif.js'
 import {badFlags, Command, configFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags} from '../src/cli/command.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
 import {duration} from '../src/cli/progress.js'

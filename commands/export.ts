@@ -1,6 +1,6 @@
 /** `dinov2 export`: a checkpoint of one kind, written as another. */
 import {counted} from '../src/config/counted.js'
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags} from '../src/cli/oclif.js'
 import {Command, outputFlags, reportFlags} from '../src/cli/command.js'
 
 export default class Export extends Command {

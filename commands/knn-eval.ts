@@ -1,5 +1,5 @@
 /** `dinov2 knn-eval`: how good features are, by the labels of their nearest neighbours. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../src/cli/oclif.js'
 import {positive} from '../src/cli/depth-flags.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
 import {baselineFlag, evalOutputFlags, evalRunFlags, repeatsFlag, requiredSetFlag, setFlag, wholeNumbers} from '../src/cli/eval-flags.js'

@@ -1,5 +1,5 @@
 /** `dinov2 linear-eval`: how much of the classes a linear layer reads out of frozen features. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../src/cli/oclif.js'
 import {classNames} from '../src/cli/class-names.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
 import {baselineFlag, evalOutputFlags, evalRunFlags, repeatsFlag, requiredSetFlag, setFlag} from '../src/cli/eval-flags.js'

@@ -1,5 +1,5 @@
 /** `dinov2 pretrain`: self-supervised pretraining on a plain folder of images. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../src/cli/oclif.js'
 import {imagesArg} from '../src/cli/command.js'
 import {TrainingCommand, assertHealthy, runFolderOf} from '../src/cli/training-command.js'
 import {runFlags, trainingFlags} from '../src/cli/training-flags.js'

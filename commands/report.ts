@@ -1,5 +1,5 @@
 /** `dinov2 report`: run folders as one page. */
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags} from '../src/cli/oclif.js'
 import {Command, outputFlags, reportFlags} from '../src/cli/command.js'
 
 export default class Report extends Command {

@@ -1,5 +1,5 @@
 /** `dinov2 retrieval-eval`: how well images of a group find one another. */
-import {Args, Errors, Flags} from '@oclif/core'
+import {Args, Errors, Flags} from '../src/cli/oclif.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
 import {baselineFlag, evalOutputFlags, evalRunFlags, wholeNumbers} from '../src/cli/eval-flags.js'
 import {borderFlags, modelForImagesFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'

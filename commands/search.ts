@@ -1,6 +1,6 @@
 /** `dinov2 search`: the nearest neighbours of images or embeddings. */
 import {counted} from '../src/config/counted.js'
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags} from '../src/cli/oclif.js'
 import {Command, configFlags, engineFlags, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../src/cli/command.js'
 import {modelForImagesFlag, pixelFlags} from '../src/cli/feature-flags.js'
 import {UserError} from '../src/config/errors.js'

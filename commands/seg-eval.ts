@@ -1,5 +1,5 @@
 /** `dinov2 seg-eval`: how good patch features are, by a linear segmentation head. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../src/cli/oclif.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
 import {baselineFlag, evalOutputFlags, evalRunFlags, requiredSetFlag, setFlag} from '../src/cli/eval-flags.js'
 import {modelFlag} from '../src/cli/feature-flags.js'

@@ -5,7 +5,7 @@
  */
 import {rm, writeFile} from 'node:fs/promises'
 import {fileURLToPath} from 'node:url'
-import {Plugin} from '@oclif/core'
+import {Plugin} from '../dist/src/cli/oclif.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const file = `${root}oclif.manifest.json`

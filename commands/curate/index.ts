@@ -1,7 +1,7 @@
 /**
  * `dinov2 curate`: from a raw pool to a set worth training on, in one run. In a folder of its own, beside its stages.
  */
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {UserError} from '../../src/config/errors.js'
 import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
 import {curateFlags, poolArg, prefixed, stageFlags, unprefixed, type StageFlagName} from '../../src/cli/curate-flags.js'

@@ -1,6 +1,6 @@
 /** `dinov2 engine install`: bring an engine to this machine. */
 import {createInterface} from 'node:readline/promises'
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags} from '../../src/cli/oclif.js'
 import {Command, reportFlags} from '../../src/cli/command.js'
 import type {InstallRequest} from '../../src/tasks/engine/install.js'
 

@@ -1,5 +1,5 @@
 /** `dinov2 engine verify`: agreement with recorded tensors of the reference implementation. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {Command, engineFlags, reportFlags} from '../../src/cli/command.js'
 
 type Check = import('../../src/tasks/verify/verify.js').Check

@@ -2,7 +2,7 @@
  * `dinov2 index`: embeddings become a searchable index, or join or leave one. In a folder of its own, because oclif
  * takes `commands/index.ts` for the whole program.
  */
-import {Args} from '@oclif/core'
+import {Args} from '../../src/cli/oclif.js'
 import {Command} from '../../src/cli/command.js'
 import {indexFlags} from '../../src/cli/index-flags.js'
 import {planIndex, type IndexPlan} from '../../src/cli/index-plan.js'

@@ -1,5 +1,5 @@
 /** `dinov2 models list`: the released checkpoints. */
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {Command, reportFlags} from '../../src/cli/command.js'
 
 export default class ModelsList extends Command {

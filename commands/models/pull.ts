@@ -1,5 +1,5 @@
 /** `dinov2 models pull`: fetch released checkpoints. */
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags} from '../../src/cli/oclif.js'
 import {Command, outputFlags, reportFlags} from '../../src/cli/command.js'
 import {UserError} from '../../src/config/errors.js'
 import {nearestName} from '../../src/config/nearest.js'

@@ -1,6 +1,6 @@
 /** `dinov2 predict classify`: the likeliest classes of images. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {classNames} from '../../src/cli/class-names.js'
 import {badFlags, configFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags} from '../../src/cli/command.js'
 import {ImageCommand} from '../../src/cli/image-command.js'

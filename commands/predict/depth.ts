@@ -1,6 +1,6 @@
 /** `dinov2 predict depth`: depth maps of images. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {badFlags, engineFlags, imagesArg, inputFlags, outputFlags, refuseFilled, reportFlags} from '../../src/cli/command.js'
 import {depthFlags, depthHeadFlag, depthViewFlags, positive} from '../../src/cli/depth-flags.js'
 import {ImageCommand} from '../../src/cli/image-command.js'

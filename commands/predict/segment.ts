@@ -1,6 +1,6 @@
 /** `dinov2 predict segment`: masks of images by a trained head. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {UserError} from '../../src/config/errors.js'
 import {engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
 import {ImageCommand} from '../../src/cli/image-command.js'

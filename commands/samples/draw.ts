@@ -1,6 +1,6 @@
 /** `dinov2 samples draw`: a labelled folder of pictures that the tool draws itself. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {Command, outputFlags, reportFlags, seedFlag} from '../../src/cli/command.js'
 
 export default class SamplesDraw extends Command {

@@ -1,6 +1,6 @@
 /** `dinov2 samples pull`: a small public photo set, from the host that publishes it. */
 import {counted} from '../../src/config/counted.js'
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags} from '../../src/cli/oclif.js'
 import {Command, outputFlags, reportFlags} from '../../src/cli/command.js'
 
 export default class SamplesPull extends Command {

@@ -1,6 +1,6 @@
 /** `dinov2 visualize attention`: what the class token looks at. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {imagesArg} from '../../src/cli/command.js'
 import {modelFlag} from '../../src/cli/feature-flags.js'
 import {patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'

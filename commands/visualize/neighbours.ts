@@ -1,6 +1,6 @@
 /** `dinov2 visualize neighbours`: a contact sheet of queries and what was found for them. */
 import {counted} from '../../src/config/counted.js'
-import {Args, Flags} from '@oclif/core'
+import {Args, Flags} from '../../src/cli/oclif.js'
 import {modelForImagesFlag} from '../../src/cli/feature-flags.js'
 import {visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 

@@ -1,6 +1,6 @@
 /** `dinov2 visualize segment`: classes over images, by a trained head. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '@oclif/core'
+import {Flags} from '../../src/cli/oclif.js'
 import {engineFlags, imagesArg} from '../../src/cli/command.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
 import {visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'

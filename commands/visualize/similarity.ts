@@ -1,6 +1,6 @@
 /** `dinov2 visualize similarity`: one patch against all patches. */
 import {counted} from '../../src/config/counted.js'
-import {Errors, Flags} from '@oclif/core'
+import {Errors, Flags} from '../../src/cli/oclif.js'
 import {imagesArg} from '../../src/cli/command.js'
 import {layers, modelFlag} from '../../src/cli/feature-flags.js'
 import {patchSizeFlag, smoothFlag, visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'

@@ -10,7 +10,7 @@
  * first), default.
  */
 import {stat} from 'node:fs/promises'
-import {Command as OclifCommand, type Interfaces} from '@oclif/core'
+import {Command as OclifCommand, type Interfaces} from './oclif.js'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
 import type {PlanOptions, WorkPlan} from '../tasks/plan.js'

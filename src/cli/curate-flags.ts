@@ -3,7 +3,7 @@
  * whole pipeline they carry the stage's name in front (`--dedup-threshold`), and in a file of settings they may stand
  * under it (`dedup: {threshold: 0.9}`).
  */
-import {Args, Errors, Flags} from '@oclif/core'
+import {Args, Errors, Flags} from './oclif.js'
 import {badFlags, configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag} from './flags.js'
 import {modelForImagesFlag, pixelFlags, vectorFlags} from './feature-flags.js'
 

@@ -1,5 +1,5 @@
 /** The flags of commands about depth: how depth maps are read, which range counts, what stands for numbers. */
-import {Errors, Flags} from '@oclif/core'
+import {Errors, Flags} from './oclif.js'
 import {layers, pixelFlags} from './feature-flags.js'
 
 /** Reads `0.5`, `1e-3` or a fraction such as `1/256` as a number above 0. Throws a usage error on anything else. */

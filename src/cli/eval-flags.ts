@@ -1,5 +1,5 @@
 /** The flags that all evaluations share, each with one name and one sentence. */
-import {Errors, Flags} from '@oclif/core'
+import {Errors, Flags} from './oclif.js'
 import {configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag, strictBadFlags} from './flags.js'
 
 /** A set of items; `what` says of which kind and for which purpose. */

@@ -2,7 +2,7 @@
  * The flags of commands that take features from a model: which model, which of its outputs, and how images are made
  * ready for it.
  */
-import {Errors, Flags} from '@oclif/core'
+import {Errors, Flags} from './oclif.js'
 import {shortSideFor} from '../config/derived.js'
 import {UserError} from '../config/errors.js'
 import type {TransformRequest} from '../tasks/embed/transform.js'

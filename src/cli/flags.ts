@@ -5,7 +5,7 @@
  * flag of every command can also be given by environment variable (`environmentName`) and by its long name in a
  * `--config` file; the base class in `command.ts` sees to that.
  */
-import {Args, Errors, Flags} from '@oclif/core'
+import {Args, Errors, Flags} from './oclif.js'
 
 /** The environment variable of a flag: `--max-bad` is `DINOV2_MAX_BAD`. */
 export const environmentName = (flag: string): string => `DINOV2_${flag.toUpperCase().replaceAll('-', '_')}`

@@ -4,7 +4,7 @@
  *
  * oclif prepares the texts from the declarations of the commands; this only arranges them.
  */
-import {CommandHelp, Help, type Command, type Interfaces} from '@oclif/core'
+import {CommandHelp, Help, type Command, type Interfaces} from './oclif.js'
 
 /** The order in which `dinov2 --help` lists the groups; others follow by name. */
 const groupOrder = ['Data', 'Training', 'Features', 'Evaluation', 'Results', 'Engine', 'Shell']

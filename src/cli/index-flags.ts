@@ -1,5 +1,5 @@
 /** The flags of `dinov2 index`. */
-import {Flags} from '@oclif/core'
+import {Flags} from './oclif.js'
 import {configFlags, inputFlags, outputFlags, reportFlags, seedFlag} from './flags.js'
 
 export const indexFlags = {

@@ -4,7 +4,7 @@
  *
  * Nothing heavy is imported here, nor by any command at its head, so that help comes at once.
  */
-import {Config, settings} from '@oclif/core'
+import {Config, settings} from './oclif.js'
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'

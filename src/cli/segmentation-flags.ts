@@ -1,5 +1,5 @@
 /** The flags of `seg-eval`: protocol, training, and what masks mean. */
-import {Errors, Flags} from '@oclif/core'
+import {Errors, Flags} from './oclif.js'
 import {notNegative, positive} from './depth-flags.js'
 import {layers, pixelFlags} from './feature-flags.js'
 

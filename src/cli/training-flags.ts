@@ -1,5 +1,5 @@
 /** The flags of commands that train. */
-import {Errors, Flags} from '@oclif/core'
+import {Errors, Flags} from './oclif.js'
 import {badFlags, configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag} from './command.js'
 
 const batchSize = Flags.custom<number | 'auto'>({

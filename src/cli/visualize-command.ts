@@ -1,7 +1,7 @@
 /** The base of the commands that draw one picture or page of images: progress, rejected images, and the output. */
 import {counted} from '../config/counted.js'
 import {extname} from 'node:path'
-import {Flags} from '@oclif/core'
+import {Flags} from './oclif.js'
 import {UserError} from '../config/errors.js'
 import {engineFlags, inputFlags, outputFlags, reportFlags, strictBadFlags, type MaxBad} from './command.js'
 import {ImageCommand, type ImageFlags, type ImageOptions} from './image-command.js'

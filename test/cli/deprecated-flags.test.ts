@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {fileURLToPath} from 'node:url'
 import {before, test} from 'node:test'
-import {Config} from '@oclif/core'
+import {Config} from '../../src/cli/oclif.js'
 import {realBinary, run} from '../support/program.js'
 
 let old: [command: string, name: string, alias: string, boolean: boolean][]

@@ -161,7 +161,7 @@ export const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = 
   [/^sharp$/, /^src\/data\/image\/(decode|encode).*\.ts$/],
   [/^hnswlib-node$/, /^src\/search\/hnsw\.ts$/],
   [/^@lancedb\/lancedb$/, /^src\/files\/search-index\/lance-library\.ts$/],
-  [/^@oclif\/core$/, /^(src\/cli|commands)\//],
+  [/^@oclif\/core$/, /^src\/cli\/oclif\.d\.ts$/],
   [/^cli-progress$/, /^src\/cli\/progress\.ts$/],
   [/^yaml$/, /^src\/config\//],
   [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|fzstd|tar-stream)$/, /^src\/(files|data)\//]

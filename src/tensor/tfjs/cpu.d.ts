@@ -1,2 +1,2 @@
-/** The bundle of the plain JavaScript backend, which registers itself; made by scripts/bundle-tfjs.js. */
+/** The bundle of the plain JavaScript backend, which registers itself; made by scripts/bundle.js. */
 export {}

@@ -1,2 +1,2 @@
-/** The version of the packages that were bundled; made by scripts/bundle-tfjs.js. */
+/** The version of the packages that were bundled; made by scripts/bundle.js. */
 export const version: string

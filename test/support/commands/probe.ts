@@ -5,7 +5,7 @@
 import {once} from 'node:events'
 import {createReadStream} from 'node:fs'
 import {setTimeout as wait} from 'node:timers/promises'
-import {Flags} from '@oclif/core'
+import {Flags} from '../../../src/cli/oclif.js'
 import {
   badFlags,
   Command,

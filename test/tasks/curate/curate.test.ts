@@ -7,7 +7,7 @@ import {copyFile, lstat, mkdir, readdir, readFile, writeFile} from 'node:fs/prom
 import {join} from 'node:path'
 import {before, test} from 'node:test'
 import {fileURLToPath} from 'node:url'
-import {Config} from '@oclif/core'
+import {Config} from '../../../src/cli/oclif.js'
 import sharp from 'sharp'
 import Curate from '../../../commands/curate/index.js'
 import Cluster from '../../../commands/curate/cluster.js'

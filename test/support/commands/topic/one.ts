@@ -1,5 +1,5 @@
 /** A command within a topic, with one required argument and others after it. */
-import {Args} from '@oclif/core'
+import {Args} from '../../../../src/cli/oclif.js'
 import {Command, imagesArg, reportFlags} from '../../../../src/cli/command.js'
 
 export default class One extends Command {

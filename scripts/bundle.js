@@ -1,0 +1,81 @@
+/**
+ * Bundles what this project uses of oclif (`dist/src/cli/oclif.js`) and of TensorFlow.js (`dist/src/tensor/tfjs`): core with the
+ * gradients and chained operations that it leaves to the union package, the plain JavaScript backend, and the WebAssembly backend with its
+ * binaries.
+ *
+ * The packages of TensorFlow.js weigh 66 MB, most of it other builds of the same code for other readers, and Node
+ * cannot import the files of core one by one (they name one another without endings). The bundles weigh 2 MB. Engine,
+ * kernels and gradients lie in the global scope, so that another copy of core, such as the one that
+ * `@tensorflow/tfjs-node-gpu` brings, shares them. oclif and what it needs are 200 files of 35 packages, whose opening
+ * took most of the time of `--help`.
+ */
+import {copyFile, mkdir, rm} from 'node:fs/promises'
+import {fileURLToPath} from 'node:url'
+import {build} from 'esbuild'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const packages = `${root}node_modules/@tensorflow`
+const folder = `${root}dist/src/tensor/tfjs`
+const core = '@tensorflow/tfjs-core'
+
+/** The text of each entry, by its path below `dist/src`. */
+const oclif = {'cli/oclif': `export {Args, Command, CommandHelp, Config, Errors, Flags, Help, Plugin, settings} from '@oclif/core'`}
+const tfjs = {
+  'tensor/tfjs/core': `export * from '${core}'
+    import './node_modules/${core}/dist/register_all_gradients'
+    import './node_modules/${core}/dist/public/chained_ops/register_all_chained_ops'`,
+  'tensor/tfjs/cpu': `export * from '@tensorflow/tfjs-backend-cpu'`,
+  'tensor/tfjs/wasm': `export {setWasmPaths} from '@tensorflow/tfjs-backend-wasm'`,
+  'tensor/tfjs/version': `export {version} from '@tensorflow/tfjs-backend-wasm/package.json'`
+}
+
+/** What ES modules lack and code written for CommonJS looks for. */
+const banner = `import {createRequire as __createRequire} from 'node:module'
+import {fileURLToPath as __fileURLToPath} from 'node:url'
+const require = __createRequire(import.meta.url)
+const __filename = __fileURLToPath(import.meta.url)
+const __dirname = __fileURLToPath(new URL('.', import.meta.url))`
+
+const modules = entries => ({
+  name: 'modules',
+  setup(plugin) {
+    plugin.onResolve({filter: /^entry:/}, ({path}) => ({path: path.slice('entry:'.length), namespace: 'entry'}))
+    plugin.onLoad({filter: /.*/, namespace: 'entry'}, ({path}) => ({contents: entries[path], resolveDir: root}))
+    // Node has fetch itself; nothing here fetches through TensorFlow.js.
+    plugin.onResolve({filter: /^node-fetch$/}, ({path}) => ({path, namespace: 'fetch'}))
+    plugin.onLoad({filter: /.*/, namespace: 'fetch'}, () => ({contents: 'module.exports = globalThis.fetch'}))
+  }
+})
+
+/** Bundles the entries; → the packages whose code came into the bundles. */
+async function bundle(entries, options) {
+  const {metafile} = await build({
+    entryPoints: Object.keys(entries).map(path => ({in: `entry:${path}`, out: path})),
+    plugins: [modules(entries)],
+    outdir: `${root}dist/src`,
+    bundle: true,
+    splitting: true,
+    minify: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node20',
+    banner: {js: banner},
+    legalComments: 'none', // they stand in THIRD-PARTY-LICENSES
+    metafile: true,
+    logLevel: 'error',
+    ...options
+  })
+  return Object.keys(metafile.inputs).flatMap(path => /^(?:.*\/)?node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1] ?? [])
+}
+
+await rm(folder, {recursive: true, force: true})
+await mkdir(folder, {recursive: true})
+const found = [
+  ...(await bundle(oclif, {splitting: false, external: ['typescript']})),
+  ...(await bundle(tfjs, {mainFields: ['module', 'main'], ignoreAnnotations: true, chunkNames: 'tensor/tfjs/[name]-[hash]'}))
+]
+for (const name of ['tfjs-backend-wasm', 'tfjs-backend-wasm-simd'])
+  await copyFile(`${packages}/tfjs-backend-wasm/dist/${name}.wasm`, `${folder}/${name}.wasm`)
+
+/** The packages whose code is in the bundles. */
+export const bundled = [...new Set(found)].sort()
