@@ -118,7 +118,8 @@ def run_save(folder):
         torch.save(views, f"{folder}/views-{protocol}.pth", pickle_protocol=protocol)
         torch.save({"teacher": types}, f"{folder}/types-{protocol}.pth", pickle_protocol=protocol)
         torch.save(training, f"{folder}/training-{protocol}.pth", pickle_protocol=protocol)
-    torch.save(views, f"{folder}/old.pth", _use_new_zipfile_serialization=False)
+    for name, content in {"views": views, "types": {"teacher": types}, "training": training}.items():
+        torch.save(content, f"{folder}/{name}-old.pth", _use_new_zipfile_serialization=False)
     torch.save(torch.nn.Linear(2, 2), f"{folder}/module.pth")
     return {"torch": torch.__version__}
 

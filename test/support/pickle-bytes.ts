@@ -51,13 +51,13 @@ export const op = {
 
 export const pickle = (...parts: readonly Buffer[]): Buffer => Buffer.concat([op.proto(), ...parts, op.stop])
 
-/** A tensor as torch.save writes it: view of storage `key`, with the given type, offset, shape and strides. */
+/** A tensor as torch.save writes it: view of storage `key`, with the given type, offset, shape and strides; `part` ends the id in old files. */
 export function tensor(
   key: string,
   numel: number,
   shape: readonly number[],
   stride: readonly number[],
-  {offset = 0, storage = 'FloatStorage'}: {offset?: number; storage?: string} = {}
+  {offset = 0, storage = 'FloatStorage', part = Buffer.alloc(0)}: {offset?: number; storage?: string; part?: Buffer} = {}
 ): Buffer {
   const tuple = (values: readonly number[]): Buffer => Buffer.concat([op.mark, ...values.map(op.int), op.tuple])
   return Buffer.concat([
@@ -69,6 +69,7 @@ export function tensor(
     op.string(key),
     op.string('cpu'),
     op.int(numel),
+    part,
     op.tuple,
     op.persistent,
     op.int(offset),
@@ -123,3 +124,21 @@ export const pth = (pickled: Buffer, storages: Readonly<Record<string, Uint8Arra
     ...Object.fromEntries(Object.entries(storages).map(([key, content]) => [`archive/data/${key}`, content])),
     'archive/version': text('3\n')
   })
+
+/** A file of torch.save before version 1.6: magic number, version, machine, object, keys, storages of float32. */
+export function pthSequence(pickled: Buffer, storages: Readonly<Record<string, Uint8Array>> = {}): Buffer {
+  const keys = Object.keys(storages).flatMap(key => [op.string(key), op.append])
+  const written = Object.values(storages).flatMap(content => {
+    const count = Buffer.alloc(8)
+    count.writeBigInt64LE(BigInt(content.byteLength / 4))
+    return [count, content]
+  })
+  return Buffer.concat([
+    Buffer.from('80028a0a6cfc9c46f9206aa850192e', 'hex'),
+    pickle(op.int(1001)),
+    pickle(dict({protocol_version: op.int(1001), little_endian: op.true})),
+    pickled,
+    pickle(op.emptyList, ...keys),
+    ...written
+  ])
+}

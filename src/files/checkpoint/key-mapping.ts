@@ -116,7 +116,7 @@ function choosePrefix(path: string, names: readonly string[], root: string | und
       hint: 'Name one of these as the root, or leave the root out.'
     })
   }
-  const teachers = prefixes.filter(prefix => within(prefix, 'teacher'))
+  const teachers = prefixes.filter(prefix => /(^|[._])teacher(_\w+)?\./.test(prefix)) // also teacher_backbone. and ema_teacher.
   const [only] = prefixes.length === 1 ? prefixes : prefixes.includes('') ? [''] : teachers.length === 1 ? teachers : []
   if (only === undefined)
     throw new UserError(`${path} holds several models: ${listed}.`, {

@@ -76,11 +76,20 @@ const HARMFUL = new Set(
 
 const MARK = Symbol('mark')
 
+/** The bytes end before the pickle does: it is damaged, or only its beginning was read. */
+export class PickleEnds extends UserError {}
+
 /**
  * Runs the pickle and returns what it builds. Throws `UserError` for what is broken (`BAD_CHECKPOINT`) and for what is
  * refused (`UNSAFE_PICKLE`).
  */
-export function unpickle(bytes: Uint8Array, {path, find, persistent, tolerant = false}: PickleOptions): PyValue {
+export const unpickle = (bytes: Uint8Array, options: PickleOptions): PyValue => unpickleFirst(bytes, options).value
+
+/** As `unpickle`, with the number of bytes that the pickle takes: others may follow it. */
+export function unpickleFirst(
+  bytes: Uint8Array,
+  {path, find, persistent, tolerant = false}: PickleOptions
+): {value: PyValue; length: number} {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const text = new TextDecoder('utf-8', {fatal: false, ignoreBOM: true})
   const latin = (piece: Uint8Array): string => Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength).toString('latin1')
@@ -91,6 +100,11 @@ export function unpickle(bytes: Uint8Array, {path, find, persistent, tolerant = 
 
   const broken = (what: string): UserError =>
     new UserError(`The pickle in ${path} is damaged at byte ${at}: ${what}.`, {
+      code: 'BAD_CHECKPOINT',
+      hint: 'Fetch or save the file again.'
+    })
+  const ended = (what: string): UserError =>
+    new PickleEnds(`The pickle in ${path} is damaged at byte ${at}: it ends in the middle of a ${what}.`, {
       code: 'BAD_CHECKPOINT',
       hint: 'Fetch or save the file again.'
     })
@@ -105,19 +119,19 @@ export function unpickle(bytes: Uint8Array, {path, find, persistent, tolerant = 
     if ((budget -= items) < 0) throw refused('copies its own lists beyond any measure')
   }
   const take = (length: number): number => {
-    if (length < 0 || at + length > bytes.byteLength) throw broken('it ends in the middle of a value')
+    if (length < 0 || at + length > bytes.byteLength) throw ended('value')
     at += length
     return at - length
   }
   const piece = (length: number): Uint8Array => bytes.subarray(take(length), at)
   const long = (): number => {
     const length = Number(view.getBigUint64(take(8), true))
-    if (length > bytes.byteLength) throw broken('it ends in the middle of a value')
+    if (length > bytes.byteLength) throw ended('value')
     return length
   }
   const line = (): string => {
     const end = bytes.indexOf(10, at)
-    if (end < 0) throw broken('it ends in the middle of a name')
+    if (end < 0) throw ended('name')
     return text.decode(piece(end + 1 - at).subarray(0, -1))
   }
   const integer = (length: number): number | bigint => {
@@ -197,7 +211,7 @@ export function unpickle(bytes: Uint8Array, {path, find, persistent, tolerant = 
         // STOP
         const value = pop()
         if (stack.length) throw broken('it stops with values left over')
-        return value
+        return {value, length: at}
       }
       case 0x28: // MARK
         stack.push(MARK)

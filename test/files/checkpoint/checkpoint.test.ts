@@ -13,7 +13,7 @@ import {openCheckpoint, type Checkpoint} from '../../../src/files/checkpoint/che
 import {saveHuggingFace} from '../../../src/files/checkpoint/hugging-face-folder.js'
 import {writePth} from '../../../src/files/checkpoint/pth.js'
 import {openSafetensors, writeSafetensors} from '../../../src/files/checkpoint/safetensors.js'
-import {concatenated, float32Entry, renamed, type TensorEntry} from '../../../src/files/checkpoint/tensor-entry.js'
+import {concatenated, elements, float32Entry, renamed, type TensorEntry} from '../../../src/files/checkpoint/tensor-entry.js'
 import {saveTimm} from '../../../src/files/checkpoint/timm-folder.js'
 import type {VitConfig} from '../../../src/model/config.js'
 import {dict, op, pickle, pth, tensor} from '../../support/pickle-bytes.js'
@@ -100,6 +100,15 @@ test('roots of .pth files: teacher, model, state_dict, two unnamed ones', async 
     await writePth(path, entries, {root, force: true})
     const checkpoint = await opened(t, path)
     assert.equal(checkpoint.root, root)
+    await same(checkpoint.tensors, plain.tensors)
+  }
+  for (const teacher of ['model.teacher_backbone.', 'ssl.teacher.module.backbone.', 'ema_teacher.']) {
+    const named = [...plain.tensors.values()].flatMap(entry => {
+      const student = teacher.replace('teacher', 'student') + entry.name
+      return [float32Entry(student, entry.shape, new Float32Array(elements(entry.shape))), renamed(entry, teacher + entry.name)]
+    })
+    await writePth(path, named, {root: 'state_dict', force: true})
+    const checkpoint = await opened(t, path)
     await same(checkpoint.tensors, plain.tensors)
   }
   const one = dict({'patch_embed.proj.weight': tensor('0', 1, [1, 1, 1, 1], [1, 1, 1, 1])})

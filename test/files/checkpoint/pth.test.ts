@@ -10,7 +10,7 @@ import {openCheckpoint} from '../../../src/files/checkpoint/checkpoint.js'
 import {openPth, writePth} from '../../../src/files/checkpoint/pth.js'
 import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {elements, float32Entry} from '../../../src/files/checkpoint/tensor-entry.js'
-import {dict, op, pickle, pth, tensor, zip} from '../../support/pickle-bytes.js'
+import {dict, op, pickle, pth, pthSequence, tensor, zip} from '../../support/pickle-bytes.js'
 import {golden, scratch} from '../../support/scratch.js'
 
 const floats = (...values: number[]): Uint8Array => new Uint8Array(Float32Array.from(values).buffer)
@@ -262,7 +262,7 @@ test('damaged pickles and impossible tensors are refused, never crash', async t 
     ['negative', pickle(dict({a: tensor('0', 12, [-1], [1])})), /shape is not a tuple of counts/],
     ['overflow', pickle(dict({a: tensor('0', 12, [2 ** 30, 2 ** 30], [2 ** 30, 1])})), /reaches to element/],
     ['blown up', pickle(dict({a: tensor('0', 12, [2 ** 30, 2 ** 10], [0, 0])})), /claims/],
-    ['no such storage', pickle(dict({a: tensor('9', 12, [1], [1])})), /data\/9\) are missing/],
+    ['no such storage', pickle(dict({a: tensor('9', 12, [1], [1])})), /storage 9\) are missing/],
     ['short storage', pickle(dict({a: tensor('0', 100, [1], [1])})), /should have 400 bytes, but 48 are there/],
     [
       'complex',
@@ -336,13 +336,13 @@ test('other files are told apart, with a way out', async t => {
   const folder = await scratch(t)
   const cases: [string, Buffer, RegExp, RegExp][] = [
     ['empty', Buffer.alloc(0), /is empty/, /again/],
+    ['plain pickle', pickle(op.none), /a pickle, but not one of torch\.save/, /executes what is in it/],
     [
-      'old',
-      Buffer.from([0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19]),
-      /before version 1\.6/,
+      'tar',
+      Buffer.concat([Buffer.alloc(257), Buffer.from('ustar\0'), Buffer.alloc(249)]),
+      /before version 0\.2/,
       /torch\.save\(torch\.load\(/
     ],
-    ['tar', Buffer.concat([Buffer.alloc(257), Buffer.from('ustar\0'), Buffer.alloc(249)]), /before version 1\.6/, /torch\.save/],
     ['web page', Buffer.from('<!DOCTYPE html><title>Sign in</title>'), /begins with "<!DOCTYPE ht"/, /web server/],
     ['other zip', zip({'a.txt': Buffer.from('a')}), /not one of torch\.save/, /^$/],
     ['script', zip({'m/data.pkl': pickle(op.none), 'm/constants.pkl': pickle(op.none)}), /TorchScript/, /torch\.jit\.load/],
@@ -495,4 +495,79 @@ test('a zip directory that gives a name to the bytes of another record is refuse
   const file = await openPth(path)
   t.after(() => file.close())
   await assert.rejects(file.roots.get('')!.get('b')!.readFloat32(), {code: 'BAD_CHECKPOINT', message: /another record lies where/})
+})
+
+test('the sequence of pickles that torch.save wrote before version 1.6: views, parts of storages, roots', async t => {
+  const view = Buffer.concat([op.mark, op.string('v'), op.int(4), op.int(8), op.tuple])
+  const file = await opens(
+    t,
+    pthSequence(
+      pickle(
+        dict({
+          model: dict({
+            column: tensor('a', 12, [3], [4], {offset: 2, part: op.none}),
+            part: tensor('a', 12, [2, 2], [4, 1], {offset: 1, part: view}),
+            last: tensor('b', 2, [2], [1], {part: op.none})
+          })
+        })
+      ),
+      {b: floats(-1, -2), a: counting}
+    )
+  )
+  const tensors = file.roots.get('model')!
+  const values = async (name: string): Promise<number[]> => [...(await tensors.get(name)!.readFloat32())]
+  assert.deepEqual(await values('column'), [2, 6, 10])
+  assert.deepEqual(await values('part'), [5, 6, 9, 10])
+  assert.deepEqual(await values('last'), [-1, -2])
+})
+
+test('an old file is as safe as a new one: harmful names, cuts anywhere, impossible lengths', async t => {
+  const folder = await scratch(t)
+  const path = join(folder, 'old.pth')
+  const open = async (bytes: Buffer): Promise<UserError | undefined> => {
+    await writeFile(path, bytes)
+    try {
+      const file = await openPth(path)
+      await file.close()
+      return undefined
+    } catch (error) {
+      return error as UserError
+    }
+  }
+  const call = Buffer.concat([op.global('os', 'system'), op.string('true'), op.tuple1, op.reduce])
+  assert.match((await open(pthSequence(pickle(call))))!.message, /os\.system.*Nothing in it was executed/)
+  const whole = pthSequence(pickle(dict({a: tensor('a', 12, [12], [1], {part: op.none})})), {a: counting})
+  assert.equal(await open(whole), undefined)
+  for (let length = 15; length < whole.length; length++) {
+    const error = await open(whole.subarray(0, length))
+    assert.equal(error?.name, 'UserError', `cut to ${length} bytes`)
+  }
+  const outside = Buffer.concat([op.mark, op.string('v'), op.int(8), op.int(8), op.tuple])
+  const cases: [Buffer, RegExp][] = [
+    [pthSequence(pickle(dict({a: tensor('a', 12, [12], [1], {part: outside})})), {a: counting}), /part of a storage/],
+    [pthSequence(pickle(dict({a: tensor('a', 99, [99], [1], {part: op.none})})), {a: counting}), /should have 396 bytes, but 48/],
+    [pthSequence(pickle(dict({a: tensor('a', 12, [12], [1], {part: op.none})})), {b: counting}), /keys of its storages/],
+    [pthSequence(pickle(dict({a: tensor('a', 12, [12], [1], {part: op.none})}))), /numbers \(storage a\) are missing/]
+  ]
+  for (const [bytes, words] of cases) assert.match((await open(bytes))?.message ?? 'read', words)
+})
+
+test('a pickle longer than what is read at first is read to its end', async t => {
+  const many = Object.fromEntries(Array.from({length: 2000}, (_, i) => [`layers.${i}.weight`, tensor('a', 12, [12], [1], {part: op.none})]))
+  const file = await opens(t, pthSequence(pickle(dict(many)), {a: counting}))
+  assert.equal(file.roots.get('')!.size, 2000)
+})
+
+test('dictionaries of tensors are found some levels deep; those of optimisers are not taken for models', async t => {
+  const one = tensor('0', 12, [12], [1])
+  const nested = dict({
+    epoch: op.int(3),
+    optimizer: dict({exp_avg: dict({'backbone.cls_token': one})}),
+    checkpoint: dict({model: dict({state_dict: dict({'module.cls_token': one})})})
+  })
+  const file = await opens(t, pth(pickle(nested), {0: counting}))
+  assert.deepEqual([...file.roots.keys()], ['checkpoint.model.state_dict'])
+  let deep = dict({weight: one})
+  for (let level = 0; level < 40; level++) deep = dict({inner: deep})
+  await assert.rejects(opens(t, pth(pickle(deep), {0: counting})), /holds no tensors/)
 })
