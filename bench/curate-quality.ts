@@ -23,7 +23,8 @@ import {refOf, type ImageRef} from '../src/data/sources/image-ref.js'
 import {openBackbone, saveBackbone, type NamedTensor} from '../src/files/checkpoint/backbone.js'
 import {initVit} from '../src/model/init.js'
 import {defaultLevels} from '../src/tasks/curate/cluster.js'
-import {FeatureMaker, defaultThreshold} from '../src/tasks/curate/features.js'
+import {defaultThreshold} from '../src/tasks/curate/feature-meta.js'
+import {FeatureMaker} from '../src/tasks/curate/features.js'
 import {filterStage, type FilterOptions} from '../src/tasks/curate/filter.js'
 import type {Pool} from '../src/tasks/curate/pool.js'
 import {rng} from '../src/tensor/random.js'
@@ -211,7 +212,7 @@ const rules: FilterOptions = {
 }
 const pool = {count: N, ref: (row: number) => refs[row]!, measures: own.measures, fixed: undefined, name: root} as unknown as Pool
 const filtering = filterStage(
-  {pool, rows: Int32Array.from({length: N}, (_, i) => i), maker, seed: 0, features: 'perceptual', said: () => ({})},
+  {pool, rows: Int32Array.from({length: N}, (_, i) => i), maker, seed: 0, features: 'perceptual', fields: () => ({})},
   rules
 )
 let verdict = await filtering.next()

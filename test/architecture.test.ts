@@ -200,14 +200,14 @@ describe('files', () => {
  * change that shrinks it. `npm run measure` lists what is counted.
  */
 const limits = {
-  longFunctions: 13,
+  longFunctions: 7,
   manyParameters: 0,
-  longFiles: 14,
+  longFiles: 11,
   fileCircles: 0,
   folderCircles: 0,
   sharedNames: 0,
   deadExports: 0,
-  conditionalSpreads: 121,
+  conditionalSpreads: 116,
   commandLines: 71
 }
 

@@ -1,6 +1,8 @@
 /** `dinov2 curate cluster`: every image gets its place in a hierarchy of clusters. */
-import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
-import {curateFlags, poolArg, stageFlags} from '../../src/cli/curate-flags.js'
+import {CurateCommand} from '../../src/cli/curate-command.js'
+import {curateFlags, poolArg} from '../../src/cli/curate-flags.js'
+import {planStage} from '../../src/cli/curate-plan.js'
+import {stageFlags} from '../../src/cli/curate-stage-flags.js'
 
 export default class CurateCluster extends CurateCommand {
   static override group = 'Data'
@@ -17,7 +19,7 @@ export default class CurateCluster extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateCluster)
-    const step = await import('../../src/tasks/curate/run.js')
-    return this.curated(step, args.images, flags, [planOf('cluster', flags, step.parseSeeds)])
+    const task = await import('../../src/tasks/curate/run.js')
+    return this.curated(task, args.images, flags, [planStage('cluster', flags, task)])
   }
 }

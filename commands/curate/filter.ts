@@ -1,6 +1,8 @@
 /** `dinov2 curate filter`: what is no picture to learn from goes out. */
-import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
-import {curateFlags, poolArg, stageFlags} from '../../src/cli/curate-flags.js'
+import {CurateCommand} from '../../src/cli/curate-command.js'
+import {curateFlags, poolArg} from '../../src/cli/curate-flags.js'
+import {planStage} from '../../src/cli/curate-plan.js'
+import {stageFlags} from '../../src/cli/curate-stage-flags.js'
 
 export default class CurateFilter extends CurateCommand {
   static override group = 'Data'
@@ -18,7 +20,7 @@ export default class CurateFilter extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateFilter)
-    const step = await import('../../src/tasks/curate/run.js')
-    return this.curated(step, args.images, flags, [planOf('filter', flags, step.parseSeeds)])
+    const task = await import('../../src/tasks/curate/run.js')
+    return this.curated(task, args.images, flags, [planStage('filter', flags, task)])
   }
 }

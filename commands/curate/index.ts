@@ -3,8 +3,10 @@
  */
 import {Flags} from '../../src/cli/oclif.js'
 import {UserError} from '../../src/config/errors.js'
-import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
-import {curateFlags, poolArg, prefixed, stageFlags, unprefixed, type StageFlagName} from '../../src/cli/curate-flags.js'
+import {CurateCommand} from '../../src/cli/curate-command.js'
+import {curateFlags, poolArg} from '../../src/cli/curate-flags.js'
+import {planStage} from '../../src/cli/curate-plan.js'
+import {prefixed, stageFlags, unprefixed, type StageFlagName} from '../../src/cli/curate-stage-flags.js'
 
 const names = ['filter', 'dedup', 'decontaminate', 'retrieve', 'cluster', 'sample'] as const
 
@@ -40,14 +42,14 @@ export default class Curate extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Curate)
-    const values = flags as Readonly<Record<string, unknown>>
-    const step = await import('../../src/tasks/curate/run.js')
-    const plan = this.#stages(values).map(stage => {
-      const own = planOf(stage, unprefixed(stage, values), step.parseSeeds, unprefixed('cluster', values))
-      const copies = stage === 'dedup' || stage === 'decontaminate'
-      return copies && own.features === 'auto' ? {...own, features: 'perceptual' as const} : own
+    const {curate, parseSeeds} = await import('../../src/tasks/curate/run.js')
+    const planning = {parseSeeds, cluster: unprefixed('cluster', flags)}
+    const plan = this.#stages(flags).map(stage => {
+      const planned = planStage(stage, unprefixed(stage, flags), planning)
+      const findsCopies = stage === 'dedup' || stage === 'decontaminate'
+      return findsCopies && planned.features === 'auto' ? {...planned, features: 'perceptual' as const} : planned
     })
-    return this.curated(step, args.images, values, plan)
+    return this.curated({curate}, args.images, flags, plan)
   }
 
   /**

@@ -1,6 +1,8 @@
 /** `dinov2 curate retrieve`: what is like curated seeds is taken from a pool. */
-import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
-import {curateFlags, poolArg, stageFlags} from '../../src/cli/curate-flags.js'
+import {CurateCommand} from '../../src/cli/curate-command.js'
+import {curateFlags, poolArg} from '../../src/cli/curate-flags.js'
+import {planStage} from '../../src/cli/curate-plan.js'
+import {stageFlags} from '../../src/cli/curate-stage-flags.js'
 
 export default class CurateRetrieve extends CurateCommand {
   static override group = 'Data'
@@ -18,7 +20,7 @@ export default class CurateRetrieve extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateRetrieve)
-    const step = await import('../../src/tasks/curate/run.js')
-    return this.curated(step, args.images, flags, [planOf('retrieve', flags, step.parseSeeds)])
+    const task = await import('../../src/tasks/curate/run.js')
+    return this.curated(task, args.images, flags, [planStage('retrieve', flags, task)])
   }
 }

@@ -1,6 +1,8 @@
 /** `dinov2 curate sample`: images are drawn evenly from clusters. */
-import {CurateCommand, planOf} from '../../src/cli/curate-command.js'
-import {curateFlags, poolArg, stageFlags} from '../../src/cli/curate-flags.js'
+import {CurateCommand} from '../../src/cli/curate-command.js'
+import {curateFlags, poolArg} from '../../src/cli/curate-flags.js'
+import {planStage} from '../../src/cli/curate-plan.js'
+import {stageFlags} from '../../src/cli/curate-stage-flags.js'
 
 export default class CurateSample extends CurateCommand {
   static override group = 'Data'
@@ -18,7 +20,7 @@ export default class CurateSample extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateSample)
-    const step = await import('../../src/tasks/curate/run.js')
-    return this.curated(step, args.images, flags, [planOf('sample', flags, step.parseSeeds)])
+    const task = await import('../../src/tasks/curate/run.js')
+    return this.curated(task, args.images, flags, [planStage('sample', flags, {...task, cluster: flags})])
   }
 }

@@ -11,7 +11,8 @@ import {drawRows} from '../../curate/kmeans.js'
 import {nearestRows} from '../../curate/neighbours.js'
 import {thresholdFor, type Calibration} from '../../curate/threshold.js'
 import {rng} from '../../tensor/random.js'
-import {comparable, type FeatureMaker, type PoolFeatures} from './features.js'
+import {comparable} from './feature-meta.js'
+import type {FeatureMaker, PoolFeatures} from './features.js'
 import {arithmeticFor, plural, roundedScore, vectorsOf, type Context, type StageEvent} from './stage.js'
 
 export type CalibrateOptions = {
@@ -25,7 +26,7 @@ export type CalibrationReport = Calibration & {
   readonly sample: number
   /** Pairs of the pool that are copies by their pixels. */
   readonly setAside: number
-  readonly says: readonly string[]
+  readonly summary: readonly string[]
 }
 
 const jpeg = async ({data, width, height}: Raster, quality: number): Promise<Raster> =>
@@ -224,11 +225,11 @@ export async function* calibrate(context: Context, {precision, sample}: Calibrat
       scores.length === 0 ? 0 : roundedScore(scores.filter(score => score >= result.threshold).length / scores.length)
     ])
   )
-  const says = sentences(result, {precision, byKind, images, setAside})
-  return {...result, byKind, sample: images, setAside, says}
+  const summary = sentences(result, {precision, byKind, images, setAside})
+  return {...result, byKind, sample: images, setAside, summary}
 }
 
-/** What is printed of a calibration. */
+/** A calibration in sentences. */
 function sentences(
   {threshold, reached, recall}: Calibration,
   of: {readonly precision: number; readonly byKind: Readonly<Record<string, number>>; readonly images: number; readonly setAside: number}

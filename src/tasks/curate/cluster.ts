@@ -1,13 +1,23 @@
 /**
- * Clusters without labels, and drawing evenly from them: hierarchical k-means with resampling and balanced sampling
- * (Vo et al. 2024).
+ * Clusters without labels, and samples drawn evenly from them: hierarchical k-means with resampling and balanced
+ * sampling (Vo et al. 2024).
  */
 import {balancedSample, evenness, type Selection} from '../../curate/balanced-sampling.js'
 import {hierarchicalKMeans, membersOf, clusterPath, type Hierarchy} from '../../curate/hierarchical-kmeans.js'
 import {distancesToCentroids} from '../../curate/kmeans.js'
 import {UserError} from '../../config/errors.js'
-import {isPerceptual} from './features.js'
-import {arithmeticFor, inPieces, plural, roundedScore, vectorsOf, type Context, type Stage, type StageEvent, type Verdict} from './stage.js'
+import {isPerceptual} from './feature-meta.js'
+import {
+  arithmeticFor,
+  runInParts,
+  plural,
+  roundedScore,
+  vectorsOf,
+  type Context,
+  type Stage,
+  type StageEvent,
+  type Verdict
+} from './stage.js'
 
 export type ClusterOptions = {
   /**
@@ -35,10 +45,7 @@ export type SampleStageOptions = ClusterOptions & {
 /** The field that holds a row's clusters from the top level down: `2/17/141`. */
 const clusterField = 'cluster'
 
-/**
- * Clusters of each level where nobody says: rows to a cluster as few as make a concept, levels until a handful are
- * left.
- */
+/** The default number of clusters of each level: about 20 rows a cluster; the last level has 24 clusters or fewer. */
 export function defaultLevels(rows: number): number[] {
   const levels = [Math.max(1, Math.min(10_000, Math.round(rows / 20)))]
   while (levels.at(-1)! > 24) levels.push(Math.max(3, Math.round(levels.at(-1)! / 8)))
@@ -46,10 +53,10 @@ export function defaultLevels(rows: number): number[] {
 }
 
 /** The hierarchy that the rows carry as `cluster`; undefined where any of them does not, or paths differ in depth. */
-export function carried({rows, said}: Pick<Context, 'rows' | 'said'>): Hierarchy | undefined {
+export function carriedHierarchy({rows, fields}: Pick<Context, 'rows' | 'fields'>): Hierarchy | undefined {
   const paths: string[][] = []
   for (const row of rows) {
-    const path = said(row)[clusterField]
+    const path = fields(row)[clusterField]
     if (typeof path !== 'string' && typeof path !== 'number') return undefined
     paths.push(String(path).split('/'))
     if (paths[0]!.length !== paths.at(-1)!.length) return undefined
@@ -85,12 +92,12 @@ async function* build(context: Context, options: ClusterOptions): AsyncGenerator
         hint: 'Give --levels from many to few, e.g. --levels 1000,100,10.'
       })
   const iterations = options.iterations
-  // A level of as many clusters as there are pictures says nothing, so the same list of levels serves small pools too.
+  // A level of as many clusters as images is left out, so that one list of levels serves small pools too.
   const some = wanted.filter(k => k < rows.length)
   const levels = some.length > 0 ? some : [Math.min(wanted.at(-1)!, rows.length)]
   const arithmetic = await arithmeticFor((iterations ?? 20) * (1 + resample) * rows.length * levels[0]! * source.dim, maker)
   const nearest = options.nearest ?? levels.map((k, l) => Math.max(1, Math.round((l === 0 ? rows.length : levels[l - 1]!) / k / 2)))
-  return yield* inPieces(
+  return yield* runInParts(
     hierarchicalKMeans(source, {
       levels,
       resample,
@@ -130,8 +137,8 @@ function shown(hierarchy: Hierarchy, kept: Uint8Array | undefined): NonNullable<
     }))
 }
 
-const inWords = ({levels, rows}: Hierarchy): string =>
-  `${plural(rows, 'picture')} in ${levels.map(({k}) => k.toLocaleString('en')).join(', then ')} ${levels.at(-1)!.k === 1 ? 'cluster' : 'clusters'}`
+const describeHierarchy = ({levels, rows}: Hierarchy): string =>
+  `${plural(rows, 'image')} in ${levels.map(({k}) => k.toLocaleString('en')).join(', then ')} ${levels.at(-1)!.k === 1 ? 'cluster' : 'clusters'}`
 
 /** Gives every row its path of clusters; none is left out. */
 export async function* clusterStage(context: Context, options: ClusterOptions): Stage {
@@ -142,7 +149,7 @@ export async function* clusterStage(context: Context, options: ClusterOptions): 
   const sizes = leavesOf(hierarchy)
   return {
     kept: new Uint8Array(context.rows.length).fill(1),
-    note: i => ({
+    fields: i => ({
       reason: 'clustered',
       [clusterField]: clusterPath(hierarchy, i).join('/'),
       distance: roundedScore(Math.sqrt(distances[i]!))
@@ -152,7 +159,7 @@ export async function* clusterStage(context: Context, options: ClusterOptions): 
       largest: Math.max(0, ...sizes),
       evenness: roundedScore(evenness(sizes))
     },
-    says: [inWords(hierarchy)],
+    summary: [describeHierarchy(hierarchy)],
     groups: shown(hierarchy, undefined)
   }
 }
@@ -163,12 +170,12 @@ export async function* clusterStage(context: Context, options: ClusterOptions): 
  */
 export async function* sampleStage(context: Context, options: SampleStageOptions): Stage {
   const {pool, rows, seed} = context
-  const given = carried(context)
+  const given = carriedHierarchy(context)
   const hierarchy = given ?? (yield* build(context, options))
   let distances: Float64Array | undefined
   if (options.select !== 'random') {
     if (given) {
-      const known = Array.from(rows, row => context.said(row)['distance'])
+      const known = Array.from(rows, row => context.fields(row)['distance'])
       if (!known.every(x => typeof x === 'number'))
         throw new UserError(`--select ${options.select} needs distances to the centroids, which the rows do not carry.`, {
           exit: 2,
@@ -191,14 +198,14 @@ export async function* sampleStage(context: Context, options: SampleStageOptions
   const before = leavesOf(hierarchy)
   const after = new Int32Array(before.length)
   for (const i of chosen) after[hierarchy.levels[0]!.assignments[i]!]!++
-  const says = [
-    `${plural(chosen.length, 'picture')} drawn evenly from ${inWords(hierarchy)}; evenness of clusters ${evenness(before).toFixed(3)} before, ${evenness(after).toFixed(3)} after`
+  const summary = [
+    `${plural(chosen.length, 'image')} drawn evenly from ${describeHierarchy(hierarchy)}; evenness of clusters ${evenness(before).toFixed(3)} before, ${evenness(after).toFixed(3)} after`
   ]
-  if (chosen.length < options.target) says.push(`no more than ${chosen.length} are there, fewer than the ${options.target} wanted`)
-  if (chosen.length > options.target) says.push(`${chosen.length} were kept before and stay, more than the ${options.target} wanted`)
+  if (chosen.length < options.target) summary.push(`the pool holds only ${chosen.length}, fewer than the target of ${options.target}`)
+  if (chosen.length > options.target) summary.push(`${chosen.length} were kept before and stay, more than the target of ${options.target}`)
   return {
     kept,
-    note: i => ({
+    fields: i => ({
       reason: kept[i] ? (fixed?.[i] ? 'kept before' : 'drawn from its cluster') : 'not drawn from its cluster',
       ...(given ? {} : {[clusterField]: clusterPath(hierarchy, i).join('/')})
     }),
@@ -208,7 +215,7 @@ export async function* sampleStage(context: Context, options: SampleStageOptions
       evenness: {before: roundedScore(evenness(before)), after: roundedScore(evenness(after))},
       sizes: {before: [...before].sort((a, b) => b - a).slice(0, 1000), after: [...after].sort((a, b) => b - a).slice(0, 1000)}
     },
-    says,
+    summary,
     groups: shown(hierarchy, kept)
   }
 }

@@ -6,19 +6,19 @@ import {keepBest} from '../../curate/near-duplicates.js'
 import {exactUpTo, pairRecall, pairsAbove, type PairMethod, type Pairs} from '../../curate/neighbours.js'
 import type {RowSource} from '../../curate/rows.js'
 import {calibrate, type CalibrateOptions} from './calibrate.js'
-import {byteLengthOf, defaultThreshold} from './features.js'
-import {arithmeticFor, inPieces, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
+import {byteLengthOf, defaultThreshold} from './feature-meta.js'
+import {arithmeticFor, runInParts, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
 import type {Pool} from './pool.js'
 
 export type DedupOptions = {
-  /** Undefined: what suits the features. */
+  /** Undefined: the default of the features. */
   readonly threshold: number | undefined
   /** Neighbours of a row that are looked at. */
   readonly k: number
   readonly method: 'auto' | PairMethod
   /** Lists: clusters looked into for each row; graph: candidates. */
   readonly probes: number | undefined
-  /** Finds the threshold on copies made of the pool's own pictures; undefined: it is not sought. */
+  /** Finds the threshold on copies made of the pool's own images; undefined: no calibration. */
   readonly calibrate: CalibrateOptions | undefined
 }
 
@@ -46,10 +46,10 @@ function ranks(pool: Pool, rows: Int32Array, pairs: Pairs): Int32Array {
 }
 
 /**
- * Rows with the same vector to the last bit are pairs whatever the threshold: a picture without detail has a
- * descriptor too short to reach it.
+ * Pairs of rows whose vectors are equal to the last bit. They are pairs at any threshold: the descriptor of an image
+ * without detail is too short to reach it.
  */
-function* samePairs(source: RowSource): Generator<[number, number]> {
+function* equalPairs(source: RowSource): Generator<[number, number]> {
   const first = new Map<number, number[]>()
   const D = source.dim
   const some = Math.max(1, Math.floor((1 << 20) / D))
@@ -77,18 +77,18 @@ function* samePairs(source: RowSource): Generator<[number, number]> {
   }
 }
 
-/** Finds near-duplicates. */
+/** Finds near-duplicates and keeps the best image of each group. */
 export async function* dedupStage(context: Context, options: DedupOptions): Stage {
   const {pool, rows, maker, seed, signal} = context
   const {features, source} = vectorsOf(context)
-  const says: string[] = []
+  const summary: string[] = []
   let threshold = options.threshold ?? defaultThreshold(features.meta)
   let calibration: object | undefined
   if (options.calibrate) {
-    const found = yield* calibrate(context, options.calibrate)
-    threshold = options.threshold ?? found.threshold
-    calibration = found
-    says.push(...found.says)
+    const calibrated = yield* calibrate(context, options.calibrate)
+    threshold = options.threshold ?? calibrated.threshold
+    calibration = calibrated
+    summary.push(...calibrated.summary)
   }
   const method: PairMethod = options.method === 'auto' ? (rows.length <= exactUpTo ? 'exact' : 'lists') : options.method
   const N = rows.length
@@ -103,25 +103,25 @@ export async function* dedupStage(context: Context, options: DedupOptions): Stag
     probes: options.probes,
     settled: fixed
   }
-  const near = yield* inPieces(
+  const near = yield* runInParts(
     pairsAbove(source, search),
     ({rows: done, of}) => ({kind: 'work', label: 'comparing', done, total: of}),
     signal
   )
-  const pairs = withSame(near, [...samePairs(source)])
+  const pairs = withEqual(near, [...equalPairs(source)])
   const {keeper, size, groups} = keepBest(N, pairs, ranks(pool, rows, pairs), fixed)
   const kept = Uint8Array.from(keeper, (k, i) => (k === i ? 1 : 0))
   const gone = kept.reduce((n, k) => n + (k ? 0 : 1), 0)
   let recall: {recall: number; pairs: number} | undefined
   if (method !== 'exact') {
     recall = pairRecall(source, near, {...search, arithmetic})
-    says.push(
+    summary.push(
       recall
-        ? `${method === 'graph' ? 'the graph' : 'inverted lists'} found ${(100 * recall.recall).toFixed(1)} % of ${plural(recall.pairs, 'true pair')} of drawn rows`
-        : 'drawn rows have no pairs, so the share that was found is not known'
+        ? `${method === 'graph' ? 'the graph' : 'inverted lists'} found ${(100 * recall.recall).toFixed(1)} % of ${plural(recall.pairs, 'true pair')} of sampled rows`
+        : 'sampled rows have no pairs, so the share that was found is not known'
     )
   }
-  says.unshift(`${plural(gone, 'near-duplicate')} of ${plural(groups, 'picture')} above ${threshold.toFixed(3)}`)
+  summary.unshift(`${plural(gone, 'near-duplicate')} of ${plural(groups, 'image')} above ${threshold.toFixed(3)}`)
   const dot = (a: number, b: number): number => {
     const both = source.gather([a, b])
     let sum = 0
@@ -134,22 +134,22 @@ export async function* dedupStage(context: Context, options: DedupOptions): Stag
     .slice(0, 12)
   return {
     kept,
-    note: i =>
+    fields: i =>
       kept[i]
         ? size[i]! > 1
           ? {reason: fixed?.[i] ? 'kept before' : 'best of its near-duplicates', duplicates: size[i]! - 1}
           : {reason: fixed?.[i] ? 'kept before' : 'no near-duplicate'}
-        : {reason: 'near-duplicate', twin: pool.ref(rows[keeper[i]!]!).id, similarity: roundedScore(dot(i, keeper[i]!))},
+        : {reason: 'near-duplicate', similar_to: pool.ref(rows[keeper[i]!]!).id, similarity: roundedScore(dot(i, keeper[i]!))},
     report: {
       threshold: roundedScore(threshold),
       neighbours: options.k,
       method,
       pairs: pairs.a.length,
       groups,
-      ...(recall ? {recall: roundedScore(recall.recall)} : {}),
-      ...(calibration ? {calibration} : {})
+      recall: recall && roundedScore(recall.recall),
+      calibration
     },
-    says,
+    summary,
     groups: largest.map(k => ({
       title: `kept ${pool.ref(rows[k]!).id} and its near-duplicates`,
       members: [k, ...[...rows.keys()].filter(i => i !== k && keeper[i] === k)].slice(0, 12),
@@ -158,7 +158,7 @@ export async function* dedupStage(context: Context, options: DedupOptions): Stag
   }
 }
 
-function withSame(near: Pairs, same: readonly (readonly [number, number])[]): Pairs {
+function withEqual(near: Pairs, same: readonly (readonly [number, number])[]): Pairs {
   if (same.length === 0) return near
   return {
     a: Int32Array.from([...near.a, ...same.map(([a]) => a)]),

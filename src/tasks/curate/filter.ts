@@ -1,13 +1,14 @@
 /**
- * The first stage: what is no picture to learn from is left out by size, shape, contrast, sharpness and noise, by its
- * hash, and by its distance to seeds.
+ * The filter, the first stage: it leaves out images that are too small, too long, flat, blurred or noisy, that repeat
+ * the hash of another, or that are unlike all seeds.
  */
+import {UserError} from '../../config/errors.js'
 import {hashPairs} from '../../curate/hashes.js'
 import {nearestRows} from '../../curate/neighbours.js'
-import {arrayRows, rowsPerBlock, rowBlocks} from '../../curate/rows.js'
-import {UserError} from '../../config/errors.js'
-import {arithmeticFor, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
-import {openOther} from './pool.js'
+import {arrayRows, rowBlocks, rowsPerBlock} from '../../curate/rows.js'
+import type {Measures} from '../../data/loader/measure-images.js'
+import {openOtherSet} from './other-set.js'
+import {arithmeticFor, plural, roundedScore, vectorsOf, type Context, type Stage, type StageEvent} from './stage.js'
 
 export type FilterOptions = {
   /** Shorter side in pixels. */
@@ -18,115 +19,146 @@ export type FilterOptions = {
   readonly minEntropy: number
   readonly minSharpness: number
   readonly maxNoise: number
-  /** Pictures whose hashes differ in at most this many bits are one; undefined: hashes are not compared. */
+  /** Images whose hashes differ in at most this many bits are the same; undefined: hashes are not compared. */
   readonly maxHashDistance: number | undefined
-  /** Seed images, to which a row must be at least as like as `minSimilarity`. */
+  /** Seed images; a row stays where its similarity to one of them is at least `minSimilarity`. */
   readonly seeds: readonly string[]
   readonly minSimilarity: number
 }
 
-/** Runs the filter. Throws `UserError` (exit 2) where the pool came as vectors whose rows do not carry measures. */
-export async function* filterStage(context: Context, options: FilterOptions): Stage {
-  const {pool, rows, maker} = context
-  const {measures} = pool
-  if (!measures)
-    throw new UserError(`${pool.name} holds vectors that say nothing of the pictures' size and sharpness.`, {
-      exit: 2,
-      code: 'NO_IMAGES',
-      hint: 'Name the images, or a file of features that --cache wrote (perceptual.arrow), or leave the stage out: --stages dedup.'
-    })
-  const fixed = (i: number): boolean => pool.fixed?.[rows[i]!] === 1
-  const reasons: (string | undefined)[] = []
-  const counts = new Map<string, number>()
-  const kept = new Uint8Array(rows.length)
-  const twin = new Map<number, number>()
-  const reject = (i: number, rule: string, reason: string): void => {
-    reasons[i] = reason
-    counts.set(rule, (counts.get(rule) ?? 0) + 1)
+/** Why a row is left out: the rule, by which rows are counted, and a sentence about this row. */
+type Rejection = {readonly rule: string; readonly reason: string}
+
+/** The rule of size, shape, contrast, entropy, sharpness or noise that an image breaks first. */
+function measureRejection({width, height, contrast, entropy, sharpness, noise}: Measures, options: FilterOptions): Rejection | undefined {
+  const [short, long] = [Math.min(width, height), Math.max(width, height)]
+  const because = (rule: string, detail: string): Rejection => ({rule, reason: `${rule}: ${detail}`})
+  if (short < options.minSide) return because('too small', `${width} × ${height} pixels`)
+  if (options.maxAspect > 0 && long > options.maxAspect * short) return because('too long', `${width} × ${height} pixels`)
+  if (contrast < options.minContrast) return because('nearly one colour', `contrast ${contrast}`)
+  if (entropy < options.minEntropy) return because('little in it', `entropy ${entropy} bits`)
+  if (sharpness < options.minSharpness) return because('blurred', `sharpness ${sharpness}`)
+  if (noise > options.maxNoise) return because('noise', `${noise} of white noise`)
+  return undefined
+}
+
+/** The rows of a filter while it runs. */
+class FilterRows {
+  readonly #context: Context
+  readonly measures: readonly Measures[]
+  readonly #reasons: (string | undefined)[]
+  /** Rejected rows by rule. */
+  readonly #rejected = new Map<string, number[]>()
+  /** Positions of rows whose hash another row repeats, by that row. */
+  readonly sameHash = new Map<number, number>()
+  readonly nearestSeeds = new Map<number, {readonly similarity: number; readonly seed: string}>()
+
+  constructor(context: Context, measures: readonly Measures[]) {
+    this.#context = context
+    this.measures = Array.from(context.rows, row => measures[row]!)
+    this.#reasons = Array.from({length: context.rows.length})
   }
-  for (const [i, row] of rows.entries()) {
-    const {width, height, contrast, entropy, sharpness, noise} = measures[row]!
-    const [short, long] = [Math.min(width, height), Math.max(width, height)]
-    if (fixed(i)) continue
-    if (short < options.minSide) reject(i, 'too small', `too small: ${width} × ${height} pixels`)
-    else if (options.maxAspect > 0 && long > options.maxAspect * short) reject(i, 'too long', `too long: ${width} × ${height} pixels`)
-    else if (contrast < options.minContrast) reject(i, 'nearly one colour', `nearly one colour: contrast ${contrast}`)
-    else if (entropy < options.minEntropy) reject(i, 'little in it', `little in it: entropy ${entropy} bits`)
-    else if (sharpness < options.minSharpness) reject(i, 'blurred', `blurred: sharpness ${sharpness}`)
-    else if (noise > options.maxNoise) reject(i, 'noise', `noise: ${noise} of white noise`)
+
+  #reject(i: number, {rule, reason}: Rejection): void {
+    this.#reasons[i] = reason
+    const members = this.#rejected.get(rule)
+    if (members) members.push(i)
+    else this.#rejected.set(rule, [i])
   }
-  if (options.maxHashDistance !== undefined) {
-    const open = [...rows.keys()].filter(i => reasons[i] === undefined)
-    // The larger picture first: a later one that has its hash is the copy.
-    const size = (i: number): number => measures[rows[i]!]!.width * measures[rows[i]!]!.height
-    open.sort((a, b) => Number(fixed(b)) - Number(fixed(a)) || size(b) - size(a) || a - b)
+
+  /** Why a row is left out; undefined where it stays. */
+  reason(i: number): string | undefined {
+    return this.#reasons[i]
+  }
+
+  /** Rejected rows by rule, in the order in which the rules were applied. */
+  get rejected(): (readonly [rule: string, rows: readonly number[]])[] {
+    return [...this.#rejected].map(([rule, members]) => [rule, members.sort((a, b) => a - b)] as const)
+  }
+
+  isFixed(i: number): boolean {
+    return this.#context.pool.fixed?.[this.#context.rows[i]!] === 1
+  }
+
+  byMeasures(options: FilterOptions): void {
+    for (const [i, measures] of this.measures.entries()) {
+      const rejection = this.isFixed(i) ? undefined : measureRejection(measures, options)
+      if (rejection) this.#reject(i, rejection)
+    }
+  }
+
+  /** Leaves out rows whose hash is that of a row before; the larger image comes first. */
+  byHash(maxDistance: number): void {
+    const size = (i: number): number => this.measures[i]!.width * this.measures[i]!.height
+    const open = [...this.#reasons.keys()].filter(i => this.#reasons[i] === undefined)
+    open.sort((a, b) => Number(this.isFixed(b)) - Number(this.isFixed(a)) || size(b) - size(a) || a - b)
     const hashes = new Uint32Array(2 * open.length)
     for (const [j, i] of open.entries()) {
-      const {hash} = measures[rows[i]!]!
+      const {hash} = this.measures[i]!
       hashes[2 * j] = parseInt(hash.slice(0, 8), 16)
       hashes[2 * j + 1] = parseInt(hash.slice(8), 16)
     }
     const pairs: [number, number, number][] = []
-    hashPairs(hashes, options.maxHashDistance, (a, b, distance) => pairs.push([a, b, distance]))
+    hashPairs(hashes, maxDistance, (a, b, distance) => pairs.push([a, b, distance]))
     pairs.sort(([a, b], [c, d]) => a - c || b - d)
     for (const [a, b, distance] of pairs) {
-      if (reasons[open[a]!] !== undefined || reasons[open[b]!] !== undefined || fixed(open[b]!)) continue
-      reject(
-        open[b]!,
-        'same hash',
-        distance === 0 ? 'the hash of another picture' : `the hash of another picture but for ${plural(distance, 'bit')}`
-      )
-      twin.set(open[b]!, open[a]!)
+      const [first, second] = [open[a]!, open[b]!]
+      if (this.reason(first) || this.reason(second) || this.isFixed(second)) continue
+      const reason = `the hash of another image${distance === 0 ? '' : ` but for ${plural(distance, 'bit')}`}`
+      this.#reject(second, {rule: 'same hash', reason})
+      this.sameHash.set(second, first)
     }
   }
-  const likeness = new Map<number, {similarity: number; seed: string}>()
-  if (options.seeds.length > 0) {
-    const {features, source} = vectorsOf(context)
-    const seeds = yield* openOther('the seeds', options.seeds, features, maker, {...context, pool: pool.name})
+
+  /** Leaves out rows that are less similar than the limit to every seed. */
+  async *bySeeds({seeds: inputs, minSimilarity}: FilterOptions): AsyncGenerator<StageEvent, void> {
+    const {pool, rows, maker} = this.#context
+    const {features, source} = vectorsOf(this.#context)
+    const seeds = yield* openOtherSet('the seeds', inputs, features, maker, {...this.#context, pool: pool.name})
     const D = source.dim
     const arithmetic = await arithmeticFor(rows.length * seeds.ids.length * D, maker)
-    const rowsOfSeeds = arrayRows(seeds.vectors, D)
+    const seedRows = arrayRows(seeds.vectors, D)
     for (const {from, block, n} of rowBlocks(source, rowsPerBlock(D, 2048))) {
-      const near = nearestRows(rowsOfSeeds, Float32Array.from(block), 1, {arithmetic})
+      const near = nearestRows(seedRows, Float32Array.from(block), 1, {arithmetic})
       for (let i = from; i < from + n; i++) {
-        const similarity = near[i - from]!.scores[0]!
-        likeness.set(i, {similarity: roundedScore(similarity), seed: seeds.ids[near[i - from]!.rows[0]!]!})
-        if (reasons[i] === undefined && !fixed(i) && similarity < options.minSimilarity) reject(i, 'unlike the seeds', 'unlike every seed')
+        const {rows: nearest, scores} = near[i - from]!
+        const similarity = scores[0]!
+        this.nearestSeeds.set(i, {similarity: roundedScore(similarity), seed: seeds.ids[nearest[0]!]!})
+        if (!this.reason(i) && !this.isFixed(i) && similarity < minSimilarity)
+          this.#reject(i, {rule: 'unlike the seeds', reason: 'unlike every seed'})
       }
       yield {kind: 'work', label: 'comparing with seeds', done: from + n, total: rows.length}
     }
   }
-  for (let i = 0; i < rows.length; i++) kept[i] = reasons[i] === undefined ? 1 : 0
-  return {
-    kept,
-    note(i) {
-      const {width, height, contrast, entropy, sharpness, noise, hash} = measures[rows[i]!]!
-      const reason = reasons[i]
-      return {
-        ...(reason === undefined ? {reason: 'passed the filter'} : {reason}),
-        ...(twin.has(i) ? {twin: pool.ref(rows[twin.get(i)!]!).id} : {}),
-        ...likeness.get(i),
-        width,
-        height,
-        contrast,
-        entropy,
-        sharpness,
-        noise,
-        hash
-      }
-    },
-    report: {rules: Object.fromEntries(counts)},
-    says: [...counts].map(([rule, n]) => `${n.toLocaleString('en')} ${rule}`),
-    groups: [...counts.keys()].map(rule => {
-      const members = reasons.flatMap((reason, i) => (reason !== undefined && belongs(reason, rule) ? [i] : []))
-      return {title: `left out: ${rule}`, members: members.slice(0, 24), size: members.length}
-    })
-  }
 }
 
-const belongs = (reason: string, rule: string): boolean =>
-  rule === 'same hash'
-    ? reason.startsWith('the hash of')
-    : rule === 'unlike the seeds'
-      ? reason.startsWith('unlike every')
-      : reason.startsWith(rule)
+/** Runs the filter. Throws `UserError` (exit 2) where the pool came as vectors whose rows do not carry measures. */
+export async function* filterStage(context: Context, options: FilterOptions): Stage {
+  const {pool, rows} = context
+  if (!pool.measures)
+    throw new UserError(`${pool.name} holds vectors that say nothing of the images' size and sharpness.`, {
+      exit: 2,
+      code: 'NO_IMAGES',
+      hint: 'Name the images, or a file of features that --cache wrote (perceptual.arrow), or leave the stage out: --stages dedup.'
+    })
+  const filter = new FilterRows(context, pool.measures)
+  filter.byMeasures(options)
+  if (options.maxHashDistance !== undefined) filter.byHash(options.maxHashDistance)
+  if (options.seeds.length > 0) yield* filter.bySeeds(options)
+  const rules = filter.rejected
+  return {
+    kept: Uint8Array.from(rows, (_, i) => (filter.reason(i) === undefined ? 1 : 0)),
+    fields(i) {
+      const other = filter.sameHash.get(i)
+      return {
+        reason: filter.reason(i) ?? 'passed the filter',
+        ...(other === undefined ? {} : {similar_to: pool.ref(rows[other]!).id}),
+        ...filter.nearestSeeds.get(i),
+        ...filter.measures[i]!
+      }
+    },
+    report: {rules: Object.fromEntries(rules.map(([rule, members]) => [rule, members.length]))},
+    summary: rules.map(([rule, members]) => `${members.length.toLocaleString('en')} ${rule}`),
+    groups: rules.map(([rule, members]) => ({title: `left out: ${rule}`, members: members.slice(0, 24), size: members.length}))
+  }
+}

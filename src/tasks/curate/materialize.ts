@@ -67,9 +67,9 @@ function safeName(id: string, ending: string, taken: Taken): string {
 
 const isWhole = (ref: ImageRef): boolean => !ref.range && !ref.bytes
 
-/** Makes the folder, whole or not at all. Images that cannot be opened are counted. */
+/** Writes the folder, whole or not at all. Images that cannot be opened are counted. */
 export async function materialize(
-  {pool, kept, said}: CurationOutcome,
+  {pool, kept, stageFields}: CurationOutcome,
   {how, folder, perShard, force}: MaterializeOptions,
   signal: AbortSignal
 ): Promise<Materialized> {
@@ -90,7 +90,7 @@ export async function materialize(
               files++
               yield {
                 key: String(n).padStart(9, '0'),
-                parts: {[ending]: bytes, json: Buffer.from(JSON.stringify({id: ref.id, ...ref.fields, ...said(row)}))}
+                parts: {[ending]: bytes, json: Buffer.from(JSON.stringify({id: ref.id, ...ref.fields, ...stageFields(row)}))}
               }
             } catch (error) {
               if (!(error instanceof RefusedImage)) throw error

@@ -1,4 +1,4 @@
-/** What became of a pool: the stages it went through, and what they say of each row. */
+/** The result of curation: the stages that ran, and what they decided on each row. */
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import type {Pool} from './pool.js'
 import type {StageName, Verdict} from './stage.js'
@@ -7,15 +7,14 @@ export type StageReport = {readonly stage: StageName; readonly before: number; r
   Record<string, unknown>
 >
 
-/** A stage that is over: the rows that it was given, and what it said. */
-export type Done = {readonly stage: StageName; readonly rows: Int32Array; readonly verdict: Verdict; readonly report: StageReport}
+/** A stage that has ended: the rows that it worked on, and its verdict. */
+export type FinishedStage = {readonly stage: StageName; readonly rows: Int32Array; readonly verdict: Verdict; readonly report: StageReport}
 
-/** What became of the pool. */
 export type CurationOutcome = {
   readonly pool: Pool
-  readonly stages: readonly Done[]
+  readonly stages: readonly FinishedStage[]
   /** Rows that are kept, in order. */
   readonly kept: Int32Array
-  /** All that stages said of a row, later ones over earlier ones; `stage` where it was rejected. */
-  said(row: number): Fields
+  /** The fields that stages gave a row, later ones over earlier ones; `stage` where one rejected it. */
+  readonly stageFields: (row: number) => Fields
 }

@@ -1,6 +1,6 @@
 /**
- * Curation as one page: the funnel, what each stage said, sizes of clusters before and after, and pictures of what was
- * kept and left out.
+ * Curation as one page: the funnel, the summary of each stage, sizes of clusters before and after, and images of what
+ * was kept and left out.
  */
 import {fitSide} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage} from '../../data/image/decode.js'
@@ -9,10 +9,10 @@ import type {ImageRef} from '../../data/sources/source.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {lineChart} from '../../render/chart.js'
 import {dataUri, html, page, table, type Markup} from '../../render/html.js'
-import type {Done, CurationOutcome} from './outcome.js'
+import type {FinishedStage, CurationOutcome} from './outcome.js'
 
 const side = 96
-/** Pictures shown of what a stage left out, and of what is kept in the end. */
+/** Images shown of what a stage left out, and of what is kept in the end. */
 const most = 24
 
 const verbs: Readonly<Record<string, string>> = {
@@ -28,8 +28,8 @@ const verbs: Readonly<Record<string, string>> = {
 const spread = (total: number, n: number): number[] =>
   total <= n ? [...Array(total).keys()] : Array.from({length: n}, (_, i) => Math.floor((i * total) / n))
 
-/** The page as HTML that holds its pictures. Pictures that cannot be opened leave an empty place. */
-export async function curationPage({pool, stages, kept, said}: CurationOutcome, title: string): Promise<string> {
+/** The page as HTML that holds its images. Images that cannot be opened leave an empty place. */
+export async function curationPage({pool, stages, kept, stageFields}: CurationOutcome, title: string): Promise<string> {
   const small = async (ref: ImageRef): Promise<Markup> => {
     try {
       const picture = fitSide(await decodeRgb(ref), side)
@@ -68,7 +68,7 @@ export async function curationPage({pool, stages, kept, said}: CurationOutcome, 
       </tr> `
   )
   const sections: Markup[] = []
-  for (const done of stages) sections.push(await section(done, sheet, row => caption(said(row), pool.ref(row).id)))
+  for (const done of stages) sections.push(await section(done, sheet, row => caption(stageFields(row), pool.ref(row).id)))
   const refused =
     pool.refused.length === 0
       ? undefined
@@ -102,16 +102,16 @@ const short = (id: string): string => id.split('/').at(-1) ?? id
 
 /** What stands under an image: its name, and that of the image it is like; a kept image of a group says so. */
 function caption(fields: Fields, id: string): string {
-  const {similarity, twin, reason, stage} = fields
+  const {similarity, similar_to: other, reason, stage} = fields
   const score = typeof similarity === 'number' ? similarity.toFixed(3) : ''
-  if (typeof twin === 'string') return `${short(id)}: ${score} like ${short(twin)}`
+  if (typeof other === 'string') return `${short(id)}: ${score} like ${short(other)}`
   if (stage === undefined && typeof fields['duplicates'] === 'number') return `${short(id)}: kept`
   return [short(id), score, typeof reason === 'string' ? reason : ''].filter(part => part !== '').join(' ')
 }
 
 type Sheet = (rows: readonly number[], caption: (row: number) => string, isKept?: (row: number) => boolean) => Promise<Markup>
 
-async function section({stage, rows, verdict, report}: Done, sheet: Sheet, captions: (row: number) => string): Promise<Markup> {
+async function section({stage, rows, verdict, report}: FinishedStage, sheet: Sheet, captions: (row: number) => string): Promise<Markup> {
   const out = [...rows.keys()].filter(i => !verdict.kept[i])
   const groups: Markup[] = []
   for (const {title, members, size} of verdict.groups ?? [])
@@ -141,7 +141,7 @@ async function section({stage, rows, verdict, report}: Done, sheet: Sheet, capti
   return html`<h2>${verbs[stage] ?? stage}</h2>
     <p>${report.before.toLocaleString('en')} in, ${report.after.toLocaleString('en')} left.</p>
     <ul>
-      ${verdict.says.map(text => html`<li>${text}</li>`)}
+      ${verdict.summary.map(text => html`<li>${text}</li>`)}
     </ul>
     ${chart} ${groups}
     ${

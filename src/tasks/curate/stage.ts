@@ -1,4 +1,4 @@
-/** What the stages of curation have in common: what they are given, and what they say of each row. */
+/** What the stages of curation have in common: what they work on, and the verdict that each returns. */
 import {counted} from '../../config/counted.js'
 import type {Readable} from 'node:stream'
 import {engineArithmetic, plainArithmetic, type Arithmetic} from '../../curate/matmul-backend.js'
@@ -9,10 +9,9 @@ import type {Fields} from '../../files/embeddings/embeddings.js'
 import type {FeatureEvent, FeatureKind, FeatureMaker, PoolFeatures} from './features.js'
 import type {Pool} from './pool.js'
 
-export const stageNames = ['filter', 'dedup', 'decontaminate', 'retrieve', 'cluster', 'sample'] as const
-export type StageName = (typeof stageNames)[number]
+export type StageName = 'filter' | 'dedup' | 'decontaminate' | 'retrieve' | 'cluster' | 'sample'
 
-/** What a stage is given. */
+/** What a stage works on. */
 export type Context = {
   readonly pool: Pool
   /** Rows of the pool that are still in. */
@@ -26,20 +25,20 @@ export type Context = {
   readonly onRejected?: (bad: RejectedImage) => void
   readonly onSkipped?: (note: SourceNote) => void
   readonly signal?: AbortSignal
-  /** What an earlier stage said of a row. */
-  readonly said: (row: number) => Fields
+  /** The fields of a row of the pool, with those that earlier stages gave it. */
+  readonly fields: (row: number) => Fields
 }
 
-/** What a stage says of the rows that it was given; position i is row `rows[i]` of the pool. */
+/** What a stage decides on its rows; position i is row `rows[i]` of the pool. */
 export type Verdict = {
   /** 1 for rows that stay. */
   readonly kept: Uint8Array
-  /** Fields that the row carries from now on; of a rejected row with a `reason`. */
-  note(i: number): Fields
+  /** Fields that the row carries from now on, `reason` among them. */
+  fields(i: number): Fields
   /** Figures for the report. */
   readonly report: Readonly<Record<string, unknown>>
   /** Sentences for stderr and the page. */
-  readonly says: readonly string[]
+  readonly summary: readonly string[]
   /** Groups of rows that are worth seeing: positions. */
   readonly groups?: readonly {readonly title: string; readonly members: readonly number[]; readonly size: number}[]
 }
@@ -54,7 +53,7 @@ export function vectorsOf({pool, rows, features}: Context): {features: PoolFeatu
   return {features: found, source: rows.length === found.source.count ? found.source : selectRows(found.source, rows)}
 }
 
-/** Multiplications from which an engine is worth its start: about a second of plain loops. */
+/** Multiplications from which an engine saves more time than its start takes: about a second of plain loops. */
 const engineWork = 1e9
 
 /** The engine where there is enough to do, else plain loops. */
@@ -64,25 +63,25 @@ export async function arithmeticFor(multiplications: number, maker: FeatureMaker
   return engineArithmetic
 }
 
-/** Lets signals and progress through between pieces of work that hold the thread. */
-const breathe = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
+/** Lets the event loop run, so that signals and progress are handled between parts of long work. */
+const nextTick = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 
-/** Runs work that holds the thread, piece by piece, and passes on how far it is. */
-export async function* inPieces<E, R>(
+/** Runs work that holds the thread part by part, and reports after each how far it is. */
+export async function* runInParts<E, R>(
   work: Generator<E, R>,
-  show: (event: E) => StageEvent,
+  toEvent: (event: E) => StageEvent,
   signal?: AbortSignal
 ): AsyncGenerator<StageEvent, R> {
   for (;;) {
     const {done, value} = work.next()
     if (done) return value
-    yield show(value)
-    await breathe()
+    yield toEvent(value)
+    await nextTick()
     signal?.throwIfAborted()
   }
 }
 
-/** Seven digits: as many as float32 vectors mean. */
+/** Six digits: as many as float32 vectors carry. */
 export const roundedScore = (x: number): number => Number(x.toPrecision(6))
 
 /** As `counted`, with commas between thousands. */

@@ -46,13 +46,15 @@ before(async () => {
   await saveTiny(join(dir, 'tiny.safetensors'))
 })
 
-const stages: Record<string, typeof Curate> = {
-  cluster: Cluster as never,
-  decontaminate: Decontaminate as never,
-  dedup: Dedup as never,
-  filter: Filter as never,
-  retrieve: Retrieve as never,
-  sample: Sample as never
+type Runnable = {run: (argv: string[], config: Config) => Promise<unknown>}
+
+const stages: Readonly<Record<string, Runnable>> = {
+  cluster: Cluster,
+  decontaminate: Decontaminate,
+  dedup: Dedup,
+  filter: Filter,
+  retrieve: Retrieve,
+  sample: Sample
 }
 
 /** Runs the command in this process, one at a time: what it says on stderr, and its status. */
@@ -67,7 +69,8 @@ async function run(...args: string[]): Promise<{status: number; stderr: string}>
   }
   try {
     const stage = stages[args[0] ?? '']
-    await (stage ?? Curate).run([...(stage ? args.slice(1) : args), '--workers', '0', '--engine', 'torch', '--threads', '1'], config)
+    const command: Runnable = stage ?? Curate
+    await command.run([...(stage ? args.slice(1) : args), '--workers', '0', '--engine', 'torch', '--threads', '1'], config)
     return {status: Number(process.exitCode ?? 0), stderr}
   } finally {
     process.exitCode = before
@@ -85,7 +88,7 @@ async function good(...args: string[]): Promise<string> {
   return stderr
 }
 
-test('filter and near-duplicates: kept and rejected are the pool, copies name their twin, the best picture stays', async () => {
+test('filter and near-duplicates: kept and rejected are the pool, copies name the image they repeat, the best image stays', async () => {
   const said = await good('photos', '-o', 'kept.jsonl', '--rejected', 'rest.jsonl', '--html', 'page.html', '--filter-max-noise', '2')
   assert.match(said, /18 of 23 kept \(1 unreadable\)/)
   const [kept, rest] = [await rows('kept.jsonl'), await rows('rest.jsonl')]
@@ -94,10 +97,10 @@ test('filter and near-duplicates: kept and rejected are the pool, copies name th
   assert.equal(of('flat.png')['stage'], 'filter')
   assert.match(String(of('flat.png')['reason']), /nearly one colour/)
   assert.equal(of('broken.jpg')['stage'], 'read')
-  assert.equal(of('a/again.jpg')['twin'], 'photos/a/000.png')
+  assert.equal(of('a/again.jpg')['similar_to'], 'photos/a/000.png')
   assert.ok(Number(of('a/again.jpg')['similarity']) > 0.9)
-  assert.equal(of('b/001.png')['twin'], 'photos/b/large.png', 'the one with most pixels stays')
-  assert.equal(of('b/small.png')['twin'], 'photos/b/large.png')
+  assert.equal(of('b/001.png')['similar_to'], 'photos/b/large.png', 'the one with most pixels stays')
+  assert.equal(of('b/small.png')['similar_to'], 'photos/b/large.png')
   assert.ok(kept.every(row => row['label'] !== undefined && row['width'] !== undefined))
   const page = await readFile(join(dir, 'page.html'), 'utf8')
   assert.match(page, /18 of 23 rows are kept/)
@@ -107,6 +110,21 @@ test('filter and near-duplicates: kept and rejected are the pool, copies name th
   await good('photos', '-o', 'again.jsonl', '--rejected', 'again-rest.jsonl', '--filter-max-noise', '2')
   assert.deepEqual(await readFile(join(dir, 'again.jsonl')), await readFile(join(dir, 'kept.jsonl')))
   assert.deepEqual(await readFile(join(dir, 'again-rest.jsonl')), await readFile(join(dir, 'rest.jsonl')))
+})
+
+test('the verdict of an earlier run is not carried on, also where its field has its old name', async () => {
+  const earlier = {id: 'photos/a/000.png', path: 'photos/a/000.png', stage: 'dedup', reason: 'near-duplicate', label: 'a'}
+  const lines = [
+    {...earlier, twin: 'x.png'},
+    {...earlier, id: 'photos/b/000.png', path: 'photos/b/000.png', similar_to: 'x.png'}
+  ]
+  await writeFile(join(dir, 'earlier.jsonl'), lines.map(line => JSON.stringify(line) + '\n').join(''))
+  await good('filter', 'earlier.jsonl', '-o', 'later.jsonl')
+  for (const row of await rows('later.jsonl')) {
+    assert.equal(row['reason'], 'passed the filter')
+    assert.equal(row['label'], 'a')
+    for (const field of ['stage', 'twin', 'similar_to']) assert.equal(row[field], undefined, field)
+  }
 })
 
 test('stages run alone and chain by lists and pipes; a model gives the features of clusters', async () => {
@@ -195,7 +213,7 @@ test('seeds, several sets in one run, and a benchmark kept out', async () => {
     near.filter(row => row['stage'] === 'decontaminate').map(({id}) => id),
     ['photos/a/002.png', 'photos/a/003.png']
   )
-  assert.equal(near[0]!['twin'], 'seeds/a/2.png')
+  assert.equal(near[0]!['similar_to'], 'seeds/a/2.png')
 })
 
 test('what an earlier run kept stays, and what is new is judged against it; features are kept', async () => {
@@ -226,7 +244,7 @@ test('what an earlier run kept stays, and what is new is judged against it; feat
     [...first.map(({id}) => id), extra!.slice(dir.length + 1)]
   )
   const copy = (await rows('second-rest.jsonl')).find(({id}) => id === 'new/copy.jpg')!
-  assert.equal(copy['twin'], 'photos/c/004.png')
+  assert.equal(copy['similar_to'], 'photos/c/004.png')
   assert.match(said, /19 of \d+ kept|kept/)
   assert.deepEqual(await readdir(join(dir, 'features')), ['perceptual.arrow'])
   // A file of features is a pool by itself, and gives the same.
@@ -289,7 +307,7 @@ test('embeddings are a pool: from any format, by pipe, restricted to a list, in 
   for (const i of numbers)
     for (const j of numbers)
       if (i < j) assert.ok(Array.from({length: 12}, (_, d) => unit[i * 12 + d]! * unit[j * 12 + d]!).reduce((a, b) => a + b, 0) < 0.99)
-  assert.match(await good('sample', 'v.npy', '--only', 'n.jsonl', '--target', '10', '-o', 's.jsonl'), /10 pictures drawn/)
+  assert.match(await good('sample', 'v.npy', '--only', 'n.jsonl', '--target', '10', '-o', 's.jsonl'), /10 images drawn/)
   assert.ok((await rows('s.jsonl')).every(({id}) => kept.some(row => row.id === id)))
   for (const method of ['lists', 'graph']) {
     assert.match(
@@ -340,7 +358,7 @@ test('odd pools and mistakes give sentences', async () => {
   assert.equal((await rows('five.jsonl')).length, 5)
   await good('cluster', 'alike.npy', '-f', '-o', 'c.jsonl')
   // A list of levels that is meant for a larger pool: levels that would be one cluster for each row are left out.
-  assert.match(await good('cluster', 'alike.npy', '--levels', '1000,100,3', '-f', '-o', 'c.jsonl'), /20 pictures in 1 cluster\n/)
+  assert.match(await good('cluster', 'alike.npy', '--levels', '1000,100,3', '-f', '-o', 'c.jsonl'), /20 images in 1 cluster\n/)
   await good('photos/c/000.png', '--filter-max-noise', '2', '-f', '-o', 'c.jsonl')
   assert.equal((await rows('c.jsonl')).length, 1)
   await writeFile(join(dir, 'twice.txt'), 'photos/a/000.png\nphotos/a/001.png\nphotos/a/000.png\n')
@@ -368,7 +386,7 @@ test('odd pools and mistakes give sentences', async () => {
     [2, /No seeds were named/, 'retrieve', '1.jsonl', '--features', 'perceptual'],
     [2, /no model was named/, 'cluster', '1.jsonl'],
     [2, /No benchmark was named/, 'decontaminate', '1.jsonl'],
-    [2, /How many images/, 'sample', 'alike.npy'],
+    [2, /number of images to keep is missing/, 'sample', 'alike.npy'],
     [2, /no stage sharpen/, '1.jsonl', '--stages', 'filter,sharpen'],
     [2, /named twice/, '1.jsonl', '--stages', 'filter,filter'],
     [2, /holds vectors/, 'filter', 'alike.npy'],
