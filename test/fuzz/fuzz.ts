@@ -7,11 +7,12 @@ import {join} from 'node:path'
 import {parseArgs} from 'node:util'
 import {UserError} from '../../src/config/errors.js'
 import {mutant} from './mutate.js'
+import {imageParsers} from './image-parsers.js'
 import {moreParsers} from './more-parsers.js'
 import {inFolder, parsers as embeddingParsers, type Parser} from './parsers.js'
 
 /** All that is fuzzed. */
-export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers]
+export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers, ...imageParsers]
 
 /** One input may take this long: files of a few kilobytes. */
 const MAX_MS = 2000
@@ -29,7 +30,8 @@ export async function fuzz(parser: Parser, inputs: number, seed = 1): Promise<Fu
       await writeFile(path, whole)
       const expected = await parser.read(path)
       for (let n = 0; n < inputs; n++) {
-        const bytes = mutant(whole, seed, n)
+        const changed = mutant(whole, seed, n)
+        const bytes = parser.seal?.(changed) ?? changed
         await writeFile(path, bytes)
         const report = (what: string): void => void findings.push({parser: parser.name, n, what, bytes})
         const begun = performance.now()

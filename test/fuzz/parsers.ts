@@ -35,6 +35,8 @@ export type Parser = {
   readonly lenient?: boolean
   /** The ending of the file's name, where readers go by it. */
   readonly ending?: string
+  /** Makes checksums of a changed file right again, so that what lies behind them is reached. */
+  seal?(bytes: Buffer): Buffer
 }
 
 const D = 4

@@ -22,6 +22,7 @@ import {gifProblem} from './gif-check.js'
 import {isPlainSrgb} from './icc-profile.js'
 import type {NativePixels} from '../augment/native-crops.js'
 import {hiddenOrientation, turnUpright} from './orientation.js'
+import {pngProblem} from './png.js'
 import {readBytes, RefusedImage} from './read-bytes.js'
 import {resample, type Raster} from './resample.js'
 import {sniff, type ImageFormat} from './sniff.js'
@@ -105,8 +106,10 @@ function repeatGrey({width, height, data}: Raster): Raster {
 }
 
 /** What is wrong with a file although the decoder would take it, as a clause. */
-function problemOf(bytes: Uint8Array, format: ImageFormat): string | undefined {
-  return format === 'gif' ? gifProblem(bytes) : format === 'tiff' ? tiffProblem(bytes) : undefined
+const PROBLEMS: Readonly<Partial<Record<ImageFormat, (bytes: Uint8Array) => string | undefined>>> = {
+  gif: gifProblem,
+  png: pngProblem,
+  tiff: tiffProblem
 }
 
 async function decodeWithSharp(
@@ -115,7 +118,7 @@ async function decodeWithSharp(
   maxPixels: number,
   shrink: DecodeOptions['shrink']
 ): Promise<DecodedImage> {
-  const problem = problemOf(bytes, format)
+  const problem = PROBLEMS[format]?.(bytes)
   if (problem !== undefined) throw new RefusedImage(problem)
   const {ignored, first} = await profileUse(bytes, format)
   const size = format === 'jpeg' && shrink ? await shrunkSize(bytes, shrink) : undefined

@@ -3,10 +3,11 @@
  *
  * Decoders for pictures turn palettes into colours and 16 bits into 8, which destroys such a file. Here a palette
  * image gives its indices and a grey one its levels, 1 to 16 bits, interlaced or not. Colour images count only where
- * red, green and blue agree everywhere (grey saved as colour). Damage shows in the checksum of the packed pixels.
+ * red, green and blue agree everywhere (grey saved as colour). Damage shows in the checksums of the chunks and of the packed pixels.
  * Format: PNG specification, third edition.
  */
 import {inflateSync} from 'node:zlib'
+import {crc32} from '../../system/crc32.js'
 
 /** What a PNG stores: one number a pixel. */
 export type PngNumbers = {
@@ -33,10 +34,30 @@ const ADAM7 = [
   [0, 1, 1, 2]
 ] as const
 
+/**
+ * What is wrong with the chunks of a PNG, as a clause: each carries a checksum, which decoders of pictures pass over
+ * where they skip a chunk, or for all of them. What is cut off is the decoder's to find.
+ */
+export function pngProblem(bytes: Uint8Array): string | undefined {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  for (let at = 8; at + 12 <= bytes.length;) {
+    const end = at + 8 + view.getUint32(at)
+    if (end + 4 > bytes.length) return undefined
+    const kind = String.fromCharCode(...bytes.subarray(at + 4, at + 8))
+    if (crc32(bytes.subarray(at + 4, end)) !== view.getUint32(end))
+      return `it is a PNG that is damaged (its part ${JSON.stringify(kind).slice(1, -1)} does not match its checksum)`
+    if (kind === 'IEND') return undefined
+    at = end + 4
+  }
+  return undefined
+}
+
 type Head = {width: number; height: number; bits: number; colour: number; interlaced: boolean}
 
 /** Joins the pieces of pixel data and picks the header and the palette. */
 function chunks(bytes: Uint8Array): {head: Head; packed: Uint8Array; palette?: Uint8Array} {
+  const problem = pngProblem(bytes)
+  if (problem !== undefined) throw new PngProblem(problem)
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   let head: Head | undefined
   let palette: Uint8Array | undefined

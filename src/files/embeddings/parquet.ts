@@ -13,7 +13,8 @@ import {stat} from 'node:fs/promises'
 import {Worker} from 'node:worker_threads'
 import {UserError} from '../../config/errors.js'
 import {assertAddressSpace} from '../../system/free-memory.js'
-import type {Sink} from './bytes.js'
+import {openPlain} from '../../system/plain-file.js'
+import {readAt, type Sink} from './bytes.js'
 import {planColumns, type Column} from './columns.js'
 import {ContentCheck} from './content-check.js'
 import {withPath} from './spool.js'
@@ -140,7 +141,7 @@ export type ParquetAnswer =
  * A small stretch of rows is decoded in milliseconds; a damaged file may keep the decoder busy for ever. Waiting for
  * the disk does not count.
  */
-const MAX_BUSY_MS = 2000
+const MAX_BUSY_MS = 1200
 /** More is allowed where the file is large, because a whole page of it may have to be unpacked first. */
 const BYTES_PER_MS = 8000
 
@@ -205,6 +206,22 @@ class Decoder {
   }
 }
 
+/** The table of contents of a file with a record, as far as this is looked for. */
+const MAX_CONTENTS = 16 << 20
+
+/** Whether the table of contents holds the bytes of our record, whatever the decoder makes of them. */
+async function holdsRecord(path: string): Promise<boolean> {
+  const handle = await openPlain(path)
+  try {
+    const {size} = await handle.stat()
+    const end = await readAt(handle, Math.max(0, size - 8), Math.min(8, size))
+    const length = Math.min(end.length === 8 ? end.readUInt32LE(0) : 0, MAX_CONTENTS, Math.max(0, size - 8))
+    return (await readAt(handle, size - 8 - length, length)).includes(`"${CHECK_KEY}":"rows=`)
+  } finally {
+    await handle.close()
+  }
+}
+
 /** Reads the file at `path`, some rows at a time. Throws `UserError` when it is damaged or has no vectors. */
 async function readParquet(path: string, name: string): Promise<OpenedRows> {
   const {readBatches, readLayout} = await import('./arrow/read.js')
@@ -215,7 +232,7 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
     const metadata = new Map(opened.metadata)
     const record = metadata.get('dinov2')
     const {count} = opened
-    if (record === undefined && opened.writer.startsWith('dinov2 ')) throw damaged(name, 'its record of how its vectors were made is gone')
+    if (record === undefined && (opened.writer.startsWith('dinov2 ') || (await holdsRecord(path)))) throw damaged(name, 'its record of how its vectors were made is gone')
     if (!Number.isSafeInteger(count) || count < 0) throw damaged(name, `it counts ${count} rows`)
     const layout = await readLayout(opened.schema, name, metadata)
     const meta = record === undefined ? undefined : metaFromJson(record, name)

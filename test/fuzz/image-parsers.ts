@@ -1,0 +1,165 @@
+/**
+ * Parsers of pictures and of maps that lie beside them: the entries of `parsers.ts` that hand foreign bytes to an image
+ * library, or read them by hand.
+ */
+import {createHash} from 'node:crypto'
+import {crc32} from 'node:zlib'
+import {readFile} from 'node:fs/promises'
+import sharp, {type Sharp} from 'sharp'
+import {UserError} from '../../src/config/errors.js'
+import {decodeRgb, RefusedImage} from '../../src/data/image/decode.js'
+import {encodeGrey16, encodeGrey8} from '../../src/data/image/encode.js'
+import {isPlainSrgb} from '../../src/data/image/icc-profile.js'
+import {encodeMask} from '../../src/data/image/png-write.js'
+import {readDepth, readMask} from '../../src/data/targets/depth-and-mask-files.js'
+import {bmp, draw, gif, jpeg, png, tiff, webp} from '../support/drawn.js'
+import type {Parser} from './parsers.js'
+
+const image = draw(24, 16)
+const pipe = (): Sharp => sharp(image.data, {raw: {width: 24, height: 16, channels: 3}})
+
+const digest = (data: ArrayBufferView): string =>
+  createHash('sha1').update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest('hex')
+
+/** Reads one image or map; a refusal by a clause counts as one by a sentence. */
+const refusing =
+  (read: (path: string) => Promise<string>) =>
+  async (path: string): Promise<string> => {
+    try {
+      return await read(path)
+    } catch (error) {
+      throw error instanceof RefusedImage ? new UserError(error.message, {cause: error}) : error
+    }
+  }
+
+const readImage = refusing(async path => {
+  const {width, height, data} = await decodeRgb({id: 'x', path, fields: {}}, {maxPixels: 1 << 22})
+  if (data.length !== width * height * 3) throw new Error('pixels of another number than the size says')
+  return `${width} × ${height} ${digest(data)}`
+})
+
+/** The chunks of a PNG with their checksums as they should be: changed bytes that no checksum gives away. */
+function sealPng(bytes: Buffer): Buffer {
+  const out = Buffer.from(bytes)
+  for (let at = 8; at + 12 <= out.length; ) {
+    const length = out.readUInt32BE(at)
+    if (at + 12 + length > out.length) break
+    out.writeUInt32BE(crc32(out.subarray(at + 4, at + 8 + length)), at + 8 + length)
+    at += 12 + length
+  }
+  return out
+}
+
+const picture = (name: string, seeds: () => Promise<Buffer[]>, rest: Partial<Parser> = {}): Parser => ({
+  name,
+  inputs: 300,
+  editable: true,
+  lenient: true, // what changes pixels and no length is a picture
+  seeds,
+  read: readImage,
+  ...rest
+})
+
+const xmp = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+const withProfiles = (): Sharp => pipe().withIccProfile('p3').withExif({IFD0: {Orientation: '6'}}).withXmp(xmp)
+const pngSeeds = async (): Promise<Buffer[]> => [
+  await png(image),
+  await withProfiles().png().toBuffer(),
+  await pipe().png({palette: true, colours: 16}).toBuffer(),
+  await pipe().ensureAlpha(0.5).toColourspace('rgb16').png().toBuffer(),
+  await pipe().png({progressive: true}).toBuffer()
+]
+
+/** An array of NumPy's with one number a pixel. */
+function npy(dtype: string, shape: string, bytes: Uint8Array): Buffer {
+  const text = `{'descr': '${dtype}', 'fortran_order': False, 'shape': (${shape}), }`
+  const header = text.padEnd(128 - 10 - 1) + '\n'
+  return Buffer.concat([Buffer.from(`\x93NUMPY\x01\0${String.fromCharCode(header.length)}\0${header}`, 'latin1'), bytes])
+}
+
+const floats = Float32Array.from({length: 24 * 16}, (_, i) => 1 + i / 7)
+const ids = Uint8Array.from({length: 24 * 16}, (_, i) => i % 5)
+/** A TIFF of 32-bit floating-point numbers in one strip. */
+function floatTiff(): Buffer {
+  const entries: readonly (readonly [tag: number, type: 3 | 4, value: number])[] = [
+    [256, 3, 24],
+    [257, 3, 16],
+    [258, 3, 32],
+    [259, 3, 1],
+    [262, 3, 1],
+    [273, 4, 8],
+    [277, 3, 1],
+    [278, 3, 16],
+    [279, 4, floats.byteLength],
+    [339, 3, 3]
+  ]
+  const directory = Buffer.alloc(2 + 12 * entries.length + 4)
+  directory.writeUInt16LE(entries.length, 0)
+  for (const [i, [tag, type, value]] of entries.entries()) {
+    directory.writeUInt16LE(tag, 2 + 12 * i)
+    directory.writeUInt16LE(type, 4 + 12 * i)
+    directory.writeUInt32LE(1, 6 + 12 * i)
+    directory.writeUInt32LE(value, 10 + 12 * i)
+  }
+  const head = Buffer.from('II*\0....', 'latin1')
+  head.writeUInt32LE(8 + floats.byteLength, 4)
+  return Buffer.concat([head, new Uint8Array(floats.buffer), directory])
+}
+
+const map = (name: string, seeds: () => Promise<Buffer[]>, read: (path: string) => Promise<string>, rest: Partial<Parser> = {}): Parser =>
+  picture(name, seeds, {read: refusing(read), ...rest})
+
+const asMask = async (path: string): Promise<string> => {
+  const {width, height, ids: found, palette} = await readMask({path}, {maxPixels: 1 << 22})
+  if (found.length !== width * height) throw new Error('ids of another number than the size says')
+  return `${width} × ${height} ${digest(found)} ${palette ? digest(palette) : ''}`
+}
+const asDepth = async (path: string): Promise<string> => {
+  const {width, height, metres, known} = await readDepth({path}, {maxPixels: 1 << 22})
+  if (metres.length !== width * height || metres.some(x => !Number.isFinite(x) || x < 0)) throw new Error('depths that cannot be')
+  return `${width} × ${height} ${known} ${digest(metres)}`
+}
+const maskPngs = async (): Promise<Buffer[]> => [
+  Buffer.from(encodeMask(ids, {width: 24, height: 16, palette: Uint8Array.from({length: 15}, (_, i) => 17 * i)})),
+  Buffer.from(await encodeGrey8(ids, {width: 24, height: 16}))
+]
+const depthPng = async (): Promise<Buffer[]> => [
+  Buffer.from(await encodeGrey16(Uint16Array.from(floats, x => x * 100), {width: 24, height: 16}))
+]
+
+export const imageParsers: readonly Parser[] = [
+  picture('jpeg', async () => [
+    await jpeg(image, 6),
+    await withProfiles().jpeg().toBuffer(),
+    await pipe().jpeg({progressive: true}).toBuffer(),
+    await pipe().toColourspace('cmyk').jpeg().toBuffer()
+  ]),
+  picture('png', pngSeeds, {editable: false}),
+  picture('png-sealed', pngSeeds, {seal: sealPng}),
+  picture('gif', async () => [await gif(image)]),
+  picture('webp', async () => [
+    await webp(image),
+    await pipe().webp().toBuffer(),
+    await withProfiles().ensureAlpha(0.5).webp().toBuffer()
+  ]),
+  picture('tiff', async () => [
+    await tiff(image),
+    await withProfiles().tiff({compression: 'none'}).toBuffer(),
+    await pipe().tiff({compression: 'deflate', predictor: 'horizontal'}).toBuffer(),
+    await pipe().tiff({compression: 'packbits', tile: true, tileWidth: 16, tileHeight: 16}).toBuffer(),
+    await pipe().tiff({compression: 'jpeg'}).toBuffer()
+  ]),
+  picture('avif', async () => [await pipe().avif({effort: 0}).toBuffer()], {inputs: 100}),
+  picture('bmp', async () => ([1, 4, 8, 24, 32] as const).map(depth => bmp(image, depth))),
+  picture(
+    'icc',
+    async () => [(await sharp(await withProfiles().png().toBuffer()).metadata()).icc!],
+    {inputs: 2000, read: async path => String(isPlainSrgb(await readFile(path)))}
+  ),
+  map('mask-png', maskPngs, asMask, {inputs: 500, editable: false}),
+  map('mask-png-sealed', maskPngs, asMask, {inputs: 500, seal: sealPng}),
+  map('mask-npy', async () => [npy('|u1', '16, 24', ids)], asMask, {inputs: 1000}),
+  map('depth-png', depthPng, asDepth, {inputs: 500, editable: false}),
+  map('depth-tiff', async () => [floatTiff()], asDepth),
+  map('depth-npy', async () => [npy('<f4', '16, 24', new Uint8Array(floats.buffer))], asDepth, {inputs: 1000})
+]
