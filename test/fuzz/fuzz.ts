@@ -1,18 +1,20 @@
 /**
- * Fuzzes readers by hand: `npm run fuzz [-- parser …] [--inputs N] [--seed N]`. Prints what it found; status 1 where
- * a reader ended otherwise than with rows or a sentence, took long, or took changed bytes for whole.
+ * Fuzzes readers by hand: `npm run fuzz [-- parser …] [--inputs N] [--seed N] [--from N] [--seeds FILE] [--keep
+ * FOLDER]`. Prints what it found; status 1 where a reader ended otherwise than with rows or a sentence, took long, or
+ * took changed bytes for whole.
  */
-import {writeFile} from 'node:fs/promises'
-import {join} from 'node:path'
+import {mkdir, readFile, writeFile} from 'node:fs/promises'
+import {dirname, join} from 'node:path'
 import {parseArgs} from 'node:util'
 import {UserError} from '../../src/config/errors.js'
 import {mutant} from './mutate.js'
 import {imageParsers} from './image-parsers.js'
+import {modelParsers} from './model-parsers.js'
 import {moreParsers} from './more-parsers.js'
 import {inFolder, parsers as embeddingParsers, type Parser} from './parsers.js'
 
 /** All that is fuzzed. */
-export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers, ...imageParsers]
+export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers, ...modelParsers, ...imageParsers]
 
 /** One input may take this long: files of a few kilobytes. */
 const MAX_MS = 2000
@@ -20,49 +22,93 @@ const MAX_MS = 2000
 export type Finding = {readonly parser: string; readonly n: number; readonly what: string; readonly bytes: Buffer}
 export type FuzzReport = {readonly accepted: number; readonly refused: number; readonly findings: readonly Finding[]}
 
+export type FuzzOptions = {
+  readonly seed?: number
+  /** The first mutant's number, to go on where an earlier run ended. */
+  readonly from?: number
+  /** Other whole files, or damaged ones, to start from beside those of the parser. */
+  readonly seeds?: readonly Buffer[]
+}
+
+/** Reads one file whose bytes are `bytes`; `expected` is what the whole one says, absent where it says nothing. */
+async function tryBytes(parser: Parser, path: string, bytes: Buffer, expected?: string): Promise<{accepted: boolean; what?: string}> {
+  await writeFile(path, bytes)
+  const begun = performance.now()
+  let accepted = true
+  let what: string | undefined
+  try {
+    const found = await parser.read(path)
+    if (!parser.editable && expected !== undefined && found !== expected) what = `taken for whole: ${found.slice(0, 200)}`
+  } catch (error) {
+    accepted = false
+    if (!(error instanceof UserError)) what = `a defect: ${(error as Error).stack ?? String(error)}`
+  }
+  const took = performance.now() - begun
+  return {accepted, what: what ?? (took > MAX_MS ? `took ${Math.round(took)} ms` : undefined)}
+}
+
+/** Where the file of a parser lies in `folder`. */
+async function placeOf({file, ending = ''}: Parser, folder: string): Promise<string> {
+  const path = join(folder, file ?? `changed${ending}`)
+  await mkdir(dirname(path), {recursive: true})
+  return path
+}
+
 /** Reads `inputs` changed copies of each whole file of a parser. */
-export async function fuzz(parser: Parser, inputs: number, seed = 1): Promise<FuzzReport> {
+export async function fuzz(parser: Parser, inputs: number, {seed = 1, from = 0, seeds = []}: FuzzOptions = {}): Promise<FuzzReport> {
   return inFolder(async folder => {
     const findings: Finding[] = []
     let [accepted, refused] = [0, 0]
-    for (const whole of await parser.seeds(folder)) {
-      const path = join(folder, `changed${parser.ending ?? ''}`)
-      await writeFile(path, whole)
-      const expected = await parser.read(path)
-      for (let n = 0; n < inputs; n++) {
-        const changed = mutant(whole, seed, n)
+    const whole = await parser.seeds(folder)
+    const path = await placeOf(parser, folder)
+    for (const [i, first] of [...whole, ...seeds].entries()) {
+      await writeFile(path, first)
+      const expected = i < whole.length ? await parser.read(path) : undefined
+      for (let n = from; n < from + inputs; n++) {
+        const changed = mutant(first, seed, n)
         const bytes = parser.seal?.(changed) ?? changed
-        await writeFile(path, bytes)
-        const report = (what: string): void => void findings.push({parser: parser.name, n, what, bytes})
-        const begun = performance.now()
-        try {
-          const found = await parser.read(path)
-          accepted++
-          if (!parser.editable && found !== expected && !bytes.equals(whole)) report(`taken for whole: ${found.slice(0, 200)}`)
-        } catch (error) {
-          refused++
-          if (!(error instanceof UserError)) report(`a defect: ${(error as Error).stack ?? String(error)}`)
-        }
-        const took = performance.now() - begun
-        if (took > MAX_MS) report(`took ${Math.round(took)} ms`)
+        const tried = await tryBytes(parser, path, bytes, bytes.equals(first) ? undefined : expected)
+        if (tried.accepted) accepted++
+        else refused++
+        if (tried.what !== undefined) findings.push({parser: parser.name, n, what: tried.what, bytes})
       }
     }
     return {accepted, refused, findings}
   })
 }
 
+/** Reads one file as a parser does: undefined where it ends with rows or a sentence in time, else what is wrong. */
+export const tryFile = (parser: Parser, bytes: Buffer): Promise<{accepted: boolean; what?: string}> =>
+  inFolder(async folder => {
+    await parser.seeds(folder) // readers of whole folders need the other files
+    return tryBytes(parser, await placeOf(parser, folder), bytes)
+  })
+
 async function main(): Promise<void> {
   const {values, positionals} = parseArgs({
     allowPositionals: true,
-    options: {inputs: {type: 'string'}, seed: {type: 'string', default: '1'}}
+    options: {
+      inputs: {type: 'string'},
+      seed: {type: 'string', default: '1'},
+      from: {type: 'string', default: '0'},
+      seeds: {type: 'string', multiple: true, default: []},
+      keep: {type: 'string'}
+    }
   })
   const chosen = positionals.length === 0 ? parsers : parsers.filter(({name}) => positionals.includes(name))
   if (chosen.length === 0) throw new Error(`No such parser; there are ${parsers.map(({name}) => name).join(', ')}.`)
+  const seeds = await Promise.all(values.seeds.map(path => readFile(path)))
   for (const parser of chosen) {
     const inputs = values.inputs === undefined ? parser.inputs : Number(values.inputs)
-    const {accepted, refused, findings} = await fuzz(parser, inputs, Number(values.seed))
-    console.log(`${parser.name}: ${inputs} inputs, ${accepted} accepted, ${refused} refused, ${findings.length} findings`)
+    const begun = performance.now()
+    const {accepted, refused, findings} = await fuzz(parser, inputs, {seed: Number(values.seed), from: Number(values.from), seeds})
+    const seconds = Math.round((performance.now() - begun) / 1000)
+    console.log(
+      `${parser.name}: ${accepted + refused} inputs, ${accepted} accepted, ${refused} refused, ${findings.length} findings, ${seconds} s`
+    )
     for (const {n, what} of findings.slice(0, 10)) console.log(`  mutant ${n}: ${what}`)
+    if (values.keep !== undefined)
+      for (const {n, bytes} of findings.slice(0, 10)) await writeFile(join(values.keep, `${parser.name}-${n}`), bytes)
     if (findings.length > 0) process.exitCode = 1
   }
 }

@@ -19,7 +19,9 @@ const image = draw(24, 16)
 const pipe = (): Sharp => sharp(image.data, {raw: {width: 24, height: 16, channels: 3}})
 
 const digest = (data: ArrayBufferView): string =>
-  createHash('sha1').update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest('hex')
+  createHash('sha1')
+    .update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    .digest('hex')
 
 /** Reads one image or map; a refusal by a clause counts as one by a sentence. */
 const refusing =
@@ -41,7 +43,7 @@ const readImage = refusing(async path => {
 /** The chunks of a PNG with their checksums as they should be: changed bytes that no checksum gives away. */
 function sealPng(bytes: Buffer): Buffer {
   const out = Buffer.from(bytes)
-  for (let at = 8; at + 12 <= out.length; ) {
+  for (let at = 8; at + 12 <= out.length;) {
     const length = out.readUInt32BE(at)
     if (at + 12 + length > out.length) break
     out.writeUInt32BE(crc32(out.subarray(at + 4, at + 8 + length)), at + 8 + length)
@@ -61,7 +63,11 @@ const picture = (name: string, seeds: () => Promise<Buffer[]>, rest: Partial<Par
 })
 
 const xmp = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-const withProfiles = (): Sharp => pipe().withIccProfile('p3').withExif({IFD0: {Orientation: '6'}}).withXmp(xmp)
+const withProfiles = (): Sharp =>
+  pipe()
+    .withIccProfile('p3')
+    .withExif({IFD0: {Orientation: '6'}})
+    .withXmp(xmp)
 const pngSeeds = async (): Promise<Buffer[]> => [
   await png(image),
   await withProfiles().png().toBuffer(),
@@ -124,7 +130,12 @@ const maskPngs = async (): Promise<Buffer[]> => [
   Buffer.from(await encodeGrey8(ids, {width: 24, height: 16}))
 ]
 const depthPng = async (): Promise<Buffer[]> => [
-  Buffer.from(await encodeGrey16(Uint16Array.from(floats, x => x * 100), {width: 24, height: 16}))
+  Buffer.from(
+    await encodeGrey16(
+      Uint16Array.from(floats, x => x * 100),
+      {width: 24, height: 16}
+    )
+  )
 ]
 
 export const imageParsers: readonly Parser[] = [
@@ -137,11 +148,7 @@ export const imageParsers: readonly Parser[] = [
   picture('png', pngSeeds, {editable: false}),
   picture('png-sealed', pngSeeds, {seal: sealPng}),
   picture('gif', async () => [await gif(image)]),
-  picture('webp', async () => [
-    await webp(image),
-    await pipe().webp().toBuffer(),
-    await withProfiles().ensureAlpha(0.5).webp().toBuffer()
-  ]),
+  picture('webp', async () => [await webp(image), await pipe().webp().toBuffer(), await withProfiles().ensureAlpha(0.5).webp().toBuffer()]),
   picture('tiff', async () => [
     await tiff(image),
     await withProfiles().tiff({compression: 'none'}).toBuffer(),
@@ -151,11 +158,10 @@ export const imageParsers: readonly Parser[] = [
   ]),
   picture('avif', async () => [await pipe().avif({effort: 0}).toBuffer()], {inputs: 100}),
   picture('bmp', async () => ([1, 4, 8, 24, 32] as const).map(depth => bmp(image, depth))),
-  picture(
-    'icc',
-    async () => [(await sharp(await withProfiles().png().toBuffer()).metadata()).icc!],
-    {inputs: 2000, read: async path => String(isPlainSrgb(await readFile(path)))}
-  ),
+  picture('icc', async () => [(await sharp(await withProfiles().png().toBuffer()).metadata()).icc!], {
+    inputs: 2000,
+    read: async path => String(isPlainSrgb(await readFile(path)))
+  }),
   map('mask-png', maskPngs, asMask, {inputs: 500, editable: false}),
   map('mask-png-sealed', maskPngs, asMask, {inputs: 500, seal: sealPng}),
   map('mask-npy', async () => [npy('|u1', '16, 24', ids)], asMask, {inputs: 1000}),

@@ -1,6 +1,7 @@
 /** Parsers of models, heads, lists, settings and runs: the entries of `parsers.ts` that read no embeddings. */
 import {readFile} from 'node:fs/promises'
 import {join} from 'node:path'
+import {gzipSync} from 'node:zlib'
 import {readLayers} from '../../src/config/read-layers.js'
 import {resolveSettings} from '../../src/config/settings.js'
 import {listImages} from '../../src/data/sources/source.js'
@@ -18,6 +19,8 @@ const tensors: readonly TensorSource[] = [
   {name: 'blocks.0.norm1.weight', dtype: 'F32', shape: [3], read: () => Buffer.from(Float32Array.from([5, 6, 7]).buffer)}
 ]
 
+const classifierSpec = {kind: 'linear', pool: 'cls', layers: 1, normalize: false, start: 0, length: 2, classes: ['a', 'b']}
+
 /** Tensors as a text; their numbers have no checksum. */
 async function tensorText(
   all: Iterable<readonly [string, {readonly shape: readonly number[]; readFloat32(): Promise<Float32Array>}]>
@@ -28,11 +31,11 @@ async function tensorText(
 }
 
 /** A list of images under one ending. */
-const list = (ending: string, text: string | Promise<Buffer>): Parser => ({
+const list = (ending: string, text: string | Promise<Uint8Array>): Parser => ({
   name: `list-${ending}`,
   inputs: 2000,
   ending: `.${ending}`,
-  seeds: async () => [Buffer.from(await text)],
+  seeds: async () => [Buffer.from((await text) as string)],
   editable: true,
   lenient: true, // what names no image is a row with a problem
   read: async path => {
@@ -46,7 +49,6 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'safetensors-model',
     inputs: 2000,
-    editable: true,
     seeds: async folder => {
       await writeSafetensors(join(folder, 'seed'), tensors, {task: 'x'}, {force: true})
       return [await readFile(join(folder, 'seed'))]
@@ -59,7 +61,6 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'pth',
     inputs: 2000,
-    editable: true,
     seeds: async folder => {
       await writePth(join(folder, 'seed'), tensors, {force: true})
       return [await readFile(join(folder, 'seed'))]
@@ -73,15 +74,10 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'head',
     inputs: 2000,
-    editable: true,
     seeds: async folder => {
       const weights = new Map([['weight', {shape: [2, 2], data: Float32Array.from([1, 2, 3, 4])}]])
       const trainedOn = {fingerprint: 'f'.repeat(64), images: 4}
-      await saveHead(
-        join(folder, 'seed'),
-        {task: 'classify', tensors: weights, spec: {kind: 'linear', classes: 2}, trainedOn},
-        {force: true}
-      )
+      await saveHead(join(folder, 'seed'), {task: 'classify', tensors: weights, spec: classifierSpec, trainedOn}, {force: true})
       return [await readFile(join(folder, 'seed'))]
     },
     read: async path => JSON.stringify((await openHead(path, {task: 'classify', backbone: 'f'.repeat(64)})).spec)
@@ -108,6 +104,16 @@ export const moreParsers: readonly Parser[] = [
       )
     ],
     read: async path => JSON.stringify(resolveSettings(readLayers([path], [], {flags: ['model'], settings: true}).settings).settings)
+  },
+  {
+    ...list(
+      'tgz',
+      tarOf([
+        ['a.jpg', 'picture'],
+        ['a.json', '{"label":"x"}']
+      ]).then(bytes => gzipSync(bytes))
+    ),
+    lenient: false // its checksum sees what changes
   },
   {
     name: 'metrics',

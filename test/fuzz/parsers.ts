@@ -18,6 +18,7 @@ import {
 import {parseNpyHeader} from '../../src/files/embeddings/npy-header.js'
 import {buildIndex} from '../../src/tasks/search/build-index.js'
 import {loadIndex} from '../../src/tasks/search/search.js'
+import {crc32, crcText} from '../../src/system/crc32.js'
 import {fileSink} from '../../src/files/embeddings/bytes.js'
 import {open} from 'node:fs/promises'
 
@@ -35,6 +36,8 @@ export type Parser = {
   readonly lenient?: boolean
   /** The ending of the file's name, where readers go by it. */
   readonly ending?: string
+  /** Where the file lies in its folder, for readers of whole folders; by default one of no matter. */
+  readonly file?: string
   /** Makes checksums of a changed file right again, so that what lies behind them is reached. */
   seal?(bytes: Buffer): Buffer
 }
@@ -112,6 +115,25 @@ const indexParser = (kind: 'exact' | 'hnsw'): Parser => ({
   read: searchIndex
 })
 
+/** An index whose checksums are those of what it holds now, as one has that was damaged before it was summed up. */
+function sealIndex(bytes: Buffer): Buffer {
+  if (bytes.length < 16) return bytes
+  const length = Number(bytes.readBigUInt64LE(8))
+  if (16 + length > bytes.length) return bytes
+  const text = bytes.toString('latin1', 16, 16 + length)
+  const rows = Number(/"sections":\{"rows":(\d+)/.exec(text)?.[1] ?? 0)
+  const bodyAt = 16 + length + rows + ((64 - (rows % 64)) % 64)
+  if (bodyAt > bytes.length) return bytes
+  const checks = [crc32(bytes.subarray(16 + length, 16 + length + rows)), crc32(bytes.subarray(bodyAt))].map(crcText)
+  const open = text
+    .replace(/"checks":\{"rows":"[^"]{8}","body":"[^"]{8}"\}/, `"checks":{"rows":"${checks[0]}","body":"${checks[1]}"}`)
+    .replace(/"crc32":"[^"]{8}"(?=\}\s*$)/, '"crc32":"00000000"')
+  const own = crcText(crc32(Buffer.from(open, 'latin1')))
+  const out = Buffer.from(bytes)
+  out.write(open.replace('"crc32":"00000000"', `"crc32":"${own}"`), 16, 'latin1')
+  return out
+}
+
 export const parsers: readonly Parser[] = [
   ...formatNames.map((format): Parser => ({
     name: format,
@@ -129,7 +151,9 @@ export const parsers: readonly Parser[] = [
     editable: true
   },
   indexParser('exact'),
-  indexParser('hnsw')
+  indexParser('hnsw'),
+  {...indexParser('exact'), name: 'index-exact-sealed', editable: true, seal: sealIndex},
+  {...indexParser('hnsw'), name: 'index-hnsw-sealed', editable: true, lenient: true, seal: sealIndex}
 ]
 
 /** Runs `work` with a folder of its own. */

@@ -6,6 +6,7 @@
  */
 import {UserError} from '../../config/errors.js'
 import {parseJsonObject, type JsonObject} from '../../system/json.js'
+import {classifierParts, depthParts, impossiblePart, segmentParts, type SpecParts} from './head-spec.js'
 import {openSafetensors, createSafetensors} from './safetensors.js'
 import {float32Bytes} from './tensor-entry.js'
 
@@ -21,10 +22,12 @@ export type SavedHead = {
   readonly trainedOn: {readonly fingerprint: string} & Readonly<Record<string, unknown>>
 }
 
+const partsOf: Readonly<Record<HeadTask, SpecParts>> = {classify: classifierParts, depth: depthParts, segment: segmentParts}
+
 const wrong = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'WRONG_HEAD', hint})
 
-const damagedHead = (path: string, cause?: unknown): UserError =>
-  new UserError(`${path} is a damaged head: what it says of itself is not readable.`, {
+const damagedHead = (path: string, cause?: unknown, why = 'what it says of itself is not readable'): UserError =>
+  new UserError(`${path} is a damaged head: ${why}.`, {
     code: 'BAD_CHECKPOINT',
     hint: 'Train it again, or fetch it again.',
     cause
@@ -58,8 +61,8 @@ export async function saveHead(
 }
 
 /**
- * Reads a head. Throws a `UserError`: the file is missing or damaged, holds no head, a head of another task, or one
- * for another backbone than `backbone` (a fingerprint).
+ * Reads a head. Throws a `UserError`: the file is missing, damaged or says what cannot be, holds no head, a head of
+ * another task, or one for another backbone than `backbone` (a fingerprint).
  */
 export async function openHead(
   path: string,
@@ -87,8 +90,15 @@ export async function openHead(
         'Give the backbone that the head was trained with, or train the head anew.'
       )
     const tensors = new Map<string, {shape: readonly number[]; data: Float32Array}>()
-    for (const [name, entry] of file.tensors) tensors.set(name, {shape: entry.shape, data: await entry.readFloat32()})
-    return {tensors, spec: record(spec, path), trainedOn: {...trainedOn, fingerprint}}
+    for (const [name, entry] of file.tensors) {
+      const data = await entry.readFloat32()
+      if (data.some(x => !Number.isFinite(x))) throw damagedHead(path, undefined, `its ${name} holds a number that is not finite`)
+      tensors.set(name, {shape: entry.shape, data})
+    }
+    const own = record(spec, path)
+    const problem = impossiblePart(own, partsOf[wanted.task])
+    if (problem !== undefined) throw damagedHead(path, undefined, problem)
+    return {tensors, spec: own, trainedOn: {...trainedOn, fingerprint}}
   } finally {
     await file.close()
   }

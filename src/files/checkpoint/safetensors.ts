@@ -5,13 +5,18 @@
  * byte; `__metadata__` maps strings to strings), the bytes of all tensors without gaps. The reader checks all of that
  * before it hands out anything; the writer streams one tensor at a time and gives the same bytes for the same tensors,
  * in whatever order they come: larger element types first, then names by bytes, as the reference library lays them
- * out; the header padded with spaces to a multiple of 8.
+ * out; the header padded with spaces to a multiple of 8. What it wrote carries checksums, which the reader compares
+ * tensor by tensor (`safetensors-check.ts`).
  */
 import {openAtomic, type AtomicOptions} from '../../system/atomic.js'
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJsonObject, type JsonObject} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
+import {crc32} from '../../system/crc32.js'
+import {CHECK_NAME, checksOf, emptyCheck, withChecks} from './safetensors-check.js'
 import {elements, isDType, itemSize, tensorEntry, type DType, type TensorEntry} from './tensor-entry.js'
+
+const MENDED = `Fetch or save it again. If another program changed it on purpose, remove ${CHECK_NAME} from its metadata.`
 
 /** Headers longer than this are refused, as the reference library does. */
 const MAX_HEADER = 100_000_000
@@ -93,13 +98,31 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     if (at > have) throw broken(`its tensors take ${at} bytes, but ${have} follow the header; it is truncated`)
     if (at < have) throw broken(`${have - at} bytes at its end belong to no tensor`)
 
+    const damaged = (error: unknown, what = ''): unknown =>
+      error instanceof RangeError ? broken(`${what}${error.message}`, MENDED) : error
+    const checks = (() => {
+      try {
+        return checksOf(text, metadata, found.length)
+      } catch (error) {
+        throw damaged(error)
+      }
+    })()
+    const {[CHECK_NAME]: _, ...own} = metadata
     const tensors = new Map<string, TensorEntry>()
-    for (const {name, dtype, shape, begin, end} of found)
+    for (const [place, {name, dtype, shape, begin, end}] of found.entries())
       tensors.set(
         name,
-        tensorEntry(name, dtype, shape, () => file.read(start + begin, end - begin))
+        tensorEntry(name, dtype, shape, async () => {
+          const bytes = await file.read(start + begin, end - begin)
+          try {
+            checks?.compare(place, bytes)
+          } catch (error) {
+            throw damaged(error, `${name} is damaged: `)
+          }
+          return bytes
+        })
       )
-    return {path, metadata, tensors, close: () => file.close()}
+    return {path, metadata: checks ? own : metadata, tensors, close: () => file.close()}
   } catch (error) {
     await file.close()
     throw error
@@ -136,8 +159,8 @@ export async function createSafetensors(
   const sorted = [...specs].sort(
     (a, b) => itemSize[b.dtype] - itemSize[a.dtype] || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name))
   )
-  const {format: _, ...rest} = metadata
-  const strings = Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1))
+  const {format: _, [CHECK_NAME]: _old, ...rest} = metadata
+  const strings = Object.entries({...rest, [CHECK_NAME]: emptyCheck(sorted.length)}).sort(([a], [b]) => (a < b ? -1 : 1))
   const header: [string, unknown][] = [['__metadata__', Object.fromEntries([['format', 'pt'], ...strings])]]
   const places = new Map<string, {begin: number; bytes: number}>()
   let at = 0
@@ -148,11 +171,17 @@ export async function createSafetensors(
     header.push([name, {dtype, shape, data_offsets: [at, at + bytes]}])
     at += bytes
   }
-  const json = Buffer.from(JSON.stringify(Object.fromEntries(header)))
-  const start = 8 + Math.ceil(json.length / 8) * 8
-  const head = Buffer.alloc(start, ' ')
-  head.writeBigUInt64LE(BigInt(start - 8), 0)
-  json.copy(head, 8)
+  const json = JSON.stringify(Object.fromEntries(header))
+  const length = Buffer.byteLength(json)
+  const start = 8 + Math.ceil(length / 8) * 8
+  const sums = new Map(sorted.map(({name}) => [name, 0]))
+  /** The first bytes of the file, with the checksums that are known by now. */
+  const head = (): Buffer => {
+    const bytes = Buffer.alloc(start)
+    bytes.writeBigUInt64LE(BigInt(start - 8), 0)
+    bytes.write(withChecks(json + ' '.repeat(start - 8 - length), [...sums.values()]), 8)
+    return bytes
+  }
 
   const output = await openAtomic(path, options)
   const put = async (bytes: Uint8Array, position: number): Promise<void> => {
@@ -160,7 +189,7 @@ export async function createSafetensors(
       done += (await output.handle.write(bytes, done, Math.min(bytes.byteLength - done, 1 << 30), position + done)).bytesWritten
   }
   try {
-    await put(head, 0)
+    await put(head(), 0)
   } catch (error) {
     await output.abort()
     throw error
@@ -170,11 +199,18 @@ export async function createSafetensors(
       const place = places.get(name)
       if (!place) throw new Error(`The tensor ${name} was not announced for ${path}, or was written twice`)
       if (bytes.byteLength !== place.bytes) throw new Error(`Expected ${place.bytes} bytes for ${name} but received ${bytes.byteLength}`)
+      sums.set(name, crc32(bytes))
       await put(bytes, start + place.begin)
       places.delete(name)
     },
     async commit() {
       if (places.size) throw new Error(`${path} still lacks ${[...places.keys()].join(', ')}`)
+      try {
+        await put(head(), 0)
+      } catch (error) {
+        await output.abort()
+        throw error
+      }
       await output.commit()
     },
     abort: () => output.abort()

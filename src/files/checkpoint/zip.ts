@@ -4,8 +4,8 @@
  *
  * The reader trusts the central directory, checks every place against the length of the file, and never holds more
  * than the directory. The writer streams records, aligns their bytes to 64 as PyTorch does, and writes no time stamps,
- * so the same content gives the same file. Checksums are written but not checked on reading: PyTorch can be told to
- * leave them out, and does not check them either.
+ * so the same content gives the same file. A record is held against its checksum when it is first read; zero stands for
+ * none, because PyTorch can be told to leave them out.
  */
 import {UserError} from '../../config/errors.js'
 import type {AtomicOutput} from '../../system/atomic.js'
@@ -27,6 +27,8 @@ const END64 = 0x06064b50
 const LOCATOR64 = 0x07064b50
 const FULL16 = 0xffff
 const FULL32 = 0xffffffff
+/** Bytes that are read at a time to be summed up. */
+const STRETCH = 16 << 20
 /** A directory beyond this is no checkpoint. */
 const MAX_DIRECTORY = 64 << 20
 
@@ -76,6 +78,7 @@ export async function readZip(file: FileReader): Promise<Map<string, ZipRecord>>
     if (at + 46 > directory.byteLength || directory.getUint32(at, true) !== CENTRAL) throw broken('its directory is damaged')
     const flags = directory.getUint16(at + 8, true)
     const method = directory.getUint16(at + 10, true)
+    const sum = directory.getUint32(at + 16, true)
     let packed = directory.getUint32(at + 20, true)
     let length = directory.getUint32(at + 24, true)
     const nameLength = directory.getUint16(at + 28, true)
@@ -112,6 +115,7 @@ export async function readZip(file: FileReader): Promise<Map<string, ZipRecord>>
     if (packed !== length || local + 30 + length > file.size) throw broken(`the record ${name} ends beyond the file; it is truncated`)
 
     let dataAt: number | undefined
+    let compared = sum === 0
     records.set(name, {
       name,
       size: length,
@@ -127,11 +131,23 @@ export async function readZip(file: FileReader): Promise<Map<string, ZipRecord>>
           dataAt = local + 30 + localName + header.getUint16(28, true)
           if (dataAt + length > file.size) throw broken(`the record ${name} ends beyond the file; it is truncated`)
         }
-        return file.read(dataAt + offset, wanted)
+        if (compared) return file.read(dataAt + offset, wanted)
+        const whole = wanted === length ? await file.read(dataAt, length) : undefined
+        const found = whole ? crc32(whole) : await crcOf(file, dataAt, length)
+        if (found !== sum) throw broken(`the record ${name} does not match its checksum`)
+        compared = true
+        return whole ?? file.read(dataAt + offset, wanted)
       }
     })
   }
   return records
+}
+
+/** The CRC-32 of a stretch of a file. */
+async function crcOf(file: FileReader, from: number, length: number): Promise<number> {
+  let crc = 0
+  for (let done = 0; done < length; done += STRETCH) crc = crc32(await file.read(from + done, Math.min(STRETCH, length - done)), crc)
+  return crc
 }
 
 /** Puts records one after another into an output that is open for writing at any position. */

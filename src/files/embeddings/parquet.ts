@@ -232,7 +232,8 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
     const metadata = new Map(opened.metadata)
     const record = metadata.get('dinov2')
     const {count} = opened
-    if (record === undefined && (opened.writer.startsWith('dinov2 ') || (await holdsRecord(path)))) throw damaged(name, 'its record of how its vectors were made is gone')
+    if (record === undefined && (opened.writer.startsWith('dinov2 ') || (await holdsRecord(path))))
+      throw damaged(name, 'its record of how its vectors were made is gone')
     if (!Number.isSafeInteger(count) || count < 0) throw damaged(name, `it counts ${count} rows`)
     const layout = await readLayout(opened.schema, name, metadata)
     const meta = record === undefined ? undefined : metaFromJson(record, name)

@@ -13,7 +13,7 @@ const head = {
     ['weight', {shape: [2, 3], data: Float32Array.from([1, 2, 3, 4, 5, 6])}],
     ['bias', {shape: [2], data: Float32Array.from([0.5, -0.5])}]
   ]),
-  spec: {kind: 'linear', classes: ['ä', 'b']},
+  spec: {kind: 'linear', pool: 'cls', layers: 1, normalize: false, start: 0, length: 3, classes: ['ä', 'b']},
   trainedOn: {fingerprint: 'f'.repeat(64), images: 10}
 }
 
@@ -45,4 +45,48 @@ test('another task, another backbone, no head: a sentence each', async t => {
   const broken = join(folder, 'broken.safetensors')
   await writeFile(broken, 'nothing')
   await assert.rejects(openHead(broken, {task: 'classify'}))
+})
+
+test('what a head says of itself is held against what can be, part by part', async t => {
+  const folder = await scratch(t)
+  const path = join(folder, 'h.safetensors')
+  const depth = {dense: {layers: [2], cls: true, norm: false}, bins: {min: 0.001, max: 10, count: 4, spacing: 'uniform'}}
+  const segment = {
+    kind: 'linear',
+    layers: [2],
+    size: 64,
+    crop: null,
+    stride: null,
+    scales: [1],
+    flip: false,
+    classes: [{id: 0, name: 'a', colour: [0, 0, 255]}],
+    ignored: []
+  }
+  const specs = {classify: head.spec, depth, segment}
+  const impossible = {
+    classify: {kind: 'x', pool: 'patch', layers: -1, normalize: 0, transform: {resize: 0}, start: 0.5, length: 0, classes: [1]},
+    depth: {dense: {layers: [], cls: true, norm: false}, bins: {...depth.bins, max: 0}, size: 1.5},
+    segment: {
+      kind: 'x',
+      layers: [-1],
+      size: 0,
+      crop: 'x',
+      stride: 0,
+      scales: [],
+      flip: 1,
+      classes: [{id: 0, name: 'a', colour: [0, 0]}],
+      ignored: 0
+    }
+  }
+  for (const task of ['classify', 'depth', 'segment'] as const) {
+    await saveHead(path, {...head, task, spec: specs[task]}, {force: true})
+    assert.deepEqual((await openHead(path, {task})).spec, specs[task])
+    for (const [part, value] of Object.entries(impossible[task])) {
+      await saveHead(path, {...head, task, spec: {...specs[task], [part]: value}}, {force: true})
+      await assert.rejects(openHead(path, {task}), new RegExp(`damaged head: it says .* for ${part}, which cannot be`), part)
+    }
+  }
+  const tensors = new Map([['weight', {shape: [1], data: Float32Array.of(NaN)}]])
+  await saveHead(path, {...head, tensors}, {force: true})
+  await assert.rejects(openHead(path, {task: 'classify'}), /its weight holds a number that is not finite/)
 })

@@ -84,9 +84,19 @@ export async function openClassifier(
   const {tensors, spec} = await openHead(path, {task: 'classify', backbone: backbone.fingerprint})
   const {pool, layers, normalize, transform, start, length, classes: names} = spec as ClassifierSpec
   const [weight, bias] = [tensors.get('weight'), tensors.get('bias')]
-  if (!weight || !bias || weight.shape.join() !== [names.length, length].join())
+  const K = names.length
+  if (!weight || !bias || weight.shape.join() !== [K, length].join() || bias.shape.join() !== String(K))
     throw wrong(`${path} holds no linear classifier of ${names.length} classes on ${length} features.`, 'Train it again with --head-out.')
-  if (classes && classes.length !== names.length) throw otherCount(path, names.length, classes.length)
+  const reads = start + length
+  const {width, depth} = backbone.config
+  const count = typeof layers === 'number' ? layers : layers.length
+  const dim = pool === 'cls+mean' ? (count + 1) * width : count * width
+  if (count > depth || (typeof layers !== 'number' && layers.some(block => block >= depth)) || reads > dim)
+    throw wrong(
+      `${path} reads ${reads} features of ${counted(count, 'block')}, but the backbone has ${depth} blocks and gives ${dim}.`,
+      'Give the backbone that the head was trained with.'
+    )
+  if (classes && classes.length !== K) throw otherCount(path, K, classes.length)
   return {
     classifier: {kind: {name: `head ${name}`, start, length}, weight: weight.data, bias: bias.data, chosen: `head ${name}`},
     classes: classes ?? names,

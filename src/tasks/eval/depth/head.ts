@@ -131,6 +131,17 @@ export async function openDepthHead(name: string, options: DepthHeadOptions): Pr
   const {dense, bins, size} = head.spec as unknown as DepthHeadSpec
   const [weight, bias] = [head.tensors.get('conv_depth.weight'), head.tensors.get('conv_depth.bias')]
   if (!weight || !bias) throw new UserError(`${path} holds no linear depth head.`, {code: 'BAD_CHECKPOINT'})
+  const {width, depth} = options.backbone.config
+  const channels = dense.layers.length * width * (dense.cls ? 2 : 1)
+  if (
+    weight.shape.join() !== [bins.count, channels].join() ||
+    bias.shape.join() !== String(bins.count) ||
+    dense.layers.some(l => l >= depth)
+  )
+    throw new UserError(
+      `${path} is damaged: it says ${bins.count} bins on blocks ${dense.layers.join(', ')} of ${depth}, ${channels} channels, but its weights are [${weight.shape.join(', ')}] and [${bias.shape.join(', ')}].`,
+      {code: 'BAD_CHECKPOINT', hint: 'Train it again, or fetch it again.'}
+    )
   return loadedLinearHead(
     {
       conv_depth: {weight: tensor(weight.data, [...weight.shape] as [number, number]), bias: tensor(bias.data, [...bias.shape] as [number])}

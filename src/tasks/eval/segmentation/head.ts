@@ -52,7 +52,11 @@ export async function loadSegmentHead(
   const {spec, tensors} = file
   const D = tensors.get('bn.weight')!.data.length
   const blocks = D / config.width
-  if (!Number.isInteger(blocks) || blocks > config.depth || (spec.layers && spec.layers.length !== blocks))
+  if (
+    !Number.isInteger(blocks) ||
+    blocks > config.depth ||
+    (spec.layers && (spec.layers.length !== blocks || spec.layers.some(l => l >= config.depth)))
+  )
     throw new UserError(`The head ${path} reads ${D} channels, but ${model} has ${config.width} a block and ${config.depth} blocks.`, {
       exit: 2,
       code: 'WRONG_HEAD',

@@ -1,0 +1,181 @@
+/** Parsers of models, heads and run folders: the entries of `parsers.ts` that read files made by training and export. */
+import {mkdir, readFile, writeFile} from 'node:fs/promises'
+import {dirname, join} from 'node:path'
+import {openBackbone, readBackbone, saveBackbone} from '../../src/files/checkpoint/backbone.js'
+import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
+import {openHead, saveHead, type Head} from '../../src/files/checkpoint/head-file.js'
+import {saveHuggingFace} from '../../src/files/checkpoint/hugging-face-folder.js'
+import {openSegmentHead} from '../../src/files/checkpoint/segment-head-file.js'
+import {readRun} from '../../src/files/run/run-folder.js'
+import {readState, writeState} from '../../src/files/run/training-state.js'
+import type {VitConfig} from '../../src/model/config.js'
+import {carriedOver, recordedSettings, settingsOfRun} from '../../src/tasks/train/resume.js'
+import * as pickled from '../support/pickle-bytes.js'
+import {tiny} from '../support/tiny-backbone.js'
+import {openPth} from '../../src/files/checkpoint/pth.js'
+import type {Parser} from './parsers.js'
+
+const config: VitConfig = {...tiny, width: 4, depth: 1, heads: 1, hidden: 8, grid: 1, patch: 2}
+const numbers = (count: number): Float32Array => Float32Array.from({length: count}, (_, i) => Math.sin(i))
+const parameters = [...expectedShapes(config)].map(([name, shape]) => ({name, shape, data: numbers(shape.reduce((a, b) => a * b, 1))}))
+
+/** What a backbone is, and its numbers. */
+async function backboneText(path: string): Promise<string> {
+  const {config: found, checkpoint} = await openBackbone(path)
+  try {
+    const lines = [JSON.stringify(found), JSON.stringify(checkpoint.preprocessing)]
+    for await (const {name, data} of readBackbone(found, checkpoint)) lines.push(`${name} ${data.join()}`)
+    return lines.join('\n')
+  } finally {
+    await checkpoint.close()
+  }
+}
+
+/** A file of a folder for transformers, whose other files are whole. */
+const huggingFace = (name: string): Parser => ({
+  name: `hf-${name.replace('.json', '')}`,
+  inputs: 1000,
+  file: `hf/${name}`,
+  editable: true, // written to be edited
+  seeds: async folder => {
+    await saveHuggingFace(join(folder, 'hf'), config, parameters, {force: true})
+    return [await readFile(join(folder, 'hf', name))]
+  },
+  read: path => backboneText(dirname(path))
+})
+
+const trainedOn = {fingerprint: 'f'.repeat(64), images: 4}
+const head = (what: string, made: Omit<Head, 'trainedOn'>, read: (path: string) => Promise<object>): Parser => ({
+  name: `head-${what}`,
+  inputs: 1000,
+  seeds: async folder => {
+    await saveHead(join(folder, 'seed'), {...made, trainedOn}, {force: true})
+    return [await readFile(join(folder, 'seed'))]
+  },
+  read: async path => JSON.stringify(await read(path))
+})
+const tensors = (shapes: Readonly<Record<string, readonly number[]>>): Head['tensors'] =>
+  new Map(Object.entries(shapes).map(([name, shape]) => [name, {shape, data: numbers(shape.reduce((a, b) => a * b, 1))}]))
+
+const state = [
+  {name: 'student.backbone.norm.weight', shape: [4], read: async () => numbers(4)},
+  {name: 'teacher.backbone.norm.weight', shape: [4], read: async () => numbers(4)}
+]
+const stateRecord = {
+  settings: JSON.stringify({optim: {base_lr: 0.002, epochs: 3}, train: {batch_size_per_gpu: 8}}),
+  window: JSON.stringify({sums: {loss: 1}, count: 2}),
+  history: JSON.stringify([{step: 1, changes: ['train.seed 0 → 1']}])
+}
+
+/** A pickle of a dictionary with tensors, and training scripts' own values beside them. */
+const pth = (): Buffer => {
+  const {op} = pickled
+  const weights = pickled.dict({
+    'norm.weight': pickled.tensor('0', 2, [2], [1]),
+    'norm.bias': pickled.tensor('1', 2, [2], [1])
+  })
+  const all = pickled.dict({model: weights, epoch: op.int(3), best: op.none})
+  return pickled.pth(pickled.pickle(all), {0: new Uint8Array(numbers(2).buffer), 1: new Uint8Array(numbers(2).buffer)})
+}
+
+export const modelParsers: readonly Parser[] = [
+  {
+    name: 'backbone',
+    inputs: 1000,
+    seeds: async folder => {
+      await saveBackbone(join(folder, 'seed'), config, parameters, {}, {force: true})
+      return [await readFile(join(folder, 'seed'))]
+    },
+    read: backboneText
+  },
+  huggingFace('config.json'),
+  huggingFace('preprocessor_config.json'),
+  {
+    name: 'pickle',
+    inputs: 2000,
+    ending: '.pth',
+    editable: true, // its checksums are not filled in
+    seeds: async () => [pth()],
+    read: async path => {
+      const file = await openPth(path)
+      try {
+        const lines: string[] = []
+        for (const [root, dict] of file.roots)
+          for (const [name, entry] of dict) lines.push(`${root} ${name} ${entry.shape.join()} ${(await entry.readFloat32()).join()}`)
+        return lines.join('\n')
+      } finally {
+        await file.close()
+      }
+    }
+  },
+  head(
+    'depth',
+    {
+      task: 'depth',
+      tensors: tensors({'conv_depth.weight': [3, 8], 'conv_depth.bias': [3]}),
+      spec: {dense: {layers: [0], cls: true, norm: false}, bins: {min: 0.1, max: 10, count: 3, spacing: 'uniform'}}
+    },
+    path => openHead(path, {task: 'depth'})
+  ),
+  head(
+    'segment',
+    {
+      task: 'segment',
+      tensors: tensors({
+        'bn.weight': [4],
+        'bn.bias': [4],
+        'bn.running_mean': [4],
+        'bn.running_var': [4],
+        'conv_seg.weight': [2, 4],
+        'conv_seg.bias': [2]
+      }),
+      spec: {
+        kind: 'linear',
+        layers: [0],
+        size: 64,
+        crop: null,
+        stride: null,
+        scales: [1],
+        flip: false,
+        classes: ['a', 'b'].map((name, id) => ({id, name, colour: [id, 0, 255]})),
+        ignored: [255]
+      }
+    },
+    async path => (await openSegmentHead(path)).spec
+  ),
+  {
+    name: 'training-state',
+    inputs: 1000,
+    file: 'checkpoints/step-0000003.safetensors',
+    seeds: async folder => [await readFile(await writeState(folder, 3, state, stateRecord).written)],
+    read: async path => {
+      const lines: string[] = []
+      const {step, metadata} = await readState(
+        path,
+        () => undefined,
+        (name, shape, values) => lines.push(`${name} ${shape.join()} ${values.join()}`)
+      )
+      recordedSettings(metadata['settings']!, path)
+      const settings = await settingsOfRun(dirname(dirname(path)))
+      return `${step} ${JSON.stringify(carriedOver(metadata, path))} ${JSON.stringify(settings)}\n${lines.join('\n')}`
+    }
+  },
+  {
+    name: 'run-folder',
+    inputs: 1000,
+    file: 'run/eval.json',
+    editable: true,
+    lenient: true, // a file that is still being written is passed over
+    seeds: async folder => {
+      const run = join(folder, 'run')
+      await mkdir(run, {recursive: true})
+      await writeFile(join(run, 'metrics.jsonl'), '{"step":1,"loss":{"dino":7.5}}\n')
+      await writeFile(join(run, 'config.yaml'), 'optim:\n  base_lr: 0.002\n')
+      return [Buffer.from('{"task":"knn","scores":{"model":{"top1":{"value":0.5,"low":0.4,"high":0.6}}}}')]
+    },
+    read: async path => {
+      const {results, lines} = await readRun(dirname(path))
+      return JSON.stringify([results, lines.length])
+    }
+  }
+]
