@@ -1,6 +1,6 @@
 /**
- * Parsers of pictures and of maps that lie beside them: the entries of `parsers.ts` that hand foreign bytes to an image
- * library, or read them by hand.
+ * Parsers of pictures and of maps that lie beside them: the entries of `parsers.ts` that hand foreign bytes to an
+ * image library, or read them by hand.
  */
 import {createHash} from 'node:crypto'
 import {crc32} from 'node:zlib'

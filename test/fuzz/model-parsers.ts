@@ -1,13 +1,13 @@
-/** Parsers of models, heads and run folders: the entries of `parsers.ts` that read files made by training and export. */
+/** Parsers of models, heads and run folders: the entries of `parsers.ts` for what training and export write. */
 import {mkdir, readFile, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {openBackbone, readBackbone, saveBackbone} from '../../src/files/checkpoint/backbone.js'
 import {expectedShapes} from '../../src/files/checkpoint/architecture.js'
-import {openHead, saveHead, type Head} from '../../src/files/checkpoint/head-file.js'
+import {openHead, saveHead, type SavedHead} from '../../src/files/checkpoint/head-file.js'
 import {saveHuggingFace} from '../../src/files/checkpoint/hugging-face-folder.js'
 import {openSegmentHead} from '../../src/files/checkpoint/segment-head-file.js'
 import {readRun} from '../../src/files/run/run-folder.js'
-import {readState, writeState} from '../../src/files/run/training-state.js'
+import {readState, writeState} from '../../src/files/checkpoint/training-state.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {carriedOver, recordedSettings, settingsOfRun} from '../../src/tasks/train/resume.js'
 import * as pickled from '../support/pickle-bytes.js'
@@ -45,7 +45,7 @@ const huggingFace = (name: string): Parser => ({
 })
 
 const trainedOn = {fingerprint: 'f'.repeat(64), images: 4}
-const head = (what: string, made: Omit<Head, 'trainedOn'>, read: (path: string) => Promise<object>): Parser => ({
+const head = (what: string, made: Omit<SavedHead, 'trainedOn'>, read: (path: string) => Promise<object>): Parser => ({
   name: `head-${what}`,
   inputs: 1000,
   seeds: async folder => {
@@ -54,7 +54,7 @@ const head = (what: string, made: Omit<Head, 'trainedOn'>, read: (path: string) 
   },
   read: async path => JSON.stringify(await read(path))
 })
-const tensors = (shapes: Readonly<Record<string, readonly number[]>>): Head['tensors'] =>
+const tensors = (shapes: Readonly<Record<string, readonly number[]>>): SavedHead['tensors'] =>
   new Map(Object.entries(shapes).map(([name, shape]) => [name, {shape, data: numbers(shape.reduce((a, b) => a * b, 1))}]))
 
 const state = [

@@ -3,8 +3,8 @@
  *
  * Decoders for pictures turn palettes into colours and 16 bits into 8, which destroys such a file. Here a palette
  * image gives its indices and a grey one its levels, 1 to 16 bits, interlaced or not. Colour images count only where
- * red, green and blue agree everywhere (grey saved as colour). Damage shows in the checksums of the chunks and of the packed pixels.
- * Format: PNG specification, third edition.
+ * red, green and blue agree everywhere (grey saved as colour). Damage shows in the checksums of the chunks and of the
+ * packed pixels. Format: PNG specification, third edition.
  */
 import {inflateSync} from 'node:zlib'
 import {crc32} from '../../system/crc32.js'

@@ -11,7 +11,7 @@
 import {openAtomic, type AtomicOptions} from '../../system/atomic.js'
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJsonObject, type JsonObject} from '../../system/json.js'
-import {openReader} from '../../system/file-reader.js'
+import {openReader, type FileReader} from '../../system/file-reader.js'
 import {crc32} from '../../system/crc32.js'
 import {CHECK_NAME, checksOf, emptyCheck, withChecks} from './safetensors-check.js'
 import {elements, isDType, itemSize, tensorEntry, type DType, type TensorEntry} from './tensor-entry.js'
@@ -29,38 +29,45 @@ export type SafetensorsFile = {
   close(): Promise<void>
 }
 
+type Broken = (what: string, hint?: string) => UserError
+
+/** The header of a file as text and as JSON, and where the bytes of the tensors begin. */
+async function readHeader(file: FileReader, broken: Broken): Promise<{text: string; header: JsonObject; start: number}> {
+  if (file.size < 8) throw broken(`it has ${file.size} bytes, less than the 8 of the header's length`)
+  const head = await file.read(0, 8)
+  const length = Number(new DataView(head.buffer).getBigUint64(0, true))
+  const isZip = head[0] === 0x50 && head[1] === 0x4b && head[2] === 3 && head[3] === 4 // two bytes alone may be a length
+  if (isZip) throw broken('it is a zip archive', 'If it was saved by torch.save, give it the ending .pth.')
+  if (length > MAX_HEADER) throw broken(`its header claims ${length} bytes, more than the ${MAX_HEADER} allowed`)
+  if (length < 2 || length > file.size - 8)
+    throw broken(`its header claims ${length} bytes, but ${file.size - 8} follow; it is truncated or something else`)
+  const raw = await file.read(8, length)
+  if (raw[0] !== 0x7b) throw broken('its header does not begin with {')
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', {fatal: true}).decode(raw)
+  } catch {
+    throw broken('its header is not UTF-8')
+  }
+  let header: JsonObject
+  try {
+    header = parseJsonObject(text)
+  } catch (error) {
+    throw broken(`its header is not JSON (${error instanceof Error ? error.message : String(error)})`)
+  }
+  return {text, header, start: 8 + length}
+}
+
 /**
  * Opens a file and checks its header. Throws `UserError` with a sentence for every defect; no bytes of tensors are
  * read yet.
  */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const file = await openReader(path)
-  const broken = (what: string, hint = 'Fetch or save it again.'): UserError =>
+  const broken: Broken = (what, hint = 'Fetch or save it again.') =>
     new UserError(`${path} is not a good safetensors file: ${what}.`, {code: 'BAD_CHECKPOINT', hint})
   try {
-    if (file.size < 8) throw broken(`it has ${file.size} bytes, less than the 8 of the header's length`)
-    const head = await file.read(0, 8)
-    const length = Number(new DataView(head.buffer).getBigUint64(0, true))
-    const isZip = head[0] === 0x50 && head[1] === 0x4b && head[2] === 3 && head[3] === 4 // two bytes alone may be a length
-    if (isZip) throw broken('it is a zip archive', 'If it was saved by torch.save, give it the ending .pth.')
-    if (length > MAX_HEADER) throw broken(`its header claims ${length} bytes, more than the ${MAX_HEADER} allowed`)
-    if (length < 2 || length > file.size - 8)
-      throw broken(`its header claims ${length} bytes, but ${file.size - 8} follow; it is truncated or something else`)
-    const raw = await file.read(8, length)
-    if (raw[0] !== 0x7b) throw broken('its header does not begin with {')
-    let text: string
-    try {
-      text = new TextDecoder('utf-8', {fatal: true}).decode(raw)
-    } catch {
-      throw broken('its header is not UTF-8')
-    }
-    let header: JsonObject
-    try {
-      header = parseJsonObject(text)
-    } catch (error) {
-      throw broken(`its header is not JSON (${error instanceof Error ? error.message : String(error)})`)
-    }
-
+    const {text, header, start} = await readHeader(file, broken)
     let metadata: Record<string, string> = {}
     const found: {name: string; dtype: DType; shape: number[]; begin: number; end: number}[] = []
     for (const [name, entry] of Object.entries(header)) {
@@ -87,7 +94,6 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     }
 
     found.sort((a, b) => a.begin - b.begin || a.end - b.end)
-    const start = 8 + length
     let at = 0
     for (const {name, begin, end} of found) {
       if (begin < at) throw broken(`${name} begins at byte ${begin} of the data, inside the tensor before it`)

@@ -3,9 +3,9 @@
  * file, zip64 where 4 GiB are passed.
  *
  * The reader trusts the central directory, checks every place against the length of the file, and never holds more
- * than the directory. The writer streams records, aligns their bytes to 64 as PyTorch does, and writes no time stamps,
- * so the same content gives the same file. A record is held against its checksum when it is first read; zero stands for
- * none, because PyTorch can be told to leave them out.
+ * than the directory. A record is held against its checksum when it is first read; zero stands for none, because
+ * PyTorch can be told to leave them out. The writer streams records, aligns their bytes to 64 as PyTorch does, and
+ * writes no time stamps, so the same content gives the same file.
  */
 import {UserError} from '../../config/errors.js'
 import type {AtomicOutput} from '../../system/atomic.js'
