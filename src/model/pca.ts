@@ -167,6 +167,9 @@ function orthonormal(basis: Float64Array, m: number, side: number): void {
   }
 }
 
+/** The eigenvalues of a small symmetric matrix [m, m], largest first. */
+export const symmetricEigenvalues = (matrix: Float64Array, m: number): Float64Array => jacobi(matrix, m).values
+
 /** All eigenpairs of a small symmetric matrix by Jacobi's rotations, by falling eigenvalue; vectors [m, m] as rows. */
 function jacobi(matrix: Float64Array, m: number): {values: Float64Array; vectors: Float64Array} {
   const a = Float64Array.from(matrix)

@@ -2,7 +2,7 @@
  * Whether a run is well, in words: one place for all limits. The verdict at the end of a run, the warnings while it
  * goes on and the page of `report` say the same of the same numbers.
  *
- * K is the number of prototypes. While a student tells nothing apart, its loss on class tokens is the weight of that
+ * K is the number of prototypes. While a student distinguishes nothing, its loss on class tokens is the weight of that
  * loss times ln K, and a teacher that spreads evenly has an entropy of ln K (paper, section 4; the same signs that
  * DINO's authors watch).
  */
@@ -15,12 +15,36 @@ export type HealthMetrics = {
   readonly entropy?: number | undefined
   /** Mean cosine between class tokens of different images. */
   readonly cosine?: number | undefined
+  /** Effective rank of the teacher's class tokens, from 0 to 1. */
+  readonly rank?: number | undefined
+  /** How evenly images spread over prototypes, from 0 to about 1. */
+  readonly use?: number | undefined
+  /** Whether half of the run or more lies behind; a loss near that of a uniform guess is expected before. */
+  readonly late?: boolean
 }
 
-export type Scale = {readonly prototypes: number; /** Weight of the DINO loss. */ readonly weight: number}
+export type Scale = {
+  readonly prototypes: number
+  /** Weight of the DINO loss. */
+  readonly weight: number
+  /** Rows over which Sinkhorn–Knopp spreads the prototypes evenly; absent where targets are centered. */
+  readonly rows?: number | undefined
+  /** Steps of the whole run. */
+  readonly steps?: number | undefined
+}
 
 export type HealthProblem = {
-  readonly cause: 'alike' | 'one prototype' | 'uniform' | 'flat targets' | 'sharp targets'
+  readonly cause:
+    | 'alike'
+    | 'one prototype'
+    | 'uniform'
+    | 'slow'
+    | 'flat targets'
+    | 'warm targets'
+    | 'more prototypes than images'
+    | 'sharp targets'
+    | 'low rank'
+    | 'few prototypes'
   /** Whether the run has come to nothing (status 6), or may still turn. */
   readonly fatal: boolean
   readonly words: string
@@ -33,8 +57,19 @@ export const limits = {
   uniform: 0.998,
   /** Share of ln K below which loss and entropy say that one prototype serves for all images. */
   onePrototype: 0.02,
+  /** Share of ln K above which a loss in the second half of a run says that little was learned. */
+  slow: 0.97,
   /** Shares of ln K between which the entropy of targets should lie. */
   targets: [0.05, 0.995],
+  /**
+   * Share of ln K above which targets say little, and how far below it the smallest share must lie that Sinkhorn–Knopp
+   * leaves possible, for the temperature to be the cause.
+   */
+  warm: 0.75,
+  room: 0.15,
+  /** Smallest effective rank of the teacher's class tokens, and the least even spread over prototypes. */
+  rank: 0.04,
+  use: 0.05,
   /** A gradient norm this many times its median is a burst. */
   burst: 20,
   /**
@@ -46,7 +81,12 @@ export const limits = {
 } as const
 
 /** What is wrong, worst first; empty where nothing is. */
-export function healthChecks({loss, entropy, cosine}: HealthMetrics, {prototypes, weight}: Scale): HealthProblem[] {
+export function healthChecks(signs: HealthMetrics, scale: Scale): HealthProblem[] {
+  return [...lossProblems(signs, scale), ...targetProblems(signs, scale), ...spreadProblems(signs)]
+}
+
+/** What the similarity of class tokens and the DINO loss say. */
+function lossProblems({loss, entropy, cosine, late = false}: HealthMetrics, {prototypes, weight}: Scale): HealthProblem[] {
   const uniform = Math.log(prototypes)
   const found: HealthProblem[] = []
   if (cosine !== undefined && cosine > limits.alike)
@@ -67,11 +107,26 @@ export function healthChecks({loss, entropy, cosine}: HealthMetrics, {prototypes
       found.push({
         cause: 'uniform',
         fatal: true,
-        words: `not learning: the DINO loss stands at ${pair.toFixed(3)} a pair, which is ln ${prototypes} = ${uniform.toFixed(3)}, the loss of a uniform guess: nothing is told apart yet`
+        words: `not learning: the DINO loss stands at ${pair.toFixed(3)} a pair, which is ln ${prototypes} = ${uniform.toFixed(3)}, the loss of a uniform guess: the model does not distinguish any images yet`
+      })
+    else if (late && pair > limits.slow * uniform)
+      found.push({
+        cause: 'slow',
+        fatal: false,
+        words: `little is learned: late in the run the DINO loss is still ${((100 * pair) / uniform).toFixed(0)} % of that of a uniform guess; train for more steps, raise optim.base_lr or lower teacher.teacher_temp`
       })
   }
+  return found
+}
+
+/** What the entropy of the teacher's targets says. */
+function targetProblems({entropy}: HealthMetrics, {prototypes, weight, rows}: Scale): HealthProblem[] {
+  const uniform = Math.log(prototypes)
+  const found: HealthProblem[] = []
   if (entropy !== undefined && weight > 0) {
     const share = entropy / uniform
+    // Sinkhorn–Knopp gives each prototype the same share of the rows, so that each row has at least K / rows of them.
+    const least = rows === undefined ? 0 : Math.max(0, Math.log(prototypes / rows) / uniform)
     if (share < limits.targets[0])
       found.push({
         cause: 'sharp targets',
@@ -84,7 +139,40 @@ export function healthChecks({loss, entropy, cosine}: HealthMetrics, {prototypes
         fatal: false,
         words: 'the targets of the teacher are uniform: there is nothing to learn from them; lower teacher.teacher_temp'
       })
+    else if (share > limits.warm) {
+      const percent = (100 * share).toFixed(0)
+      if (share - least > limits.room)
+        found.push({
+          cause: 'warm targets',
+          fatal: false,
+          words: `the targets of the teacher say little: their entropy is ${percent} % of the largest possible; lower teacher.teacher_temp and teacher.warmup_teacher_temp, for example to a half or a quarter`
+        })
+      else
+        found.push({
+          cause: 'more prototypes than images',
+          fatal: false,
+          words: `the targets of the teacher say little: their entropy is ${percent} % of the largest possible, because ${prototypes} prototypes are shared out among ${rows} rows; lower dino.head_n_prototypes or raise train.batch_size_per_gpu`
+        })
+    }
   }
+  return found
+}
+
+/** What the spread of the teacher's features says. */
+function spreadProblems({rank, use}: HealthMetrics): HealthProblem[] {
+  const found: HealthProblem[] = []
+  if (rank !== undefined && rank < limits.rank)
+    found.push({
+      cause: 'low rank',
+      fatal: false,
+      words: `the features of the teacher lie almost on one line: their effective rank is ${(100 * rank).toFixed(1)} % of the largest possible, a sign of collapse; raise dino.koleo_loss_weight, lower optim.base_lr or give more varied images`
+    })
+  if (use !== undefined && use < limits.use)
+    found.push({
+      cause: 'few prototypes',
+      fatal: false,
+      words: `almost all images fall on the same prototypes: their spread is ${(100 * use).toFixed(1)} % of an even one, a sign of collapse; take train.centering=sinkhorn_knopp or raise teacher.teacher_temp`
+    })
   return found
 }
 
@@ -104,25 +192,34 @@ function healthMetricsOf(lines: readonly Line[]): HealthMetrics {
   return {
     loss: local === undefined && global === undefined ? undefined : (local ?? 0) + (global ?? 0),
     entropy: meanOf(lines, 'teacher_entropy'),
-    cosine: meanOf(lines, 'cls_cosine')
+    cosine: meanOf(lines, 'cls_cosine'),
+    rank: meanOf(lines, 'feature_rank'),
+    use: meanOf(lines, 'prototype_use')
   }
 }
 
 /** Says how a run went, from its last lines of metrics. */
 export function assessHealth(lines: readonly Line[], scale: Scale): Health {
-  const signs = healthMetricsOf(lines)
-  const worst = healthChecks(signs, scale).find(({fatal}) => fatal)
+  const signs = {...healthMetricsOf(lines), late: true}
+  const problems = healthChecks(signs, scale)
+  const worst = problems.find(({fatal}) => fatal)
   if (worst) return {healthy: false, words: worst.words}
-  const {loss, cosine} = signs
+  const {loss, cosine, entropy, rank} = signs
   const parts = [
     ...(loss !== undefined && scale.weight > 0
       ? [`DINO loss ${(loss / scale.weight).toFixed(3)} a pair against ${Math.log(scale.prototypes).toFixed(3)} for a uniform guess`]
       : []),
     cosine === undefined
       ? 'class tokens of different images were not compared, because a step has one image'
-      : `mean cosine of class tokens ${cosine.toFixed(3)}`
+      : `mean cosine of class tokens ${cosine.toFixed(3)}`,
+    ...(entropy !== undefined && scale.weight > 0
+      ? [`entropy of the targets ${((100 * entropy) / Math.log(scale.prototypes)).toFixed(0)} % of the largest possible`]
+      : []),
+    ...(rank === undefined ? [] : [`effective rank of the features ${(100 * rank).toFixed(0)} %`])
   ]
-  return {healthy: true, words: `healthy${cosine === undefined ? ' as far as it can be told' : ''}: ${parts.join(', ')}`}
+  const seen = parts.join(', ')
+  if (problems.length > 0) return {healthy: true, words: `not collapsed, but ${problems[0]!.words} (${seen})`}
+  return {healthy: true, words: `healthy${cosine === undefined ? ' as far as it can be told' : ''}: ${seen}`}
 }
 
 /** Lines of metrics that a verdict looks at: the noise of a single one must not decide. */
@@ -134,7 +231,7 @@ const burstWindow = 20
 /** Looks at the lines of a run as they come and warns once of each cause. */
 export class HealthWatch {
   readonly #lines: Line[] = []
-  readonly #told = new Set<string>()
+  readonly #warned = new Set<string>()
 
   /** `from`: the step after which signs of collapse count; before it every model tells nothing apart. */
   constructor(
@@ -144,18 +241,18 @@ export class HealthWatch {
 
   /** Sentences for a new line; none where all is well, or known. */
   see(line: Line & {readonly step: number}): string[] {
-    const said: string[] = []
-    const tell = (cause: string, words: string): void => {
-      if (this.#told.has(cause)) return
-      this.#told.add(cause)
-      said.push(`step ${line.step}: ${words}`)
+    const warnings: string[] = []
+    const warn = (cause: string, words: string): void => {
+      if (this.#warned.has(cause)) return
+      this.#warned.add(cause)
+      warnings.push(`step ${line.step}: ${words}`)
     }
     for (const [name, norm] of Object.entries(line)) {
       if (!name.startsWith('grad_norm')) continue
       const before = this.#lines.flatMap(({[name]: value}) => (value === undefined ? [] : [value])).sort((a, b) => a - b)
       const usual = before[Math.floor(before.length / 2)]
       if (usual !== undefined && before.length >= burstWindow / 2 && norm > limits.burst * usual)
-        tell(
+        warn(
           name,
           `${name} is ${norm.toPrecision(3)}, ${Math.round(norm / usual)} times its usual size; if it lasts, lower optim.base_lr or lengthen optim.warmup_epochs`
         )
@@ -163,15 +260,18 @@ export class HealthWatch {
     this.#lines.push(line)
     if (this.#lines.length > burstWindow) this.#lines.shift()
     const recent = this.#lines.slice(-windowSize)
-    if (recent.length < windowSize) return said
+    if (recent.length < windowSize) return warnings
     const waiting = meanOf(recent, 'data_wait') ?? 0
     if (waiting > limits.muchWaiting)
-      tell(
+      warn(
         'waiting',
         `${Math.round(100 * waiting)} % of the time is lost waiting for images; more train.workers, smaller files or a larger train.cache_mb would help`
       )
-    if (recent[0]!['step']! > this.from) for (const {cause, words} of healthChecks(healthMetricsOf(recent), this.scale)) tell(cause, words)
-    return said
+    if (recent[0]!['step']! > this.from) {
+      const late = this.scale.steps !== undefined && recent[0]!['step']! >= this.scale.steps / 2
+      for (const {cause, words} of healthChecks({...healthMetricsOf(recent), late}, this.scale)) warn(cause, words)
+    }
+    return warnings
   }
 }
 

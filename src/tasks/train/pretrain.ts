@@ -20,6 +20,7 @@ import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../../tensor/tf.j
 import type {Tensor2D} from '../../tensor/tf.js'
 import {flatten} from '../../tensor/tree.js'
 import {regularizerWeights} from './gradient-sums.js'
+import {inspectTeacher} from './inspect-teacher.js'
 import {memoryParts} from './memory-usage.js'
 import {explainNonFinite} from './non-finite.js'
 import {weightsFor} from './init-weights.js'
@@ -253,6 +254,8 @@ export function pretrainTrainer(
       }
     },
     explain: (error, {globals}) => explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
+    inspect: ({globals}) =>
+      inspectTeacher(state.teacher, {globals, images: plan.batch, side: crops.globalSize}, {vit: plan.vit, precision}),
     model: () => state.teacher,
     memory: () => memoryParts(state, precision),
     dispose: () => freeState(state)

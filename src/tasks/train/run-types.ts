@@ -31,6 +31,11 @@ export type Trainer<Report> = {
   step(made: CropBatch): StepResult<Report>
   /** Where a step that could not be taken stopped being finite. */
   explain(error: NotFiniteStep, made: CropBatch): Explanation
+  /**
+   * What can be said of the model from the images of a step, for a line of metrics: taken after the step, from its
+   * state and images alone.
+   */
+  inspect?(made: CropBatch): Readonly<Record<string, number>> | undefined
   /** The weights that are judged and kept at last: `backbone.…` and heads. */
   model(): ParamMap
   /** What memory was made of at its highest point so far, in bytes by part. */

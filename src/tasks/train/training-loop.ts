@@ -19,7 +19,7 @@ import {lockRun} from '../../system/lock.js'
 import {progressOf} from '../../loss/terms.js'
 import {atomicFile} from '../../system/atomic.js'
 import {CheckpointWriter, latestValidCheckpoint} from './checkpoint-writer.js'
-import {assessHealth, windowSize, HealthWatch, improvementOf} from './health.js'
+import {assessHealth, windowSize, HealthWatch, improvementOf, type Scale} from './health.js'
 import {Averages, logLine, MetricsLog} from './metrics-log.js'
 import type {Metrics} from './metrics-log.js'
 import {NotFiniteStep} from './non-finite.js'
@@ -152,7 +152,7 @@ async function* takeSteps<Report>(
     averages.add(taken.measured, {seconds, waited: made.waitSeconds})
     yield {kind: 'step', step, report: taken.report, progress: progressOf(taken.measured), dataWait: made.waitSeconds, seconds}
     if (step % train.log_every === 0 || step === plan.steps) {
-      const line = logLine(step, averages.take(), taken.rates, plan.batch, learner.memory?.() ?? {})
+      const line = logLine(step, averages.take(), {...taken.rates, ...learner.inspect?.(made)}, plan.batch, learner.memory?.() ?? {})
       await write(line)
       const metrics = {...line.metrics, ...line.timings}
       yield {kind: 'metrics', metrics}
@@ -204,7 +204,12 @@ const recordOf = ({version, settings, plan, computing, images, teacherFingerprin
   teacherFingerprint
 })
 
-const healthScale = (settings: Settings, plan: Derived) => ({prototypes: plan.dinoHead.prototypes, weight: settings.dino.loss_weight})
+const healthScale = ({dino, train}: Settings, {dinoHead, batch, steps}: Derived): Scale => ({
+  prototypes: dinoHead.prototypes,
+  weight: dino.loss_weight,
+  rows: train.centering === 'sinkhorn_knopp' ? 2 * batch : undefined,
+  steps
+})
 
 /** Fills the learner and the averages from the newest checkpoint of the run, where there is one. */
 async function resumeRun<Report>(
@@ -256,7 +261,7 @@ const withoutImages = (error: unknown, step: number, lastGood: string): unknown 
     : error
 
 /** The event of a run that came to its end, with how healthy it is. */
-function finished<Report>(step: number, model: string, all: readonly Metrics[], scale: ReturnType<typeof healthScale>): RunEvent<Report> {
+function finished<Report>(step: number, model: string, all: readonly Metrics[], scale: Scale): RunEvent<Report> {
   const lines = all.filter(({total}) => total !== undefined).slice(-windowSize)
   const health = lines.length > 0 ? assessHealth(lines, scale) : {healthy: true, words: 'no step was taken'}
   const worth = improvementOf(all.map(({step: at, ...values}) => ({step: at, values: new Map(Object.entries(values))})))

@@ -1,0 +1,86 @@
+/**
+ * What the teacher's features say of a run without any labels: their effective rank, and how many prototypes its
+ * images choose. Looked at on the first global crops of a few images of a batch, beside the step and without changing
+ * anything. N images, C width, D bottleneck, K prototypes.
+ */
+import {symmetricEigenvalues} from '../../model/pca.js'
+import {headForward} from '../../model/head.js'
+import {castForInference, clsTokens} from '../../model/vit.js'
+import type {VitConfig} from '../../model/config.js'
+import type {ParamMap} from '../../optim/adamw.js'
+import type {Precision} from '../../tensor/ops/precision.js'
+import {normalizePixels} from '../../tensor/ops/patches.js'
+import {argMax, dispose, matMul, tidy} from '../../tensor/tf.js'
+import type {Tensor2D} from '../../tensor/tf.js'
+import {unflatten} from '../../tensor/tree.js'
+import {castHead} from './teacher-targets.js'
+import type {Network} from './step-types.js'
+
+/** Images that are looked at, at most. */
+export const inspectedImages = 64
+
+/** Fewer images than this say nothing of a rank. */
+const fewest = 8
+
+export type TeacherSigns = {
+  /**
+   * Effective rank of the class tokens (RankMe: Garrido et al. 2023, eq. 1): 0 where they lie on one line, 1 where it
+   * is the largest that so many images and so many features can have.
+   */
+  readonly feature_rank: number
+  /**
+   * Different prototypes that are the first choice of one of these images: 0 where all choose the same, about 1 where
+   * they spread evenly.
+   */
+  readonly prototype_use: number
+}
+
+/** RankMe of rows [N, C]: e to the entropy of their singular values, which are taken to sum to one. */
+export function effectiveRank(rows: Float32Array, n: number, width: number): number {
+  const side = Math.min(n, width)
+  const gram = new Float64Array(side * side)
+  const [stride, step, depth] = n <= width ? [width, 1, width] : [1, width, n]
+  for (let i = 0; i < side; i++)
+    for (let j = 0; j <= i; j++) {
+      let sum = 0
+      for (let d = 0; d < depth; d++) sum += rows[i * stride + d * step]! * rows[j * stride + d * step]!
+      gram[i * side + j] = gram[j * side + i] = sum
+    }
+  const singular = Array.from(symmetricEigenvalues(gram, side), value => Math.sqrt(Math.max(0, value)))
+  const total = singular.reduce((sum, value) => sum + value, 0)
+  if (!(total > 0)) return 0
+  return Math.exp(-singular.reduce((sum, value) => sum + (value > 0 ? (value / total) * Math.log(value / total) : 0), 0))
+}
+
+/** Prototypes that `n` images reach when each falls on one of `k` with equal chance. */
+const evenSpread = (n: number, k: number): number => k * (1 - (1 - 1 / k) ** n)
+
+/**
+ * Looks at the teacher through the first global crops, `globals` [N, side, side, 3] of 8 bits. Nothing is said of
+ * fewer than 8 images.
+ */
+export function inspectTeacher(
+  teacher: ParamMap,
+  {globals, images, side}: {readonly globals: Uint8Array; readonly images: number; readonly side: number},
+  {vit, precision}: {readonly vit: VitConfig; readonly precision: Precision}
+): TeacherSigns | undefined {
+  const n = Math.min(images, inspectedImages)
+  if (n < fewest) return undefined
+  const network = unflatten<Network>(teacher)
+  const backbone = castForInference(network.backbone, precision)
+  const head = castHead(network.dino_head, 'fp32')
+  const [rows, choices] = tidy(() => {
+    const cls = clsTokens(backbone.params, normalizePixels(globals.subarray(0, n * side * side * 3), [n, side, side]), vit) // [N, C]
+    const {z} = headForward(cls, head.low) // [N, D]
+    return [cls, argMax(matMul(z as Tensor2D, head.w, false, true), 1)] // [N, C], [N]
+  })
+  dispose([...backbone.owned, ...head.owned])
+  const features = rows.dataSync<'float32'>()
+  const chosen = new Set(choices.dataSync())
+  const [width, prototypes] = [vit.width, network.dino_head.last_layer.weight_v.shape[0]]
+  dispose([rows, choices])
+  return {
+    feature_rank: Math.max(0, effectiveRank(features, n, width) - 1) / (Math.min(n, width) - 1),
+    prototype_use: (chosen.size - 1) / (evenSpread(n, prototypes) - 1)
+  }
+}
