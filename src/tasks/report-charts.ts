@@ -21,6 +21,8 @@ const CHARTS: readonly {readonly title: string; readonly y: string; readonly nam
   {title: 'Evaluation', y: 'share', names: EVALUATION},
   {title: 'Entropy of the teacher', y: 'entropy (nats)', names: /entropy/i},
   {title: 'Mean cosine between class tokens of different images', y: 'cosine', names: /cosine/i},
+  {title: 'Effective rank of the features', y: 'share of the largest', names: /feature_rank/, fromZero: true},
+  {title: 'Spread of images over prototypes', y: 'share of an even one', names: /prototype_use/, fromZero: true},
   {title: 'Gradient norm before clipping', y: 'norm', names: /grad/i, fromZero: true},
   {title: 'Learning rate', y: 'learning rate', names: /(^|[._])(last_layer_)?lr$|lastLayerLr/, fromZero: true},
   {title: 'Weight decay', y: 'weight decay', names: /(^|[._])(wd|weight_decay)$/, fromZero: true},

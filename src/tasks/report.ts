@@ -36,8 +36,8 @@ function ends(values: readonly number[]): {first: number; last: number; before: 
 }
 
 /**
- * What can be said of a run from its metrics and settings. K is the number of prototypes: while the student tells
- * nothing apart, its loss on class tokens is the weight of that loss times ln K, and a teacher that spreads evenly has
+ * What can be said of a run from its metrics and settings. K is the number of prototypes: while the student distinguishes
+ * nothing, its loss on class tokens is the weight of that loss times ln K, and a teacher that spreads evenly has
  * an entropy of ln K.
  */
 export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<string, unknown>, notFinite?: unknown): Finding[] {
@@ -83,23 +83,35 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
   const signs: HealthMetrics = {
     loss: global === undefined ? undefined : (local ?? 0) + global,
     entropy: lately(/entropy/i),
-    cosine: lately(/cls_cosine/)
+    cosine: lately(/cls_cosine/),
+    rank: lately(/feature_rank/),
+    use: lately(/prototype_use/),
+    late: true
   }
-  const ill = healthChecks(prototypes === undefined ? {cosine: signs.cosine} : signs, {prototypes: prototypes ?? NaN, weight})
+  const batch = number('train.batch_size_per_gpu')
+  const rows = settings.get('train.centering') === 'sinkhorn_knopp' && batch !== undefined ? 2 * batch : undefined
+  const {cosine, rank, use} = signs
+  const ill = healthChecks(prototypes === undefined ? {cosine, rank, use} : signs, {prototypes: prototypes ?? NaN, weight, rows})
   for (const {words} of ill) say(false, `${words[0]!.toUpperCase()}${words.slice(1)}.`)
   const free = (...causes: HealthProblem['cause'][]): boolean => !ill.some(({cause}) => causes.includes(cause))
   if (prototypes !== undefined && weight > 0 && signs.loss !== undefined && free('uniform', 'one prototype'))
     say(
       true,
-      `The loss on class tokens is ${short(signs.loss)}; a student that tells nothing apart would have ${short(weight * Math.log(prototypes))}.`
+      `The loss on class tokens is ${short(signs.loss)}; a student that distinguishes nothing would have ${short(weight * Math.log(prototypes))}.`
     )
-  if (prototypes !== undefined && signs.entropy !== undefined && free('flat targets', 'sharp targets'))
+  if (
+    prototypes !== undefined &&
+    signs.entropy !== undefined &&
+    free('flat targets', 'sharp targets', 'warm targets', 'more prototypes than images')
+  )
     say(
       true,
       `The entropy of the teacher's targets is ${((100 * signs.entropy) / Math.log(prototypes)).toFixed(0)} % of the largest possible.`
     )
   if (signs.cosine !== undefined && free('alike'))
     say(true, `Class tokens of different images have a mean cosine of ${signs.cosine.toFixed(2)}.`)
+  if (signs.rank !== undefined && free('low rank'))
+    say(true, `The effective rank of the features is ${(100 * signs.rank).toFixed(0)} % of the largest possible.`)
 
   for (const name of names.filter(name => /grad/i.test(name))) {
     const norms = finite(name)

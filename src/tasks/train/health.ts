@@ -233,7 +233,7 @@ export class HealthWatch {
   readonly #lines: Line[] = []
   readonly #warned = new Set<string>()
 
-  /** `from`: the step after which signs of collapse count; before it every model tells nothing apart. */
+  /** `from`: the step after which signs of collapse count; before it no model distinguishes anything. */
   constructor(
     private readonly scale: Scale,
     private readonly from: number

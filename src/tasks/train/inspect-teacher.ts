@@ -17,7 +17,7 @@ import {castHead} from './teacher-targets.js'
 import type {Network} from './step-types.js'
 
 /** Images that are looked at, at most. */
-export const inspectedImages = 64
+const inspectedImages = 64
 
 /** Fewer images than this say nothing of a rank. */
 const fewest = 8

@@ -24,6 +24,18 @@ test('signs of illness, by cause', () => {
   assert.deepEqual(causes({loss: 0.01, entropy: 0.01}), ['one prototype', 'sharp targets'])
   assert.deepEqual(causes({loss: 6.5, entropy: 0.2}), ['sharp targets'])
   assert.deepEqual(causes({loss: 6.5, entropy: uniform}), ['flat targets'])
+  assert.deepEqual(causes({loss: 6.5, entropy: 0.8 * uniform}), ['warm targets'])
+  assert.deepEqual(causes({loss: 6.8, late: true}), ['slow'])
+  assert.deepEqual(causes({loss: 6.8}), [], 'early in a run')
+  assert.deepEqual(causes({loss: 5, rank: 0.01, use: 0.01}), ['low rank', 'few prototypes'])
+  assert.deepEqual(causes({loss: 5, rank: 0.3, use: 0.5}), [])
+  // Eight rows share out 65,536 prototypes: each has at least 8,192 of them, whatever the temperature.
+  const crowded = healthChecks({entropy: 0.83 * Math.log(65536)}, {prototypes: 65536, weight: 1, rows: 8})
+  assert.deepEqual(
+    crowded.map(({cause}) => cause),
+    ['more prototypes than images']
+  )
+  assert.match(crowded[0]!.words, /lower dino\.head_n_prototypes or raise train\.batch_size_per_gpu/)
   assert.deepEqual(healthChecks({loss: 0, entropy: 0}, {prototypes: 1024, weight: 0}), [], 'a loss of weight 0 says nothing')
 })
 
@@ -108,5 +120,5 @@ test('a run of one image a step does not claim a comparison that was not made', 
   const alone = assessHealth([{step: 1, dino_local: 3, dino_global: 2, teacher_entropy: 4}], scale)
   assert.match(alone.words, /as far as it can be told.*were not compared, because a step has one image/)
   const several = assessHealth([{step: 1, dino_local: 3, dino_global: 2, teacher_entropy: 4, cls_cosine: 0.2}], scale)
-  assert.match(several.words, /^healthy: .*mean cosine of class tokens 0\.200$/)
+  assert.match(several.words, /^healthy: .*mean cosine of class tokens 0\.200/)
 })
