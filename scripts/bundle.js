@@ -9,7 +9,7 @@
  * `@tensorflow/tfjs-node-gpu` brings, shares them. oclif and what it needs are 200 files of 35 packages, whose opening
  * took most of the time of `--help`.
  */
-import {copyFile, mkdir, rm} from 'node:fs/promises'
+import {copyFile, mkdir, rm, writeFile} from 'node:fs/promises'
 import {fileURLToPath} from 'node:url'
 import {build} from 'esbuild'
 
@@ -77,5 +77,5 @@ const found = [
 for (const name of ['tfjs-backend-wasm', 'tfjs-backend-wasm-simd'])
   await copyFile(`${packages}/tfjs-backend-wasm/dist/${name}.wasm`, `${folder}/${name}.wasm`)
 
-/** The packages whose code is in the bundles. */
-export const bundled = [...new Set(found)].sort()
+// The packages whose code is in the bundles, for THIRD-PARTY-LICENSES.
+await writeFile(`${root}dist/bundled.json`, JSON.stringify([...new Set(found)].sort()))

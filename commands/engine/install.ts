@@ -9,7 +9,7 @@ export default class EngineInstall extends Command {
   static override dataToStdout = false
   static override summary = 'Install an engine and prove that it computes.'
   static override description = `torch: takes the libtorch that is here (DINOV2_TORCH, or the torch that python3 imports), else puts PyTorch into a private Python environment under the XDG data folder; then compiles the addon with g++.
-tensorflow: takes TensorFlow's wheel into a private environment and compiles the binding of @tensorflow/tfjs-node-gpu against it.
+tensorflow: puts the npm package @tensorflow/tfjs-node-gpu (where it is not there) and TensorFlow's wheel into private folders and compiles the binding of the former against the latter.
 The size of a download is said before it starts. Where all is there already, this only checks it. DINOV2_TORCH_INDEX names another package index for PyTorch.`
   static override examples = [
     '<%= config.bin %> engine install torch',

@@ -60,10 +60,10 @@ const isThere = (program: string): boolean =>
     : (process.env['PATH'] ?? '').split(delimiter).some(folder => existsSync(join(folder, program)))
 
 /** What every addon is compiled with: Node's own headers, whose warnings are not ours. */
-export function nodeFlags(): string[] {
-  const {include_dir: napi} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string}
-  return ['-std=c++20', '-O3', '-fPIC', '-Wall', '-DNAPI_VERSION=8', '-isystem', napi]
-}
+export const nodeFlags = (): string[] => ['-std=c++20', '-O3', '-fPIC', '-Wall', '-DNAPI_VERSION=8', '-isystem', nodeHeaders()]
+
+const nodeRequire = createRequire(import.meta.url)
+const nodeHeaders = (): string => (nodeRequire('node-api-headers') as {include_dir: string}).include_dir
 
 /** What every addon is linked with. */
 export const sharedFlags = (): string[] => ['-shared', ...(process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : [])]
@@ -80,12 +80,18 @@ type Plan = {
   readonly objects: string
 }
 
+/** A command line by which a result is filed: Node's headers are of a version, wherever they lie. */
+function filed(command: readonly string[]): string {
+  const {version} = nodeRequire('node-api-headers/package.json') as {version: string}
+  return command.join(' ').replaceAll(nodeHeaders(), `node-api-headers-${version}`)
+}
+
 /** What would be compiled and where it would lie; reads the sources, runs nothing. */
 function plan({folder: below, tag, compile, link}: Recipe): Plan {
   const native = join(packageFolder(), below)
   const files = readdirSync(native).sort()
   const headers = files.filter(name => name.endsWith('.h')).map(name => readFileSync(join(native, name)))
-  const recipe = [compiler(), ...compile].join(' ')
+  const recipe = filed([compiler(), ...compile])
   const objects = join(cacheFolder(), 'native', 'objects', tag)
   const sources = files
     .filter(name => name.endsWith('.cc'))
@@ -241,4 +247,34 @@ export async function compileAddon(recipe: Recipe, note: Note = noteOnStderr): P
 export function compiledAddon(recipe: Recipe): string | null {
   const addon = join(plan(recipe).folder, 'addon.node')
   return existsSync(addon) && isOwn(placesOf(addon)) ? addon : null
+}
+
+const prebuiltFolder = (): string => join(packageFolder(), 'prebuilt')
+
+/**
+ * Where an addon lies that was compiled when the package was packed; its name carries a hash of the sources, so that
+ * one of other sources is never taken for it.
+ */
+export function prebuiltAddon({folder, tag}: Recipe): string {
+  const native = join(packageFolder(), folder)
+  const sources = readdirSync(native).sort()
+  const texts = sources.flatMap(name => [name, readFileSync(join(native, name))])
+  return join(prebuiltFolder(), `${tag}-${digest(...texts)}.node`)
+}
+
+/**
+ * Compiles an addon for other machines of this kind into `folder`, without symbols; it asks for the C++ library of GCC
+ * 4.9 (2014).
+ */
+export async function prebuildAddon(recipe: Recipe, folder = prebuiltFolder()): Promise<string> {
+  const addon = join(folder, basename(prebuiltAddon(recipe)))
+  const native = join(packageFolder(), recipe.folder)
+  const sources = readdirSync(native).filter(name => name.endsWith('.cc'))
+  mkdirSync(dirname(addon), {recursive: true})
+  const half = `${addon}.${process.pid}`
+  const inside = process.platform === 'linux' ? ['-static-libgcc', '-s'] : []
+  const command = [...recipe.compile, ...sources.map(name => join(native, name)), ...recipe.link, ...inside, '-o', half]
+  await compileStep(command, 'the prebuilt addon', dirname(addon), recipe)
+  renameSync(half, addon)
+  return addon
 }

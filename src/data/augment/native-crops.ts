@@ -1,13 +1,24 @@
 /**
- * Resizing and augmenting in native code: a small addon without libtorch (`native/pixels`), compiled once where there
- * is a C++ compiler.
+ * Resizing and augmenting in native code: a small addon without libtorch (`native/pixels`). The packed package brings
+ * it compiled for Linux on x86-64; elsewhere it is compiled once where there is a C++ compiler.
  *
- * It gives the same bytes as the TypeScript references (`data/image/resample.ts`, `multi-crop.ts`), which is tested, and looked at
- * once more before it is used; so whether it is there is a question of speed alone, and a run may be stopped on a
- * machine that has it and go on where it is missing.
+ * It gives the same bytes as the TypeScript references (`data/image/resample.ts`, `multi-crop.ts`), which is tested,
+ * and looked at once more before it is used; so whether it is there is a question of speed alone, and a run may be
+ * stopped on a machine that has it and go on where it is missing.
  */
+import {existsSync} from 'node:fs'
 import {createRequire} from 'node:module'
-import {compileAddon, compiledAddon, nodeFlags, noteOnStderr, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
+import {
+  compileAddon,
+  compiledAddon,
+  nodeFlags,
+  noteOnStderr,
+  prebuildAddon,
+  prebuiltAddon,
+  sharedFlags,
+  type Note,
+  type Recipe
+} from '../../system/compile.js'
 import {UserError} from '../../config/errors.js'
 import {rng} from '../../tensor/random.js'
 import {makeView} from './multi-crop.js'
@@ -120,11 +131,23 @@ function checked(path: string): {path: string} | {why: string} {
   }
 }
 
+/** The addon that came with the package, where it loads here and is right. */
+function prebuilt(): {path: string} | undefined {
+  const path = prebuiltAddon(recipe())
+  if (!existsSync(path)) return undefined
+  const found = checked(path)
+  return 'path' in found ? found : undefined
+}
+
+/** Compiles the addon for the package that is packed, or into another folder; → its path. */
+export const prebuildNative = (folder?: string): Promise<string> => prebuildAddon(recipe(), folder)
+
 let known: {path: string} | {why: string} | undefined
 let underWay: Promise<string | undefined> | undefined
 
 /** The compiled addon, if there is one already and it is right: for work that is not worth a compilation. */
 export function builtNative(): string | undefined {
+  known ??= prebuilt()
   if (!known) {
     const path = compiledAddon(recipe())
     if (path === null) return undefined
@@ -140,7 +163,7 @@ export function builtNative(): string | undefined {
 export function readyNative(note: Note = noteOnStderr): Promise<string | undefined> {
   underWay ??= (async () => {
     try {
-      known ??= checked(await compileAddon(recipe(), note))
+      known ??= prebuilt() ?? checked(await compileAddon(recipe(), note))
     } catch (error) {
       if (!(error instanceof UserError) && (error as NodeJS.ErrnoException).code === undefined) throw error
       const {message, hint} = error as UserError

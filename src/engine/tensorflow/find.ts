@@ -29,16 +29,26 @@ export const packageBinding = (folder: string): string => join(folder, 'lib', 'n
 
 export type TensorflowPackage = {readonly folder: string; readonly version: string}
 
-/** The npm package, or null where npm left the optional dependency out. */
+/** The version of the npm package that `engine install tensorflow` takes. */
+export const PACKAGE_VERSION = '4.22.0'
+
+/** Where `engine install tensorflow` puts the npm package, where it does not stand beside this one. */
+export const privatePackage = (): string => join(dataFolder(), 'tensorflow-npm')
+
+/**
+ * The npm package, an optional peer of this one: beside it, or where `engine install tensorflow` put it; else null.
+ */
 export function tensorflowPackage(): TensorflowPackage | null {
-  try {
-    const file = createRequire(import.meta.url).resolve('@tensorflow/tfjs-node-gpu/package.json')
-    const {version} = parseOwnJson(readFileSync(file, 'utf8')) as {version: string}
-    return {folder: dirname(file), version}
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return null
-    throw error
+  for (const from of [import.meta.url, join(privatePackage(), 'package.json')]) {
+    try {
+      const file = createRequire(from).resolve('@tensorflow/tfjs-node-gpu/package.json')
+      const {version} = parseOwnJson(readFileSync(file, 'utf8')) as {version: string}
+      return {folder: dirname(file), version}
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'MODULE_NOT_FOUND') throw error
+    }
   }
+  return null
 }
 
 export type TensorflowInfo = {

@@ -15,7 +15,17 @@ import {lastLines, runCommand} from '../../system/run-command.js'
 import type {Note} from '../../system/compile.js'
 import type {InstallOptions} from '../engine.js'
 import {ensureVenv, pipInstall, renewVenv} from '../venv.js'
-import {packageBinding, privateBinding, privateTensorflow, privateWheel, tensorflowPackage, TENSORFLOW_VERSION} from './find.js'
+import {
+  packageBinding,
+  PACKAGE_VERSION,
+  privateBinding,
+  privatePackage,
+  privateTensorflow,
+  privateWheel,
+  tensorflowPackage,
+  TENSORFLOW_VERSION,
+  type TensorflowPackage
+} from './find.js'
 
 /** Sizes as of TensorFlow 2.21 for Linux on x86-64. */
 const TENSORFLOW_SIZES = {cpu: 'about 0.3 GB to download, 1.4 GB on disk', cuda: 'about 3.5 GB to download, 7 GB on disk'} as const
@@ -33,13 +43,7 @@ const requirement = (cuda: boolean): string[] => {
  * failed compilation.
  */
 export async function installTensorflow({cuda, force, note, confirm}: InstallOptions): Promise<{binding: string; version: string}> {
-  const npm = tensorflowPackage()
-  if (!npm)
-    throw new UserError('The optional package @tensorflow/tfjs-node-gpu is not installed', {
-      exit: 5,
-      code: 'NO_PACKAGE',
-      hint: 'run `npm install --ignore-scripts @tensorflow/tfjs-node-gpu@4.22.0` beside dinov2 (with -g where dinov2 is installed with -g)'
-    })
+  const npm = tensorflowPackage() ?? (await installPackage(note))
   const own = packageBinding(npm.folder)
   if (existsSync(own) && !lstatSync(own).isSymbolicLink() && !force && !cuda) {
     note(`the package brings its own binding (${own})`)
@@ -58,6 +62,24 @@ export async function installTensorflow({cuda, force, note, confirm}: InstallOpt
   }
   linkIntoPackage(npm.folder, wheel.folder, note)
   return {binding: privateBinding(), version: wheel.version}
+}
+
+/** Puts the npm package into a folder of its own under the data folder, without its install step, which downloads. */
+async function installPackage(note: Note): Promise<TensorflowPackage> {
+  const folder = privatePackage()
+  note(`@tensorflow/tfjs-node-gpu ${PACKAGE_VERSION} goes to ${folder} (30 MB to download, 150 MB on disk)`)
+  mkdirSync(folder, {recursive: true})
+  const wanted = {private: true, dependencies: {'@tensorflow/tfjs-node-gpu': PACKAGE_VERSION}}
+  writeFileSync(join(folder, 'package.json'), JSON.stringify(wanted))
+  const options = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
+  const {status, log, missing} = await runCommand('npm', ['install', ...options], {cwd: folder})
+  const found = status === 0 ? tensorflowPackage() : null
+  if (found) return found
+  throw new UserError(`npm could not install @tensorflow/tfjs-node-gpu ${PACKAGE_VERSION}: ${missing ?? `\n${lastLines(log)}`}`, {
+    exit: 5,
+    code: 'NO_PACKAGE',
+    hint: `run \`npm install --ignore-scripts\` in ${folder} and see what stands in its way`
+  })
 }
 
 /** Makes the private environment and puts TensorFlow's wheel into it. */

@@ -9,7 +9,7 @@ import {before, test} from 'node:test'
 import {makeView, multiCrop} from '../../../src/data/augment/multi-crop.js'
 import {ImageCache, makeCache} from '../../../src/data/loader/cache.js'
 import {fitGeometry} from '../../../src/data/image/geometry.js'
-import {loadNative, readyNative, type NativePixels} from '../../../src/data/augment/native-crops.js'
+import {loadNative, prebuildNative, readyNative, type NativePixels} from '../../../src/data/augment/native-crops.js'
 import {planView, viewBytes, type ColourChange, type CropSettings, type ViewPlan} from '../../../src/data/augment/crop-params.js'
 import {resample, type Raster} from '../../../src/data/image/resample.js'
 import {rng, type Rng} from '../../../src/tensor/random.js'
@@ -211,4 +211,11 @@ test('without a compiler, or with a wrong one, one sentence is said and the Type
   const odd = await ask(folder, fake)
   assert.equal(odd.path, undefined)
   assert.match(odd.said.at(-1)!, /cannot be loaded .* several times slower/)
+})
+
+test('the addon that is compiled for the package gives the bytes of the references', async t => {
+  const packed = loadNative(await prebuildNative(folderFor(t)))
+  const image: Raster = {width: 20, height: 10, data: Uint8Array.from({length: 600}, (_, i) => (i * 37) % 256)}
+  const size = {width: 9, height: 13}
+  assert.deepEqual(packed.resize(image, size), resample(image, size))
 })
