@@ -166,6 +166,10 @@ test: setup $(PYTHON)/stamp
 	npx prettier --check --log-level warn .
 	node --test --test-concurrency=2 --test-reporter=spec $$(find dist/test -name '*.test.js' | LC_ALL=C sort)
 
+# Training in several processes at length: more processes, 20 kills.
+test-distributed: setup
+	DINOV2_TEST_PROCESSES=all node --test --test-reporter=spec dist/test/tasks/train/processes.test.js
+
 bench: setup
 	bash bench/all
 

@@ -6,6 +6,7 @@ import {runFlags, trainingFlags} from '../src/cli/training-flags.js'
 import type {ResolvedSettings} from '../src/config/settings.js'
 import type {BegunDistillation} from '../src/tasks/train/begin-distillation.js'
 import type {DistillSettings} from '../src/tasks/train/distill-settings.js'
+import type {TrainingProcesses} from '../src/tasks/train/processes.js'
 import type {Teacher} from '../src/tasks/train/teacher.js'
 import type {Evaluation} from '../src/tasks/train/run-types.js'
 
@@ -60,31 +61,34 @@ Several --student files are taught side by side from one pass of the teacher, ea
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Distill)
-    const bad = this.badImages(flags)
     const output = runFolderOf(flags)
-    const {beginDistillation} = await import('../src/tasks/train/begin-distillation.js')
-    const begun = await beginDistillation(this.#settings!, this.beginOptions(args.images, flags, bad))
-    const {students, teacher, precision} = begun
-    try {
-      if (output === undefined || !teacher) return await this.#reportCosts(begun, flags.tflops)
-      const request = this.evalRequest(flags)
-      const {evaluateTeacher, evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
-      const evaluations = request && (await evaluationsFor(students, request, precision))
-      const judged = request && (await evaluateTeacher(teacher, students[0]!.settings, request))
-      if (judged) this.note(`the teacher at ${judged.side} pixels: ${formatScores(judged.scores)}`)
-      const outcomes = await this.#train(begun, teacher, {
-        ...this.runOptions(flags, bad),
-        evaluations,
-        teacherScores: judged?.scores
-      })
-      await bad.finish()
-      for (const outcome of outcomes) assertHealthy(outcome)
-      const scores = judged ? {teacher_scores: judged.scores} : {}
-      if (students.length === 1) return outcomes[0] && {...outcomes[0], ...scores}
-      return {...scores, students: outcomes.map((outcome, i) => ({student: students[i]!.name, ...outcome}))}
-    } finally {
-      teacher?.dispose()
-    }
+    return this.together(import('../src/tasks/train/with-processes.js'), output, async processes => {
+      const bad = this.badImages(flags)
+      const {beginDistillation} = await import('../src/tasks/train/begin-distillation.js')
+      const begun = await beginDistillation(this.#settings!, this.beginOptions(args.images, flags, bad, processes))
+      const {students, teacher, precision} = begun
+      try {
+        if (output === undefined || !teacher) return await this.#reportCosts(begun, flags.tflops)
+        const request = this.evalRequest(flags)
+        const {evaluateTeacher, evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
+        const evaluations = request && (await evaluationsFor(students, request, precision))
+        const judged = request && (await evaluateTeacher(teacher, students[0]!.settings, request))
+        if (judged) this.note(`the teacher at ${judged.side} pixels: ${formatScores(judged.scores)}`)
+        const outcomes = await this.#train(begun, teacher, {
+          ...this.runOptions(flags, bad),
+          processes,
+          evaluations,
+          teacherScores: judged?.scores
+        })
+        await bad.finish()
+        for (const outcome of outcomes) assertHealthy(outcome)
+        const scores = judged ? {teacher_scores: judged.scores} : {}
+        if (students.length === 1) return outcomes[0] && {...outcomes[0], ...scores}
+        return {...scores, students: outcomes.map((outcome, i) => ({student: students[i]!.name, ...outcome}))}
+      } finally {
+        teacher?.dispose()
+      }
+    })
   }
 
   /** Teaches all students and reports what happens to each. */
@@ -92,6 +96,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
     {students, images, engine, precision}: BegunDistillation,
     teacher: Teacher,
     options: ReturnType<TrainingCommand['runOptions']> & {
+      readonly processes: TrainingProcesses | undefined
       readonly evaluations: readonly Evaluation[] | undefined
       readonly teacherScores: Readonly<Record<string, number>> | undefined
     }

@@ -52,24 +52,33 @@ Without --config, a run that is resumed has the settings of its own config.yaml.
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Pretrain)
-    const bad = this.badImages(flags)
     const output = runFolderOf(flags)
-    const {beginPretraining} = await import('../src/tasks/train/begin-pretraining.js')
-    const begun = await beginPretraining(this.resolved, this.#origin, this.beginOptions(args.images, flags, bad))
-    const {settings, plan, precision} = begun
-    if (output === undefined) {
-      const {estimateCost} = await import('../src/tasks/train/cost-estimate.js')
-      return this.reportCost(await estimateCost({...begun, tflops: flags.tflops}), plan.batch)
-    }
-    const {evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
-    const asked = this.evalRequest(flags)
-    const evaluation = asked && (await evaluationsFor([begun], asked, precision))[0]
-    const {pretrain} = await import('../src/tasks/train/pretrain.js')
-    const {settingsYaml} = await import('../src/config/print-settings.js')
-    const report = this.eventReporter(output, plan.batch, this.trainingBar(plan))
-    const events = pretrain({...begun, ...this.runOptions(flags, bad), run: output, yaml: settingsYaml(settings), evaluation})
-    for await (const event of events) report(event)
-    await bad.finish()
-    return assertHealthy(report.outcome())
+    return this.together(import('../src/tasks/train/with-processes.js'), output, async processes => {
+      const bad = this.badImages(flags)
+      const {beginPretraining} = await import('../src/tasks/train/begin-pretraining.js')
+      const begun = await beginPretraining(this.resolved, this.#origin, this.beginOptions(args.images, flags, bad, processes))
+      const {settings, plan, precision} = begun
+      if (output === undefined) {
+        const {estimateCost} = await import('../src/tasks/train/cost-estimate.js')
+        return this.reportCost(await estimateCost({...begun, tflops: flags.tflops}), plan.batch)
+      }
+      const {evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
+      const asked = this.evalRequest(flags)
+      const evaluation = asked && (await evaluationsFor([begun], asked, precision))[0]
+      const {pretrain} = await import('../src/tasks/train/pretrain.js')
+      const {settingsYaml} = await import('../src/config/print-settings.js')
+      const report = this.eventReporter(output, plan.batch, this.trainingBar(plan))
+      const events = pretrain({
+        ...begun,
+        ...this.runOptions(flags, bad),
+        run: output,
+        yaml: settingsYaml(settings),
+        evaluation,
+        processes
+      })
+      for await (const event of events) report(event)
+      await bad.finish()
+      return assertHealthy(report.outcome())
+    })
   }
 }

@@ -104,15 +104,27 @@ export abstract class Command extends OclifCommand {
     return this.#sources
   }
 
+  /**
+   * The number of this process where another one speaks for all: it then writes nothing to stdout, and to stderr
+   * warnings and errors alone, with its number.
+   */
+  protected get silentProcess(): number | undefined {
+    return undefined
+  }
+
+  get #isQuiet(): boolean {
+    return this.#isOn('quiet') || this.silentProcess !== undefined
+  }
+
   /** Says one line on stderr unless `--quiet`: what was chosen, what was counted. */
   note(message: string): void {
-    if (this.#isOn('quiet')) return
+    if (this.#isQuiet) return
     this.#say(message)
   }
 
   /** Says one line on stderr under `--verbose` only. */
   detail(message: string): void {
-    if (this.#isOn('verbose')) this.#say(message)
+    if (this.#isOn('verbose') && this.silentProcess === undefined) this.#say(message)
   }
 
   /** Warns on stderr, also under `--json` and `--quiet`. */
@@ -123,13 +135,13 @@ export abstract class Command extends OclifCommand {
 
   /** Prints text that is the result itself on stdout; under `--json` the report takes its place. */
   print(text: string): void {
-    if (!this.jsonEnabled()) process.stdout.write(text.endsWith('\n') ? text : text + '\n')
+    if (!this.jsonEnabled() && this.silentProcess === undefined) process.stdout.write(text.endsWith('\n') ? text : text + '\n')
   }
 
   /** The bar or the plain lines of this command. At most one at a time; the base class takes it away at the end. */
   progress(options: Omit<ProgressOptions, 'quiet'> = {}): Progress {
     this.#progress?.stop()
-    return (this.#progress = new Progress({...options, quiet: this.#isOn('quiet')}))
+    return (this.#progress = new Progress({...options, quiet: this.#isQuiet}))
   }
 
   /**
@@ -318,7 +330,7 @@ export abstract class Command extends OclifCommand {
     const said: Report = report(error, {stopped, bin: this.config.bin, version: this.config.version})
     process.exitCode = said.exit
     if (said.exit === 0) return
-    for (const line of said.lines) process.stderr.write(visible(line) + '\n')
+    for (const line of said.lines) process.stderr.write(this.#signed(visible(line)) + '\n')
     if (this.jsonEnabled()) this.#json({error: said.error})
   }
 
@@ -334,8 +346,13 @@ export abstract class Command extends OclifCommand {
     return {exit: 2, code: 'USAGE', hint: `See ${this.config.bin} ${this.#spokenId()} --help.`}
   }
 
+  /** A line with the number of this process in front, where another one speaks for all. */
+  #signed(line: string): string {
+    return this.silentProcess === undefined ? line : `process ${this.silentProcess}: ${line}`
+  }
+
   #say(message: string): void {
-    const text = visible(message)
+    const text = this.#signed(visible(message))
     if (this.#progress) this.#progress.write(text)
     else process.stderr.write(text + '\n')
   }
@@ -362,6 +379,7 @@ export abstract class Command extends OclifCommand {
   }
 
   #json(value: unknown): void {
+    if (this.silentProcess !== undefined) return
     const output = this.#flags['output'] ?? this.#early('output') ?? (this.ctor.flags?.['output'] as Flag | undefined)?.default
     const {dataToStdout} = this.#class
     const taken = dataToStdout === 'always' || (output === '-' && dataToStdout)

@@ -7,8 +7,10 @@ import type {Derived} from '../config/derived.js'
 import type {EvalRequest} from '../tasks/train/attach-eval.js'
 import type {BeginOptions} from '../tasks/train/begin-pretraining.js'
 import type {CostEstimate} from '../tasks/train/cost-estimate.js'
+import type {TrainingProcesses} from '../tasks/train/processes.js'
 import type {RunEvent, RunOptions} from '../tasks/train/run-types.js'
 import {Command} from './command.js'
+import {launchOf, type Launch} from '../system/launch.js'
 import type {EngineChoice, PrecisionChoice} from './flags.js'
 import type {Progress} from './progress.js'
 import type {BadImages} from './rejected-inputs.js'
@@ -94,8 +96,45 @@ export function runFolderOf({
   })
 }
 
-/** A command that trains. */
+/** A command that trains, in one process or in several that `torchrun`, `mpirun` or `srun` has started. */
 export abstract class TrainingCommand extends Command {
+  #launch: Launch | undefined
+
+  /** Processes other than the first stay silent, unless each trains by itself. */
+  protected override get silentProcess(): number | undefined {
+    return this.#launch && this.#launch.rank > 0 ? this.#launch.rank : undefined
+  }
+
+  protected override async init(): Promise<void> {
+    await super.init()
+    this.#launch = launchOf()
+  }
+
+  /** Whether the launcher started the processes anew after one failed (torchrun --max-restarts): the run goes on. */
+  protected get isRestarted(): boolean {
+    return (this.#launch?.restart ?? 0) > 0
+  }
+
+  /** Other processes have nothing to write about images: what they meet is counted by the first. */
+  override badImages(flags: Parameters<Command['badImages']>[0]): BadImages {
+    return super.badImages(this.silentProcess === undefined ? flags : {...flags, bad: undefined})
+  }
+
+  /**
+   * Does the work of a run that writes `output` with the other processes that a launcher started, or alone. A command
+   * imports `loading` (`tasks/train/with-processes.ts`), because cli takes only types of tasks.
+   */
+  protected async together<T>(
+    loading: Promise<Pick<typeof import('../tasks/train/with-processes.js'), 'withProcesses'>>,
+    output: string | undefined,
+    work: (processes: TrainingProcesses | undefined) => Promise<T>
+  ): Promise<T> {
+    if (this.settings.train.parallel === 'none') this.#launch = undefined
+    if (!this.#launch || output === undefined) return work(undefined)
+    const {withProcesses} = await loading
+    return withProcesses({settings: this.settings, note: sentence => this.note(sentence)}, work)
+  }
+
   /**
    * Images that cannot be read while a run goes on: counted, and enough of them end it. All were taken for good at
    * first.
@@ -111,8 +150,14 @@ export abstract class TrainingCommand extends Command {
   }
 
   /** What a run needs before its first step, by flags. */
-  protected beginOptions(images: readonly string[] | string | undefined, flags: TrainingFlags, bad: BadImages): BeginOptions {
-    const {config, force, resume, batch} = flags
+  protected beginOptions(
+    images: readonly string[] | string | undefined,
+    flags: TrainingFlags,
+    bad: BadImages,
+    processes?: TrainingProcesses
+  ): BeginOptions {
+    const {config, force, batch} = flags
+    const resume = flags.resume || this.isRestarted
     return {
       inputs: this.inputs(images),
       null: flags.null,
@@ -121,6 +166,8 @@ export abstract class TrainingCommand extends Command {
       force,
       resume,
       batch,
+      processes,
+      version: this.config.version,
       engine: this.engineRequest(flags),
       note: sentence => this.note(sentence),
       onSkipped: skipped => this.detail(JSON.stringify(skipped)),
@@ -129,14 +176,22 @@ export abstract class TrainingCommand extends Command {
   }
 
   /** How a run is carried out, by flags. */
-  protected runOptions({force, resume, 'accept-changes': acceptChanges}: TrainingFlags, bad: BadImages) {
-    return {force, resume, acceptChanges, version: this.config.version, signal: this.signal, ...this.rejectionHandlers(bad)}
+  protected runOptions({force, resume: asked, 'accept-changes': acceptChanges}: TrainingFlags, bad: BadImages) {
+    const resume = asked || this.isRestarted
+    return {
+      force: force && !this.isRestarted,
+      resume,
+      acceptChanges,
+      version: this.config.version,
+      signal: this.signal,
+      ...this.rejectionHandlers(bad)
+    }
   }
 
   /** The evaluation that goes along, where `--eval-images` asks for one. */
   protected evalRequest(flags: TrainingFlags): EvalRequest | undefined {
     const images = flags['eval-images']
-    if (!images) return undefined
+    if (!images || this.silentProcess !== undefined) return undefined
     return {
       images,
       val: flags['eval-val'],

@@ -119,6 +119,21 @@ export const settingsTable = {
       {min: 1, max: 65536},
       'In how many parts a batch goes through the networks, one after the other; their gradients are added. Images a step, learning rate, Sinkhorn-Knopp and centres are those of the whole batch; KoLeo looks for neighbours within a part, and stochastic depth draws in each part by itself.'
     ),
+    koleo: choice(
+      'process',
+      ['process', 'global'],
+      'Where KoLeo looks for neighbours when several processes train: among the images of its own process, as the reference does, or among all of a step.'
+    ),
+    parallel: choice(
+      'auto',
+      ['auto', 'none', 'ddp'],
+      'How the processes that torchrun, mpirun or srun started train together. ddp: each takes train.batch_size_per_gpu other images of a step, and gradients are summed. auto: ddp where there are several. none: each trains by itself.'
+    ),
+    process_timeout: integer(
+      60,
+      {min: 1, max: 86400},
+      'Seconds after which a process that does not respond, or finds no images, ends the run of all.'
+    ),
     workers: integer(
       0,
       {max: 1024},

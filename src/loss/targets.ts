@@ -45,7 +45,7 @@ export type Targets = {
 }
 
 /** Below this a total counts as this: a row that no prototype reaches at first is reached in the next turn. */
-const LEAST = 1e-37
+export const LEAST = 1e-37
 
 /** s/τ − v − u, in float32; s [n, k], u [n], v [k]. */
 const exponent = (s: Tensor2D, temperature: number, u?: Tensor1D, v?: Tensor1D): Tensor2D =>

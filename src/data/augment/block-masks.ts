@@ -132,3 +132,25 @@ export function collateMasks(random: Rng, crops: number, settings: MaskSettings)
   }
   return {masks, indices: Int32Array.from(indices), weights: Float32Array.from(weights), upperbound}
 }
+
+/**
+ * The masks of one of several equal shares of a batch of B images: images rank · B/size and on, of both crops; the
+ * masks are the same as in the whole batch.
+ */
+export function shareOfMasks(all: Masks, {rank, size}: {readonly rank: number; readonly size: number}): Masks {
+  if (size === 1) return all
+  const half = all.masks.length / 2
+  const own = half / size
+  const masks = new Uint8Array(2 * own)
+  for (const crop of [0, 1]) masks.set(all.masks.subarray(crop * half + rank * own, crop * half + (rank + 1) * own), crop * own)
+  const indices: number[] = []
+  const weights: number[] = []
+  all.indices.forEach((at, i) => {
+    const crop = at < half ? 0 : 1
+    const place = at - crop * half - rank * own
+    if (place < 0 || place >= own) return
+    indices.push(crop * own + place)
+    weights.push(all.weights[i]!)
+  })
+  return {masks, indices: Int32Array.from(indices), weights: Float32Array.from(weights), upperbound: all.upperbound}
+}

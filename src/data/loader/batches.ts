@@ -11,7 +11,7 @@ import {UserError} from '../../config/errors.js'
 import {rng} from '../../tensor/random.js'
 import {ImageCache, makeCache, type CropCacheStats} from './cache.js'
 import type {Transform} from '../image/geometry.js'
-import {collateMasks, type MaskSettings, type Masks} from '../augment/block-masks.js'
+import {collateMasks, shareOfMasks, type MaskSettings, type Masks} from '../augment/block-masks.js'
 import {builtNative, readyNative} from '../augment/native-crops.js'
 import {viewBytes, type CropSettings} from '../augment/crop-params.js'
 import {defaultWorkers, WorkerPool} from './worker-pool.js'
@@ -253,6 +253,8 @@ export type CropOptions = LoadOptions & {
   readonly crops: CropSettings
   readonly masks: MaskSettings
   readonly seed: number
+  /** Which of how many equal shares of each step these batches are; the whole step if absent. */
+  readonly share?: {readonly rank: number; readonly size: number}
   /** First step, 0 if absent; the step before which to end, never if absent. */
   readonly start?: number
   readonly end?: number
@@ -263,9 +265,9 @@ export type CropOptions = LoadOptions & {
 /**
  * The batches of training from step `start` on, in order.
  *
- * Place b of step t shows the image `sampler.at(t · batch + b)`. A bad image is replaced by the next good one by
- * number, at every turn the same; it is told once to `onRejected`. Raises UserError (exit 4) where no image of the set
- * can be decoded, and what `onRejected` throws.
+ * Place b of step t shows the image `sampler.at(t · batch + b)`; of several shares each has its part of the places.
+ * A bad image is replaced by the next good one by number, at every turn the same; it is told once to `onRejected`.
+ * Raises UserError (exit 4) where no image of the set can be decoded, and what `onRejected` throws.
  */
 export function cropBatches(options: CropOptions): Batches<CropBatch> {
   const tally = new Tally()
@@ -282,6 +284,7 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
     batch,
     crops,
     seed,
+    share = {rank: 0, size: 1},
     start = 0,
     end = Infinity,
     workers = defaultWorkers(),
@@ -321,13 +324,14 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
   const make = async (step: number): Promise<{made: Omit<CropBatch, 'waitSeconds'>; places: Place[]}> => {
     const globals = new Uint8Array(2 * batch * large) // [2B, G, G, 3]
     const locals = new Uint8Array(crops.localCount * batch * small) // [L B, S, S, 3]
-    const places = Array.from({length: batch}, (_, b): Place => ({index: sampler.at(step * batch + b), passed: []}))
+    const first = (step * share.size + share.rank) * batch // of the order of images
+    const places = Array.from({length: batch}, (_, b): Place => ({index: sampler.at(first + b), passed: []}))
     const show = async (numbers: number[]): Promise<void> => {
       for (let open = numbers; open.length > 0;) {
         const items = open.map((b): Item => {
           const place = places[b]!
           settle(place)
-          return {ref: wire(refs.at(place.index)!), index: place.index, position: step * batch + b}
+          return {ref: wire(refs.at(place.index)!), index: place.index, position: first + b}
         })
         const answers = await pool.run(items)
         const again: number[] = []
@@ -349,7 +353,7 @@ async function* streamCrops(options: CropOptions, tally: Tally): AsyncGenerator<
     }
     const parts: Promise<void>[] = []
     for (let b = 0; b < batch; b += size) parts.push(held(show(Array.from({length: Math.min(size, batch - b)}, (_, i) => b + i))))
-    const masks = collateMasks(rng(seed, 'masks', step), 2 * batch, options.masks)
+    const masks = shareOfMasks(collateMasks(rng(seed, 'masks', step), 2 * batch * share.size, options.masks), share)
     await Promise.all(parts)
     return {made: {step, ids: places.map(({index}) => refs.at(index)!.id), globals, locals, ...masks}, places}
   }

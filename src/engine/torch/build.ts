@@ -7,6 +7,7 @@
 import {existsSync, readdirSync} from 'node:fs'
 import {dirname, join} from 'node:path'
 import {compileAddon, compiledAddon, nodeFlags, sharedFlags, type Note, type Recipe} from '../../system/compile.js'
+import {packageFolder} from '../../system/paths.js'
 import {findTorch, type TorchInfo} from './find.js'
 
 export type {Note} from '../../system/compile.js'
@@ -45,6 +46,25 @@ function flags(torch: TorchInfo): {compile: string[]; link: string[]} {
   const libraries = cuda ? ['-Wl,--no-as-needed', '-ltorch_cpu', '-lc10', '-ltorch_cuda', '-lc10_cuda'] : ['-ltorch_cpu', '-lc10']
   const link = [...sharedFlags(), ...openmp, `-L${lib}`, `-Wl,-rpath,${lib}`, ...libraries]
   return {compile, link}
+}
+
+/** Folders with NCCL's header, where this libtorch has CUDA: the addon of processes is then compiled with it. */
+const ncclIncludes = (torch: TorchInfo): string[] =>
+  buildsCuda(torch) ? cudaIncludes(torch).filter(folder => existsSync(join(folder, 'nccl.h'))) : []
+
+/** How the addon of process groups is compiled, at the first run of several processes; `native/processes`. */
+export function processesRecipe(torch: TorchInfo): Recipe {
+  const {compile, link} = flags(torch)
+  const nccl = ncclIncludes(torch).length > 0
+  return {
+    what: 'the process group of the torch engine',
+    folder: 'native/processes',
+    tag: `processes-${torch.version}-abi${torch.cxx11abi}-${nccl ? 'nccl' : 'gloo'}`,
+    compile: [...compile, ...(nccl ? ['-DDINOV2_NCCL'] : []), '-isystem', join(packageFolder(), 'native/processes/gloo-headers')],
+    link,
+    starting: `compiling the process group against libtorch ${torch.version} (once, about a minute)`,
+    hint: 'expected torch 2.11 to 2.13 and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
+  }
 }
 
 /** How the addon is compiled against `torch`. */

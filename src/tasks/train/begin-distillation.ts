@@ -15,6 +15,7 @@ import {studentFolder, type DistillSettings, type StudentSettings} from './disti
 import {describeTeacherMismatch, teacherSide} from './distill-trainer.js'
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun} from './resume.js'
+import {isFollower, joinProcesses, withShareOfThreads} from './with-processes.js'
 import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
 import {loadTeacher, type Teacher, type TeacherPlan} from './teacher.js'
 
@@ -35,9 +36,9 @@ export type BegunDistillation = {
   readonly teacher: Teacher | undefined
 }
 
-const jobOf = ({name, resolved}: StudentSettings, {output, batch}: BeginOptions): StudentJob => {
+const jobOf = ({name, resolved}: StudentSettings, {output, batch, processes}: BeginOptions): StudentJob => {
   const {settings} = withBatch(resolved, batch)
-  return {name, run: output === undefined ? undefined : studentFolder(output, name), settings, plan: derive(settings)}
+  return {name, run: output === undefined ? undefined : studentFolder(output, name), settings, plan: derive(settings, processes?.size)}
 }
 
 /**
@@ -55,9 +56,9 @@ export async function beginDistillation(
   assertSameSteps(students)
   teacherSide(students[0]!.settings, teacherPlan)
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
-  for (const {run} of students) if (run !== undefined) await openRun(run, {force, resume, make: false})
+  for (const {run} of students) if (run !== undefined && !isFollower(options)) await openRun(run, {force, resume, make: false})
   options.onImages?.(images.length)
-  const engine = await startTrainingEngine(options.engine)
+  const engine = await startTrainingEngine(withShareOfThreads(options.engine))
   const {device} = engine
   const precision = trainingPrecision('distill', engine.precision)
   const begun = {images, engine, precision}
@@ -82,6 +83,13 @@ export async function beginDistillation(
     }
     for (const {name, settings, plan} of students)
       for (const sentence of describeTeacherMismatch(settings, plan, teacher)) note(name === undefined ? sentence : `${name}: ${sentence}`)
+    if (options.processes)
+      await joinProcesses(options.processes, {
+        ...begun,
+        version: options.version ?? '',
+        settings: students.map(({settings}) => settings),
+        teacher: teacher.fingerprint
+      })
     return {...begun, students, teacher}
   } catch (error) {
     teacher.dispose()

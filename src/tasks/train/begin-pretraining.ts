@@ -13,6 +13,8 @@ import {assertCompatible, describeStart, type WeightsOrigin} from './init-weight
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun} from './resume.js'
 import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} from './run-settings.js'
+import type {TrainingProcesses} from './processes.js'
+import {isFollower, joinProcesses, withShareOfThreads} from './with-processes.js'
 import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
 
 export type BeginOptions = {
@@ -33,6 +35,10 @@ export type BeginOptions = {
   readonly onImages?: (count: number) => void
   /** Bytes that the run may use; what is free where absent. */
   readonly memoryLimit?: number
+  /** The processes that train together, which have met but are not yet connected. */
+  readonly processes?: TrainingProcesses
+  /** The version of this program, which all processes must share. */
+  readonly version?: string
 }
 
 export type BegunPretraining = {
@@ -62,9 +68,9 @@ export async function beginPretraining(
   if (batch !== 'auto') assertConsistent(resolved)
   if (origin) assertCompatible(origin.path, origin.config, architecture(resolved.settings))
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
-  if (output !== undefined) await openRun(output, {force, resume, make: false})
+  if (output !== undefined && !isFollower(options)) await openRun(output, {force, resume, make: false})
   options.onImages?.(images.length)
-  const engine = await startTrainingEngine(options.engine)
+  const engine = await startTrainingEngine(withShareOfThreads(options.engine))
   const {device} = engine
   const precision = trainingPrecision('pretrain', engine.precision)
   const limit = options.memoryLimit ?? (await memoryForRun(device))
@@ -80,10 +86,12 @@ export async function beginPretraining(
     resolved = withSetting(resolved, 'train.batch_size_per_gpu', typeof found === 'number' ? found : found.batch, '--batch')
   }
   const {settings} = resolved
-  const plan = derive(settings)
+  const plan = derive(settings, options.processes?.size)
   if (origin) for (const sentence of describeStart(origin, plan.vit, plan)) note(sentence)
   // A trial says what is needed, whether it is there or not; a batch that was found fits.
   if (output !== undefined && batch !== 'auto')
     await assertMemory({students: [{settings, plan}], precision, device}, {recipes: pretrainRecipes(), limit})
+  if (options.processes)
+    await joinProcesses(options.processes, {version: options.version ?? '', settings: [settings], images, engine, precision})
   return {images, engine, precision, settings, plan}
 }

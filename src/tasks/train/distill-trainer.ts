@@ -9,6 +9,7 @@ import type {Settings} from '../../config/table.js'
 import type {CropBatch} from '../../data/loader/batches.js'
 import {initProjector} from '../../model/init.js'
 import type {ParamMap} from '../../optim/adamw.js'
+import type {Processes} from '../../tensor/ops/collectives.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {type Tensor, dispose, tidy, zerosLike} from '../../tensor/tf.js'
 import {flatten} from '../../tensor/tree.js'
@@ -98,9 +99,15 @@ export async function initStudent(settings: Settings, plan: Derived, teacher: Te
 export function distillTrainer(
   state: TrainState,
   lessons: TeacherTargetCache,
-  {settings, plan, precision}: {readonly settings: Settings; readonly plan: Derived; readonly precision: Precision}
+  {
+    settings,
+    plan,
+    precision,
+    processes
+  }: {readonly settings: Settings; readonly plan: Derived; readonly precision: Precision; readonly processes?: Processes}
 ): Trainer<DistillReport> {
-  const fixed = stepSettings(settings, plan, precision)
+  const fixed = stepSettings(settings, plan, precision, processes)
+  const {batch_size_per_gpu: B} = settings.train
   const crops = cropSettings(settings)
   const grid = plan.vit.grid
   const byHeads = lessons.teacher.heads !== undefined
@@ -113,11 +120,11 @@ export function distillTrainer(
       state = {...state, step}
     },
     step(made) {
-      const whole = unmaskedBatch(made, 2 * plan.batch, grid * grid)
+      const whole = unmaskedBatch(made, 2 * B, grid * grid)
       const none = {indices: new Int32Array(0), weights: new Float32Array(0)} // a loss of no weight is not computed
       const batch = stepBatch(
         byHeads && settings.ibot.loss_weight === 0 ? {...whole, ...none} : whole,
-        plan.batch,
+        B,
         crops,
         plan.vit.patch,
         settings.train.grad_accumulation

@@ -20,6 +20,7 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {flatten} from '../../tensor/tree.js'
 import {distillTrainer, initStudent, patchTargetGrid, teacherSide} from './distill-trainer.js'
 import type {DistillReport} from './distill-trainer.js'
+import {trainingOf} from './follow-training.js'
 import {onlineEval} from './online-eval.js'
 import type {OnlineEvalOptions} from './online-eval.js'
 import {computingOf, cropSettings} from './pretrain.js'
@@ -28,6 +29,7 @@ import type {Teacher} from './teacher.js'
 import {runTraining} from './training-loop.js'
 import {trainingBatches} from './training-batches.js'
 import type {Evaluation, RunEvent, RunOptions} from './run-types.js'
+import {rejectionsOf} from './step-agreement.js'
 
 /** One student of a run. */
 export type Student = {
@@ -41,7 +43,7 @@ export type Student = {
 
 export type DistillOptions = Pick<
   RunOptions,
-  'images' | 'version' | 'resume' | 'force' | 'acceptChanges' | 'signal' | 'onRejected' | 'shouldContinue'
+  'images' | 'version' | 'resume' | 'force' | 'acceptChanges' | 'signal' | 'processes' | 'onRejected' | 'shouldContinue'
 > & {
   readonly teacher: Teacher
   readonly students: readonly Student[]
@@ -58,14 +60,14 @@ export type DistillOptions = Pick<
 export type DistillEvent = {readonly student: number; readonly event: RunEvent<DistillReport>}
 
 /**
- * Teaches all students to the end of their plans, or until `signal` aborts or `shouldContinue` says no. The
- * teacher stays the
- * caller's.
+ * Teaches all students to the end of their plans, or until `signal` aborts or `shouldContinue` says no. The teacher
+ * stays the caller's.
  *
  * Throws as `runTraining` does for one student; the others then stop first, each with a checkpoint.
  */
 export async function* distill(options: DistillOptions): AsyncGenerator<DistillEvent> {
-  const {teacher, students, precision, engine, images, signal, onRejected} = options
+  const {teacher, students, precision, engine, images, signal, processes} = options
+  const onRejected = rejectionsOf(processes, options.onRejected)
   const first = students[0]!
   const crops = cropSettings(first.settings)
   const lessons = new TeacherTargetCache(
@@ -73,9 +75,9 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
     students.map(({settings, plan}) => patchTargetGrid(settings, plan, teacher)),
     teacherSide(first.settings, teacher)
   )
-  const computing = computingOf(precision, engine)
+  const computing = computingOf(precision, engine, processes)
   const shared = new SharedBatches(
-    start => trainingBatches({images, settings: first.settings, plan: first.plan, crops, onRejected}, start),
+    start => trainingBatches({images, settings: first.settings, plan: first.plan, crops, processes, onRejected}, start),
     first.plan.steps
   )
   const stop = new AbortController()
@@ -86,10 +88,11 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   try {
     for (const student of students) {
       const {settings, plan} = student
-      const learner = distillTrainer(await initStudent(settings, plan, teacher), lessons, {settings, plan, precision})
+      const learner = distillTrainer(await initStudent(settings, plan, teacher), lessons, {settings, plan, precision, processes})
       runs.push(
-        runTraining(learner, {
+        trainingOf<DistillReport>(runTraining)(learner, {
           ...options,
+          onRejected,
           ...student,
           crops,
           computing,
@@ -101,7 +104,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
     }
     const told = new Set<number>()
     for await (const event of interleaveRuns(runs, lessons, () => stop.abort())) {
-      if (options.teacherScores && event.event.kind === 'step' && !told.has(event.student)) {
+      if (options.teacherScores && (processes?.rank ?? 0) === 0 && event.event.kind === 'step' && !told.has(event.student)) {
         told.add(event.student)
         await writeTeacherScores(students[event.student]!.run, teacher, options.teacherScores)
       }

@@ -14,14 +14,15 @@ import type {ImageView, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {linearBackward, linearForward} from '../../tensor/ops/linear.js'
 import type {Linear} from '../../tensor/ops/linear.js'
+import {oneProcess, sumAllOverProcesses} from '../../tensor/ops/collectives.js'
 import {cast, castLike} from '../../tensor/ops/precision.js'
 import {addRows, takeRows} from '../../tensor/ops/rows.js'
-import {add, concat, dispose, fill, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
+import {add, concat, dispose, fill, slice, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
 import {splitBatch, tokenRows} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
-import {addGradients, inParameterOrder, meanCosine, regularize, regularizerLosses} from './gradient-sums.js'
+import {addGradients, inParameterOrder, meanCosine, measuredOverProcesses, regularize, regularizerLosses} from './gradient-sums.js'
 import type {StepRates, StepSettings, TrainState} from './step-types.js'
 import type {StepReport} from './student-pass.js'
 import {applyGradients, deleteMaskTokenGradient} from './train-step.js'
@@ -74,22 +75,23 @@ export function featureGradients(
   targets: FeatureTargets,
   settings: FeatureDistillSettings
 ): {grads: ParamMap; report: Omit<FeatureReport, 'gradNorms'>} {
-  const {vit, precision} = settings
+  const {vit, precision, processes = oneProcess} = settings
   const copy = castParams(student.backbone, precision)
   const layers = {cls: low(student.cls_projector, precision), patch: low(student.patch_projector, precision)}
   const sums: Sums = {grads: new Map(), losses: zeros([2 + regularizers.length]) as Tensor1D, cls: zeros([1, vit.width]) as Tensor2D}
-  const B = parts.reduce((total, {b}) => total + b, 0)
+  const B = parts.reduce((total, {b}) => total + b, 0) * processes.size
   let done = 0
   for (const part of parts) {
     addPart({params: copy.params, layers}, part, {B, done}, targets, settings, sums)
     done += part.b
   }
   dispose([...copy.owned, ...[layers.cls, layers.patch].flatMap(({weight, bias}) => [weight, bias])])
-  const measured = tidy(() => concat([sums.losses, stack([sum<Scalar>(square(sums.cls))])]))
-  const values = measured.dataSync<'float32'>()
-  dispose([measured, sums.losses, sums.cls])
+  const values = measuredOverProcesses([sums.losses], sums.cls, processes)
+  dispose([sums.losses, sums.cls])
+  const grads = inParameterOrder(student, sums.grads)
+  sumAllOverProcesses([...grads.values()], processes)
   return {
-    grads: inParameterOrder(student, sums.grads),
+    grads,
     report: {
       losses: withTotal({cls_loss: values[0]!, patch_loss: values[1]!, ...regularizerLosses(values, 2)}),
       clsCosine: meanCosine(values[2 + regularizers.length]!, B)
@@ -111,9 +113,10 @@ function addPart(
   part: BatchPart,
   {B, done}: {B: number; done: number},
   targets: FeatureTargets,
-  {vit, dinoWeight, ibotWeight, regularizers: weights, huber, memory = 'fast'}: FeatureDistillSettings,
+  settings: FeatureDistillSettings,
   sums: Sums
 ): void {
+  const {vit, dinoWeight, ibotWeight, huber, memory = 'fast'} = settings
   const {b} = part
   const images = part.globals()
   const view: ImageView = {images}
@@ -139,7 +142,7 @@ function addPart(
     const own = (rows: Tensor2D, each: number): Tensor2D => slice(rows, [2 * done * each, 0], [2 * b * each, -1])
     const ofCls = through(cls, layers.cls, own(targets.cls, 1), dinoWeight)
     const ofPatches = through(patches, layers.patch, own(targets.patches, N), ibotWeight)
-    const regularized = regularize(ofCls.x, weights, b / B)
+    const regularized = regularize(ofCls.x, b / B, settings)
     const dcls = regularized.gradient ? add<Tensor2D>(ofCls.dx, regularized.gradient) : ofCls.dx // [2b, C]
     const at = tensor1d(Int32Array.from([...cls, ...patches]), 'int32')
     return {

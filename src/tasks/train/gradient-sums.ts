@@ -10,7 +10,9 @@ import {regularizers} from '../../loss/terms.js'
 import type {RegularizerName} from '../../loss/terms.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {addAll} from '../../tensor/ops/row-sum.js'
-import {add, concat, fill, mul, slice, stack} from '../../tensor/tf.js'
+import {gatherCrops, oneProcess, sumOverProcesses} from '../../tensor/ops/collectives.js'
+import type {Processes} from '../../tensor/ops/collectives.js'
+import {add, concat, div, fill, mul, reshape, slice, square, stack, sum, tidy, zerosLike} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {leaves} from '../../tensor/tree.js'
 import type {Tree} from '../../tensor/tree.js'
@@ -30,9 +32,37 @@ export type Regularized = {
 }
 
 /**
- * The terms on the class tokens of both global crops, cls [2b, C] crop-major. `share` is b/B. Call it in a `tidy`.
+ * The terms on the class tokens of both global crops, cls [2b, C] crop-major. `share` is b/B, B over all processes.
+ * With `koleo` global, neighbours are looked for among the tokens of all processes, of whose loss each takes an equal
+ * part. Call it in a `tidy`.
  */
-export function regularize(cls: Tensor2D, weights: RegularizerWeights, share: number): Regularized {
+export function regularize(
+  own: Tensor2D,
+  share: number,
+  {
+    regularizers: weights,
+    processes = oneProcess,
+    koleo
+  }: {
+    readonly regularizers: RegularizerWeights
+    readonly processes?: Processes
+    readonly koleo?: 'process' | 'global'
+  }
+): Regularized {
+  if (koleo === 'global' && processes.size > 1) return regularizeGathered(own, share, weights, processes)
+  return regularizeRows(own, share, weights)
+}
+
+/** The terms over the rows of all processes; own [2b, C]. */
+function regularizeGathered(own: Tensor2D, share: number, weights: RegularizerWeights, processes: Processes): Regularized {
+  const {rank, size} = processes
+  const [rows, width] = own.shape
+  const {losses, gradient} = regularizeRows(gatherCrops(own, processes), share * size, weights)
+  const mine = (crop: number): Tensor2D => slice(gradient!, [(rows / 2) * (crop * size + rank), 0], [rows / 2, width])
+  return {losses: div<Tensor1D>(losses, size), gradient: gradient && concat([mine(0), mine(1)])}
+}
+
+function regularizeRows(cls: Tensor2D, share: number, weights: RegularizerWeights): Regularized {
   const b = cls.shape[0] / 2
   let gradient: Tensor2D | undefined
   const losses = regularizers.map(({name, regularizer}): Scalar => {
@@ -69,6 +99,27 @@ export function inParameterOrder(network: Tree, found: ParamMap): ParamMap {
     if (grad) grads.set(name, grad)
   }
   return grads
+}
+
+/**
+ * Heads of masked patches get a gradient in every process where any has masked patches; zero where this one has none.
+ */
+export function addMissingGradients(student: Tree, found: ParamMap, patchRows: number): void {
+  if (patchRows === 0) return
+  for (const [name, leaf] of leaves(student)) if (name.startsWith('ibot_head.') && !found.has(name)) found.set(name, zerosLike(leaf))
+}
+
+/**
+ * What the passes of all processes measured, as numbers: the sums of `vectors`, then ‖Σ û‖² of the unit class tokens
+ * whose sum is `cls` [1, C].
+ */
+export function measuredOverProcesses(vectors: readonly (Tensor1D | Scalar)[], cls: Tensor2D, processes: Processes): Float32Array {
+  return tidy(() => {
+    const own = concat(vectors.map(x => reshape(x, [-1]) as Tensor1D))
+    const all = sumOverProcesses(concat([own, reshape(cls, [-1]) as Tensor1D]), processes)
+    const length = sum<Scalar>(square(slice(all, own.shape[0])))
+    return concat([slice(all, 0, own.shape[0]), reshape(length, [1]) as Tensor1D]).dataSync<'float32'>()
+  })
 }
 
 /**

@@ -13,12 +13,14 @@ import type {EngineInfo} from '../../engine/start.js'
 import {initHead, initVit} from '../../model/init.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {cosine} from '../../optim/schedule.js'
+import type {Processes} from '../../tensor/ops/collectives.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
-import {rng} from '../../tensor/random.js'
+import {rng, type Rng} from '../../tensor/random.js'
 import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'
 import {flatten} from '../../tensor/tree.js'
+import {trainingOf} from './follow-training.js'
 import {regularizerWeights} from './gradient-sums.js'
 import {inspectTeacher} from './inspect-teacher.js'
 import {memoryParts} from './memory-usage.js'
@@ -43,7 +45,7 @@ export type PretrainOptions = Omit<RunOptions, 'crops' | 'computing'> & {
 export type PretrainEvent = RunEvent<StepReport>
 
 /** The parts of the step's settings that the plan gives. */
-export const stepSettings = (settings: Settings, plan: Derived, precision: Precision): StepSettings => {
+export const stepSettings = (settings: Settings, plan: Derived, precision: Precision, processes?: Processes): StepSettings => {
   const {dino, ibot, train, optim} = settings
   return {
     vit: plan.vit,
@@ -60,6 +62,8 @@ export const stepSettings = (settings: Settings, plan: Derived, precision: Preci
     rules: {depth: plan.vit.depth, layerwiseDecay: optim.layerwise_decay, patchEmbedLrMult: optim.patch_embed_lr_mult},
     memory: train.memory,
     accumulate: train.grad_accumulation,
+    processes,
+    koleo: train.koleo,
     headWarmup: plan.headWarmup
   }
 }
@@ -199,8 +203,9 @@ export const gradNormMetrics = ({gradNorms}: Pick<StepReport, 'gradNorms'>): Rec
   Object.fromEntries(Object.entries(gradNorms).map(([name, norm]) => [`grad_norm_${name}`, norm]))
 
 /** What computes, as checkpoints record it. */
-export const computingOf = (precision: Precision, engine: EngineInfo | undefined): Computing => ({
+export const computingOf = (precision: Precision, engine: EngineInfo | undefined, processes?: Processes): Computing => ({
   precision,
+  processes: processes?.size,
   ...(engine ? {engine: `${engine.engine} ${engine.version}`, device: engine.device, threads: engine.threads} : {})
 })
 
@@ -222,12 +227,16 @@ export const scheduleMetrics = (rates: StepRates): Record<string, number> => ({
   teacher_temp: rates.teacherTemp
 })
 
+/** The draws of stochastic depth at a step: of each process its own. */
+const dropPathDraws = (seed: number, step: number, processes: Processes | undefined): Rng =>
+  processes && processes.rank > 0 ? rng(seed, 'drop path', step, processes.rank) : rng(seed, 'drop path', step)
+
 /** DINO, iBOT and KoLeo as something that learns; `state` is given up to it. */
 export function pretrainTrainer(
   state: TrainState,
-  {settings, plan, precision}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision'>
+  {settings, plan, precision, processes}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision' | 'processes'>
 ): Trainer<StepReport> {
-  const fixed = stepSettings(settings, plan, precision)
+  const fixed = stepSettings(settings, plan, precision, processes)
   const crops = cropSettings(settings)
   return {
     get stepsTaken() {
@@ -238,10 +247,10 @@ export function pretrainTrainer(
       state = {...state, step}
     },
     step(made) {
-      const batch = stepBatch(made, plan.batch, crops, plan.vit.patch, settings.train.grad_accumulation)
+      const batch = stepBatch(made, settings.train.batch_size_per_gpu, crops, plan.vit.patch, settings.train.grad_accumulation)
       try {
         const rates = ratesAt(plan, made.step)
-        const stepped = trainStep(state, batch, rates, fixed, rng(settings.train.seed, 'drop path', made.step))
+        const stepped = trainStep(state, batch, rates, fixed, dropPathDraws(settings.train.seed, made.step, processes))
         state = stepped.state
         const {report} = stepped
         return {
@@ -268,5 +277,9 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   // A run that goes on from a checkpoint has all it needs there; the weights it once began with may be gone.
   const goingOn = options.resume === true && (await latestValidCheckpoint(options.run)).path !== undefined
   const learner = pretrainTrainer(await initState(settings, plan, goingOn ? '' : undefined), options)
-  yield* runTraining(learner, {...options, crops: cropSettings(settings), computing: computingOf(precision, engine)})
+  yield* trainingOf<StepReport>(runTraining)(learner, {
+    ...options,
+    crops: cropSettings(settings),
+    computing: computingOf(precision, engine, options.processes)
+  })
 }

@@ -16,6 +16,7 @@ import {currentSettings} from '../../config/renamed.js'
 import type {Settings} from '../../config/table.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import {configMetadata} from '../../files/checkpoint/architecture.js'
+import {compareShares} from './resume-shares.js'
 import {listStates, readState, stateMetadata, type StateTensor} from '../../files/checkpoint/training-state.js'
 import {dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
@@ -87,6 +88,8 @@ const RESUMABLE = new Set([
   'train.checkpoint_every',
   'train.keep_checkpoints',
   'train.keep_every',
+  'train.parallel',
+  'train.process_timeout',
   'distill.teacher' // wherever it lies, its weights tell whether it is the same
 ])
 
@@ -145,6 +148,8 @@ export type Computing = {
   readonly engine?: string
   readonly device?: string
   readonly threads?: number
+  /** How many processes train together; absent for one. */
+  readonly processes?: number
 }
 
 /** The set that a run learns from. */
@@ -252,6 +257,7 @@ export function compareSetups(
         const before = known[section]
         const old = isObject(before) ? before[key] : undefined
         const name = `${section}.${key}`
+        if (name === 'train.batch_size_per_gpu') continue // images a step are compared below, over all processes
         if (old === undefined || shown(old) === shown(value)) continue // a setting that did not exist yet had its present default
         ;(RESUMABLE.has(name) ? carried : course).push(`${name} was ${shown(old)} and is ${shown(value)}`)
       }
@@ -269,8 +275,12 @@ export function compareSetups(
           : 'the teacher has other weights than the one so far'
     )
   const before = jsonObjectOr(metadata['computing']) ?? {}
+  const shares = compareShares(metadata, settings, Number(before['processes'] ?? 1), computing.processes ?? 1)
+  course.push(...shares.course)
+  digits.push(...shares.digits)
   for (const [name, value] of Object.entries(computing))
-    if (before[name] !== undefined && before[name] !== value) digits.push(`${name} was ${String(before[name])} and is ${String(value)}`)
+    if (name !== 'processes' && before[name] !== undefined && before[name] !== value)
+      digits.push(`${name} was ${String(before[name])} and is ${String(value)}`)
   return {course, carried, digits}
 }
 

@@ -8,6 +8,7 @@ import type {ParamMap} from '../../optim/adamw.js'
 import type {Health, Improvement} from './health.js'
 import type {Metrics} from './metrics-log.js'
 import type {Explanation, NotFiniteStep} from './non-finite.js'
+import type {TrainingProcesses} from './processes.js'
 import type {Computing, StateDict} from './resume.js'
 
 /** What a step gave. */
@@ -72,6 +73,8 @@ export type RunOptions = {
   readonly acceptChanges?: boolean
   readonly evaluation?: Evaluation
   readonly signal?: AbortSignal
+  /** The processes that train together; absent where this one is alone. */
+  readonly processes?: TrainingProcesses
   /**
    * Fingerprint of a frozen teacher that the run learns from; part of what a resumed run must have in common with the
    * one so far.

@@ -5,6 +5,7 @@ import type {Head} from '../../model/head.js'
 import type {Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {GroupRules} from '../../optim/groups.js'
+import type {Processes} from '../../tensor/ops/collectives.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import type {Tensor2D} from '../../tensor/tf.js'
 import type {RegularizerWeights} from './gradient-sums.js'
@@ -46,6 +47,10 @@ export type StepSettings = {
   readonly accumulate?: number
   /** First steps in which the heads learn and the backbone stands still; none where not said. */
   readonly headWarmup?: number
+  /** The processes that share a batch; this one alone where not said. */
+  readonly processes?: Processes
+  /** Where KoLeo looks for neighbours: within a process, or among all; within a process where not said. */
+  readonly koleo?: 'process' | 'global'
   /** Leaves the gradients of the backbone out; `trainStep` says so while the backbone stands still. */
   readonly headsOnly?: boolean
 }

@@ -18,16 +18,25 @@ import type {Head} from '../../model/head.js'
 import {backwardTrain, castParams, forwardTrain, freeTrace, gridOf} from '../../model/vit.js'
 import type {ImageView, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
+import {oneProcess, sumAllOverProcesses} from '../../tensor/ops/collectives.js'
 import {cast} from '../../tensor/ops/precision.js'
 import {RowSum} from '../../tensor/ops/row-sum.js'
 import {addRows} from '../../tensor/ops/rows.js'
 import type {Rng} from '../../tensor/random.js'
-import {Tensor, add, concat, dispose, fill, slice, square, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
+import {Tensor, add, concat, dispose, fill, slice, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {disposeTree, flatten} from '../../tensor/tree.js'
 import {splitBatch, tokenRows} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
-import {addGradients, inParameterOrder, meanCosine, regularize, regularizerLosses} from './gradient-sums.js'
+import {
+  addGradients,
+  addMissingGradients,
+  inParameterOrder,
+  meanCosine,
+  measuredOverProcesses,
+  regularize,
+  regularizerLosses
+} from './gradient-sums.js'
 import type {Regularized} from './gradient-sums.js'
 import type {Network, StepSettings} from './step-types.js'
 import {MAX_CACHED_LOGITS_BYTES, castHead, chunkWidths, headInputs} from './teacher-targets.js'
@@ -63,7 +72,7 @@ export function studentGradients(
   random?: Rng
 ): StudentGradients {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const found = gradientsOfParts(parts, targets, {student, settings, widths: chunkWidths(student, parts), random})
+  const found = gradientsOfParts(parts, targets, {student, settings, widths: chunkWidths(student, parts, settings.processes), random})
   dispose(parts.map(({masks}) => masks))
   return found
 }
@@ -101,11 +110,11 @@ type PartContext = PassContext & {
 /** The gradients of a batch in parts. */
 export function gradientsOfParts(parts: readonly BatchPart[], targets: StudentTargets, context: PassContext): StudentGradients {
   const {student, settings} = context
-  const {vit, precision} = settings
+  const {vit, precision, processes = oneProcess} = settings
   const backbone = castParams(student.backbone, precision)
   const heads = {dino: castHead(student.dino_head, precision), ibot: student.ibot_head && castHead(student.ibot_head, precision)}
   const sums = emptySums(student, vit.width)
-  const images = parts.reduce((total, {b}) => total + b, 0)
+  const images = parts.reduce((total, {b}) => total + b, 0) * processes.size
   const start = {cls: 0, patches: 0}
   for (const part of parts) {
     const own = {
@@ -128,15 +137,17 @@ export function gradientsOfParts(parts: readonly BatchPart[], targets: StudentTa
     if (weight_g) found.set(`${name}.last_layer.weight_g`, weight_g)
     if (weight_v) found.set(`${name}.last_layer.weight_v`, weight_v)
   }
-  const measured = tidy(() => concat([sums.losses, stack([targets.entropy, sum<Scalar>(square(sums.cls))])]))
-  const values = measured.dataSync<'float32'>()
-  dispose([measured, sums.losses, sums.cls])
+  const values = measuredOverProcesses([sums.losses, targets.entropy], sums.cls, processes)
+  dispose([sums.losses, sums.cls])
+  addMissingGradients(student, found, context.widths.rows?.patches ?? 0)
   const end = 3 + regularizers.length
+  const grads = inParameterOrder(student, found)
+  sumAllOverProcesses([...grads.values()], processes)
   return {
-    grads: inParameterOrder(student, found),
+    grads,
     report: {
       losses: withTotal({dino_local: values[0]!, dino_global: values[1]!, ...regularizerLosses(values, 3), ibot: values[2]!}),
-      teacherEntropy: values[end]!,
+      teacherEntropy: values[end]! / processes.size,
       clsCosine: meanCosine(values[end + 1]!, images)
     }
   }
@@ -187,7 +198,7 @@ function addPart(
 
   const passes = passHeads(context, part, targets, clsRows, patchRows)
   onHeadsDone()
-  const regularized = tidy((): Regularized => regularize(slice(clsRows, [m * b, 0], [2 * b, -1]), settings.regularizers, b / B))
+  const regularized = tidy((): Regularized => regularize(slice(clsRows, [m * b, 0], [2 * b, -1]), b / B, settings))
   addMeasured(sums, passes, regularized, clsRows, {b, m, n})
   dispose([clsRows, ...(patchRows ? [patchRows] : [])])
 

@@ -5,16 +5,18 @@
  */
 import {cachedLogits, chunkWidth, lazyLogits} from '../../loss/logits.js'
 import type {CachedLogits, Logits} from '../../loss/logits.js'
+import {sharedMean, sharedSinkhornTargets} from '../../loss/targets-over-processes.js'
 import {centerAfter, centeredTargets, sinkhornTargets, targetEntropy} from '../../loss/targets.js'
 import type {Targets} from '../../loss/targets.js'
 import {castMlp, headForward, prototypes} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
 import {castParams, normedTokens} from '../../model/vit.js'
 import type {ImageView} from '../../model/vit.js'
+import {gatherOverProcesses, oneProcess} from '../../tensor/ops/collectives.js'
 import {castLike} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {takeRows} from '../../tensor/ops/rows.js'
-import {concat, dispose, slice, tensor1d, tidy} from '../../tensor/tf.js'
+import {concat, dispose, slice, tensor1d, tensor2d, tidy} from '../../tensor/tf.js'
 import type {Scalar, Tensor, Tensor2D} from '../../tensor/tf.js'
 import {tokenRows} from './batch-parts.js'
 import type {BatchPart} from './batch-parts.js'
@@ -104,7 +106,7 @@ export function targetsOfEmbeddings(
   z: {readonly cls: Tensor2D; readonly patches?: Tensor2D | undefined},
   w: {readonly dino: Tensor2D; readonly ibot?: Tensor2D | undefined},
   rates: StepRates,
-  {centering, memory = 'fast', precision}: StepSettings,
+  {centering, memory = 'fast', precision, processes = oneProcess}: StepSettings,
   {centers, widths, keep}: {readonly centers?: TrainState['centers']; readonly widths: ChunkWidths; readonly keep: boolean}
 ): TeacherTargets {
   const holds: CachedLogits[] = []
@@ -117,15 +119,21 @@ export function targetsOfEmbeddings(
     return held
   }
   const average: Record<'dino' | 'ibot', Tensor2D | undefined> = {dino: undefined, ibot: undefined}
-  const target = (rows: Tensor2D, which: 'dino' | 'ibot'): Targets => {
-    const scores = scoresOf(rows, (which === 'ibot' ? w.ibot : undefined) ?? w.dino)
-    if (centering === 'sinkhorn_knopp') return sinkhornTargets(scores, rates.teacherTemp, widths[which])
-    const {targets, mean} = centeredTargets(scores, centers![which], rates.teacherTemp, widths[which])
-    average[which] = mean
-    return targets
+  const target = (rows: Tensor2D | undefined, which: 'dino' | 'ibot', all = rows?.shape[0] ?? 0): Targets | undefined => {
+    if (all === 0) return undefined
+    const prototypes = (which === 'ibot' ? w.ibot : undefined) ?? w.dino
+    const scores = rows && scoresOf(rows, prototypes)
+    const [temperature, width, shared] = [rates.teacherTemp, widths[which], {processes, rows: all}]
+    if (centering === 'sinkhorn_knopp')
+      return scores && processes.size === 1
+        ? sinkhornTargets(scores, temperature, width)
+        : sharedSinkhornTargets(scores, {...shared, temperature, width, prototypes: prototypes.shape[0]})
+    const own = scores && centeredTargets(scores, centers![which], temperature, width)
+    average[which] = processes.size === 1 ? own?.mean : sharedMean(own?.mean, scores?.rows ?? 0, shared, prototypes.shape[0])
+    return own?.targets
   }
-  const cls = target(z.cls, 'dino')
-  const patches = z.patches && target(z.patches, 'ibot')
+  const cls = target(z.cls, 'dino', widths.rows?.cls)!
+  const patches = target(z.patches, 'ibot', widths.rows?.patches)
   const next = (which: 'dino' | 'ibot'): Tensor2D => {
     const mean = average[which]
     if (!mean) return centers![which].clone()
@@ -156,9 +164,27 @@ export const headInputs = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {
  * Columns of scores that each head takes at a time: the same for teacher and student, since scores are held by these
  * pieces.
  */
-export type ChunkWidths = {readonly dino: number; readonly ibot: number}
+export type ChunkWidths = {
+  readonly dino: number
+  readonly ibot: number
+  /** Rows of the teacher's targets over all processes, where there are several. */
+  readonly rows?: {readonly cls: number; readonly patches: number}
+}
 
-export function chunkWidths(student: Network, parts: readonly BatchPart[]): ChunkWidths {
+/** The widths for a batch; of several processes the same, for they sum by these pieces. */
+export function chunkWidths(student: Network, parts: readonly BatchPart[], processes = oneProcess): ChunkWidths {
+  const own = ownWidths(student, parts)
+  if (processes.size === 1) return own
+  const all = tidy(() => {
+    const rows = [2, 0].map(n => parts.reduce((total, {b, indices}) => total + (n === 0 ? indices.length : n * b), 0))
+    return gatherOverProcesses(tensor2d([[own.dino, own.ibot, ...rows]]), processes).dataSync<'float32'>() // [n, 4]
+  })
+  const column = (i: number): number[] => Array.from({length: processes.size}, (_, rank) => all[4 * rank + i]!)
+  const sum = (values: number[]): number => values.reduce((a, b) => a + b, 0)
+  return {dino: Math.min(...column(0)), ibot: Math.min(...column(1)), rows: {cls: sum(column(2)), patches: sum(column(3))}}
+}
+
+function ownWidths(student: Network, parts: readonly BatchPart[]): ChunkWidths {
   const K = (head: Head): number => head.last_layer.weight_v.shape[0]
   const teacher = {cls: 0, patches: 0}
   const own = {cls: 0, patches: 0, both: 0}

@@ -44,7 +44,7 @@ export function trainStep(
 ): {state: TrainState; report: StepReport} {
   const student = unflatten<Network>(state.student)
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const widths = chunkWidths(student, parts)
+  const widths = chunkWidths(student, parts, settings.processes)
   const targets =
     guide?.(parts, widths) ?? computeTeacherTargets(unflatten<Network>(state.teacher), parts, rates, settings, state.centers, widths)
   const resting = state.step < (settings.headWarmup ?? 0)
@@ -53,7 +53,7 @@ export function trainStep(
   dispose([targets.entropy, ...parts.map(({masks}) => masks)])
   if (guide) deleteMaskTokenGradient(grads)
   const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings, targets.centers)
-  return {state: next, report: {...report, gradNorms, masked: batch.indices.length}}
+  return {state: next, report: {...report, gradNorms, masked: widths.rows?.patches ?? batch.indices.length}}
 }
 
 /** Takes the gradient of the mask token out: where nothing is ever masked it has none, and is not to decay. */

@@ -16,13 +16,21 @@ export const maskSettingsOf = ({ibot, crops}: Settings, {vit}: Derived): MaskSet
  * The batches of a run from step `start` on: which images, crops and masks come at a step follows from seed and step.
  */
 export const trainingBatches = (
-  {images, settings, plan, crops, onRejected}: Pick<RunOptions, 'images' | 'settings' | 'plan' | 'crops' | 'onRejected'>,
+  {
+    images,
+    settings,
+    plan,
+    crops,
+    processes,
+    onRejected
+  }: Pick<RunOptions, 'images' | 'settings' | 'plan' | 'crops' | 'processes' | 'onRejected'>,
   start: number
 ): Batches<CropBatch> =>
   cropBatches({
     refs: images,
     sampler: shuffledSampler(images.length, settings.train.seed),
-    batch: plan.batch,
+    batch: settings.train.batch_size_per_gpu,
+    share: processes,
     crops,
     masks: maskSettingsOf(settings, plan),
     seed: settings.train.seed,

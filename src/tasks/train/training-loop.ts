@@ -27,6 +27,7 @@ import {assertSameCourse, carriedOver, compareSetups, imageSet, loadStateDict, s
 import type {Change, RecordedSetup} from './resume.js'
 import {refuseStep} from './run-failures.js'
 import type {Evaluation, RunEvent, RunOptions, StepResult, Trainer} from './run-types.js'
+import {agreeOnStep, beginTogether, nextBatch, rejectionsOf} from './step-agreement.js'
 import {saveFinal} from './save-final.js'
 import {trainingBatches} from './training-batches.js'
 
@@ -53,7 +54,8 @@ export async function* runTraining<Report>(learner: Trainer<Report>, options: Ru
   }
 }
 
-async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
+async function* underLock<Report>(learner: Trainer<Report>, given: RunOptions): AsyncGenerator<RunEvent<Report>> {
+  const options = {...given, onRejected: rejectionsOf(given.processes, given.onRejected)}
   const {run, settings, plan} = options
   const recorded = recordOf(options)
   const averages = new Averages()
@@ -64,6 +66,7 @@ async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions)
     begun = resumed
     yield event
   } else await clearRun(run)
+  await beginTogether(options.processes, learner, begun.last)
   await atomicFile(join(run, runNames.config), async path => writeFile(path, options.yaml), {force: true})
   const log = await MetricsLog.open(run, learner.stepsTaken)
   const pending: RunEvent<Report>[] = [] // of what ends while a step is taken
@@ -92,7 +95,7 @@ async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions)
   const batches = options.batches?.(learner.stepsTaken) ?? trainingBatches(options, learner.stepsTaken)
   try {
     const course = {averages, checkpoints, checkpoint, write, pending, batches}
-    if (yield* takeSteps(learner, options, course)) return
+    if (yield* takeSteps(learner, options, course)) return void (await options.processes?.exchange({end: true}))
     yield {kind: 'loaded', words: describeLoad(batches.stats())}
     const model = await saveFinal(learner, options).catch(async (error: unknown) => {
       await checkpoints.settle()
@@ -102,6 +105,7 @@ async function* underLock<Report>(learner: Trainer<Report>, options: RunOptions)
     yield* pending.splice(0)
     checkpoints.assertWritten(`The model stands in ${model} all the same. `)
     if (log.metricsFailure) throw log.metricsFailure
+    await options.processes?.exchange({end: true})
     yield finished(learner.stepsTaken, model, await log.lines(), healthScale(settings, plan))
   } finally {
     await batches.return()
@@ -123,9 +127,10 @@ type Course<Report> = {
 /** Takes the steps that are left; true where the run was stopped before its end, with a checkpoint. */
 async function* takeSteps<Report>(
   learner: Trainer<Report>,
-  {settings, plan, run, signal, evaluation, shouldContinue}: RunOptions,
+  options: RunOptions,
   {averages, checkpoints, checkpoint, write, pending, batches}: Course<Report>
 ): AsyncGenerator<RunEvent<Report>, boolean> {
+  const {settings, plan, run, signal, evaluation, shouldContinue} = options
   const {train} = settings
   const watch = new HealthWatch(healthScale(settings, plan), Math.max(plan.curves.lr.warmup, plan.steps / 10))
   const evaluate = async (judge: Evaluation): Promise<RunEvent<Report>> => {
@@ -138,13 +143,14 @@ async function* takeSteps<Report>(
   let written = learner.stepsTaken // the step of the last checkpoint
   if (evaluation?.before && learner.stepsTaken === 0) yield await evaluate(evaluation)
   for (;;) {
-    const next = await batches.next().catch(async (error: unknown) => {
+    const next = await nextBatch(batches, options).catch(async (error: unknown) => {
       if (learner.stepsTaken > written) await checkpoint()
       await checkpoints.settle()
       throw withoutImages(error, learner.stepsTaken, checkpoints.lastGood)
     })
     if (next.done) return false
     const made = next.value
+    const agreed = await agreeOnStep(options)
     const from = performance.now()
     const taken = await stepOrRefusal(learner, made, run, checkpoints)
     const {stepsTaken: step} = learner
@@ -159,7 +165,7 @@ async function* takeSteps<Report>(
       for (const message of watch.see(metrics)) yield {kind: 'warning', message}
     }
     if (evaluation && (step % evaluation.every === 0 || step === plan.steps)) yield await evaluate(evaluation)
-    const stopping = signal?.aborted === true || shouldContinue?.() === false
+    const stopping = agreed ?? (signal?.aborted === true || shouldContinue?.() === false)
     if (step % train.checkpoint_every === 0 || step === plan.steps || stopping) {
       await checkpoint()
       written = step

@@ -1,0 +1,93 @@
+/**
+ * Which of several processes this is, as `torchrun`, `mpirun` or `srun` says in the environment.
+ *
+ * Nothing here connects to anything. Where no launcher started this process, or it started one alone, there is no
+ * launch, and nothing of process groups is loaded.
+ */
+import {UserError} from '../config/errors.js'
+
+export type Launch = {
+  /** Number of this process among all, from 0. */
+  readonly rank: number
+  /** Number of processes. */
+  readonly size: number
+  /** Number of this process among those of its machine. */
+  readonly localRank: number
+  /** Processes on this machine. */
+  readonly localSize: number
+  /** Where the processes meet. */
+  readonly host: string
+  readonly port: number
+  /** How often the launcher has started the processes anew. */
+  readonly restart: number
+  /** Whether this process keeps the store in which they meet; torchrun keeps one of its own. */
+  readonly keepsStore: boolean
+  /** What tells this start from others that use the same store. */
+  readonly id: string
+}
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** Names of rank, size, local rank and local size by launcher. */
+const launchers = [
+  {name: 'torchrun', rank: 'RANK', size: 'WORLD_SIZE', localRank: 'LOCAL_RANK', localSize: 'LOCAL_WORLD_SIZE'},
+  {
+    name: 'mpirun (Open MPI)',
+    rank: 'OMPI_COMM_WORLD_RANK',
+    size: 'OMPI_COMM_WORLD_SIZE',
+    localRank: 'OMPI_COMM_WORLD_LOCAL_RANK',
+    localSize: 'OMPI_COMM_WORLD_LOCAL_SIZE'
+  },
+  // Set by srun alone: SLURM_NTASKS stands in the environment of a batch script too, which is one process.
+  {name: 'srun', rank: 'SLURM_PROCID', size: 'SLURM_STEP_NUM_TASKS', localRank: 'SLURM_LOCALID', localSize: 'SLURM_STEP_TASKS_PER_NODE'},
+  {name: 'mpirun (PMI)', rank: 'PMI_RANK', size: 'PMI_SIZE', localRank: 'MPI_LOCALRANKID', localSize: 'MPI_LOCALNRANKS'}
+] as const
+
+/**
+ * The first name of a list of machines as Slurm writes it: `gpu[03-07,12],login1` begins with `gpu03`.
+ */
+function firstHost(list: string): string {
+  const [, head, rest] = /^([^[,]*)(?:\[([^\]]*)\])?/.exec(list)!
+  return head! + (rest === undefined ? '' : /^\d+/.exec(rest)![0])
+}
+
+/**
+ * The launch of this process; undefined where it is alone. Throws a usage error where the environment contradicts
+ * itself.
+ */
+export function launchOf(environment: Environment = process.env): Launch | undefined {
+  const launcher = launchers.find(({size, rank}) => environment[size] !== undefined && environment[rank] !== undefined)
+  if (!launcher) return undefined
+  const whole = (name: string, otherwise: number): number => {
+    const text = environment[name]
+    if (text === undefined || text === '') return otherwise
+    const value = Number(/^\d+/.exec(text)?.[0] ?? NaN)
+    if (Number.isInteger(value)) return value
+    throw new UserError(`${name}=${text}: expected a whole number, as ${launcher.name} sets it.`, {exit: 2, code: 'USAGE'})
+  }
+  const [rank, size] = [whole(launcher.rank, 0), whole(launcher.size, 1)]
+  if (size <= 1) return undefined
+  if (rank >= size)
+    throw new UserError(`${launcher.rank}=${rank}: expected a number below ${launcher.size}=${size}.`, {exit: 2, code: 'USAGE'})
+  const localRank = whole(launcher.localRank, 0)
+  const nodes = environment['SLURM_STEP_NODELIST'] ?? environment['SLURM_JOB_NODELIST']
+  const host = environment['MASTER_ADDR'] ?? (launcher.name === 'srun' && nodes ? firstHost(nodes) : undefined)
+  const localSize = Math.max(1, whole(launcher.localSize, 1))
+  if (host === undefined && localSize !== size)
+    throw new UserError(`${size} processes on several machines need MASTER_ADDR, the name of the machine of process 0.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Set it for all processes, e.g. mpirun -x MASTER_ADDR=node01.'
+    })
+  return {
+    rank,
+    size,
+    localRank,
+    localSize,
+    host: host ?? '127.0.0.1',
+    port: whole('MASTER_PORT', 20000 + (whole('SLURM_JOB_ID', 9500) % 10000)),
+    restart: whole('TORCHELASTIC_RESTART_COUNT', 0),
+    keepsStore: rank === 0 && environment['TORCHELASTIC_USE_AGENT_STORE'] !== 'True',
+    id: environment['TORCHELASTIC_RUN_ID'] ?? environment['SLURM_JOB_ID'] ?? 'run'
+  }
+}

@@ -1,0 +1,85 @@
+/**
+ * What the processes of a run agree on between steps: where they begin, that all have their images, when to stop, and
+ * what process 0 is to report of the others. One process alone agrees with itself.
+ */
+import {UserError} from '../../config/errors.js'
+import type {CropBatch, RejectedImage} from '../../data/loader/batches.js'
+import type {Batches} from '../../data/loader/batches.js'
+import {globalNorm} from '../../optim/adamw.js'
+import type {TrainingProcesses} from './processes.js'
+import type {RunOptions, Trainer} from './run-types.js'
+
+/**
+ * Tells all processes from which checkpoint process 0 goes on (null: from the beginning), and compares their weights
+ * when `load` has filled them. Throws a `UserError` where they differ.
+ */
+export async function beginTogether<Report>(
+  processes: TrainingProcesses | undefined,
+  learner: Trainer<Report>,
+  path: string | undefined,
+  load: (path: string) => Promise<void> = async () => undefined
+): Promise<void> {
+  if (!processes) return
+  const [first] = await processes.exchange({path: path ?? null})
+  if (processes.rank > 0 && first!.path !== null) await load(first!.path)
+  const norm = globalNorm([...learner.stateDict()].filter(([name]) => name.startsWith('student.')).map(([, {get}]) => get()))
+  const all = await processes.exchange({norm, step: learner.stepsTaken})
+  const rank = all.findIndex(other => other.norm !== all[0]!.norm || other.step !== all[0]!.step)
+  if (rank > 0)
+    throw new UserError(
+      `Process ${rank} begins with other weights than process 0: at step ${all[rank]!.step} with norm ${all[rank]!.norm}, and at step ${all[0]!.step} with norm ${all[0]!.norm}.`,
+      {code: 'PROCESSES_DIFFER', hint: 'All processes must read the same run folder and the same files of weights.'}
+    )
+}
+
+/** The next batch. Throws a `UserError` where other processes would wait too long for this one's images. */
+export async function nextBatch(
+  batches: Batches<CropBatch>,
+  {processes, settings}: Pick<RunOptions, 'processes' | 'settings'>
+): Promise<IteratorResult<CropBatch, void>> {
+  if (!processes) return batches.next()
+  const {process_timeout: seconds} = settings.train
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () =>
+        reject(new UserError(`no images came within ${seconds} s`, {code: 'SLOW_IMAGES', hint: 'train.process_timeout allows more time.'})),
+      seconds * 1000
+    )
+  })
+  late.catch(() => undefined)
+  try {
+    return await Promise.race([batches.next(), late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/**
+ * Waits until every process has its batch. → whether any wants to stop, of which the step that follows is the last;
+ * undefined for one process, which may still change its mind.
+ */
+export async function agreeOnStep({processes, signal, shouldContinue, onRejected}: RunOptions): Promise<boolean | undefined> {
+  if (!processes) return undefined
+  const stop = signal?.aborted === true || (processes.rank === 0 && shouldContinue?.() === false)
+  const all = await processes.exchange({stop, sent: processes.sent})
+  if (processes.rank === 0)
+    for (const {message} of processes.messages(all.map(({sent}) => sent)))
+      if (message['rejected']) onRejected?.(message['rejected'] as RejectedImage)
+  return all.some(other => other.stop)
+}
+
+/**
+ * Where rejected images go: from other processes to process 0, and there, each once, to `onRejected`, which hears of
+ * images that several processes have met.
+ */
+export function rejectionsOf(processes: TrainingProcesses | undefined, onRejected: RunOptions['onRejected']): RunOptions['onRejected'] {
+  if (!processes) return onRejected
+  if (processes.rank > 0) return rejected => processes.send({rejected})
+  const known = new Set<string>()
+  return rejected => {
+    if (known.has(rejected.id)) return
+    known.add(rejected.id)
+    onRejected?.(rejected)
+  }
+}

@@ -1,0 +1,51 @@
+/**
+ * Sums and gathers over the processes that train together.
+ *
+ * A `Processes` of size 1 is the one-process form: every function then gives its input back, and no engine needs a
+ * kernel. With more, the engine's kernels talk to the other processes, so that all processes must call the same
+ * functions in the same order with tensors of the same shapes.
+ */
+import {concat, slice, tidy} from '../tf.js'
+import type {Tensor, Tensor2D} from '../tf.js'
+import {callInPlaceKernel} from './in-place.js'
+import {callKernel} from './kernel.js'
+
+/** Which of how many processes this is. */
+export type Processes = {readonly rank: number; readonly size: number}
+
+export const oneProcess: Processes = {rank: 0, size: 1}
+
+/** The result of a kernel that several processes need. */
+function needed<T>(found: T | undefined, name: string): T {
+  if (found === undefined) throw new Error(`the running engine has no kernel ${name}, or no process group is open`)
+  return found
+}
+
+/** The sum over all processes, by element. The caller owns the result. */
+export const sumOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
+  size === 1 ? x.clone() : (needed(callKernel('Dinov2AllReduce', {x}), 'Dinov2AllReduce')[0] as T)
+
+/** The largest over all processes, by element. The caller owns the result. */
+export const maxOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
+  size === 1 ? x.clone() : (needed(callKernel('Dinov2AllReduce', {x}, {largest: true}), 'Dinov2AllReduce')[0] as T)
+
+/** Adds up each tensor of a list over all processes, in place: nobody else may hold them. */
+export function sumAllOverProcesses(tensors: readonly Tensor[], {size}: Processes): void {
+  if (size > 1 && tensors.length > 0) needed(callInPlaceKernel('Dinov2AllReduceAll', {tensors}), 'Dinov2AllReduceAll')
+}
+
+/** x [b, …] of all processes, one below the other in order of their ranks: [n·b, …]. The caller owns the result. */
+export const gatherOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
+  size === 1 ? x.clone() : (needed(callKernel('Dinov2AllGather', {x}), 'Dinov2AllGather')[0] as T)
+
+/** Rows of two crops [2b, C], crop-major, of all processes as those of one batch: [2·n·b, C], crop-major. */
+export function gatherCrops(x: Tensor2D, processes: Processes): Tensor2D {
+  if (processes.size === 1) return x.clone()
+  const [rows, width] = x.shape
+  return tidy(() => {
+    const all = gatherOverProcesses(x, processes) //  [n·2b, C]
+    const crop = (c: number): Tensor2D[] =>
+      Array.from({length: processes.size}, (_, r) => slice(all, [r * rows + (c * rows) / 2, 0], [rows / 2, width]))
+    return concat([...crop(0), ...crop(1)])
+  })
+}

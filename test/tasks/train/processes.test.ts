@@ -1,0 +1,295 @@
+/**
+ * Training in several processes, through the binary that users run: n processes with batch b compute what one does
+ * with n·b; checkpoints do not depend on n; whoever dies, hangs or differs ends all, by name.
+ *
+ * DINOV2_TEST_PROCESSES=all tries more processes and more kills (make test-distributed).
+ */
+import assert from 'node:assert/strict'
+import {cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs'
+import {join} from 'node:path'
+import {before, describe, test} from 'node:test'
+import {setTimeout as sleep} from 'node:timers/promises'
+import {encodeImage} from '../../../src/data/image/encode.js'
+import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
+import {LIMITS, updateError} from '../../../src/tasks/verify/checks.js'
+import {rng} from '../../../src/tensor/random.js'
+import {folder, realBinary, run, said, type Ended} from '../../support/program.js'
+import {startTogether} from '../../support/processes.js'
+
+const all = process.env['DINOV2_TEST_PROCESSES'] === 'all'
+const root = folder()
+const at = (...names: string[]): string => join(root, ...names)
+
+const recipe = `
+dino: {head_n_prototypes: 32, head_bottleneck_dim: 16, head_hidden_dim: 32}
+ibot: {separate_head: true, head_n_prototypes: 48, head_bottleneck_dim: 16, head_hidden_dim: 32, mask_sample_probability: 0.25}
+train:
+  steps: 6
+  OFFICIAL_EPOCH_LENGTH: 6
+  centering: sinkhorn_knopp
+  koleo: global
+  workers: 1
+  log_every: 1
+  checkpoint_every: 1
+  keep_checkpoints: 10
+student: {arch: custom, embed_dim: 32, depth: 2, num_heads: 2, patch_size: 8, drop_path_rate: 0.0, layerscale: 1.0}
+teacher: {momentum_teacher: 0.98, warmup_teacher_temp: 0.04, teacher_temp: 0.04, warmup_teacher_temp_epochs: 0}
+optim: {epochs: 1, warmup_epochs: 0, freeze_last_layer_epochs: 0, base_lr: 0.002, layerwise_decay: 1.0, patch_embed_lr_mult: 1.0}
+crops: {local_crops_number: 2, global_crops_size: 32, local_crops_size: 16}
+`
+
+const IMAGES = 24
+
+before(async () => {
+  mkdirSync(at('pictures'))
+  for (let i = 0; i < IMAGES; i++) {
+    const random = rng(7, 'picture', i)
+    const pixels = Uint8Array.from({length: 40 * 40 * 3}, (_, p) => (p % (3 + (i % 5)) === 0 ? 255 : Math.floor(random.uniform(0, 255))))
+    writeFileSync(at('pictures', `${String(i).padStart(2, '0')}.png`), await encodeImage(pixels, {width: 40, height: 40}))
+  }
+  writeFileSync(at('recipe.yaml'), recipe)
+})
+
+const args = (name: string, batch: number, ...more: string[]): string[] => [
+  'pretrain',
+  at('pictures'),
+  ...['--config', at('recipe.yaml'), '--output', at(name), '--engine', 'torch', '--device', 'cpu', '--precision', 'fp32', '--threads', '1'],
+  ...['--batch', String(batch), '--set', 'train.process_timeout=20'],
+  ...more
+]
+
+/** A run in one process. Six steps teach nothing, which status 6 says at its end. */
+async function alone(name: string, batch: number, ...more: string[]): Promise<Ended> {
+  const ended = await run(realBinary, args(name, batch, ...more))
+  assert.ok([0, 6].includes(ended.status!), ended.stderr)
+  return ended
+}
+
+/** A run in several processes; `batch` is of each. */
+async function together(name: string, size: number, batch: number, ...more: string[]): Promise<Ended[]> {
+  const {ended} = await startTogether(size, () => args(name, batch, ...more))
+  const all = await ended
+  for (const [rank, {status, stderr}] of all.entries()) assert.ok([0, ...(rank === 0 ? [6] : [])].includes(status!), `${rank}: ${stderr}`)
+  return all
+}
+
+const metricsOf = (name: string): Record<string, number>[] =>
+  readFileSync(at(name, 'metrics.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map(line => JSON.parse(line) as Record<string, number>)
+
+const checkpoint = (name: string, step: number): string => at(name, 'checkpoints', `step-${String(step).padStart(7, '0')}.safetensors`)
+
+/** Tensors of a checkpoint by name. */
+async function tensors(name: string, step: number): Promise<Map<string, Float32Array>> {
+  const file = await openSafetensors(checkpoint(name, step))
+  try {
+    const out = new Map<string, Float32Array>()
+    for (const [key, entry] of file.tensors) out.set(key, await entry.readFloat32())
+    return out
+  } finally {
+    await file.close()
+  }
+}
+
+/** Losses agree to 1e-5, and what steps 2 to 4 changed as `engine verify` judges it. */
+async function assertEqualRuns(one: string, other: string): Promise<void> {
+  const [a, b] = [metricsOf(one), metricsOf(other)]
+  assert.equal(b.length, a.length)
+  a.forEach((line, i) => {
+    for (const term of ['total', 'dino_local', 'dino_global', 'ibot', 'koleo', 'teacher_entropy', 'cls_loss', 'patch_loss'])
+      if (line[term] !== undefined)
+        assert.ok(
+          Math.abs(line[term]! - b[i]![term]!) <= 1e-5 * Math.max(1, Math.abs(line[term]!)),
+          `step ${i + 1}, ${term}: ${line[term]} and ${b[i]![term]}`
+        )
+    assert.equal(b[i]!['masked_patches'], line['masked_patches'])
+  })
+  const [init, recorded, computed] = [await tensors(one, 1), await tensors(one, 4), await tensors(other, 4)]
+  assert.deepEqual([...computed.keys()], [...recorded.keys()])
+  for (const [name, values] of recorded) {
+    if (!/^(student|teacher)\./.test(name)) continue
+    const third = values.length / 3
+    const judged = name.endsWith('.attn.qkv.bias') ? (i: number): boolean => i < third || i >= 2 * third : undefined
+    const error = updateError(init.get(name)!, computed.get(name)!, values, judged)
+    assert.ok(error <= LIMITS.update, `${name}: ${error}`)
+  }
+}
+
+/** The numbers of a safetensors file, without its metadata. */
+const numbers = (path: string): Buffer => {
+  const bytes = readFileSync(path)
+  return bytes.subarray(8 + Number(bytes.readBigUInt64LE(0)))
+}
+
+describe('several processes', {timeout: 600_000}, () => {
+  before(() => alone('one', 8))
+
+  for (const size of all ? [2, 4] : [2])
+    test(`${size} processes compute what one computes with as many images`, async () => {
+      const [first, ...others] = await together(`ddp${size}`, size, 8 / size)
+      await assertEqualRuns('one', `ddp${size}`)
+      for (const {stdout, stderr} of others) assert.deepEqual([stdout, stderr], ['', ''], 'process 0 alone speaks')
+      assert.match(first!.stderr, /after 6 steps/)
+    })
+
+  test('centred targets are those of the whole step too', async () => {
+    await alone('one-centred', 4, '--set', 'train.centering=centering')
+    await together('ddp-centred', 2, 2, '--set', 'train.centering=centering')
+    await assertEqualRuns('one-centred', 'ddp-centred')
+  })
+
+  test('a run goes on in as many processes bit for bit, and in one process from the same state', async () => {
+    for (const name of ['again', 'fewer']) {
+      cpSync(at('ddp2'), at(name), {recursive: true})
+      for (const step of [4, 5, 6]) rmSync(checkpoint(name, step))
+    }
+    await together('again', 2, 4, '--resume')
+    assert.ok(numbers(checkpoint('again', 6)).equals(numbers(checkpoint('ddp2', 6))), 'the state of the last step differs')
+    const {stderr} = await alone('fewer', 8, '--resume')
+    assert.match(stderr, /there were 2 processes and there is 1: the last digits may differ/)
+    await assertEqualRuns('one', 'fewer')
+  })
+
+  test('other images a step, or KoLeo within a process, are another course', async () => {
+    cpSync(at('ddp2'), at('refused'), {recursive: true})
+    const batch = await run(realBinary, args('refused', 4, '--resume'))
+    assert.equal(batch.status, 2)
+    assert.match(batch.stderr, /train.batch_size_per_gpu was 4 in each of 2 processes and is 4/)
+    await together('own-koleo', 2, 4, '--set', 'train.koleo=process')
+    const koleo = await run(realBinary, args('own-koleo', 8, '--set', 'train.koleo=process', '--resume'))
+    assert.equal(koleo.status, 2)
+    assert.match(koleo.stderr, /there were 2 processes and there is 1, and KoLeo looks for neighbours within a process/)
+  })
+
+  for (const [what, from] of [
+    ['by its heads', 'heads'],
+    ['by its features', 'features']
+  ] as const)
+    test(`two processes learn from a frozen teacher ${what} as one does`, async () => {
+      const student = (name: string, batch: number): string[] => [
+        'distill',
+        ...args(name, batch).slice(1),
+        ...[
+          '--teacher',
+          at('one'),
+          '--set',
+          'student.embed_dim=16',
+          '--set',
+          `distill.from=${from}`,
+          '--set',
+          'ibot.mask_sample_probability=0.25'
+        ]
+      ]
+      const one = await run(realBinary, student(`student-${from}`, 4))
+      assert.ok([0, 6].includes(one.status!), one.stderr)
+      for (const {status, stderr} of await (
+        await startTogether(2, () => student(`students-${from}`, 2))
+      ).ended)
+        assert.ok([0, 6].includes(status!), stderr)
+      await assertEqualRuns(`student-${from}`, `students-${from}`)
+    })
+
+  test('bad images of any process are counted once, by process 0', async () => {
+    cpSync(at('pictures'), at('some-bad'), {recursive: true})
+    for (const name of ['03.png', '11.png']) writeFileSync(at('some-bad', name), 'not an image')
+    const list = (rank: number): string[] => [
+      'pretrain',
+      at('some-bad'),
+      ...args('with-bad', 4).slice(2),
+      '--max-bad',
+      '2',
+      '--bad',
+      at(`bad-${rank}.jsonl`)
+    ]
+    const [first, second] = await (await startTogether(2, list)).ended
+    assert.equal(second!.status, 0, second!.stderr)
+    assert.match(first!.stderr, /2 of 24|2 images|2 inputs/)
+    assert.equal(readFileSync(at('bad-0.jsonl'), 'utf8').trim().split('\n').length, 2)
+    assert.ok(!readdirSync(root).includes('bad-1.jsonl'))
+  })
+})
+
+describe('processes that fail', {timeout: 600_000}, () => {
+  /** Both processes have ended by themselves within `seconds`; → what they said. */
+  async function endsWithin(ended: Promise<Ended[]>, seconds: number): Promise<Ended[]> {
+    const done = await Promise.race([ended, sleep(seconds * 1000, undefined, {ref: false})])
+    assert.ok(done, `processes still run after ${seconds} s`)
+    return done
+  }
+  const long = ['--set', 'train.steps=4000', '--set', 'train.checkpoint_every=3']
+
+  test('ranks with different settings: which differs in what', async () => {
+    const {ended} = await startTogether(2, rank => args('differ', 4, ...(rank === 1 ? ['--seed', '5'] : [])))
+    for (const {status, stderr} of await endsWithin(ended, 60)) {
+      assert.equal(status, 2, stderr)
+      assert.match(stderr, /Process 1 differs from process 0: train\.seed is 5 in process 1 and 0 in process 0\./)
+    }
+  })
+
+  test('a process that does not come', async () => {
+    const {ended, children} = await startTogether(2, rank =>
+      rank === 1 ? ['--version'] : [...args('absent', 4), '--set', 'train.process_timeout=3']
+    )
+    const [first] = await endsWithin(ended, 90)
+    assert.equal(children.length, 2)
+    assert.equal(first!.status, 1)
+    assert.match(first!.stderr, /Process 1 of 2 failed: it did not come to 127\.0\.0\.1:\d+ within 3 s/)
+  })
+
+  test('a process without images says so to all', async () => {
+    mkdirSync(at('empty'), {recursive: true})
+    const {ended} = await startTogether(2, rank => [
+      'pretrain',
+      rank === 1 ? at('empty') : at('pictures'),
+      ...args('no-images', 4).slice(2)
+    ])
+    const [first, second] = await endsWithin(ended, 60)
+    assert.equal(second!.status, 3)
+    assert.equal(first!.status, 1)
+    assert.match(first!.stderr, /Process 1 of 2 failed: .*empty/)
+  })
+
+  test('a process that stops responding', async () => {
+    const {children, ended} = await startTogether(2, () => [
+      ...args('stopped', 4, ...long),
+      '--set',
+      'train.process_timeout=4',
+      '--verbose'
+    ])
+    await said(children[0]!.child, 'is written')
+    children[1]!.child.kill('SIGSTOP')
+    const [first] = await endsWithin(Promise.all([children[0]!.ended]), 40)
+    children[1]!.child.kill('SIGKILL')
+    await ended
+    assert.equal(first!.status, 1)
+    assert.match(first!.stderr, /Process 1 of 2 failed: it has (not responded for 4 s|ended, or its machine does not answer)/)
+  })
+
+  test('kills of any process at any moment: the other ends, and the run goes on', async () => {
+    const random = rng(11, 'kills')
+    const kills = all ? 20 : 2
+    for (let i = 0; i < kills; i++) {
+      const rank = all ? Math.floor(random.uniform(0, 2)) : 1 - i
+      const {children, ended} = await startTogether(2, () => args('killed', 4, ...long, '--verbose', ...(i > 0 ? ['--resume'] : [])))
+      await said(children[0]!.child, 'is written')
+      await sleep(random.uniform(0, 400))
+      children[rank]!.child.kill('SIGKILL')
+      const others = await endsWithin(ended, 60)
+      const other = others[1 - rank]!
+      assert.equal(other.status, 1, `kill ${i} of process ${rank}: ${other.stderr}`)
+      assert.match(other.stderr, new RegExp(`Process ${rank} of 2 failed: it has ended`))
+      assert.match(other.stderr, /--resume/)
+    }
+    const {children, ended} = await startTogether(2, () => args('killed', 4, ...long, '--resume', '--verbose'))
+    await said(children[0]!.child, 'is written')
+    children[1]!.child.kill('SIGTERM') // one process is asked to stop: all do, with a checkpoint
+    const stopped = await endsWithin(ended, 60)
+    assert.deepEqual(
+      stopped.map(({status}) => status),
+      [0, 143]
+    )
+    assert.match(stopped[0]!.stderr, /stopped at step \d+/)
+  })
+})
