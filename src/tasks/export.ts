@@ -17,7 +17,7 @@ import {
 import {saveTimm} from '../files/checkpoint/timm-folder.js'
 import {writePth} from '../files/checkpoint/pth.js'
 import {writeSafetensors, type TensorSource} from '../files/checkpoint/safetensors.js'
-import {float32Bytes, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
+import {FLOAT16_MAX, float16Bytes, float32Bytes, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
 import {UserError} from '../config/errors.js'
 import type {VitConfig} from '../model/config.js'
 
@@ -39,6 +39,8 @@ export type ExportRequest = {
    * The projection heads too: meta as `{"teacher": {"backbone.…", "dino_head.…"}}`, safetensors under the same names.
    */
   readonly withHeads?: boolean
+  /** Half precision instead of float32; for safetensors alone. */
+  readonly fp16?: boolean
   /** For the card of a Hugging Face folder. */
   readonly license?: string
   /** Of its preprocessor, in pixels; where absent, what the model was trained with, or 256 and 224. */
@@ -58,7 +60,7 @@ export type ExportReport = {
   readonly config?: VitConfig
   readonly tensors: number
   readonly parameters: number
-  /** Bytes of the float32 tensors. */
+  /** Bytes of the tensors as they are written. */
   readonly bytes: number
   readonly notes: readonly string[]
 }
@@ -69,6 +71,12 @@ export type ExportReport = {
  */
 export async function exportModel(request: ExportRequest): Promise<ExportReport> {
   const {model, output, force, root, stateDictOnly} = request
+  if (request.fp16 && request.to !== 'safetensors')
+    throw new UserError(`--fp16 is for --to safetensors; ${request.to} is written as float32.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Leave --fp16 out: half precision saves space, and every tool converts when it loads.'
+    })
   await refuseExisting(output, {force})
   const checkpoint = await openCheckpoint(model, {root, tolerant: stateDictOnly})
   try {
@@ -81,7 +89,7 @@ export async function exportModel(request: ExportRequest): Promise<ExportReport>
 }
 
 async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): Promise<ExportReport> {
-  const {model, to, output, force, numHeads, withHeads, license, toolVersion, dryRun} = request
+  const {model, to, output, force, numHeads, withHeads, fp16, license, toolVersion, dryRun} = request
   const shapes = new Map([...checkpoint.tensors].map(([name, {shape}]) => [name, shape]))
   const config = inferConfig(shapes, checkpoint.metadata, numHeads === undefined ? {} : {heads: numHeads}, model)
   const expected = expectedShapes(config)
@@ -114,12 +122,12 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
   const metadata = {...ofModel(checkpoint.metadata), ...recorded, tool_version: toolVersion}
   if (to === 'hf') await saveHuggingFace(output, config, stream, {force, metadata, preprocessing, modelCard: {license}})
   else if (to === 'timm') await saveTimm(output, config, stream, {force, metadata, preprocessing})
-  else if (to === 'safetensors' && !withHeads) await saveBackbone(output, config, stream, metadata, {force})
+  else if (to === 'safetensors' && !withHeads && !fp16) await saveBackbone(output, config, stream, metadata, {force})
   else {
     const named = withHeads
       ? [...backbone.map(entry => [`backbone.${entry.name}`, entry] as const), ...heads]
       : backbone.map(entry => [entry.name, entry] as const)
-    const tensors = float32(named, tick)
+    const tensors = sources(named, tick, fp16)
     if (to === 'meta') await writePth(output, tensors, {force, ...(withHeads && {root: 'teacher'})})
     else await writeSafetensors(output, tensors, {...metadata, ...configMetadata(config)}, {force})
   }
@@ -188,20 +196,29 @@ async function exportHeads(request: ExportRequest, checkpoint: Checkpoint): Prom
     {notes: checkpoint.notes}
   )
   if (dryRun) return report
-  const tensors = float32(named, counter(request, named.length))
+  const tensors = sources(named, counter(request, named.length), request.fp16)
   if (to === 'meta') await writePth(output, tensors, {force})
   else await writeSafetensors(output, tensors, {...checkpoint.metadata, tool_version: toolVersion}, {force})
   return report
 }
 
 function describe(
-  {to, output}: ExportRequest,
+  {to, output, fp16}: ExportRequest,
   {path}: Checkpoint,
   tensors: readonly TensorEntry[],
   {config, notes}: Pick<ExportReport, 'config' | 'notes'>
 ): ExportReport {
   const parameters = tensors.reduce((sum, {shape}) => sum + elements(shape), 0)
-  return {source: path, output, format: to, ...(config && {config}), tensors: tensors.length, parameters, bytes: 4 * parameters, notes}
+  return {
+    source: path,
+    output,
+    format: to,
+    ...(config && {config}),
+    tensors: tensors.length,
+    parameters,
+    bytes: (fp16 ? 2 : 4) * parameters,
+    notes
+  }
 }
 
 /** Called once a tensor; tells how many are done. */
@@ -217,15 +234,22 @@ async function* counted(stream: AsyncIterable<NamedTensor>, tick: () => void): A
   }
 }
 
-/** Entries as float32 sources that are read when their turn to be written comes. */
-const float32 = (named: readonly (readonly [string, TensorEntry])[], tick: () => void): TensorSource[] =>
+/** Entries as sources of float32 or half precision, which are read when their turn to be written comes. */
+const sources = (named: readonly (readonly [string, TensorEntry])[], tick: () => void, fp16 = false): TensorSource[] =>
   named.map(([name, entry]) => ({
     name,
-    dtype: 'F32',
+    dtype: fp16 ? 'F16' : 'F32',
     shape: entry.shape,
     async read() {
       const data = await entry.readFloat32()
       tick()
-      return float32Bytes(data)
+      if (!fp16) return float32Bytes(data)
+      const far = data.find(value => Math.abs(value) > FLOAT16_MAX)
+      if (far === undefined) return float16Bytes(data)
+      throw new UserError(`${name} holds ${far}, and half precision ends at ${FLOAT16_MAX}.`, {
+        exit: 1,
+        code: 'NOT_HALF',
+        hint: 'Export without --fp16.'
+      })
     }
   }))

@@ -44,6 +44,24 @@ test('a model goes from format to format and keeps its architecture and numbers'
     assert.deepEqual(await last.checkpoint.tensors.get(name)!.readFloat32(), await entry.readFloat32(), name)
 })
 
+test('half precision: half the bytes, each number the nearest, and only where it can be held', async t => {
+  const folder = await scratch(t)
+  const [model, output] = [golden('vit_plain.safetensors'), join(folder, 'half.safetensors')]
+  const report = await exportModel({model, to: 'safetensors', output, fp16: true, numHeads: 4, toolVersion})
+  assert.equal(report.bytes, 2 * report.parameters)
+  const [exact, half] = [await openBackbone(model, {overrides: {heads: 4}}), await openBackbone(output)]
+  t.after(() => Promise.all([exact.checkpoint.close(), half.checkpoint.close()]))
+  assert.deepEqual(half.config, exact.config)
+  for (const [name, entry] of exact.checkpoint.tensors) {
+    const [wanted, got] = [await entry.readFloat32(), await half.checkpoint.tensors.get(name)!.readFloat32()]
+    assert.equal(half.checkpoint.tensors.get(name)!.dtype, 'F16')
+    for (const [i, value] of wanted.entries())
+      assert.ok(Math.abs(got[i]! - value) <= Math.max(Math.abs(value) * 2 ** -11, 2 ** -25), `${name}[${i}]: ${value} became ${got[i]}`)
+  }
+  await assert.rejects(exportModel({model, to: 'hf', output: join(folder, 'hf'), fp16: true, numHeads: 4, toolVersion}), {exit: 2})
+  assert.deepEqual(await readdir(folder), ['half.safetensors'])
+})
+
 test('the same export gives the same bytes', async t => {
   const folder = await scratch(t)
   for (const to of exportFormats) {

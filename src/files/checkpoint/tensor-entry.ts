@@ -129,6 +129,34 @@ function fromHalf(bits: number): number {
 /** The bytes of float32 numbers, without a copy. All machines this project runs on are little-endian. */
 export const float32Bytes = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 
+/** The largest number of half precision. */
+export const FLOAT16_MAX = 65504
+
+/**
+ * The bytes of numbers in half precision (IEEE 754 binary16), each rounded to the nearest, of two equally near to the
+ * even one. Numbers beyond 65,504 become infinite.
+ */
+export function float16Bytes(data: Float32Array): Uint8Array {
+  const bits = new Uint32Array(data.buffer, data.byteOffset, data.length)
+  const out = new Uint16Array(data.length)
+  for (let i = 0; i < data.length; i++) {
+    const value = bits[i]!
+    const sign = (value >>> 16) & 0x8000
+    const size = value & 0x7fffffff
+    if (size > 0x7f800000) out[i] = sign | 0x7e00
+    else if (size >= 0x477ff000) out[i] = sign | 0x7c00
+    else {
+      // Below 2^-14 a step is 2^-24 whatever the number; above, the lower 13 bits of the fraction are rounded off.
+      const small = size < 0x38800000
+      const scaled = small ? Math.abs(data[i]!) * 2 ** 24 : (size - 0x38000000) / 2 ** 13
+      const below = Math.floor(scaled)
+      const rest = scaled - below
+      out[i] = sign | (below + (rest > 0.5 || (rest === 0.5 && below % 2 === 1) ? 1 : 0))
+    }
+  }
+  return new Uint8Array(out.buffer)
+}
+
 /**
  * A tensor that lies in memory, as an entry. Throws an `Error` when data and shape disagree, which is a defect of the
  * caller.

@@ -8,7 +8,7 @@ import {join} from 'node:path'
 import {test} from 'node:test'
 import type {UserError} from '../../../src/config/errors.js'
 import {createSafetensors, openSafetensors, writeSafetensors, type TensorSource} from '../../../src/files/checkpoint/safetensors.js'
-import {elements, float32Entry, itemSize, toFloat32, type DType} from '../../../src/files/checkpoint/tensor-entry.js'
+import {elements, float16Bytes, float32Entry, itemSize, toFloat32, type DType} from '../../../src/files/checkpoint/tensor-entry.js'
 import {golden, scratch} from '../../support/scratch.js'
 
 /** A small generator of numbers, so that each run tests the same cases. */
@@ -180,4 +180,16 @@ test('a writer notices what is missing, twice there, or of another length', asyn
   await assert.rejects(writer.write('a', new Uint8Array(8)), /twice/)
   await writer.commit()
   assert.throws(() => float32Entry('a', [3], new Float32Array(2)), /Expected 3 numbers/)
+})
+
+test('half precision: every half stays as it is, and what lies between goes to the nearest, or to the even one', () => {
+  const decoded = (bytes: Uint8Array): number[] => [...toFloat32(bytes, 'F16')]
+  const halves = Uint16Array.from({length: 0x7c00}, (_, i) => i)
+  const exact = Float32Array.from(decoded(new Uint8Array(halves.buffer)))
+  assert.deepEqual(new Uint16Array(float16Bytes(exact).buffer), halves)
+  const between = Float32Array.from({length: exact.length - 1}, (_, i) => (exact[i]! + exact[i + 1]!) / 2)
+  const even = new Uint16Array(float16Bytes(between).buffer)
+  assert.ok(even.every((bits, i) => bits === (i % 2 === 0 ? i : i + 1)))
+  const signed = decoded(float16Bytes(Float32Array.of(-1.5, -0, 65519, 65520, -Infinity, NaN)))
+  assert.deepEqual(signed, [-1.5, -0, 65504, Infinity, -Infinity, NaN])
 })
