@@ -64,7 +64,8 @@ async function takeLock(path: string, place: string, doing: string): Promise<Loc
   const own = `${path}.${process.pid}`
   const mine = JSON.stringify({pid: process.pid, host: hostname(), began: beginning(process.pid) ?? ''} satisfies Owner) + '\n'
   try {
-    await writeFile(own, mine)
+    await rm(own, {force: true}) // of a process that had this number before
+    await writeFile(own, mine, {flag: 'wx'})
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     await rm(own, {force: true}).catch(() => undefined)

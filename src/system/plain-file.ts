@@ -91,3 +91,24 @@ export async function readText(path: string): Promise<string> {
   }
   return Buffer.concat(parts).toString('utf8')
 }
+
+/**
+ * Opens a file that grows at its place, for reading and writing; `anew` begins it empty, otherwise it must be there.
+ * A link in its place is not followed: somebody else may have put it there. Throws `UserError` where there is one.
+ */
+export async function openGrowing(path: string, {anew}: {readonly anew: boolean}): Promise<FileHandle> {
+  const flags = constants.O_RDWR | (constants.O_NOFOLLOW ?? 0) | (anew ? constants.O_CREAT | constants.O_TRUNC : 0)
+  return open(path, flags).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ELOOP') throw error
+    throw linkError(path, error)
+  })
+}
+
+/** What is said of a link where this tool writes a file of its own. */
+export const linkError = (path: string, cause?: unknown): UserError =>
+  new UserError(`${path} is a link, and nothing is written through links.`, {
+    exit: 2,
+    code: 'IS_LINK',
+    hint: 'Remove it, or put the file that it names in its place.',
+    cause
+  })

@@ -121,7 +121,15 @@ export function readPng(bytes: Uint8Array): PngNumbers {
   const {head, packed, palette} = chunks(bytes)
   const {width, height, bits, colour, interlaced} = head
   const channels = CHANNELS[colour]
-  if (!channels || ![1, 2, 4, 8, 16].includes(bits) || (channels > 1 && bits < 8) || (colour === 3 && bits > 8) || !width || !height)
+  if (
+    !channels ||
+    ![1, 2, 4, 8, 16].includes(bits) ||
+    (channels > 1 && bits < 8) ||
+    (colour === 3 && bits > 8) ||
+    !width ||
+    !height ||
+    (colour === 3 && !palette)
+  )
     throw new PngProblem('it is a PNG of a kind that does not exist')
   const passes = (interlaced ? ADAM7 : ([[0, 0, 1, 1]] as const))
     .map(([x, y, dx, dy]) => ({x, y, dx, dy, columns: Math.ceil((width - x) / dx), rows: Math.ceil((height - y) / dy)}))

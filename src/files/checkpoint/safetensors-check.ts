@@ -34,7 +34,10 @@ export type TensorChecks = {
 export function checksOf(header: string, metadata: Readonly<Record<string, string>>, tensors: number): TensorChecks | undefined {
   const value = metadata[CHECK_NAME]
   if (value === undefined) {
-    if (Object.values(metadata).some(text => text.startsWith(MARK))) throw new RangeError('its checksums have lost their name')
+    // the name is gone and the mark may be damaged too: the digits are as many as there must be
+    const looksAlike = (text: string): boolean =>
+      text.startsWith(MARK) || (/^(?!sha)[^:]{1,20}:[0-9a-f]+$/.test(text) && text.length - text.indexOf(':') - 1 === 8 * (tensors + 1))
+    if (Object.values(metadata).some(looksAlike)) throw new RangeError('its checksums have lost their name')
     return undefined
   }
   const digits = value.startsWith(MARK) ? value.slice(MARK.length) : ''

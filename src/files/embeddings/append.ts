@@ -39,7 +39,7 @@ export async function appendEmbeddings(target: string, options: OutputOptions): 
   for await (const _id of idsOf(target)) resumed++
   let output: EmbeddingOutput | undefined
   const begin = async (): Promise<EmbeddingOutput> => {
-    const copy = await replaceEmbeddings(target, options)
+    const copy = await replaceEmbeddings(target, {...options, csvSafe: options.csvSafe === true || whole.csvSafe === true})
     const {rows} = await openEmbeddings(target)
     for await (const batch of rows) await copy.write(batch)
     return copy

@@ -23,21 +23,32 @@ import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
 const quoteCell = (text: string): string => (/[",\r\n]/.test(text) || text !== text.trim() ? `"${text.replaceAll('"', '""')}"` : text)
+/**
+ * A text that a spreadsheet would take for a formula, behind the quote that makes it a text; one that begins with a
+ * quote gets another, so that what is read is what was written.
+ */
+const safeText = (text: string): string => (/^[=+\-@\t\r\n']/.test(text) ? `'${text}` : text)
+const readSafeText = (text: string): string => (text.startsWith("'") ? text.slice(1) : text)
+
 const isVectorName = (name: string): boolean => /^v\d+$/.test(name)
 
-/** Writes one line a row; `begun` are the columns of a file that is being continued. */
-function csvWriter(sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): EmbeddingWriter {
+/**
+ * Writes one line a row; `begun` are the columns of a file that is being continued. `safe`: no text is a formula to a
+ * spreadsheet.
+ */
+function csvWriter(sink: Sink, meta: EmbeddingMeta, begun: readonly Column[] | undefined, safe: boolean): EmbeddingWriter {
+  const textCell = (text: string): string => quoteCell(safe ? safeText(text) : text)
   let columns = begun
   let first = begun === undefined
   const begin = async (fields: EmbeddingBatch['fields']): Promise<void> => {
     columns = planColumns(fields, isVectorName)
     const names = ['id', ...columns.map(column => column.name), 'extra', 'dinov2', ...Array.from({length: meta.dim}, (_, d) => `v${d}`)]
-    await sink.write(names.map(quoteCell).join(',') + '\n')
+    await sink.write(names.map(textCell).join(',') + '\n')
   }
   /** The first row's cell: record, kinds of the columns, and checksum. */
   const record = (check: string): string => {
     const kinds = Object.fromEntries(columns!.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
-    return JSON.stringify({...plainMeta(meta), kinds, crc32: check, record_crc32: recordCheck(meta)})
+    return JSON.stringify({...plainMeta(meta), kinds, safe: safe || undefined, crc32: check, record_crc32: recordCheck(meta)})
   }
   return {
     async write({ids, vectors, fields}) {
@@ -48,7 +59,7 @@ function csvWriter(sink: Sink, meta: EmbeddingMeta, begun?: readonly Column[]): 
         const vector = vectors.subarray(i * meta.dim, (i + 1) * meta.dim)
         const check = first ? record(vectorCheck(vector)) : vectorCheck(vector)
         first = false
-        const left = [id, ...cells.map(cell => (cell === null ? '' : String(cell))), extra ?? '', check].map(quoteCell)
+        const left = [id, ...cells, extra, check].map(cell => (typeof cell === 'string' ? textCell(cell) : String(cell ?? '')))
         text += `${[...left, ...Array.from(vector, shortestDecimal)].join(',')}\n`
       }
       await sink.write(text)
@@ -120,10 +131,12 @@ type Said = {
   readonly meta: EmbeddingMeta | undefined
   readonly kinds: Readonly<Record<string, ColumnKind>>
   readonly check: string | undefined
+  /** Whether texts carry a quote where a spreadsheet would take them for formulas. */
+  readonly safe: boolean
 }
 
 function recordOf(cell: string | undefined, name: string): Said {
-  if (cell === undefined) return {meta: undefined, kinds: {}, check: undefined}
+  if (cell === undefined) return {meta: undefined, kinds: {}, check: undefined, safe: false}
   let found: unknown
   try {
     found = parseJson(cell)
@@ -139,16 +152,17 @@ function recordOf(cell: string | undefined, name: string): Said {
     )
   }
   const meta = metaFromJson(found as object, name)
-  const {kinds, crc32, record_crc32: own} = found
+  const {kinds, crc32, record_crc32: own, safe} = found
   if (own !== undefined && own !== recordCheck(meta)) throw damaged(name, 'the record in its first row does not match its checksum')
   const known = isObject(kinds) && Object.values(kinds).every(kind => kind === 'number' || kind === 'boolean')
   if (kinds !== undefined && !known) throw damaged(name, 'the record in its first row does not say what its columns hold')
-  return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: typeof crc32 === 'string' ? crc32 : undefined}
+  return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: typeof crc32 === 'string' ? crc32 : undefined, safe: safe === true}
 }
 
 /** Takes cells apart into a row. */
 class RowParser {
   readonly columns: readonly Column[]
+  readonly #text: (cell: string) => string
   readonly #fields: readonly {readonly name: string; readonly column: number}[]
 
   constructor(
@@ -159,7 +173,8 @@ class RowParser {
     readonly separator: string
   ) {
     this.#fields = layout.fields.filter(({column}) => !(said.meta && column === layout.extra))
-    this.columns = this.#fields.map(({name: title}): Column => ({name: title, kind: said.kinds[title] ?? 'string'}))
+    this.#text = said.safe ? readSafeText : text => text
+    this.columns = this.#fields.map(({name: title}): Column => ({name: this.#text(title), kind: said.kinds[this.#text(title)] ?? 'string'}))
   }
 
   #number(cell: string, column: string, row: number): number {
@@ -191,9 +206,9 @@ class RowParser {
       if (cell === '') return null
       if (kind === 'boolean' && cell !== 'true' && cell !== 'false')
         throw damaged(name, `row ${row} has ${JSON.stringify(cell)} in the column ${title}`)
-      return kind === 'number' ? this.#number(cell, `the column ${title}`, row) : kind === 'boolean' ? cell === 'true' : cell
+      return kind === 'number' ? this.#number(cell, `the column ${title}`, row) : kind === 'boolean' ? cell === 'true' : this.#text(cell)
     })
-    const id = layout.id < 0 ? String(row) : cells[layout.id]!
+    const id = layout.id < 0 ? String(row) : this.#text(cells[layout.id]!)
     if (id === '')
       throw new UserError(`Row ${row} of ${name} has no id.`, {
         code: 'NO_IDS',
@@ -211,7 +226,10 @@ class RowParser {
  * Reads rows. Throws `UserError` when there are no vector columns, a cell of them is not a number, or a checksum
  * differs.
  */
-async function readCsv(bytes: ByteReader, name: string): Promise<OpenedRows & {readonly columns: readonly Column[]}> {
+async function readCsv(
+  bytes: ByteReader,
+  name: string
+): Promise<OpenedRows & {readonly columns: readonly Column[]; readonly csvSafe: boolean}> {
   const separator = separatorOf(Buffer.from(await bytes.peek(1 << 16)).toString('utf8'))
   const records = new Records(bytes, name, separator)
   try {
@@ -240,14 +258,20 @@ async function readCsv(bytes: ByteReader, name: string): Promise<OpenedRows & {r
         records.close()
       }
     }
-    return {meta: said.meta ?? unknownProvenance(dim), columns: parser.columns, rows: rows(), close: async () => records.close()}
+    return {
+      meta: said.meta ?? unknownProvenance(dim),
+      columns: parser.columns,
+      csvSafe: said.safe,
+      rows: rows(),
+      close: async () => records.close()
+    }
   } catch (error) {
     records.close()
     throw error
   }
 }
 
-export const csv: Format<'csv'> = {
+const csvFormat = (safe: boolean): Format<'csv'> => ({
   name: 'csv',
   endings: ['.csv'],
   title: 'one column a number',
@@ -255,13 +279,23 @@ export const csv: Format<'csv'> = {
   binary: false,
   begins: head => /^(\uFEFF)?["\w,;\t][^\0]*[,;\t\r\n]/.test(head.toString('utf8')),
   open: ({bytes, name}) => readCsv(bytes, name),
-  write: async ({sink}, meta, begun) => csvWriter(sink, meta, begun?.columns),
+  write: async ({sink}, meta, begun) => csvWriter(sink, meta, begun?.columns, safe),
   async recover({partial}, {batch}) {
     const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
     if (found.rows === 0) return undefined
     await truncate(partial, found.end)
-    const {meta, columns, close} = await readCsv(new ByteReader(fileBytes(partial)), partial)
+    const {meta, columns, csvSafe, close} = await readCsv(new ByteReader(fileBytes(partial)), partial)
     await close!()
+    if (csvSafe !== safe)
+      throw new UserError(`${partial} was begun ${csvSafe ? 'with' : 'without'} --csv-safe.`, {
+        exit: 2,
+        code: 'CANNOT_RESUME',
+        hint: `Go on ${csvSafe ? 'with' : 'without'} it, or start anew with --force.`
+      })
     return {...found, sideEnds: [], columns, meta}
   }
-}
+})
+
+export const csv = csvFormat(false)
+/** The same, with a quote before texts that a spreadsheet would run as formulas. */
+export const safeCsv = csvFormat(true)

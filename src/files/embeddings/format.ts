@@ -24,6 +24,8 @@ export type OpenedRows = {
   readonly meta: EmbeddingMeta
   /** How many rows, where the format says so in advance. */
   readonly count?: number
+  /** Of CSV: whether its texts carry a quote where a spreadsheet would take them for formulas. */
+  readonly csvSafe?: boolean
   readonly rows: AsyncGenerator<EmbeddingBatch>
   /** Lets go of what the format opened itself. */
   close?(): Promise<void>

@@ -2,7 +2,7 @@
 import {extname} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {arrow} from './arrow.js'
-import {csv} from './csv.js'
+import {csv, safeCsv} from './csv.js'
 import type {Format} from './format.js'
 import {jsonl} from './jsonl.js'
 import {npy} from './npy.js'
@@ -30,9 +30,18 @@ export function detectFormat(head: Uint8Array): Format<EmbeddingFormat> | undefi
 
 /**
  * The format of an output: what was asked for, else by the ending of the name, else (stdout, devices) Arrow. Throws
- * `UserError` for an unknown ending.
+ * `UserError` for an unknown ending, and where `csvSafe` is asked of another format than CSV.
  */
-export function formatOf(target: string, asked?: EmbeddingFormat): Format<EmbeddingFormat> {
+export function formatOf(target: string, asked?: EmbeddingFormat, csvSafe = false): Format<EmbeddingFormat> {
+  if (csvSafe) {
+    const {name} = formatOf(target, asked)
+    if (name === 'csv') return safeCsv
+    throw new UserError(`--csv-safe is for CSV, but ${target === '-' ? 'stdout' : target} is written as ${name}.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Leave it away, or give --format csv.'
+    })
+  }
   const ending = extname(target).toLowerCase()
   const format = asked === undefined ? embeddingFormats.find(({endings}) => endings.includes(ending)) : formatNamed(asked)
   if (format) return format

@@ -14,6 +14,7 @@ export type Embeddings = {
   readonly meta: EmbeddingMeta
   /** How many rows, where the format says so in advance. */
   readonly count?: number
+  readonly csvSafe?: boolean
   readonly rows: AsyncGenerator<EmbeddingBatch>
   close(): Promise<void>
 }

@@ -17,6 +17,8 @@ export type OutputOptions = {
   readonly stdout?: Writable
   /** Replace what exists. */
   readonly force?: boolean
+  /** For CSV: texts that a spreadsheet would run as formulas get a quote. */
+  readonly csvSafe?: boolean
   /** Go on behind the last whole row of `OUT.partial`. */
   readonly resume?: boolean
   /**
@@ -63,10 +65,10 @@ function refuseImpossible({name: format, streams, recover}: Format, name: string
  */
 export async function inspectOutput(
   target: string,
-  options: Pick<OutputOptions, 'format' | 'force' | 'resume'> = {}
+  options: Pick<OutputOptions, 'format' | 'force' | 'resume' | 'csvSafe'> = {}
 ): Promise<OutputState> {
   const {force = false, resume = false} = options
-  const format = formatOf(target, options.format)
+  const format = formatOf(target, options.format, options.csvSafe)
   const found = target === '-' ? undefined : await stat(target).catch(() => undefined)
   const pipe = target === '-' || (found !== undefined && !found.isFile() && !found.isDirectory())
   const partial = pipe ? undefined : await stat(partialOf(target)).catch(() => undefined)
@@ -147,7 +149,7 @@ async function atomicOutput(target: string, format: Format<EmbeddingFormat>, {me
 export async function createEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
   const {pipe, continuing, complete, format: name} = await inspectOutput(target, options)
   if (complete) await refuseExisting(target)
-  const format = formatOf(target, name)
+  const format = formatOf(target, name, options.csvSafe)
   if (pipe) return pipeOutput(target, format, options)
   if (!format.recover) return atomicOutput(target, format, options)
   return createResumable(target, format, options.meta, continuing, options.batch ?? 1)
@@ -158,7 +160,7 @@ export async function createEmbeddings(target: string, options: OutputOptions): 
  * them.
  */
 export async function replaceEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
-  const format = formatOf(target, options.format)
+  const format = formatOf(target, options.format, options.csvSafe)
   return format.recover
     ? createResumable(target, format, options.meta, false, options.batch ?? 1)
     : atomicOutput(target, format, {...options, force: true})

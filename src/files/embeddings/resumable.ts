@@ -4,7 +4,7 @@ import {dirname} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {assertFolderOf, writeError} from '../../system/atomic.js'
 import {lockOutput} from '../../system/lock.js'
-import {fileBytes} from '../../system/plain-file.js'
+import {fileBytes, openGrowing} from '../../system/plain-file.js'
 import {ByteReader, fileSink} from './bytes.js'
 import type {Format, Recovered, SideFile} from './format.js'
 import type {EmbeddingFormat} from './formats.js'
@@ -100,11 +100,11 @@ async function growing(
   const partial = partialOf(target)
   const sides = format.sideFiles?.(target) ?? []
   const begun = resume ? await recovered(format, partial, sides, meta, batch) : undefined
-  const mode = begun ? 'r+' : 'w+'
-  const file = await openPartial(partial, mode, target)
+  const anew = begun === undefined
+  const file = await openPartial(partial, anew, target)
   await rm(rejectedMarkOf(target), {force: true})
   const handles: FileHandle[] = []
-  for (const side of sides) handles.push(await openPartial(side.partial, mode, target))
+  for (const side of sides) handles.push(await openPartial(side.partial, anew, target))
   await file.truncate(begun?.end ?? 0)
   for (const [i, handle] of handles.entries()) await handle.truncate(begun?.sideEnds[i] ?? 0)
   const rows = begun?.rows ?? 0
@@ -170,8 +170,8 @@ async function* rowIds(format: Format, path: string): AsyncGenerator<string> {
   }
 }
 
-async function openPartial(path: string, mode: string, target: string): Promise<FileHandle> {
-  return open(path, mode).catch((error: NodeJS.ErrnoException) => {
+async function openPartial(path: string, anew: boolean, target: string): Promise<FileHandle> {
+  return openGrowing(path, {anew}).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT')
       throw new UserError(`The folder ${dirname(target)} of the output ${target} does not exist.`, {
         exit: 2,

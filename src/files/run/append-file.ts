@@ -5,9 +5,10 @@
  * belongs: a half-written line is written over, nothing is lost and nothing stands twice, as long as the process
  * lives.
  */
-import {open, type FileHandle} from 'node:fs/promises'
+import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {writeError} from '../../system/atomic.js'
+import {openGrowing} from '../../system/plain-file.js'
 
 export class AppendFile {
   #waiting: Uint8Array[] = []
@@ -25,7 +26,10 @@ export class AppendFile {
    */
   static async open(path: string, keep?: number): Promise<AppendFile> {
     try {
-      const handle = await open(path, 'r+').catch(() => open(path, 'w+'))
+      const handle = await openGrowing(path, {anew: false}).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== 'ENOENT') throw error
+        return openGrowing(path, {anew: true})
+      })
       const {size} = await handle.stat()
       const length = Math.min(size, keep ?? size)
       if (length < size) await handle.truncate(length)

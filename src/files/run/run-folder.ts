@@ -5,11 +5,11 @@
  * Beginning anew removes what a run wrote, by name, and nothing else: files that somebody put beside it stay, and a
  * folder that holds other things than a run is refused.
  */
-import {mkdir, readdir, rm, rmdir, stat} from 'node:fs/promises'
+import {lstat, mkdir, readdir, rm, rmdir, stat} from 'node:fs/promises'
 import {basename, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {parseJson} from '../../system/json.js'
-import {readText} from '../../system/plain-file.js'
+import {linkError, readText} from '../../system/plain-file.js'
 import {lockName} from '../../system/lock.js'
 import {listStates, removeStates, removeTemporaryStates} from '../checkpoint/training-state.js'
 
@@ -34,7 +34,7 @@ const isOurs = (name: string): boolean => ours.has(name) || name.startsWith(`${l
  * Makes the folder of a run, or finds it; with `make` false it only looks whether it could. Nothing in it is changed
  * yet.
  *
- * Throws `UserError`: it is a file, or holds something and neither `force` nor `resume` is given, or, with `force`,
+ * Throws `UserError`: it is a file, or a link stands where a run writes, or holds something and neither `force` nor `resume` is given, or, with `force`,
  * holds something that is no run (exit 2); `resume`, and there is no run to go on with (exit 3); it cannot be made
  * (exit 1).
  */
@@ -48,6 +48,7 @@ export async function openRun(
       throw new UserError(`${run} is a file, but a folder is wanted for the output.`, {exit: 2, code: 'NOT_A_FOLDER'})
     throw new UserError(`${run} cannot be read (${error.code}).`, {code: 'READ', cause: error})
   })
+  if (names) await refuseLinks(run, names)
   if (resume) {
     if (!names?.includes(runNames.config) && (await listStates(run)).length === 0)
       throw new UserError(
@@ -81,6 +82,19 @@ export async function openRun(
       `${run} holds something else than a run (${foreign.slice(0, 3).join(', ')}${foreign.length > 3 ? ', …' : ''}); --force replaces runs only.`,
       {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Name another folder.'}
     )
+}
+
+/**
+ * Refuses a run folder in which a link stands where a run writes: a folder made by others could lead its files
+ * elsewhere. A link to the whole folder is followed. Throws `UserError` (exit 2).
+ */
+async function refuseLinks(run: string, names: readonly string[]): Promise<void> {
+  const check = async (path: string): Promise<void> => {
+    if ((await lstat(path).catch(() => undefined))?.isSymbolicLink()) throw linkError(path)
+  }
+  for (const name of names.filter(isOurs)) await check(join(run, name))
+  for (const name of finalFiles) await check(join(run, runNames.final, name))
+  for (const {path} of await listStates(run)) await check(path)
 }
 
 /** Removes what processes that were killed had begun to write. Only for whoever holds the lock. */

@@ -34,6 +34,8 @@ export type EmbedWork = EmbedInputs & {
   readonly format?: EmbeddingFormat
   readonly force?: boolean
   readonly resume?: boolean
+  /** In CSV, texts that a spreadsheet would run as formulas get a quote. */
+  readonly csvSafe?: boolean
   readonly onRejected: (bad: RejectedImage) => void
   /** Asked after every batch: false ends the work. */
   readonly shouldContinue: () => boolean
@@ -99,7 +101,7 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   const {embedder, engine, batch} = await startModel(work)
   using held = embedder
   const {dim, fingerprint} = held.meta
-  const options = {meta: held.meta, stdout: work.stdout, format: place.format, batch, force: work.force, resume: work.resume}
+  const options = {meta: held.meta, stdout: work.stdout, format: place.format, batch, force: work.force, resume: work.resume, csvSafe: work.csvSafe}
   const output = await (place.complete ? appendEmbeddings(target, options) : createEmbeddings(target, options))
   const {resumed, format} = output
   let rows = resumed

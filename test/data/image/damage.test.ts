@@ -153,3 +153,17 @@ test('a BMP whose pixels are said to begin where its palette does is read as Pil
   short.writeUInt32LE(2, 46)
   await assert.rejects(decode(short), /BMP that is damaged \(colour \d+ of a palette of 2\)/)
 })
+
+test('a PNG whose chunks do not match their checksums is refused, as a picture and as a mask', async () => {
+  const file = await raw.clone().png({palette: true, colours: 16}).toBuffer()
+  const at = (kind: string): number => file.indexOf(kind, 0, 'latin1')
+  for (const kind of ['PLTE', 'IHDR']) {
+    const changed = Buffer.from(file)
+    changed[at(kind) + 4 + (kind === 'PLTE' ? 3 : 7)]! ^= 4
+    assert.equal(await decodeOrRefuse(changed), undefined, kind)
+    await assert.rejects(readMask({path: 'x', bytes: changed}), RefusedImage, kind)
+  }
+  const start = at('PLTE') - 4
+  const bare = Buffer.concat([file.subarray(0, start), file.subarray(start + 12 + file.readUInt32BE(start))])
+  await assert.rejects(readMask({path: 'x', bytes: bare}), RefusedImage)
+})

@@ -571,3 +571,15 @@ test('dictionaries of tensors are found some levels deep; those of optimisers ar
   for (let level = 0; level < 40; level++) deep = dict({inner: deep})
   await assert.rejects(opens(t, pth(pickle(deep), {0: counting})), /holds no tensors/)
 })
+
+test('records are held against their checksums, whole or in part; those without any are read', async t => {
+  const path = join(await scratch(t), 'sums.pth')
+  await writePth(path, [float32Entry('a', [3], Float32Array.of(1, 2, 3))])
+  const whole = await readFile(path)
+  const at = whole.indexOf(Buffer.from(Float32Array.of(1, 2, 3).buffer))
+  whole[at]! ^= 1
+  await writeFile(path, whole)
+  const file = await openPth(path)
+  await assert.rejects(file.roots.get('')!.get('a')!.read(), /the record archive\/data\/0 does not match its checksum/)
+  await file.close()
+})

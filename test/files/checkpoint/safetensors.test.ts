@@ -193,3 +193,40 @@ test('half precision: every half stays as it is, and what lies between goes to t
   const signed = decoded(float16Bytes(Float32Array.of(-1.5, -0, 65519, 65520, -Infinity, NaN)))
   assert.deepEqual(signed, [-1.5, -0, 65504, Infinity, -Infinity, NaN])
 })
+
+test('what this tool wrote carries checksums of header and numbers, which are compared; other files need none', async t => {
+  const folder = await scratch(t)
+  const path = join(folder, 'm.safetensors')
+  const numbers = (values: readonly number[]) => async () => new Uint8Array(Float32Array.from(values).buffer)
+  const tensors = [
+    {name: 'a', dtype: 'F32' as const, shape: [2], read: numbers([1, 2])},
+    {name: 'b', dtype: 'F32' as const, shape: [1], read: numbers([3])}
+  ]
+  await writeSafetensors(path, tensors, {step: '7'})
+  const whole = await readFile(path)
+  const refusedWith = async (bytes: Buffer): Promise<string> => {
+    await writeFile(path, bytes)
+    try {
+      const file = await openSafetensors(path)
+      try {
+        assert.deepEqual(file.metadata, {format: 'pt', step: '7'})
+        for (const entry of file.tensors.values()) await entry.read()
+      } finally {
+        await file.close()
+      }
+      return 'accepted'
+    } catch (error) {
+      return (error as Error).message
+    }
+  }
+  assert.equal(await refusedWith(whole), 'accepted')
+  const text = whole.toString('latin1')
+  const changed = (from: string, to: string): Buffer => Buffer.from(text.replace(from, to), 'latin1')
+  assert.match(await refusedWith(changed('"step":"7"', '"step":"8"')), /its header does not match its checksum/)
+  assert.match(await refusedWith(changed('"b":{', '"c":{')), /its header does not match its checksum/)
+  assert.match(await refusedWith(changed('"crc32":', '"crc33":')), /its checksums have lost their name/)
+  assert.match(await refusedWith(changed('"crc32":"crc32:', '"crc33":"crc33:')), /its checksums have lost their name/)
+  const flipped = Buffer.from(whole)
+  flipped[whole.length - 1]! ^= 1
+  assert.match(await refusedWith(flipped), /b is damaged: its numbers do not match their checksum/)
+})

@@ -1,6 +1,6 @@
 /** A whole output gets more rows: what is there stays, what is new comes behind, what differs is refused. */
 import assert from 'node:assert/strict'
-import {mkdtemp, readFile, rm, stat} from 'node:fs/promises'
+import {mkdtemp, readFile, rm, stat, symlink, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
@@ -66,3 +66,11 @@ for (const format of formatNames) {
     await assert.rejects(appendEmbeddings(path, {meta: {...meta, fingerprint: 'e'.repeat(64)}}), {code: 'OUTPUT_EXISTS', exit: 2})
   })
 }
+
+test('a link in the place of a growing output is not written through', async () => {
+  const [path, victim] = [join(dir, 'linked.jsonl'), join(dir, 'victim')]
+  await writeFile(victim, 'precious')
+  await symlink(victim, partialOf(path))
+  await assert.rejects(createEmbeddings(path, {meta, force: true}), {exit: 2, code: 'IS_LINK'})
+  assert.equal(await readFile(victim, 'utf8'), 'precious')
+})

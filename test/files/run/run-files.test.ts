@@ -1,7 +1,7 @@
 /** Files of a run: what grows beside a full disk, the lock of a folder, the sweep, and records of TensorBoard. */
 import assert from 'node:assert/strict'
 import {fork} from 'node:child_process'
-import {mkdir, readdir, readFile, writeFile} from 'node:fs/promises'
+import {mkdir, readdir, readFile, rm, symlink, writeFile} from 'node:fs/promises'
 import {hostname} from 'node:os'
 import {join} from 'node:path'
 import {test} from 'node:test'
@@ -40,6 +40,37 @@ function tests(): void {
     await file.append('two\n')
     assert.match(file.failure!.message, /No room left on the disk for \/dev\/full/)
     assert.equal((await file.close())!.code, 'DISK_FULL')
+  })
+
+  test('links in a run folder made by others are refused before anything is written or removed', async t => {
+    const place = await scratch(t)
+    const [run, other] = [join(place, 'run'), join(place, 'other')]
+    await mkdir(join(run, 'checkpoints'), {recursive: true})
+    await mkdir(join(run, 'final'))
+    await mkdir(other)
+    const victim = join(other, 'step-0000001.safetensors')
+    await writeFile(victim, 'precious')
+    await writeFile(join(run, 'config.yaml'), '')
+    await writeFile(join(run, 'metrics.jsonl'), '')
+    for (const name of ['timings.jsonl', 'run.lock', 'final/backbone.safetensors', 'checkpoints/step-0000001.safetensors', 'tensorboard']) {
+      await symlink(name === 'tensorboard' ? other : victim, join(run, name))
+      for (const how of [{resume: true}, {force: true}, {resume: true, make: false}])
+        await assert.rejects(openRun(run, how), {exit: 2, code: 'IS_LINK', message: new RegExp(`${name} is a link`)})
+      await rm(join(run, name))
+    }
+    await openRun(run, {force: true})
+    await rm(join(run, 'checkpoints'), {recursive: true})
+    await symlink(other, join(run, 'checkpoints'))
+    await assert.rejects(openRun(run, {force: true}), {code: 'IS_LINK'})
+    // and one that is planted afterwards is not written through
+    await symlink(victim, join(run, 'lines'))
+    await assert.rejects(AppendFile.open(join(run, 'lines')), {code: 'IS_LINK'})
+    await symlink(victim, join(run, `run.lock.${process.pid}`))
+    await (await lockRun(run)).release()
+    await symlink(run, join(place, 'alias')) // a link to the whole folder is the user's own
+    await rm(join(run, 'checkpoints'))
+    await openRun(join(place, 'alias'), {force: true})
+    assert.equal(await readFile(victim, 'utf8'), 'precious')
   })
 
   test('a folder has one master; the lock of a dead process is taken over by one of several', async t => {
