@@ -101,7 +101,15 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   const {embedder, engine, batch} = await startModel(work)
   using held = embedder
   const {dim, fingerprint} = held.meta
-  const options = {meta: held.meta, stdout: work.stdout, format: place.format, batch, force: work.force, resume: work.resume, csvSafe: work.csvSafe}
+  const options = {
+    meta: held.meta,
+    stdout: work.stdout,
+    format: place.format,
+    batch,
+    force: work.force,
+    resume: work.resume,
+    csvSafe: work.csvSafe
+  }
   const output = await (place.complete ? appendEmbeddings(target, options) : createEmbeddings(target, options))
   const {resumed, format} = output
   let rows = resumed
