@@ -99,3 +99,12 @@ export function csvLayout(header: readonly string[], name: string, separator: st
   )
   return {vector, id, record, extra, fields}
 }
+
+/**
+ * A text that a spreadsheet would take for a formula, behind the quote that makes it a text; one that begins with a
+ * quote gets another, so that what is read is what was written.
+ */
+export const safeText = (text: string): string => (/^[=+\-@\t\r\n']/.test(text) ? `'${text}` : text)
+
+/** What `safeText` was made of. */
+export const readSafeText = (text: string): string => (text.startsWith("'") ? text.slice(1) : text)

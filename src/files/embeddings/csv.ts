@@ -15,7 +15,7 @@ import {isObject, parseJson} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader, type Sink} from './bytes.js'
 import {joinFields, planColumns, splitFields, type CellValue, type Column, type ColumnKind} from './columns.js'
-import {csvLayout, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
+import {csvLayout, readSafeText, safeText, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
 import {shortestDecimal, vectorCheck} from './jsonl.js'
 import {metaFromJson, plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
@@ -23,13 +23,6 @@ import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
 const quoteCell = (text: string): string => (/[",\r\n]/.test(text) || text !== text.trim() ? `"${text.replaceAll('"', '""')}"` : text)
-/**
- * A text that a spreadsheet would take for a formula, behind the quote that makes it a text; one that begins with a
- * quote gets another, so that what is read is what was written.
- */
-const safeText = (text: string): string => (/^[=+\-@\t\r\n']/.test(text) ? `'${text}` : text)
-const readSafeText = (text: string): string => (text.startsWith("'") ? text.slice(1) : text)
-
 const isVectorName = (name: string): boolean => /^v\d+$/.test(name)
 
 /**
