@@ -12,7 +12,7 @@ const path = join(folder(), 'some.yaml')
 /** What is said of a file. */
 function refusal(text: string): string {
   writeFileSync(path, text)
-  const began = performance.now()
+  const before = process.cpuUsage()
   let said = ''
   assert.throws(
     () => readLayers([path], [], {flags: ['model'], settings: true}),
@@ -21,7 +21,8 @@ function refusal(text: string): string {
       return error instanceof UserError && error.exit === 2
     }
   )
-  assert.ok(performance.now() - began < 5000, `${performance.now() - began} ms`)
+  const {user, system} = process.cpuUsage(before) // the processor's time: others may share the machine
+  assert.ok(user + system < 5e6, `${(user + system) / 1e6} s`)
   return said
 }
 
