@@ -20,7 +20,7 @@ export type Device = {
 }
 
 /** Flags of the first processor in /proc/cpuinfo (x86: `flags`, ARM: `Features`); empty elsewhere. */
-function cpuFlags(): Set<string> {
+export function cpuFlags(): Set<string> {
   try {
     const line = /^(?:flags|Features)[ \t]*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))
     return new Set(line?.[1]?.trim().split(/\s+/) ?? [])

@@ -51,7 +51,7 @@ export type Recipe = {
 }
 
 /** The C++ compiler: `CXX`, else g++ (clang++ on macOS). */
-const compiler = (): string => process.env['CXX'] ?? (process.platform === 'darwin' ? 'clang++' : 'g++')
+export const compiler = (): string => process.env['CXX'] || (process.platform === 'darwin' ? 'clang++' : 'g++')
 
 /** Whether a program can be found, as the shell would find it. */
 const isThere = (program: string): boolean =>

@@ -151,7 +151,8 @@ export const taskFolders: Readonly<Record<string, {readonly holds: string; reado
     imports: ['embed', 'eval/shared', 'eval/depth', 'eval/segmentation', 'search']
   },
   verify: {holds: 'agreement of an engine with recorded tensors', imports: ['embed', 'train']},
-  engine: {holds: 'listing and installing engines', imports: []}
+  engine: {holds: 'listing and installing engines', imports: []},
+  doctor: {holds: 'what is on this machine, how fast it is, and what would help', imports: []}
 }
 
 /** Where each package may be imported. A package that is not named here is not used. */

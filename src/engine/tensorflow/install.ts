@@ -99,7 +99,7 @@ async function fill(cuda: boolean, note: Note): Promise<NonNullable<ReturnType<t
 async function compileBinding(folder: string, wheel: string): Promise<void> {
   const {include_dir: napi} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string}
   const darwin = process.platform === 'darwin'
-  const compiler = process.env['CXX'] ?? (darwin ? 'clang++' : 'g++')
+  const compiler = process.env['CXX'] || (darwin ? 'clang++' : 'g++')
   const libraries = darwin
     ? ['libtensorflow_cc.2.dylib', 'libtensorflow_framework.2.dylib']
     : ['libtensorflow_cc.so.2', 'libtensorflow_framework.so.2']
