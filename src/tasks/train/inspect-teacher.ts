@@ -56,21 +56,22 @@ export function effectiveRank(rows: Float32Array, n: number, width: number): num
 const evenSpread = (n: number, k: number): number => k * (1 - (1 - 1 / k) ** n)
 
 /**
- * Looks at the teacher through the first global crops, `globals` [N, side, side, 3] of 8 bits. Nothing is said of
- * fewer than 8 images.
+ * Looks at the teacher through the first global crops of a process: `globals` [2, N, side, side, 3] of 8 bits, the
+ * first crops of all its images before the second ones. Nothing is said of fewer than 8 images.
  */
 export function inspectTeacher(
   teacher: ParamMap,
-  {globals, images, side}: {readonly globals: Uint8Array; readonly images: number; readonly side: number},
+  {globals, side}: {readonly globals: Uint8Array; readonly side: number},
   {vit, precision}: {readonly vit: VitConfig; readonly precision: Precision}
 ): TeacherSigns | undefined {
-  const n = Math.min(images, inspectedImages)
+  const bytes = side * side * 3
+  const n = Math.min(globals.length / (2 * bytes), inspectedImages)
   if (n < fewest) return undefined
   const network = unflatten<Network>(teacher)
   const backbone = castForInference(network.backbone, precision)
   const head = castHead(network.dino_head, 'fp32')
   const [rows, choices] = tidy(() => {
-    const cls = clsTokens(backbone.params, normalizePixels(globals.subarray(0, n * side * side * 3), [n, side, side]), vit) // [N, C]
+    const cls = clsTokens(backbone.params, normalizePixels(globals.subarray(0, n * bytes), [n, side, side]), vit) // [N, C]
     const {z} = headForward(cls, head.low) // [N, D]
     return [cls, argMax(matMul(z as Tensor2D, head.w, false, true), 1)] // [N, C], [N]
   })

@@ -263,8 +263,7 @@ export function pretrainTrainer(
       }
     },
     explain: (error, {globals}) => explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
-    inspect: ({globals}) =>
-      inspectTeacher(state.teacher, {globals, images: plan.batch, side: crops.globalSize}, {vit: plan.vit, precision}),
+    inspect: ({globals}) => inspectTeacher(state.teacher, {globals, side: crops.globalSize}, {vit: plan.vit, precision}),
     model: () => state.teacher,
     memory: () => memoryParts(state, precision),
     dispose: () => freeState(state)
