@@ -1,5 +1,6 @@
 /** `dinov2 predict classify`: the likeliest classes of images. */
 import {counted} from '../../src/config/counted.js'
+import {UserError} from '../../src/config/errors.js'
 import {Flags} from '../../src/cli/oclif.js'
 import {classNames} from '../../src/cli/class-names.js'
 import {badFlags, configFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags} from '../../src/cli/command.js'
@@ -26,6 +27,7 @@ export default class PredictClassify extends ImageCommand {
     }),
     output: outputFlags.output,
     force: outputFlags.force,
+    resume: outputFlags.resume,
     classes: Flags.string({helpValue: 'FILE', summary: 'Names of the classes, one a line, in the order of the head.'}),
     top: Flags.integer({min: 1, max: 100_000, default: 5, helpValue: 'N', summary: 'Classes that are told of each image.'}),
     ...pixelFlags,
@@ -48,21 +50,27 @@ export default class PredictClassify extends ImageCommand {
         computes: 'the likeliest classes of each image',
         writes: [flags.output]
       })
+    const {resume, top} = flags
+    if (resume && flags.output === '-')
+      throw new UserError('On stdout no rows are kept that --resume could go on from.', {exit: 2, code: 'USAGE', hint: 'Give -o FILE.'})
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
     const classes = flags.classes === undefined ? undefined : await classNames(flags.classes)
     // A head says how its images were made ready; flags stand above it.
     const given = [flags.size, flags.resize, flags.crop].some(value => value !== undefined) || flags['no-crop'] || flags['crop-borders']
     const {signal} = this
+    const {PredictedRows} = await import('../../src/tasks/eval/shared/predicted-rows.js')
+    const options = {classes, top, ...(given ? {transform: transformOf(flags)} : {})}
+    const path = `${flags.output}.partial`
+    const kept = output.toStdout ? undefined : await PredictedRows.open({path, head: flags.head, resume, options})
     const {classifyImages} = await import('../../src/tasks/eval/classification/predict.js')
     const rows = classifyImages({
       ...this.imageOptions(flags, bad),
       images,
       model: flags.model,
       head: flags.head,
-      classes,
-      top: flags.top,
-      ...(given ? {transform: transformOf(flags)} : {})
+      ...options,
+      rows: kept
     })
     const progress = this.progress()
     let done = 0
@@ -74,9 +82,14 @@ export default class PredictClassify extends ImageCommand {
     }
     if (!step.done) await rows.return(undefined as never)
     progress.stop()
-    if (signal.aborted) return {output: flags.output, images: done, finished: false}
-    await bad.finish()
+    if (signal.aborted) {
+      await kept?.close()
+      this.noteInterrupted(kept, done)
+      return {output: flags.output, images: done, finished: false}
+    }
+    await this.finishRows(kept, bad)
     await output.commit()
+    await kept?.remove()
     this.note(`${counted(done, 'image')}${flags.output === '-' ? '' : `, in ${flags.output}`}`)
     return {output: flags.output, images: done, refused: bad.count, finished: true}
   }

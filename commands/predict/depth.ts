@@ -1,9 +1,10 @@
 /** `dinov2 predict depth`: depth maps of images. */
 import {counted} from '../../src/config/counted.js'
+import {join} from 'node:path'
 import {Flags} from '../../src/cli/oclif.js'
 import {badFlags, engineFlags, imagesArg, inputFlags, outputFlags, refuseFilled, reportFlags} from '../../src/cli/command.js'
 import {depthFlags, depthHeadFlag, depthViewFlags, positive} from '../../src/cli/depth-flags.js'
-import {ImageCommand} from '../../src/cli/image-command.js'
+import {ImageCommand, KEPT_ROWS} from '../../src/cli/image-command.js'
 import {modelFlag} from '../../src/cli/feature-flags.js'
 
 export default class PredictDepth extends ImageCommand {
@@ -23,6 +24,7 @@ export default class PredictDepth extends ImageCommand {
     head: depthHeadFlag,
     output: Flags.string({char: 'o', required: true, helpValue: 'FOLDER', summary: 'Folder for the maps; made where it is not there.'}),
     force: outputFlags.force,
+    resume: outputFlags.resume,
     colour: Flags.boolean({summary: 'Write a picture in colours beside each map, near light and far dark, each in its own range.'}),
     'depth-scale': positive({
       helpValue: 'METRES',
@@ -51,22 +53,29 @@ export default class PredictDepth extends ImageCommand {
         computes: 'a depth map of each image',
         writes: [flags.output, '-']
       })
-    await refuseFilled(flags.output, {force: flags.force})
+    const {resume} = flags
+    await refuseFilled(flags.output, {force: flags.force, resume})
     const bad = this.badImages(flags)
     const {predictDepths} = await import('../../src/tasks/eval/depth/predict.js')
-    const rows = predictDepths({
-      ...this.imageOptions(flags, bad),
-      images,
-      model: flags.model,
-      head: flags.head,
+    const {PredictedRows} = await import('../../src/tasks/eval/shared/predicted-rows.js')
+    const options = {
       min: flags['min-depth'],
       max: flags['max-depth'],
       size: flags.size,
       flip: flags.flip,
-      output: flags.output,
       scale: flags['depth-scale'],
-      colour: flags.colour,
-      force: flags.force
+      colour: flags.colour
+    }
+    const kept = await PredictedRows.open({path: join(flags.output, KEPT_ROWS), head: flags.head, resume, options})
+    const rows = predictDepths({
+      ...this.imageOptions(flags, bad),
+      ...options,
+      images,
+      model: flags.model,
+      head: flags.head,
+      output: flags.output,
+      force: flags.force || resume, // the map that was being written when the run stopped
+      rows: kept
     })
     const progress = this.progress()
     let step = await rows.next()
@@ -77,7 +86,7 @@ export default class PredictDepth extends ImageCommand {
       step = await rows.next()
     }
     progress.stop()
-    await bad.finish()
+    await this.finishRows(kept, bad)
     const report = {output: flags.output, images: step.value.images}
     this.note(`${counted(report.images, 'map')} in ${flags.output}`)
     return report

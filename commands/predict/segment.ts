@@ -1,9 +1,10 @@
 /** `dinov2 predict segment`: masks of images by a trained head. */
+import {join} from 'node:path'
 import {counted} from '../../src/config/counted.js'
 import {Flags} from '../../src/cli/oclif.js'
 import {UserError} from '../../src/config/errors.js'
-import {engineFlags, imagesArg, inputFlags, outputFlags, reportFlags, strictBadFlags} from '../../src/cli/command.js'
-import {ImageCommand} from '../../src/cli/image-command.js'
+import {engineFlags, imagesArg, inputFlags, outputFlags, refuseFilled, reportFlags, strictBadFlags} from '../../src/cli/command.js'
+import {ImageCommand, KEPT_ROWS} from '../../src/cli/image-command.js'
 import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
 
 export default class PredictSegment extends ImageCommand {
@@ -22,6 +23,7 @@ export default class PredictSegment extends ImageCommand {
     output: Flags.string({char: 'o', helpValue: 'DIR', summary: 'Folder for the masks; without it only rows are written.'}),
     rows: Flags.string({default: '-', helpValue: 'FILE', summary: 'Where the rows go; - is stdout.'}),
     force: outputFlags.force,
+    resume: outputFlags.resume,
     size: Flags.integer({
       min: 16,
       max: 8192,
@@ -48,9 +50,22 @@ export default class PredictSegment extends ImageCommand {
       })
     if (flags.json && flags.rows === '-')
       throw new UserError('--json and the rows both want stdout.', {exit: 2, code: 'USAGE', hint: 'Give --rows FILE.'})
-    const output = await this.output(flags.rows)
+    const {resume, size} = flags
+    if (resume && flags.output === undefined)
+      throw new UserError('Without a folder of masks no rows are kept that --resume could go on from.', {
+        exit: 2,
+        code: 'USAGE',
+        hint: 'Give -o DIR.'
+      })
+    if (flags.output !== undefined) await refuseFilled(flags.output, {force: flags.force, resume})
+    const output = await this.output(flags.rows, {force: flags.force || resume})
     const bad = this.badImages(flags)
     const {assertDistinctMask, maskPath, segmentImages, segmentRow} = await import('../../src/tasks/eval/segmentation/predict.js')
+    const {PredictedRows} = await import('../../src/tasks/eval/shared/predicted-rows.js')
+    const kept =
+      flags.output === undefined
+        ? undefined
+        : await PredictedRows.open({path: join(flags.output, KEPT_ROWS), head: flags.head, resume, options: {size}})
     const progress = this.progress()
     const seen = new Map<string, string>()
     let done = 0
@@ -59,20 +74,25 @@ export default class PredictSegment extends ImageCommand {
       images,
       model: flags.model,
       head: flags.head,
-      size: flags.size
+      size,
+      rows: kept
     })) {
-      if (event.kind !== 'image') continue
-      if (flags.output !== undefined) assertDistinctMask(seen, maskPath(flags.output, event.ref.id), event.ref.id)
-      const row = await segmentRow(event, {
-        folder: flags.output,
-        force: flags.force
-      })
+      if (event.kind === 'started') continue
+      const id = event.kind === 'image' ? event.ref.id : event.row.id
+      if (flags.output !== undefined) assertDistinctMask(seen, maskPath(flags.output, id), id)
+      const row = event.kind === 'earlier' ? event.row : await segmentRow(event, {folder: flags.output, force: flags.force || resume})
+      await kept?.add(row)
       output.stream.write(JSON.stringify(row) + '\n')
       bad.accept()
       progress.update(++done)
     }
     progress.stop()
-    await bad.finish()
+    if (this.signal.aborted) {
+      await kept?.close()
+      this.noteInterrupted(kept, done)
+      return {images: done, finished: false}
+    }
+    await this.finishRows(kept, bad)
     await output.commit()
     this.note(`${counted(done, 'image')}${flags.output === undefined ? '' : `, masks in ${flags.output}`}`)
     return {images: done, ...(flags.output === undefined ? {} : {masks: flags.output})}

@@ -327,7 +327,12 @@ export abstract class Command extends OclifCommand {
       return
     }
     const stopped = signalExitCode()
-    const said: Report = report(error, {stopped, bin: this.config.bin, version: this.config.version})
+    const said: Report = report(error, {
+      stopped,
+      bin: this.config.bin,
+      version: this.config.version,
+      flags: Object.keys(this.ctor.flags ?? {})
+    })
     process.exitCode = said.exit
     if (said.exit === 0) return
     for (const line of said.lines) process.stderr.write(this.#signed(visible(line)) + '\n')

@@ -60,7 +60,7 @@ const stageOptions: {readonly [Name in StageFlagName]: (values: StageFlagValues[
       throw new UserError('The number of images to keep is missing.', {
         exit: 2,
         code: 'USAGE',
-        hint: 'Give it: --target 10000 (in a pipeline: --sample-target 10000).'
+        hint: 'Give it: --target 10000.'
       })
     return {...clusterOptions(cluster), target: values.target, select: values.select}
   }

@@ -36,11 +36,31 @@ const systemHints: Readonly<Record<string, string>> = {
 const request = (bin: string, version: string): string =>
   `This is a defect of ${bin}, not of your input. Please report it with the lines above, the command line and the version (${bin} ${version}, node ${process.version}).`
 
+/** The command that runs. */
+export type Running = {
+  readonly stopped?: number | undefined
+  readonly bin: string
+  readonly version: string
+  /** The names of its flags. */
+  readonly flags?: readonly string[]
+}
+
+/**
+ * A hint with the flags named as this command names them: where stages run in one pipeline, `--levels` of a stage is
+ * `--cluster-levels`.
+ */
+const namedAsHere = (hint: string, flags: readonly string[]): string =>
+  hint.replaceAll(/(dinov2 [^,;:.]*)?--([a-z][a-z0-9-]*)/g, (all: string, command: string | undefined, name: string) => {
+    if (command !== undefined || flags.includes(name)) return all
+    const longer = flags.filter(flag => flag.endsWith(`-${name}`) && flag !== `no-${name}`)
+    return longer.length > 0 ? longer.map(flag => `--${flag}`).join(' or ') : all
+  })
+
 /**
  * What to say of `thrown`. `stopped` is the status of a signal that came before: an interruption is no failure, and
  * its errors are not shown.
  */
-export function report(thrown: unknown, {stopped, bin, version}: {stopped?: number | undefined; bin: string; version: string}): Report {
+export function report(thrown: unknown, {stopped, bin, version, flags = []}: Running): Report {
   const error = originOf(thrown instanceof Error ? thrown : new Error(String(thrown)))
   const {code, oclif} = error as Error & {code?: unknown; oclif?: {exit?: number}}
   if (code === 'EEXIT') return {exit: oclif?.exit ?? 0, lines: [], error: {code: 'EXIT', message: error.message}}
@@ -48,8 +68,9 @@ export function report(thrown: unknown, {stopped, bin, version}: {stopped?: numb
   if (stopped !== undefined && isInterruption(error)) {
     return {exit: stopped, lines: [], error: {code: 'STOPPED', message: stopped === 130 ? 'Stopped by SIGINT.' : 'Stopped by SIGTERM.'}}
   }
-  if (error instanceof UserError) return mendable(stopped ?? error.exit, error.code, error.message, error.hint)
-  const shortage = memoryShortage(error)
+  if (error instanceof UserError)
+    return mendable(stopped ?? error.exit, error.code, error.message, error.hint && namedAsHere(error.hint, flags))
+  const shortage = memoryShortage(error, flags)
   if (shortage) return mendable(stopped ?? 5, 'NO_MEMORY', shortage.message, shortage.hint)
   if (typeof code === 'string' && systemCodes.has(code))
     return mendable(stopped ?? 1, code, systemSentence(error as NodeJS.ErrnoException), systemHints[code])

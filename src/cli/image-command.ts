@@ -1,4 +1,7 @@
 /** The base of the commands that take a model over images: their common flags as options of a task. */
+import {counted} from '../config/counted.js'
+import {UserError} from '../config/errors.js'
+import type {PredictedRows} from '../tasks/eval/shared/predicted-rows.js'
 import {Command, type BadImages, type EngineAsked, type EngineChoice, type PrecisionChoice} from './command.js'
 import type {RejectedImage} from '../data/sources/image-ref.js'
 
@@ -27,8 +30,28 @@ export type ImageOptions = {
   readonly signal: AbortSignal
 }
 
+/** Where predictions into a folder keep their rows. */
+export const KEPT_ROWS = '.predictions.jsonl'
+
 export abstract class ImageCommand extends Command {
   static override group = 'Results'
+
+  /** Says where the rows are that an interruption leaves. */
+  protected noteInterrupted(rows: PredictedRows | undefined, done: number): void {
+    if (rows) this.note(`${counted(done, 'row is', 'rows are')} kept in ${rows.path}; the same command with --resume goes on`)
+  }
+
+  /** Judges the rejected images at the end, and says where the rows are kept if there are too many. */
+  protected async finishRows(rows: PredictedRows | undefined, bad: BadImages): Promise<void> {
+    await rows?.close()
+    try {
+      await bad.finish()
+    } catch (error) {
+      if (error instanceof UserError && rows)
+        this.note(`${counted(bad.good, 'row is', 'rows are')} kept in ${rows.path}; --resume with a larger --max-bad goes on behind them`)
+      throw error
+    }
+  }
 
   /** The flags as options; rejected images are counted in `bad`. */
   protected imageOptions(flags: ImageFlags, bad: BadImages): ImageOptions {

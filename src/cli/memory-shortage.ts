@@ -13,8 +13,21 @@ const isFailedAllocation = ({name, message}: Error): boolean => name === 'Runtim
 /** Lengths that no array can have here, beyond what mistakes of ours give (negative, not a number). */
 const length = /^Invalid (?:typed )?array length: (\d{8,})$|^Invalid (?:string|array buffer) length$/
 
+/** What asks for less memory, by the flags that a command has. */
+function waysOut(flags: readonly string[]): string {
+  const named = [
+    ['batch', 'take fewer images at once (--batch)'],
+    ['size', 'take smaller images (--size)'],
+    ['cache-memory', 'keep fewer features in memory (--cache-memory)'],
+    ['memory', 'give it less (--memory)'],
+    ['backend', 'keep rows on the disk (--backend lance)']
+  ].flatMap(([flag, way]) => (flags.includes(flag!) ? [way!] : []))
+  const sentence = [...named, 'end other programs'].join(', or ')
+  return `${sentence[0]!.toUpperCase()}${sentence.slice(1)}.`
+}
+
 /** What is said of an error that means too little memory; undefined for any other. */
-export function memoryShortage(error: Error): {readonly message: string; readonly hint: string} | undefined {
+export function memoryShortage(error: Error, flags: readonly string[] = []): {readonly message: string; readonly hint: string} | undefined {
   const {code} = error as {code?: unknown}
   const {message} = error
   const isShort =
@@ -22,7 +35,7 @@ export function memoryShortage(error: Error): {readonly message: string; readonl
     phrases.test(message) ||
     (error instanceof RangeError && length.test(message)) ||
     isFailedAllocation(error)
-  if (!isShort) return error.cause instanceof Error && error.cause !== error ? memoryShortage(error.cause) : undefined
+  if (!isShort) return error.cause instanceof Error && error.cause !== error ? memoryShortage(error.cause, flags) : undefined
   const asked = /(?<!\d)(\d{5,16}) bytes|allocate (\d{5,16})/.exec(message)
   const numbers = /length: (\d+)/.exec(message)?.[1]
   const wanted = asked
@@ -32,6 +45,6 @@ export function memoryShortage(error: Error): {readonly message: string; readonl
       : 'more was asked for'
   return {
     message: `There is not enough memory: ${wanted}, and ${bytesInWords(memoryLeft())} are free to this process.`,
-    hint: 'Take fewer images at once (--batch), smaller ones (--size), or end other programs.'
+    hint: waysOut(flags)
   }
 }

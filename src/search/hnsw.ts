@@ -32,7 +32,7 @@ export function loadGraphLibrary(from: string = import.meta.url): typeof hnswlib
     throw new UserError(`Graphs are built and searched by hnswlib-node, which does not load: ${(cause as Error).message.split('\n')[0]}`, {
       exit: 5,
       code: 'NO_GRAPH',
-      hint: 'Compile it with `npm rebuild hnswlib-node` in the folder of dinov2 (it needs make and g++), or use an exact index (--kind exact).',
+      hint: 'Compile it with `npm rebuild hnswlib-node` in the folder of dinov2 (it needs make and g++), or make an exact index: dinov2 index --kind exact.',
       cause
     })
   }

@@ -128,8 +128,9 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
       ? [...backbone.map(entry => [`backbone.${entry.name}`, entry] as const), ...heads]
       : backbone.map(entry => [entry.name, entry] as const)
     const tensors = sources(named, tick, fp16)
-    if (to === 'meta') await writePth(output, tensors, {force, ...(withHeads && {root: 'teacher'})})
-    else await writeSafetensors(output, tensors, {...metadata, ...configMetadata(config)}, {force})
+    const whole = {...metadata, ...configMetadata(config)}
+    if (to === 'meta') await writePth(output, tensors, {force, metadata: whole, ...(withHeads && {root: 'teacher'})})
+    else await writeSafetensors(output, tensors, whole, {force})
   }
   return report
 }
@@ -168,8 +169,8 @@ function exportedPreprocessing(
     return even
   }
   if (to === 'meta' && asked.source !== undefined) {
-    const size = isImageNet(asked) ? '' : ' It does not hold mean and deviation either: normalise images by these.'
-    notes.push(`A .pth has no place for preprocessing (${describePreprocessing({...asked, source: undefined})}).${size}`)
+    const size = isImageNet(asked) ? '' : ' They have to normalise images by this mean and deviation.'
+    notes.push(`Other programs find no preprocessing in a .pth (${describePreprocessing({...asked, source: undefined})}).${size}`)
   }
   if (to === 'timm' && asked.source !== undefined && asked.crop !== grid * patch)
     notes.push(`timm shows the model images of ${grid * patch} pixels, not of ${asked.crop ?? 'any size'}.`)

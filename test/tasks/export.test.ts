@@ -195,7 +195,7 @@ test('any checkpoint of a run is a model: the teacher of the newest, for other t
     assert.deepEqual(found, config)
     const unfinished = model === run ? [`${run} is not finished; the teacher of its newest checkpoint is taken (step 20).`] : []
     assert.deepEqual(notes.slice(0, -1), unfinished)
-    assert.match(notes.at(-1)!, /A \.pth has no place for preprocessing \(images: short side 32, centre crop 28/)
+    assert.match(notes.at(-1)!, /Other programs find no preprocessing in a \.pth \(images: short side 32, centre crop 28/)
     const file = await openPth(output)
     assert.deepEqual([...file.roots.keys()], ['teacher'])
     const teacher = file.roots.get('teacher')!
@@ -242,7 +242,7 @@ test('an export carries the mean, deviation and sizes of the model on, through e
     model = output
   }
   const {notes} = await exportModel({model, to: 'meta', output: join(folder, 'a.pth'), numHeads: 4, toolVersion})
-  assert.match(notes.join(' '), /A \.pth has no place for preprocessing .*mean 0\.53 0\.5 0\.4/)
+  assert.match(notes.join(' '), /Other programs find no preprocessing in a \.pth .*mean 0\.53 0\.5 0\.4/)
 })
 
 test('an export for transformers has an even margin, unless another is asked for', async t => {

@@ -55,7 +55,10 @@ export function inferConfig(
 
   const heads = overrides.heads ?? count(metadata['heads'], 'heads', refuse) ?? (width % 64 === 0 ? width / 64 : undefined)
   if (heads === undefined)
-    throw refuse(`has the width ${width}, which is no multiple of 64, so its heads cannot be told`, 'Say how many heads it has.')
+    throw refuse(
+      `has the width ${width}, which is no multiple of 64, so its heads cannot be told`,
+      `Say it once: dinov2 export ${path} --num-heads N --to safetensors -o weights.safetensors`
+    )
   const config: VitConfig = {
     width,
     depth,

@@ -126,7 +126,7 @@ async function openFile(path: string, {tolerant}: CheckpointOptions): Promise<Op
   const file = await openPth(path, {tolerant})
   const tensors = new Map<string, TensorEntry>()
   for (const [root, dict] of file.roots) for (const [name, entry] of dict) tensors.set(root === '' ? name : `${root}.${name}`, entry)
-  return {path, format: 'pth', metadata: {}, tensors, close: () => file.close()}
+  return {path, format: 'pth', metadata: file.metadata, tensors, close: () => file.close()}
 }
 
 async function openFolder(path: string, options: CheckpointOptions): Promise<Opened> {

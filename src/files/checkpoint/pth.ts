@@ -10,6 +10,7 @@
 import {openAtomic, type AtomicOptions} from '../../system/atomic.js'
 import {UserError} from '../../config/errors.js'
 import {openReader, type FileReader} from '../../system/file-reader.js'
+import {jsonObjectOr} from '../../system/json.js'
 import {MAX_PICKLE, PyOpaque, unpickle, type PyValue} from './pickle.js'
 import {isPickleSequence, readPickleSequence} from './pth-sequence.js'
 import type {TensorSource} from './safetensors.js'
@@ -30,6 +31,8 @@ export type PthFile = {
   readonly path: string
   /** Dictionaries of tensors by their key at the top level; '' holds the tensors that lie there directly. */
   readonly roots: Map<string, Map<string, TensorEntry>>
+  /** What `writePth` recorded beside the tensors; files of other programs have none. */
+  readonly metadata: Readonly<Record<string, string>>
   close(): Promise<void>
 }
 
@@ -50,7 +53,7 @@ export async function openPth(path: string, {tolerant = false}: PthOptions = {})
 }
 
 /** The pickle of a file, run, and its storages by key. */
-type Contents = {readonly tree: PyValue; readonly storages: ReadonlyMap<string, StorageBytes>}
+type Contents = {readonly tree: PyValue; readonly storages: ReadonlyMap<string, StorageBytes>; readonly metadata?: Record<string, string>}
 
 async function read(file: FileReader, tolerant: boolean): Promise<PthFile> {
   const {path} = file
@@ -62,7 +65,7 @@ async function read(file: FileReader, tolerant: boolean): Promise<PthFile> {
     if (!(error instanceof Malformed)) throw error
     throw new UserError(`The checkpoint ${path} is damaged: ${error.message}.`, {code: 'BAD_CHECKPOINT', hint: 'Fetch or save it again.'})
   }
-  return {path, roots: gatherRoots(path, contents, tolerant), close: () => file.close()}
+  return {path, roots: gatherRoots(path, contents, tolerant), metadata: contents.metadata ?? {}, close: () => file.close()}
 }
 
 async function readArchive(file: FileReader, tolerant: boolean): Promise<Contents> {
@@ -90,10 +93,21 @@ async function readArchive(file: FileReader, tolerant: boolean): Promise<Content
   const bytes = await pickle.read(0, pickle.size)
   const tree = unpickle(bytes, {path, tolerant, find: findTorchGlobal, persistent: id => torchStorage(path, id)})
   const data = `${prefix}data/`
+  const metadata = await recordedMetadata(records.get(prefix + METADATA))
   return {
     tree,
+    metadata,
     storages: new Map([...records].filter(([name]) => name.startsWith(data)).map(([name, record]) => [name.slice(data.length), record]))
   }
+}
+
+/** A record that torch.load passes over: as JSON what tensors do not tell, such as the number of attention heads. */
+const METADATA = 'extra/dinov2.json'
+
+async function recordedMetadata(record: StorageBytes | undefined): Promise<Record<string, string>> {
+  if (!record || record.size > 1 << 20) return {}
+  const found = jsonObjectOr(Buffer.from(await record.read(0, record.size)).toString('utf8')) ?? {}
+  return Object.fromEntries(Object.entries(found).filter((entry): entry is [string, string] => typeof entry[1] === 'string'))
 }
 
 /** How deep dictionaries of tensors are looked for: `checkpoint → model → teacher → state_dict` has three. */
@@ -175,6 +189,8 @@ const typeNames = Object.fromEntries(Object.entries(storageTypes).map(([name, dt
 export type WritePthOptions = AtomicOptions & {
   /** Wraps the dictionary of tensors in another one under this key, such as `teacher`. */
   readonly root?: string
+  /** What is recorded beside the tensors, for this program. */
+  readonly metadata?: Readonly<Record<string, string>>
   /** Only to test files beyond 4 GiB: see `ZipWriter`. */
   readonly zip64Above?: number
 }
@@ -186,7 +202,7 @@ export type WritePthOptions = AtomicOptions & {
 export async function writePth(
   path: string,
   tensors: Iterable<TensorSource>,
-  {root, zip64Above, ...options}: WritePthOptions = {}
+  {root, metadata, zip64Above, ...options}: WritePthOptions = {}
 ): Promise<void> {
   const all = [...tensors]
   const output = await openAtomic(path, options)
@@ -195,6 +211,7 @@ export async function writePth(
     const add = (name: string, content: Uint8Array): Promise<void> => zip.add(`archive/${name}`, content.byteLength, [content])
     await add('data.pkl', stateDictPickle(all, root))
     await add('byteorder', Buffer.from('little'))
+    if (metadata) await add(METADATA, Buffer.from(JSON.stringify(metadata)))
     for (const [key, {dtype, shape, read}] of all.entries())
       await zip.add(`archive/data/${key}`, elements(shape) * itemSize[dtype], once(read))
     await add('version', Buffer.from('3\n'))

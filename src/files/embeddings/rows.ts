@@ -84,7 +84,7 @@ export function assertFinite({ids, vectors}: Pick<EmbeddingBatch, 'ids' | 'vecto
     `The vector of ${ids[Math.floor(at / D)]!} in ${name} holds a number that is not finite (${String(vectors[at])} at place ${at % D}).`,
     {
       code: 'NOT_FINITE',
-      hint: 'Leave the row out, or embed the image again with --precision fp32.'
+      hint: 'Leave the row out, or make it again: dinov2 embed --precision fp32.'
     }
   )
 }

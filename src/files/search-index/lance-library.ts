@@ -82,7 +82,7 @@ export function loadLibrary(from: string = import.meta.url): Library {
       {
         exit: 5,
         code: 'NO_LANCE',
-        hint: `Install it with npm install ${libraryName} (with -g where dinov2 is installed with -g), or index without --backend lance.`,
+        hint: `Install it with npm install ${libraryName} (with -g where dinov2 is installed with -g), or make an index in one file: dinov2 index without --backend lance.`,
         cause
       }
     )

@@ -139,7 +139,7 @@ export async function* filterStage(context: Context, options: FilterOptions): St
     throw new UserError(`${pool.name} holds vectors that say nothing of the images' size and sharpness.`, {
       exit: 2,
       code: 'NO_IMAGES',
-      hint: 'Name the images, or a file of features that --cache wrote (perceptual.arrow), or leave the stage out: --stages dedup.'
+      hint: 'Name the images, or a file of features that --cache wrote (perceptual.arrow), or leave the stage out: dinov2 curate --stages dedup.'
     })
   const filter = new FilterRows(context, pool.measures)
   filter.byMeasures(options)

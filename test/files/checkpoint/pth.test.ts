@@ -583,3 +583,17 @@ test('records are held against their checksums, whole or in part; those without 
   await assert.rejects(file.roots.get('')!.get('a')!.read(), /the record archive\/data\/0 does not match its checksum/)
   await file.close()
 })
+
+test('what tensors do not tell is recorded beside them, and torch.load passes it over', async t => {
+  const path = join(await scratch(t), 'a.pth')
+  await writePth(path, [float32Entry('a', [2], Float32Array.of(1, 2))], {metadata: {heads: '3'}})
+  const file = await openPth(path)
+  t.after(() => file.close())
+  assert.deepEqual(file.metadata, {heads: '3'})
+  const strange = zip({
+    'm/data.pkl': pickle(dict({a: tensor('0', 12, [12], [1])})),
+    'm/data/0': counting,
+    'm/extra/dinov2.json': Buffer.from('[1')
+  })
+  assert.deepEqual((await opens(t, strange)).metadata, {})
+})

@@ -4,6 +4,7 @@
  */
 import type {RejectedImage} from '../../../data/loader/batches.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
+import type {PredictedRows} from '../shared/predicted-rows.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import type {Fields} from '../../../files/embeddings/embeddings.js'
 import {classifierScores} from '../../../heads/logistic.js'
@@ -23,6 +24,8 @@ export type ClassifyOptions = {
   readonly top: number
   /** How images are made ready; absent: as the head was trained, else the usual way. */
   readonly transform?: FeatureSettings['transform']
+  /** Keeps the rows, and holds those of the interrupted run that is gone on with. */
+  readonly rows?: PredictedRows
   readonly engine: EngineRequest
   readonly batch?: number
   readonly workers?: number
@@ -49,16 +52,21 @@ export type ClassifyReport = {readonly images: number; readonly classes: number;
  * Throws `UserError`: no image (exit 3), a head that does not fit the model (exit 2), and what engine and model throw.
  */
 export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<ClassifiedImage, ClassifyReport> {
-  const {images, nul, onRejected, onSkipped, signal, top} = options
+  const {images, nul, onRejected, onSkipped, signal, top, rows} = options
   const refs = listImages(images, {nul, onSkipped})
   const first = await refs.next() // names that do not exist are told before the model is loaded
   if (first.done) throw noImages(images)
+  const earlier: ClassifiedImage[] = []
   const all = async function* (): AsyncGenerator<ImageRef> {
-    yield first.value
-    yield* refs
+    for (let next: IteratorResult<ImageRef> = first; !next.done; next = await refs.next()) {
+      const row = rows?.earlier(next.value.id)
+      if (row) earlier.push(row as ClassifiedImage)
+      else yield next.value
+    }
   }
   const engine = await startEngine(options.engine)
   const backbone = await loadBackbone(options.model, {precision: engine.precision})
+  await rows?.begin(backbone.fingerprint)
   let embedder: Embedder
   let head
   try {
@@ -92,13 +100,23 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
     })
     const probabilities = await shares.data<'float32'>()
     shares.dispose()
+    for (const row of earlier.splice(0)) {
+      count++
+      yield row
+    }
     for (const [i, id] of ids.entries()) {
       const own = probabilities.subarray(i * K, (i + 1) * K)
       const order = Array.from(own.keys()).sort((a, b) => own[b]! - own[a]! || a - b)
       const told = order.slice(0, top).map(k => ({class: classes[k]!, probability: Number(own[k]!.toFixed(6))}))
       count++
-      yield {id, ...fields[i], class: told[0]!.class, probability: told[0]!.probability, top: told}
+      const row = {id, ...fields[i], class: told[0]!.class, probability: told[0]!.probability, top: told}
+      await rows?.add(row)
+      yield row
     }
+  }
+  for (const row of earlier) {
+    count++
+    yield row
   }
   return {images: count, classes: K, engine}
 }

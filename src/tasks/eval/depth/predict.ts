@@ -6,10 +6,11 @@
  * `--depths`. Depth is told in the head's range and never unknown.
  */
 import {writeFile} from 'node:fs/promises'
-import {dirname, join} from 'node:path'
+import {basename, dirname, join, normalize, resolve, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import type {RejectedImage} from '../../../data/loader/batches.js'
 import {colorize} from '../../../render/colormap.js'
+import type {PredictedRows} from '../shared/predicted-rows.js'
 import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
 import {encodeGrey16, encodeImage} from '../../../data/image/encode.js'
 import {placeFinder, stemOf} from '../../../data/targets/pairs.js'
@@ -56,12 +57,27 @@ type PredictedImage = {
  * 3 where there is no image.
  */
 export async function* predictEach(options: DepthImagesOptions): AsyncGenerator<PredictedImage, EngineInfo> {
+  const each = predictNew(options, undefined)
+  let step = await each.next()
+  for (; !step.done; step = await each.next()) if ('depth' in step.value) yield step.value
+  return step.value
+}
+
+/** An image whose row was kept by an interrupted run. */
+type EarlierImage = {readonly ref: ImageRef; readonly row: DepthRow}
+
+/** As `predictEach`; images that have a row in `earlier` are passed on with it, and computed no more. */
+async function* predictNew(
+  options: DepthImagesOptions,
+  earlier: PredictedRows | undefined
+): AsyncGenerator<PredictedImage | EarlierImage, EngineInfo> {
   const {images, nul, onSkipped, signal} = options
   const refs = listImages(images, {nul, onSkipped})
   let next = await refs.next() // names that do not exist are told before the model is loaded
   if (next.done) throw noImages(images)
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
+  await earlier?.begin(backbone.fingerprint)
   const {min, max} = options
   using probe = await openDepthHead(options.head, {backbone, min, max})
   const range = {min: min ?? probe.range.min, max: max ?? probe.range.max}
@@ -72,6 +88,11 @@ export async function* predictEach(options: DepthImagesOptions): AsyncGenerator<
   for (; !next.done; next = await refs.next()) {
     signal?.throwIfAborted()
     const ref = next.value
+    const row = earlier?.earlier(ref.id)
+    if (row) {
+      yield {ref, row: row as DepthRow}
+      continue
+    }
     try {
       const photo = await decodeRgb(ref, limit)
       const asked = {depth: probe.depth.bind(probe), range}
@@ -97,6 +118,8 @@ export type PredictDepthOptions = DepthImagesOptions & {
   /** Whether a picture in colours is written beside each map. */
   readonly colour: boolean
   readonly force: boolean
+  /** Keeps the rows, and holds those of the interrupted run that is gone on with. */
+  readonly rows?: PredictedRows
 }
 
 /** One image: what was written of it. */
@@ -123,60 +146,89 @@ export const roundedDepth = (value: number): number => Number(value.toFixed(4))
  * Writes the depth of every image as a PNG of 16 bits and yields a row for each.
  *
  * A map that exists is refused without `force`, and so is the image whose map would have the name of one that was just
- * written; both count as bad inputs. Throws as `tell`, and a `UserError` (exit 2) for a scale that the range does not
- * fit.
+ * written; both count as bad inputs. Rows that `rows` has already are yielded again. Throws as `predictEach`, and a
+ * `UserError` (exit 2) for a scale that the range does not fit.
  */
 export async function* predictDepths(options: PredictDepthOptions): AsyncGenerator<DepthRow, {images: number}> {
-  const {output, force, colour} = options
+  const {rows} = options
   const placeOf = placeFinder(options.images)
   const written = new Map<string, string>()
   let images = 0
-  for await (const {ref, photo, depth, range} of predictEach(options)) {
-    const scale = options.scale ?? defaultScale(range.max)
-    if (range.max / scale > 65535)
-      throw new UserError(`Depth up to ${range.max} m does not fit into 16 bits in units of ${scale} m.`, {
-        exit: 2,
-        code: 'USAGE',
-        hint: `Give --depth-scale ${defaultScale(range.max)}, or less --max-depth.`
-      })
-    const inner = ref.bytes || ref.range || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
-    const {inside} = await placeOf(inner)
-    const stem = join(output, dirname(inside), stemOf(inside))
-    const file = `${stem}.png`
-    const other = written.get(file)
-    if (other !== undefined) {
-      options.onRejected(rejectedImage(ref, `its map would be ${file}, which is that of ${other}`))
-      continue
-    }
-    const units = new Uint16Array(depth.length)
-    for (let i = 0; i < depth.length; i++) units[i] = Math.max(1, Math.round(depth[i]! / scale)) // 0 would be read as unknown
-    await makeFolderOf(file)
-    const write = async (path: string, bytes: Uint8Array): Promise<void> =>
-      atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {})
-    await write(file, await encodeGrey16(units, photo))
-    const {low, high} = colorLimits(depth)
-    const picture = `${stem}.colour.png`
-    if (colour) {
-      const raster = colorize(depth, photo, {ramp: 'depth', low, high})
-      await write(picture, await encodeImage(raster.data, raster))
-    }
-    written.set(file, ref.id)
+  for await (const image of predictNew(options, rows)) {
+    const earlier = 'row' in image ? image.row : undefined
+    const other = earlier && written.get(earlier.predicted)
+    if (other !== undefined) options.onRejected(sameMap(image.ref, earlier!.predicted, other))
+    const row = other === undefined ? (earlier ?? (await writeMap(image as PredictedImage, {placeOf, written}, options))) : undefined
+    if (!row) continue
+    written.set(row.predicted, row.id)
+    await rows?.add(row)
     images++
-    const sorted = depth.slice().sort()
-    yield {
-      id: ref.id,
-      ...(ref.pathBase64 === undefined ? {} : {path_base64: ref.pathBase64}),
-      path: typeof ref.path === 'string' ? ref.path : ref.id,
-      ...ref.fields,
-      predicted: file,
-      width: photo.width,
-      height: photo.height,
-      scale,
-      min: roundedDepth(sorted[0]!),
-      median: roundedDepth(sorted[sorted.length >> 1]!),
-      max: roundedDepth(sorted.at(-1)!),
-      ...(colour ? {colour: picture} : {})
-    }
+    yield row
   }
   return {images}
+}
+
+/** The place of an image that lies outside of the inputs: its id where that is an end of its path, else its name. */
+function outsidePlace(path: string, id: string): string {
+  const own = normalize(id)
+    .split(sep)
+    .filter(part => part !== '..' && part !== '.' && part !== '')
+    .join(sep)
+  return resolve(path).endsWith(sep + own) ? own : basename(path)
+}
+
+const sameMap = (ref: ImageRef, file: string, other: string): RejectedImage =>
+  rejectedImage(ref, `its map would be ${file}, which is that of ${other}`)
+
+/** Writes the map of one image; undefined where its place is taken by that of another, which `written` says. */
+async function writeMap(
+  {ref, photo, depth, range}: PredictedImage,
+  {placeOf, written}: {readonly placeOf: ReturnType<typeof placeFinder>; readonly written: ReadonlyMap<string, string>},
+  options: PredictDepthOptions
+): Promise<DepthRow | undefined> {
+  const {output, force, colour} = options
+  const scale = options.scale ?? defaultScale(range.max)
+  if (range.max / scale > 65535)
+    throw new UserError(`Depth up to ${range.max} m does not fit into 16 bits in units of ${scale} m.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: `Give --depth-scale ${defaultScale(range.max)}, or less --max-depth.`
+    })
+  const inner = ref.bytes || ref.range || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
+  const {inside, within} = await placeOf(inner)
+  const place = within ? inside : outsidePlace(inner, ref.id)
+  const stem = join(output, dirname(place), stemOf(place))
+  const file = `${stem}.png`
+  const other = written.get(file)
+  if (other !== undefined) {
+    options.onRejected(sameMap(ref, file, other))
+    return undefined
+  }
+  const units = new Uint16Array(depth.length)
+  for (let i = 0; i < depth.length; i++) units[i] = Math.max(1, Math.round(depth[i]! / scale)) // 0 would be read as unknown
+  await makeFolderOf(file)
+  const write = async (path: string, bytes: Uint8Array): Promise<void> =>
+    atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {})
+  await write(file, await encodeGrey16(units, photo))
+  const {low, high} = colorLimits(depth)
+  const picture = `${stem}.colour.png`
+  if (colour) {
+    const raster = colorize(depth, photo, {ramp: 'depth', low, high})
+    await write(picture, await encodeImage(raster.data, raster))
+  }
+  const sorted = depth.slice().sort()
+  return {
+    id: ref.id,
+    ...(ref.pathBase64 === undefined ? {} : {path_base64: ref.pathBase64}),
+    path: typeof ref.path === 'string' ? ref.path : ref.id,
+    ...ref.fields,
+    predicted: file,
+    width: photo.width,
+    height: photo.height,
+    scale,
+    min: roundedDepth(sorted[0]!),
+    median: roundedDepth(sorted[sorted.length >> 1]!),
+    max: roundedDepth(sorted.at(-1)!),
+    ...(colour ? {colour: picture} : {})
+  }
 }

@@ -10,6 +10,7 @@ import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/
 import {openAtomic} from '../../../system/atomic.js'
 import {makeFolderOf} from '../../../system/output.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
+import type {PredictedRows} from '../shared/predicted-rows.js'
 import {segmentMaps, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
 import {loadSegmentHead, type LoadedSegmentHead} from './head.js'
 
@@ -23,6 +24,8 @@ export type SegmentImagesOptions = {
   readonly maxPixels?: number
   /** What differs from the head's own way of looking. */
   readonly size?: number
+  /** Keeps the rows, and holds those of the interrupted run that is gone on with. */
+  readonly rows?: PredictedRows
   /** Images that are segmented at most. */
   readonly limit?: number
   readonly onRejected?: (bad: RejectedImage) => void
@@ -37,19 +40,23 @@ export type SegmentedImage = {
   readonly head: LoadedSegmentHead
 }
 
-export type SegmentEvent = {readonly kind: 'started'; readonly engine: EngineInfo} | ({readonly kind: 'image'} & SegmentedImage)
+export type SegmentEvent =
+  | {readonly kind: 'started'; readonly engine: EngineInfo}
+  | ({readonly kind: 'image'} & SegmentedImage)
+  | {readonly kind: 'earlier'; readonly row: SegmentRow}
 
 /**
  * Segments images one by one, in their order. Throws a `UserError`: no images (exit 3), a head that does not fit (exit
  * 2), and what model and engine throw. Images that cannot be read are told to `onRejected`.
  */
 export async function* segmentImages(options: SegmentImagesOptions): AsyncGenerator<SegmentEvent> {
-  const {images, nul, maxPixels, size, limit = Infinity, onRejected, onSkipped, signal} = options
+  const {images, nul, maxPixels, size, limit = Infinity, onRejected, onSkipped, signal, rows} = options
   const refs = listImages(images, {nul, onSkipped})
   const first = await refs.next()
   if (first.done) throw noImages(images)
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
+  await rows?.begin(backbone.fingerprint)
   using head = await loadSegmentHead(options.head, backbone, options.model)
   yield {kind: 'started', engine}
   const protocol: SegmentProtocol = size === undefined ? head.protocol : {...head.protocol, size}
@@ -59,6 +66,11 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
     await yieldToEvents()
     if (signal?.aborted) return
     const ref = next.value
+    const row = rows?.earlier(ref.id)
+    if (row) {
+      yield {kind: 'earlier', row: row as SegmentRow}
+      continue
+    }
     try {
       const photo = await decodeRgb(ref, maxPixels === undefined ? {} : {maxPixels})
       const prediction = await predictClasses(photo, features, head.folded, protocol)
@@ -85,7 +97,7 @@ export function maskPath(folder: string, id: string): string {
 }
 
 /** One row of `predict segment`. */
-export type SegmentRow = {
+export type SegmentRow = Readonly<Record<string, unknown>> & {
   readonly id: string
   /** The mask that was written; absent where none is. */
   readonly mask?: string

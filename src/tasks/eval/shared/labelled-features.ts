@@ -152,7 +152,7 @@ export async function embeddingRows(
     throw new UserError(`${name} holds patch tokens; an image is judged by one vector.`, {
       exit: 2,
       code: 'PATCH_TOKENS',
-      hint: 'Embed with --pool cls or mean.'
+      hint: 'Embed them by dinov2 embed --pool cls, or mean.'
     })
   }
   const rows = async function* (): Rows {

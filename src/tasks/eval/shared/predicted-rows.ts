@@ -1,0 +1,114 @@
+/**
+ * The rows of a prediction, kept line by line while it runs, so that an interrupted one goes on: what was predicted is
+ * read back instead of computed again, and the rows together are those of a run that was never stopped.
+ *
+ * The first line says with which model, head and options the rows were made; rows of other ones are refused.
+ */
+import {createHash} from 'node:crypto'
+import {createReadStream} from 'node:fs'
+import {readFile, rm} from 'node:fs/promises'
+import {UserError} from '../../../config/errors.js'
+import {isObject, jsonObjectOr, type JsonObject} from '../../../system/json.js'
+import {makeFolderOf} from '../../../system/output.js'
+import {AppendFile} from '../../../files/run/append-file.js'
+
+export type PredictedRowsRequest = {
+  readonly path: string
+  /** File or name of the head. */
+  readonly head: string
+  /** What else the rows depend on. */
+  readonly options: Readonly<Record<string, unknown>>
+  /** Whether rows that are there are gone on from; otherwise they are dropped. */
+  readonly resume: boolean
+}
+
+export class PredictedRows {
+  #file: AppendFile | undefined
+  readonly #earlier = new Map<string, JsonObject>()
+
+  private constructor(
+    readonly path: string,
+    private readonly making: JsonObject,
+    private readonly there: {readonly making: JsonObject; readonly bytes: number} | undefined
+  ) {}
+
+  /** Reads the rows that are there. Throws `UserError` where the file is none of this kind. */
+  static async open({path, head, options, resume}: PredictedRowsRequest): Promise<PredictedRows> {
+    const making = {head: await digest(head), ...options}
+    const text = resume ? await readFile(path).catch(() => undefined) : undefined
+    if (!text) return new PredictedRows(path, making, undefined)
+    const bytes = text.lastIndexOf(10) + 1 // a line that was cut off is written again
+    const lines = text.subarray(0, bytes).toString('utf8').split('\n').slice(0, -1)
+    const [first, ...rows] = lines.map(line => jsonObjectOr(line))
+    if (lines.length === 0) return new PredictedRows(path, making, undefined)
+    const before = first?.['predicted_with']
+    if (!isObject(before) || rows.some(row => typeof row?.['id'] !== 'string'))
+      throw new UserError(`${path} holds no rows of an interrupted prediction.`, {
+        exit: 2,
+        code: 'OUTPUT_EXISTS',
+        hint: 'Remove it, or name another output.'
+      })
+    const opened = new PredictedRows(path, making, {making: before, bytes})
+    for (const row of rows) opened.#earlier.set(row!['id'] as string, row!)
+    return opened
+  }
+
+  /**
+   * Starts to write, once the fingerprint of the model is known. Throws `UserError` (exit 2) where the rows that are
+   * there were made by something else.
+   */
+  async begin(model: string): Promise<void> {
+    const making: JsonObject = {model, ...this.making}
+    const there = this.there
+    if (there) {
+      const names = [...new Set([...Object.keys(making), ...Object.keys(there.making)])]
+      const differ = names.filter(name => JSON.stringify(making[name]) !== JSON.stringify(there.making[name]))
+      if (differ.length > 0)
+        throw new UserError(`The rows in ${this.path} were predicted with another ${differ.join(', another ')}.`, {
+          exit: 2,
+          code: 'OTHER_PREDICTION',
+          hint: 'Go on with the same model, head and flags, start anew with --force, or name another output.'
+        })
+    }
+    await makeFolderOf(this.path)
+    this.#file = await AppendFile.open(this.path, there?.bytes ?? 0)
+    if (!there) await this.#append({predicted_with: making})
+  }
+
+  /** The row of an image that was predicted before. */
+  earlier(id: string): JsonObject | undefined {
+    return this.#earlier.get(id)
+  }
+
+  /** Keeps a row; one that is there already stays once. Throws `UserError` where it cannot be written. */
+  async add(row: Readonly<Record<string, unknown>>): Promise<void> {
+    if (!this.#earlier.has(row['id'] as string)) await this.#append(row)
+  }
+
+  async #append(value: unknown): Promise<void> {
+    await this.#file!.append(JSON.stringify(value) + '\n')
+    if (this.#file!.failure) throw this.#file!.failure
+  }
+
+  async close(): Promise<void> {
+    await this.#file?.close()
+    this.#file = undefined
+  }
+
+  /** Closes and removes the file: the rows stand elsewhere now. */
+  async remove(): Promise<void> {
+    await this.close()
+    await rm(this.path, {force: true})
+  }
+}
+
+/** SHA-256 of a file, or the name itself where it is the name of a released head. */
+async function digest(name: string): Promise<string> {
+  const hash = createHash('sha256')
+  try {
+    for await (const piece of createReadStream(name)) hash.update(piece as Buffer)
+    return hash.digest('hex')
+  } catch {
+    return name
+  }
+}
