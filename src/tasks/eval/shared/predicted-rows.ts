@@ -5,10 +5,11 @@
  * The first line says with which model, head and options the rows were made; rows of other ones are refused.
  */
 import {createHash} from 'node:crypto'
-import {createReadStream} from 'node:fs'
-import {readFile, rm} from 'node:fs/promises'
+import {existsSync} from 'node:fs'
+import {rm} from 'node:fs/promises'
 import {UserError} from '../../../config/errors.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../../system/json.js'
+import {fileBytes, isOpenPipe} from '../../../system/plain-file.js'
 import {makeFolderOf} from '../../../system/output.js'
 import {AppendFile} from '../../../files/run/append-file.js'
 
@@ -35,7 +36,7 @@ export class PredictedRows {
   /** Reads the rows that are there. Throws `UserError` where the file is none of this kind. */
   static async open({path, head, options, resume}: PredictedRowsRequest): Promise<PredictedRows> {
     const making = {head: await digest(head), ...options}
-    const text = resume ? await readFile(path).catch(() => undefined) : undefined
+    const text = resume && existsSync(path) ? await wholeFile(path) : undefined
     if (!text) return new PredictedRows(path, making, undefined)
     const bytes = text.lastIndexOf(10) + 1 // a line that was cut off is written again
     const lines = text.subarray(0, bytes).toString('utf8').split('\n').slice(0, -1)
@@ -102,13 +103,16 @@ export class PredictedRows {
   }
 }
 
-/** SHA-256 of a file, or the name itself where it is the name of a released head. */
+async function wholeFile(path: string): Promise<Buffer> {
+  const pieces: Uint8Array[] = []
+  for await (const piece of fileBytes(path)) pieces.push(piece)
+  return Buffer.concat(pieces)
+}
+
+/** SHA-256 of a file, or the name itself where it is a pipe or the name of a released head. */
 async function digest(name: string): Promise<string> {
+  if (!existsSync(name) || isOpenPipe(name)) return name
   const hash = createHash('sha256')
-  try {
-    for await (const piece of createReadStream(name)) hash.update(piece as Buffer)
-    return hash.digest('hex')
-  } catch {
-    return name
-  }
+  for await (const piece of fileBytes(name)) hash.update(piece)
+  return hash.digest('hex')
 }
