@@ -126,8 +126,8 @@ export const settingsTable = {
     ),
     parallel: choice(
       'auto',
-      ['auto', 'none', 'ddp'],
-      'How the processes that torchrun, mpirun or srun started train together. ddp: each takes train.batch_size_per_gpu other images of a step, and gradients are summed. auto: ddp where there are several. none: each trains by itself.'
+      ['auto', 'none', 'ddp', 'fsdp'],
+      'How the processes that torchrun, mpirun or srun started train together. ddp: each takes train.batch_size_per_gpu other images of a step, and gradients are summed. fsdp (pretrain): besides, each holds a part of every parameter, its moments and its average, and blocks are gathered while they are used. auto: ddp where there are several. none: each trains by itself.'
     ),
     process_timeout: integer(
       60,

@@ -134,16 +134,36 @@ export type ForwardOptions = {
   readonly stream?: Precision
 }
 
-/** Runs all blocks over one view; calls `at(i, x)` after block i with its output, which stays the model's. */
-function encode(params: Vit, view: ImageView, config: VitConfig, stream: Precision, at?: (block: number, x: Tensor2D) => void): Tensor2D {
+/** Blocks that are there only while they are used: gathered from pieces, for instance. */
+export type BlockAccess = {
+  readonly use: <T>(i: number, work: (block: Block) => T) => T
+  /** Takes over the gradients of block i. */
+  readonly gradients: (i: number, grads: Block) => void
+}
+
+const heldBlocks = ({blocks}: Vit): Pick<BlockAccess, 'use'> => ({use: (i, work) => work(blocks[i]!)})
+
+/**
+ * Runs all blocks over one view; calls `at(i, x)` after block i with its output, which stays the model's. `access` has
+ * the blocks where `params` has none.
+ */
+function encode(
+  params: Vit,
+  view: ImageView,
+  config: VitConfig,
+  stream: Precision,
+  at?: (block: number, x: Tensor2D) => void,
+  access?: BlockAccess
+): Tensor2D {
   const groups = [groupOf(gridOf(view, config), config)]
+  const {use} = access ?? heldBlocks(params)
   let x = tidy(() => cast(embedView(params, view, config).x, stream))
-  params.blocks.forEach((p, i) => {
-    const y = blockInference(x, p, groups, config.heads)
+  for (let i = 0; i < (access ? config.depth : params.blocks.length); i++) {
+    const y = use(i, p => blockInference(x, p, groups, config.heads))
     dispose(x)
     x = y
     at?.(i, x)
-  })
+  }
   return x
 }
 
@@ -187,8 +207,8 @@ export function clsTokens(params: Vit, images: Tensor4D, config: VitConfig, stre
 }
 
 /** The normed tokens of one view as packed rows [B·S, C] float32, sequence by sequence: cls, registers, patches. */
-export function normedTokens(params: Vit, view: ImageView, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
-  return tidy(() => layerNormForward(cast(encode(params, view, config, stream), 'fp32'), params.norm).y)
+export function normedTokens(params: Vit, view: ImageView, config: VitConfig, stream: Precision = 'fp32', access?: BlockAccess): Tensor2D {
+  return tidy(() => layerNormForward(cast(encode(params, view, config, stream, undefined, access), 'fp32'), params.norm).y)
 }
 
 export type IntermediateOptions = {
@@ -254,8 +274,10 @@ export function forwardTrain(
   views: readonly ImageView[],
   config: VitConfig,
   options: readonly BlockOptions[],
-  level: MemoryLevel = 'fast'
+  level: MemoryLevel = 'fast',
+  access?: BlockAccess
 ): Packed {
+  const {use} = access ?? heldBlocks(params)
   const grids = views.map(view => gridOf(view, config))
   const groups = grids.map(grid => groupOf(grid, config))
   const {x: first, pixels} = tidy(() => {
@@ -264,32 +286,35 @@ export function forwardTrain(
   })
   let x = first
   const saved: BlockSaved[] = []
-  params.blocks.forEach((p, i) => {
-    const step = blockForward(x, p, groups, options[i]!, level)
+  for (const [i, own] of options.entries()) {
+    const step = use(i, p => blockForward(x, p, groups, own, level))
     dispose(x)
     x = step.y
     saved.push(step.saved)
-  })
+  }
   const {y, mean, rstd} = tidy(() => layerNormForward(x, params.norm))
   return {y, trace: {views, grids, groups, pixels, blocks: saved, options, last: {x, stats: {mean, rstd}}}}
 }
 
 /**
  * The backward half: dy [T, C] of the packed normed tokens → gradients, a tree like `params` (float32), which the
- * caller owns. Consumes the trace: each block's saved tensors are freed as soon as its gradients are there.
+ * caller owns. Consumes the trace: each block's saved tensors are freed as soon as its gradients are there. `access`
+ * takes over the gradients of blocks.
  */
-export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: VitConfig): Vit {
+export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: VitConfig, access?: BlockAccess): Vit {
+  const {use} = access ?? heldBlocks(params)
   const {views, grids, groups, options, last} = trace
   const norm = tidy(() => layerNormBackward(dy, last.x, last.stats, params.norm))
   disposeTree([last.x, last.stats.mean, last.stats.rstd])
   let dx = norm.x
   const blocks: Block[] = new Array<Block>(params.blocks.length)
-  for (let i = params.blocks.length - 1; i >= 0; i--) {
-    const step = blockBackward(dx, trace.blocks[i]!, params.blocks[i]!, groups, options[i]!)
+  for (let i = options.length - 1; i >= 0; i--) {
+    const step = use(i, p => blockBackward(dx, trace.blocks[i]!, p, groups, options[i]!))
     disposeTree(trace.blocks[i]!)
     dispose(dx)
     dx = step.dx
-    blocks[i] = step.grads
+    if (access) access.gradients(i, step.grads)
+    else blocks[i] = step.grads
   }
   const embedding = tidy(() => {
     let start = 0

@@ -71,10 +71,11 @@ export function globalNorm(grads: Iterable<Tensor>): number {
 
 /**
  * Scales the gradients so that their norm is at most `most` (PyTorch's rule: most / (norm + 1e-6), never above one).
- * Consumes the tensors of the map. Returns the norm before.
+ * Consumes the tensors of the map. Returns the norm before. `whole` makes of the norm of these gradients that of all,
+ * where others hold the rest.
  */
-export function clipGradients(grads: ParamMap, maxNorm: number): number {
-  const length = globalNorm(grads.values())
+export function clipGradients(grads: ParamMap, maxNorm: number, whole: (own: number) => number = own => own): number {
+  const length = whole(globalNorm(grads.values()))
   const factor = maxNorm / (length + 1e-6)
   if (!(factor < 1)) return length
   if (callInPlaceKernel('Dinov2Scale', {tensors: [...grads.values()]}, {factor}) === undefined)

@@ -116,6 +116,7 @@ async function registerCollectives(): Promise<void> {
     run('dinov2_processes::all_reduce', copy, largest === true)
     return copy
   })
+  define('Dinov2ReduceScatter', ({x}) => op('dinov2_processes::reduce_scatter', handleOf(x!)))
   define('Dinov2AllGather', ({x}) => op('dinov2_processes::all_gather', handleOf(x!)))
   registerKernel({
     kernelName: 'Dinov2AllReduceAll',

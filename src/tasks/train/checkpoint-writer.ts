@@ -79,7 +79,8 @@ export class CheckpointWriter {
       const names = nonFiniteTensors([...state].map(([name, {get}]) => [name, get()] as const))
       if (names.length > 0) throw await refuseState(run, step, names, this.#last)
     }
-    const {copied, written} = writeState(run, step, stateTensors(state), metadata, sync)
+    const {places, readRest} = readOnce(state)
+    const {copied, written} = writeState(run, step, stateTensors(places), metadata, sync)
     this.#writing = written.then(
       async path => {
         this.#last = path
@@ -95,5 +96,31 @@ export class CheckpointWriter {
     )
     this.#writing.catch(() => undefined) // `settle` throws it
     await copied
+    readRest()
   }
+}
+
+/**
+ * The places of a state; where all processes read a tensor at the same time, `readRest` reads those that were not
+ * asked for because the file could not be written.
+ */
+function readOnce(state: StateDict): {places: StateDict; readRest: () => void} {
+  const unread = new Map([...state].filter(([, {read}]) => read))
+  const places = new Map(
+    [...state].map(([name, slot]) => {
+      const {read} = slot
+      if (!read) return [name, slot]
+      return [
+        name,
+        {
+          ...slot,
+          read: () => {
+            unread.delete(name)
+            return read()
+          }
+        }
+      ]
+    })
+  )
+  return {places, readRest: () => unread.forEach(({read}) => read!())}
 }

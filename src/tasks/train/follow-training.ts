@@ -2,9 +2,12 @@
  * A training run as processes other than process 0 go through it: the same steps on other images, and nothing is
  * written. `training-loop.ts` is the run of process 0.
  */
+import {UserError} from '../../config/errors.js'
+import type {CropBatch} from '../../data/loader/batches.js'
 import {progressOf} from '../../loss/terms.js'
+import {NotFiniteStep} from './non-finite.js'
 import {assertSameCourse, compareSetups, imageSet, loadStateDict} from './resume.js'
-import type {RunEvent, RunOptions, Trainer} from './run-types.js'
+import type {RunEvent, RunOptions, StepResult, Trainer} from './run-types.js'
 import {agreeOnStep, beginTogether, nextBatch, rejectionsOf} from './step-agreement.js'
 import {trainingBatches} from './training-batches.js'
 
@@ -34,7 +37,7 @@ async function* followTraining<Report>(learner: Trainer<Report>, options: RunOpt
         if (next.done) break
         const stop = await agreeOnStep(options)
         const from = performance.now()
-        const {report, measured} = learner.step(next.value)
+        const {report, measured} = stepOf(learner, next.value)
         const {stepsTaken: step} = learner
         const {waitSeconds} = next.value
         yield {
@@ -45,14 +48,33 @@ async function* followTraining<Report>(learner: Trainer<Report>, options: RunOpt
           dataWait: waitSeconds,
           seconds: (performance.now() - from) / 1000 + waitSeconds
         }
-        if (stop) break
+        if (step % settings.train.checkpoint_every === 0 || step === plan.steps || stop) await readAlong(learner, options)
+        if (stop && step < plan.steps) return void (await processes?.exchange({end: true}))
       }
+      learner.gatherModel?.()
       await processes?.exchange({end: true}) // process 0 has written what it keeps
     } finally {
       await batches.return()
     }
   } finally {
     learner.dispose()
+  }
+}
+
+/** Takes part in a checkpoint where no process has the state whole. */
+async function readAlong<Report>(learner: Trainer<Report>, {processes}: RunOptions): Promise<void> {
+  if (!learner.gatherModel) return
+  await processes?.exchange({checkpoint: learner.stepsTaken})
+  for (const {read} of learner.stateDict().values()) read?.()
+}
+
+/** A step; one that is not finite is explained by process 0, which meets the same numbers. */
+function stepOf<Report>(learner: Trainer<Report>, batch: CropBatch): StepResult<Report> {
+  try {
+    return learner.step(batch)
+  } catch (error) {
+    if (!(error instanceof NotFiniteStep)) throw error
+    throw new UserError(`Step ${batch.step + 1} is not finite.`, {exit: 6, code: 'NOT_FINITE', hint: 'Process 0 says where it began.'})
   }
 }
 

@@ -57,6 +57,17 @@ export function checkFinite(
   return new NotFiniteStep(losses, gradNorms, nonFiniteTensors(grads))
 }
 
+/** What is known without another pass: where parameters are spread over processes, none can make one alone. */
+export const explainBriefly = (error: NotFiniteStep): Explanation => ({
+  terms: nonFiniteTerms(error),
+  layer: error.gradients[0] ?? 'the forward pass',
+  losses: error.losses,
+  gradNorms: error.gradNorms,
+  gradients: error.gradients,
+  activations: {student: [], teacher: []},
+  parameters: {student: {layer: 'not looked at', largest: null}, teacher: {layer: 'not looked at', largest: null}}
+})
+
 /** How large the numbers of a layer became; `largest` is null where they are not finite. */
 export type LayerNumbers = {readonly layer: string; readonly largest: number | null}
 

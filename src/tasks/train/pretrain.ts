@@ -6,6 +6,7 @@
  * resumed run goes on as if it had never stopped. The run around the steps is `run.ts`.
  */
 import type {Derived} from '../../config/derived.js'
+import {UserError} from '../../config/errors.js'
 import type {Settings} from '../../config/table.js'
 import type {CropSettings} from '../../data/augment/multi-crop.js'
 import type {CropBatch} from '../../data/loader/batches.js'
@@ -24,11 +25,12 @@ import {trainingOf} from './follow-training.js'
 import {regularizerWeights} from './gradient-sums.js'
 import {inspectTeacher} from './inspect-teacher.js'
 import {memoryParts} from './memory-usage.js'
-import {explainNonFinite} from './non-finite.js'
+import {explainBriefly, explainNonFinite} from './non-finite.js'
 import {weightsFor} from './init-weights.js'
 import {loadStateDict, stateDictOf} from './resume.js'
 import type {Computing, TensorSlot} from './resume.js'
 import {latestValidCheckpoint} from './checkpoint-writer.js'
+import {Sharding} from './sharding.js'
 import {runTraining} from './training-loop.js'
 import type {Trainer, RunEvent, RunOptions} from './run-types.js'
 import {trainStep} from './train-step.js'
@@ -80,9 +82,14 @@ export const ratesAt = ({curves, headWarmup}: Derived, step: number): StepRates 
 
 /**
  * A state at step 0: student and teacher alike, moments zero. `weights` names what they start from; where it is empty,
- * or has no heads that fit, they are drawn.
+ * or has no heads that fit, they are drawn. `spread` makes of the student's tensors those of this process.
  */
-export async function initState(settings: Settings, plan: Derived, weights = settings.student.pretrained_weights): Promise<TrainState> {
+export async function initState(
+  settings: Settings,
+  plan: Derived,
+  weights = settings.student.pretrained_weights,
+  spread: (whole: ParamMap) => ParamMap = whole => whole
+): Promise<TrainState> {
   const seed = settings.train.seed
   const given: ParamMap = weights ? await weightsFor(weights, plan, seed) : new Map()
   const drawn = flatten({
@@ -90,12 +97,13 @@ export async function initState(settings: Settings, plan: Derived, weights = set
     dino_head: initHead({width: plan.vit.width, ...plan.dinoHead}, seed, 'dino_head'),
     ...(plan.ibotHead ? {ibot_head: initHead({width: plan.vit.width, ...plan.ibotHead}, seed, 'ibot_head')} : {})
   })
-  const student: ParamMap = new Map([...given].filter(([name]) => name.startsWith('backbone.'))) // before the heads, as where it is drawn
+  const whole: ParamMap = new Map([...given].filter(([name]) => name.startsWith('backbone.'))) // before the heads, as where it is drawn
   for (const [name, leaf] of drawn) {
     const own = given.get(name)
     if (own) dispose(leaf)
-    student.set(name, own ?? leaf)
+    whole.set(name, own ?? leaf)
   }
+  const student = spread(whole)
   const copy = (make: (x: Tensor) => Tensor): ParamMap => new Map([...student].map(([name, leaf]) => [name, make(leaf)]))
   const K = plan.dinoHead.prototypes
   return {
@@ -110,9 +118,10 @@ export async function initState(settings: Settings, plan: Derived, weights = set
 }
 
 /** Where the tensors of a state lie, by their names in a checkpoint file. */
-export function stateDict(state: TrainState): Map<string, TensorSlot> {
+export function stateDict(state: TrainState, sharding?: Sharding): Map<string, TensorSlot> {
   const {student, teacher, moments, centers} = state
-  const places = stateDictOf({student, teacher, moment1: moments.m, moment2: moments.v})
+  const groups = {student, teacher, moment1: moments.m, moment2: moments.v}
+  const places = sharding ? sharding.stateDictOf(groups) : stateDictOf(groups)
   if (centers)
     for (const key of ['dino', 'ibot'] as const)
       places.set(`center.${key}`, {
@@ -234,15 +243,16 @@ const dropPathDraws = (seed: number, step: number, processes: Processes | undefi
 /** DINO, iBOT and KoLeo as something that learns; `state` is given up to it. */
 export function pretrainTrainer(
   state: TrainState,
-  {settings, plan, precision, processes}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision' | 'processes'>
+  {settings, plan, precision, processes}: Pick<PretrainOptions, 'settings' | 'plan' | 'precision' | 'processes'>,
+  sharding?: Sharding
 ): Trainer<StepReport> {
-  const fixed = stepSettings(settings, plan, precision, processes)
+  const fixed = {...stepSettings(settings, plan, precision, processes), sharding}
   const crops = cropSettings(settings)
   return {
     get stepsTaken() {
       return state.step
     },
-    stateDict: () => stateDict(state),
+    stateDict: () => stateDict(state, sharding),
     setStep(step) {
       state = {...state, step}
     },
@@ -262,9 +272,13 @@ export function pretrainTrainer(
         freeBatch(batch)
       }
     },
-    explain: (error, {globals}) => explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
-    inspect: ({globals}) => inspectTeacher(state.teacher, {globals, side: crops.globalSize}, {vit: plan.vit, precision}),
+    explain: (error, {globals}) =>
+      sharding ? explainBriefly(error) : explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
+    inspect: sharding
+      ? undefined
+      : ({globals}) => inspectTeacher(state.teacher, {globals, side: crops.globalSize}, {vit: plan.vit, precision}),
     model: () => state.teacher,
+    gatherModel: sharding && (() => sharding.wholeOnHost(state.teacher)),
     memory: () => memoryParts(state, precision),
     dispose: () => freeState(state)
   }
@@ -275,10 +289,25 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   const {settings, plan, precision, engine} = options
   // A run that goes on from a checkpoint has all it needs there; the weights it once began with may be gone.
   const goingOn = options.resume === true && (await latestValidCheckpoint(options.run)).path !== undefined
-  const learner = pretrainTrainer(await initState(settings, plan, goingOn ? '' : undefined), options)
-  yield* trainingOf<StepReport>(runTraining)(learner, {
+  const {processes} = options
+  let sharding: Sharding | undefined
+  const spread = (whole: ParamMap): ParamMap => {
+    if (!processes || settings.train.parallel !== 'fsdp') return whole
+    sharding = new Sharding(processes, precision, whole)
+    return sharding.shard(whole)
+  }
+  const state = await initState(settings, plan, goingOn ? '' : undefined, spread)
+  if (sharding && options.evaluation) throw noEvaluation()
+  yield* trainingOf<StepReport>(runTraining)(pretrainTrainer(state, options, sharding), {
     ...options,
     crops: cropSettings(settings),
-    computing: computingOf(precision, engine, options.processes)
+    computing: computingOf(precision, engine, processes)
   })
 }
+
+const noEvaluation = (): UserError =>
+  new UserError('--eval-images needs the whole model in one process, which train.parallel=fsdp does not keep.', {
+    exit: 2,
+    code: 'USAGE',
+    hint: 'Leave it away, and score checkpoints with dinov2 knn-eval; or set train.parallel=ddp.'
+  })

@@ -22,7 +22,16 @@ import {dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
 
 /** Where a tensor of a state lies; `put` lets the old one go and owns the new one. */
-export type TensorSlot = {readonly get: () => Tensor; readonly put: (value: Tensor) => void}
+export type TensorSlot = {
+  readonly get: () => Tensor
+  readonly put: (value: Tensor) => void
+  /** Shape and numbers of the whole tensor, where `get` has a piece of it. */
+  readonly shape?: readonly number[]
+  readonly read?: () => Float32Array
+}
+
+/** A tensor as far as files need it. */
+export type HostTensor = {readonly shape: readonly number[]; readonly data: () => Promise<Float32Array>}
 
 /** Every tensor of a state by its name in a checkpoint, e.g. `student.backbone.norm.weight`. */
 export type StateDict = ReadonlyMap<string, TensorSlot>
@@ -44,7 +53,8 @@ export function stateDictOf(groups: Readonly<Record<string, Map<string, Tensor> 
 
 /** The tensors of a state as a checkpoint file takes them. */
 export function* stateTensors(places: StateDict): Generator<StateTensor> {
-  for (const [name, {get}] of places) yield {name, shape: get().shape, read: async () => (await get().data()) as Float32Array}
+  for (const [name, {get, shape = get().shape, read}] of places)
+    yield {name, shape, read: async () => read?.() ?? ((await get().data()) as Float32Array)}
 }
 
 /**
@@ -60,7 +70,7 @@ export async function loadStateDict(
   const wrong: string[] = []
   const {step, metadata} = await readState(path, check, (name, shape, values) => {
     const place = places.get(name)
-    const here = place?.get().shape
+    const here = place?.shape ?? place?.get().shape
     if (!place || here!.join() !== shape.join()) {
       wrong.push(place ? `${name} is [${shape.join(', ')}] there and [${here!.join(', ')}] here` : `${name} has no place here`)
       return

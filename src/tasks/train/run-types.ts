@@ -9,7 +9,7 @@ import type {Health, Improvement} from './health.js'
 import type {Metrics} from './metrics-log.js'
 import type {Explanation, NotFiniteStep} from './non-finite.js'
 import type {TrainingProcesses} from './processes.js'
-import type {Computing, StateDict} from './resume.js'
+import type {Computing, HostTensor, StateDict} from './resume.js'
 
 /** What a step gave. */
 export type StepResult<Report> = {
@@ -39,6 +39,11 @@ export type Trainer<Report> = {
   inspect?(made: CropBatch): Readonly<Record<string, number>> | undefined
   /** The weights that are judged and kept at last: `backbone.…` and heads. */
   model(): ParamMap
+  /**
+   * Where no process has the model whole: gathers it into the memory of the machine, which all processes do at the
+   * same time, as they read the places of the state.
+   */
+  readonly gatherModel?: (() => ReadonlyMap<string, HostTensor>) | undefined
   /** What memory was made of at its highest point so far, in bytes by part. */
   memory?(): Readonly<Record<string, number | undefined>>
   dispose(): void

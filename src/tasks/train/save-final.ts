@@ -8,7 +8,7 @@ import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
 import {writeSafetensors} from '../../files/checkpoint/safetensors.js'
 import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import {runNames} from '../../files/run/run-folder.js'
-import {cropMetadata} from './resume.js'
+import {cropMetadata, type HostTensor} from './resume.js'
 import type {RunOptions, Trainer} from './run-types.js'
 
 /**
@@ -18,7 +18,7 @@ import type {RunOptions, Trainer} from './run-types.js'
 export async function saveFinal<Report>(learner: Trainer<Report>, {run, plan, settings, version}: RunOptions): Promise<string> {
   const folder = join(run, runNames.final)
   await mkdir(folder, {recursive: true})
-  const model = learner.model()
+  const model = learner.gatherModel?.() ?? (learner.model() as unknown as ReadonlyMap<string, HostTensor>)
   async function* backbone(): AsyncGenerator<NamedTensor> {
     for (const [name, leaf] of model)
       if (name.startsWith('backbone.'))

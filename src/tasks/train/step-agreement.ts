@@ -22,7 +22,8 @@ export async function beginTogether<Report>(
   if (!processes) return
   const [first] = await processes.exchange({path: path ?? null})
   if (processes.rank > 0 && first!.path !== null) await load(first!.path)
-  const norm = globalNorm([...learner.stateDict()].filter(([name]) => name.startsWith('student.')).map(([, {get}]) => get()))
+  const student = [...learner.stateDict()].filter(([name, {read}]) => name.startsWith('student.') && !read) // none is whole where all are spread
+  const norm = globalNorm(student.map(([, {get}]) => get()))
   const all = await processes.exchange({norm, step: learner.stepsTaken})
   const rank = all.findIndex(other => other.norm !== all[0]!.norm || other.step !== all[0]!.step)
   if (rank > 0)

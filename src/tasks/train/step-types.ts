@@ -2,13 +2,14 @@
 import type {MemoryLevel} from '../../model/block.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Head} from '../../model/head.js'
-import type {Vit} from '../../model/vit.js'
+import type {BlockAccess, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {GroupRules} from '../../optim/groups.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import type {Tensor2D} from '../../tensor/tf.js'
 import type {RegularizerWeights} from './gradient-sums.js'
+import type {Sharding} from './sharding.js'
 
 /** A network with its heads, keys as in Meta's training checkpoints. */
 export type Network = {backbone: Vit; dino_head: Head; ibot_head?: Head}
@@ -49,6 +50,10 @@ export type StepSettings = {
   readonly headWarmup?: number
   /** The processes that share a batch; this one alone where not said. */
   readonly processes?: Processes
+  /** Lends networks whose parameters are spread over the processes; absent where each process holds them whole. */
+  readonly sharding?: Sharding
+  /** The blocks of teacher and student while a step borrows them. */
+  readonly access?: {readonly teacher: BlockAccess; readonly student: BlockAccess}
   /** Where KoLeo looks for neighbours: within a process, or among all; within a process where not said. */
   readonly koleo?: 'process' | 'global'
   /** Leaves the gradients of the backbone out; `trainStep` says so while the backbone stands still. */

@@ -142,7 +142,7 @@ export function gradientsOfParts(parts: readonly BatchPart[], targets: StudentTa
   addMissingGradients(student, found, context.widths.rows?.patches ?? 0)
   const end = 3 + regularizers.length
   const grads = inParameterOrder(student, found)
-  sumAllOverProcesses([...grads.values()], processes)
+  if (!settings.access) sumAllOverProcesses([...grads.values()], processes)
   return {
     grads,
     report: {
@@ -186,7 +186,7 @@ function addPart(
   const crops = [part.globals(), ...(part.locals ? [part.locals()] : [])]
   const views: ImageView[] = crops.map((images, i) => (i === 0 ? {images, masks: part.masks} : {images}))
   const options = blockOptions(views, settings, context.random)
-  const {y, trace} = forwardTrain(params, views, vit, options, headsOnly ? 'small' : memory) // y [T, C]
+  const {y, trace} = forwardTrain(params, views, vit, options, headsOnly ? 'small' : memory, settings.access?.student) // y [T, C]
   dispose(crops)
 
   const global = tokenRows(views[0]!, vit, part.indices)
@@ -206,7 +206,7 @@ function addPart(
   for (const pass of [passes.dino, passes.ibot]) if (pass) dispose([pass.dx, pass.losses])
   dispose([regularized.losses, ...(regularized.gradient ? [regularized.gradient] : [])])
 
-  const backbone = dy && backwardTrain(dy, params, trace, vit)
+  const backbone = dy && backwardTrain(dy, params, trace, vit, settings.access?.student)
   if (dy) dispose(dy)
   else freeTrace(trace)
   for (const {attn, mlp} of options)

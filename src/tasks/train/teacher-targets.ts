@@ -56,7 +56,9 @@ export function computeTeacherTargets(
     tidy(() => {
       const view: ImageView = {images: part.globals()}
       const {cls, patches} = tokenRows(view, vit, part.indices)
-      const {clsRows, patchRows} = tidy(() => headInputs(normedTokens(backbone.params, view, vit), cls, patches))
+      const {clsRows, patchRows} = tidy(() =>
+        headInputs(normedTokens(backbone.params, view, vit, 'fp32', settings.access?.teacher), cls, patches)
+      )
       const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
       if (heads.ibot || !patchRows)
         return {cls: through(clsRows, heads.dino), ...(patchRows ? {patches: through(patchRows, heads.ibot ?? heads.dino)} : {})}

@@ -15,6 +15,7 @@ import {disposeTree, unflatten} from '../../tensor/tree.js'
 import {splitBatch} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
 import {checkFinite} from './non-finite.js'
+import {Sharding} from './sharding.js'
 import type {Network, StepRates, StepSettings, TrainState} from './step-types.js'
 import {gradientsOfParts} from './student-pass.js'
 import type {StepReport} from './student-pass.js'
@@ -42,6 +43,7 @@ export function trainStep(
   random?: Rng,
   guide?: (parts: readonly BatchPart[], widths: ChunkWidths) => TeacherTargets
 ): {state: TrainState; report: StepReport} {
+  if (settings.sharding) return shardedStep(state, batch, rates, settings, random)
   const student = unflatten<Network>(state.student)
   const parts = splitBatch(batch, settings.accumulate ?? 1)
   const widths = chunkWidths(student, parts, settings.processes)
@@ -53,6 +55,44 @@ export function trainStep(
   dispose([targets.entropy, ...parts.map(({masks}) => masks)])
   if (guide) deleteMaskTokenGradient(grads)
   const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings, targets.centers)
+  return {state: next, report: {...report, gradNorms, masked: widths.rows?.patches ?? batch.indices.length}}
+}
+
+/** `trainStep` of a state whose parameters are spread over the processes, each network gathered while it is used. */
+function shardedStep(
+  state: TrainState,
+  batch: StepBatch | LazyBatch,
+  rates: StepRates,
+  given: StepSettings,
+  random: Rng | undefined
+): {state: TrainState; report: StepReport} {
+  const sharding = given.sharding!
+  const pieces: ParamMap = new Map()
+  const student = sharding.lend(state.student, own => Sharding.addTo(pieces, own))
+  const teacher = sharding.lend(state.teacher)
+  const settings = {
+    ...given,
+    access: {student: student.access, teacher: teacher.access},
+    headsOnly: state.step < (given.headWarmup ?? 0)
+  }
+  const parts = splitBatch(batch, settings.accumulate ?? 1)
+  const widths = chunkWidths(student.network, parts, settings.processes)
+  const targets = computeTeacherTargets(teacher.network, parts, rates, settings, state.centers, widths)
+  const {grads, report} = gradientsOfParts(parts, targets, {
+    student: student.network,
+    settings,
+    widths,
+    random,
+    onTargetsDone: () => {
+      targets.dispose()
+      teacher.dispose()
+    }
+  })
+  dispose([targets.entropy, ...parts.map(({masks}) => masks)])
+  student.dispose()
+  for (const unit of ['backbone', 'dino_head', 'ibot_head'])
+    Sharding.addTo(pieces, sharding.scatter(new Map([...grads].filter(([name]) => name.startsWith(`${unit}.`)))))
+  const {state: next, gradNorms} = applyGradients(state, pieces, report.losses, rates, settings, targets.centers)
   return {state: next, report: {...report, gradNorms, masked: widths.rows?.patches ?? batch.indices.length}}
 }
 
@@ -82,7 +122,11 @@ export function applyGradients(
   const gradNorms: Record<string, number> = {}
   for (const name of new Set([...state.student.keys()].map(path => path.slice(0, path.indexOf('.'))))) {
     const own: ParamMap = new Map([...grads].filter(([path]) => path.startsWith(`${name}.`)))
-    gradNorms[name] = clipGradients(own, settings.clipGrad > 0 ? settings.clipGrad : Infinity)
+    gradNorms[name] = clipGradients(
+      own,
+      settings.clipGrad > 0 ? settings.clipGrad : Infinity,
+      norm => settings.sharding?.norm(norm) ?? norm
+    )
     for (const [path, grad] of own) grads.set(path, grad)
   }
   // A step that is not finite is not taken: the state stays as it was.

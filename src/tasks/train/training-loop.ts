@@ -83,8 +83,12 @@ async function* underLock<Report>(learner: Trainer<Report>, given: RunOptions): 
     onFailure: (failure, last) =>
       warn('checkpoint', failure, `Training goes on${last ? ` (the last good checkpoint is ${last})` : ''}; the next is tried at its time.`)
   })
-  const checkpoint = (): Promise<void> => {
+  const checkpoint = async (): Promise<void> => {
     const step = learner.stepsTaken
+    if (learner.gatherModel) {
+      await checkpoints.settle() // the others read along with this process, and must not wait for a disk
+      await options.processes?.exchange({checkpoint: step})
+    }
     const metadata = stateRecord({...recorded, step, window: averages.kept(), history: begun.history})
     return checkpoints.write(step, learner.stateDict(), metadata)
   }
@@ -144,7 +148,7 @@ async function* takeSteps<Report>(
   if (evaluation?.before && learner.stepsTaken === 0) yield await evaluate(evaluation)
   for (;;) {
     const next = await nextBatch(batches, options).catch(async (error: unknown) => {
-      if (learner.stepsTaken > written) await checkpoint()
+      if (learner.stepsTaken > written && !learner.gatherModel) await checkpoint()
       await checkpoints.settle()
       throw withoutImages(error, learner.stepsTaken, checkpoints.lastGood)
     })

@@ -38,6 +38,12 @@ export function sumAllOverProcesses(tensors: readonly Tensor[], {size}: Processe
 export const gatherOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
   size === 1 ? x.clone() : (needed(callKernel('Dinov2AllGather', {x}), 'Dinov2AllGather')[0] as T)
 
+/**
+ * The sum over all processes of x [n, …], of which each gets the row of its own, [1, …]. The caller owns the result.
+ */
+export const scatterOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
+  size === 1 ? x.clone() : (needed(callKernel('Dinov2ReduceScatter', {x}), 'Dinov2ReduceScatter')[0] as T)
+
 /** Rows of two crops [2b, C], crop-major, of all processes as those of one batch: [2·n·b, C], crop-major. */
 export function gatherCrops(x: Tensor2D, processes: Processes): Tensor2D {
   if (processes.size === 1) return x.clone()

@@ -134,6 +134,41 @@ describe('several processes', {timeout: 600_000}, () => {
       assert.match(first!.stderr, /after 6 steps/)
     })
 
+  for (const size of all ? [2, 4] : [2])
+    test(`${size} processes with sharded parameters compute the same, and go on bit for bit`, async () => {
+      const fsdp = ['--set', 'train.parallel=fsdp']
+      await together(`fsdp${size}`, size, 8 / size, ...fsdp)
+      await assertEqualRuns('one', `fsdp${size}`)
+      cpSync(at(`fsdp${size}`), at('fsdp-again'), {recursive: true})
+      for (const step of [4, 5, 6]) rmSync(checkpoint('fsdp-again', step))
+      cpSync(at('fsdp-again'), at('fsdp-fewer'), {recursive: true})
+      await together('fsdp-again', size, 8 / size, ...fsdp, '--resume')
+      assert.ok(numbers(checkpoint('fsdp-again', 6)).equals(numbers(checkpoint(`fsdp${size}`, 6))), 'the state of the last step differs')
+      await alone('fsdp-fewer', 8, '--resume')
+      await assertEqualRuns('one', 'fsdp-fewer')
+      for (const name of ['fsdp-again', 'fsdp-fewer']) rmSync(at(name), {recursive: true})
+    })
+
+  test('sharded parameters are never whole at once: the peak of tensors falls as counted', async () => {
+    const depth = 12
+    const sizes = [`student.embed_dim=192`, `student.depth=${depth}`, 'student.num_heads=3', 'train.steps=2', 'train.checkpoint_every=9']
+    const model = sizes.flatMap(set => ['--set', set])
+    const peak = (name: string): {state: number; tensors: number} => {
+      const [line] = readFileSync(at(name, 'timings.jsonl'), 'utf8').split('\n')
+      const {memory_state_mib: state, memory_tensors_mib: tensors} = JSON.parse(line!) as Record<string, number>
+      return {state: state!, tensors: tensors!}
+    }
+    await alone('memory-one', 2, ...model)
+    await together('memory-fsdp', 2, 2, ...model, '--set', 'train.parallel=fsdp')
+    const [one, two] = [peak('memory-one'), peak('memory-fsdp')]
+    const parameters = one.state / 4 // the student: the state is it, its average and two moments
+    const activations = one.tensors - one.state - parameters // beside the gradients
+    assert.ok(Math.abs(two.state - one.state / 2) <= 1.5, `${two.state} of ${one.state} MiB`)
+    const counted = two.state + parameters / 2 + Math.max(0, activations) + (5 * parameters) / depth // pieces, gradients, blocks under way
+    assert.ok(two.tensors <= counted + 1, `${two.tensors} MiB, counted ${counted}`)
+    assert.ok(counted + 1 < two.state + parameters / 2 + Math.max(0, activations) + parameters, 'a whole student would be seen')
+  })
+
   test('centred targets are those of the whole step too', async () => {
     await alone('one-centred', 4, '--set', 'train.centering=centering')
     await together('ddp-centred', 2, 2, '--set', 'train.centering=centering')
@@ -270,9 +305,12 @@ describe('processes that fail', {timeout: 600_000}, () => {
   test('kills of any process at any moment: the other ends, and the run goes on', async () => {
     const random = rng(11, 'kills')
     const kills = all ? 20 : 2
+    const kind = (i: number): string[] => ['--set', `train.parallel=${i % 2 === 0 ? 'fsdp' : 'ddp'}`] // the same checkpoints
     for (let i = 0; i < kills; i++) {
       const rank = all ? Math.floor(random.uniform(0, 2)) : 1 - i
-      const {children, ended} = await startTogether(2, () => args('killed', 4, ...long, '--verbose', ...(i > 0 ? ['--resume'] : [])))
+      const {children, ended} = await startTogether(2, () =>
+        args('killed', 4, ...long, ...kind(i), '--verbose', ...(i > 0 ? ['--resume'] : []))
+      )
       await said(children[0]!.child, 'is written')
       await sleep(random.uniform(0, 400))
       children[rank]!.child.kill('SIGKILL')
