@@ -4,8 +4,8 @@ import type {Settings} from '../../config/table.js'
 import {listStates, pruneStates, stateMetadata, writeState} from '../../files/checkpoint/training-state.js'
 import {globalNorm} from '../../optim/adamw.js'
 import {nonFiniteTensors} from './non-finite.js'
-import {stateTensors} from './resume.js'
-import type {StateDict} from './resume.js'
+import {stateTensors} from './state-dict.js'
+import type {StateDict} from './state-dict.js'
 import {refuseState, unwritten} from './run-failures.js'
 
 /** The newest checkpoint that can be opened; those that cannot (a disk that lost power) are passed over, and named. */

@@ -20,7 +20,6 @@ import {memoryParts} from './memory-usage.js'
 import {explainNonFinite} from './non-finite.js'
 import {
   cropSettings,
-  freeBatch,
   freeState,
   initState,
   stepMeasurements,
@@ -28,9 +27,9 @@ import {
   ratesAt,
   scheduleMetrics,
   stateDict,
-  stepBatch,
   stepSettings
 } from './pretrain.js'
+import {freeBatch, stepBatch} from './step-batch.js'
 import type {StepReport} from './student-pass.js'
 import type {TrainState} from './step-types.js'
 import {teacherCropSide} from './teacher.js'

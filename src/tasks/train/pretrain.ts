@@ -9,17 +9,15 @@ import type {Derived} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
 import type {Settings} from '../../config/table.js'
 import type {CropSettings} from '../../data/augment/multi-crop.js'
-import type {CropBatch} from '../../data/loader/batches.js'
 import type {EngineInfo} from '../../engine/start.js'
 import {initHead, initVit} from '../../model/init.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {cosine} from '../../optim/schedule.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
 import type {Precision} from '../../tensor/ops/precision.js'
-import {normalizePixels} from '../../tensor/ops/patches.js'
 import {rng, type Rng} from '../../tensor/random.js'
-import {Tensor, dispose, tensor, tidy, zeros, zerosLike} from '../../tensor/tf.js'
-import type {Tensor2D} from '../../tensor/tf.js'
+import {dispose, tidy, zeros, zerosLike} from '../../tensor/tf.js'
+import type {Tensor, Tensor2D} from '../../tensor/tf.js'
 import {flatten} from '../../tensor/tree.js'
 import {trainingOf} from './follow-training.js'
 import {regularizerWeights} from './gradient-sums.js'
@@ -27,14 +25,16 @@ import {inspectTeacher} from './inspect-teacher.js'
 import {memoryParts} from './memory-usage.js'
 import {explainBriefly, explainNonFinite} from './non-finite.js'
 import {weightsFor} from './init-weights.js'
-import {loadStateDict, stateDictOf} from './resume.js'
-import type {Computing, TensorSlot} from './resume.js'
+import {loadStateDict} from './resume.js'
+import type {Computing} from './resume.js'
+import {stateDictOf} from './state-dict.js'
+import type {TensorSlot} from './state-dict.js'
 import {latestValidCheckpoint} from './checkpoint-writer.js'
 import {Sharding} from './sharding.js'
 import {runTraining} from './training-loop.js'
 import type {Trainer, RunEvent, RunOptions} from './run-types.js'
 import {trainStep} from './train-step.js'
-import type {CropLoader, LazyBatch, StepBatch} from './batch-parts.js'
+import {freeBatch, stepBatch} from './step-batch.js'
 import type {StepRates, StepSettings, TrainState} from './step-types.js'
 import type {StepReport} from './student-pass.js'
 
@@ -139,43 +139,6 @@ export async function loadState(path: string, state: TrainState): Promise<TrainS
   const {step, metadata} = await loadStateDict(path, stateDict(state))
   return {...state, step, metadata}
 }
-
-/**
- * One batch of bytes for the engine, for `freeBatch`. Where it is computed in parts, the crops of each are made when
- * it comes to it.
- */
-export function stepBatch(
-  {globals, locals, masks, indices, weights}: CropBatch,
-  batch: number,
-  crops: CropSettings,
-  patch: number,
-  parts = 1
-): StepBatch | LazyBatch {
-  const {globalSize: G, localSize: S, localCount} = crops
-  const N = Math.floor(G / patch) ** 2
-  const rest = {masks: tensor(Float32Array.from(masks), [2 * batch, N]) as Tensor2D, indices, weights}
-  if (parts === 1)
-    return {
-      globals: normalizePixels(globals, [2 * batch, G, G]),
-      ...(localCount > 0 ? {locals: normalizePixels(locals, [localCount * batch, S, S])} : {}),
-      ...rest
-    }
-  const some =
-    (bytes: Uint8Array, each: number, side: number): CropLoader =>
-    (from, to) => {
-      const own = new Uint8Array(each * (to - from) * side * side * 3)
-      for (let crop = 0; crop < each; crop++) {
-        const start = (crop * batch + from) * side * side * 3
-        own.set(bytes.subarray(start, start + (to - from) * side * side * 3), crop * (to - from) * side * side * 3)
-      }
-      return normalizePixels(own, [each * (to - from), side, side])
-    }
-  return {globals: some(globals, 2, G), ...(localCount > 0 ? {locals: some(locals, localCount, S)} : {}), localCount, ...rest}
-}
-
-/** Lets a batch's tensors go. */
-export const freeBatch = ({globals, locals, masks}: StepBatch | LazyBatch): void =>
-  dispose([globals, locals, masks].filter(crops => crops instanceof Tensor))
 
 /** Lets all tensors of a state go. */
 export function freeState({student, teacher, moments, centers}: TrainState): void {

@@ -9,7 +9,8 @@ import type {Health, Improvement} from './health.js'
 import type {Metrics} from './metrics-log.js'
 import type {Explanation, NotFiniteStep} from './non-finite.js'
 import type {TrainingProcesses} from './processes.js'
-import type {Computing, HostTensor, StateDict} from './resume.js'
+import type {Computing} from './resume.js'
+import type {HostTensor, StateDict} from './state-dict.js'
 
 /** What a step gave. */
 export type StepResult<Report> = {

@@ -8,8 +8,9 @@ import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
 import {writeSafetensors} from '../../files/checkpoint/safetensors.js'
 import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import {runNames} from '../../files/run/run-folder.js'
-import {cropMetadata, type HostTensor} from './resume.js'
+import {cropMetadata} from './resume.js'
 import type {RunOptions, Trainer} from './run-types.js'
+import type {HostTensor} from './state-dict.js'
 
 /**
  * Writes `final/`: the backbone as safetensors and as a Hugging Face folder, and its heads. Returns the path of the

@@ -19,7 +19,7 @@ import {addAll} from '../../tensor/ops/row-sum.js'
 import {add, concat, dispose, pad, reshape, scalar, slice, tidy} from '../../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
-import type {HostTensor, TensorSlot} from './resume.js'
+import type {HostTensor, TensorSlot} from './state-dict.js'
 
 /** Linear layers of blocks, which enter products in the precision of the run. */
 const isProduct = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\.(weight|bias)$/.test(name)
