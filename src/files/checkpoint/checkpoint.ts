@@ -1,7 +1,7 @@
 /**
  * Opens whatever holds a model: a `.pth` or `.safetensors` file, a Hugging Face or timm folder, one of our run
- * folders, or the name of a released model that was pulled. What comes back has Meta's names and reads each tensor
- * only when asked.
+ * folders, the name of a released model that was pulled, or an id in the cache of the Hugging Face hub. What comes
+ * back has Meta's names and reads each tensor only when asked.
  */
 import {readdir, stat} from 'node:fs/promises'
 import {homedir} from 'node:os'
@@ -9,6 +9,7 @@ import {dirname, isAbsolute, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {isObject, readJsonObject, type JsonObject} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
+import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
 import {findReleased} from './model-zoo.js'
@@ -97,6 +98,7 @@ async function openAny(path: string, options: CheckpointOptions): Promise<Opened
   const found = await stat(path).catch(() => undefined)
   if (found) return found.isDirectory() ? openFolder(path, options) : openFile(path, options)
   const released = findReleased(path)
+  if (!released && isHubId(path)) return openFolder(await hubSnapshot(path), options)
   if (!released)
     throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', hint: 'The names of released models: dinov2 models list'})
   const pulled = join(modelsFolder(), released.file)
