@@ -36,8 +36,8 @@ function ends(values: readonly number[]): {first: number; last: number; before: 
 }
 
 /**
- * What can be said of a run from its metrics and settings. K is the number of prototypes: while the student distinguishes
- * nothing, its loss on class tokens is the weight of that loss times ln K, and a teacher that spreads evenly has
+ * What can be said of a run from its metrics and settings. K is the number of prototypes: while the student
+ * distinguishes nothing, its loss on class tokens is the weight of that loss times ln K, and a teacher that spreads evenly has
  * an entropy of ln K.
  */
 export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<string, unknown>, notFinite?: unknown): Finding[] {

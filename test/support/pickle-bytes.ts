@@ -51,7 +51,10 @@ export const op = {
 
 export const pickle = (...parts: readonly Buffer[]): Buffer => Buffer.concat([op.proto(), ...parts, op.stop])
 
-/** A tensor as torch.save writes it: view of storage `key`, with the given type, offset, shape and strides; `part` ends the id in old files. */
+/**
+ * A tensor as torch.save writes it: view of storage `key`, with the given type, offset, shape and strides; `part` ends
+ * the id in old files.
+ */
 export function tensor(
   key: string,
   numel: number,
