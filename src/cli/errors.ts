@@ -27,6 +27,7 @@ const systemCodes = new Set(
 const systemHints: Readonly<Record<string, string>> = {
   ENOSPC: 'Free some space, or write elsewhere with --output.',
   EDQUOT: 'Free some space, or write elsewhere with --output.',
+  EFBIG: 'The system limits the size of files here: see ulimit -f.',
   EACCES: 'Check who may read or write it.',
   EMFILE: 'Raise the limit on open files: ulimit -n 4096.',
   EROFS: 'The file system is read-only; write elsewhere with --output.'

@@ -5,15 +5,18 @@
  */
 import assert from 'node:assert/strict'
 import {existsSync, readdirSync, readFileSync, statSync} from 'node:fs'
-import {mkdir} from 'node:fs/promises'
+import {mkdir, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {before, describe, it} from 'node:test'
 import {setTimeout as wait} from 'node:timers/promises'
+import {fileURLToPath} from 'node:url'
+import {openHead, saveHead} from '../../src/files/checkpoint/head-file.js'
 import {rng} from '../../src/tensor/random.js'
 import {drawnRooms} from '../support/drawn-depth.js'
 import {drawnFolder} from '../support/drawn-images.js'
+import {drawnScenes} from '../support/drawn-masks.js'
 import {folder, realBinary, run as runProgram, shell as runShell, start, type Ended} from '../support/program.js'
-import {saveTiny} from '../support/tiny-backbone.js'
+import {saveTiny, tiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4'}
@@ -24,6 +27,8 @@ const shell = (line: string): Promise<Ended> =>
 const model = ['--model', 'tiny.safetensors', '--size', '28']
 const sets = ['--train', 'photos', '--val', 'photos', ...model]
 const embed = ['embed', 'photos', ...model]
+const backbone = ['--model', 'tiny.safetensors']
+const segment = [...backbone, '--cached', '--size', '56', '--steps', '2', '--baseline', 'none']
 
 /** Each writer: its words without the output, and the ending of the output; a folder has none. */
 const writers: Readonly<Record<string, {readonly words: readonly string[]; readonly ending: string; readonly rows?: boolean}>> = {
@@ -63,6 +68,38 @@ const writers: Readonly<Record<string, {readonly words: readonly string[]; reado
   'samples draw': {words: ['samples', 'draw', '--per-class', '1', '--val-per-class', '0', '--size', '32'], ending: ''}
 }
 
+const depthHead = ['--head', 'depth.safetensors']
+const segmentHead = ['--head', 'segment.safetensors']
+/** Writers that end through the same code as one of the above: they meet a full disk, and an output that is there. */
+const alike: Readonly<Record<string, {readonly words: readonly string[]; readonly ending: string}>> = {
+  'seg-eval': {
+    words: ['seg-eval', ...['--train', 'scenes/images/train', '--val', 'scenes/images/val', '--masks', 'scenes/masks'], ...segment],
+    ending: '.json'
+  },
+  'predict classify': {words: ['predict', 'classify', 'photos', ...model, '--head', 'classes.safetensors'], ending: '.jsonl'},
+  'predict depth': {words: ['predict', 'depth', 'rooms/images/val', ...backbone, ...depthHead], ending: ''},
+  'predict segment': {words: ['predict', 'segment', 'scenes/images/val', ...backbone, ...segmentHead], ending: ''},
+  report: {words: ['report', 'run'], ending: '.html'},
+  'curate retrieve': {words: ['curate', 'retrieve', 'vectors.arrow', '--seeds', 'one=vectors.arrow', '--per-seed', '2'], ending: '.jsonl'},
+  'curate cluster': {words: ['curate', 'cluster', 'vectors.arrow', '--levels', '2'], ending: '.jsonl'},
+  'curate sample': {words: ['curate', 'sample', 'clusters.jsonl', '--target', '3'], ending: '.jsonl'},
+  'curate decontaminate': {words: ['curate', 'decontaminate', 'photos', '--against', 'scenes/images/val'], ending: '.jsonl'},
+  curate: {words: ['curate', 'photos', '--stages', 'filter,dedup'], ending: '.jsonl'},
+  'visualize attention': {words: ['visualize', 'attention', 'photos', '--limit', '2', ...model], ending: '.png'},
+  'visualize similarity': {words: ['visualize', 'similarity', 'photos', '--limit', '2', '--at', '0.5,0.5', ...model], ending: '.html'},
+  'visualize neighbours': {words: ['visualize', 'neighbours', 'photos.index', 'vectors.arrow', '-k', '2'], ending: '.html'},
+  'visualize depth': {words: ['visualize', 'depth', 'rooms/images/val', ...backbone, ...depthHead], ending: '.png'},
+  'visualize segment': {words: ['visualize', 'segment', 'scenes/images/val', ...backbone, ...segmentHead], ending: '.png'}
+}
+
+/** Commands with an output that are tried elsewhere. */
+const elsewhere: Readonly<Record<string, string>> = {
+  pretrain: 'test/tasks/train/pretrain.test.ts and test/files/run',
+  distill: 'test/tasks/train/distill.test.ts and test/files/run',
+  'models pull': 'test/system/download.test.ts',
+  'samples pull': 'test/tasks/samples.test.ts'
+}
+
 /** Reports say how long they took and which files they were asked to write; those are not compared. */
 const comparable = (bytes: string): string =>
   bytes.replaceAll(/"(seconds|images_per_second|imagesPerSecond|rate|output|command|milliseconds)":\s*("[^"]*"|[\d.e+-]+)/g, '')
@@ -87,35 +124,68 @@ before(async () => {
   await drawnRooms(join(dir, 'rooms'), 'val', 2, 4)
   const made = await run([...embed, '-o', 'vectors.arrow'])
   assert.equal(made.status, 0, made.stderr)
-  assert.equal((await run(['index', 'vectors.arrow', '-o', 'photos.index'])).status, 0)
+  await drawnScenes(join(dir, 'scenes'), 'train', 3)
+  await drawnScenes(join(dir, 'scenes'), 'val', 2, 3)
+  await mkdir(join(dir, 'run'))
+  await writeFile(join(dir, 'run', 'metrics.jsonl'), '{"step":1,"loss":{"dino":7.5}}\n{"step":2,"loss":{"dino":7.25}}\n')
+  const prepared = await Promise.all(
+    [
+      ['index', 'vectors.arrow', '-o', 'photos.index'],
+      ['curate', 'cluster', 'vectors.arrow', '--levels', '2', '-o', 'clusters.jsonl'],
+      [...writers['linear-eval']!.words, '--head-out', 'classes.safetensors'],
+      [...writers['depth-eval']!.words, '--head-out', 'depth.safetensors']
+    ].map(words => run(words))
+  )
+  for (const {status, stderr} of prepared) assert.equal(status, 0, stderr)
+  const {trainedOn} = await openHead(join(dir, 'depth.safetensors'), {task: 'depth'})
+  await saveSegmentHead(join(dir, 'segment.safetensors'), trainedOn.fingerprint)
 })
+
+/** A head for three classes on the last block, with weights of no meaning. */
+async function saveSegmentHead(path: string, fingerprint: string): Promise<void> {
+  const [K, D] = [3, tiny.width]
+  const filled = (shape: readonly number[], value: (i: number) => number): {shape: readonly number[]; data: Float32Array} => ({
+    shape,
+    data: Float32Array.from({length: shape.reduce((a, b) => a * b, 1)}, (_, i) => value(i))
+  })
+  const tensors = new Map([
+    ['bn.weight', filled([D], () => 1)],
+    ['bn.bias', filled([D], () => 0)],
+    ['bn.running_mean', filled([D], () => 0)],
+    ['bn.running_var', filled([D], () => 1)],
+    ['conv_seg.weight', filled([K, D], Math.sin)],
+    ['conv_seg.bias', filled([K], Math.cos)]
+  ])
+  const classes = ['a', 'b', 'c'].map((name, id) => ({id, name, colour: [id, 80 * id, 255]}))
+  const view = {layers: [tiny.depth - 1], size: 56, crop: null, stride: null, scales: [1], flip: false}
+  await saveHead(path, {task: 'segment', tensors, spec: {kind: 'linear', ...view, classes, ignored: []}, trainedOn: {fingerprint}})
+}
 
 /** Whether a user may mount a small file system of their own here; else no disk can be filled, as the test says. */
 const mayMount = (await runShell(realBinary, 'unshare -rm sh -c "mount -t tmpfs -o size=64k tmpfs /mnt"')).status === 0
+
+/** A full disk: a sentence, a status that is not 0, and neither an output nor a part of one. */
+async function meetsFullDisk(line: string, ending: string): Promise<void> {
+  const mount = join(dir, 'full')
+  await mkdir(mount, {recursive: true})
+  const inside = `mount -t tmpfs -o size=64k tmpfs full && { head -c 65536 /dev/zero > full/fill; : > full/spare; }; $P ${line} -o full/out${ending} -q; s=$?; echo left: >&2; ls -A full >&2; exit $s`
+  const {status, stderr} = await shell(`export P; unshare -rm bash -c '${inside}'`)
+  assert.ok(status !== 0 && status !== 70, `status ${status}: ${stderr}`)
+  assert.match(stderr, /no space|full/i)
+  // what lies in the folder afterwards; `embed` keeps a partial output for --resume
+  const left = stderr.slice(stderr.indexOf('left:')).split(/\s+/).slice(1, -1)
+  assert.deepEqual(
+    left.filter(entry => !entry.endsWith('.partial')),
+    ['fill', 'spare'],
+    stderr
+  )
+}
 
 for (const [name, {words, ending, rows}] of Object.entries(writers)) {
   describe(name, () => {
     const line = words.join(' ')
 
-    it(
-      'full disk: a sentence, a status that is not 0, and neither an output nor a part of one',
-      {skip: !mayMount && 'no user namespaces here'},
-      async () => {
-        const mount = join(dir, 'full')
-        await mkdir(mount, {recursive: true})
-        const inside = `mount -t tmpfs -o size=64k tmpfs full && { head -c 65536 /dev/zero > full/fill; : > full/spare; }; $P ${line} -o full/out${ending} -q; s=$?; echo left: >&2; ls -A full >&2; exit $s`
-        const {status, stderr} = await shell(`export P; unshare -rm bash -c '${inside}'`)
-        assert.ok(status !== 0 && status !== 70, `status ${status}: ${stderr}`)
-        assert.match(stderr, /no space|full/i)
-        // what lies in the folder afterwards; `embed` keeps a partial output for --resume
-        const left = stderr.slice(stderr.indexOf('left:')).split(/\s+/).slice(1, -1)
-        assert.deepEqual(
-          left.filter(entry => !entry.endsWith('.partial')),
-          ['fill', 'spare'],
-          stderr
-        )
-      }
-    )
+    it('full disk', {skip: !mayMount && 'no user namespaces here'}, () => meetsFullDisk(line, ending))
 
     it('two writers of one output, and kill -9 at any moment: one whole file, no part of another, and a rerun ends in the same bytes', async () => {
       const place = join(dir, `race-${name.replaceAll(' ', '-')}`)
@@ -159,3 +229,37 @@ for (const [name, {words, ending, rows}] of Object.entries(writers)) {
     }
   })
 }
+
+for (const [name, {words, ending}] of Object.entries(alike)) {
+  describe(name, () => {
+    it('full disk', {skip: !mayMount && 'no user namespaces here'}, () => meetsFullDisk(words.join(' '), ending))
+
+    it('an output that is there stays as it is without --force', async () => {
+      const to = join(dir, `alike-${name.replaceAll(' ', '-')}${ending}`)
+      const first = await run([...words, '-o', to, '-q'])
+      assert.equal(first.status, 0, first.stderr)
+      const whole = contents(to)
+      assert.ok(whole.size > 0)
+      const second = await run([...words, '-o', to, '-q'])
+      assert.equal(second.status, 2, second.stderr)
+      assert.deepEqual(contents(to), whole)
+    })
+  })
+}
+
+it('every command with an output is tried here, or elsewhere', async () => {
+  const root = fileURLToPath(new URL('../../commands', import.meta.url))
+  const tried = Object.values({...writers, ...alike}).map(({words}) => words)
+  for (const file of readdirSync(root, {recursive: true, encoding: 'utf8'}).filter(path => path.endsWith('.js'))) {
+    const {default: command} = (await import(join(root, file))) as {default: {flags?: Record<string, unknown>}}
+    const id = file
+      .replace(/\.js$/, '')
+      .split('/')
+      .filter((word, i, all) => !(word === 'index' && all.length > 1 && i > 0))
+    if (command.flags?.['output'] === undefined || id.join(' ') in elsewhere) continue
+    assert.ok(
+      tried.some(words => id.every((word, i) => words[i] === word)),
+      `${id.join(' ')} writes, but is not in the table of this test`
+    )
+  }
+})

@@ -42,12 +42,22 @@ function record(text: string, path: string): JsonObject {
   }
 }
 
-/** Writes a head whole or not at all. Throws a `UserError` where the file exists without `force`. */
+/**
+ * Writes a head whole or not at all. Throws a `UserError` where the file exists without `force` (exit 2), or a number
+ * is not finite (exit 6).
+ */
 export async function saveHead(
   path: string,
   {task, tensors, spec, trainedOn}: SavedHead,
   {force = false}: {force?: boolean} = {}
 ): Promise<void> {
+  for (const [name, {data}] of tensors)
+    if (data.some(x => !Number.isFinite(x)))
+      throw new UserError(`The head came out with numbers that are not finite (${name}), so ${path} is not written.`, {
+        exit: 6,
+        code: 'NOT_FINITE',
+        hint: 'Train it with a lower --lr, or with more images.'
+      })
   const specs = [...tensors].map(([name, {shape}]) => ({name, dtype: 'F32' as const, shape}))
   const metadata = {format: 'dinov2 head', task, spec: JSON.stringify(spec), trained_on: JSON.stringify(trainedOn)}
   const writer = await createSafetensors(path, specs, metadata, {force})

@@ -87,6 +87,12 @@ test('what a head says of itself is held against what can be, part by part', asy
     }
   }
   const tensors = new Map([['weight', {shape: [1], data: Float32Array.of(NaN)}]])
-  await saveHead(path, {...head, tensors}, {force: true})
+  await assert.rejects(saveHead(join(folder, 'nan.safetensors'), {...head, tensors}), {exit: 6, code: 'NOT_FINITE'})
+  await writeSafetensors(
+    path,
+    [{name: 'weight', dtype: 'F32', shape: [1], read: () => new Uint8Array(Float32Array.of(NaN).buffer)}],
+    {task: 'classify', spec: JSON.stringify(head.spec), trained_on: JSON.stringify(head.trainedOn)},
+    {force: true}
+  )
   await assert.rejects(openHead(path, {task: 'classify'}), /its weight holds a number that is not finite/)
 })
