@@ -56,11 +56,8 @@ type PredictedImage = {
  * Tells the depth of one image after the other. Throws what engine, model and head throw, and a `UserError` of status
  * 3 where there is no image.
  */
-export async function* predictEach(options: DepthImagesOptions): AsyncGenerator<PredictedImage, EngineInfo> {
-  const each = predictNew(options, undefined)
-  let step = await each.next()
-  for (; !step.done; step = await each.next()) if ('depth' in step.value) yield step.value
-  return step.value
+export async function* predictEach(options: DepthImagesOptions): AsyncGenerator<PredictedImage, void> {
+  for await (const image of predictNew(options, undefined)) if ('depth' in image) yield image
 }
 
 /** An image whose row was kept by an interrupted run. */
