@@ -1,6 +1,6 @@
 /** The base of `curate` and its stages: flags become a plan, the plan is run, rows go out. */
 import {UserError} from '../config/errors.js'
-import type {RejectedImage} from '../data/loader/batches.js'
+import type {RejectedImage} from '../data/sources/image-ref.js'
 import type {Output} from '../system/output.js'
 import type {CurateEvent, CurateOptions, CurateReport} from '../tasks/curate/run.js'
 import type {PlannedStage} from '../tasks/curate/plan.js'

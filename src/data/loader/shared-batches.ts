@@ -4,7 +4,8 @@
  * Which batch comes at a step is a pure function of seed and step, so a reader that is behind the others is served by
  * beginning anew at its step, with the same bytes. A batch is let go as soon as no reader has it before it.
  */
-import type {Batches, CropBatch, LoadStats} from './batches.js'
+import type {Batches, LoadStats} from './load-stats.js'
+import type {CropBatch} from './crop-batches.js'
 
 export class SharedBatches {
   #source: Batches<CropBatch> | undefined

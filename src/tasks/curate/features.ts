@@ -6,7 +6,7 @@
  * (`feature-cache.ts`).
  */
 import {UserError} from '../../config/errors.js'
-import type {RejectedImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/sources/image-ref.js'
 import {measureImages, type Measures} from '../../data/loader/measure-images.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import type {ImageRef} from '../../data/sources/source.js'

@@ -7,7 +7,7 @@
  */
 import type {Readable} from 'node:stream'
 import type {RowSource} from '../../curate/rows.js'
-import type {RejectedImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {Measures} from '../../data/loader/measure-images.js'
 import type {ImageRef, SourceNote} from '../../data/sources/source.js'
 import type {FeatureEvent, FeatureKind, PoolFeatures} from './features.js'

@@ -5,7 +5,7 @@
  * bad images, keeps its rows as `OUT.partial`, and the next run may go on behind them.
  */
 import type {Writable} from 'node:stream'
-import type {RejectedImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/sources/image-ref.js'
 import {UserError} from '../../config/errors.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'

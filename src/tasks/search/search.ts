@@ -5,7 +5,7 @@
  * made like those rows, or a sentence says what differs. Model and engine are only loaded for images.
  */
 import {UserError} from '../../config/errors.js'
-import type {RejectedImage} from '../../data/loader/batches.js'
+import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {EngineRequest} from '../../engine/start.js'
 import {openAll, assertSameProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../../files/embeddings/embeddings.js'
 import {isLance} from '../../files/search-index/lance-table.js'

@@ -9,7 +9,7 @@
 import {mkdtemp, open, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import type {CropBatch} from '../../data/loader/batches.js'
+import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {decodeRgb} from '../../data/image/decode.js'
 import {collateMasks} from '../../data/augment/block-masks.js'
 import type {MaskSettings} from '../../data/augment/block-masks.js'
@@ -57,7 +57,7 @@ export type CostProbeOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'prec
 }
 
 /**
- * A batch ahead of each worker is made before the first step; three more wait in the queue (see `data/batches.ts`).
+ * A batch ahead of each worker is made before the first step; three more wait in the queue (see `data/loader/crop-batches.ts`).
  */
 const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
 

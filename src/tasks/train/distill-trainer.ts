@@ -6,7 +6,7 @@
 import type {Derived} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
 import type {Settings} from '../../config/table.js'
-import type {CropBatch} from '../../data/loader/batches.js'
+import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {initProjector} from '../../model/init.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Processes} from '../../tensor/ops/collectives.js'

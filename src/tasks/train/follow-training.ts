@@ -3,7 +3,7 @@
  * written. `training-loop.ts` is the run of process 0.
  */
 import {UserError} from '../../config/errors.js'
-import type {CropBatch} from '../../data/loader/batches.js'
+import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {progressOf} from '../../loss/terms.js'
 import {NotFiniteStep} from './non-finite.js'
 import {assertSameCourse, compareSetups, imageSet, loadStateDict} from './resume.js'

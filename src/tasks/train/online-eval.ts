@@ -9,7 +9,8 @@
  * In shape comments: n images, S their side in pixels, C width.
  */
 import {UserError} from '../../config/errors.js'
-import {pixelBatches, type RejectedImage} from '../../data/loader/batches.js'
+import {pixelBatches} from '../../data/loader/pixel-batches.js'
+import type {RejectedImage} from '../../data/sources/image-ref.js'
 import {labelOf, listImages, noImages, type SourceNote} from '../../data/sources/source.js'
 import type {VitConfig} from '../../model/config.js'
 import {clsTokens, castForInference} from '../../model/vit.js'

@@ -2,7 +2,7 @@
 import {writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import type {CropBatch} from '../../data/loader/batches.js'
+import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {runNames} from '../../files/run/run-folder.js'
 import {atomicFile} from '../../system/atomic.js'
 import type {Explanation} from './non-finite.js'

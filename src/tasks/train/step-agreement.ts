@@ -3,8 +3,9 @@
  * what process 0 is to report of the others. One process alone agrees with itself.
  */
 import {UserError} from '../../config/errors.js'
-import type {CropBatch, RejectedImage} from '../../data/loader/batches.js'
-import type {Batches} from '../../data/loader/batches.js'
+import type {CropBatch} from '../../data/loader/crop-batches.js'
+import type {RejectedImage} from '../../data/sources/image-ref.js'
+import type {Batches} from '../../data/loader/load-stats.js'
 import {globalNorm} from '../../optim/adamw.js'
 import type {TrainingProcesses} from './processes.js'
 import type {RunOptions, Trainer} from './run-types.js'

@@ -1,6 +1,6 @@
 /** The bytes of a batch as tensors of a step. B images, G and S the sides of global and local crops, N patches. */
 import type {CropSettings} from '../../data/augment/multi-crop.js'
-import type {CropBatch} from '../../data/loader/batches.js'
+import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import {Tensor, dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'

@@ -5,15 +5,10 @@ import {mkdirSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {test, type TestContext} from 'node:test'
 import {setTimeout as sleep} from 'node:timers/promises'
-import {
-  cropBatches,
-  describeLoad,
-  pixelBatches,
-  type RejectedImage,
-  type CropOptions,
-  type LoadStats,
-  type PixelBatch
-} from '../../../src/data/loader/batches.js'
+import {cropBatches, type CropOptions} from '../../../src/data/loader/crop-batches.js'
+import {describeLoad, type LoadStats} from '../../../src/data/loader/load-stats.js'
+import {pixelBatches, type PixelBatch} from '../../../src/data/loader/pixel-batches.js'
+import type {RejectedImage} from '../../../src/data/sources/image-ref.js'
 import {ImageCache, makeCache} from '../../../src/data/loader/cache.js'
 import {loadPixels} from '../../../src/data/image/decode.js'
 import {maskSettings} from '../../../src/data/augment/block-masks.js'

@@ -5,7 +5,7 @@
  */
 import {UserError} from '../../../config/errors.js'
 import {randomCrops} from '../../../data/augment/random-crops.js'
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {shuffledSampler} from '../../../data/loader/sampler.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
 import {noImages, type ImageRef} from '../../../data/sources/source.js'

@@ -1,5 +1,5 @@
 /** What a linear evaluation is asked for. */
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import type {SourceNote} from '../../../data/sources/source.js'
 import type {EngineRequest} from '../../../engine/start.js'
 import type {FeatureSettings} from '../../embed/embedder.js'

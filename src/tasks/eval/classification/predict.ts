@@ -2,7 +2,7 @@
  * Classes of images by a trained linear classifier, image by image as they come, at the speed and in the memory of
  * embedding.
  */
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'

@@ -7,7 +7,7 @@
  */
 import {decodeRgb, fitGeometry, RefusedImage} from '../../../data/image/decode.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {readDepth} from '../../../data/targets/depth-and-mask-files.js'
 import type {Pair} from '../../../data/targets/pairs.js'
 import {resample, type Raster, type Size} from '../../../data/image/resample.js'

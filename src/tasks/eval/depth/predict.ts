@@ -8,7 +8,7 @@
 import {writeFile} from 'node:fs/promises'
 import {basename, dirname, join, normalize, resolve, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {colorize} from '../../../render/colormap.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
 import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'

@@ -7,7 +7,7 @@
  */
 import {UserError} from '../../../config/errors.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {numbersById, numbersOf, type Classes} from '../../../data/targets/class-map.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../../data/image/decode.js'
 import {readMask} from '../../../data/targets/depth-and-mask-files.js'

@@ -2,7 +2,7 @@
 import {basename, dirname, extname, isAbsolute, join, normalize, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../../data/image/decode.js'
 import {encodeMask} from '../../../data/image/png-write.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'

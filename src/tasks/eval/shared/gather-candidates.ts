@@ -3,7 +3,7 @@
  * of colors, each with the rows of every set; or the rows of files of embeddings, which stand for the model.
  */
 import {UserError} from '../../../config/errors.js'
-import type {RejectedImage} from '../../../data/loader/batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import type {ImageRef, SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'

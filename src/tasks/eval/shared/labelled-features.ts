@@ -6,7 +6,8 @@
  * colors, and the model's own architecture with fresh weights, which shows what the architecture alone contributes.
  */
 import {UserError} from '../../../config/errors.js'
-import {pixelBatches, type RejectedImage} from '../../../data/loader/batches.js'
+import {pixelBatches} from '../../../data/loader/pixel-batches.js'
+import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
