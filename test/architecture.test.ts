@@ -200,24 +200,55 @@ describe('files', () => {
  * change that shrinks it. `npm run measure` lists what is counted.
  */
 const limits = {
-  longFunctions: 7,
   manyParameters: 0,
-  longFiles: 11,
   fileCircles: 0,
   folderCircles: 0,
   sharedNames: 0,
   deadExports: 0,
-  conditionalSpreads: 116,
+  conditionalSpreads: 114,
   commandLines: 71
 }
 
 const atMost = (limit: number, found: readonly string[]): void =>
   assert.ok(found.length <= limit, `${found.length}, at most ${limit}:\n${found.join('\n')}`)
 
+/** Functions that may have more than 80 lines, and why; at most 12. */
+const longFunctions: Readonly<Record<string, string>> = {
+  'src/files/checkpoint/pickle.ts unpickleFirst': 'It is one switch over the opcodes of pickle, of a few lines each.'
+}
+
+/** Files of `src` that may have more than 300 lines, and why; at most 8. */
+const longFiles: Readonly<Record<string, string>> = {
+  'src/cli/command.ts': 'The base of all commands: parsing, output, errors and ending share its private state.',
+  'src/files/checkpoint/pickle.ts': 'It holds the switch over the opcodes of pickle.',
+  'src/model/vit.ts': 'The forward and the backward pass stand in one file, so that each step can be read beside its gradient.',
+  'src/engine/torch/kernels/image.ts': 'A table of kernels of TensorFlow.js, one short function each.',
+  'src/engine/torch/kernels/fused.ts': 'A table of the fused kernels, each with its gradient.',
+  'src/tasks/train/teacher.ts': 'Opening a teacher, its passes over a batch and its targets share one state.',
+  'src/tasks/train/student-pass.ts': 'The pass of the student and its gradients share what is kept between them.',
+  'src/config/table.ts': 'The table of settings, one row each.'
+}
+
+/** Fails where something too long is not in the list, or something in the list is not too long any more. */
+function listed(list: Readonly<Record<string, string>>, most: number, found: readonly string[]): void {
+  assert.ok(Object.keys(list).length <= most, `${Object.keys(list).length} are listed, at most ${most}`)
+  const names = found.map(line => line.replace(/: \d+ lines$/, ''))
+  assert.deepEqual(
+    names.filter(name => list[name] === undefined),
+    [],
+    'split these, or list them with a reason'
+  )
+  assert.deepEqual(
+    Object.keys(list).filter(name => !names.includes(name)),
+    [],
+    'these are short enough now: take them off the list'
+  )
+}
+
 describe('sizes', () => {
-  it('of functions: at most 80 lines', () => atMost(limits.longFunctions, measure.longFunctions()))
+  it('of functions: at most 80 lines', () => listed(longFunctions, 12, measure.longFunctions()))
   it('of functions: at most 6 parameters', () => atMost(limits.manyParameters, measure.manyParameters()))
-  it('of files: at most 300 lines', () => atMost(limits.longFiles, measure.longFiles()))
+  it('of files: at most 300 lines', () => listed(longFiles, 8, measure.longFiles()))
   it('of commands: near 60 lines', () => assert.ok(measure.commandLines() <= limits.commandLines, `${measure.commandLines()}`))
 })
 

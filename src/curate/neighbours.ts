@@ -11,7 +11,8 @@ import {Graph, defaultGraph} from '../search/hnsw.js'
 import {rng} from '../tensor/random.js'
 import {engineArithmetic, type Arithmetic} from './matmul-backend.js'
 import {membersOf} from './hierarchical-kmeans.js'
-import {drawRows, finish, kmeans} from './kmeans.js'
+import {drawRows} from './kmeans-init.js'
+import {finish, kmeans} from './kmeans.js'
 import {selectRows, rowsPerBlock, rowBlocks, type RowSource} from './rows.js'
 
 export type PairMethod = 'exact' | 'lists' | 'graph'
@@ -207,8 +208,8 @@ function* throughGraph(rows: RowSource, partners: Partners, {threshold, k, probe
 }
 
 /**
- * The share of true partners that were found, by looking at every row for each of `asked` drawn ones; partners beyond
- * the best k do not count. `undefined` where none of the drawn rows has a partner: nothing can be said.
+ * The share of true partners (the best k) that were found, over `asked` sampled rows, each compared with all rows;
+ * undefined where no sampled row has a partner.
  */
 export function pairRecall(
   rows: RowSource,
@@ -258,9 +259,8 @@ export function nearestRows(
 }
 
 /**
- * The rows that hang together with the queries [Q, D] by pairs above the threshold, through as many steps as it takes:
- * rows near a query, rows near those, and so on. → for each row the number of the step at which it was reached (1:
- * near a query itself), 0 for all others; and what it was reached from.
+ * The rows that pairs above the threshold connect with the queries [Q, D], over any number of steps. → for each row
+ * the step at which it was reached (1: near a query itself), 0 for all others; and what it was reached from.
  */
 export function reached(
   rows: RowSource,

@@ -90,9 +90,7 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
   }
   const abort = async (): Promise<void> => {
     if (open_) await close()
-    if (!isTempFile(temporary)) return
-    await rm(temporary, {force: true})
-    releaseTempFile(temporary)
+    await removeTemporary(temporary)
   }
   return {
     handle,
@@ -100,19 +98,36 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
     abort,
     async commit() {
       if (!open_) return
-      try {
+      await finishOutput({path, final, abort}, async () => {
         await handle.sync()
         await close()
         await refuseExisting(path, options) // another process may have been quicker
         await rename(temporary, final)
         releaseTempFile(temporary)
-      } catch (error) {
-        await abort()
-        throw writeError(path, error)
-      }
-      await syncFolder(dirname(final))
+      })
     }
   }
+}
+
+/** Removes a temporary file or folder, unless it has its final name already. */
+async function removeTemporary(temporary: string): Promise<void> {
+  if (!isTempFile(temporary)) return
+  await rm(temporary, {recursive: true, force: true})
+  releaseTempFile(temporary)
+}
+
+/** Runs `place`, which gives an output its final name, and syncs its folder; on failure the output is removed. */
+async function finishOutput(
+  {path, final, abort}: {readonly path: string; readonly final: string; readonly abort: () => Promise<void>},
+  place: () => Promise<void>
+): Promise<void> {
+  try {
+    await place()
+  } catch (error) {
+    await abort()
+    throw writeError(path, error)
+  }
+  await syncFolder(dirname(final))
 }
 
 /** Devices and pipes cannot be renamed over: bytes go straight to them. */
@@ -133,14 +148,7 @@ async function direct(path: string, final: string): Promise<AtomicOutput> {
  * Throws what `write` throws, after removing the temporary file; else as `openAtomic`.
  */
 export async function atomicFile(path: string, write: (temporary: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
-  const output = await openAtomic(path, options)
-  try {
-    await write(output.temporary)
-  } catch (error) {
-    await output.abort()
-    throw writeError(path, error)
-  }
-  await output.commit()
+  await fill(path, await openAtomic(path, options), write)
 }
 
 /** A folder under construction; exactly one of `commit` and `abort` ends it, and a second call does nothing. */
@@ -165,17 +173,13 @@ export async function openAtomicFolder(path: string, options: AtomicOptions = {}
     throw beginError(path, error)
   })
   registerTempFile(temporary)
-  const abort = async (): Promise<void> => {
-    if (!isTempFile(temporary)) return
-    await rm(temporary, {recursive: true, force: true})
-    releaseTempFile(temporary)
-  }
+  const abort = async (): Promise<void> => removeTemporary(temporary)
   return {
     temporary,
     abort,
     async commit() {
       if (!isTempFile(temporary)) return
-      try {
+      await finishOutput({path, final, abort}, async () => {
         await syncTree(temporary)
         await refuseExisting(path, options)
         if (found) {
@@ -191,11 +195,7 @@ export async function openAtomicFolder(path: string, options: AtomicOptions = {}
           await rename(temporary, final)
           releaseTempFile(temporary)
         }
-      } catch (error) {
-        await abort()
-        throw writeError(path, error)
-      }
-      await syncFolder(dirname(final))
+      })
     }
   }
 }
@@ -208,7 +208,11 @@ export async function openAtomicFolder(path: string, options: AtomicOptions = {}
  * throws.
  */
 export async function atomicFolder(path: string, write: (temporary: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
-  const output = await openAtomicFolder(path, options)
+  await fill(path, await openAtomicFolder(path, options), write)
+}
+
+/** Fills an output and commits it; where that fails it is removed. */
+async function fill(path: string, output: AtomicFolder, write: (temporary: string) => Promise<void>): Promise<void> {
   try {
     await write(output.temporary)
   } catch (error) {

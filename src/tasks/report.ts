@@ -1,12 +1,9 @@
 /** Reporting: run folders become one page of loss curves, schedules, health in words, evaluations and settings. */
 import {counted} from '../config/counted.js'
-import {short} from '../render/chart.js'
 import {html, page, table, type Content, type Markup} from '../render/html.js'
-import {readRun, type MetricLine, type RunFolder} from '../files/run/run-folder.js'
-import {isEvaluation, isLoss, isTotalLoss, metricCharts, namesOf, points} from './report-charts.js'
-import {limits, healthChecks, improvementOf, type HealthMetrics, type HealthProblem} from './train/health.js'
-
-export type Finding = {readonly good: boolean; readonly text: string}
+import {readRun, type RunFolder} from '../files/run/run-folder.js'
+import {isLoss, metricCharts, namesOf, points} from './report-charts.js'
+import {findings, type Finding} from './report-findings.js'
 
 export type RunReport = {
   readonly run: string
@@ -20,130 +17,6 @@ export type ReportOptions = {
   readonly title?: string
   /** Settings of a `config.yaml` by dotted path; what it throws leaves the text to speak for itself. */
   readonly readSettings: (path: string) => ReadonlyMap<string, unknown>
-}
-
-const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN
-
-/** Values of the first and of the last tenth of a curve, at least one each. */
-function ends(values: readonly number[]): {first: number; last: number; before: number} {
-  const n = Math.max(1, Math.round(values.length / 10))
-  return {
-    first: mean(values.slice(0, n)),
-    last: mean(values.slice(-n)),
-    before: mean(values.slice(-2 * n, -n).length ? values.slice(-2 * n, -n) : values)
-  }
-}
-
-/**
- * What can be said of a run from its metrics and settings. K is the number of prototypes: while the student
- * distinguishes nothing, its loss on class tokens is the weight of that loss times ln K, and a teacher that spreads evenly has
- * an entropy of ln K.
- */
-export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<string, unknown>, notFinite?: unknown): Finding[] {
-  const found: Finding[] = []
-  const say = (good: boolean, text: string): void => void found.push({good, text})
-  if (typeof notFinite === 'object' && notFinite !== null) {
-    const {step, layer, terms} = notFinite as {step?: unknown; layer?: unknown; terms?: unknown}
-    const what = Array.isArray(terms) ? `: ${terms.join(', ')}` : ''
-    say(
-      false,
-      `Step ${String(step)} was not finite and stopped the run${what}${typeof layer === 'string' ? `; it began in ${layer}` : ''}.`
-    )
-  }
-  if (lines.length === 0) return [...found, {good: false, text: 'No step was recorded.'}]
-  const names = namesOf(lines)
-  const number = (name: string): number | undefined => {
-    const value = settings.get(name)
-    return typeof value === 'number' ? value : undefined
-  }
-
-  const sick = lines.find(({values}) => [...values].some(([name, value]) => isLoss(name) && !Number.isFinite(value)))
-  if (sick) say(false, `A loss was not finite at step ${sick.step}. Lower optim.base_lr, or look at the images of that step.`)
-
-  const finite = (name: string | undefined): number[] =>
-    name ? points(lines, name).flatMap(([, y]) => (Number.isFinite(y) ? [y] : [])) : []
-  const total = finite(names.find(name => isTotalLoss(name)))
-  if (total.length >= 4) {
-    const {first, last, before} = ends(total)
-    const fall = (first - last) / Math.abs(first || 1)
-    if (fall > 0.01) say(true, `The total loss fell by ${(100 * fall).toFixed(1)} % (from ${short(first)} to ${short(last)}).`)
-    else say(false, `The total loss hardly moved (from ${short(first)} to ${short(last)}). Train longer, or raise optim.base_lr.`)
-    if (total.length >= 20 && last > before + 0.02 * Math.abs(before))
-      say(false, `It rose towards the end (from ${short(before)} to ${short(last)}).`)
-  }
-
-  const prototypes = number('dino.head_n_prototypes')
-  const weight = number('dino.loss_weight') ?? 1
-  const lately = (wanted: RegExp): number | undefined => {
-    const curve = finite(names.find(name => wanted.test(name)))
-    return curve.length > 0 ? ends(curve).last : undefined
-  }
-  const [local, global] = [lately(/dino_local/), lately(/dino_global/)]
-  const signs: HealthMetrics = {
-    loss: global === undefined ? undefined : (local ?? 0) + global,
-    entropy: lately(/entropy/i),
-    cosine: lately(/cls_cosine/),
-    rank: lately(/feature_rank/),
-    use: lately(/prototype_use/),
-    late: true
-  }
-  const batch = number('train.batch_size_per_gpu')
-  const rows = settings.get('train.centering') === 'sinkhorn_knopp' && batch !== undefined ? 2 * batch : undefined
-  const {cosine, rank, use} = signs
-  const ill = healthChecks(prototypes === undefined ? {cosine, rank, use} : signs, {prototypes: prototypes ?? NaN, weight, rows})
-  for (const {words} of ill) say(false, `${words[0]!.toUpperCase()}${words.slice(1)}.`)
-  const free = (...causes: HealthProblem['cause'][]): boolean => !ill.some(({cause}) => causes.includes(cause))
-  if (prototypes !== undefined && weight > 0 && signs.loss !== undefined && free('uniform', 'one prototype'))
-    say(
-      true,
-      `The loss on class tokens is ${short(signs.loss)}; a student that distinguishes nothing would have ${short(weight * Math.log(prototypes))}.`
-    )
-  if (
-    prototypes !== undefined &&
-    signs.entropy !== undefined &&
-    free('flat targets', 'sharp targets', 'warm targets', 'more prototypes than images')
-  )
-    say(
-      true,
-      `The entropy of the teacher's targets is ${((100 * signs.entropy) / Math.log(prototypes)).toFixed(0)} % of the largest possible.`
-    )
-  if (signs.cosine !== undefined && free('alike'))
-    say(true, `Class tokens of different images have a mean cosine of ${signs.cosine.toFixed(2)}.`)
-  if (signs.rank !== undefined && free('low rank'))
-    say(true, `The effective rank of the features is ${(100 * signs.rank).toFixed(0)} % of the largest possible.`)
-
-  for (const name of names.filter(name => /grad/i.test(name))) {
-    const norms = finite(name)
-    const [middle, largest] = [median(norms), Math.max(...norms.slice(Math.floor(norms.length / 10)))]
-    if (norms.length >= 20 && largest > limits.burst * middle)
-      say(false, `${name} once reached ${short(largest)}, ${Math.round(largest / middle)} times its usual size.`)
-  }
-
-  const speed = finite(names.find(name => /images_per_second/.test(name)))
-  if (speed.length > 0) say(true, `${short(Number(median(speed).toPrecision(3)))} images a second (median).`)
-  const waiting = finite(names.find(name => /data_wait/.test(name)))
-  if (waiting.length > 0) {
-    const share = mean(waiting)
-    if (share > limits.waiting)
-      say(
-        false,
-        `${(100 * share).toFixed(0)} % of the time was lost waiting for data. More train.workers, smaller files or a larger train.cache_mb would help.`
-      )
-    else say(true, `${(100 * share).toFixed(1)} % of the time was lost waiting for data.`)
-  }
-
-  const worth = improvementOf(lines)
-  if (worth) say(!worth.fell, `${worth.words[0]!.toUpperCase()}${worth.words.slice(1)}.`)
-
-  const scores = names.filter(name => isEvaluation(name))
-  for (const name of scores) {
-    const curve = finite(name)
-    const best = Math.max(...curve)
-    if (curve.length > 2 && curve.at(-1)! < best - 0.03 * Math.abs(best))
-      say(false, `${name} ended at ${short(curve.at(-1)!)}, below its best of ${short(best)}.`)
-  }
-  return found
 }
 
 /** A value of JSON as a table where it is one, else as a list of its plain fields. */

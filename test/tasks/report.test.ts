@@ -5,7 +5,8 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {readMetrics, readRun} from '../../src/files/run/run-folder.js'
-import {findings, reportRuns} from '../../src/tasks/report.js'
+import {findings} from '../../src/tasks/report-findings.js'
+import {reportRuns} from '../../src/tasks/report.js'
 
 let folder: string
 before(async () => void (folder = await mkdtemp(join(tmpdir(), 'report-'))))

@@ -17,7 +17,8 @@ import type {TensorSource} from './safetensors.js'
 import {elements, itemSize, type DType, type TensorEntry} from './tensor-entry.js'
 import {tensorView} from './tensor-view.js'
 import {findTorchGlobal, Malformed, storageTypes, TorchTensor, torchStorage, type StorageBytes} from './torch-objects.js'
-import {readZip, ZipWriter} from './zip.js'
+import {readZip} from './zip.js'
+import {ZipWriter} from './zip-write.js'
 
 export type PthOptions = {
   /**

@@ -94,87 +94,113 @@ export async function contactSheet(
   answers: AsyncIterable<QueryAnswer> | Iterable<QueryAnswer>,
   {format, title = 'Nearest neighbours', side = 128, root, onQuery}: ContactSheetOptions
 ): Promise<{content: Uint8Array | string; report: ContactSheetReport}> {
-  let [queries, pictures, missing, alike, labelled] = [0, 0, 0, 0, 0]
-  const thumbnail = async (id: string, fields: Fields): Promise<Raster | undefined> => {
-    const path = typeof fields['path'] === 'string' ? fields['path'] : id
-    try {
-      const picture = fitSide(await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}), side)
-      pictures++
-      return picture
-    } catch (error) {
-      if (!(error instanceof RefusedImage)) throw error
-      missing++
-      return undefined
-    }
-  }
-  const match = (answer: QueryAnswer, {fields}: SearchHit): boolean | undefined => {
-    const [wanted, got] = [answer.fields['label'], fields['label']]
-    if (wanted === undefined || got === undefined) return undefined
-    labelled++
-    if (wanted === got) alike++
-    return wanted === got
-  }
-
+  const counts = {queries: 0, pictures: 0, missing: 0, labelled: 0, sameLabel: 0}
   const rows: Markup[] = []
   const blocks: SheetBlock[] = []
   for await (const answer of answers) {
-    const asked = await thumbnail(answer.query, answer.fields)
-    const shown: {found: SearchHit; picture: Raster | undefined; same: boolean | undefined}[] = []
-    for (const found of answer.found) shown.push({found, picture: await thumbnail(found.id, found.fields), same: match(answer, found)})
-    if (format === 'html') {
-      const figure = async (picture: Raster | undefined, id: string, caption: Markup, style: string): Promise<Markup> => {
-        const inside = picture
-          ? html`<img
-              src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 88}), 'image/jpeg')}"
-              alt="${id}"
-            />`
-          : html`<span class="quiet">not found</span>`
-        return html`<figure class="${style}" title="${id}">
-          <div class="place">${inside}</div>
-          <figcaption>${caption}</figcaption>
-        </figure> `
-      }
-      const cells = [await figure(asked, answer.query, html`<b>${baseName(answer.query)}</b>${labelOf(answer.fields)}`, 'query')]
-      for (const {found, picture, same} of shown)
-        cells.push(
-          await figure(
-            picture,
-            found.id,
-            html`${scoreText(found)} ${baseName(found.id)}${labelOf(found.fields)}`,
-            same === undefined ? '' : same ? 'same' : 'other'
-          )
-        )
-      rows.push(html`<div class="row">${cells}</div> `)
-    } else {
-      const place = (picture: Raster | undefined, same?: boolean): Raster => withFrame(picture ?? blankCanvas(side, side, 225), side, same)
-      blocks.push({
-        title: [baseName(answer.query), textOf(answer.fields['label'])].filter(part => part !== undefined).join(': '),
-        rows: [
-          [
-            {picture: place(asked), caption: 'query'},
-            ...shown.map(({found, picture, same}) => ({
-              picture: place(picture, same),
-              caption: [scoreText(found), textOf(found.fields['label']), baseName(found.id)].filter(Boolean).join(' ')
-            }))
-          ]
-        ]
-      })
+    const opened = await openAnswer(answer, {side, root, counts})
+    if (format === 'html') rows.push(await answerRow(opened))
+    else blocks.push(answerBlock(opened, side))
+    counts.queries++
+    onQuery?.(counts.queries)
+  }
+  const {queries, pictures, missing, labelled} = counts
+  const report: ContactSheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? counts.sameLabel / labelled : undefined}
+  return {content: format === 'png' ? await sheetPicture(blocks, title, report) : sheetPage(rows, title, side, report), report}
+}
+
+type OpenedImage = {readonly id: string; readonly fields: Fields; readonly picture: Raster | undefined}
+
+/** A neighbour with its image, and whether it has the label of its query; undefined where one of them has none. */
+type OpenedHit = OpenedImage & {readonly hit: SearchHit; readonly same: boolean | undefined}
+
+type OpenedAnswer = {readonly query: OpenedImage; readonly hits: readonly OpenedHit[]}
+
+type SheetCounts = {pictures: number; missing: number; labelled: number; sameLabel: number}
+
+/** Opens the images of an answer, and counts them. */
+async function openAnswer(
+  answer: QueryAnswer,
+  {side, root, counts}: {readonly side: number; readonly root: string | undefined; readonly counts: SheetCounts}
+): Promise<OpenedAnswer> {
+  const open = async (id: string, fields: Fields): Promise<OpenedImage> => {
+    const path = typeof fields['path'] === 'string' ? fields['path'] : id
+    try {
+      const picture = fitSide(await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}), side)
+      counts.pictures++
+      return {id, fields, picture}
+    } catch (error) {
+      if (!(error instanceof RefusedImage)) throw error
+      counts.missing++
+      return {id, fields, picture: undefined}
     }
-    queries++
-    onQuery?.(queries)
   }
-  const report: ContactSheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? alike / labelled : undefined}
-  if (format === 'png') {
-    const measure = report.sameLabel === undefined ? '' : ` Green frame: the label of the query (${(100 * report.sameLabel).toFixed(1)} %).`
-    const sheet = drawSheet(blocks, {notes: [`${title}, by cosine similarity or distance.${measure}`]})
-    return {content: await encodeImage(sheet.data, sheet), report}
+  const query = await open(answer.query, answer.fields)
+  const hits: OpenedHit[] = []
+  for (const hit of answer.found) {
+    const image = await open(hit.id, hit.fields)
+    const [label, other] = [query.fields['label'], hit.fields['label']]
+    const same = label === undefined || other === undefined ? undefined : label === other
+    if (same !== undefined) counts.labelled++
+    if (same) counts.sameLabel++
+    hits.push({...image, hit, same})
   }
+  return {query, hits}
+}
+
+/** An answer as a row of the page. */
+async function answerRow({query, hits}: OpenedAnswer): Promise<Markup> {
+  const cells = [await figure(query, html`<b>${baseName(query.id)}</b>${labelOf(query.fields)}`, 'query')]
+  for (const {hit, same, ...image} of hits)
+    cells.push(
+      await figure(
+        image,
+        html`${scoreText(hit)} ${baseName(hit.id)}${labelOf(hit.fields)}`,
+        same === undefined ? '' : same ? 'same' : 'other'
+      )
+    )
+  return html`<div class="row">${cells}</div> `
+}
+
+async function figure({id, picture}: OpenedImage, caption: Markup, style: string): Promise<Markup> {
+  const inside = picture
+    ? html`<img src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 88}), 'image/jpeg')}" alt="${id}" />`
+    : html`<span class="quiet">not found</span>`
+  return html`<figure class="${style}" title="${id}">
+    <div class="place">${inside}</div>
+    <figcaption>${caption}</figcaption>
+  </figure> `
+}
+
+/** An answer as a block of the picture. */
+function answerBlock({query, hits}: OpenedAnswer, side: number): SheetBlock {
+  const place = ({picture}: OpenedImage, same?: boolean): Raster => withFrame(picture ?? blankCanvas(side, side, 225), side, same)
+  return {
+    title: [baseName(query.id), textOf(query.fields['label'])].filter(part => part !== undefined).join(': '),
+    rows: [
+      [
+        {picture: place(query), caption: 'query'},
+        ...hits.map(opened => ({
+          picture: place(opened, opened.same),
+          caption: [scoreText(opened.hit), textOf(opened.fields['label']), baseName(opened.id)].filter(Boolean).join(' ')
+        }))
+      ]
+    ]
+  }
+}
+
+async function sheetPicture(blocks: readonly SheetBlock[], title: string, {sameLabel}: ContactSheetReport): Promise<Uint8Array> {
+  const measure = sameLabel === undefined ? '' : ` Green frame: the label of the query (${(100 * sameLabel).toFixed(1)} %).`
+  const sheet = drawSheet(blocks, {notes: [`${title}, by cosine similarity or distance.${measure}`]})
+  return encodeImage(sheet.data, sheet)
+}
+
+function sheetPage(rows: readonly Markup[], title: string, side: number, {queries, sameLabel}: ContactSheetReport): string {
   const body = html`<h1>${title}</h1>
     <p>
       ${counted(queries, 'query', 'queries')}, each at the left of its row, with the nearest neighbours from left to
       right.${
-        report.sameLabel !== undefined &&
-        ` ${(100 * report.sameLabel).toFixed(1)} % of the neighbours have the label of their query (green frame).`
+        sameLabel !== undefined && ` ${(100 * sameLabel).toFixed(1)} % of the neighbours have the label of their query (green frame).`
       }
     </p>
     ${rows}`
@@ -182,7 +208,7 @@ export async function contactSheet(
 .row { display: grid; grid-template-columns: repeat(auto-fill, ${side + 12}px); }
 .row figure { padding: 4px; border: 2px solid transparent; border-radius: 6px; } .row figcaption { font-size: 0.72rem; }
 .row .query { border-color: var(--line); } .row .same { border-color: var(--good); } .row .other { border-color: var(--bad); }`
-  return {content: page({title, body, style}), report}
+  return page({title, body, style})
 }
 
 const baseName = (id: string): string => id.split('/').at(-1) ?? id

@@ -57,7 +57,8 @@ export type CostProbeOptions = Pick<PretrainOptions, 'settings' | 'plan' | 'prec
 }
 
 /**
- * A batch ahead of each worker is made before the first step; three more wait in the queue (see `data/loader/crop-batches.ts`).
+ * A batch ahead of each worker is made before the first step; three more wait in the queue (see
+ * `data/loader/crop-batches.ts`).
  */
 const PROBE = {warm: 4, least: 4, most: 40, seconds: 20}
 

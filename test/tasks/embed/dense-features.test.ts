@@ -7,15 +7,8 @@ import {mkdtemp, readdir, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, describe, it} from 'node:test'
-import {
-  blocksOf,
-  denseBatch,
-  denseFeatures,
-  denseWidth,
-  featureCache,
-  mapSize,
-  padToPatches
-} from '../../../src/tasks/embed/dense-features.js'
+import {blocksOf, denseBatch, denseFeatures, denseWidth, mapSize, padToPatches} from '../../../src/tasks/embed/dense-features.js'
+import {featureCache} from '../../../src/tasks/embed/dense-feature-cache.js'
 import {loadBackbone, type Backbone} from '../../../src/tasks/embed/load-backbone.js'
 import {intermediateLayers} from '../../../src/model/vit.js'
 import {dispose, slice, tidy} from '../../../src/tensor/tf.js'

@@ -283,11 +283,11 @@ describe('a run', () => {
     )
     assert.match(ended.stderr, /before the first step: k-nearest neighbours/)
     assert.match(ended.stderr, /nearest neighbours (fell|rose|went) from [\d.]+ to [\d.]+ % \(k = 10\) and from/)
-    const {findings} = await import('../../../src/tasks/report.js')
+    const {findings} = await import('../../../src/tasks/report-findings.js')
     const {readRun} = await import('../../../src/files/run/run-folder.js')
     const said = findings((await readRun(at('scored'))).lines, new Map())
     assert.ok(said.some(({text}) => /^Nearest neighbours (fell|rose|went) from/.test(text)))
-    const {improvementOf} = await import('../../../src/tasks/train/health.js')
+    const {improvementOf} = await import('../../../src/tasks/train/improvement.js')
     const line = (step: number, score: number) => ({step, values: new Map([['knn_10', score]])})
     const fell = improvementOf([line(0, 0.612), {step: 10, values: new Map([['total', 3]])}, line(20, 0.55)])!
     assert.deepEqual(
