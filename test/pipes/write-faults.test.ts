@@ -172,11 +172,14 @@ async function meetsFullDisk(line: string, ending: string): Promise<void> {
   const {status, stderr} = await shell(`export P; unshare -rm bash -c '${inside}'`)
   assert.ok(status !== 0 && status !== 70, `status ${status}: ${stderr}`)
   assert.match(stderr, /no space|full/i)
-  // what lies in the folder afterwards: `predict` writes maps one by one, each whole, and `embed` keeps a partial
-  // output for --resume
+  // what lies in the folder afterwards: `predict` writes maps one by one, each whole, and a record for --resume;
+  // `embed` keeps a partial output for it
   const left = stderr.slice(stderr.indexOf('left:')).split(/\s+/).slice(1, -1)
   assert.deepEqual(
-    left.filter(entry => !entry.endsWith('.partial') && !(line.startsWith('predict ') && /^out(\/[^.][^/]*\.png)?$/.test(entry))),
+    left.filter(
+      entry =>
+        !entry.endsWith('.partial') && !(line.startsWith('predict ') && /^out(\/([^.][^/]*\.png|\.predictions\.jsonl))?$/.test(entry))
+    ),
     ['fill', 'spare'],
     stderr
   )
