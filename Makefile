@@ -55,19 +55,17 @@ STEPS   := 700
 STUDENT := $(OUT)/student/final/backbone.safetensors
 VIEW    := --size 96
 LOOK    := --size 192 --no-foreground
+# A small model that comes with the program: something to look at before the first step of training.
+STARTER := starter
 # Pictures whose every pixel is known, for heads that tell depth and regions.
 SCENES  := $(OUT)/scenes
 DENSE   := --train $(SCENES)/train --val $(SCENES)/val --model $(MODEL) --cached --size 96
 
-demo: $(OUT)/scores $(STUDENT) $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png
+demo: $(OUT)/first.html $(OUT)/scores $(STUDENT) $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png $(OUT)/index.html
 	@echo
-	@echo "Done. Look at:"
-	@echo "  $(OUT)/curation.html     what was left out of the pool, and why"
-	@echo "  $(OUT)/report.html       how the run went: losses, health, scores"
-	@echo "  $(OUT)/linear.html       classes read out by one linear layer; depth.html, regions.html: depth and regions"
-	@echo "  $(OUT)/neighbours.html   pictures and what the model finds most alike"
-	@echo "  $(OUT)/student.json      a smaller model taught by the first: its scores beside its teacher's"
-	@echo "  $(OUT)/pca.png           patch features as colours"
+	@echo "Done. Features beside raw pixels, a histogram of colors, the untrained model, and the model that comes with the program:"
+	@cat $(OUT)/linear.txt
+	@echo "Look at $(OUT)/index.html, which links everything that was made."
 
 $(OUT)/scores: $(OUT)/knn.json $(OUT)/linear.json $(OUT)/retrieval.json $(OUT)/depth.json $(OUT)/regions.json
 	touch $@
@@ -76,21 +74,33 @@ ifneq ($(filter $(OUT)/samples/%,$(TRAIN)),)
 $(OUT)/samples/train: | setup
 	@echo "No pictures were named and none lie beside: drawing a set of 16 kinds. Your own: make demo IMAGES=folder"
 	mkdir -p $(OUT)
-	$(DINOV2) samples draw -o $(OUT)/samples
+	$(DINOV2) samples draw -o $(OUT)/samples --per-class 100 --val-per-class 40 --size 64
 $(OUT)/samples/val: $(OUT)/samples/train
 endif
 
+# First pictures, before anything is trained: nearest neighbours by the model that comes with the program.
+$(OUT)/first.html: $(OUT)/queries.txt
+	@echo "Nearest neighbours by the small model that comes with the program (half a minute): $@"
+	$(DINOV2) embed $(TRAIN) --model $(STARTER) $(VIEW) -o $(OUT)/first.arrow --force
+	$(DINOV2) index $(OUT)/first.arrow -o $(OUT)/first.index --force
+	$(DINOV2) search $(OUT)/first.index $(OUT)/queries.txt --model $(STARTER) -k 8 -o $(OUT)/first.jsonl --force
+	$(DINOV2) visualize neighbours $(OUT)/first.jsonl -o $@ --force
+	@echo "Open $@ now; the rest takes some minutes."
+
 # From a raw pool to a set worth training on: what cannot be learnt from is left out, and of near-duplicates one is kept.
-$(OUT)/train.jsonl: | setup $(TRAIN)
+$(OUT)/train.jsonl: | setup $(TRAIN) $(OUT)/first.html
+	@echo "Curation: what cannot be learnt from goes, and all but one of near-duplicates (half a minute)"
 	mkdir -p $(OUT)
 	$(DINOV2) curate $(TRAIN) -o $@ --rejected $(OUT)/rejected.jsonl --html $(OUT)/curation.html --force
 
 $(MODEL): $(OUT)/train.jsonl
+	@echo "Training from scratch, $(STEPS) steps of 64 images: the longest part (5 to 12 minutes on 2 cores)"
 	# Status 6 is a verdict on the run, which is printed; the model is there all the same, and the scores below say what it is worth.
 	$(DINOV2) pretrain $(OUT)/train.jsonl --config tiny --set train.steps=$(STEPS) -o $(OUT)/run --force || test $$? -eq 6
 
 # A quarter of the parameters, taught by the model just trained; scored beside it where folders name classes.
 $(STUDENT): $(MODEL)
+	@echo "A smaller student of that model (a minute)"
 	@classes=$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l); set -x; \
 	$(DINOV2) distill $(OUT)/train.jsonl --teacher $(OUT)/run --config distill-small --set student.embed_dim=64 --set student.depth=4 --set student.num_heads=2 --set train.steps=200 -o $(OUT)/student --force --json \
 	  $$(if [ "$$classes" -ge 2 ]; then echo --eval-images $(TRAIN) $(if $(VAL),--eval-val $(VAL)) --eval-every 200; fi) > $(OUT)/student.json || test $$? -eq 6
@@ -120,11 +130,12 @@ $(OUT)/knn.json: $(MODEL)
 	  set -x; $(DINOV2) knn-eval --train $(TRAIN) $(if $(VAL),--val $(VAL)) --model $< $(VIEW) -k 10,20 --baseline pixels --baseline histogram --baseline untrained -o $@ --force; \
 	else echo '{}' > $@; echo "$(TRAIN) has no folders that name classes, so nothing is scored."; fi
 
-# One linear layer on frozen features; needs a second set to score on.
-$(OUT)/linear.json: $(MODEL)
+# One linear layer on frozen features of all models at hand; needs a second set to score on.
+$(OUT)/linear.json: $(MODEL) $(STUDENT)
+	@rm -f $(OUT)/linear.txt
 	@if [ -n "$(VAL)" ] && [ "$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
-	  set -x; $(DINOV2) linear-eval --train $(TRAIN) --val $(VAL) --model $< $(VIEW) --cached --steps 1000 --baseline majority --baseline pixels --baseline histogram --baseline untrained -o $@ --html $(OUT)/linear.html --head-out $(OUT)/classes.safetensors --force; \
-	else echo '{}' > $@; echo "No second set with folders that name classes (IMAGES/val), so no classifier is scored."; fi
+	  set -x; $(DINOV2) linear-eval --train $(TRAIN) --val $(VAL) --model $(MODEL) --model $(STUDENT) --model $(STARTER) $(VIEW) --cached --steps 1000 --baseline majority --baseline pixels --baseline histogram --baseline untrained -o $@ --html $(OUT)/linear.html --head-out $(OUT)/classes.safetensors --force | tee $(OUT)/linear.txt; \
+	else echo '{}' > $@; echo "No scores: there is no second set with folders that name classes." > $(OUT)/linear.txt; echo "No second set with folders that name classes (IMAGES/val), so no classifier is scored."; fi
 
 # Do pictures of one kind find one another?
 $(OUT)/retrieval.json: $(MODEL)
@@ -152,6 +163,18 @@ $(OUT)/regions.png: $(OUT)/regions.json
 $(OUT)/report.html: $(MODEL) $(OUT)/knn.json
 	cp $(OUT)/knn.json $(OUT)/run/knn.json
 	$(DINOV2) report $(OUT)/run -o $@ --force
+
+# One page that links all others.
+PAGES := first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
+  report.html:'How training went: losses, health, scores' neighbours.html:'Nearest neighbours by the trained model' pca.png:'Patch features as colors' \
+  linear.html:'Classes read out by one linear layer, beside all baselines' depth.html:'Depth on drawn scenes' depth.png:'Depth maps' \
+  regions.html:'Regions on drawn scenes' regions.png:'Region maps'
+$(OUT)/index.html: $(OUT)/scores $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
+	@{ echo '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dinov2: the demo</title>'; \
+	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto } img { max-width: 100% }</style>'; \
+	  echo '<h1>What the demo made</h1><ul>'; \
+	  for entry in $(PAGES); do page=$${entry%%:*}; if [ -e "$(OUT)/$$page" ]; then echo "<li><a href=\"$$page\">$${entry#*:}</a>"; fi; done; \
+	  echo '</ul><h2>Scores of one linear layer on frozen features</h2><pre>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt; echo '</pre><p><img src="pca.png" alt="Patch features as colors">'; } > $@
 
 # -------------------------------------------------------------------------------------------------------------------- test
 

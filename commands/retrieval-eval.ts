@@ -104,6 +104,6 @@ function assertNoImages(inputs: readonly string[]): void {
     throw new UserError(`${image} is an image; to score images, a model is needed.`, {
       exit: 2,
       code: 'NO_MODEL',
-      hint: 'Give --model, or embeddings instead of images.'
+      hint: 'Give --model (starter is always here), or embeddings instead of images.'
     })
 }

@@ -11,6 +11,7 @@ export default class Search extends Command {
   static override description =
     'With --model, queries are images (files, folders, lists, - for a list on stdin); they are made ready as the indexed ones were, and the model must be the one of the index. Without, queries are embeddings (files, or - for a stream on stdin).\n\nOne line of JSON for each neighbour, nearest first: {"query", "rank", "id", "similarity", "fields"}; "distance" instead of "similarity" where the index measures Euclidean distance.'
   static override examples = [
+    '<%= config.bin %> <%= command.id %> photos.index query.jpg --model starter -k 5',
     '<%= config.bin %> <%= command.id %> photos.index query.jpg --model vits14.pth -k 5',
     '<%= config.bin %> embed new --model vits14.pth | <%= config.bin %> <%= command.id %> photos.index - | jq -r .id',
     '<%= config.bin %> <%= command.id %> photos.index photos.parquet -k 1 --no-self -o copies.jsonl',

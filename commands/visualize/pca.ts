@@ -10,6 +10,7 @@ export default class VisualizePca extends VisualizeCommand {
   static override description =
     'The first principal component of the patches of all images parts what stands in front from what lies behind; the first three components of what stands in front become red, green and blue, on one scale for all images, so that like parts of different images have like colours. The sign of the first component, which is arbitrary, is chosen so that it grows towards the middle of the images.'
   static override examples = [
+    '<%= config.bin %> visualize pca a.jpg b.jpg c.jpg --model starter -o parts.png',
     '<%= config.bin %> visualize pca a.jpg b.jpg c.jpg --model vits14.pth -o parts.png',
     '<%= config.bin %> visualize pca photos --limit 8 --model run/final -o parts.html --no-foreground'
   ]

@@ -30,14 +30,14 @@ export const modelFlag = Flags.string({
   char: 'm',
   required: true,
   helpValue: 'MODEL',
-  summary: 'Backbone: a file or folder in any format that is read.'
+  summary: 'Backbone: a file or folder in any format that is read, the name of a pulled model, or starter, a small one that is always here.'
 })
 
 /** The model, where it is only needed for images. */
 export const modelForImagesFlag = Flags.string({
   char: 'm',
   helpValue: 'MODEL',
-  summary: 'Backbone, where images are given instead of embeddings.'
+  summary: 'Backbone, where images are given instead of embeddings (a file, a folder, or a name such as starter).'
 })
 
 /** How images become pixels. */

@@ -12,7 +12,7 @@ import {openReader} from '../../system/file-reader.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
-import {findReleased} from './model-zoo.js'
+import {findReleased, STARTER, starterFile} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
@@ -97,10 +97,15 @@ export async function openCheckpoint(path: string, options: CheckpointOptions = 
 async function openAny(path: string, options: CheckpointOptions): Promise<Opened> {
   const found = await stat(path).catch(() => undefined)
   if (found) return found.isDirectory() ? openFolder(path, options) : openFile(path, options)
+  if (path === STARTER) return openFile(starterFile, options)
   const released = findReleased(path)
   if (!released && isHubId(path)) return openFolder(await hubSnapshot(path), options)
   if (!released)
-    throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', hint: 'The names of released models: dinov2 models list'})
+    throw new UserError(`${path} does not exist.`, {
+      exit: 3,
+      code: 'NO_INPUT',
+      hint: `The names of released models: dinov2 models list. --model ${STARTER} is a small one that is always here.`
+    })
   const pulled = join(modelsFolder(), released.file)
   if (await stat(pulled).catch(() => undefined)) return openFile(pulled, options)
   throw new UserError(`The released model ${released.name} is not on this machine.`, {

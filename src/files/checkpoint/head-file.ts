@@ -56,7 +56,7 @@ export async function saveHead(
       throw new UserError(`The head came out with numbers that are not finite (${name}), so ${path} is not written.`, {
         exit: 6,
         code: 'NOT_FINITE',
-        hint: 'Train it with a lower --lr, or with more images.'
+        hint: 'Train it at a lower learning rate, or with more images.'
       })
   const specs = [...tensors].map(([name, {shape}]) => ({name, dtype: 'F32' as const, shape}))
   const metadata = {format: 'dinov2 head', task, spec: JSON.stringify(spec), trained_on: JSON.stringify(trainedOn)}

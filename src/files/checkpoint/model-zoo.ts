@@ -6,6 +6,8 @@
  * Lengths and checksums are given where they are known; all else is checked against what the server says.
  */
 
+import {fileURLToPath} from 'node:url'
+
 export type Released = {
   /**
    * As in torch.hub for backbones, e.g. `dinov2_vits14_reg`; the file's name without `_pretrain.pth` or `_head.pth`
@@ -24,6 +26,12 @@ export type Released = {
   readonly licence: 'Apache-2.0'
   readonly about: string
 }
+
+/** The name of the small model that comes with the program. */
+export const STARTER = 'starter'
+
+/** Where it lies; its card is beside it. */
+export const starterFile = fileURLToPath(new URL('../../../../models/starter/backbone.safetensors', import.meta.url))
 
 /** Where the files lie; `path` of an entry follows. */
 export const RELEASED_BASE = 'https://dl.fbaipublicfiles.com/dinov2'

@@ -35,8 +35,8 @@ const isOurs = (name: string): boolean => ours.has(name) || name.startsWith(`${l
  * yet.
  *
  * Throws `UserError`: it is a file, or a link stands where a run writes, or it holds something and neither `force` nor
- * `resume` is given, or, with `force`, holds something that is no run (exit 2); `resume`, and there is no run to go on with (exit 3); it cannot be made
- * (exit 1).
+ * `resume` is given, or, with `force`, holds something that is no run (exit 2); `resume`, and there is no run to go on
+ * with (exit 3); it cannot be made (exit 1).
  */
 export async function openRun(
   run: string,

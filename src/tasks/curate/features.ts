@@ -86,7 +86,7 @@ export class FeatureMaker {
       throw new UserError('Features of a model are needed, but no model was named.', {
         exit: 2,
         code: 'NO_MODEL',
-        hint: 'Give --model, or --features perceptual where copies are looked for.'
+        hint: 'Give --model (starter is always here), or --features perceptual where copies are looked for.'
       })
     const {precision} = await this.engine()
     return (this.#embedder = await loadEmbedder(model, {...vectors, precision, toolVersion, note: this.options.engine.note}))

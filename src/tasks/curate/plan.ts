@@ -42,7 +42,7 @@ function comparedFeatures({stage, features}: PlannedStage, {model}: ModelChoice)
   throw new UserError(`curate ${stage} compares what images show, but no model was named.`, {
     exit: 2,
     code: 'NO_MODEL',
-    hint: 'Give --model, or embeddings instead of images; --features perceptual compares images as copies of each other only.'
+    hint: 'Give --model (starter is always here), or embeddings instead of images; --features perceptual compares images as copies of each other only.'
   })
 }
 
