@@ -12,7 +12,7 @@ import {rng} from '../../src/tensor/random.js'
 
 const started = new Set<string>()
 
-async function use(engine: 'torch' | 'cpu'): Promise<void> {
+async function use(engine: 'torch' | 'cpu' | 'wasm'): Promise<void> {
   if (started.has(engine)) await setBackend(engine)
   else {
     const threads = engine === 'torch' ? {threads: 1, device: process.env['DINOV2_DEVICE'] ?? 'cpu'} : {}
@@ -26,6 +26,9 @@ export const onTorch = (): Promise<void> => use('torch')
 
 /** Makes TensorFlow.js's plain CPU backend the running engine. */
 export const onPlain = (): Promise<void> => use('cpu')
+
+/** Makes TensorFlow.js's WebAssembly backend the running engine. */
+export const onWasm = (): Promise<void> => use('wasm')
 
 /** Bytes of living tensors; the torch engine alone knows. */
 export const held = (): number => (memory() as unknown as {held: number}).held
