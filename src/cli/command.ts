@@ -18,6 +18,7 @@ import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape, placeArguments} from './argv.js'
 import {BadImages} from './rejected-inputs.js'
 import {visible} from './visible-text.js'
+import {assertComplete} from './required.js'
 import {report, type Report} from './errors.js'
 import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
 import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal} from './shutdown.js'
@@ -268,6 +269,8 @@ export abstract class Command extends OclifCommand {
       )
     }
 
+    const named = single.map(name => [name, args[name]!] as const)
+    if (!given.has('help')) assertComplete(shapes, new Set([...given, ...kept.keys()]), named, rest.length, this.#usage().hint)
     let parsed: Interfaces.ParserOutput<F, B, A>
     try {
       const quietArgs = Object.fromEntries(single.map(name => [name, {...args[name]!, ignoreStdin: true}]))

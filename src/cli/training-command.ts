@@ -89,10 +89,10 @@ export function runFolderOf({
 }): string | undefined {
   if (trial) return undefined
   if (output !== undefined) return output
-  throw new UserError('Where the run goes is not said.', {
+  throw new UserError('No output folder: give -o.', {
     exit: 2,
     code: 'USAGE',
-    hint: 'Name a folder: -o run. Only --dry-run can do without.'
+    hint: 'For example -o run. Only --dry-run goes without.'
   })
 }
 

@@ -228,7 +228,7 @@ describe('a run', () => {
     assert.match(parts.stderr, /train\.grad_accumulation 9 is more than the 8 images of a batch/)
     const nowhere = await runBinary(realBinary, ['pretrain', pictures, '--config', recipeFile])
     assert.equal(nowhere.status, 2)
-    assert.match(nowhere.stderr, /Where the run goes is not said/)
+    assert.match(nowhere.stderr, /No output folder: give -o/)
   })
 
   test('with more workers has the same bytes; with another seed it has not', async () => {
