@@ -107,7 +107,7 @@ function lossProblems({loss, entropy, cosine, late = false}: HealthMetrics, {pro
       found.push({
         cause: 'uniform',
         fatal: true,
-        words: `not learning: the DINO loss stands at ${pair.toFixed(3)} a pair, which is ln ${prototypes} = ${uniform.toFixed(3)}, the loss of a uniform guess: the model does not distinguish any images yet`
+        words: `not learning: the DINO loss stands at ${pair.toFixed(3)} a pair, and that of a uniform guess is ln ${prototypes} = ${uniform.toFixed(3)}: the model does not distinguish any images yet`
       })
     else if (late && pair > limits.slow * uniform)
       found.push({
