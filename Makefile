@@ -134,7 +134,7 @@ $(OUT)/knn.json: $(MODEL)
 $(OUT)/linear.json: $(MODEL) $(STUDENT)
 	@rm -f $(OUT)/linear.txt
 	@if [ -n "$(VAL)" ] && [ "$$(find $(TRAIN) -mindepth 1 -maxdepth 1 -type d | wc -l)" -ge 2 ]; then \
-	  set -x; $(DINOV2) linear-eval --train $(TRAIN) --val $(VAL) --model $(MODEL) --model $(STUDENT) --model $(STARTER) $(VIEW) --cached --steps 1000 --baseline majority --baseline pixels --baseline histogram --baseline untrained -o $@ --html $(OUT)/linear.html --head-out $(OUT)/classes.safetensors --force | tee $(OUT)/linear.txt; \
+	  set -x; $(DINOV2) linear-eval --train $(TRAIN) --val $(VAL) --model $(OUT)/run --model $(OUT)/student --model $(STARTER) $(VIEW) --cached --steps 1000 --baseline majority --baseline pixels --baseline histogram --baseline untrained -o $@ --html $(OUT)/linear.html --head-out $(OUT)/classes.safetensors --force | tee $(OUT)/linear.txt; \
 	else echo '{}' > $@; echo "No scores: there is no second set with folders that name classes." > $(OUT)/linear.txt; echo "No second set with folders that name classes (IMAGES/val), so no classifier is scored."; fi
 
 # Do pictures of one kind find one another?
@@ -171,7 +171,7 @@ PAGES := first.html:'Nearest neighbours before training, by the model that comes
   regions.html:'Regions on drawn scenes' regions.png:'Region maps'
 $(OUT)/index.html: $(OUT)/scores $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
 	@{ echo '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dinov2: the demo</title>'; \
-	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto } img { max-width: 100% }</style>'; \
+	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto; font-size: 13px } img { max-width: 100% }</style>'; \
 	  echo '<h1>What the demo made</h1><ul>'; \
 	  for entry in $(PAGES); do page=$${entry%%:*}; if [ -e "$(OUT)/$$page" ]; then echo "<li><a href=\"$$page\">$${entry#*:}</a>"; fi; done; \
 	  echo '</ul><h2>Scores of one linear layer on frozen features</h2><pre>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt; echo '</pre><p><img src="pca.png" alt="Patch features as colors">'; } > $@
