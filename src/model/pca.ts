@@ -167,8 +167,13 @@ function orthonormal(basis: Float64Array, m: number, side: number): void {
   }
 }
 
-/** The eigenvalues of a small symmetric matrix [m, m], largest first. */
-export const symmetricEigenvalues = (matrix: Float64Array, m: number): Float64Array => jacobi(matrix, m).values
+/** The singular values of rows [N, C], largest first; for few rows or few columns. */
+export function singularValues(rows: Float32Array, n: number, width: number): Float64Array {
+  const numbers = Float64Array.from(rows)
+  const side = Math.min(n, width)
+  const matrix = n < width ? products(numbers, n, width) : products(transposed(numbers, n, width), width, n)
+  return jacobi(matrix, side).values.map(value => Math.sqrt(Math.max(0, value)))
+}
 
 /** All eigenpairs of a small symmetric matrix by Jacobi's rotations, by falling eigenvalue; vectors [m, m] as rows. */
 function jacobi(matrix: Float64Array, m: number): {values: Float64Array; vectors: Float64Array} {

@@ -18,14 +18,14 @@ export async function batchForStudent(
   return autoBatch(settings, {
     ...options,
     learn: async (own, plan, precision) => {
-      const lessons = new TeacherTargetCache(teacher, [patchTargetGrid(own, plan, teacher)], teacherSide(own, teacher))
-      const learner = distillTrainer(await initStudent(own, plan, teacher), lessons, {settings: own, plan, precision})
+      const targets = new TeacherTargetCache(teacher, [patchTargetGrid(own, plan, teacher)], teacherSide(own, teacher))
+      const learner = distillTrainer(await initStudent(own, plan, teacher), targets, {settings: own, plan, precision})
       return {
         ...learner,
         stepsTaken: 0,
         dispose: () => {
           learner.dispose()
-          lessons.dispose()
+          targets.dispose()
         }
       }
     }
@@ -49,21 +49,21 @@ export async function estimateDistillCost({
   ...options
 }: Omit<Parameters<typeof estimateCost>[0], 'begin' | 'teacher'> & {readonly teacher: TeacherPlan}): Promise<CostEstimate> {
   const {settings, plan, precision} = options
-  const opened: {teacher: Teacher; lessons: TeacherTargetCache}[] = []
+  const opened: {teacher: Teacher; targets: TeacherTargetCache}[] = []
   try {
     return await estimateCost({
       ...options,
       teacher: teacherCost(settings, precision, known),
       begin: async () => {
         const teacher = await loadTeacher(known, precision)
-        const lessons = new TeacherTargetCache(teacher, [patchTargetGrid(settings, plan, teacher)], teacherSide(settings, teacher))
-        opened.push({teacher, lessons})
-        return distillTrainer(await initStudent(settings, plan, teacher), lessons, options)
+        const targets = new TeacherTargetCache(teacher, [patchTargetGrid(settings, plan, teacher)], teacherSide(settings, teacher))
+        opened.push({teacher, targets})
+        return distillTrainer(await initStudent(settings, plan, teacher), targets, options)
       }
     })
   } finally {
-    for (const {teacher, lessons} of opened) {
-      lessons.dispose()
+    for (const {teacher, targets} of opened) {
+      targets.dispose()
       teacher.dispose()
     }
   }

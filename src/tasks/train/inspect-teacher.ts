@@ -3,7 +3,7 @@
  * images choose. Looked at on the first global crops of a few images of a batch, beside the step and without changing
  * anything. N images, C width, D bottleneck, K prototypes.
  */
-import {symmetricEigenvalues} from '../../model/pca.js'
+import {singularValues} from '../../model/pca.js'
 import {headForward} from '../../model/head.js'
 import {castForInference, clsTokens} from '../../model/vit.js'
 import type {VitConfig} from '../../model/config.js'
@@ -37,16 +37,7 @@ export type TeacherSigns = {
 
 /** RankMe of rows [N, C]: e to the entropy of their singular values, which are taken to sum to one. */
 export function effectiveRank(rows: Float32Array, n: number, width: number): number {
-  const side = Math.min(n, width)
-  const gram = new Float64Array(side * side)
-  const [stride, step, depth] = n <= width ? [width, 1, width] : [1, width, n]
-  for (let i = 0; i < side; i++)
-    for (let j = 0; j <= i; j++) {
-      let sum = 0
-      for (let d = 0; d < depth; d++) sum += rows[i * stride + d * step]! * rows[j * stride + d * step]!
-      gram[i * side + j] = gram[j * side + i] = sum
-    }
-  const singular = Array.from(symmetricEigenvalues(gram, side), value => Math.sqrt(Math.max(0, value)))
+  const singular = singularValues(rows, n, width)
   const total = singular.reduce((sum, value) => sum + value, 0)
   if (!(total > 0)) return 0
   return Math.exp(-singular.reduce((sum, value) => sum + (value > 0 ? (value / total) * Math.log(value / total) : 0), 0))

@@ -1,10 +1,10 @@
 /** Warnings about learning, each brought about by settings through the binary that users run. */
 import assert from 'node:assert/strict'
-import {mkdirSync, readFileSync, writeFileSync} from 'node:fs'
+import {readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {before, test} from 'node:test'
-import {encodeImage} from '../../../src/data/image/encode.js'
 import {folder, realBinary, run, type Ended} from '../../support/program.js'
+import {drawStripes} from '../../support/stripes.js'
 
 const root = folder()
 const recipe = `
@@ -16,19 +16,9 @@ optim: {epochs: 6, warmup_epochs: 1, base_lr: 0.02, layerwise_decay: 1.0, patch_
 crops: {local_crops_number: 2, global_crops_size: 32, local_crops_size: 16}
 `
 
-/** Stripes of eight kinds. */
 before(async () => {
-  const [width, height] = [48, 40]
-  mkdirSync(join(root, 'pictures'))
   writeFileSync(join(root, 'recipe.yaml'), recipe)
-  for (let i = 0; i < 8; i++) {
-    const stripe = (x: number, y: number): number => (i < 2 ? i : i < 5 ? (x >> (i - 2)) & 1 : (y >> (i - 5)) & 1)
-    const pixels = Uint8Array.from(
-      {length: width * height * 3},
-      (_, p) => 255 * stripe(Math.floor(p / 3) % width, Math.floor(p / 3 / width))
-    )
-    writeFileSync(join(root, 'pictures', `${i}.png`), await encodeImage(pixels, {width, height}))
-  }
+  await drawStripes(join(root, 'pictures'))
 })
 
 const pretrain = (name: string, ...settings: string[]): Promise<Ended> =>

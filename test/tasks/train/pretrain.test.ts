@@ -12,7 +12,6 @@ import {readLayers} from '../../../src/config/read-layers.js'
 import {resolveSettings} from '../../../src/config/settings.js'
 import type {Settings} from '../../../src/config/table.js'
 import type {CropBatch} from '../../../src/data/loader/crop-batches.js'
-import {encodeImage} from '../../../src/data/image/encode.js'
 import {maskSettings} from '../../../src/data/augment/block-masks.js'
 import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {listStates} from '../../../src/files/checkpoint/training-state.js'
@@ -28,24 +27,11 @@ import {dispose} from '../../../src/tensor/tf.js'
 import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../../support/program.js'
 import {counted, held, normal, onTorch, put, take} from '../../support/engine.js'
 import {freeState} from '../../support/small-run.js'
+import {drawStripes} from '../../support/stripes.js'
 
 const root = makeFolder()
 const at = (...names: string[]): string => join(root, ...names)
 const pictures = at('pictures')
-
-/** Stripes of eight kinds: easily told apart, so that sixty steps teach something. */
-async function drawPictures(): Promise<void> {
-  const [width, height] = [48, 40]
-  mkdirSync(pictures)
-  for (let i = 0; i < 8; i++) {
-    const stripe = (x: number, y: number): number => (i < 2 ? i : i < 5 ? (x >> (i - 2)) & 1 : (y >> (i - 5)) & 1)
-    const pixels = Uint8Array.from(
-      {length: width * height * 3},
-      (_, p) => 255 * stripe(Math.floor(p / 3) % width, Math.floor(p / 3 / width))
-    )
-    writeFileSync(join(pictures, `${i}.png`), await encodeImage(pixels, {width, height}))
-  }
-}
 
 const steps = 60
 const recipe = `
@@ -108,7 +94,7 @@ const settings: () => Settings = () => resolveSettings(readLayers([recipeFile], 
 let straight: Ended
 let config: string
 before(async () => {
-  await drawPictures()
+  await drawStripes(pictures)
   writeFileSync(recipeFile, recipe)
   straight = await pretrain('straight', '--json', '--seed', '5')
   config = readFileSync(at('straight', 'config.yaml'), 'utf8')
