@@ -59,7 +59,9 @@ test('a run that learns is told from one that stands still', () => {
   assert.ok(good.some(text => /fell by 6\.\d %/.test(text)))
   const still = said(lines(() => 0))
   assert.ok(still.some(text => /^- The total loss hardly moved/.test(text)))
-  assert.ok(still.some(text => /^- Not learning: the DINO loss stands at 6\.931 a pair, and that of a uniform guess is ln 1024 = 6\.931/.test(text)))
+  assert.ok(
+    still.some(text => /^- Not learning: the DINO loss stands at 6\.931 a pair, and that of a uniform guess is ln 1024 = 6\.931/.test(text))
+  )
 })
 
 test('collapse, infinity, a rising end, waiting and gradient bursts are named', () => {
