@@ -110,7 +110,7 @@ async function own(count: number): Promise<Measured> {
     rules: {depth: vit.depth, layerwiseDecay: 1, patchEmbedLrMult: 0.2}
   }
   const rates = {lr: 1e-4, lastLayerLr: 1e-4, wd: 0.04, momentum: 0.99, teacherTemp: 0.05}
-  const lessons = new TeacherTargetCache(
+  const cache = new TeacherTargetCache(
     teacher,
     states.map(() => 16),
     224
@@ -120,7 +120,7 @@ async function own(count: number): Promise<Measured> {
     const [begun, before] = [performance.now(), process.cpuUsage()]
     for (const [i, state] of states.entries())
       states[i] = trainStep(state, batch, rates, settings, undefined, (parts, widths) =>
-        lessons.targets(step, parts, 16, widths, rates, settings)
+        cache.targets(step, parts, 16, widths, rates, settings)
       ).state
     const {user, system} = process.cpuUsage(before)
     if (step === 0) continue

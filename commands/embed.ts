@@ -119,14 +119,14 @@ export default class Embed extends Command {
 
   async #forecast(work: import('../src/tasks/embed/embed-images.js').EmbedInputs): Promise<unknown> {
     const {estimateEmbedding: forecast} = await import('../src/tasks/embed/embed-images.js')
-    const bill = await forecast(work)
+    const cost = await forecast(work)
     this.note(
-      `${counted(bill.images, 'image')}; ` +
-        (bill.seconds === undefined
-          ? 'none of the first could be read, so the time cannot be told'
-          : `${bill.imagesPerSecond!.toFixed(1)} images/s, ${duration(bill.seconds)} in all, ${(bill.memory / 2 ** 30).toFixed(2)} GiB`)
+      `${counted(cost.images, 'image')}; ` +
+        (cost.seconds === undefined
+          ? 'none of the first could be read, so the time is unknown'
+          : `${cost.imagesPerSecond!.toFixed(1)} images/s, ${duration(cost.seconds)} in all, ${(cost.memory / 2 ** 30).toFixed(2)} GiB`)
     )
-    return bill
+    return cost
   }
 }
 

@@ -5,6 +5,7 @@ import {Flags} from '../../src/cli/oclif.js'
 import {classNames} from '../../src/cli/class-names.js'
 import {badFlags, configFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags} from '../../src/cli/command.js'
 import {ImageCommand} from '../../src/cli/image-command.js'
+import {endEarly} from '../../src/cli/shutdown.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf} from '../../src/cli/feature-flags.js'
 
 export default class PredictClassify extends ImageCommand {
@@ -29,7 +30,7 @@ export default class PredictClassify extends ImageCommand {
     force: outputFlags.force,
     resume: outputFlags.resume,
     classes: Flags.string({helpValue: 'FILE', summary: 'Names of the classes, one a line, in the order of the head.'}),
-    top: Flags.integer({min: 1, max: 100_000, default: 5, helpValue: 'N', summary: 'Classes that are told of each image.'}),
+    top: Flags.integer({min: 1, max: 100_000, default: 5, helpValue: 'N', summary: 'Classes reported of each image.'}),
     ...pixelFlags,
     ...borderFlags,
     ...engineFlags,
@@ -80,7 +81,7 @@ export default class PredictClassify extends ImageCommand {
       bad.accept()
       progress.update(++done)
     }
-    if (!step.done) await rows.return(undefined as never)
+    if (!step.done) await endEarly(rows)
     progress.stop()
     if (signal.aborted) {
       await kept?.close()

@@ -4,7 +4,7 @@
  * The group is made once. Its collectives are operators `dinov2_processes::…`, which the other addon calls by name as it calls any
  * operator of libtorch, so that no tensor has to pass from one addon to the other. What may wait for long (joining, the exchange of
  * a few bytes before each step) runs on a thread of its own and resolves a promise. A thread counts up a number in the store twice a second:
- * by that number processes that no longer run are told from slow ones.
+ * that number separates processes that no longer run from slow ones.
  *
  * Nothing here is destroyed at the end: a thread may still wait for a process that is gone, and `leave` ends the process without them.
  */

@@ -31,11 +31,11 @@ export const depthFlags = {
     summary:
       'Metres that one unit of a map stands for; by default 0.001 (millimetres) for whole numbers and 1 for floating-point ones. KITTI: 1/256.'
   }),
-  'min-depth': positive({helpGroup: 'DEPTH', helpValue: 'METRES', summary: 'Least depth that is told and scored; 0.001 by default.'}),
+  'min-depth': positive({helpGroup: 'DEPTH', helpValue: 'METRES', summary: 'Least depth that is predicted and scored; 0.001 by default.'}),
   'max-depth': positive({
     helpGroup: 'DEPTH',
     helpValue: 'METRES',
-    summary: 'Largest depth that is told and scored; 10 by default, or what the preset or the head says.'
+    summary: 'Largest depth that is predicted and scored; 10 by default, or what the preset or the head says.'
   })
 }
 

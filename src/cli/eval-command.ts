@@ -11,6 +11,7 @@ import type {BadImages, MaxBad} from './command.js'
 import {ImageCommand, type ImageFlags, type ImageOptions} from './image-command.js'
 import type {Output} from '../system/output.js'
 import type {Progress} from './progress.js'
+import {endEarly} from './shutdown.js'
 import {textSummary} from './text-table.js'
 
 /** The values of the shared flags. */
@@ -79,7 +80,7 @@ export abstract class EvalCommand extends ImageCommand {
       if (error instanceof UserError && error.code === 'NO_INPUT' && bad.count > 0) await bad.finish()
       throw error
     } finally {
-      await events.return(undefined as never).catch(() => undefined)
+      await endEarly(events).catch(() => undefined)
     }
   }
 

@@ -24,7 +24,7 @@ export type IndexPlan = {
   readonly target: string
 } & ({readonly lance: false; readonly kind: 'auto' | 'exact' | 'hnsw'} | {readonly lance: true; readonly kind: 'auto' | 'exact' | 'ivf-pq'})
 
-/** Ways to tell an index from embeddings. */
+/** Ways to distinguish an index from embeddings. */
 export type IndexProbes = {
   readonly isIndex: (name: string) => Promise<boolean>
   readonly isLance: (name: string) => Promise<boolean>

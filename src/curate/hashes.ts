@@ -19,7 +19,7 @@ export const hamming = (hashes: Hashes, i: number, j: number): number =>
   bits(hashes[2 * i]! ^ hashes[2 * j]!) + bits(hashes[2 * i + 1]! ^ hashes[2 * j + 1]!)
 
 /**
- * All pairs i < j that differ in at most `most` bits (0 to 15), told to `found`. Among equal hashes each is paired
+ * All pairs i < j that differ in at most `most` bits (0 to 15), passed to `found`. Among equal hashes each is paired
  * with the first alone.
  */
 export function hashPairs(hashes: Hashes, most: number, found: (i: number, j: number, distance: number) => void): void {
@@ -49,7 +49,7 @@ export function hashPairs(hashes: Hashes, most: number, found: (i: number, j: nu
       }
       for (const j of bucket) {
         const distance = hamming(hashes, j, i)
-        // A pair that agrees in an earlier stretch was told there.
+        // A pair that agrees in an earlier stretch was found there.
         if (distance <= most && !agreesBefore(hashes, j, i, s, edge)) found(j, i, distance)
       }
       bucket.push(i)

@@ -1,11 +1,11 @@
 /**
- * Vectors as the algorithms of this room see them: rows that can be read in stretches or one by one, wherever they
+ * Vectors as the algorithms of this folder see them: rows that can be read in stretches or one by one, wherever they
  * lie.
  *
  * In memory they are `Vectors`; larger than memory they lie in a file and are read as they are needed. Work that goes
  * over all rows does so in stretches of `stretchOf` rows, so that what it holds does not depend on how many there are.
  *
- * In shape comments of this room: N rows, D numbers a row, K clusters, Q queries.
+ * In shape comments of this folder: N rows, D numbers a row, K clusters, Q queries.
  */
 import {rowAt, type Vectors} from '../search/exact.js'
 

@@ -67,7 +67,7 @@ export const PHOTO_SETS: readonly PhotoSet[] = [
   },
   {
     name: 'imagenette',
-    about: '13,394 photos of 10 easily told classes of ImageNet, shorter side 160, with its own train and val',
+    about: '13,394 photos of 10 easily separated classes of ImageNet, shorter side 160, with its own train and val',
     licence: 'Collection Apache-2.0; the photos are of ImageNet, whose terms allow non-commercial research and teaching',
     home: 'https://github.com/fastai/imagenette',
     archives: [

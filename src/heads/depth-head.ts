@@ -30,7 +30,7 @@ import type {Rank, Tensor1D, Tensor2D, Tensor3D, Tensor4D} from '../tensor/tf.js
 import {linearBackward, linearForward, type Linear} from '../tensor/ops/linear.js'
 import {resizeForward, resizeBackward} from '../tensor/ops/resize.js'
 
-/** The range of depth that a head can tell, cut into bins; metres. */
+/** The range of depth that a head can predict, cut into bins; metres. */
 export type DepthBins = {
   readonly min: number
   readonly max: number

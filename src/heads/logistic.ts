@@ -100,7 +100,7 @@ export type Logistic = {readonly weight: Float32Array /* [K, F] */; readonly bia
 
 /**
  * Solutions for each C, in the order of `Cs`, from rows x [n, F] (the caller's) with labels 0 … K − 1. Ascending C is
- * quickest. `onSolved` is told of each.
+ * quickest. `onSolved` is called for each.
  */
 export function logistic(
   x: Tensor2D,

@@ -1,6 +1,6 @@
 /**
- * Patch features as colours: what stands in front is told from what lies behind by the first principal component, and
- * its parts are told apart by the next three (DINOv2 paper, section 7.5 and figure 1). In shape comments: N patches of
+ * Patch features as colours: the foreground is separated from the background by the first principal component, and
+ * its parts are separated by the next three (DINOv2 paper, section 7.5 and figure 1). In shape comments: N patches of
  * all images together, C columns.
  */
 import {pca, project} from './pca.js'

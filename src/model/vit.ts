@@ -266,7 +266,7 @@ export type Packed = {readonly y: Tensor2D /* [T, C] float32 */; readonly trace:
 
 /**
  * A training pass over several views at once: all their sequences packed into one (docs/spec.md §3), no tape.
- * `options` holds what each block is told (heads, kept sequences of stochastic depth), `level` what it saves. Of the
+ * `options` holds the options of each block (heads, kept sequences of stochastic depth), `level` what it saves. Of the
  * views' images nothing but the shape is needed afterwards.
  */
 export function forwardTrain(

@@ -1,7 +1,7 @@
 /**
  * Pages that carry everything in themselves: no font, picture or script from elsewhere. They can be mailed, archived
  * and opened from a disk, in light and dark. A page has no script but one of ours where it was given one, and the
- * browser is told its hash, so that nothing else in the page can run.
+ * browser gets its hash, so that nothing else in the page can run.
  *
  * Text becomes markup only through `html`, which escapes whatever is put into it; so a file called `<img onerror=…>`
  * is a name and nothing else.
@@ -113,7 +113,7 @@ svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; } svg .axis { s
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1rem; font-size: 0.8rem; color: var(--quiet); } .legend .key { display: inline-block; width: 1.7em; height: 0.3em; margin-right: 0.4em; vertical-align: middle; }
 `
 
-/** A whole page. `style` is added to the house's own; `script`, where there is one, runs at the end. */
+/** A whole page. `style` is added to the common style; `script`, where there is one, runs at the end. */
 export function page({title, body, style = '', script}: {title: string; body: Content; style?: string; script?: string}): string {
   const runs = script === undefined ? '' : `; script-src 'sha256-${createHash('sha256').update(script).digest('base64')}'`
   return `${html`<!doctype html>

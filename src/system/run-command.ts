@@ -1,5 +1,5 @@
 /**
- * Running another program (python3, pip, g++) and keeping what it said, so that a failure can be told in a sentence
+ * Running another program (python3, pip, g++) and keeping what it said, so that a failure can be explained in a sentence
  * with its last lines.
  *
  * The child's stdout never reaches ours: stdout of a command belongs to its result.

@@ -47,8 +47,8 @@ test('lists that look everywhere find all; few probes and a graph find nearly al
       listed(found).every(pair => exact.has(String(pair))),
       'nothing is found that is not there'
     )
-    const told = pairRecall(rows, found, {threshold, k: 64, seed: 1})!
-    assert.ok(told.recall > 0.97, `${method} ${told.recall}`)
+    const reported = pairRecall(rows, found, {threshold, k: 64, seed: 1})!
+    assert.ok(reported.recall > 0.97, `${method} ${reported.recall}`)
   }
   const none: Pairs = {a: new Int32Array(0), b: new Int32Array(0), similarity: new Float32Array(0)}
   assert.equal(pairRecall(rows, none, {threshold, k: 64, seed: 1})!.recall, 0)

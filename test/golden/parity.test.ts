@@ -1,5 +1,5 @@
 /**
- * Parity with the reference: nothing of the recording that is committed here goes unjudged, and the plain twins agree as the kernels do.
+ * Parity with the reference: nothing of the recording that is committed here goes unchecked, and the reference implementations agree as the kernels do.
  *
  * `test/steps/verify.test.ts` holds that every judgement passes on each engine and that falsified recordings fail. These tests never skip: a
  * recording that is absent or incomplete fails with a sentence.
@@ -119,11 +119,11 @@ test('on libtorch every recorded tensor and number is judged, within the limits 
   assert.deepEqual([LIMITS.forward, LIMITS.gradient, LIMITS.update], [1e-5, 1e-4, 3e-3])
 })
 
-test('the plain twins agree on TensorFlow.js’s own backend: a backbone with its gradients, head and losses', async () => {
+test('the reference implementations agree on TensorFlow.js’s own backend: a backbone with its gradients, head and losses', async () => {
   const wanted = new Set(['vit plain', 'head', 'sinkhorn', 'dino', 'centering', 'ibot', 'koleo'])
   const seen = new Map<string, number>()
   for await (const check of verify({golden: folder, engine: 'cpu', precision: 'fp32', note: () => undefined})) {
-    if (check.part === 'schedule') break // what follows are the training runs; wasm runs the same twins through them
+    if (check.part === 'schedule') break // what follows are the training runs; wasm runs the same implementations through them
     if (!wanted.has(check.part)) continue
     assert.ok(check.pass, says(check))
     seen.set(check.part, (seen.get(check.part) ?? 0) + 1)

@@ -82,7 +82,7 @@ test('the norm of all gradients, of none, and what clipping leaves', async () =>
     assert.ok(Math.abs(globalNorm(grads.values()) - 0.5) < 1e-5)
     for (const [name, {shape, data}] of Object.entries(await read(grads)))
       assert.ok(apart({shape, data}, {shape, data: (before[name]!.data as Float32Array).map(x => (x * 0.5) / (expected + 1e-6))}) < 1e-6)
-    // What is not a number is told, not hidden.
+    // NaN is reported, not hidden.
     grads.set('bad', scalar(NaN))
     assert.ok(Number.isNaN(clipGradients(grads, 3)))
     letGo(grads)

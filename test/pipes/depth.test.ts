@@ -1,5 +1,5 @@
 /**
- * Depth with the real binary: lists with a depth column, reports, heads, maps and pictures, and what a shell is told
+ * Depth with the real binary: lists with a depth column, reports, heads, maps and pictures, and what a shell sees
  * when pairs are bad.
  */
 import assert from 'node:assert/strict'

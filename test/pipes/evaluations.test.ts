@@ -85,12 +85,12 @@ test('linear-eval keeps a head, and predict classify uses it on a list from stdi
   assert.match(await readFile(join(dir, 'linear.html'), 'utf8'), /data:image\/jpeg/)
   const report = JSON.parse(await readFile(join(dir, 'linear.json'), 'utf8')) as {scores: {top1: number}[]}
 
-  const told = await run(
+  const reported = await run(
     ['predict', 'classify', '-', '--model', 'tiny.safetensors', '--head', 'head.safetensors', '--top', '1', '--json', '-q'],
     labelled
   )
-  assert.equal(told.status, 0, told.stderr)
-  const rows = told.stdout
+  assert.equal(reported.status, 0, reported.stderr)
+  const rows = reported.stdout
     .trim()
     .split('\n')
     .map(line => JSON.parse(line) as Record<string, unknown>)
@@ -100,7 +100,7 @@ test('linear-eval keeps a head, and predict classify uses it on a list from stdi
   )
   assert.equal(rows.filter(row => row['class'] === row['label']).length / 8, report.scores[0]!.top1)
   assert.deepEqual(Object.keys(rows[0]!), ['id', 'label', 'place', 'class', 'probability', 'top'])
-  assert.deepEqual(JSON.parse(told.stderr.trim().split('\n').at(-1)!), {output: '-', images: 8, refused: 0, finished: true})
+  assert.deepEqual(JSON.parse(reported.stderr.trim().split('\n').at(-1)!), {output: '-', images: 8, refused: 0, finished: true})
 
   const first = await shell('$P predict classify photos --model tiny.safetensors --head head.safetensors -q | head -1')
   assert.equal(first.status, 0, first.stderr)

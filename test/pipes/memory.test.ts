@@ -49,7 +49,7 @@ describe('under a limit of memory', {concurrency: 2, skip: !hasLimits && 'no prl
 })
 
 describe('an error that means too little memory', () => {
-  const told = (error: Error): ReturnType<typeof report> => report(error, {bin: 'dinov2', version: '1'})
+  const reported = (error: Error): ReturnType<typeof report> => report(error, {bin: 'dinov2', version: '1'})
 
   it('has status 5 and says what was asked for and what is free, whoever threw it', () => {
     const errors: readonly (readonly [Error, RegExp])[] = [
@@ -66,7 +66,7 @@ describe('an error that means too little memory', () => {
       [new Error('it failed', {cause: new Error('std::bad_alloc')}), /more was/]
     ]
     for (const [error, words] of errors) {
-      const {exit, lines} = told(error)
+      const {exit, lines} = reported(error)
       assert.equal(exit, 5, error.message)
       assert.match(lines[0]!, /^error: There is not enough memory: .* and .* (MB|GB) are free/)
       assert.match(lines[0]!, words)
@@ -80,7 +80,7 @@ describe('an error that means too little memory', () => {
       'offset is out of bounds',
       'Invalid typed array length: 7'
     ])
-      assert.equal(told(new RangeError(message)).exit, 70, message)
+      assert.equal(reported(new RangeError(message)).exit, 70, message)
   })
 
   it('comes first where letting go of something failed behind it', () => {
@@ -90,6 +90,6 @@ describe('an error that means too little memory', () => {
       error: new Error('later'),
       suppressed: first
     })
-    assert.equal(told(both).exit, 3)
+    assert.equal(reported(both).exit, 3)
   })
 })

@@ -1,5 +1,5 @@
 /**
- * Small pictures whose depth can be told from what they show, with their maps: a floor and a wall whose brightness
+ * Small pictures whose depth can be inferred from what they show, with their maps: a floor and a wall whose brightness
  * falls off with distance, at a place that differs from picture to picture.
  */
 import {mkdir, writeFile} from 'node:fs/promises'

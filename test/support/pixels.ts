@@ -18,12 +18,12 @@ export type Case = {
 // Tests run from dist/test/data; what was recorded stays beside the source.
 const folder = new URL('../../../test/data/', import.meta.url)
 const blob = new Uint8Array(readFileSync(new URL('pixels.bin', folder)))
-const told = JSON.parse(readFileSync(new URL('pixels.json', folder), 'utf8')) as {
+const reported = JSON.parse(readFileSync(new URL('pixels.json', folder), 'utf8')) as {
   cases: Case[]
   ladders: {count: number; values: number[]}[]
 }
 
-export const {cases, ladders} = told
+export const {cases, ladders} = reported
 
 /** A recorded image; a fresh copy each time, since colour works in place. */
 export const raster = ({at, width, height}: Spot): Raster => ({width, height, data: blob.slice(at, at + width * height * 3)})

@@ -50,7 +50,7 @@ test('metrics are flattened; a later line of a step counts; a line cut short is 
   assert.ok(Number.isNaN(read[1]!.values.get('bad')) && Number.isNaN(read[2]!.values.get('a')))
 })
 
-test('a run that learns is told from one that stands still', () => {
+test('a run that learns is distinguished from one that stands still', () => {
   const good = said(lines(t => t))
   assert.ok(
     good.every(text => text.startsWith('+')),

@@ -1,4 +1,4 @@
-/** Pixels to image files: the second and last place, after `decode`, that knows sharp. */
+/** Pixels to image files: the only file besides `decode` that imports sharp. */
 import sharp from 'sharp'
 
 export type EncodedFormat = 'png' | 'jpeg'
@@ -7,7 +7,7 @@ export type EncodedFormat = 'png' | 'jpeg'
  * Encodes sRGB bytes [height, width, 3] (or, with `channels` 4, with alpha). The same pixels give the same bytes: no
  * date, no metadata.
  *
- * JPEG is written at quality 92 without chroma subsampling unless told otherwise.
+ * JPEG is written at quality 92 without chroma subsampling by default.
  */
 export async function encodeImage(
   pixels: Uint8Array,

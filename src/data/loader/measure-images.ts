@@ -23,7 +23,7 @@ export type MeasureOptions = {
 const atOnce = 16
 
 /**
- * Measures images as they come; bad ones are told to `onRejected`, in order, and left out. Ending the iteration ends
+ * Measures images as they come; bad ones are reported to `onRejected`, in order, and left out. Ending the iteration ends
  * the workers.
  */
 export async function* measureImages(refs: AsyncIterable<ImageRef>, options: MeasureOptions = {}): AsyncGenerator<MeasuredBatch, void> {

@@ -23,16 +23,16 @@ function hash(text: string, out: Uint32Array): void {
 export class IdWatch {
   #table = new Uint32Array(2 * 4096) // pairs of hash words
   #count = 0
-  readonly #told = new Set<string>()
+  readonly #reported = new Set<string>()
   readonly #key = new Uint32Array(2)
 
-  /** True the second time an id is seen; each repeated id is told once. */
+  /** True the second time an id is seen; each repeated id is reported once. */
   again(id: string): boolean {
     if (this.#count >= MOST) return false
     hash(id, this.#key)
     if (!this.#add(this.#table, this.#key[0]!, this.#key[1]!)) {
-      if (this.#told.has(id) || this.#told.size >= 1000) return false
-      this.#told.add(id)
+      if (this.#reported.has(id) || this.#reported.size >= 1000) return false
+      this.#reported.add(id)
       return true
     }
     if (++this.#count * 4 > this.#table.length) this.#grow()

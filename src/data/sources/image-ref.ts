@@ -54,7 +54,7 @@ export const rejectedImage = ({id, path, pathBase64}: ImageRef, reason: string):
   ...(pathBase64 === undefined ? {} : {pathBase64})
 })
 
-/** What `listImages` tells in passing; none of it stops the list. */
+/** What `listImages` reports on the way; none of it stops the list. */
 export type SourceNote = {
   /** `skipped`: not an image by its name or kind. `duplicate`: the id was seen before (said once per id). */
   readonly kind: 'skipped' | 'duplicate'

@@ -1,7 +1,7 @@
 /**
  * Maps that lie beside images: masks of class ids and maps of depth, with their numbers as they are stored.
  *
- * Depth is read from 16-bit PNG (millimetres unless told otherwise), TIFF of floating-point or whole numbers, and
+ * Depth is read from 16-bit PNG (millimetres by default), TIFF of floating-point or whole numbers, and
  * `.npy`; masks from PNG (grey levels or palette indices), TIFF and `.npy`. The kind is known by content, not by name.
  * Lossy formats are refused: a JPEG of class ids is no mask. A map that cannot be used is refused with a clause, as
  * images are, so that it counts as one bad input.

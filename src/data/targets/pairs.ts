@@ -6,7 +6,7 @@
  * several were, the folder that holds them all, so that one folder of maps serves train and val (`images/train/a.jpg`,
  * `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). What only a list names, on stdin too, lies below no
  * such folder: of its path the longest end is taken that a map lies under. An image without a map, or with two, is
- * told as a bad input with the reason.
+ * reported as a bad input with the reason.
  */
 import {promises as fs} from 'node:fs'
 import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
@@ -142,7 +142,7 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
   }
 }
 
-/** Images with their maps, in order; those without one are told to `onRejected`. No map is opened here. */
+/** Images with their maps, in order; those without one are reported to `onRejected`. No map is opened here. */
 export async function* pairs(
   images: AsyncIterable<ImageRef>,
   {onRejected, ...options}: PairOptions & {readonly onRejected?: (bad: RejectedImage) => void}

@@ -16,7 +16,7 @@ const list = (shape: readonly number[]): string => `[${shape.join(', ')}]`
  * The architecture that these tensors make.
  *
  * `metadata` may hold `heads`, `interpolate_offset` and `interpolate_antialias` as strings; `overrides` wins over
- * both. Throws `UserError` when the tensors make no backbone of this kind, when heads cannot be told or do not divide
+ * both. Throws `UserError` when the tensors make no backbone of this kind, when the number of heads is unknown or does not divide
  * the width, or when the position grid is not square.
  */
 export function inferConfig(
@@ -56,7 +56,7 @@ export function inferConfig(
   const heads = overrides.heads ?? count(metadata['heads'], 'heads', refuse) ?? (width % 64 === 0 ? width / 64 : undefined)
   if (heads === undefined)
     throw refuse(
-      `has the width ${width}, which is no multiple of 64, so its heads cannot be told`,
+      `has the width ${width}, which is no multiple of 64, so the number of its heads is unknown`,
       `Say it once: dinov2 export ${path} --num-heads N --to safetensors -o weights.safetensors`
     )
   const config: VitConfig = {

@@ -51,11 +51,11 @@ const wrong = (path: string, what: string, hint?: string): UserError =>
 export async function openSegmentHead(path: string, backbone?: string): Promise<OpenedSegmentHead> {
   if (/\.(pth|pt|bin|ckpt)$/i.test(path)) return openPublished(path)
   const {tensors, spec, trainedOn} = await openHead(path, {task: 'segment', backbone})
-  const told = spec as SegmentHeadSpec
+  const wanted = spec as SegmentHeadSpec
   check(path, new Map([...tensors].map(([name, {shape}]) => [name, shape])), '')
   const K = tensors.get('conv_seg.bias')!.data.length
-  if (told.classes.length !== K) throw wrong(path, `it names ${told.classes.length} classes, but has scores for ${K}`)
-  return {path, spec: told, backbone: trainedOn.fingerprint, trainedOn, tensors}
+  if (wanted.classes.length !== K) throw wrong(path, `it names ${wanted.classes.length} classes, but has scores for ${K}`)
+  return {path, spec: wanted, backbone: trainedOn.fingerprint, trainedOn, tensors}
 }
 
 /** How the published heads were trained and are tested (docs/spec.md §5.5), by what their names say. */

@@ -3,7 +3,7 @@
  *
  * The record of how the vectors were made stands in the `dinov2` cell of the first row; in the other rows that cell
  * holds a checksum of the vector. So the file stays a plain table that spreadsheets and data frames open without
- * being told to skip a line, and a changed or cut number is noticed. The record also says which columns hold numbers
+ * an option to skip a line, and a changed or cut number is noticed. The record also says which columns hold numbers
  * and booleans, which CSV cannot. Tables of other programs may have semicolons or tabs, decimal commas beside
  * semicolons, other names of columns (`emb_0`, `emb_1`, …) and pandas' index column.
  */

@@ -34,7 +34,7 @@ const CHECK_KEY = 'check'
 // ---- writing ------------------------------------------------------------------------------------------------------
 
 /**
- * Passes bytes on to `sink`; once `close` is told, keeps them, so that the checksum can be set in the table of
+ * Passes bytes on to `sink`; after `close` is called, keeps them, so that the checksum can be set in the table of
  * contents before it goes out.
  */
 class TailSink {
@@ -86,10 +86,10 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
       .build()
     const {readable, writable} = new TransformStream<WasmBatch, WasmBatch>()
     input = writable.getWriter()
-    // The stream of bytes only appears once a first batch told the writer its schema, so it is pumped beside the
+    // The stream of bytes only appears once a first batch gave the writer its schema, so it is pumped beside the
     // writing.
     pumped = (async () => {
-      const bytes = (await transformParquetStream(readable as never, properties)) as unknown as AsyncIterable<Uint8Array>
+      const bytes = (await transformParquetStream(readable, properties)) as unknown as AsyncIterable<Uint8Array>
       for await (const chunk of bytes) await output.write(chunk)
     })()
     pumped.catch(error => input!.abort(error).catch(() => {})) // so that a failed sink does not leave `write` waiting

@@ -92,7 +92,7 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   const {output: target, signal, onRejected} = work
   const place = await inspectOutput(target, work)
   const refs = listImages(work.inputs, work)
-  const first = await refs.next() // names that do not exist are told before the model is loaded
+  const first = await refs.next() // missing files are reported before the model is loaded
   if (first.done) throw noImages(work.inputs)
   const all = async function* (): AsyncGenerator<ImageRef> {
     yield first.value

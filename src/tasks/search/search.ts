@@ -200,7 +200,7 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
   ])
   const settings = settingsOf(searcher.header.meta, index)
   const refs = takeFirst(listImages(images, {nul}), limit)
-  const first = await refs.next() // names that do not exist are told before the model is loaded
+  const first = await refs.next() // missing files are reported before the model is loaded
   if (first.done) throw noImages(images)
   const all = async function* (): typeof refs {
     yield first.value

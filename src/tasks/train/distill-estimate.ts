@@ -41,7 +41,7 @@ export const teacherCost = (settings: Settings, precision: Precision, plan: Teac
 })
 
 /**
- * What teaching one student will need, as `bill`: tried where it fits, else counted. The teacher is loaded only where
+ * What one student will need, as `cost`: tried where it fits, else counted. The teacher is loaded only where
  * steps are tried, and let go.
  */
 export async function estimateDistillCost({

@@ -94,10 +94,10 @@ export async function initStudent(settings: Settings, plan: Derived, teacher: Te
   return state
 }
 
-/** A student as something that learns; `state` is given up to it. It asks `lessons` once a step. */
+/** A student as something that learns; `state` is given up to it. It takes its targets from `cache`, once a step. */
 export function distillTrainer(
   state: TrainState,
-  lessons: TeacherTargetCache,
+  cache: TeacherTargetCache,
   {
     settings,
     plan,
@@ -109,7 +109,7 @@ export function distillTrainer(
   const {batch_size_per_gpu: B} = settings.train
   const crops = cropSettings(settings)
   const grid = plan.vit.grid
-  const byHeads = lessons.teacher.heads !== undefined
+  const byHeads = cache.teacher.heads !== undefined
   return {
     get stepsTaken() {
       return state.step
@@ -132,7 +132,7 @@ export function distillTrainer(
         const rates = ratesAt(plan, made.step)
         if (byHeads) {
           const stepped = trainStep(state, batch, rates, fixed, undefined, (parts, widths) =>
-            lessons.targets(made.step, parts, grid, widths, rates, fixed)
+            cache.targets(made.step, parts, grid, widths, rates, fixed)
           )
           state = stepped.state
           return {report: stepped.report, measured: stepMeasurements(stepped.report), rates: scheduleMetrics(rates)}
@@ -140,9 +140,9 @@ export function distillTrainer(
         const {huber} = settings.distill
         let done = (): void => undefined
         const stepped = featureStep(state, batch, rates, {...fixed, huber}, parts => {
-          const said = lessons.features(made.step, parts, grid)
-          done = said.done
-          return said
+          const wanted = cache.features(made.step, parts, grid)
+          done = wanted.done
+          return wanted
         })
         done()
         state = stepped.state

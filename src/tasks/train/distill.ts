@@ -56,7 +56,7 @@ export type DistillOptions = Pick<
   readonly teacherScores?: Readonly<Record<string, number>>
 }
 
-/** What happens to a student, told by its place in the list. */
+/** What happens to a student, which is named by its place in the list. */
 export type DistillEvent = {readonly student: number; readonly event: RunEvent<DistillReport>}
 
 /**
@@ -70,7 +70,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   const onRejected = rejectionsOf(processes, options.onRejected)
   const first = students[0]!
   const crops = cropSettings(first.settings)
-  const lessons = new TeacherTargetCache(
+  const cache = new TeacherTargetCache(
     teacher,
     students.map(({settings, plan}) => patchTargetGrid(settings, plan, teacher)),
     teacherSide(first.settings, teacher)
@@ -88,7 +88,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   try {
     for (const student of students) {
       const {settings, plan} = student
-      const learner = distillTrainer(await initStudent(settings, plan, teacher), lessons, {settings, plan, precision, processes})
+      const learner = distillTrainer(await initStudent(settings, plan, teacher), cache, {settings, plan, precision, processes})
       runs.push(
         trainingOf<DistillReport>(runTraining)(learner, {
           ...options,
@@ -102,10 +102,10 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
         })
       )
     }
-    const told = new Set<number>()
-    for await (const event of interleaveRuns(runs, lessons, () => stop.abort())) {
-      if (options.teacherScores && (processes?.rank ?? 0) === 0 && event.event.kind === 'step' && !told.has(event.student)) {
-        told.add(event.student)
+    const scored = new Set<number>()
+    for await (const event of interleaveRuns(runs, cache, () => stop.abort())) {
+      if (options.teacherScores && (processes?.rank ?? 0) === 0 && event.event.kind === 'step' && !scored.has(event.student)) {
+        scored.add(event.student)
         await writeTeacherScores(students[event.student]!.run, teacher, options.teacherScores)
       }
       yield event
@@ -113,7 +113,7 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   } finally {
     signal?.removeEventListener('abort', pass)
     for (const run of runs) await run.return(undefined)
-    lessons.dispose()
+    cache.dispose()
   }
 }
 
@@ -130,7 +130,7 @@ const writeTeacherScores = async (run: string, {path, parameters}: Teacher, scor
 /** Pulls the runs so that none takes a step before all have taken the one before it. */
 async function* interleaveRuns(
   runs: readonly AsyncGenerator<RunEvent<DistillReport>>[],
-  lessons: TeacherTargetCache,
+  cache: TeacherTargetCache,
   stopAll: () => void
 ): AsyncGenerator<DistillEvent> {
   const steps = new Map(runs.map((_, i) => [i, -1]))
@@ -142,7 +142,7 @@ async function* interleaveRuns(
       const next = await runs[student]!.next()
       if (next.done) {
         steps.delete(student)
-        lessons.leave()
+        cache.leave()
         continue
       }
       const event = next.value
@@ -151,10 +151,10 @@ async function* interleaveRuns(
     } catch (error) {
       failure ??= {error}
       steps.delete(student)
-      lessons.leave()
+      cache.leave()
       stopAll()
     }
-    if (steps.size > 0) lessons.doneBefore(Math.min(...steps.values()))
+    if (steps.size > 0) cache.doneBefore(Math.min(...steps.values()))
   }
   if (failure) throw failure.error
 }

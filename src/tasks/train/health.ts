@@ -219,7 +219,7 @@ export function assessHealth(lines: readonly Line[], scale: Scale): Health {
   ]
   const seen = parts.join(', ')
   if (problems.length > 0) return {healthy: true, words: `not collapsed, but ${problems[0]!.words} (${seen})`}
-  return {healthy: true, words: `healthy${cosine === undefined ? ' as far as it can be told' : ''}: ${seen}`}
+  return {healthy: true, words: `healthy${cosine === undefined ? ' as far as can be seen' : ''}: ${seen}`}
 }
 
 /** Lines of metrics that a verdict looks at: the noise of a single one must not decide. */

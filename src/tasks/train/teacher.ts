@@ -60,7 +60,7 @@ export type Teacher = TeacherPlan & {
 }
 
 /**
- * Which of a teacher's knowledge is handed on: its heads' targets, or its features; `auto` takes the heads where there
+ * What a student learns from a teacher: the targets of its heads, or its features; `auto` takes the heads where there
  * are any.
  */
 export type DistillFrom = 'auto' | 'heads' | 'features'
@@ -69,12 +69,12 @@ export type DistillFrom = 'auto' | 'heads' | 'features'
  * Looks at a teacher without loading it. Throws `UserError`: no backbone there (as `openBackbone`); heads wanted that
  * it has not (exit 2).
  */
-export async function planTeacher(path: string, lesson: DistillFrom): Promise<TeacherPlan> {
+export async function planTeacher(path: string, from: DistillFrom): Promise<TeacherPlan> {
   const {config: vit, checkpoint} = await openBackbone(path)
   try {
     const found = headsOf(checkpoint, vit.width)
-    const heads = lesson === 'features' || !found.dino_head ? undefined : {...found, dino_head: found.dino_head}
-    if (lesson === 'heads' && !heads)
+    const heads = from === 'features' || !found.dino_head ? undefined : {...found, dino_head: found.dino_head}
+    if (from === 'heads' && !heads)
       throw new UserError(`The teacher ${path} has no DINO head, which distill.from=heads asks for.`, {
         exit: 2,
         code: 'NO_HEADS',
@@ -213,18 +213,18 @@ const renormalize = (images: Tensor4D, {mean, std}: Normalization): Tensor4D =>
 type Rows = {readonly cls: Tensor2D /* [2B, D] */; readonly patches: ReadonlyMap<number, Tensor2D> /* [2B·N, D] by grid */}
 
 /**
- * What a teacher without heads says of a batch: its tokens, brought to mean 0 and variance 1 row by row, part behind
- * part.
+ * The targets of a teacher without heads: its tokens for a batch, brought to mean 0 and variance 1 row by row, part
+ * behind part.
  */
 export type FeatureTargets = {readonly cls: Tensor2D /* [2B, C] */; readonly patches: Tensor2D /* [2B·N, C] */}
 
 /**
  * A teacher for `students` that take the same batches, one step after the other. Each asks once a step; what was
- * computed for the first serves the rest, and is let go when the last has asked. All students of a step must bring the
+ * computed for the first serves the rest, and is freed when the last has taken it. All students of a step must bring the
  * same batch in the same parts; they may differ in their grids of patches.
  */
 export class TeacherTargetCache {
-  readonly #open = new Map<number, {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; asked: number}>()
+  readonly #open = new Map<number, {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; taken: number}>()
   #students: number
 
   constructor(
@@ -240,10 +240,10 @@ export class TeacherTargetCache {
   /** One student fewer asks from now on. */
   leave(): void {
     this.#students--
-    for (const [step, {asked}] of this.#open) if (asked >= this.#students) this.#close(step)
+    for (const [step, {taken}] of this.#open) if (taken >= this.#students) this.#close(step)
   }
 
-  /** Targets of the heads for a student of this grid, for step `step`. The caller disposes what is said. */
+  /** Targets of the heads for a student of this grid, for step `step`. The caller disposes them. */
   targets(
     step: number,
     parts: readonly BatchPart[],
@@ -254,24 +254,24 @@ export class TeacherTargetCache {
   ): TeacherTargets {
     const {copies} = this.teacher
     if (!copies) throw new Error('this teacher has no heads')
-    const lesson = this.#lesson(step)
-    const rows = (lesson.rows ??= this.#rows(parts, copies))
+    const entry = this.#entry(step)
+    const rows = (entry.rows ??= this.#rows(parts, copies))
     const z = {cls: rows.cls, patches: parts.some(({indices}) => indices.length > 0) ? rows.patches.get(grid) : undefined}
-    const said = targetsOfEmbeddings(z, {dino: copies.dino.w, ibot: copies.ibot?.w}, rates, settings, {widths, keep: parts.length === 1})
+    const made = targetsOfEmbeddings(z, {dino: copies.dino.w, ibot: copies.ibot?.w}, rates, settings, {widths, keep: parts.length === 1})
     return {
-      ...said,
+      ...made,
       dispose: () => {
-        said.dispose()
-        this.#asked(step)
+        made.dispose()
+        this.#taken(step)
       }
     }
   }
 
   /** The teacher's features for a student of this grid, for step `step`; `done` when they have served. */
   features(step: number, parts: readonly BatchPart[], grid: number): FeatureTargets & {readonly done: () => void} {
-    const lesson = this.#lesson(step)
-    const all = (lesson.features ??= this.#features(parts))
-    return {cls: all.get('cls')!, patches: all.get(`patches ${grid}`)!, done: () => this.#asked(step)}
+    const entry = this.#entry(step)
+    const all = (entry.features ??= this.#features(parts))
+    return {cls: all.get('cls')!, patches: all.get(`patches ${grid}`)!, done: () => this.#taken(step)}
   }
 
   /** Lets go of the steps before `step`, which no student will ask for any more. */
@@ -288,15 +288,15 @@ export class TeacherTargetCache {
     return new Set(this.grids.filter(grid => grid > 0))
   }
 
-  #lesson(step: number): {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; asked: number} {
-    let lesson = this.#open.get(step)
-    if (!lesson) this.#open.set(step, (lesson = {asked: 0}))
-    return lesson
+  #entry(step: number): {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; taken: number} {
+    let entry = this.#open.get(step)
+    if (!entry) this.#open.set(step, (entry = {taken: 0}))
+    return entry
   }
 
-  #asked(step: number): void {
-    const lesson = this.#open.get(step)
-    if (lesson && ++lesson.asked >= this.#students) this.#close(step)
+  #taken(step: number): void {
+    const entry = this.#open.get(step)
+    if (entry && ++entry.taken >= this.#students) this.#close(step)
   }
 
   #close(step: number): void {

@@ -22,7 +22,7 @@ export type Check = {
   readonly name: string
   readonly measure: ErrorMeasure
   readonly error: number
-  /** Null where the number is told but not judged. */
+  /** Null where the number is reported but not judged. */
   readonly limit: number | null
   readonly pass: boolean
 }
@@ -96,7 +96,7 @@ export async function compareTensor(
   return check(part, name, 'max', fits ? maxError(await computed.data(), recorded.data) : Infinity, limit)
 }
 
-/** Reads a computed tensor and tells its cosine with the recorded one. */
+/** Reads a computed tensor and returns its cosine with the recorded one. */
 export async function compareCosine(
   part: string,
   name: string,

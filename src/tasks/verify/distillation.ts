@@ -158,24 +158,24 @@ async function* verifyHeads(tensors: Tensors, recorded: RecordedDistillation): A
   const teacher = teacherOf(tensors, recorded.teacher.heads, true)
   const batch = batchOf(tensors, settings, 'distill_heads')
   const grid = Math.sqrt(batch.masks.shape[1])
-  const lessons = new TeacherTargetCache(teacher, [grid], batch.globals.shape[1])
+  const cache = new TeacherTargetCache(teacher, [grid], batch.globals.shape[1])
   const rates = ratesOf(recorded)
   try {
-    // Gradients for targets said once; then the step itself, for which the teacher is asked again.
+    // Gradients for targets wanted once; then the step itself, for which the teacher is asked again.
     const parts = splitBatch(batch, 1)
     const K = need(tensors, 'teacher.dino_head.last_layer.weight_v', 'distill_heads').shape[0]!
-    const said = lessons.targets(0, parts, grid, {dino: K, ibot: K}, rates, {...settings, memory: 'balanced'})
-    const {grads} = studentGradients(unflatten<Network>(state.student), batch, said, {...settings, memory: 'balanced'})
-    dispose([said.entropy, ...parts.map(({masks}) => masks)])
-    said.dispose()
+    const wanted = cache.targets(0, parts, grid, {dino: K, ibot: K}, rates, {...settings, memory: 'balanced'})
+    const {grads} = studentGradients(unflatten<Network>(state.student), batch, wanted, {...settings, memory: 'balanced'})
+    dispose([wanted.entropy, ...parts.map(({masks}) => masks)])
+    wanted.dispose()
     yield* judgeGradients(part, grads, tensors)
     const {state: next, report} = trainStep(state, batch, rates, settings, undefined, (own, widths) =>
-      lessons.targets(1, own, grid, widths, rates, settings)
+      cache.targets(1, own, grid, widths, rates, settings)
     )
     yield* judgeNumbers(part, report, recorded.heads)
     yield* judgeEnd(part, next.student, tensors)
   } finally {
-    lessons.dispose()
+    cache.dispose()
     freeBatch(batch)
     freeAll(state, teacher)
   }
@@ -188,19 +188,19 @@ async function* verifyFeatures(tensors: Tensors, recorded: RecordedDistillation)
   const teacher = teacherOf(tensors, recorded.teacher.heads, false)
   const batch = batchOf(tensors, settings, 'distill_features')
   const grid = Math.sqrt(batch.masks.shape[1])
-  const lessons = new TeacherTargetCache(teacher, [grid], batch.globals.shape[1])
+  const cache = new TeacherTargetCache(teacher, [grid], batch.globals.shape[1])
   try {
     const parts = splitBatch(batch, 1)
-    const said = lessons.features(0, parts, grid)
-    const {grads} = featureGradients(unflatten<FeatureNetwork>(state.student), parts, said, settings)
+    const wanted = cache.features(0, parts, grid)
+    const {grads} = featureGradients(unflatten<FeatureNetwork>(state.student), parts, wanted, settings)
     dispose(parts.map(({masks}) => masks))
-    said.done()
+    wanted.done()
     yield* judgeGradients(part, grads, tensors)
-    const {state: next, report} = featureStep(state, batch, ratesOf(recorded), settings, own => lessons.features(1, own, grid))
+    const {state: next, report} = featureStep(state, batch, ratesOf(recorded), settings, own => cache.features(1, own, grid))
     yield* judgeNumbers(part, report, recorded.features)
     yield* judgeEnd(part, next.student, tensors)
   } finally {
-    lessons.dispose()
+    cache.dispose()
     freeBatch(batch)
     freeAll(state, teacher)
   }

@@ -3,7 +3,7 @@
  *
  * Everything is computed anew from the weights and inputs of a folder, by the modules that training and embedding use,
  * and compared with what is recorded beside them. Another recording in the same layout works unchanged, and a
- * falsified one fails. How exact one can be, and by what each thing is judged, is told in the recording's README.
+ * falsified one fails. How exact one can be, and by what each thing is judged, stands in the README of the recording.
  */
 import {existsSync} from 'node:fs'
 import {join} from 'node:path'

@@ -110,7 +110,7 @@ export function percentOf(share: number): string {
   return figure > 0 && figure < 0.001 ? '< 0.001 %' : `${Number(figure.toPrecision(2))} %`
 }
 
-/** The values that 5 and 99 of a hundred patches do not exceed: what lies between is told apart by its color. */
+/** The values that 5 and 99 of a hundred patches do not exceed: what lies between differs in color. */
 function scaleOf(values: Float32Array): [low: number, high: number] {
   const sorted = Float32Array.from(values).sort()
   const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!

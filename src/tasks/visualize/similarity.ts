@@ -180,7 +180,7 @@ var pictures = info.pictures.map(function (p, i) {
   var features = bytes(document.getElementById('f' + i).textContent.trim()), lengths = new Float32Array(p.rows * p.columns);
   for (var n = 0; n < lengths.length; n++) { var s = 0; for (var d = 0; d < D; d++) s += features[n * D + d] * features[n * D + d]; lengths[n] = Math.sqrt(s) || 1; }
   var shot = document.getElementById('p' + i);
-  return { rows: p.rows, columns: p.columns, features: features, lengths: lengths, shot: shot, canvas: shot.querySelector('canvas'), mark: shot.querySelector('.mark'), told: shot.querySelector('.told') };
+  return { rows: p.rows, columns: p.columns, features: features, lengths: lengths, shot: shot, canvas: shot.querySelector('canvas'), mark: shot.querySelector('.mark'), highest: shot.querySelector('.highest') };
 });
 function colour(share) { var at = Math.max(0, Math.min(1, share)) * (stops.length - 1), i = Math.min(stops.length - 2, Math.floor(at)), part = at - i;
   return [0, 1, 2].map(function (c) { return Math.round(stops[i][c] * (1 - part) + stops[i + 1][c] * part); }); }
@@ -196,7 +196,7 @@ function ask(source, patch) {
     context.putImageData(image, 0, 0);
     p.mark.hidden = i !== source;
     if (i === source) { p.mark.style.left = 100 * (patch % p.columns) / p.columns + '%'; p.mark.style.top = 100 * Math.floor(patch / p.columns) / p.rows + '%'; p.mark.style.width = 100 / p.columns + '%'; p.mark.style.height = 100 / p.rows + '%'; }
-    p.told.textContent = 'highest cosine ' + best.toFixed(3);
+    p.highest.textContent = 'highest cosine ' + best.toFixed(3);
   });
 }
 pictures.forEach(function (p, i) {
@@ -236,7 +236,7 @@ async function similarityPage(
             style="left:${percent(patch[0] / columns)};top:${percent(patch[1] / rows)};width:${percent(1 / columns)};height:${percent(1 / rows)}"
           ></span>
         </div>
-        <figcaption>${id} <span class="told">highest cosine ${best[i]!.cosine.toFixed(3)}</span></figcaption>
+        <figcaption>${id} <span class="highest">highest cosine ${best[i]!.cosine.toFixed(3)}</span></figcaption>
         ${
           live &&
           html`<script type="application/octet-stream" id="f${i}">

@@ -192,7 +192,7 @@ test('training: the same batches for any number of workers, any prefetch, with a
   assert.notDeepEqual((await run({seed: 2})).prints, plain.prints)
 })
 
-test('training: what was found in memory, and the time lost waiting, are told as they were', async t => {
+test('training: what was found in memory, and the time lost waiting, are reported as they were', async t => {
   const folder = await album(t, 10)
   const refs = await imageTable(listImages([folder]))
   const go = async (pause: number, more: Partial<CropOptions> = {}): Promise<{stats: LoadStats; seconds: number; sum: number}> => {

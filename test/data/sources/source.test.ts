@@ -270,7 +270,7 @@ test('inputs that cannot be are refused at once, with the right status', async t
   assert.match(noImages([]).message, /no input was named/)
 })
 
-test('ids that come twice are told once, and both are kept', async () => {
+test('ids that come twice are reported once, and both are kept', async () => {
   const notes: SourceNote[] = []
   const refs = await all(['-'], {...piped('a\nb\na\na\nb\nc\n'), onSkipped: note => notes.push(note)})
   assert.equal(refs.length, 6)

@@ -87,7 +87,7 @@ test('a hash keeps to its picture through re-encoding and differs for others', a
   assert.ok(bitsApart(hash, measure(other).measures.hash) > 10)
 })
 
-test('images stream through threads and without them alike, in order, bad ones told', async () => {
+test('images stream through threads and without them alike, in order, bad ones reported', async () => {
   async function* refs(): AsyncGenerator<ImageRef> {
     for (let i = 0; i < 40; i++) yield {...refOf(`${i}.png`), bytes: i === 17 ? Buffer.from('no') : await drawnImage(i % 4, i)}
   }

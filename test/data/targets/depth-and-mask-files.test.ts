@@ -73,7 +73,7 @@ test('grey saved as colour counts, colours do not', async () => {
   await refused(readMask(bytes(await png(draw(width, height)))), /picture in colours/)
 })
 
-test('depth in PNG is millimetres unless told otherwise; 0 is unknown', async () => {
+test('depth in PNG is in millimetres by default; 0 is unknown', async () => {
   const file = await grey(16).png().toBuffer()
   const {metres, known} = await readDepth(bytes(file))
   const data = levels(16)

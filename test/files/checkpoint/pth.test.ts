@@ -332,7 +332,7 @@ test('a real file cut or scratched anywhere gives a sentence or its tensors, nev
   }
 })
 
-test('other files are told apart, with a way out', async t => {
+test('other files are recognised, with a way out', async t => {
   const folder = await scratch(t)
   const cases: [string, Buffer, RegExp, RegExp][] = [
     ['empty', Buffer.alloc(0), /is empty/, /again/],

@@ -352,7 +352,7 @@ test('the format follows the ending, the flag, or is Arrow on stdout', () => {
   assert.throws(() => formatOf('a.bin'), {code: 'UNKNOWN_FORMAT', exit: 2})
 })
 
-test('no bytes, text and JSON are told apart', () => {
+test('no bytes, text and JSON are distinguished', () => {
   assert.equal(detectFormat(new Uint8Array(0)), undefined)
   assert.equal(detectFormat(Buffer.from('id,v0\na,1\n'))?.name, 'csv')
   assert.equal(detectFormat(Buffer.from('{"id":1}'))?.name, 'jsonl')

@@ -25,7 +25,7 @@ if (process.argv[2] === 'take the lock') {
 } else tests()
 
 function tests(): void {
-  test('a growing file keeps the lines it is told to, and cuts off the rest', async t => {
+  test('a growing file keeps the lines up to the given step, and cuts off the rest', async t => {
     const path = join(await scratch(t), 'lines')
     await writeFile(path, 'one\ntwo\nthr')
     const file = await AppendFile.open(path, 8)

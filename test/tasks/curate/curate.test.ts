@@ -262,7 +262,7 @@ test('kept images are laid down as links, copies and shards', async () => {
   }
   await good('dedup', '1.jsonl', '--materialize', 'tar', '--to', 'shards', '--shard-size', '10', '-o', '/dev/null')
   assert.deepEqual((await readdir(join(dir, 'shards'))).sort(), ['000000.tar', '000001.tar'])
-  // Shards are a pool again: members are told apart in lists, and read through them.
+  // Shards are a pool again: members are named in lists, and read through them.
   await good('dedup', 'shards/000000.tar', 'shards/000001.tar', '-o', 'from-shards.jsonl')
   const members = await rows('from-shards.jsonl')
   assert.equal(members.length, 18)

@@ -162,7 +162,7 @@ describe('what a vector is', () => {
 })
 
 describe('rows', () => {
-  test('keep the order and the fields of the images; bad ones are told and have no row', async () => {
+  test('keep the order and the fields of the images; bad ones are reported and have no row', async () => {
     const broken = join(dir, 'photos', 'a', '001b.png')
     await writeFile(broken, 'no picture')
     const bad: RejectedImage[] = []
@@ -215,7 +215,7 @@ describe('rows', () => {
     }
     assert.equal(batches, 1)
   })
-  test('the folder is the label where the list has none, and the place is told where the id is not the place', () => {
+  test('the folder is the label where the list has none, and the place is reported where the id is not the place', () => {
     assert.deepEqual(fieldsOf({id: 'p/cat/1.jpg', path: 'p/cat/1.jpg', fields: {}, folder: 'cat'}), {label: 'cat'})
     assert.deepEqual(fieldsOf({id: '7', path: 'p/1.jpg', fields: {label: 'dog', depth: 1}, folder: 'cat'}), {
       label: 'dog',

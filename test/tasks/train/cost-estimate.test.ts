@@ -88,7 +88,7 @@ describe('without trying a step', () => {
     assert.equal(counted(), start)
   })
 
-  test('every recipe has a bill of memory, steps and hours for a stated machine', async () => {
+  test('every recipe has an estimate of memory, steps and hours for a stated machine', async () => {
     const recipes = readdirSync(recipeFolder).flatMap(name => (/^(small|vit.*|highres)\.yaml$/.test(name) ? [name.slice(0, -5)] : []))
     assert.ok(recipes.length >= 7)
     for (const recipe of recipes) {
@@ -100,7 +100,7 @@ describe('without trying a step', () => {
     }
   })
 
-  test('what does not fit, or takes too long, is not tried: the bill says why and what was measured', async () => {
+  test('what does not fit, or takes too long, is not tried: the estimate says why and what was measured', async () => {
     const own = settings(undefined, ...tiny)
     const plan = derive(own)
     const start = counted()

@@ -114,7 +114,7 @@ async function learn(kind: Kind, more: {accumulate?: number; memory?: 'fast' | '
   const teacher = teacherOf(wide, kind === 'heads')
   const bytes = await read(flatten(teacher.backbone))
   let state = kind === 'heads' ? withHeads() : withProjectors()
-  const lessons = new TeacherTargetCache(teacher, [3], 12)
+  const cache = new TeacherTargetCache(teacher, [3], 12)
   const settings = settingsOf(variant, more)
   const losses: Record<string, number>[] = []
   const living = counted()
@@ -122,13 +122,11 @@ async function learn(kind: Kind, more: {accumulate?: number; memory?: 'fast' | '
     const batch = batchAt(step)
     let next: {state: TrainState; report: {losses: Readonly<Record<string, number>>}}
     if (kind === 'heads')
-      next = trainStep(state, batch, rates, settings, undefined, (parts, widths) =>
-        lessons.targets(step, parts, 3, widths, rates, settings)
-      )
+      next = trainStep(state, batch, rates, settings, undefined, (parts, widths) => cache.targets(step, parts, 3, widths, rates, settings))
     else {
       let done = (): void => undefined
       next = featureStep(state, batch, rates, {...settings, huber: 0.5}, parts => {
-        const said = lessons.features(step, parts, 3)
+        const said = cache.features(step, parts, 3)
         done = said.done
         return said
       })
@@ -142,7 +140,7 @@ async function learn(kind: Kind, more: {accumulate?: number; memory?: 'fast' | '
   const after = {student: await read(state.student), average: await read(state.teacher)}
   assert.deepEqual(await read(flatten(teacher.backbone)), bytes, 'the teacher is frozen')
   freeState(state)
-  lessons.dispose()
+  cache.dispose()
   teacher.dispose()
   assert.equal(counted(), before)
   return {...after, losses}
@@ -229,10 +227,10 @@ test('features: a student whose projected tokens are the teacher’s has no loss
   const start = counted()
   const config = configs.plain
   const teacher = teacherOf(config, false)
-  const lessons = new TeacherTargetCache(teacher, [3], 12)
+  const cache = new TeacherTargetCache(teacher, [3], 12)
   const batch = batchAt(0)
   const parts = splitBatch(batch, 1)
-  const {cls, patches, done} = lessons.features(0, parts, 3)
+  const {cls, patches, done} = cache.features(0, parts, 3)
   const tokens = tidy(() => {
     const seen = forward(teacher.backbone, batch.globals, config)
     return {cls: standardizeRows(seen.cls), patches: standardizeRows(reshape(seen.patches, [-1, config.width]) as Tensor2D)}
@@ -245,7 +243,7 @@ test('features: a student whose projected tokens are the teacher’s has no loss
   done()
   dispose([tokens.cls, tokens.patches, ...parts.map(({masks}) => masks)])
   freeBatch(batch)
-  lessons.dispose()
+  cache.dispose()
   teacher.dispose()
   assert.equal(counted(), start)
 })
@@ -274,26 +272,26 @@ test('another normalisation: the teacher sees the image as its own mean and devi
   assert.ok(counted() - start <= 1) // the masks of the second batch in parts
 })
 
-test('a lesson is let go when the last student has asked, and one pass serves all', async () => {
+test('targets are freed when the last student has taken them, and one pass serves all', async () => {
   await onTorch()
   const teacher = teacherOf()
   const settings = settingsOf(variant)
-  const lessons = new TeacherTargetCache(teacher, [3, 2], 12)
+  const cache = new TeacherTargetCache(teacher, [3, 2], 12)
   const batch = batchAt(0)
   let passes = 0
   const parts = splitBatch(batch, 1).map(part => ({...part, globals: () => (passes++, part.globals())}))
   const before = counted()
   for (const grid of [3, 2]) {
-    const said = lessons.targets(0, parts, grid, {dino: K, ibot: K}, rates, settings)
+    const said = cache.targets(0, parts, grid, {dino: K, ibot: K}, rates, settings)
     assert.equal(said.patches!.logits.rows, 2 * images * grid * grid)
     said.entropy.dispose()
     said.dispose()
   }
   assert.equal(passes, 1)
   assert.equal(counted(), before)
-  lessons.targets(1, parts, 3, {dino: K, ibot: K}, rates, settings).entropy.dispose()
-  lessons.doneBefore(2)
-  lessons.leave()
-  lessons.dispose()
+  cache.targets(1, parts, 3, {dino: K, ibot: K}, rates, settings).entropy.dispose()
+  cache.doneBefore(2)
+  cache.leave()
+  cache.dispose()
   teacher.dispose()
 })

@@ -153,7 +153,7 @@ describe('several students', () => {
     ['heads', 'run'],
     ['features', join('bare', 'weights.safetensors')]
   ] as const)
-    test(`taught together by ${kind} are what each is alone, bit for bit, at two patch sizes`, async () => {
+    test(`distilled together by ${kind} are what each is alone, bit for bit, at two patch sizes`, async () => {
       const common = ['--teacher', at(from), '--config', at('course.yaml'), '--set', 'crops.global_crops_size=32', '--set', 'crops.local_crops_size=16'] // prettier-ignore
       const together = await distill(...common, '--student', at('small.yaml'), '--student', at('wide.yaml'), '--output', at(`two-${kind}`))
       ok(together)
@@ -290,9 +290,9 @@ describe('sentences', () => {
   test('--dry-run tells steps, hours and memory, and writes nothing', async () => {
     const ended = await distill('--teacher', at('run'), '--config', at('both.yaml'), '--dry-run', '--json')
     assert.equal(ended.status, 0, ended.stderr)
-    const bill = JSON.parse(ended.stdout) as {steps: number; secondsPerStep: number; processBytes: number}
-    assert.equal(bill.steps, 8)
-    assert.ok(bill.secondsPerStep > 0 && bill.processBytes > 0)
+    const cost = JSON.parse(ended.stdout) as {steps: number; secondsPerStep: number; processBytes: number}
+    assert.equal(cost.steps, 8)
+    assert.ok(cost.secondsPerStep > 0 && cost.processBytes > 0)
     assert.match(ended.stderr, /12 images, 8 steps of 4/)
   })
 })

@@ -1,5 +1,5 @@
 /**
- * Health in words: what is wrong with a run, told once and from the same limits everywhere; and steps that are not
+ * Health in words: what is wrong with a run, reported once and from the same limits everywhere; and steps that are not
  * finite.
  */
 import assert from 'node:assert/strict'
@@ -118,7 +118,7 @@ for (const [engine, on] of [
 
 test('a run of one image a step does not claim a comparison that was not made', () => {
   const alone = assessHealth([{step: 1, dino_local: 3, dino_global: 2, teacher_entropy: 4}], scale)
-  assert.match(alone.words, /as far as it can be told.*were not compared, because a step has one image/)
+  assert.match(alone.words, /as far as can be seen.*were not compared, because a step has one image/)
   const several = assessHealth([{step: 1, dino_local: 3, dino_global: 2, teacher_entropy: 4, cls_cosine: 0.2}], scale)
   assert.match(several.words, /^healthy: .*mean cosine of class tokens 0\.200/)
 })

@@ -180,14 +180,14 @@ describe('a run', () => {
     const ended = await runBinary(realBinary, ['pretrain', pictures, ...rest])
     assert.equal(ended.status, 0, ended.stderr)
     assert.match(ended.stderr, /8 images, 60 steps of 8, .* s a step \(\d+ % of it waiting for images\).* at the peak: state .* GiB/)
-    const bill = JSON.parse(ended.stdout) as MeasuredCost
+    const cost = JSON.parse(ended.stdout) as MeasuredCost
     const last = metricsOf('straight').at(-1)!
     const near = (said: number, was: number, what: string): void =>
       assert.ok(Math.abs(said / was - 1) < 0.15, `${what}: ${said} was said and ${was} needed`)
-    near(bill.processBytes! / 2 ** 20, last['memory_process_mib']!, 'process')
-    assert.equal(Math.round(bill.parts.state / 2 ** 20), last['memory_state_mib'])
-    near(bill.parts.state + bill.parts.copies + bill.parts.activations!, bill.peakBytes!, 'tensors')
-    assert.ok(Math.abs(bill.peakBytes! / 2 ** 20 - last['memory_tensors_mib']!) <= 1)
+    near(cost.processBytes! / 2 ** 20, last['memory_process_mib']!, 'process')
+    assert.equal(Math.round(cost.parts.state / 2 ** 20), last['memory_state_mib'])
+    near(cost.parts.state + cost.parts.copies + cost.parts.activations!, cost.peakBytes!, 'tensors')
+    assert.ok(Math.abs(cost.peakBytes! / 2 ** 20 - last['memory_tensors_mib']!) <= 1)
     assert.ok(!existsSync(at('unmade')))
   })
 
@@ -401,12 +401,12 @@ describe('what goes wrong', () => {
   })
 })
 
-test('--dry-run prints the bill and writes nothing', async () => {
+test('--dry-run prints the estimate and writes nothing', async () => {
   const ended = await pretrain('dry', '--dry-run', '--json')
   assert.equal(ended.status, 0, ended.stderr)
-  const bill = JSON.parse(ended.stdout) as Record<string, number>
-  assert.deepEqual([bill['images'], bill['steps']], [8, steps])
-  assert.ok(bill['parameters']! > 30_000 && bill['secondsPerStep']! > 0 && bill['peakBytes']! > 1e5)
+  const cost = JSON.parse(ended.stdout) as Record<string, number>
+  assert.deepEqual([cost['images'], cost['steps']], [8, steps])
+  assert.ok(cost['parameters']! > 30_000 && cost['secondsPerStep']! > 0 && cost['peakBytes']! > 1e5)
   assert.match(ended.stderr, /8 images, 60 steps of 8, 0\.0 M parameters with heads: [\d.]+ s a step/)
   assert.ok(!existsSync(at('dry')))
 })
@@ -478,12 +478,12 @@ describe('beneath the command', () => {
     const start = {tensors: counted(), bytes: held()}
     const own = withSets('train.grad_accumulation=3', 'train.memory=small')
     const probe = {warm: 1, least: 1, most: 2, seconds: 0}
-    const bill = await probeCost({images: 10, settings: own, plan: derive(own), precision: 'fp32', probe})
-    assert.ok(bill.seconds > bill.secondsPerStep * steps && bill.checkpointSeconds > 0)
-    assert.equal(bill.dataWait, 0)
+    const cost = await probeCost({images: 10, settings: own, plan: derive(own), precision: 'fp32', probe})
+    assert.ok(cost.seconds > cost.secondsPerStep * steps && cost.checkpointSeconds > 0)
+    assert.equal(cost.dataWait, 0)
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
-    assert.equal(bill.checkpointBytes, bill.parts.state)
-    assert.ok(bill.parts.state > 16 * bill.parameters - 1 && bill.parts.state < 17 * bill.parameters)
+    assert.equal(cost.checkpointBytes, cost.parts.state)
+    assert.ok(cost.parts.state > 16 * cost.parameters - 1 && cost.parts.state < 17 * cost.parameters)
   })
 
   test('a step in parts, its crops made when they are needed, is the step of the whole batch', async () => {

@@ -152,7 +152,7 @@ describe('while it trains', () => {
     assert.deepEqual(JSON.parse(window!), {sums: {}, count: 0})
   })
 
-  test('a second process on the folder is told so and changes nothing; a lock that was left behind is taken over', async () => {
+  test('a second process on the folder gets an error and changes nothing; a lock that was left behind is taken over', async () => {
     const first = start(realBinary, flags('locked', '--set', 'train.steps=4000', '--set', 'train.checkpoint_every=500'))
     while (!existsSync(at('locked', 'metrics.jsonl')) && first.child.exitCode === null) await sleep(5)
     for (const how of ['--resume', '--force']) {

@@ -43,7 +43,7 @@ test(
   async () => assert.deepEqual(failed(await all(golden, 'tensorflow')), [])
 )
 
-type Lie = {file: string; change: (path: string) => void; fails: RegExp; /** Changes a whole run, and is told alone. */ alone?: true}
+type Lie = {file: string; change: (path: string) => void; fails: RegExp; /** Changes a whole run, and is changed alone. */ alone?: true}
 
 /** The recording with some files changed; all others are links. */
 function falsified(lies: readonly Lie[]): string {
@@ -139,10 +139,10 @@ const lies: Readonly<Record<string, Lie>> = {
 }
 
 const named = Object.entries(lies)
-for (const told of [named.filter(([, {alone}]) => !alone), ...named.filter(([, {alone}]) => alone).map(lie => [lie])])
-  test(`falsified: ${told.map(([what]) => what).join(', ')}`, async () => {
-    const found = failed(await all(falsified(told.map(([, lie]) => lie)), 'torch', 'fp32'))
-    for (const [what, {fails}] of told)
+for (const reported of [named.filter(([, {alone}]) => !alone), ...named.filter(([, {alone}]) => alone).map(lie => [lie])])
+  test(`falsified: ${reported.map(([what]) => what).join(', ')}`, async () => {
+    const found = failed(await all(falsified(reported.map(([, lie]) => lie)), 'torch', 'fp32'))
+    for (const [what, {fails}] of reported)
       assert.ok(
         found.some(line => fails.test(line)),
         `${what} passed; what failed: ${found.join('; ')}`

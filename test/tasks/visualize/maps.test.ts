@@ -51,26 +51,26 @@ describe('visualize attention and similarity', () => {
     const code = /<script>([\s\S]*)<\/script>/.exec(page)![1]!
     assert.ok(
       page.includes(`script-src 'sha256-${createHash('sha256').update(code).digest('base64')}'`),
-      'the browser is told the hash of the script'
+      'the browser gets the hash of the script'
     )
     // The script of the page, with the little of a browser that it needs: clicks give the cosines that the engine
     // gives, but for the rounding to bytes.
     const clicks: ((event: unknown) => void)[] = []
-    const told: {textContent: string}[] = []
+    const reported: {textContent: string}[] = []
     const mark = {hidden: false, style: {} as Record<string, string>}
     const context = {createImageData: (w: number, h: number) => ({data: new Uint8ClampedArray(4 * w * h)}), putImageData: () => undefined}
     const elements = (id: string): unknown => {
       if (id === 'opacity') return {addEventListener: () => undefined}
       if (!id.startsWith('p')) return {textContent: new RegExp(`id="${id}">([\\s\\S]*?)</script>`).exec(page)![1]}
       const own = {textContent: ''}
-      told.push(own)
+      reported.push(own)
       return {
         querySelector: (what: string): unknown =>
           what === 'canvas'
             ? {getContext: () => context}
             : what === '.mark'
               ? mark
-              : what === '.told'
+              : what === '.highest'
                 ? own
                 : {addEventListener: (_: string, f: (event: unknown) => void) => clicks.push(f)}
       }
@@ -78,7 +78,7 @@ describe('visualize attention and similarity', () => {
     runInNewContext(code, {document: {getElementById: elements, body: {style: {}}}, atob})
     const cosine = (text: string): number => Number(text.replace('highest cosine ', ''))
     report.best.forEach(({cosine: expected}, i) =>
-      assert.ok(Math.abs(cosine(told[i]!.textContent) - expected) < 0.01, `${told[i]!.textContent} for ${expected}`)
+      assert.ok(Math.abs(cosine(reported[i]!.textContent) - expected) < 0.01, `${reported[i]!.textContent} for ${expected}`)
     )
     const [x, y] = [0.3, 0.6]
     clicks[0]!({
@@ -88,7 +88,7 @@ describe('visualize attention and similarity', () => {
     })
     const other = await visualizeSimilarity({...shared(), at: [x, y], format: 'png'})
     assert.deepEqual(other.report.patch, [1, 2])
-    other.report.best.forEach(({cosine: expected}, i) => assert.ok(Math.abs(cosine(told[i]!.textContent) - expected) < 0.01))
+    other.report.best.forEach(({cosine: expected}, i) => assert.ok(Math.abs(cosine(reported[i]!.textContent) - expected) < 0.01))
     assert.equal(mark.style['left'], '25%')
     const still = await visualizeSimilarity({...shared(), at: [0.9, 0.1], pageBytes: 0, format: 'html'})
     assert.ok(!still.report.live && !(still.content as string).includes('<script'))

@@ -59,8 +59,8 @@ define('Reverse', ({x}, {dims}) => {
   return op('flip', handleOf(x!), axes)
 })
 define('Slice', ({x}, {begin, size: extent}) => {
-  const [from, lengths] = slice_util.parseSliceParams(x as never, begin as number[], extent as number[]) as [number[], number[]]
-  slice_util.assertParamsValid(x as never, from, lengths)
+  const [from, lengths] = slice_util.parseSliceParams(x!, begin as number[], extent as number[]) as [number[], number[]]
+  slice_util.assertParamsValid(x!, from, lengths)
   let value = handleOf(x!)
   from.forEach((start, dim) => {
     if (start !== 0 || lengths[dim] !== x!.shape[dim]) value = op('slice.Tensor', value, dim, start, start + lengths[dim]!, 1)

@@ -36,7 +36,7 @@ export type LinearContext = {
   classes: readonly string[]
 }
 
-/** What a candidate is told apart by. */
+/** What identifies a candidate. */
 type CandidateSpec = {readonly features: string; readonly slices: readonly FeatureSlice[]; readonly spec: HeadSpec}
 
 /** A model's features for classification: all that the slices of the protocol need, or what a head reads. */

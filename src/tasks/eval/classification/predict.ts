@@ -20,7 +20,7 @@ export type ClassifyOptions = {
   readonly head: string
   /** Names of the classes, in the order of the head; absent: its own. */
   readonly classes?: readonly string[]
-  /** Classes that are told of each image. */
+  /** Classes reported of each image. */
   readonly top: number
   /** How images are made ready; absent: as the head was trained, else the usual way. */
   readonly transform?: FeatureSettings['transform']
@@ -54,7 +54,7 @@ export type ClassifyReport = {readonly images: number; readonly classes: number;
 export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<ClassifiedImage, ClassifyReport> {
   const {images, nul, onRejected, onSkipped, signal, top, rows} = options
   const refs = listImages(images, {nul, onSkipped})
-  const first = await refs.next() // names that do not exist are told before the model is loaded
+  const first = await refs.next() // missing files are reported before the model is loaded
   if (first.done) throw noImages(images)
   const earlier: ClassifiedImage[] = []
   const all = async function* (): AsyncGenerator<ImageRef> {
@@ -107,9 +107,9 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
     for (const [i, id] of ids.entries()) {
       const own = probabilities.subarray(i * K, (i + 1) * K)
       const order = Array.from(own.keys()).sort((a, b) => own[b]! - own[a]! || a - b)
-      const told = order.slice(0, top).map(k => ({class: classes[k]!, probability: Number(own[k]!.toFixed(6))}))
+      const best = order.slice(0, top).map(k => ({class: classes[k]!, probability: Number(own[k]!.toFixed(6))}))
       count++
-      const row = {id, ...fields[i], class: told[0]!.class, probability: told[0]!.probability, top: told}
+      const row = {id, ...fields[i], class: best[0]!.class, probability: best[0]!.probability, top: best}
       await rows?.add(row)
       yield row
     }

@@ -76,7 +76,7 @@ export async function loadSample(pair: Pair, options: DepthDataOptions): Promise
 }
 
 /**
- * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is told to
+ * The samples of a set, in order, the next one being decoded while one is used. What cannot be used is reported to
  * `onRejected` and left out.
  */
 export async function* readSamples(

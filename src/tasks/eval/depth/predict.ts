@@ -3,7 +3,7 @@
  * pictures on a sheet or a page.
  *
  * A map has the size of its image, its place below the inputs and the ending .png; so the folder can be given to
- * `--depths`. Depth is told in the head's range and never unknown.
+ * `--depths`. Depth lies in the head's range and never unknown.
  */
 import {writeFile} from 'node:fs/promises'
 import {basename, dirname, join, normalize, resolve, sep} from 'node:path'
@@ -70,7 +70,7 @@ async function* predictNew(
 ): AsyncGenerator<PredictedImage | EarlierImage, EngineInfo> {
   const {images, nul, onSkipped, signal} = options
   const refs = listImages(images, {nul, onSkipped})
-  let next = await refs.next() // names that do not exist are told before the model is loaded
+  let next = await refs.next() // missing files are reported before the model is loaded
   if (next.done) throw noImages(images)
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})

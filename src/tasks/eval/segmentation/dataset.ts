@@ -67,7 +67,7 @@ export type OpenOptions = {
 const atOnce = 4
 
 /**
- * Looks at every pair once; bad ones are told to `onRejected` with the reason and left out. Throws a `UserError` (exit
+ * Looks at every pair once; bad ones are reported to `onRejected` with the reason and left out. Throws a `UserError` (exit
  * 3) where none is good.
  */
 export async function openSet(all: readonly Pair[], name: string, classes: Classes, options: OpenOptions): Promise<SampleSet> {

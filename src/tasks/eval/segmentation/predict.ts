@@ -47,7 +47,7 @@ export type SegmentEvent =
 
 /**
  * Segments images one by one, in their order. Throws a `UserError`: no images (exit 3), a head that does not fit (exit
- * 2), and what model and engine throw. Images that cannot be read are told to `onRejected`.
+ * 2), and what model and engine throw. Images that cannot be read are reported to `onRejected`.
  */
 export async function* segmentImages(options: SegmentImagesOptions): AsyncGenerator<SegmentEvent> {
   const {images, nul, maxPixels, size, limit = Infinity, onRejected, onSkipped, signal, rows} = options

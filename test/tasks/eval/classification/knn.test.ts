@@ -201,7 +201,7 @@ test('from images, with both baselines and no tensor left', async () => {
   const {content: page} = await knnPage(report)
   assert.ok(page.includes('data:image/jpeg') && /untrained model.*raw pixels/s.test(page))
   assert.match(page, /Differences in points of top-1.*(not significant|significant, (better|worse))/s)
-  // Stripes of three directions and colours are told apart by any features at all.
+  // Stripes of three directions and colours are separated by any features at all.
   assert.ok(score('pixels', 5) > 0.6 && score('model', 5) > 0.6)
   await assert.rejects(run({...options, model: undefined as never}), {code: 'NO_MODEL', exit: 2})
   await assert.rejects(run({...options, train: [join(dir, 'train', 'one', '000.png')]}), {code: 'NO_LABEL'})

@@ -60,7 +60,7 @@ async function result(options: Partial<LinearEvalOptions>, events: EvalEvent[] =
 }
 const top1 = ({scores}: LinearReport, name: string): number => scores.find(({features, set}) => features === name && set === 'val')!.top1
 
-test('the grid beats the largest class on classes that can be told apart, and says so; the page holds the pictures', async () => {
+test('the grid beats the largest class on classes that can be separated, and says so; the page holds the pictures', async () => {
   const report = await run({cached: true, baselines: ['majority', 'pixels', 'untrained'], tests: [at('val')]})
   assert.equal(memory().numTensors, 0)
   assert.deepEqual(report.classes, ['a', 'b', 'c'])
@@ -144,7 +144,7 @@ test('logistic regression, a head kept and scored again, and two models side by 
   assert.equal(memory().numTensors, 0)
 })
 
-test('few shots: the mean over draws, each draw told', async () => {
+test('few shots: the mean over draws, each draw reported', async () => {
   const report = await run({solver: 'lbfgs', shots: 2, repeats: 3})
   const {repeats: tries, top1: mean} = report.scores[0]!
   assert.equal(tries!.length, 3)
@@ -236,7 +236,7 @@ test('few shots keep the classifier of the first draw, trained on so many images
   await assert.rejects(run({solver: 'lbfgs', shots: 2, headOut: head}), {code: 'OUTPUT_EXISTS'}, 'an existing head is not replaced')
 })
 
-test('one class alone cannot be told apart: refused by a sentence, whatever the solver', async () => {
+test('one class alone cannot be separated: refused by a sentence, whatever the solver', async () => {
   await drawnFolder(at('single'), ['only'], 4)
   for (const solver of ['sgd', 'lbfgs'] as const)
     await assert.rejects(run({train: [at('single')], val: [at('single')], cached: true, solver, steps: 2}), {

@@ -61,12 +61,12 @@ test('maps of 16 bits under the relative paths of the images, and rows that say 
     const {width, height, metres, known} = await readDepth({path: row.predicted})
     assert.deepEqual([width, height, known, row.scale], [row.width, row.height, width * height, 0.001])
     const sorted = metres.slice().sort()
-    for (const [told, at] of [
+    for (const [reported, at] of [
       [row.min, 0],
       [row.median, sorted.length >> 1],
       [row.max, sorted.length - 1]
     ] as const)
-      assert.ok(Math.abs(told - sorted[at]!) < 1e-3)
+      assert.ok(Math.abs(reported - sorted[at]!) < 1e-3)
     assert.ok(row.min >= 0.001 && row.max <= 10 && row.max > row.min)
     assert.deepEqual((await sharp(row.colour).metadata()).channels, 3)
   }
@@ -81,10 +81,10 @@ test('pictures: image, prediction, truth and error where truth is known, a sheet
   await onTorch()
   const {root, bad, options} = await place(t)
   const before = memory().numTensors
-  const told = await visualizeDepth({...options, limit: 2, format: 'png'})
-  assert.equal(told.report.images, 2)
-  assert.equal(told.report.shown[0]!.errors, undefined)
-  const plain = await sharp(told.content as Uint8Array).metadata()
+  const reported = await visualizeDepth({...options, limit: 2, format: 'png'})
+  assert.equal(reported.report.images, 2)
+  assert.equal(reported.report.shown[0]!.errors, undefined)
+  const plain = await sharp(reported.content as Uint8Array).metadata()
   assert.deepEqual([plain.width, plain.height], [320 + 2 * 16, 16 + 2 * (10 + 10 + 42 + 24 + 16)])
   await rm(join(root, 'depth/b/05.png'))
   const {content, report} = await visualizeDepth({...options, depths: join(root, 'depth'), limit: 9, format: 'html'})

@@ -171,7 +171,7 @@ test('from images with both baselines, and the page with its pictures', async ()
   await assert.rejects(run({...options, model: undefined as never}), {code: 'NO_MODEL', exit: 2})
 })
 
-test('an image that cannot be decoded is told once and left out of all features alike', async () => {
+test('an image that cannot be decoded is reported once and left out of all features alike', async () => {
   await drawnFolder(join(dir, 'bad'), ['one', 'two'], 3)
   await writeFile(join(dir, 'bad', 'one', 'zero.png'), (await drawnImage(1, 1)).subarray(0, 60))
   const bad: string[] = []
