@@ -43,14 +43,7 @@ export default class PredictClassify extends ImageCommand {
     const {args, flags} = await this.parse(PredictClassify)
     const images = this.inputs(args.images)
     if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        files: [flags.head],
-        computes: 'the likeliest classes of each image',
-        writes: [flags.output]
-      })
+      return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'the likeliest classes of each image')
     const {resume, top} = flags
     if (resume && flags.output === '-')
       throw new UserError('On stdout no rows are kept that --resume could go on from.', {exit: 2, code: 'USAGE', hint: 'Give -o FILE.'})

@@ -45,14 +45,7 @@ export default class PredictDepth extends ImageCommand {
     const {args, flags} = await this.parse(PredictDepth)
     const images = this.inputs(args.images)
     if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        files: [flags.head],
-        computes: 'a depth map of each image',
-        writes: [flags.output, '-']
-      })
+      return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'a depth map of each image', [flags.output, '-'])
     const {resume} = flags
     await refuseFilled(flags.output, {force: flags.force, resume})
     const bad = this.badImages(flags)

@@ -5,7 +5,7 @@ import {Flags} from '../../src/cli/oclif.js'
 import {UserError} from '../../src/config/errors.js'
 import {engineFlags, imagesArg, inputFlags, outputFlags, refuseFilled, reportFlags, strictBadFlags} from '../../src/cli/command.js'
 import {ImageCommand, KEPT_ROWS} from '../../src/cli/image-command.js'
-import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
+import {segmentationHeadFlags} from '../../src/cli/segmentation-flags.js'
 
 export default class PredictSegment extends ImageCommand {
   static override summary = 'Segment images with a trained head: mask PNGs and JSON Lines.'
@@ -18,19 +18,11 @@ export default class PredictSegment extends ImageCommand {
   static override args = {...imagesArg}
   static override flags = {
     ...inputFlags,
-    model: modelFlag,
-    head: Flags.string({required: true, helpValue: 'FILE', summary: 'Segmentation head: .safetensors of seg-eval, or a published .pth.'}),
+    ...segmentationHeadFlags,
     output: Flags.string({char: 'o', helpValue: 'DIR', summary: 'Folder for the masks; without it only rows are written.'}),
     rows: Flags.string({default: '-', helpValue: 'FILE', summary: 'Where the rows go; - is stdout.'}),
     force: outputFlags.force,
     resume: outputFlags.resume,
-    size: Flags.integer({
-      min: 16,
-      max: 8192,
-      helpValue: 'PIXELS',
-      summary: 'Short side at which images are looked at; by default as the head was trained.'
-    }),
-    'max-pixels': pixelFlags['max-pixels'],
     ...engineFlags,
     ...strictBadFlags,
     ...reportFlags
@@ -40,14 +32,7 @@ export default class PredictSegment extends ImageCommand {
     const {args, flags} = await this.parse(PredictSegment)
     const images = this.inputs(args.images)
     if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        files: [flags.head],
-        computes: 'a mask of each image',
-        writes: [flags.output, flags.rows]
-      })
+      return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'a mask of each image', [flags.output, flags.rows])
     if (flags.json && flags.rows === '-')
       throw new UserError('--json and the rows both want stdout.', {exit: 2, code: 'USAGE', hint: 'Give --rows FILE.'})
     const {resume, size} = flags

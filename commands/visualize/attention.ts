@@ -28,14 +28,7 @@ export default class VisualizeAttention extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeAttention)
     const {model, size, block, heads, registers, smooth} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        computes: `maps of attention, of ${flags.limit} at most`,
-        writes: [flags.output]
-      })
+    if (flags['dry-run']) return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'maps of attention')
     const {visualizeAttention} = await import('../../src/tasks/visualize/attention.js')
     return this.draw(
       flags,

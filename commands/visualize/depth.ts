@@ -27,15 +27,7 @@ export default class VisualizeDepth extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeDepth)
     const {model, head, size, flip, depths, 'min-depth': min, 'max-depth': max, 'depth-scale': scale} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        files: [flags.head],
-        computes: `a depth map of each image, of ${flags.limit} at most`,
-        writes: [flags.output]
-      })
+    if (flags['dry-run']) return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'a depth map of each image')
     const {visualizeDepth} = await import('../../src/tasks/visualize/depth.js')
     return this.draw(
       flags,

@@ -28,13 +28,7 @@ export default class VisualizePca extends VisualizeCommand {
     const {model, size, foreground, smooth} = flags
     const images = this.inputs(args.images)
     if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        computes: `principal components of patch features, of ${flags.limit} at most`,
-        writes: [flags.output]
-      })
+      return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'principal components of patch features')
     const {visualizePca} = await import('../../src/tasks/visualize/pca.js')
     return this.draw(
       flags,

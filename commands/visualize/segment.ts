@@ -1,8 +1,7 @@
 /** `dinov2 visualize segment`: classes over images, by a trained head. */
 import {counted} from '../../src/config/counted.js'
-import {Flags} from '../../src/cli/oclif.js'
 import {engineFlags, imagesArg} from '../../src/cli/command.js'
-import {modelFlag, pixelFlags} from '../../src/cli/feature-flags.js'
+import {segmentationHeadFlags} from '../../src/cli/segmentation-flags.js'
 import {visualizeFlags, VisualizeCommand} from '../../src/cli/visualize-command.js'
 
 export default class VisualizeSegment extends VisualizeCommand {
@@ -15,15 +14,7 @@ export default class VisualizeSegment extends VisualizeCommand {
   ]
   static override args = {...imagesArg}
   static override flags = {
-    model: modelFlag,
-    head: Flags.string({required: true, helpValue: 'FILE', summary: 'Segmentation head: .safetensors of seg-eval, or a published .pth.'}),
-    size: Flags.integer({
-      min: 16,
-      max: 8192,
-      helpValue: 'PIXELS',
-      summary: 'Short side at which images are looked at; by default as the head was trained.'
-    }),
-    'max-pixels': pixelFlags['max-pixels'],
+    ...segmentationHeadFlags,
     batch: engineFlags.batch,
     ...visualizeFlags(12)
   }
@@ -32,15 +23,7 @@ export default class VisualizeSegment extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeSegment)
     const {model, head, size} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        files: [flags.head],
-        computes: `a mask of each image, of ${flags.limit} at most`,
-        writes: [flags.output]
-      })
+    if (flags['dry-run']) return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'a mask of each image')
     const {visualizeSegment} = await import('../../src/tasks/visualize/segmentation.js')
     return this.draw(
       flags,

@@ -48,14 +48,7 @@ export default class VisualizeSimilarity extends VisualizeCommand {
     const {args, flags} = await this.parse(VisualizeSimilarity)
     const {model, size, at, smooth} = flags
     const images = this.inputs(args.images)
-    if (flags['dry-run'])
-      return this.reportPlan(import('../../src/tasks/plan.js'), {
-        reads: {images},
-        nul: flags.null,
-        models: [flags.model],
-        computes: `similarities of patches, of ${flags.limit} at most`,
-        writes: [flags.output]
-      })
+    if (flags['dry-run']) return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'similarities of patches')
     const {visualizeSimilarity} = await import('../../src/tasks/visualize/similarity.js')
     return this.draw(
       flags,

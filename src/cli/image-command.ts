@@ -36,6 +36,27 @@ export const KEPT_ROWS = '.predictions.jsonl'
 export abstract class ImageCommand extends Command {
   static override group = 'Results'
 
+  /**
+   * What --dry-run prints of a command that takes a model, and a head where it has one, over images; `computes` says
+   * what of each.
+   */
+  protected reportImagePlan(
+    tasks: Parameters<Command['reportPlan']>[0],
+    flags: {readonly null?: boolean; readonly model: string; readonly head?: string; readonly limit?: number; readonly output?: string},
+    images: readonly string[],
+    computes: string,
+    writes: readonly (string | undefined)[] = [flags.output]
+  ): ReturnType<Command['reportPlan']> {
+    return this.reportPlan(tasks, {
+      reads: {images},
+      nul: flags.null,
+      models: [flags.model],
+      files: [flags.head],
+      computes: flags.limit === undefined ? computes : `${computes}, of ${flags.limit} at most`,
+      writes
+    })
+  }
+
   /** Says where the rows are that an interruption leaves. */
   protected noteInterrupted(rows: PredictedRows | undefined, done: number): void {
     if (rows) this.note(`${counted(done, 'row is', 'rows are')} kept in ${rows.path}; the same command with --resume goes on`)

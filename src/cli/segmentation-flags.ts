@@ -1,7 +1,7 @@
 /** The flags of `seg-eval`: protocol, training, and what masks mean. */
 import {Errors, Flags} from './oclif.js'
 import {notNegative, positive} from './depth-flags.js'
-import {layers, pixelFlags} from './feature-flags.js'
+import {layers, modelFlag, pixelFlags} from './feature-flags.js'
 
 /** Numbers separated by commas, each of which passes; none where the text is empty. */
 const numberList = (passes: (value: number) => boolean) =>
@@ -112,5 +112,18 @@ export const segmentationEvalFlags = {
     summary: 'Ids whose pixels do not count, separated by commas.'
   }),
   'reduce-zero-label': Flags.boolean({helpGroup: 'MASKS', summary: 'Id 0 does not count and classes begin at 1, as in ADE20K.'}),
+  'max-pixels': pixelFlags['max-pixels']
+}
+
+/** The flags of commands that segment images with a trained head. */
+export const segmentationHeadFlags = {
+  model: modelFlag,
+  head: Flags.string({required: true, helpValue: 'FILE', summary: 'Segmentation head: .safetensors of seg-eval, or a published .pth.'}),
+  size: Flags.integer({
+    min: 16,
+    max: 8192,
+    helpValue: 'PIXELS',
+    summary: 'Short side at which images are looked at; by default as the head was trained.'
+  }),
   'max-pixels': pixelFlags['max-pixels']
 }
