@@ -24,7 +24,7 @@ export function crossEntropy(scores: Tensor2D, targets: Tensor2D, weights: Tenso
     const lse: Tensor2D = logSumExp(s, 1, true) //                          [R, 1]
     const mass: Tensor2D = sum(targets, 1, true) //                         [R, 1]
     const own = sub(mul(mass, lse), sum(mul(targets, s), 1, true)) //       [R, 1]
-    const by = reshape(weights, [-1, 1])
+    const by = reshape(weights, [-1, 1]) // [R, 1]
     return {
       losses: reshape(mul(own, by), [-1]),
       gradient: mul(sub(mul(exp(sub(s, lse)), mass), targets), div(by, temperature))
@@ -72,7 +72,7 @@ export function prototypeLoss(
   temperature: number,
   {width, cacheLogits: hold, onPrototypes}: LossOptions
 ): PrototypeLoss {
-  const low = castLike(z, w)
+  const low = castLike(z, w) // [R, D]
   const computed = lazyLogits(low, w)
   const held = hold ? cachedLogits(computed) : undefined
   const scores = held ?? computed
@@ -86,19 +86,19 @@ export function prototypeLoss(
     const before = sums
     sums = tidy(() => {
       const {along, gradient} = columnLoss(scores.columns(start, count), lse, weights, segmentChunks(segments, start, count), temperature)
-      const own = slice(w, [start, 0], [count, w.shape[1]])
+      const own = slice(w, [start, 0], [count, w.shape[1]]) // [k, D]
       onPrototypes(
         start,
         tidy(() => cast(matMul<Tensor2D>(gradient, low, true, false), 'fp32'))
       )
-      const dz = cast(matMul<Tensor2D>(gradient, own), 'fp32')
+      const dz = cast(matMul<Tensor2D>(gradient, own), 'fp32') // [R, D]
       return before ? {along: add<Tensor1D>(before.along, along), dz: add<Tensor2D>(before.dz, dz)} : {along, dz}
     })
     if (before) dispose([before.along, before.dz])
   }
   held?.dispose()
   const {along, dz} = sums!
-  const losses = tidy(() => mul<Tensor1D>(sub(mul(mass, lse), along), weights))
+  const losses = tidy(() => mul<Tensor1D>(sub(mul(mass, lse), along), weights)) // [R]
   dispose([low, lse, mass, along])
   return {losses, dz}
 }
@@ -154,11 +154,11 @@ const columnLossReference = (
   tidy(() => {
     const by = (x: Tensor1D): Tensor2D => reshape(x, [-1, 1])
     const rows = segments.map(({s: scores, u, v, temperature: own, teachers}) => {
-      const all = targetsOf(scores, u, v, own)
+      const all = targetsOf(scores, u, v, own) // [n, k]
       return teachers ? teachers.map(of => gather(all, of)).reduce((a, b) => add(a, b)) : all
     })
     const t = rows.length === 1 ? rows[0]! : concat(rows, 0) //                    [R, k]
-    const x = div<Tensor2D>(cast(s, 'fp32'), temperature)
-    const p = mul<Tensor2D>(exp(sub(x, by(lse))), by(massOf(segments)))
+    const x = div<Tensor2D>(cast(s, 'fp32'), temperature) // [R, k]
+    const p = mul<Tensor2D>(exp(sub(x, by(lse))), by(massOf(segments))) // [R, k]
     return {along: sum<Tensor1D>(mul(t, x), 1), gradient: castLike(mul<Tensor2D>(sub(p, t), div(by(weights), temperature)), s)}
   })

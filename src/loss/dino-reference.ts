@@ -15,8 +15,8 @@ export type LossWithGradient = {loss: Scalar; gradient: Tensor2D}
 export function dinoLossReference(student: Tensor2D, teacher: Tensor3D, temperature = 0.1): LossWithGradient {
   return tidy(() => {
     const [, B, K] = teacher.shape
-    const image = Int32Array.from({length: student.shape[0]}, (_, i) => i % B)
-    const targets = gather(reshape(sum(teacher, 0), [B, K]) as Tensor2D, tensor1d(image, 'int32'))
+    const image = Int32Array.from({length: student.shape[0]}, (_, i) => i % B) // [m·B]
+    const targets = gather(reshape(sum(teacher, 0), [B, K]) as Tensor2D, tensor1d(image, 'int32')) // [m·B, K]
     const {losses, gradient} = crossEntropy(student, targets, fill([student.shape[0]], 1 / B), temperature)
     return {loss: sum<Scalar>(losses), gradient}
   })

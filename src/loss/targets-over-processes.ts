@@ -43,8 +43,8 @@ export function sharedSinkhornTargets(scores: Logits | undefined, options: Share
       const here = scores && parts.map(([start, count]) => tidy(() => own(scores.columns(start, count), start, count)))
       return join(here ? concat(here) : (fill([K], none) as Tensor1D), processes) // [K]
     })
-  let v = overAll(-1e30, s => div(max<Tensor1D>(cast(s, 'fp32'), 0), temperature), maxOverProcesses)
-  let u = zeros([scores?.rows ?? 0]) as Tensor1D
+  let v = overAll(-1e30, s => div(max<Tensor1D>(cast(s, 'fp32'), 0), temperature), maxOverProcesses) // [K]
+  let u = zeros([scores?.rows ?? 0]) as Tensor1D // [n]
   for (let turn = 0; turn < iterations; turn++) {
     const next = tidy(() => {
       const [before, off] = [v, u]

@@ -26,11 +26,11 @@ export function sinkhornDense(scores: Tensor2D, temperature: number, iterations 
 export function sinkhornReference(scores: Tensor2D, temperature: number, iterations = 3): Tensor2D {
   const [n, K] = scores.shape
   return tidy(() => {
-    let q = exp(div<Tensor2D>(sub(scores, max(scores, 0, true)), temperature))
+    let q = exp(div<Tensor2D>(sub(scores, max(scores, 0, true)), temperature)) // [n, K]
     q = div(q, sum(q))
     for (let i = 0; i < iterations; i++) {
-      q = div(div(q, sum(q, 0, true)), K)
-      q = div(div(q, sum(q, 1, true)), n)
+      q = div(div(q, sum(q, 0, true)), K) // [n, K] by [1, K]
+      q = div(div(q, sum(q, 1, true)), n) // [n, K] by [n, 1]
     }
     return mul(q, n)
   })

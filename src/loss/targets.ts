@@ -50,9 +50,9 @@ export const LEAST = 1e-37
 /** s/τ − v − u, in float32; s [n, k], u [n], v [k]. */
 const exponent = (s: Tensor2D, temperature: number, u?: Tensor1D, v?: Tensor1D): Tensor2D =>
   tidy(() => {
-    let x: Tensor2D = div(cast(s, 'fp32'), temperature)
+    let x: Tensor2D = div(cast(s, 'fp32'), temperature) // [n, k]
     if (v) x = sub(x, v)
-    return u ? sub(x, reshape(u, [-1, 1])) : x
+    return u ? sub(x, reshape(u, [-1, 1])) : x // [n, k]
   })
 
 /** log Σₖ exp(s/τ − v) of each row of a piece; s [n, k], v [k] → [n]. */
@@ -84,7 +84,7 @@ const sinkhornTurnReference = (
   temperature: number
 ): [Tensor1D, Tensor1D] =>
   tidy(() => {
-    const before = v ?? max<Tensor1D>(exponent(s, temperature), 0)
+    const before = v ?? max<Tensor1D>(exponent(s, temperature), 0) // [k]
     const p = exp(exponent(s, temperature, u, before)) //                         [n, k]
     const totals = mul<Tensor1D>(maximum(sum<Tensor1D>(p, 0), LEAST), prototypes / s.shape[0]) // [k], over what they should be
     return [add<Tensor1D>(before, log(totals)), sum<Tensor1D>(div(p, totals), 1)]
@@ -110,12 +110,12 @@ export function sinkhornTargets(scores: Logits, temperature: number, width: numb
       totals = sums
       return v
     })
-    const next = tidy(() => add<Tensor1D>(u, log(maximum(totals!, LEAST))))
+    const next = tidy(() => add<Tensor1D>(u, log(maximum(totals!, LEAST)))) // [n]
     dispose([u, totals!])
     u = next
   }
   const all = vs as Tensor1D[]
-  const columns = concat(all)
+  const columns = concat(all) // [K]
   dispose(all)
   return {logits: scores, logRowScale: u, logColumnScale: columns, temperature}
 }
@@ -126,10 +126,10 @@ export function sinkhornTargets(scores: Logits, temperature: number, width: numb
  */
 export function centeredTargets(scores: Logits, center: Tensor2D, temperature: number, width: number): {targets: Targets; mean: Tensor2D} {
   const found = tidy(() => {
-    const columns = div<Tensor1D>(reshape(center, [-1]), temperature)
+    const columns = div<Tensor1D>(reshape(center, [-1]), temperature) // [K]
     const parts = [...chunks(scores.prototypes, width)].map(([start, count]) =>
       tidy(() => {
-        const s = scores.columns(start, count)
+        const s = scores.columns(start, count) // [n, k]
         return {rows: logSumOfRows(s, temperature, slice(columns, [start], [count])), mean: mean<Tensor2D>(cast(s, 'fp32'), 0, true)}
       })
     )

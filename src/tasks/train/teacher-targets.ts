@@ -62,7 +62,7 @@ export function computeTeacherTargets(
       const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
       if (heads.ibot || !patchRows)
         return {cls: through(clsRows, heads.dino), ...(patchRows ? {patches: through(patchRows, heads.ibot ?? heads.dino)} : {})}
-      const both = through(concat([clsRows, patchRows]), heads.dino)
+      const both = through(concat([clsRows, patchRows]), heads.dino) // [2b + n, D]
       return {cls: slice(both, [0, 0], [cls.length, -1]), patches: slice(both, [cls.length, 0], [patches.length, -1])}
     })
   )

@@ -185,10 +185,10 @@ function teacherTokens({backbone, vit, normalisation}: Teacher, part: BatchPart,
   const M = side / vit.patch
   const {cls, patches} = tidy(() => {
     const globals = normalisation ? renormalize(part.globals(), normalisation) : part.globals()
-    const images = globals.shape[1] === side ? globals : resizeForward(globals, [side, side])
-    const y = normedTokens(backbone, {images}, vit)
+    const images = globals.shape[1] === side ? globals : resizeForward(globals, [side, side]) // [2b, side, side, 3]
+    const y = normedTokens(backbone, {images}, vit) // [2b·tokens, C]
     const n = globals.shape[0]
-    const rows: Tensor3D = reshape(y, [n, 1 + vit.registers + M * M, vit.width])
+    const rows: Tensor3D = reshape(y, [n, 1 + vit.registers + M * M, vit.width]) // [2b, tokens, C]
     return {
       cls: reshape(slice(rows, [0, 0, 0], [n, 1, -1]), [n, vit.width]) as Tensor2D,
       patches: reshape(slice(rows, [0, 1 + vit.registers, 0]), [n, M, M, vit.width]) as Tensor4D
@@ -204,7 +204,7 @@ function teacherTokens({backbone, vit, normalisation}: Teacher, part: BatchPart,
 /** Images normalised as ImageNet's are, normalised by another mean and deviation; [n, H, W, 3]. */
 const renormalize = (images: Tensor4D, {mean, std}: Normalization): Tensor4D =>
   tidy(() => {
-    const scale = tensor1d(std.map((value, i) => imageStd[i]! / value))
+    const scale = tensor1d(std.map((value, i) => imageStd[i]! / value)) // [3]
     const shift = tensor1d(std.map((value, i) => (imageMean[i]! - mean[i]!) / value))
     return add<Tensor4D>(mul(images, scale), shift)
   })
