@@ -57,9 +57,9 @@ function rankQuery(similarity: ArrayLike<number>, {row: own, relevant: right}: R
 }
 
 /**
- * The standing of each query among `rows` [N, D], which have length 1. `keep` rows of each list are returned. `products`
- * is an engine's matrix product, for when there is much to do; without it sums are taken in float64. Memory beside the
- * rows: 64 MB of similarities at most, or one list.
+ * The standing of each query among `rows` [N, D], which have length 1. `keep` rows of each list are returned.
+ * `products` is an engine's matrix product, for when there is much to do; without it sums are taken in float64. Memory
+ * beside the rows: 64 MB of similarities at most, or one list.
  */
 export function* rankQueries(
   rows: Float32Array,

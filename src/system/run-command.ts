@@ -1,6 +1,6 @@
 /**
- * Running another program (python3, pip, g++) and keeping what it said, so that a failure can be explained in a sentence
- * with its last lines.
+ * Running another program (python3, pip, g++) and keeping what it said, so that a failure can be explained in a
+ * sentence with its last lines.
  *
  * The child's stdout never reaches ours: stdout of a command belongs to its result.
  */

@@ -23,8 +23,8 @@ export type MeasureOptions = {
 const atOnce = 16
 
 /**
- * Measures images as they come; bad ones are reported to `onRejected`, in order, and left out. Ending the iteration ends
- * the workers.
+ * Measures images as they come; bad ones are reported to `onRejected`, in order, and left out. Ending the iteration
+ * ends the workers.
  */
 export async function* measureImages(refs: AsyncIterable<ImageRef>, options: MeasureOptions = {}): AsyncGenerator<MeasuredBatch, void> {
   const {workers = defaultWorkers(), maxPixels, onRejected} = options

@@ -210,8 +210,8 @@ export async function* listChunks(inputs: readonly string[], options: SourceOpti
  * `name-{000..012}.tar`;
  * webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
  * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never
- * dropped. Ids may repeat: each is reported once, as far as the first million ids go. An image under a folder gets `folder`,
- * the first folder under the given root, for `labelOf`.
+ * dropped. Ids may repeat: each is reported once, as far as the first million ids go. An image under a folder gets
+ * `folder`, the first folder under the given root, for `labelOf`.
  *
  * Raises UserError (exit 3) where an input does not exist, before anything is read; (exit 2) where one cannot be such
  * an input. An empty result is no error here: the caller throws `noImages(inputs)`.

@@ -16,8 +16,8 @@ const list = (shape: readonly number[]): string => `[${shape.join(', ')}]`
  * The architecture that these tensors make.
  *
  * `metadata` may hold `heads`, `interpolate_offset` and `interpolate_antialias` as strings; `overrides` wins over
- * both. Throws `UserError` when the tensors make no backbone of this kind, when the number of heads is unknown or does not divide
- * the width, or when the position grid is not square.
+ * both. Throws `UserError` when the tensors make no backbone of this kind, when the number of heads is unknown or does
+ * not divide the width, or when the position grid is not square.
  */
 export function inferConfig(
   shapes: Shapes,

@@ -251,8 +251,8 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
  * Leaves out the images that an earlier run has done: `ids` are those of its rows, in order.
  *
  * An image that stands between them without a row was refused then, and must be refused again: it is decoded once more
- * and reported to `onRejected`. Where it turns out to be good, or a done image is missing, the list is not the one of the
- * earlier run. Throws `UserError` (exit 2) naming the image.
+ * and reported to `onRejected`. Where it turns out to be good, or a done image is missing, the list is not the one of
+ * the earlier run. Throws `UserError` (exit 2) naming the image.
  */
 export async function* leaveOutDone(
   refs: AsyncIterable<ImageRef>,

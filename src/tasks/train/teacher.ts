@@ -220,8 +220,8 @@ export type FeatureTargets = {readonly cls: Tensor2D /* [2B, C] */; readonly pat
 
 /**
  * A teacher for `students` that take the same batches, one step after the other. Each asks once a step; what was
- * computed for the first serves the rest, and is freed when the last has taken it. All students of a step must bring the
- * same batch in the same parts; they may differ in their grids of patches.
+ * computed for the first serves the rest, and is freed when the last has taken it. All students of a step must bring
+ * the same batch in the same parts; they may differ in their grids of patches.
  */
 export class TeacherTargetCache {
   readonly #open = new Map<number, {rows?: Rows; features?: ReadonlyMap<string, Tensor2D>; taken: number}>()

@@ -67,8 +67,8 @@ export type OpenOptions = {
 const atOnce = 4
 
 /**
- * Looks at every pair once; bad ones are reported to `onRejected` with the reason and left out. Throws a `UserError` (exit
- * 3) where none is good.
+ * Looks at every pair once; bad ones are reported to `onRejected` with the reason and left out. Throws a `UserError`
+ * (exit 3) where none is good.
  */
 export async function openSet(all: readonly Pair[], name: string, classes: Classes, options: OpenOptions): Promise<SampleSet> {
   const {budget, maxPixels, onRejected, onGood, signal} = options
