@@ -1,5 +1,5 @@
 /**
- * Bundles what this project uses of oclif (`dist/src/cli/oclif.js`) and of TensorFlow.js (`dist/src/tensor/tfjs`): core with the
+ * Bundles what this project uses of oclif (`dist/src/cli/oclif.js`), of pbf (`dist/src/files/onnx/pbf.js`) and of TensorFlow.js (`dist/src/tensor/tfjs`): core with the
  * gradients and chained operations that it leaves to the union package, the plain JavaScript backend, and the WebAssembly backend with its
  * binaries.
  *
@@ -20,6 +20,7 @@ const core = '@tensorflow/tfjs-core'
 
 /** The text of each entry, by its path below `dist/src`. */
 const oclif = {'cli/oclif': `export {Args, Command, CommandHelp, Config, Errors, Flags, Help, Plugin, settings} from '@oclif/core'`}
+const pbf = {'files/onnx/pbf': `export {PbfReader, PbfWriter} from 'pbf'`}
 const tfjs = {
   'tensor/tfjs/core': `export * from '${core}'
     import './node_modules/${core}/dist/register_all_gradients'
@@ -72,6 +73,7 @@ await rm(folder, {recursive: true, force: true})
 await mkdir(folder, {recursive: true})
 const found = [
   ...(await bundle(oclif, {splitting: false, external: ['typescript']})),
+  ...(await bundle(pbf, {splitting: false})),
   ...(await bundle(tfjs, {mainFields: ['module', 'main'], ignoreAnnotations: true, chunkNames: 'tensor/tfjs/[name]-[hash]'}))
 ]
 for (const name of ['tfjs-backend-wasm', 'tfjs-backend-wasm-simd'])

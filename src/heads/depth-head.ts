@@ -43,16 +43,23 @@ export type DepthBins = {
 export type LinearDepthHead = {conv_depth: Linear /* [K, D], [K] */}
 
 /** Added to every weight of a bin. */
-const EPS = 0.1
+export const BIN_EPSILON = 0.1
 
 /** Times as many rows and columns as there are patches. */
 export const DEPTH_UPSAMPLE = 4
 
 /** The depth of each bin, both ends included; [K]. */
 export function binDepths({min, max, count, spacing}: DepthBins): Tensor1D {
-  if (spacing === 'uniform') return linspace(min, max, count)
-  const [low, high] = [Math.log(min), Math.log(max)]
-  return tensor1d(Float32Array.from({length: count}, (_, i) => Math.exp(low + ((high - low) * i) / (count - 1))))
+  return spacing === 'uniform' ? linspace(min, max, count) : tensor1d(binDepthValues({min, max, count, spacing}))
+}
+
+/** The same as plain numbers. */
+export function binDepthValues({min, max, count, spacing}: DepthBins): Float32Array {
+  const [low, high] = spacing === 'uniform' ? [min, max] : [Math.log(min), Math.log(max)]
+  return Float32Array.from({length: count}, (_, i) => {
+    const value = low + ((high - low) * i) / (count - 1)
+    return spacing === 'uniform' ? value : Math.exp(value)
+  })
 }
 
 /** What the backward pass needs. */
@@ -71,7 +78,7 @@ function expectation(logits: Tensor4D, bins: DepthBins): {depth: Tensor2D; total
   const columns = binsAndOnes(bins)
   const open = relu(reshape<Rank.R2>(logits, [-1, bins.count])) //                          [B·H·W, K]
   // Σ (relu + 0.1)·b = Σ relu·b + 0.1·Σ b: the largest tensor is passed over once less.
-  const sums = add<Tensor2D>(matMul<Tensor2D>(open, columns), mul(sum(columns, 0, true), EPS)) //     [B·H·W, 2]
+  const sums = add<Tensor2D>(matMul<Tensor2D>(open, columns), mul(sum(columns, 0, true), BIN_EPSILON)) //     [B·H·W, 2]
   const total = slice(sums, [0, 1], [-1, 1])
   return {depth: div(slice(sums, [0, 0], [-1, 1]), total), total}
 }

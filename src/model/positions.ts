@@ -80,6 +80,30 @@ export function resamplePositions(pos: Tensor2D, config: VitConfig, rows: number
   })
 }
 
+/**
+ * The reference implementation of `resamplePositions`, on plain numbers: [M·M, C] → [rows·columns, C], a copy. For
+ * exports, which need no engine.
+ */
+export function resamplePositionsReference(pos: Float32Array, config: VitConfig, rows: number, columns: number): Float32Array {
+  if (fits(config, rows, columns)) return pos.slice()
+  const {grid: M, width: C} = config
+  const weights = axes(config, rows, columns)
+  const tall = new Float64Array(rows * M * C) //                                                     [rows, M, C]
+  for (let y = 0; y < rows; y++)
+    for (let i = 0; i < M; i++) {
+      const weight = weights.rows[y * M + i]!
+      if (weight !== 0) for (let at = 0; at < M * C; at++) tall[y * M * C + at]! += weight * pos[i * M * C + at]!
+    }
+  const out = new Float64Array(rows * columns * C) //                                                [rows, columns, C]
+  for (let y = 0; y < rows; y++)
+    for (let x = 0; x < columns; x++)
+      for (let j = 0; j < M; j++) {
+        const weight = weights.columns[x * M + j]!
+        if (weight !== 0) for (let c = 0; c < C; c++) out[(y * columns + x) * C + c]! += weight * tall[(y * M + j) * C + c]!
+      }
+  return Float32Array.from(out)
+}
+
 /** The transpose of `resample`: gradient [rows·columns, C] → [M·M, C]. */
 export function resamplePositionsBackward(dy: Tensor2D, config: VitConfig, rows: number, columns: number): Tensor2D {
   if (fits(config, rows, columns)) return dy.clone()

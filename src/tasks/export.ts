@@ -19,9 +19,11 @@ import {writePth} from '../files/checkpoint/pth.js'
 import {writeSafetensors, type TensorSource} from '../files/checkpoint/safetensors.js'
 import {FLOAT16_MAX, float16Bytes, float32Bytes, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
 import {UserError} from '../config/errors.js'
+import {shortSideFor} from '../config/derived.js'
 import type {VitConfig} from '../model/config.js'
+import {onnxSide, openHeads, saveOnnx, type OnnxExport} from './onnx/export-onnx.js'
 
-export const exportFormats = ['safetensors', 'hf', 'meta', 'timm'] as const
+export const exportFormats = ['safetensors', 'hf', 'meta', 'timm', 'onnx'] as const
 export type ExportFormat = (typeof exportFormats)[number]
 
 export type ExportRequest = {
@@ -39,13 +41,23 @@ export type ExportRequest = {
    * The projection heads too: meta as `{"teacher": {"backbone.…", "dino_head.…"}}`, safetensors under the same names.
    */
   readonly withHeads?: boolean
-  /** Half precision instead of float32; for safetensors alone. */
+  /** Half precision instead of float32; for safetensors and onnx. */
   readonly fp16?: boolean
   /** For the card of a Hugging Face folder. */
   readonly license?: string
   /** Of its preprocessor, in pixels; where absent, what the model was trained with, or 256 and 224. */
   readonly resize?: number
   readonly crop?: number
+  /** A crop of this side and the resizing that goes with it. */
+  readonly size?: number
+  /** For onnx: trained heads, and whether pixels are normalised in the graph. */
+  readonly heads?: readonly string[]
+  readonly normalize?: boolean
+  /** For onnx: the range of a depth head in metres, where its file does not say. */
+  readonly minDepth?: number
+  readonly maxDepth?: number
+  /** For onnx: bytes of weights above which they lie in a second file; by default what a protocol buffer holds. */
+  readonly externalAbove?: number
   readonly toolVersion: string
   /** Tells what would be written and writes nothing. */
   readonly dryRun?: boolean
@@ -71,8 +83,17 @@ export type ExportReport = {
  */
 export async function exportModel(request: ExportRequest): Promise<ExportReport> {
   const {model, output, force, root, stateDictOnly} = request
-  if (request.fp16 && request.to !== 'safetensors')
-    throw new UserError(`--fp16 is for --to safetensors; ${request.to} is written as float32.`, {
+  if (request.to !== 'onnx' && (request.normalize || request.heads?.length))
+    throw new UserError(
+      `${request.normalize ? '--normalize' : '--head'} is for --to onnx; a format of weights alone has no place for it.`,
+      {
+        exit: 2,
+        code: 'USAGE',
+        hint: 'Leave it out, or export with --to onnx.'
+      }
+    )
+  if (request.fp16 && request.to !== 'safetensors' && request.to !== 'onnx')
+    throw new UserError(`--fp16 is for --to safetensors and --to onnx; ${request.to} is written as float32.`, {
       exit: 2,
       code: 'USAGE',
       hint: 'Leave --fp16 out: half precision saves space, and every tool converts when it loads.'
@@ -94,8 +115,8 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
   const config = inferConfig(shapes, checkpoint.metadata, numHeads === undefined ? {} : {heads: numHeads}, model)
   const expected = expectedShapes(config)
   checkFit(expected, shapes, model)
-  if (withHeads && (to === 'hf' || to === 'timm'))
-    throw new UserError(`A folder for ${to === 'hf' ? 'transformers' : 'timm'} has no place for projection heads.`, {
+  if (withHeads && (to === 'hf' || to === 'timm' || to === 'onnx'))
+    throw new UserError(`A folder for ${{hf: 'transformers', timm: 'timm', onnx: 'ONNX'}[to]} has no place for projection heads.`, {
       exit: 2,
       code: 'USAGE',
       hint: 'Leave --with-heads out, or export to meta or safetensors.'
@@ -113,8 +134,14 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
   const notes = [...checkpoint.notes]
   if (to === 'timm') notes.push('timm has no mask token; it was left out.')
   const preprocessing = exportedPreprocessing(request, checkpoint, config, notes)
-  const report = describe(request, checkpoint, all, {config, notes})
+  const onnx = to === 'onnx' ? await onnxExport(request, {config, checkpoint, preprocessing, notes}) : undefined
+  const headParameters = onnx?.heads.reduce((sum, {parameters}) => sum + parameters, 0)
+  const report = describe(request, checkpoint, all, {config, notes, headParameters})
   if (dryRun) return report
+  if (onnx) {
+    await saveOnnx(request, onnx)
+    return report
+  }
 
   const tick = counter(request, all.length)
   const stream = counted(readBackbone(config, checkpoint), tick)
@@ -145,13 +172,14 @@ const ofModel = (metadata: Readonly<Record<string, string>>): Record<string, str
  * receives what the format changes or cannot hold. Throws `UserError` (exit 2) where the crop exceeds the short side.
  */
 function exportedPreprocessing(
-  {to, resize, crop}: ExportRequest,
+  {to, resize, crop, size}: ExportRequest,
   {preprocessing: own = defaultPreprocessing, format}: Checkpoint,
   {grid, patch}: VitConfig,
   notes: string[]
 ): Preprocessing {
-  const isAsked = resize !== undefined || crop !== undefined
-  const asked = {...own, resize: resize ?? own.resize, crop: crop ?? own.crop, source: isAsked ? 'as asked for' : own.source}
+  const isAsked = resize !== undefined || crop !== undefined || size !== undefined
+  const short = resize ?? (size === undefined ? own.resize : shortSideFor(size))
+  const asked = {...own, resize: short, crop: crop ?? size ?? own.crop, source: isAsked ? 'as asked for' : own.source}
   if (asked.crop !== undefined && asked.crop > asked.resize)
     throw new UserError(`A crop of ${asked.crop} pixels does not fit into images whose short side is ${asked.resize}.`, {
       exit: 2,
@@ -159,7 +187,7 @@ function exportedPreprocessing(
       hint: 'Give both --resize and --crop.'
     })
   const margin = asked.resize - (asked.crop ?? asked.resize)
-  if (to === 'hf' && margin % 2 !== 0) {
+  if ((to === 'hf' || to === 'onnx') && margin % 2 !== 0) {
     if (isAsked || format === 'huggingface') {
       notes.push(`The margin of ${margin} pixels is odd: some versions of transformers cut one pixel beside what this program cuts.`)
       return asked
@@ -177,16 +205,26 @@ function exportedPreprocessing(
   return asked
 }
 
+/** The size, the preprocessing and the heads of an ONNX folder. */
+async function onnxExport(
+  {size, crop, minDepth, maxDepth, heads: names = []}: ExportRequest,
+  {config, checkpoint, preprocessing, notes}: Pick<OnnxExport, 'config' | 'checkpoint' | 'preprocessing'> & {readonly notes: string[]}
+): Promise<OnnxExport> {
+  const side = onnxSide(preprocessing, config, size !== undefined || crop !== undefined, notes)
+  const heads = await openHeads(names, {config, checkpoint, side}, {minDepth, maxDepth})
+  return {config, checkpoint, preprocessing, side, heads}
+}
+
 /** A file that holds a head and no backbone: its tensors under the names they have. */
 async function exportHeads(request: ExportRequest, checkpoint: Checkpoint): Promise<ExportReport> {
   const {model, to, output, force, toolVersion, dryRun} = request
-  if (to === 'hf' || to === 'timm')
+  if (to === 'hf' || to === 'timm' || to === 'onnx')
     throw new UserError(
       `${model} holds no backbone, only ${[...checkpoint.heads.keys(), ...checkpoint.tensors.keys()].slice(0, 3).join(', ')}, ….`,
       {
         exit: 2,
         code: 'NO_BACKBONE',
-        hint: 'A head is exported to safetensors or meta.'
+        hint: to === 'onnx' ? 'Give the backbone, and the head by --head.' : 'A head is exported to safetensors or meta.'
       }
     )
   const named = [...checkpoint.tensors, ...checkpoint.heads]
@@ -207,9 +245,9 @@ function describe(
   {to, output, fp16}: ExportRequest,
   {path}: Checkpoint,
   tensors: readonly TensorEntry[],
-  {config, notes}: Pick<ExportReport, 'config' | 'notes'>
+  {config, notes, headParameters = 0}: Pick<ExportReport, 'config' | 'notes'> & {readonly headParameters?: number}
 ): ExportReport {
-  const parameters = tensors.reduce((sum, {shape}) => sum + elements(shape), 0)
+  const parameters = tensors.reduce((sum, {shape}) => sum + elements(shape), headParameters)
   return {
     source: path,
     output,

@@ -6,7 +6,14 @@ import assert from 'node:assert/strict'
 import {readFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {test} from 'node:test'
-import {offsetWeights, positionsFor, resamplePositions, resamplePositionsBackward, sizeWeights} from '../../src/model/positions.js'
+import {
+  offsetWeights,
+  positionsFor,
+  resamplePositions,
+  resamplePositionsBackward,
+  resamplePositionsReference,
+  sizeWeights
+} from '../../src/model/positions.js'
 import type {VitConfig} from '../../src/model/config.js'
 import {reshape, slice, tidy} from '../../src/tensor/tf.js'
 import {apart, counted, normal, onPlain, onTorch, put, take} from '../support/engine.js'
@@ -74,6 +81,21 @@ for (const mode of ['offset', 'size'] as const) {
         backward: dy => ({pos: resamplePositionsBackward(dy, small, rows, columns)}),
         limits: {slope: 1e-3}
       })
+    }
+  })
+
+  test(`the reference implementation by ${mode}, which needs no engine, gives the same`, async () => {
+    await onPlain()
+    for (const [rows, columns] of [
+      [M, M],
+      [3, 9],
+      [41, 5]
+    ] as const) {
+      const pos = put(stored)
+      const expected = await take(resamplePositions(pos, config(mode), rows, columns))
+      pos.dispose()
+      const data = resamplePositionsReference(stored.data as Float32Array, config(mode), rows, columns)
+      assert.ok(apart({shape: [rows * columns, C], data}, expected) < 1e-6)
     }
   })
 

@@ -65,6 +65,7 @@ const writers: Readonly<Record<string, {readonly words: readonly string[]; reado
   'visualize pca': {words: ['visualize', 'pca', 'photos', ...model], ending: '.png'},
   'export to Meta': {words: ['export', 'tiny.safetensors', '--to', 'meta'], ending: '.pth'},
   'export to Hugging Face': {words: ['export', 'tiny.safetensors', '--to', 'hf'], ending: ''},
+  'export to ONNX': {words: ['export', 'tiny.safetensors', '--to', 'onnx', '--size', '56'], ending: ''},
   'samples draw': {words: ['samples', 'draw', '--per-class', '1', '--val-per-class', '0', '--size', '32'], ending: ''}
 }
 

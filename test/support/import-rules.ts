@@ -135,7 +135,7 @@ export const openConfig: ReadonlySet<string> = new Set([
 export const taskFolders: Readonly<Record<string, {readonly holds: string; readonly imports: readonly string[]}>> = {
   '': {
     holds: 'tasks of one file: export, models, samples, report',
-    imports: ['embed', 'train', 'search', 'eval/shared', 'verify']
+    imports: ['embed', 'train', 'search', 'eval/shared', 'verify', 'onnx']
   },
   train: {holds: 'pretraining and distillation: the loop, the step, teachers, resuming, health, cost estimates', imports: ['embed']},
   embed: {holds: 'opening a backbone; vectors and dense features of images', imports: []},
@@ -150,6 +150,10 @@ export const taskFolders: Readonly<Record<string, {readonly holds: string; reado
     holds: 'PCA, attention, similarity, depth and segmentation drawn over images',
     imports: ['embed', 'eval/shared', 'eval/depth', 'eval/segmentation', 'search']
   },
+  onnx: {
+    holds: 'backbones and heads as graphs of ONNX, and the folder around them',
+    imports: ['eval/classification', 'eval/depth', 'eval/segmentation']
+  },
   verify: {holds: 'agreement of an engine with recorded tensors', imports: ['embed', 'train']},
   engine: {holds: 'listing and installing engines', imports: []},
   doctor: {holds: 'what is on this machine, how fast it is, and what would help', imports: []}
@@ -163,6 +167,7 @@ export const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = 
   [/^hnswlib-node$/, /^src\/search\/hnsw\.ts$/],
   [/^@lancedb\/lancedb$/, /^src\/files\/search-index\/lance-library\.ts$/],
   [/^@oclif\/core$/, /^src\/cli\/oclif\.d\.ts$/],
+  [/^pbf$/, /^src\/files\/onnx\/pbf\.d\.ts$/],
   [/^cli-progress$/, /^src\/cli\/progress\.ts$/],
   [/^yaml$/, /^src\/config\//],
   [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|fzstd|tar-stream)$/, /^src\/(files|data)\//]

@@ -67,10 +67,14 @@ export async function saveHuggingFace(
 }
 
 /** transformers takes 1.0 for a rate and refuses 1, a difference that JavaScript's numbers do not make. */
-const withFractions = (config: unknown): string =>
+export const withFractions = (config: unknown): string =>
   `${JSON.stringify(config, null, 2)}\n`.replace(/("(?:layerscale_value|drop_path_rate|\w+_prob)": \d+)(,?)$/gm, '$1.0$2')
 
-function huggingFaceConfig(config: VitConfig): Record<string, unknown> {
+/**
+ * The config.json of a backbone. Throws `UserError` where transformers has no model of that hidden width, unless
+ * `ratio` says what to write.
+ */
+export function huggingFaceConfig(config: VitConfig, ratio = huggingFaceRatio(config)): Record<string, unknown> {
   const registers = config.registers > 0
   return {
     architectures: [registers ? 'Dinov2WithRegistersModel' : 'Dinov2Model'],
@@ -83,7 +87,7 @@ function huggingFaceConfig(config: VitConfig): Record<string, unknown> {
     initializer_range: 0.02,
     layer_norm_eps: 1e-6,
     layerscale_value: 1,
-    mlp_ratio: huggingFaceRatio(config),
+    mlp_ratio: ratio,
     model_type: registers ? 'dinov2_with_registers' : 'dinov2',
     num_attention_heads: config.heads,
     num_channels: 3,
@@ -114,7 +118,8 @@ function huggingFaceRatio({width, hidden, ffn}: VitConfig): number {
   )
 }
 
-const preprocessor = ({resize, crop, mean, std}: Preprocessing): Record<string, unknown> => ({
+/** The preprocessor_config.json of an image processor. */
+export const preprocessor = ({resize, crop, mean, std}: Preprocessing): Record<string, unknown> => ({
   crop_size: {height: crop ?? resize, width: crop ?? resize},
   do_center_crop: crop !== undefined,
   do_convert_rgb: true,

@@ -2,11 +2,10 @@
  * A backbone ready to compute: opened from whatever holds it, checked, and put into the running engine one tensor at a
  * time.
  */
-import {createHash} from 'node:crypto'
+import {fingerprintHash} from '../../files/checkpoint/fingerprint.js'
 import {foldNormalization} from '../../files/checkpoint/fold-normalization.js'
 import {openBackbone, readBackbone, type NamedTensor} from '../../files/checkpoint/backbone.js'
 import {defaultPreprocessing, describePreprocessing, isImageNet, type Preprocessing} from '../../files/checkpoint/preprocessing.js'
-import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Block} from '../../model/block.js'
 import {castBlock, castPatchEmbed} from '../../model/vit.js'
@@ -65,11 +64,10 @@ export async function loadBackbone(
   const preprocessing = checkpoint.preprocessing ?? defaultPreprocessing
   const isOwn = !isImageNet(preprocessing)
   if (isOwn) note?.(describePreprocessing(preprocessing))
-  const hash = createHash('sha256')
-  if (isOwn) hash.update(`images ${preprocessing.mean.join()} ${preprocessing.std.join()}`)
+  const hash = fingerprintHash(preprocessing)
   const hashed = async function* (): AsyncGenerator<NamedTensor> {
     for await (const entry of readBackbone(config, checkpoint)) {
-      hash.update(`${entry.name}[${entry.shape.join()}]`).update(float32Bytes(entry.data))
+      hash.add(entry)
       yield entry
     }
   }
@@ -110,7 +108,7 @@ export async function loadBackbone(
     config,
     params,
     precision,
-    fingerprint: hash.digest('hex'),
+    fingerprint: hash.digest(),
     metadata: checkpoint.metadata,
     preprocessing,
     [Symbol.dispose]: () => disposeTree(params)

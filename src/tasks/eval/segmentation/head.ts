@@ -40,16 +40,10 @@ export function specClasses({classes, ignored}: SegmentHeadSpec): Classes {
 }
 
 /**
- * Opens a head for a backbone. Throws a `UserError` (exit 2) where the head was trained on another backbone (both
- * fingerprints are named), or is of a width that no number of last blocks has.
+ * The blocks that a head reads, counted from 0. Throws a `UserError` (exit 2) where it is of a width that no number of
+ * last blocks has.
  */
-export async function loadSegmentHead(
-  path: string,
-  {config, fingerprint}: Pick<Backbone, 'config' | 'fingerprint'>,
-  model: string
-): Promise<LoadedSegmentHead> {
-  const file = await openSegmentHead(path, fingerprint)
-  const {spec, tensors} = file
+export function segmentLayers({path, spec, tensors}: OpenedSegmentHead, config: Backbone['config'], model: string): readonly number[] {
   const D = tensors.get('bn.weight')!.data.length
   const blocks = D / config.width
   if (
@@ -62,7 +56,21 @@ export async function loadSegmentHead(
       code: 'WRONG_HEAD',
       hint: 'A head fits the architecture that it was trained on.'
     })
-  const layers = spec.layers ?? Array.from({length: blocks}, (_, i) => config.depth - blocks + i)
+  return spec.layers ?? Array.from({length: blocks}, (_, i) => config.depth - blocks + i)
+}
+
+/**
+ * Opens a head for a backbone. Throws a `UserError` (exit 2) where the head was trained on another backbone (both
+ * fingerprints are named), or is of a width that no number of last blocks has.
+ */
+export async function loadSegmentHead(
+  path: string,
+  {config, fingerprint}: Pick<Backbone, 'config' | 'fingerprint'>,
+  model: string
+): Promise<LoadedSegmentHead> {
+  const file = await openSegmentHead(path, fingerprint)
+  const {spec, tensors} = file
+  const layers = segmentLayers(file, config, model)
   const head = headFromTensors(tensors)
   const folded = foldSegmentHead(head)
   disposeTree(head)

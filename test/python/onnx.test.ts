@@ -1,0 +1,60 @@
+/** ONNX exports in the hands of Python users: onnx's checker passes them, and onnxruntime computes what we compute. */
+import assert from 'node:assert/strict'
+import {execFile} from 'node:child_process'
+import {join} from 'node:path'
+import {test} from 'node:test'
+import {promisify} from 'node:util'
+import {exportModel} from '../../src/tasks/export.js'
+import {loadBackbone} from '../../src/tasks/embed/load-backbone.js'
+import {onPlain} from '../support/engine.js'
+import {architectures, saveHeads, writeExpected} from '../support/onnx-models.js'
+import {scriptOf, testPython} from '../support/python.js'
+import {scratch} from '../support/scratch.js'
+import {saveTiny} from '../support/tiny-backbone.js'
+
+type Answer = {
+  readonly opset: number
+  readonly operators: readonly string[]
+  readonly outputs: Readonly<Record<string, {readonly worst: number; readonly cosine: number}>>
+  readonly missing: readonly string[]
+}
+
+test('onnx and onnxruntime take exports of every architecture, with heads, in both precisions', async t => {
+  const folder = await scratch(t)
+  await onPlain()
+  const pairs: string[] = []
+  const cases: string[] = []
+  const add = async (name: string, model: string, side: number, heads: readonly string[], options: object): Promise<void> => {
+    const at = join(folder, `case ${cases.length}`)
+    const isHalf = 'fp16' in options
+    await exportModel({model, to: 'onnx', output: at, size: side, heads, toolVersion: '0', ...options})
+    await writeExpected(`${at}.safetensors`, model, {side, heads, isNormalized: !('normalize' in options)})
+    pairs.push(`${join(at, 'onnx', isHalf ? 'model_fp16.onnx' : 'model.onnx')}=${at}.safetensors`)
+    cases.push(name)
+  }
+  for (const [name, {config, side}] of Object.entries(architectures)) {
+    const model = join(folder, `${name}.safetensors`)
+    await saveTiny(model, 1, config)
+    await add(name, model, side, [], {})
+    if (name !== 'plain' && name !== 'registers and SwiGLU') continue
+    const backbone = await loadBackbone(model)
+    const heads = await saveHeads(folder, backbone)
+    backbone[Symbol.dispose]()
+    await add(`${name} with heads`, model, side, heads, {normalize: true})
+    await add(`${name}, two files`, model, side, [], {externalAbove: 1000})
+    await add(`${name}, half precision`, model, side, heads, {fp16: true})
+  }
+  const {stdout} = await promisify(execFile)(testPython(), [scriptOf('open_onnx.py'), ...pairs], {maxBuffer: 1 << 26})
+  const answers = JSON.parse(stdout.trim().split('\n').at(-1)!) as Answer[]
+  assert.equal(answers.length, cases.length)
+  for (const [i, {opset, operators, outputs, missing}] of answers.entries()) {
+    const name = cases[i]!
+    assert.equal(opset, 17)
+    assert.deepEqual(missing, [], name)
+    assert.equal(Object.keys(outputs).length, /heads|half/.test(name) ? 6 : 3, name)
+    assert.equal(operators.includes('Resize'), /heads|half/.test(name), `${name}: positions are not resampled in the graph`)
+    for (const [output, {worst, cosine}] of Object.entries(outputs))
+      if (name.includes('half')) assert.ok(cosine > 0.999, `${name}, ${output}: cosine ${cosine}`)
+      else assert.ok(worst <= 1e-4, `${name}, ${output}: ${worst}`)
+  }
+})
