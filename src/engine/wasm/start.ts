@@ -10,6 +10,7 @@ import {UserError} from '../../config/errors.js'
 import {findBackend, setBackend, version_core} from '../../tensor/tf.js'
 import {version} from '../../tensor/tfjs/version.js'
 import {registerBorrowedKernels} from './borrowed.js'
+import {speedUpProducts} from './fast-products.js'
 import {guardRightOperands} from './right-operands.js'
 
 /** Makes `wasm` the current backend. Error of status 5 when WebAssembly does not come up. */
@@ -28,6 +29,7 @@ export async function startWasm(): Promise<{version: string}> {
   refuseFailedAllocations()
   registerBorrowedKernels()
   guardRightOperands()
+  speedUpProducts()
   return {version}
 }
 
