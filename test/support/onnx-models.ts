@@ -14,7 +14,7 @@ import {reshape, slice, squeeze, tensor2d, tensor4d, tidy, transpose, type Tenso
 import {rng} from '../../src/tensor/random.js'
 import {denseFeatures} from '../../src/tasks/embed/dense-features.js'
 import {loadBackbone, type Backbone} from '../../src/tasks/embed/load-backbone.js'
-import {pooled} from '../../src/tasks/embed/pooling.js'
+import {pooled} from '../../src/model/pooled.js'
 import {openClassifier} from '../../src/tasks/eval/classification/classifier-file.js'
 import {openDepthHead} from '../../src/tasks/eval/depth/head.js'
 import {upsampleDepth} from '../../src/tasks/eval/depth/train.js'

@@ -24,13 +24,12 @@ import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../../files/e
 import {assertFinite} from '../../files/embeddings/rows.js'
 import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
 import type {VitConfig} from '../../model/config.js'
-import {clsTokens, forward, intermediateLayers} from '../../model/vit.js'
+import {imageVectors} from '../../model/pooled.js'
 import {normalizeRows} from '../../search/exact.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {tidy} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from './load-backbone.js'
-import {pooled} from './pooling.js'
 import {preprocessingRecord, resolveTransform, transformNotes, type TransformRequest} from './transform.js'
 
 /** What is taken from the model, and how images are made ready for it. */
@@ -149,7 +148,6 @@ export function embedderOf(
     precision,
     toolVersion
   }
-  const lastOnly = n === 1 && blocks[0] === depth - 1
   return {
     meta,
     config,
@@ -157,11 +155,7 @@ export function embedderOf(
     async vectors({pixels, height, width}, count) {
       const out = tidy(() => {
         const images = normalizePixels(pixels, [count, height, width]) //                                     [B, H, W, 3]
-        if (lastOnly && pool === 'cls') return clsTokens(params, images, config, precision) //                [B, C]
-        const outputs = lastOnly
-          ? [forward(params, images, config, {stream: precision})]
-          : intermediateLayers(params, images, config, {n: blocks, stream: precision}) //                     n of {cls [B, C], patches [B, N, C]}
-        return pooled(outputs, pool) //                                                                       [B, D]
+        return imageVectors(params, images, config, {pool, blocks, stream: precision}) //                     [B, D]
       })
       try {
         const vectors = await out.data<'float32'>()
