@@ -5,6 +5,7 @@
  */
 import {Errors, Flags, type Interfaces} from './oclif.js'
 import {withDefault} from './curate-flags.js'
+import {real} from './real-flag.js'
 
 /** Reads `1000,100,10`. Throws a usage error on anything else. */
 function parseCounts(text: string): readonly number[] {
@@ -14,19 +15,6 @@ function parseCounts(text: string): readonly number[] {
   return numbers
 }
 
-/** A number between two others. */
-const real = (low: number, high: number) =>
-  Flags.custom<number>({
-    parse: async input => {
-      const value = Number(input)
-      if (input.trim() === '' || !(value >= low && value <= high))
-        throw new Errors.CLIError(
-          `expected a number ${high === Infinity ? `of at least ${low}` : `from ${low} to ${high}`}, but received ${input}`,
-          {exit: 2}
-        )
-      return value
-    }
-  })
 const counts = Flags.custom<readonly number[]>({parse: async input => parseCounts(input)})
 
 const features = (summary: string) =>

@@ -46,17 +46,21 @@ export type Drawing<R> = {readonly content: Uint8Array | string; readonly report
 export abstract class VisualizeCommand extends ImageCommand {
   /**
    * Draws and writes the output. Returns the report with the name of the file, which is the result of the command.
-   * `describe` says in sentences what was drawn; `report.leftOut`, where there is one, is said here.
+   * `describe` says in sentences what was drawn; `report.leftOut`, where there is one, is said here. `endings` are
+   * those of outputs that are no pictures, whose `format` the command knows.
    */
   protected async draw<R extends object>(
     flags: ImageFlags & {readonly output: string; readonly limit: number; readonly 'max-bad': MaxBad; readonly bad?: string},
     start: (options: VisualizeOptions) => Promise<Drawing<R>>,
     describe: (report: R) => readonly string[],
-    progressOptions: Omit<ProgressOptions, 'quiet'> = {}
+    {endings = [], ...progressOptions}: Omit<ProgressOptions, 'quiet'> & {readonly endings?: readonly string[]} = {}
   ): Promise<R & {output: string}> {
     const ending = extname(flags.output).toLowerCase()
-    if (ending !== '.png' && ending !== '.html' && ending !== '.htm')
-      throw new UserError(`The output ${flags.output} should end in .png or .html.`, {exit: 2, code: 'UNKNOWN_FORMAT'})
+    if (ending !== '.png' && ending !== '.html' && ending !== '.htm' && !endings.includes(ending))
+      throw new UserError(`The output ${flags.output} should end in ${['.png', ...endings].join(', ')} or .html.`, {
+        exit: 2,
+        code: 'UNKNOWN_FORMAT'
+      })
     const output = await this.output(flags.output)
     const bad = this.badImages(flags)
     const progress = this.progress(progressOptions)

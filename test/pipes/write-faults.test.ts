@@ -88,6 +88,8 @@ const alike: Readonly<Record<string, {readonly words: readonly string[]; readonl
   curate: {words: ['curate', 'photos', '--stages', 'filter,dedup'], ending: '.jsonl'},
   'visualize attention': {words: ['visualize', 'attention', 'photos', '--limit', '2', ...model], ending: '.png'},
   'visualize similarity': {words: ['visualize', 'similarity', 'photos', '--limit', '2', '--at', '0.5,0.5', ...model], ending: '.html'},
+  'visualize match': {words: ['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model], ending: '.png'},
+  'visualize match to rows': {words: ['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model], ending: '.jsonl'},
   'visualize neighbours': {words: ['visualize', 'neighbours', 'photos.index', 'vectors.arrow', '-k', '2'], ending: '.html'},
   'visualize depth': {words: ['visualize', 'depth', 'rooms/images/val', ...backbone, ...depthHead], ending: '.png'},
   'visualize segment': {words: ['visualize', 'segment', 'scenes/images/val', ...backbone, ...segmentHead], ending: '.png'}

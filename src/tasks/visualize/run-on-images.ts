@@ -30,7 +30,7 @@ export type RunOnImagesOptions = {
 }
 
 export type ImageResults<T> = {
-  readonly pictures: readonly (T & {readonly id: string; readonly photo: Raster})[]
+  readonly pictures: readonly (T & {readonly id: string; readonly photo: Raster; readonly ref: ImageRef})[]
   /** Images that were named but not shown. */
   readonly leftOut: number
   /** Short side in pixels. */
@@ -73,14 +73,14 @@ export async function runOnImages<T extends object>(
     })
   const see = prepare(backbone)
   const short = Math.round(size / patch) * patch
-  const pictures: (T & {id: string; photo: Raster})[] = []
+  const pictures: (T & {id: string; photo: Raster; ref: ImageRef})[] = []
   for (const ref of refs) {
     signal?.throwIfAborted()
     try {
       const photo = await loadPixels(ref, {resize: short, patch})
       const input = normalizePixels(photo.data, [1, photo.height, photo.width])
       try {
-        pictures.push({id: ref.id, photo, ...(await see(input, photo))})
+        pictures.push({id: ref.id, ref, photo, ...(await see(input, photo))})
       } finally {
         input.dispose()
       }

@@ -11,6 +11,7 @@ import {after, before, describe, it} from 'node:test'
 import {runInNewContext} from 'node:vm'
 import {decodeRgb} from '../../../src/data/image/decode.js'
 import {percentOf, visualizeAttention} from '../../../src/tasks/visualize/attention.js'
+import {visualizeMatch, type MatchRow} from '../../../src/tasks/visualize/match.js'
 import {cosines, visualizeSimilarity} from '../../../src/tasks/visualize/similarity.js'
 import {drawnFolder} from '../../support/drawn-images.js'
 import {saveTiny} from '../../support/tiny-backbone.js'
@@ -93,6 +94,44 @@ describe('visualize attention and similarity', () => {
     const still = await visualizeSimilarity({...shared(), at: [0.9, 0.1], pageBytes: 0, format: 'html'})
     assert.ok(!still.report.live && !(still.content as string).includes('<script'))
     await assert.rejects(visualizeSimilarity({...shared(), at: [400, 3], format: 'png'}), /lies outside of .*, which is 40 × 40 pixels/)
+  })
+
+  it('matches every patch of an image with itself, and of two images those that are each other’s nearest', async () => {
+    const [one, two] = ['one/000.png', 'two/000.png'].map(name => join(place, 'pictures', name)) as [string, string]
+    const ask = async (images: string[], more: object = {}) =>
+      visualizeMatch({...shared(), images, minSimilarity: -1, limit: undefined, format: 'jsonl', ...more})
+    const rows = ({content}: {content: Uint8Array | string}): MatchRow[] =>
+      (content as string)
+        .split('\n')
+        .filter(Boolean)
+        .map(line => JSON.parse(line) as MatchRow)
+    const self = await ask([one, one])
+    assert.deepEqual([self.report.mutual, self.report.matches], [16, 16])
+    for (const {x_a, x_b, y_a, y_b, similarity} of rows(self)) {
+      assert.deepEqual([x_a, y_a], [x_b, y_b])
+      assert.ok(Math.abs(similarity - 1) < 1e-5)
+    }
+    // 4 × 4 patches of an image of 40 × 40 pixels: centres at 5, 15, 25, 35.
+    assert.deepEqual(
+      [...new Set(rows(self).map(({x_a}) => x_a))].sort((a, b) => a - b),
+      [5, 15, 25, 35]
+    )
+    const both = await ask([one, two])
+    const similarities = rows(both).map(({similarity}) => similarity)
+    assert.ok(both.report.matches > 0 && both.report.matches <= 16)
+    assert.deepEqual(
+      similarities,
+      [...similarities].sort((a, b) => b - a)
+    )
+    assert.equal(new Set(rows(both).map(({x_b, y_b}) => `${x_b} ${y_b}`)).size, both.report.matches, 'no patch is matched twice')
+    assert.equal(rows(await ask([one, two], {limit: 2})).length, 2)
+    assert.equal(rows(await ask([one, two], {minSimilarity: similarities[1]! - 1e-6})).length >= 2, true)
+    const {content} = await ask([one, two], {format: 'png'})
+    const {width, height} = await decodeRgb({id: 'x', path: 'x', fields: {}, bytes: content as Uint8Array})
+    assert.ok(width > 800 && height > 400)
+    assert.match((await ask([one, two], {format: 'html'})).content as string, /<img src="data:image\/png/)
+    await assert.rejects(ask([join(place, 'pictures')]), /Two images are matched, but 4 were named/)
+    await assert.rejects(ask([one]), /only one was named/)
   })
 
   it('of a patch with itself is 1, of opposite ones −1', () => {
