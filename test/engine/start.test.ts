@@ -9,7 +9,6 @@ import {autoPrecision, type Engine} from '../../src/engine/engine.js'
 import {cpuHasBf16} from '../../src/engine/machine.js'
 import {engineOf, engines} from '../../src/engine/registry.js'
 import {startEngine} from '../../src/engine/start.js'
-import {searchTensorflow} from '../../src/engine/tensorflow/find.js'
 import {
   conv2d,
   dispose,
@@ -109,16 +108,3 @@ test('wasm borrows the kernels that it lacks, and keeps nothing', async () => {
   const wasm = await lacking()
   for (const [i, values] of plain.entries()) for (const [j, value] of values.entries()) assert.ok(Math.abs(wasm[i]![j]! - value) < 1e-5)
 })
-
-test(
-  'tensorflow computes',
-  {skip: typeof searchTensorflow() === 'string' ? 'dinov2 engine install tensorflow was not run here' : false},
-  async () => {
-    const info = await startEngine({engine: 'tensorflow', ...quiet})
-    assert.match(info.version, /tfjs-node-gpu/)
-    assert.deepEqual(
-      tidy(() => [...matMul([[1, 2]], [[3], [4]]).dataSync()]),
-      [11]
-    )
-  }
-)

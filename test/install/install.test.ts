@@ -9,7 +9,7 @@ import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
 import {packageFolder} from '../../src/system/paths.js'
-import {diskUsage, install, nodeOf, pack} from './package.js'
+import {diskUsage, install, nodeOf, pack, tensorflowData} from './package.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'dinov2-install-'))
 after(() => rmSync(folder, {recursive: true, force: true}))
@@ -83,6 +83,35 @@ for (const [major, scripts] of [
       assert.match(graph.stderr, /npm rebuild hnswlib-node/)
     }
   })
+
+test('engine install tensorflow, from the packed program alone: it computes what wasm does and agrees with the recording', async () => {
+  const program = join(prefixes.without, 'lib/node_modules/dinov2/bin/run.js')
+  const env = {...process.env, XDG_DATA_HOME: tensorflowData()}
+  const dinov2 = (...args: string[]): Promise<Ended> =>
+    new Promise(resolve =>
+      execFile(process.execPath, [program, ...args], {cwd: folder, env, maxBuffer: 1 << 26}, (error, stdout, stderr) =>
+        resolve({status: error ? Number(error.code) : 0, stdout, stderr})
+      )
+    )
+  const good = async (...args: string[]): Promise<Ended> => {
+    const ended = await dinov2(...args)
+    assert.equal(ended.status, 0, `${args.join(' ')}\n${ended.stderr}`)
+    return ended
+  }
+  await good('engine', 'install', 'tensorflow', '--yes')
+  await good('samples', 'draw', '-o', 'drawn', '--classes', 'star,mug', '--per-class', '2', '--val-per-class', '1', '--size', '64')
+  const vectors = async (engine: string): Promise<number[]> => {
+    const {stdout, stderr} = await good('embed', 'drawn/train', '--model', 'starter', '--engine', engine, '--format', 'jsonl')
+    assert.doesNotMatch(stderr, /Platform|warn/i)
+    const rows = stdout.trim().split('\n')
+    assert.equal(rows.length, 4)
+    return rows.flatMap(row => (JSON.parse(row) as {vector: number[]}).vector)
+  }
+  const [tensorflow, wasm] = [await vectors('tensorflow'), await vectors('wasm')]
+  assert.equal(tensorflow.length, 4 * 128)
+  for (const [i, value] of tensorflow.entries()) assert.ok(Math.abs(value - wasm[i]!) < 1e-4, `number ${i}: ${value} and ${wasm[i]}`)
+  await good('engine', 'verify', '--engine', 'tensorflow', '--golden', join(packageFolder(), 'test/golden'))
+})
 
 test('the tarball holds what a user needs and nothing else', () => {
   const wanted = [

@@ -8,6 +8,7 @@ import {createHash} from 'node:crypto'
 import {cpSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, symlinkSync} from 'node:fs'
 import {join} from 'node:path'
 import {promisify} from 'node:util'
+import {PACKAGE_VERSION, TENSORFLOW_VERSION} from '../../src/engine/tensorflow/find.js'
 import {cacheFolder, packageFolder} from '../../src/system/paths.js'
 
 const run = promisify(execFile)
@@ -83,6 +84,9 @@ export async function nodeOf(major: number): Promise<string> {
   if (!existsSync(program)) await npm(['install', '--global', '--prefix', folder, '--ignore-scripts', `${name}@${major}`], root)
   return program
 }
+
+/** A data folder for `engine install tensorflow`, kept in the cache: installed once, checked by later runs. */
+export const tensorflowData = (): string => join(cache, `tensorflow-${TENSORFLOW_VERSION}-${PACKAGE_VERSION}-${process.arch}`)
 
 /** How many bytes of files lie below a folder, as `du` counts them. */
 export const diskUsage = async (folder: string): Promise<number> => Number((await run('du', ['-sk', folder])).stdout.split('\t')[0]) * 1024

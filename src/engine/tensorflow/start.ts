@@ -59,10 +59,12 @@ export async function startTensorflow({device, threads}: TensorflowStart): Promi
       hint: 'run `dinov2 engine install tensorflow --cuda` where a GPU is, or use --device cpu'
     })
   mendNodeUtilities(require('node:util') as Record<string, unknown>)
-  require(join(found.package.folder, 'dist/register_all_kernels.js'))
-  const {NodeJSKernelBackend} = require(join(found.package.folder, 'dist/nodejs_kernel_backend.js')) as {
-    NodeJSKernelBackend: new (binding: Binding, name: string) => KernelBackend
-  }
+  const {NodeJSKernelBackend} = withoutWarning(/^Platform node has already been set/, () => {
+    require(join(found.package.folder, 'dist/register_all_kernels.js'))
+    return require(join(found.package.folder, 'dist/nodejs_kernel_backend.js')) as {
+      NodeJSKernelBackend: new (binding: Binding, name: string) => KernelBackend
+    }
+  })
   registerBackend('tensorflow', () => new NodeJSKernelBackend(binding, '@tensorflow/tfjs-node-gpu'), 3)
   if (!(await setBackend('tensorflow'))) throw new Error('TensorFlow.js refused the tensorflow backend')
   return {version: `${binding.TF_Version} (tfjs-node-gpu ${found.package.version})`, device: usesGpu ? (gpu ? device : 'cuda') : 'cpu'}
@@ -81,4 +83,17 @@ function prepareEnvironment(device: string, index: string | undefined, threads: 
 function mendNodeUtilities(util: Record<string, unknown>): void {
   util['isNullOrUndefined'] ??= (value: unknown): boolean => value === null || value === undefined
   util['isArray'] ??= Array.isArray
+}
+
+/** Runs `load` without one warning that means nothing to users: tfjs-node puts its platform in the place of tfjs's. */
+function withoutWarning<T>(warning: RegExp, load: () => T): T {
+  const {warn} = console
+  console.warn = (...words: unknown[]) => {
+    if (!warning.test(String(words[0]))) warn(...words)
+  }
+  try {
+    return load()
+  } finally {
+    console.warn = warn
+  }
 }
