@@ -79,6 +79,7 @@ export const poolArg = {
   images: Args.string({
     multiple: true,
     ignoreStdin: true,
-    description: 'Folders, image files, lists, tar shards, or files of embeddings; - is a list or a stream of embeddings on stdin.'
+    description:
+      'Folders, image files, lists, tar shards, Parquet files of images, or files of embeddings; - is a list or a stream of embeddings on stdin.'
   })
 }

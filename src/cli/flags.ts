@@ -152,6 +152,7 @@ export const imagesArg = {
   images: Args.string({
     multiple: true,
     ignoreStdin: true,
-    description: 'Folders, image files, lists (lines, JSON Lines, CSV), tar shards, or - for a list or a tar shard on stdin.'
+    description:
+      'Folders, image files, lists (lines, JSON Lines, CSV), tar shards, Parquet files of images, or - for a list or a tar shard on stdin.'
   })
 }

@@ -2,6 +2,7 @@
 import {stat} from 'node:fs/promises'
 import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
+import {holdsImages, isParquetName} from '../data/sources/parquet.js'
 import {countImages} from '../data/sources/source.js'
 import {openBackbone} from '../files/checkpoint/backbone.js'
 import {findReleased} from '../files/checkpoint/model-zoo.js'
@@ -28,7 +29,10 @@ export type WorkPlan = {
   readonly writes: readonly string[]
 }
 
-const VECTORS = /\.(arrow|arrows|feather|parquet|pq|npy|safetensors|index)$/i
+const VECTORS = /\.(arrow|arrows|feather|npy|safetensors|index)$/i
+
+/** Whether an input is a file of vectors, or an index. */
+const isVectors = async (name: string): Promise<boolean> => VECTORS.test(name) || (isParquetName(name) && !(await holdsImages(name)))
 
 /** Bytes of plain files together; throws `UserError` (exit 3) where one is not there. */
 async function sizeOf(files: readonly string[]): Promise<number> {
@@ -67,7 +71,7 @@ export async function planWork({reads, nul, models: named = [], files = [], comp
   const sets: WorkPlan['reads'][number][] = []
   for (const [set, inputs = []] of Object.entries(reads)) {
     if (inputs.length === 0) continue
-    const hasImages = models.length > 0 && !inputs.every(name => VECTORS.test(name))
+    const hasImages = models.length > 0 && (await Promise.all(inputs.map(isVectors))).includes(false)
     if (hasImages) sets.push({set, images: await countImages(inputs, {nul})})
     else sets.push(inputs.includes('-') ? {set} : {set, bytes: await sizeOf(inputs)})
   }

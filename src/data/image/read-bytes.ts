@@ -24,13 +24,15 @@ const SYSTEM_ERRORS: Readonly<Record<string, string>> = {
 }
 
 /**
- * The encoded bytes of an image: those it brought along, a member's place in its shard, or the whole file.
+ * The encoded bytes of an image: those it brought along, their copy in a temporary file, a member's place in its
+ * shard, or the whole file.
  *
  * Raises RefusedImage for what is no plain file (a pipe, a device, a folder), for what cannot be read, and for a
  * member of a shard that has become shorter than it was.
  */
-export function readBytes({path, bytes, range}: Pick<ImageRef, 'path' | 'bytes' | 'range'>): Uint8Array {
+export function readBytes({bytes, copy, path: own, range: place}: Pick<ImageRef, 'path' | 'bytes' | 'range' | 'copy'>): Uint8Array {
   if (bytes) return bytes
+  const {path, range} = copy ? {path: copy.path, range: copy} : {path: own, range: place}
   const name = typeof path === 'string' ? path : Buffer.from(path)
   let file: number | undefined
   try {

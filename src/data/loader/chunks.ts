@@ -3,13 +3,7 @@ import type {ImageRef} from '../sources/image-ref.js'
 import type {WireRef} from './worker.js'
 
 /** The part of an image's reference that a worker needs. */
-export const wireRef = ({id, path, bytes, range, problem}: ImageRef): WireRef => ({
-  id,
-  path,
-  ...(bytes ? {bytes} : {}),
-  ...(range ? {range} : {}),
-  ...(problem === undefined ? {} : {problem})
-})
+export const wireRef = ({id, path, bytes, range, copy, problem}: ImageRef): WireRef => ({id, path, bytes, range, copy, problem})
 
 export const seconds = (): number => performance.now() / 1000
 

@@ -2,6 +2,7 @@
 import {perceptualDim, type Measures} from '../stats/image-stats.js'
 import {defaultWorkers, WorkerPool} from './worker-pool.js'
 import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
+import {wireRef} from './chunks.js'
 import type {Answer} from './worker.js'
 
 export type {Measures} from '../stats/image-stats.js'
@@ -31,11 +32,7 @@ export async function* measureImages(refs: AsyncIterable<ImageRef>, options: Mea
   const pool = new WorkerPool({kind: 'measures', maxPixels}, workers)
   const queue: {refs: ImageRef[]; answers: Promise<readonly Answer[]>}[] = []
   const send = (some: ImageRef[]): void => {
-    const answers = pool.run(
-      some.map(({id, path, bytes, range, problem}) => ({
-        ref: {id, path, ...(bytes ? {bytes} : {}), ...(range ? {range} : {}), ...(problem === undefined ? {} : {problem})}
-      }))
-    )
+    const answers = pool.run(some.map(ref => ({ref: wireRef(ref)})))
     answers.catch(() => undefined) // looked at when its turn comes
     queue.push({refs: some, answers})
   }

@@ -16,7 +16,7 @@ import {measure, type Measures} from '../stats/image-stats.js'
 import type {ImageRef} from '../sources/image-ref.js'
 
 /** What a worker needs to know of an image: no fields. */
-export type WireRef = Pick<ImageRef, 'id' | 'path' | 'bytes' | 'range' | 'problem'>
+export type WireRef = Pick<ImageRef, 'id' | 'path' | 'bytes' | 'range' | 'copy' | 'problem'>
 
 /** What stays the same for the life of a worker. */
 export type Setup = {

@@ -28,5 +28,6 @@ export function skipReason(name: string): string | undefined {
   const dot = lower.lastIndexOf('.')
   const ending = dot > 0 ? lower.slice(dot + 1) : ''
   if (ending === 'tar') return 'a tar shard, which is read only where it is named itself'
+  if (ending === 'parquet' || ending === 'pq') return 'a Parquet file, which is read only where it is named itself'
   return OTHER.has(ending) ? `not an image by its ending .${ending}` : undefined
 }

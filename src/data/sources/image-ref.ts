@@ -30,12 +30,16 @@ export type ImageRef = {
    * no `label` field. Absent for lists and for files that lie in the root itself.
    */
   readonly folder?: string
-  /** The encoded image itself, for members of a tar shard. */
+  /** The encoded image itself, for members of a compressed tar shard and rows of a Parquet file. */
   readonly bytes?: Uint8Array
   /**
    * Where the encoded image lies in `path`, in bytes: enough to read a shard's member again once `bytes` was let go.
    */
   readonly range?: {readonly offset: number; readonly size: number}
+  /** The row of `path`, a Parquet file, that holds the image. */
+  readonly row?: number
+  /** A copy of the encoded image in a temporary file, of images that are held without their bytes. */
+  readonly copy?: {readonly path: string; readonly offset: number; readonly size: number}
   /**
    * Why there is nothing to decode (a row without a path, a damaged shard): a sentence. Decoding refuses the image
    * with it, so that it is counted like any other bad one.
@@ -47,9 +51,9 @@ export type ImageRef = {
 export type RejectedImage = {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}
 
 /** What is reported of an image that could not be used. */
-export const rejectedImage = ({id, path, pathBase64}: ImageRef, reason: string): RejectedImage => ({
+export const rejectedImage = ({id, path, row, pathBase64}: ImageRef, reason: string): RejectedImage => ({
   id,
-  path: typeof path === 'string' && path !== '' ? path : id,
+  path: typeof path === 'string' && path !== '' && row === undefined ? path : id,
   reason,
   ...(pathBase64 === undefined ? {} : {pathBase64})
 })

@@ -1,12 +1,14 @@
 /**
  * A long list of images held compactly: for training, which must reach any image at any time.
  *
- * Ten million JavaScript objects cost gigabytes; here an image costs the bytes of its record (paths once, when id and
- * path are the same) and eight more. Encoded images that tar members bring along are let go: their place in the shard
- * is kept, and they are read again when wanted.
+ * Ten million JavaScript objects cost gigabytes; here an image costs the bytes of its record (paths once, when id
+ * and path are the same) and eight more. Encoded images that members of a tar shard bring along are let go: their
+ * place in the shard is kept, and they are read again when wanted. Those that have no such place (in compressed
+ * shards and Parquet files) are laid down in a temporary file.
  */
 import {parseOwnJson} from '../../system/json.js'
 import {refOf, type ImageRef} from './image-ref.js'
+import {ImageSpool} from './image-spool.js'
 
 /** Images by number; what `ImageTable` and, for small sets, a plain array offer. */
 export type ImageList = {readonly length: number; at(index: number): ImageRef | undefined}
@@ -18,6 +20,7 @@ export class ImageTable implements ImageList {
   #fill = BLOCK
   #starts = new Float64Array(1024)
   #length = 0
+  readonly #spool = new ImageSpool()
 
   get length(): number {
     return this.#length
@@ -25,7 +28,7 @@ export class ImageTable implements ImageList {
 
   /** Adds one image at the end. Records never straddle blocks; one larger than a block gets its own. */
   push(ref: ImageRef): void {
-    const record = Buffer.from(plain(ref) ? (ref.path as string) : `\0${JSON.stringify(pack(ref))}`)
+    const record = Buffer.from(plain(ref) ? (ref.path as string) : `\0${JSON.stringify(pack(this.#spool.keep(ref)))}`)
     if (this.#fill + record.length + 4 > BLOCK) {
       this.#blocks.push(Buffer.allocUnsafe(Math.max(BLOCK, record.length + 4)))
       this.#fill = 0
@@ -59,6 +62,9 @@ const plain = (ref: ImageRef): boolean =>
   ref.path !== '' &&
   Object.keys(ref.fields).length === 0 &&
   !ref.range &&
+  !ref.bytes &&
+  !ref.copy &&
+  ref.row === undefined &&
   ref.problem === undefined &&
   ref.folder === undefined
 
@@ -70,25 +76,27 @@ type Packed = {
   a?: string
   d?: string
   r?: [number, number]
+  n?: number
+  c?: [string, number, number]
   x?: string
-  y?: string
 }
 
-function pack({id, path, pathBase64, fields, base, folder, range, problem, bytes}: ImageRef): Packed {
+function pack({id, path, pathBase64, fields, base, folder, range, row, copy, problem}: ImageRef): Packed {
   return {
     i: id,
     p: typeof path === 'string' ? path : {b: Buffer.from(path).toString('base64')},
-    ...(pathBase64 === undefined ? {} : {b: pathBase64}),
-    ...(Object.keys(fields).length ? {f: fields} : {}),
-    ...(base === undefined ? {} : {a: base}),
-    ...(folder === undefined ? {} : {d: folder}),
-    ...(range ? {r: [range.offset, range.size] as [number, number]} : {}),
-    ...(problem === undefined ? {} : {x: problem}),
-    ...(bytes && !range ? {y: Buffer.from(bytes).toString('base64')} : {})
+    b: pathBase64,
+    f: Object.keys(fields).length ? fields : undefined,
+    a: base,
+    d: folder,
+    r: range && [range.offset, range.size],
+    n: row,
+    c: copy && [copy.path, copy.offset, copy.size],
+    x: problem
   }
 }
 
-function unpack({i, p, b, f = {}, a, d, r, x, y}: Packed): ImageRef {
+function unpack({i, p, b, f = {}, a, d, r, n, c, x}: Packed): ImageRef {
   return {
     id: i,
     path: typeof p === 'string' ? p : Buffer.from(p.b, 'base64'),
@@ -97,8 +105,9 @@ function unpack({i, p, b, f = {}, a, d, r, x, y}: Packed): ImageRef {
     ...(a === undefined ? {} : {base: a}),
     ...(d === undefined ? {} : {folder: d}),
     ...(r ? {range: {offset: r[0], size: r[1]}} : {}),
-    ...(x === undefined ? {} : {problem: x}),
-    ...(y === undefined ? {} : {bytes: Buffer.from(y, 'base64')})
+    ...(n === undefined ? {} : {row: n}),
+    ...(c ? {copy: {path: c[0], offset: c[1], size: c[2]}} : {}),
+    ...(x === undefined ? {} : {problem: x})
   }
 }
 

@@ -11,9 +11,10 @@ import {resolve, isAbsolute} from 'node:path'
 import type {Readable} from 'node:stream'
 import {parse} from 'csv-parse'
 import {UserError} from '../../config/errors.js'
-import {parseFields} from '../../system/json.js'
+import {isCount, parseFields} from '../../system/json.js'
 import {asUtf8, columnName, isNulList, PATH_NAMES, pathColumn, sniffList, tableDelimiter, type ListFormat} from './list-format.js'
 import {problemRef, refOf, type ImageRef} from './image-ref.js'
+import {isParquetName} from './parquet.js'
 
 export type ListOptions = {
   /** The list's own name, for the ids of rows that name nothing: `photos.jsonl:17`. */
@@ -50,11 +51,11 @@ function rangeOf(range: unknown): {offset: number; size: number} | undefined {
 }
 
 /**
- * The image of one row of fields, or the problem with it. `path`, `id` and a `range` are taken out; the rest rides
- * along.
+ * The image of one row of fields, or the problem with it. `path`, `id`, a `range` and the `row` of a Parquet file are
+ * taken out; the rest rides along.
  */
 function fromFields(row: Record<string, unknown>, line: number, {name, base}: ListOptions): ImageRef {
-  const {id, path_base64: odd, range, ...others} = row
+  const {id, path_base64: odd, range, row: number, ...others} = row
   const column = PATH_NAMES.find(key => typeof others[key] === 'string') ?? 'path'
   const {[column]: path, ...fields} = others
   const given = typeof id === 'string' || typeof id === 'number' ? String(id) : undefined
@@ -64,10 +65,17 @@ function fromFields(row: Record<string, unknown>, line: number, {name, base}: Li
   const shown = bytes ?? (path as string)
   if (shown.includes('\0')) return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has a NUL inside its path`)
   const place = rangeOf(range)
-  const plain = refOf(shown, opened(shown, base), place || range === undefined ? fields : {...fields, range})
-  const found = place ? {...plain, range: place} : plain
+  const inParquet = typeof shown === 'string' && isParquetName(shown) && isCount(number) ? number : undefined
+  const riding = {
+    ...fields,
+    ...(place || range === undefined ? {} : {range}),
+    ...(inParquet !== undefined || number === undefined ? {} : {row: number})
+  }
+  const plain = refOf(shown, opened(shown, base), riding)
+  const found = {...plain, ...(place ? {range: place} : {}), ...(inParquet === undefined ? {} : {row: inParquet})}
   const ref = base === '' || Object.keys(fields).length === 0 ? found : {...found, base}
-  return given === undefined || given === '' ? ref : {...ref, id: given}
+  if (given !== undefined && given !== '') return {...ref, id: given}
+  return inParquet === undefined ? ref : {...ref, id: `${ref.id}/${inParquet}`}
 }
 
 function fromJson(text: string, line: number, options: ListOptions): ImageRef {

@@ -1,5 +1,5 @@
 /**
- * Where images come from: folders, files, lists, stdin and tar shards become one stream of `ImageRef`.
+ * Where images come from: folders, files, lists, stdin, tar shards and Parquet files become one stream of `ImageRef`.
  *
  * Nothing is decoded here and nothing is held: a folder costs the names of one folder at a time, a list one block, a
  * shard some headers. The order is that of the inputs; within a folder, that of the bytes of the paths.
@@ -13,6 +13,8 @@ import {walkFolder} from './folder.js'
 import {isNulList, type ListFormat} from './list-format.js'
 import {readList, type ListOptions} from './list.js'
 import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
+import {isParquetName, readParquetImages} from './parquet.js'
+import {withParquetRows} from './parquet-rows.js'
 import {isShardName, readShard, shardByHead} from './webdataset.js'
 import {IdWatch} from './duplicate-ids.js'
 
@@ -66,7 +68,7 @@ export function expandBraces(name: string): string[] {
   return names
 }
 
-type Input = {readonly given: string; readonly open: string; readonly kind: 'stdin' | 'folder' | 'list' | 'shard' | 'file'}
+type Input = {readonly given: string; readonly open: string; readonly kind: 'stdin' | 'folder' | 'list' | 'shard' | 'parquet' | 'file'}
 
 const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')
 
@@ -90,20 +92,28 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
       found.push({given: '-', open: '', kind: 'stdin'})
       continue
     }
-    const names = isShardName(input) && !(await exists(input)) ? expandBraces(input) : [input]
+    const names = (isShardName(input) || isParquetName(input)) && !(await exists(input)) ? expandBraces(input) : [input]
     for (const given of names) {
       const open = place(given)
       const ending = endingOf(given)
       try {
         const stats = await fs.stat(open)
-        const kind = stats.isDirectory() ? 'folder' : isShardName(given) ? 'shard' : ending in LISTS ? 'list' : 'file'
+        const kind = stats.isDirectory()
+          ? 'folder'
+          : isShardName(given)
+            ? 'shard'
+            : isParquetName(given)
+              ? 'parquet'
+              : ending in LISTS
+                ? 'list'
+                : 'file'
         if (/\.(tar\.(bz2|xz|zst)|tbz|txz)$/i.test(given))
           throw new UserError(`${given} is a compressed tar; shards are read uncompressed or compressed by gzip.`, {
             exit: 2,
             code: 'COMPRESSED_TAR',
             hint: 'Unpack it first.'
           })
-        if (kind === 'list' && !isOpenPipe(open)) assertPlain(given, stats)
+        if (kind === 'parquet' || (kind === 'list' && !isOpenPipe(open))) assertPlain(given, stats)
         found.push({given, open, kind})
       } catch (error) {
         if (error instanceof UserError) throw error
@@ -147,12 +157,14 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
     yield* readPiped(stdin ?? process.stdin, {base: cwd === undefined ? '' : resolve(cwd), format: nul ? 'nul' : undefined}, note)
   else if (kind === 'list') {
     const format = LISTS[endingOf(given)]!
-    yield* readList(fileBytes(open) as AsyncIterable<Buffer>, {
+    const list = readList(fileBytes(open) as AsyncIterable<Buffer>, {
       name: given,
       base: dirname(resolve(open)),
       ...(format !== 'plain' ? {format} : nul ? {format: 'nul' as const} : {})
     })
-  } else if (kind === 'shard') yield* readShard(given, open, note)
+    yield* withParquetRows(list)
+  } else if (kind === 'parquet') yield* readParquetImages(given, open, note)
+  else if (kind === 'shard') yield* readShard(given, open, note)
   else if (isNulListFile(open))
     yield* readList(fileBytes(open) as AsyncIterable<Buffer>, {name: given, base: dirname(resolve(open)), format: 'nul'})
   else yield [refOf(given, open)]
@@ -181,11 +193,21 @@ async function* readPiped(
   const kind = list.format === undefined ? shardByHead(Buffer.concat(head)) : undefined
   try {
     if (kind) yield* readShard('stdin', 'stdin', note, {bytes: whole(), gzipped: kind === 'gzip'})
-    else yield* readList(whole(), {...list, name: 'stdin'})
+    else if (isParquet(head[0])) throw parquetPiped()
+    else yield* withParquetRows(readList(whole(), {...list, name: 'stdin'}))
   } finally {
     stdin.destroy() // so that nobody waits for more of it, also where the images are not read to their end
   }
 }
+
+const isParquet = (head: Uint8Array | undefined): boolean => Buffer.from(head ?? []).toString('latin1', 0, 4) === 'PAR1'
+
+const parquetPiped = (): UserError =>
+  new UserError('A Parquet file of images cannot be read from stdin, because its table of contents stands at its end.', {
+    exit: 2,
+    code: 'PIPED_PARQUET',
+    hint: 'Name the file instead.'
+  })
 
 /** As `listImages`, some at a time: no await for each image. Chunks are never empty. */
 export async function* listChunks(inputs: readonly string[], options: SourceOptions = {}): AsyncGenerator<ImageRef[]> {
@@ -204,14 +226,12 @@ export async function* listChunks(inputs: readonly string[], options: SourceOpti
  * The images of the inputs, one by one, in order.
  *
  * An input is a folder (all images below it; which files count: `names.ts`; links to folders at most once), an image
- * file, `-` (a list or a tar shard on stdin),
- * a list file (`.txt`, `.lst`: a path a line, or NUL-separated with `nul`; `.jsonl`,
- * `.csv`, `.tsv`: with a `path` column, other fields ride along) or a tar shard (`.tar`, `.tgz`, also
- * `name-{000..012}.tar`;
- * webdataset keys). Paths in a list file are relative to it, on stdin to `cwd`; lists on stdin and in `.txt` may be
- * JSON Lines or CSV too, known by their first line. Rows that name no image are yielded with a `problem`, never
- * dropped. Ids may repeat: each is reported once, as far as the first million ids go. An image under a folder gets
- * `folder`, the first folder under the given root, for `labelOf`.
+ * file, `-` (a list or a tar shard on stdin), a list file (`.txt`, `.lst`: a path a line, or NUL-separated with
+ * `nul`; `.jsonl`, `.csv`, `.tsv`: with a `path` column, other fields ride along), a tar shard (`.tar`, `.tgz`, also
+ * `name-{000..012}.tar`; webdataset keys) or a Parquet file. Paths in a list file are relative to it, on stdin to
+ * `cwd`; lists on stdin and in `.txt` may be JSON Lines or CSV too, known by their first line. Rows that name no
+ * image are yielded with a `problem`, never dropped. Ids may repeat: each is reported once, as far as the first
+ * million ids go. An image under a folder gets `folder`, the first folder under the given root, for `labelOf`.
  *
  * Raises UserError (exit 3) where an input does not exist, before anything is read; (exit 2) where one cannot be such
  * an input. An empty result is no error here: the caller throws `noImages(inputs)`.
@@ -237,7 +257,7 @@ export function noImages(inputs: readonly string[]): UserError {
     code: 'NO_INPUT',
     hint:
       inputs.length === 0
-        ? 'Name a folder, image files, a list or a tar shard, or - for a list on stdin.'
+        ? 'Name a folder, image files, a list, a tar shard or a Parquet file, or - for a list on stdin.'
         : 'Hidden files and files that are no images by their ending are skipped; -v names them. A list on stdin is read with -, NUL-separated with -0.'
   })
 }

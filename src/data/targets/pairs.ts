@@ -138,7 +138,7 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     if (folder === undefined) return {reason: `it has no ${word}: its row has no field ${field}, and no folder of ${word}s was named`}
     if (typeof image.path !== 'string')
       return {reason: `its ${word} cannot be found, because its name is not UTF-8; name the ${word} in a list`}
-    return inFolder(image.bytes || image.range ? image.id : image.path)
+    return inFolder(image.bytes || image.range || image.copy ? image.id : image.path)
   }
 }
 

@@ -87,13 +87,14 @@ function mendNodeUtilities(util: Record<string, unknown>): void {
 
 /** Runs `load` without one warning that means nothing to users: tfjs-node puts its platform in the place of tfjs's. */
 function withoutWarning<T>(warning: RegExp, load: () => T): T {
-  const {warn} = console
-  console.warn = (...words: unknown[]) => {
+  const log: Pick<Console, 'warn'> = console
+  const {warn} = log
+  log.warn = (...words: unknown[]) => {
     if (!warning.test(String(words[0]))) warn(...words)
   }
   try {
     return load()
   } finally {
-    console.warn = warn
+    log.warn = warn
   }
 }

@@ -9,10 +9,8 @@
  * s and 300 MB against 1.2 s and 120 MB). Parquet keeps its table of contents at the end, so a file that was cut off
  * cannot be continued.
  */
-import {stat} from 'node:fs/promises'
-import {Worker} from 'node:worker_threads'
 import {UserError} from '../../config/errors.js'
-import {assertAddressSpace} from '../../system/free-memory.js'
+import {GuardedWorker} from '../../system/guarded-worker.js'
 import {openPlain} from '../../system/plain-file.js'
 import {readAt, type Sink} from './bytes.js'
 import {planColumns, type Column} from './columns.js'
@@ -137,14 +135,6 @@ export type ParquetAnswer =
   | {readonly kind: 'end'}
   | {readonly kind: 'failed'; readonly why: string}
 
-/**
- * A small stretch of rows is decoded in milliseconds; a damaged file may keep the decoder busy for ever. Waiting for
- * the disk does not count.
- */
-const MAX_BUSY_MS = 1200
-/** More is allowed where the file is large, because a whole page of it may have to be unpacked first. */
-const BYTES_PER_MS = 8000
-
 const damaged = (name: string, why: string, cause?: unknown): UserError =>
   new UserError(`${name} is not a whole Parquet file: ${why.replace(/\.$/, '')}.`, {
     code: 'EMBEDDINGS_DAMAGED',
@@ -154,55 +144,27 @@ const damaged = (name: string, why: string, cause?: unknown): UserError =>
 
 /** The decoder of one file, in a thread of its own. */
 class Decoder {
-  readonly #worker: Worker
-  readonly #name: string
+  private constructor(
+    readonly name: string,
+    readonly worker: GuardedWorker<'next', ParquetAnswer>
+  ) {}
 
-  readonly #limit: number
-
-  private constructor(path: string, name: string, size: number) {
-    this.#name = name
-    this.#limit = MAX_BUSY_MS + size / BYTES_PER_MS
-    const workerData: ParquetJob = {path, batchRows: 256}
-    assertAddressSpace(1e9, 'Reading Parquet')
-    this.#worker = new Worker(new URL('./parquet-worker.js', import.meta.url), {workerData, resourceLimits: {maxOldGenerationSizeMb: 2048}})
-    this.#worker.unref()
-  }
-
-  /** Starts a decoder. */
   static async start(path: string, name: string): Promise<Decoder> {
-    const decoder = new Decoder(path, name, (await stat(path)).size)
-    await decoder.#answer(Infinity)
-    return decoder
+    const workerData: ParquetJob = {path, batchRows: 256}
+    const module = new URL('./parquet-worker.js', import.meta.url)
+    const failure = (why: string, cause?: unknown): UserError => damaged(name, why, cause)
+    return new Decoder(name, await GuardedWorker.start({module, workerData, path, purpose: 'Reading Parquet', failure}))
   }
 
   /** The next answer. Throws `UserError` where the decoder fails, ends by itself, or takes too long. */
-  next(): Promise<ParquetAnswer> {
-    this.#worker.postMessage('next')
-    return this.#answer(this.#limit)
-  }
-
-  async #answer(limit: number): Promise<ParquetAnswer> {
-    let timer: NodeJS.Timeout | undefined
-    const begun = this.#worker.performance.eventLoopUtilization()
-    const answer = await new Promise<ParquetAnswer>((resolve, reject) => {
-      const fail = (why: string, cause?: unknown): void => reject(damaged(this.#name, why, cause))
-      timer = setInterval(() => {
-        if (this.#worker.performance.eventLoopUtilization(begun).active > limit)
-          fail(`its decoder comes to no end (${Math.round(limit / 100) / 10} s)`)
-      }, 100)
-      this.#worker
-        .removeAllListeners()
-        .on('error', (error: Error) => fail(`its decoder fails (${error.message})`, error))
-        .on('exit', () => fail('its decoder fails'))
-        .on('message', resolve)
-    }).finally(() => clearInterval(timer))
-    if (answer.kind === 'failed') throw damaged(this.#name, answer.why.split('\n')[0]!)
+  async next(): Promise<ParquetAnswer> {
+    const answer = await this.worker.ask('next')
+    if (answer.kind === 'failed') throw damaged(this.name, answer.why.split('\n')[0]!)
     return answer
   }
 
-  async close(): Promise<void> {
-    this.#worker.removeAllListeners()
-    await this.#worker.terminate()
+  close(): Promise<void> {
+    return this.worker.close()
   }
 }
 

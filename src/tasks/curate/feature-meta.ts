@@ -43,9 +43,9 @@ export function measuresOf(fields: Fields): Measures | undefined {
 }
 
 /** Length of an image in bytes; -1 where its file is gone. */
-export const byteLengthOf = ({path, range}: ImageRef): number => {
+export const byteLengthOf = ({path, range, copy}: ImageRef): number => {
   try {
-    return range?.size ?? statSync(path).size
+    return range?.size ?? copy?.size ?? statSync(path).size
   } catch {
     return -1
   }

@@ -24,7 +24,7 @@ async function listPool(options: ImagePoolOptions, {only, since}: PoolLists): Pr
   const kept = new Set<string>() // ids of `since` that the input has not shown yet
   for (const ref of since?.values() ?? [])
     if (gate.admit(ref.id) === 'new') {
-      table.push(withoutBytes(ref))
+      table.push(ref)
       kept.add(ref.id)
     }
   let inputs = 0
@@ -37,7 +37,7 @@ async function listPool(options: ImagePoolOptions, {only, since}: PoolLists): Pr
     const admission = gate.admit(ref.id)
     if (admission === 'unlisted') continue
     inputs++
-    if (admission === 'new') table.push(withoutBytes({...ref, fields: gate.fields(ref)}))
+    if (admission === 'new') table.push({...ref, fields: gate.fields(ref)})
     else refused.push({ref: withoutBytes(ref), stage: 'read', reason: REPEATED_ID, unreadable: false})
   }
   if (table.length === 0) throw options.only === undefined ? noImages(names) : noneListed(options.only, names)

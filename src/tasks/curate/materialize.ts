@@ -65,7 +65,7 @@ function safeName(id: string, ending: string, taken: Taken): string {
   }
 }
 
-const isWhole = (ref: ImageRef): boolean => !ref.range && !ref.bytes
+const isWhole = (ref: ImageRef): boolean => !ref.range && !ref.bytes && !ref.copy
 
 /** Writes the folder, whole or not at all. Images that cannot be opened are counted. */
 export async function materialize(

@@ -9,7 +9,7 @@ import {MatrixBuilder, type MatrixRows} from '../../files/search-index/matrix-fi
 import {comparable, isPerceptual} from './feature-meta.js'
 import type {FeatureEvent, FeatureKind, FeatureMaker, PoolFeatures} from './features.js'
 import type {PoolOptions} from './pool.js'
-import {inspectInputs, noRows, withoutBytes} from './pool-inputs.js'
+import {inspectInputs, noRows} from './pool-inputs.js'
 
 export type OtherSet = {
   readonly name: string
@@ -76,7 +76,7 @@ export async function* openOtherSet(
   const kind = await featuresFor(name, features, maker, options)
   const table = new ImageTable()
   const {nul, onSkipped, onRejected, signal} = options
-  for await (const ref of listImages(inputs, {stdin, nul, onSkipped})) table.push(withoutBytes(ref))
+  for await (const ref of listImages(inputs, {stdin, nul, onSkipped})) table.push(ref)
   if (table.length === 0) throw noImages(inputs)
   const {
     features: {rows},

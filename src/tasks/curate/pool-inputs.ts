@@ -3,13 +3,15 @@ import {stat} from 'node:fs/promises'
 import {extname} from 'node:path'
 import {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
+import {ImageSpool} from '../../data/sources/image-spool.js'
+import {holdsImages, isParquetName} from '../../data/sources/parquet.js'
 import {listChunks, type ImageRef} from '../../data/sources/source.js'
 import {ByteReader} from '../../files/embeddings/bytes.js'
 import {detectFormat} from '../../files/embeddings/embeddings.js'
 import {fileBytes} from '../../system/plain-file.js'
 import type {PoolOptions} from './pool.js'
 
-const embeddingEndings = new Set(['.arrow', '.arrows', '.parquet', '.pq', '.npy', '.safetensors'])
+const embeddingEndings = new Set(['.arrow', '.arrows', '.npy', '.safetensors'])
 
 /** Endings of lists of images and of embeddings alike: the first bytes decide. */
 const textEndings = new Set(['.jsonl', '.ndjson', '.csv'])
@@ -30,6 +32,7 @@ function startsEmbeddings(head: Uint8Array): boolean {
 async function isEmbeddingFile(name: string): Promise<boolean> {
   const ending = extname(name).toLowerCase()
   if (embeddingEndings.has(ending)) return true
+  if (isParquetName(name)) return !(await holdsImages(name))
   if (!textEndings.has(ending) || !(await stat(name).catch(() => undefined))?.isFile()) return false
   const bytes = new ByteReader(fileBytes(name))
   try {
@@ -73,7 +76,8 @@ export type PoolLists = {
 
 async function readList(path: string): Promise<Map<string, ImageRef>> {
   const rows = new Map<string, ImageRef>()
-  for await (const chunk of listChunks([path])) for (const ref of chunk) if (!rows.has(ref.id)) rows.set(ref.id, ref)
+  const spool = new ImageSpool()
+  for await (const chunk of listChunks([path])) for (const ref of chunk) if (!rows.has(ref.id)) rows.set(ref.id, spool.keep(ref))
   return rows
 }
 

@@ -186,12 +186,13 @@ export function defaultBatch({patch}: VitConfig, {crop, resize}: Transform, devi
  * What rides along: the list's fields; the folder as `label` where the list has none; and where the image lies when
  * its id does not say.
  */
-export function fieldsOf({id, path, pathBase64, fields, folder, range}: ImageRef): Fields {
+export function fieldsOf({id, path, pathBase64, fields, folder, range, row}: ImageRef): Fields {
   const place = typeof path === 'string' && path !== id && !range ? shortest(path) : undefined
   return {
     ...fields,
     ...(folder === undefined || fields['label'] !== undefined ? {} : {label: folder}),
     ...(place === undefined || fields['path'] !== undefined ? {} : {path: place}),
+    ...(row === undefined ? {} : {row}),
     ...(pathBase64 === undefined ? {} : {path_base64: pathBase64})
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Agreement with the recording that is committed, on torch and wasm (tensorflow: test/install); and that a falsified recording does
- * not pass.
+ * Agreement with the recording that is committed, on torch and wasm (tensorflow: test/install); and that a falsified
+ * recording does not pass.
  */
 import assert from 'node:assert/strict'
 import {copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, unlinkSync, writeFileSync} from 'node:fs'

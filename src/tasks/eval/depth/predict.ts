@@ -191,7 +191,7 @@ async function writeMap(
       code: 'USAGE',
       hint: `Give --depth-scale ${defaultScale(range.max)}, or less --max-depth.`
     })
-  const inner = ref.bytes || ref.range || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
+  const inner = ref.bytes || ref.range || ref.copy || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
   const {inside, within} = await placeOf(inner)
   const place = within ? inside : outsidePlace(inner, ref.id)
   const stem = join(output, dirname(place), stemOf(place))

@@ -89,8 +89,7 @@ export async function openSet(all: readonly Pair[], name: string, classes: Class
       const bytes = result.value.photo.data.length + result.value.labels.byteLength
       const keep = bytes <= budget.left
       if (keep) budget.left -= bytes
-      const {bytes: _, ...image} = pair.image // encoded bytes that came from a shard are read again from their place
-      good.push({pair: {image: pair.image.range ? image : pair.image, map: pair.map}, ...(keep ? {kept: result.value} : {})})
+      good.push({pair, ...(keep ? {kept: result.value} : {})})
       onGood?.(good.length)
     }
   }

@@ -8,6 +8,7 @@
 import {UserError} from '../../../config/errors.js'
 import {pixelBatches} from '../../../data/loader/pixel-batches.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
+import {ImageSpool} from '../../../data/sources/image-spool.js'
 import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
@@ -118,10 +119,11 @@ export function repeatableRefs(
 ): () => AsyncIterable<ImageRef> {
   let passes = 0
   const kept: ImageRef[] = []
+  const spool = new ImageSpool()
   return async function* () {
     if (passes++ > 0 && inputs.includes('-')) return yield* kept
     for await (const ref of refsOf(inputs, options, passes === 1 ? onSkipped : undefined)) {
-      if (inputs.includes('-')) kept.push(ref)
+      if (inputs.includes('-')) kept.push(spool.keep(ref))
       yield ref
     }
   }
