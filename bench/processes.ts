@@ -8,7 +8,8 @@
  * process may make a network namespace (root on Linux), each run has one of its own, whose loopback counter gives the
  * bytes, and --rate and --delay limit it as a slow network would (tc netem). Bytes a step are the difference between a
  * run of --steps and one of twice as many, so that what is sent at the start does not count. --peer compares with
- * PyTorch's DDP and FSDP2 on the same kind of blocks and batch (bench/peers/processes.py), by the Python that is named.
+ * PyTorch's DDP and FSDP2 on the same kind of blocks and batch (bench/peers/processes.py), by the Python that is
+ * named.
  */
 import {spawn, spawnSync} from 'node:child_process'
 import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
@@ -50,7 +51,7 @@ crops: {local_crops_number: 4, global_crops_size: 112, local_crops_size: 56}
 )
 const hasNamespaces = process.platform === 'linux' && spawnSync('unshare', ['-n', 'true']).status === 0
 
-/** Runs the processes of one training; `command` is what each runs. Bytes over the loopback device; -1 where unknown. */
+/** Runs `command` in every process of one training. → bytes over the loopback device; -1 where unknown. */
 async function together(count: number, command: readonly string[]): Promise<number> {
   const limit = [values.rate ? `rate ${values.rate}` : '', values.delay ? `delay ${values.delay}` : ''].join(' ').trim()
   const setUp = hasNamespaces ? `ip link set lo up; ${limit ? `tc qdisc add dev lo root netem limit 100000 ${limit};` : ''}` : ''
