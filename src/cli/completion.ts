@@ -9,7 +9,7 @@ import type {FlagShape} from './argv.js'
 
 export type Completed = {
   readonly id: string
-  readonly flags: Readonly<Record<string, FlagShape & {readonly hidden?: boolean}>>
+  readonly flags: Readonly<Record<string, FlagShape & {readonly hidden?: boolean; readonly summary?: string}>>
   readonly args?: object
 }
 

@@ -7,7 +7,7 @@
 import {CommandHelp, Help, type Command, type Interfaces} from './oclif.js'
 
 /** The order in which `dinov2 --help` lists the groups; others follow by name. */
-const groupOrder = ['Data', 'Training', 'Features', 'Evaluation', 'Results', 'Engine', 'Shell']
+export const groupOrder = ['Data', 'Training', 'Features', 'Evaluation', 'Results', 'Engine', 'Shell']
 
 const commonStatuses: readonly (readonly [number | string, string])[] = [
   [0, 'all well'],
@@ -21,10 +21,22 @@ const commonStatuses: readonly (readonly [number | string, string])[] = [
   ['130, 143', 'stopped by a signal']
 ]
 
-type Shown = Command.Loadable & {readonly group?: string; readonly statuses?: Readonly<Record<number, string>>}
+export type Shown = Command.Loadable & {readonly group?: string; readonly statuses?: Readonly<Record<number, string>>}
+
+/** The exit statuses that a command may end with, and what each means. */
+export function exitStatuses({statuses: own = {}, flags = {}, args = {}}: Shown): [status: string, meaning: string][] {
+  const common = commonStatuses.filter(
+    ([status]) =>
+      (status !== 4 || 'max-bad' in flags) &&
+      (status !== 3 || 'images' in args) &&
+      (status !== 6 || 6 in own) &&
+      (status !== 5 || 'engine' in flags || 5 in own)
+  )
+  return [...new Map([...common, ...Object.entries(own)].map(([status, meaning]) => [String(status), meaning]))]
+}
 
 /** The order of the groups of shared flags, after the command's own. */
-const flagGroupOrder = ['ENGINE', 'BAD INPUT', 'SETTINGS', 'REPORT']
+export const flagGroupOrder = ['ENGINE', 'BAD INPUT', 'SETTINGS', 'REPORT']
 
 class OneCommandHelp extends CommandHelp {
   protected override groupFlags(flags: Command.Flag.Any[]): ReturnType<CommandHelp['groupFlags']> {
@@ -57,21 +69,11 @@ class OneCommandHelp extends CommandHelp {
     const made = new Map(super.sections().map(section => [section.header, section]))
     const arranged = ['USAGE', 'DESCRIPTION', 'EXAMPLES', 'ARGUMENTS', 'FLAGS', 'FLAG DESCRIPTIONS', 'ALIASES']
     const kept = arranged.flatMap(header => made.get(header) ?? [])
-    const own = (this.command as Shown).statuses ?? {}
-    const flags = this.command.flags ?? {}
-    const statuses = commonStatuses.filter(
-      ([status]) =>
-        (status !== 4 || 'max-bad' in flags) &&
-        (status !== 3 || 'images' in (this.command.args ?? {})) &&
-        (status !== 6 || 6 in own) &&
-        (status !== 5 || 'engine' in flags || 5 in own)
-    )
-    const all = new Map([...statuses, ...Object.entries(own)].map(([status, said]) => [String(status), said]))
     return [
       ...kept,
       {
         header: 'EXIT STATUS',
-        generate: (_, header) => ({header, body: [...all].map(([status, said]): [string, string] => [status, said])})
+        generate: (_, header) => ({header, body: exitStatuses(this.command as Shown)})
       },
       {
         header: 'ENVIRONMENT',

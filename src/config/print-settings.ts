@@ -15,7 +15,7 @@ export function settingsYaml(settings: Settings): string {
 /** `configs/default.yaml`: every setting with its default, its range and its sentence. */
 export function defaultYaml(): string {
   const head =
-    '# Every setting of training with its default. Written from the settings table (src/config/table.ts), which is where to change it.\n# Recipes beside this file say only what differs: dinov2 pretrain photos --config small -o run\n\n'
+    '# yaml-language-server: $schema=settings.schema.json\n# Every setting of training with its default. Written from the settings table (src/config/table.ts), which is where to change it.\n# Recipes beside this file say only what differs: dinov2 pretrain photos --config small -o run\n\n'
   return (
     head +
     sections(

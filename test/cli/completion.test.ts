@@ -4,6 +4,7 @@ import {writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {describe, it} from 'node:test'
 import {completionScript, type Completed} from '../../src/cli/completion.js'
+import {fishCompletion} from '../../src/cli/fish-completion.js'
 import {folder, realBinary, run, shell} from '../support/program.js'
 
 const commands: Completed[] = [
@@ -53,6 +54,24 @@ describe('completion', {concurrency: 2}, () => {
   it('leaves file names to the shell', async () => {
     assert.deepEqual(await offered('dinov2', 'embed', 'ph'), [])
     assert.deepEqual(await offered('dinov2', 'embed', '-o', ''), [])
+  })
+
+  it('writes a line for fish for each command, flag and option', async () => {
+    const made = fishCompletion('dinov2', commands, {config: ['small']})
+    for (const line of [
+      `complete -c dinov2 -n '__dinov2_at \\'\\'' -f -a 'embed engine help pretrain'`,
+      `complete -c dinov2 -n '__dinov2_at \\'engine\\'' -a 'list'`,
+      `complete -c dinov2 -n '__dinov2_at \\'embed\\'' -l engine -x -a 'auto torch'`,
+      `complete -c dinov2 -n '__dinov2_at \\'embed\\'' -l output -s o -r`,
+      `complete -c dinov2 -n '__dinov2_at \\'embed\\'' -l no-crop`,
+      `complete -c dinov2 -n '__dinov2_at \\'pretrain\\'' -l config -x -a 'small'`
+    ])
+      assert.ok(made.split('\n').includes(line), `${line}\n${made}`)
+    const {stdout, status} = await run(realBinary, ['completion', 'fish'])
+    assert.equal(status, 0)
+    // Quotation marks pair up on every line, whatever stands in the summaries.
+    for (const line of stdout.split('\n')) assert.equal(line.replaceAll(/\\['\\]/g, '').split("'").length % 2, 1, line)
+    assert.match(stdout, /-l max-bad -r -d '/)
   })
 
   it('is written by the real program', async () => {

@@ -7,6 +7,7 @@ import {mkdtempSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {fileURLToPath} from 'node:url'
+import {assertSchemas} from './schemas.js'
 
 /** The binary that users run. */
 export const realBinary = fileURLToPath(new URL('../../../bin/run.js', import.meta.url))
@@ -54,7 +55,16 @@ export function start(
   child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text))
   child.stdin!.on('error', () => {}) // a program that does not read its input closes it
   if (input !== null) child.stdin!.end(input)
-  const ended = new Promise<Ended>(done => child.on('close', (status, signal) => done({status, signal, stdout, stderr})))
+  const ended = new Promise<Ended>((done, fail) =>
+    child.on('close', (status, signal) => {
+      try {
+        if (binary === realBinary) assertSchemas(args, {status, stdout, stderr})
+        done({status, signal, stdout, stderr})
+      } catch (error) {
+        fail(error as Error)
+      }
+    })
+  )
   return {child, ended}
 }
 
