@@ -206,6 +206,9 @@ const rules: FilterOptions = {
   minEntropy: 0,
   minSharpness: 2,
   maxNoise: 0.7,
+  minBrightness: 0,
+  maxOverexposed: 1,
+  minColorfulness: 0,
   maxHashDistance: undefined,
   seeds: [],
   minSimilarity: 0

@@ -6,9 +6,10 @@ import {stageFlags} from '../../src/cli/curate-stage-flags.js'
 
 export default class CurateFilter extends CurateCommand {
   static override group = 'Data'
-  static override summary = 'Leave out images that are too small, too long, flat, blurred or noise, or far from some seeds.'
+  static override summary =
+    'Leave out images that are too small, too long, flat, blurred, dark, overexposed, grey or noise, or far from some seeds.'
   static override description =
-    'Each row that is kept carries what was measured (width, height, contrast, entropy, sharpness, noise, hash), so limits can be chosen by looking: dinov2 curate filter photos | jq .sharpness. Rules may stand in a file: --config rules.yaml with lines such as min-side: 64.'
+    'Each row that is kept carries what was measured (width, height, contrast, entropy, sharpness, noise, brightness, overexposed, colorfulness, hash), so limits can be chosen by looking: dinov2 curate filter photos | jq .sharpness. Rules may stand in a file: --config rules.yaml with lines such as min-side: 64.'
   static override examples = [
     '<%= config.bin %> curate filter photos --min-side 64 -o good.jsonl --rejected bad.jsonl',
     '<%= config.bin %> curate filter photos --config rules.yaml -o good.jsonl',

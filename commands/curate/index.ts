@@ -8,7 +8,7 @@ import {curateFlags, poolArg} from '../../src/cli/curate-flags.js'
 import {planStage} from '../../src/cli/curate-plan.js'
 import {prefixed, stageFlags, unprefixed, type StageFlagName} from '../../src/cli/curate-stage-flags.js'
 
-const names = ['filter', 'dedup', 'decontaminate', 'retrieve', 'cluster', 'sample'] as const
+const names = ['filter', 'dedup', 'decontaminate', 'outliers', 'mislabelled', 'retrieve', 'cluster', 'sample'] as const
 
 export default class Curate extends CurateCommand {
   static override group = 'Data'
@@ -35,6 +35,8 @@ export default class Curate extends CurateCommand {
     ...prefixed('filter', stageFlags.filter),
     ...prefixed('dedup', stageFlags.dedup),
     ...prefixed('decontaminate', stageFlags.decontaminate),
+    ...prefixed('outliers', stageFlags.outliers),
+    ...prefixed('mislabelled', stageFlags.mislabelled),
     ...prefixed('retrieve', stageFlags.retrieve),
     ...prefixed('cluster', stageFlags.cluster),
     ...prefixed('sample', stageFlags.sample)

@@ -20,6 +20,12 @@ const clusterOptions = (values: Partial<StageFlagValues['cluster']>): StageOptio
   miniBatch: values['mini-batch']
 })
 
+const outlierOptions = (values: StageFlagValues['outliers']): StageOptions['outliers'] => ({
+  k: values.neighbours,
+  maxScore: values['max-score'],
+  leaveOut: values['leave-out']
+})
+
 /** The input of a seed set, without the name of the set. */
 const seedInput = (text: string): string => /^[^=/\\]+=(.+)$/s.exec(text)?.[1] ?? text
 
@@ -31,6 +37,9 @@ const stageOptions: {readonly [Name in StageFlagName]: (values: StageFlagValues[
     minContrast: values['min-contrast'],
     minEntropy: values['min-entropy'],
     minSharpness: values['min-sharpness'],
+    minBrightness: values['min-brightness'],
+    maxOverexposed: values['max-overexposed'],
+    minColorfulness: values['min-colorfulness'],
     maxNoise: values['max-noise'],
     maxHashDistance: values['max-hash-distance'],
     seeds: (values.seeds ?? []).map(seedInput),
@@ -44,6 +53,8 @@ const stageOptions: {readonly [Name in StageFlagName]: (values: StageFlagValues[
     calibrate: values.calibrate ? {precision: values['wanted-precision'], sample: values['calibration-images']} : undefined
   }),
   decontaminate: values => ({against: values.against ?? [], threshold: values.threshold}),
+  outliers: outlierOptions,
+  mislabelled: outlierOptions,
   retrieve: (values, planning) => ({
     sets: planning.parseSeeds(values.seeds ?? []),
     method: values.method,

@@ -5,6 +5,8 @@
  */
 import {Errors, Flags, type Interfaces} from './oclif.js'
 import {withDefault} from './curate-flags.js'
+import {features, filterFlags, seedsFlag} from './curate-filter-flags.js'
+import {countOrShare} from './flags.js'
 import {real} from './real-flag.js'
 
 /** Reads `1000,100,10`. Throws a usage error on anything else. */
@@ -17,90 +19,27 @@ function parseCounts(text: string): readonly number[] {
 
 const counts = Flags.custom<readonly number[]>({parse: async input => parseCounts(input)})
 
-const features = (summary: string) =>
-  Flags.option({options: ['auto', 'perceptual', 'model'] as const})({default: 'auto', helpGroup: 'FEATURES', summary})
-
-/** Seeds of retrieval, which the filter may use too. */
-const seedsFlag = Flags.string({
-  multiple: true,
-  helpGroup: 'STAGE',
-  helpValue: 'NAME=INPUT',
-  summary: 'Seed images (or embeddings), as a set of that name; repeatable. NAME:sample=… and NAME:cluster=… choose the way for one set.'
+/** The flags of the two stages that score rows by their neighbours; scores go up to `most`. */
+const scoring = (most: number, what: string) => ({
+  neighbours: Flags.integer({
+    min: 1,
+    max: 1000,
+    default: 10,
+    helpGroup: 'STAGE',
+    helpValue: 'K',
+    summary: 'Nearest neighbours of an image that are looked at.'
+  }),
+  'max-score': real(0, most)({helpGroup: 'STAGE', helpValue: 'X', summary: `Leave out ${what} with a larger score; none by default.`}),
+  'leave-out': countOrShare({
+    helpGroup: 'STAGE',
+    helpValue: 'N|P%',
+    summary: `Leave out so many ${what}, those with the largest scores; none by default.`
+  }),
+  features: features('Which features are compared; auto is the model.')
 })
 
 export const stageFlags = {
-  filter: {
-    'min-side': Flags.integer({
-      min: 0,
-      default: 32,
-      helpGroup: 'STAGE',
-      helpValue: 'PIXELS',
-      summary: 'Leave out images whose shorter side is smaller.'
-    }),
-    'max-aspect': real(
-      0,
-      Infinity
-    )({
-      ...withDefault(5, '5'),
-      helpGroup: 'STAGE',
-      helpValue: 'RATIO',
-      summary: 'Leave out images that are longer than this times their width; 0 keeps all.'
-    }),
-    'min-contrast': real(
-      0,
-      128
-    )({
-      ...withDefault(2, '2'),
-      helpGroup: 'STAGE',
-      helpValue: 'X',
-      summary: 'Leave out images whose grey levels spread less than this (standard deviation, of 255).'
-    }),
-    'min-entropy': real(
-      0,
-      8
-    )({
-      ...withDefault(0, '0'),
-      helpGroup: 'STAGE',
-      helpValue: 'BITS',
-      summary: 'Leave out images whose grey levels hold less information than this.'
-    }),
-    'min-sharpness': real(
-      0,
-      Infinity
-    )({
-      ...withDefault(2, '2'),
-      helpGroup: 'STAGE',
-      helpValue: 'X',
-      summary: 'Leave out images that are blurred: variance of the Laplacian at 256 pixels. Photographs lie above 10.'
-    }),
-    'max-noise': real(
-      0,
-      Infinity
-    )({
-      ...withDefault(0.7, '0.7'),
-      helpGroup: 'STAGE',
-      helpValue: 'X',
-      summary: 'Leave out noise: 1 is white noise, photographs lie below 0.5.'
-    }),
-    'max-hash-distance': Flags.integer({
-      min: 0,
-      max: 15,
-      helpGroup: 'STAGE',
-      helpValue: 'BITS',
-      summary: 'Leave out images whose 64-bit hash differs from that of another in at most this many bits; not compared by default.'
-    }),
-    seeds: seedsFlag,
-    'min-similarity': real(
-      -1,
-      1
-    )({
-      ...withDefault(0, '0'),
-      helpGroup: 'STAGE',
-      helpValue: 'X',
-      summary: 'With --seeds: leave out images that are less like than this to every seed.'
-    }),
-    features: features('What the distance to seeds is measured by: a model, or perceptual features, which know copies only.')
-  },
+  filter: filterFlags,
   dedup: {
     threshold: real(
       -1,
@@ -172,6 +111,8 @@ export const stageFlags = {
     }),
     features: features('perceptual features know near-copies without a model; a model’s know more and cost more.')
   },
+  outliers: scoring(2, 'images'),
+  mislabelled: scoring(1, 'labels'),
   retrieve: {
     seeds: seedsFlag,
     method: Flags.option({options: ['auto', 'sample', 'cluster'] as const})({

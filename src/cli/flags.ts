@@ -24,7 +24,8 @@ export function parseMaxBad(text: string): MaxBad {
   return {kind: percent ? 'percent' : 'count', value}
 }
 
-const maxBad = Flags.custom<MaxBad>({parse: async input => parseMaxBad(input)})
+/** A count, or a share in per cent. */
+export const countOrShare = Flags.custom<MaxBad>({parse: async input => parseMaxBad(input)})
 
 /** Where the result goes. */
 export const outputFlags = {
@@ -117,7 +118,7 @@ export const engineFlags = {
 
 /** What happens to inputs that cannot be read; these commands go on past a few. */
 export const badFlags = {
-  'max-bad': maxBad({
+  'max-bad': countOrShare({
     default: async () => parseMaxBad('5%'),
     defaultHelp: async () => '5%',
     helpGroup: 'BAD INPUT',
@@ -130,7 +131,7 @@ export const badFlags = {
 /** The same for evaluations, where a missing image changes the figure: none may be refused unless allowed. */
 export const strictBadFlags = {
   ...badFlags,
-  'max-bad': maxBad({
+  'max-bad': countOrShare({
     default: async () => parseMaxBad('0'),
     defaultHelp: async () => '0',
     helpGroup: 'BAD INPUT',

@@ -76,10 +76,9 @@ export function outlierScores({k: all, rows, similarity}: NeighbourTable, k: num
   })
 }
 
-/** A row whose neighbours have another label. */
-export type Contradiction = {
-  readonly row: number
-  /** The label that most of the votes are for. */
+/** How the neighbours of a row vote on its label. */
+export type LabelVote = {
+  /** The label that most of the votes are for; of equals the row's own, then the one of the smaller number. */
   readonly label: number
   /** Its share of the votes, from 0 to 1. */
   readonly share: number
@@ -88,18 +87,14 @@ export type Contradiction = {
 }
 
 /**
- * Rows whose label is contradicted: the neighbours that have a label vote with weight exp(cosine / 0.07), as in kNN
- * classification (docs/spec.md §5.2), and at least `share` of the votes are for one other label. `label` gives the
- * number of each row's label, −1 where it has none. The surest come first.
+ * The votes on each row's label: neighbours that have a label vote with weight exp(cosine / 0.07), as in kNN
+ * classification (docs/spec.md §5.2). `label` gives the number of each row's label, −1 where it has none; undefined
+ * for such rows and for those whose neighbours have none.
  */
-export function contradictedLabels(
-  {k, rows, similarity}: NeighbourTable,
-  label: ArrayLike<number>,
-  {share: least = 0.6, temperature = 0.07}: {readonly share?: number; readonly temperature?: number} = {}
-): Contradiction[] {
-  const found: Contradiction[] = []
-  for (let row = 0; row < label.length; row++) {
-    if (label[row]! < 0) continue
+export function labelVotes({k, rows, similarity}: NeighbourTable, label: ArrayLike<number>, temperature = 0.07): (LabelVote | undefined)[] {
+  return Array.from({length: label.length}, (_, row) => {
+    const mine = label[row]!
+    if (mine < 0) return undefined
     const votes = new Map<number, number>()
     let total = 0
     for (let n = row * k; n < (row + 1) * k; n++) {
@@ -109,12 +104,22 @@ export function contradictedLabels(
       votes.set(other, (votes.get(other) ?? 0) + weight)
       total += weight
     }
-    if (!(total > 0)) continue
-    let best = -1
-    for (const [other, weight] of votes)
-      if (best < 0 || weight > votes.get(best)! || (weight === votes.get(best)! && other < best)) best = other
-    const share = votes.get(best)! / total
-    if (best !== label[row] && share >= least) found.push({row, label: best, share, own: (votes.get(label[row]!) ?? 0) / total})
-  }
-  return found.sort((a, b) => b.share - a.share || a.own - b.own || a.row - b.row)
+    if (!(total > 0)) return undefined
+    const [best] = [...votes].sort(([a, x], [b, y]) => y - x || Number(b === mine) - Number(a === mine) || a - b)
+    return {label: best![0], share: best![1] / total, own: (votes.get(mine) ?? 0) / total}
+  })
+}
+
+/** A row whose neighbours have another label. */
+export type Contradiction = LabelVote & {readonly row: number}
+
+/** Rows of whose votes at least `share` are for one other label, the surest first. */
+export function contradictedLabels(
+  table: NeighbourTable,
+  label: ArrayLike<number>,
+  {share: least = 0.6, temperature}: {readonly share?: number; readonly temperature?: number} = {}
+): Contradiction[] {
+  return labelVotes(table, label, temperature)
+    .flatMap((vote, row) => (vote && vote.label !== label[row] && vote.share >= least ? [{row, ...vote}] : []))
+    .sort((a, b) => b.share - a.share || a.own - b.own || a.row - b.row)
 }

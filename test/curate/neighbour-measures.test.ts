@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import {describe, it} from 'node:test'
 import {finish} from '../../src/curate/kmeans.js'
-import {contradictedLabels, neighbourTable, outlierScores} from '../../src/curate/neighbour-measures.js'
+import {contradictedLabels, labelVotes, neighbourTable, outlierScores} from '../../src/curate/neighbour-measures.js'
 import {arrayRows} from '../../src/curate/rows.js'
 import {normalizeRows} from '../../src/search/exact.js'
 import {onPlain} from '../support/engine.js'
@@ -82,4 +82,12 @@ describe('what neighbours say', () => {
     wrong.fill(-1)
     assert.deepEqual(contradictedLabels(table, wrong), [])
   })
+})
+
+it('of equally many votes the own label counts first, then the one of the smaller number; rows without a label neither ask nor vote', () => {
+  const table = {k: 2, rows: Int32Array.of(1, 2, 0, 2, 0, 1, 0, 1), similarity: new Float32Array(8).fill(0.5)}
+  const votes = (label: number[]) => labelVotes(table, label).map(vote => vote && [vote.label, vote.share, vote.own])
+  assert.deepEqual(votes([2, 2, 0, 1]), [[2, 0.5, 0.5], [2, 0.5, 0.5], [2, 1, 0], [2, 1, 0]]) // prettier-ignore
+  assert.deepEqual(votes([3, 2, 0, -1]), [[0, 0.5, 0], [0, 0.5, 0], [2, 0.5, 0], undefined]) // prettier-ignore
+  assert.deepEqual(votes([1, -1, -1, 1]), [undefined, undefined, undefined, [1, 1, 1]]) // prettier-ignore
 })

@@ -84,6 +84,8 @@ const alike: Readonly<Record<string, {readonly words: readonly string[]; readonl
   'curate retrieve': {words: ['curate', 'retrieve', 'vectors.arrow', '--seeds', 'one=vectors.arrow', '--per-seed', '2'], ending: '.jsonl'},
   'curate cluster': {words: ['curate', 'cluster', 'vectors.arrow', '--levels', '2'], ending: '.jsonl'},
   'curate sample': {words: ['curate', 'sample', 'clusters.jsonl', '--target', '3'], ending: '.jsonl'},
+  'curate outliers': {words: ['curate', 'outliers', 'vectors.arrow'], ending: '.jsonl'},
+  'curate mislabelled': {words: ['curate', 'mislabelled', 'vectors.arrow'], ending: '.jsonl'},
   'curate decontaminate': {words: ['curate', 'decontaminate', 'photos', '--against', 'scenes/images/val'], ending: '.jsonl'},
   curate: {words: ['curate', 'photos', '--stages', 'filter,dedup'], ending: '.jsonl'},
   'visualize attention': {words: ['visualize', 'attention', 'photos', '--limit', '2', ...model], ending: '.png'},

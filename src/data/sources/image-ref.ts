@@ -114,3 +114,6 @@ export function labelOf(ref: ImageRef): string | undefined {
   if (typeof label === 'string' && label !== '') return label
   return typeof label === 'number' || typeof label === 'boolean' ? String(label) : ref.folder
 }
+
+/** The folder that an id lies in: the label of embeddings that have no `label` field. */
+export const folderOf = (id: string): string | undefined => id.split('/').at(-2) || undefined

@@ -18,7 +18,7 @@ import {withParquetRows} from './parquet-rows.js'
 import {isShardName, readShard, shardByHead} from './webdataset.js'
 import {IdWatch} from './duplicate-ids.js'
 
-export {labelOf, type ImageRef, type SourceNote} from './image-ref.js'
+export {folderOf, labelOf, type ImageRef, type SourceNote} from './image-ref.js'
 
 export type SourceOptions = {
   /** What `-` reads; the process's own stdin if absent. */

@@ -1,6 +1,6 @@
 /**
- * What can be said of a picture without a model: size, contrast, sharpness, entropy, a 64-bit hash, and a descriptor
- * by which near-copies find each other.
+ * What can be said of a picture without a model: size, contrast, sharpness, entropy, exposure, colour, a 64-bit hash,
+ * and a descriptor by which near-copies find each other.
  *
  * The descriptor is the low frequencies of the picture brought to 32 × 32 grey pixels (DCT, frequencies below 16,
  * without the mean). Each is multiplied by its frequency, because the spectrum of photographs falls as one over
@@ -26,6 +26,14 @@ export type Measures = {
   readonly sharpness: number
   /** Sharpness over the square of the contrast, over 20: 1 for white noise, below 0.3 for photographs. */
   readonly noise: number
+  /** Mean grey level, 0 to 255. */
+  readonly brightness: number
+  /** Share of pixels whose grey level is 250 or more. */
+  readonly overexposed: number
+  /**
+   * Colorfulness of Hasler and Süsstrunk 2003 (their M⁽³⁾): 0 without colour, above 15 in most photographs.
+   */
+  readonly colorfulness: number
   /** 64 bits, 16 hexadecimal digits: which low frequencies lie above their median (pHash). */
   readonly hash: string
 }
@@ -106,9 +114,10 @@ export function measure(image: Raster): {readonly measures: Measures; readonly d
   const {width, height, data} = picture
   const histogram = new Float64Array(256)
   const n = width * height
-  let [sum, squares] = [0, 0]
+  let [sum, squares, bright] = [0, 0, 0]
   for (let i = 0; i < n; i++) {
     const value = data[i]!
+    if (value >= 250) bright++
     histogram[Math.round(value)]!++
     sum += value
     squares += value * value
@@ -126,10 +135,29 @@ export function measure(image: Raster): {readonly measures: Measures; readonly d
       entropy: rounded(Math.max(0, entropy)),
       sharpness: rounded(sharp),
       noise: spread === 0 ? 0 : rounded(sharp / spread / 20),
+      brightness: rounded(sum / n),
+      overexposed: rounded(bright / n),
+      colorfulness: rounded(colorfulness(image)),
       hash: hashOf(levels)
     },
     descriptor: describe(levels)
   }
+}
+
+/** √(σ² of red − green + σ² of yellow − blue) + 0.3 · √(their squared means). */
+function colorfulness({width, height, data}: Raster): number {
+  const n = width * height
+  let [rg, rgSquares, yb, ybSquares] = [0, 0, 0, 0]
+  for (let i = 0; i < 3 * n; i += 3) {
+    const [r, g, b] = [data[i]!, data[i + 1]!, data[i + 2]!]
+    const [a, c] = [r - g, (r + g) / 2 - b]
+    rg += a
+    rgSquares += a * a
+    yb += c
+    ybSquares += c * c
+  }
+  const spread = Math.max(0, rgSquares / n - (rg / n) ** 2) + Math.max(0, ybSquares / n - (yb / n) ** 2)
+  return Math.sqrt(spread) + 0.3 * Math.hypot(rg / n, yb / n)
 }
 
 const sharpSide = 256

@@ -34,7 +34,18 @@ export const defaultThreshold = (meta: EmbeddingMeta): number => (isPerceptual(m
 export const comparable = (vectors: Float32Array, meta: EmbeddingMeta): Float32Array =>
   isPerceptual(meta) ? vectors : normalizeRows(vectors, meta.dim)
 
-const measureNames = ['width', 'height', 'contrast', 'entropy', 'sharpness', 'noise', 'hash'] as const
+const measureNames = [
+  'width',
+  'height',
+  'contrast',
+  'entropy',
+  'sharpness',
+  'noise',
+  'brightness',
+  'overexposed',
+  'colorfulness',
+  'hash'
+] as const
 
 /** Measures out of the fields of a row, where all are there. */
 export function measuresOf(fields: Fields): Measures | undefined {

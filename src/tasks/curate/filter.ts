@@ -1,6 +1,6 @@
 /**
- * The filter, the first stage: it leaves out images that are too small, too long, flat, blurred or noisy, that repeat
- * the hash of another, or that are unlike all seeds.
+ * The filter, the first stage: it leaves out images that are too small, too long, flat, blurred, dark, overexposed,
+ * grey or noisy, that repeat the hash of another, or that are unlike all seeds.
  */
 import {UserError} from '../../config/errors.js'
 import {hashPairs} from '../../curate/hashes.js'
@@ -19,6 +19,11 @@ export type FilterOptions = {
   readonly minEntropy: number
   readonly minSharpness: number
   readonly maxNoise: number
+  /** Mean grey level, 0 to 255. */
+  readonly minBrightness: number
+  /** Share of pixels that are nearly white; 1: any. */
+  readonly maxOverexposed: number
+  readonly minColorfulness: number
   /** Images whose hashes differ in at most this many bits are the same; undefined: hashes are not compared. */
   readonly maxHashDistance: number | undefined
   /** Seed images; a row stays where its similarity to one of them is at least `minSimilarity`. */
@@ -29,8 +34,9 @@ export type FilterOptions = {
 /** Why a row is left out: the rule, by which rows are counted, and a sentence about this row. */
 type Rejection = {readonly rule: string; readonly reason: string}
 
-/** The rule of size, shape, contrast, entropy, sharpness or noise that an image breaks first. */
-function measureRejection({width, height, contrast, entropy, sharpness, noise}: Measures, options: FilterOptions): Rejection | undefined {
+/** The rule of size, shape, contrast, entropy, sharpness, exposure, colour or noise that an image breaks first. */
+function measureRejection(measures: Measures, options: FilterOptions): Rejection | undefined {
+  const {width, height, contrast, entropy, sharpness, noise, brightness, overexposed, colorfulness} = measures
   const [short, long] = [Math.min(width, height), Math.max(width, height)]
   const because = (rule: string, detail: string): Rejection => ({rule, reason: `${rule}: ${detail}`})
   if (short < options.minSide) return because('too small', `${width} × ${height} pixels`)
@@ -38,6 +44,9 @@ function measureRejection({width, height, contrast, entropy, sharpness, noise}: 
   if (contrast < options.minContrast) return because('nearly one colour', `contrast ${contrast}`)
   if (entropy < options.minEntropy) return because('little in it', `entropy ${entropy} bits`)
   if (sharpness < options.minSharpness) return because('blurred', `sharpness ${sharpness}`)
+  if (brightness < options.minBrightness) return because('dark', `brightness ${brightness}`)
+  if (overexposed > options.maxOverexposed) return because('overexposed', `${overexposed} of the pixels nearly white`)
+  if (colorfulness < options.minColorfulness) return because('greyscale', `colorfulness ${colorfulness}`)
   if (noise > options.maxNoise) return because('noise', `${noise} of white noise`)
   return undefined
 }

@@ -19,6 +19,8 @@ const verbs: Readonly<Record<string, string>> = {
   filter: 'Filter',
   dedup: 'Near-duplicates',
   decontaminate: 'Benchmark images',
+  outliers: 'Outliers',
+  mislabelled: 'Labels that neighbours contradict',
   retrieve: 'Retrieval from seeds',
   cluster: 'Clusters',
   sample: 'Balanced sample'

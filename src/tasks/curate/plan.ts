@@ -5,6 +5,7 @@ import {decontaminateStage, type DecontaminateOptions} from './decontaminate.js'
 import {dedupStage, type DedupOptions} from './dedup.js'
 import type {FeatureKind, FeatureMakerOptions} from './features.js'
 import {filterStage, type FilterOptions} from './filter.js'
+import {mislabelledStage, outlierStage, type OutlierOptions} from './outliers.js'
 import type {Pool} from './pool.js'
 import {retrieveStage, type RetrieveOptions} from './retrieve.js'
 import type {Context, Stage, StageName} from './stage.js'
@@ -20,6 +21,8 @@ export type StageOptions = {
   readonly filter: FilterOptions
   readonly dedup: DedupOptions
   readonly decontaminate: DecontaminateOptions
+  readonly outliers: OutlierOptions
+  readonly mislabelled: OutlierOptions
   readonly retrieve: RetrieveOptions
   readonly cluster: ClusterOptions
   readonly sample: SampleStageOptions
@@ -80,6 +83,10 @@ export function runStage(planned: PlannedStage, context: Context): Stage {
       return dedupStage(context, planned)
     case 'decontaminate':
       return decontaminateStage(context, planned)
+    case 'outliers':
+      return outlierStage(context, planned)
+    case 'mislabelled':
+      return mislabelledStage(context, planned)
     case 'retrieve':
       return retrieveStage(context, planned)
     case 'cluster':

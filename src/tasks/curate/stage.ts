@@ -9,7 +9,7 @@ import type {Fields} from '../../files/embeddings/embeddings.js'
 import type {FeatureEvent, FeatureKind, FeatureMaker, PoolFeatures} from './features.js'
 import type {Pool} from './pool.js'
 
-export type StageName = 'filter' | 'dedup' | 'decontaminate' | 'retrieve' | 'cluster' | 'sample'
+export type StageName = 'filter' | 'dedup' | 'decontaminate' | 'outliers' | 'mislabelled' | 'retrieve' | 'cluster' | 'sample'
 
 /** What a stage works on. */
 export type Context = {

@@ -45,6 +45,10 @@ test('averaging keeps the mean, and whole factors are means of blocks', () => {
 test('measures are those of the definition', () => {
   const half = measure(flat(64, 64, x => (x < 32 ? 0 : 255))).measures
   assert.deepEqual([half.width, half.height, half.contrast, half.entropy], [64, 64, 127.5, 1])
+  assert.deepEqual([half.brightness, half.overexposed, half.colorfulness], [127.5, 0.5, 0])
+  // One colour everywhere: red − green is 100, yellow − blue 50, nothing spreads.
+  const single = {width: 2, height: 2, data: Uint8Array.from([100, 0, 0, 100, 0, 0, 100, 0, 0, 100, 0, 0])}
+  assert.ok(Math.abs(measure(single).measures.colorfulness - 0.3 * Math.hypot(100, 50)) < 1e-3)
   const plain = measure(flat(50, 40, () => 80)).measures
   assert.ok(plain.contrast < 1e-3)
   assert.deepEqual([plain.entropy, plain.sharpness], [0, 0])

@@ -9,7 +9,7 @@ import {UserError} from '../../../config/errors.js'
 import {pixelBatches} from '../../../data/loader/pixel-batches.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {ImageSpool} from '../../../data/sources/image-spool.js'
-import {labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
+import {folderOf, labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
 import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
@@ -136,9 +136,6 @@ export function throwUnlabelled(id: string): never {
     hint: 'A label is the folder under the given root (train/cat/1.jpg under train), or the label field of a list.'
   })
 }
-
-/** The folder that an id lies in, which is its label where there is no label field. */
-const folderOf = (id: string): string | undefined => id.split('/').at(-2) || undefined
 
 /**
  * Rows of files of embeddings, with what the files say of themselves; `close` when done. Throws a `UserError` where
