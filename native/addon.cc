@@ -13,12 +13,10 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
-#ifdef DINOV2_CUDA
-#include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAFunctions.h>
-#endif
 
 #include <cmath>
 #include <deque>
@@ -54,6 +52,11 @@ uint32_t keep(at::Tensor tensor) {
   }
   slots.push_back(std::move(tensor));
   return static_cast<uint32_t>(slots.size() - 1);
+}
+
+/** The allocator of the current device, which counts; a CPU's is in memory.cc. */
+c10::DeviceAllocator* deviceAllocator() {
+  return currentDevice.is_cpu() ? nullptr : dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(currentDevice.type()));
 }
 
 const at::Tensor& at_handle(double value) {
@@ -266,10 +269,41 @@ std::string describe(const IValue& value) {
   return out.str();
 }
 
+/** What a device has left and what its tensors hold, in bytes. */
+struct DeviceMemory {
+  double held = 0, peak = 0, reserved = 0, free = 0, total = 0;
+};
+
+DeviceMemory memoryOfDevice(c10::DeviceAllocator& allocator) {
+  const auto index = currentDevice.has_index() ? currentDevice.index() : c10::DeviceIndex(0);
+  const auto stats = allocator.getDeviceStats(index);
+  DeviceMemory found;
+  found.held = static_cast<double>(stats.allocated_bytes[0].current);
+  found.peak = static_cast<double>(stats.allocated_bytes[0].peak);
+  found.reserved = static_cast<double>(stats.reserved_bytes[0].current);
+  const auto [free, total] = allocator.getMemoryInfo(index);
+  // What the allocator keeps for reuse is as good as free to this process.
+  found.free = static_cast<double>(free) + found.reserved - found.held;
+  found.total = static_cast<double>(total);
+  return found;
+}
+
+/** Throws a JavaScript error with a code; where the device has no memory left, with what it has and holds. */
 void raise(napi_env env, const std::string& message, bool outOfMemory) {
   bool pending = false;
   napi_is_exception_pending(env, &pending);
-  if (!pending) napi_throw_error(env, outOfMemory ? "OUT_OF_MEMORY" : "TORCH", message.c_str());
+  if (pending) return;
+  napi_value error;
+  napi_create_error(env, js(env, std::string(outOfMemory ? "OUT_OF_MEMORY" : "TORCH")), js(env, message), &error);
+  auto* allocator = outOfMemory ? deviceAllocator() : nullptr;
+  if (allocator) try {
+      const auto memory = memoryOfDevice(*allocator);
+      napi_set_named_property(env, error, "device", js(env, currentDevice.str()));
+      napi_set_named_property(env, error, "free", js(env, memory.free));
+      napi_set_named_property(env, error, "held", js(env, memory.held));
+    } catch (const std::exception&) {  // the message alone must do
+    }
+  napi_throw(env, error);
 }
 
 bool saysOutOfMemory(const std::string& message) {
@@ -315,7 +349,20 @@ napi_value resolve(napi_env env, napi_callback_info info) {
   });
 }
 
-/** call(operator, ...arguments) → handle, number, null, or an array of these where the operator returns several. */
+/** schema(operator) → how libtorch declares it: `aten::relu(Tensor self) -> Tensor`. */
+napi_value schema(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<1> args(env, info);
+    std::ostringstream out;
+    out << operators.at(static_cast<size_t>(number(env, args[0]))).handle.schema();
+    return js(env, out.str());
+  });
+}
+
+/**
+ * call(operator, ...arguments) → handle, number or null; where the operator returns several, an array of these, in which
+ * whole numbers are BigInt.
+ */
 napi_value call(napi_env env, napi_callback_info info) {
   return guarded(env, [&]() -> napi_value {
     Arguments<40> args(env, info);
@@ -357,7 +404,13 @@ napi_value call(napi_env env, napi_callback_info info) {
     if (stack.size() == 1) return convertBack(env, stack[0]);
     napi_value out;
     napi_create_array_with_length(env, stack.size(), &out);
-    for (size_t i = 0; i < stack.size(); i++) napi_set_element(env, out, i, convertBack(env, stack[i]));
+    for (size_t i = 0; i < stack.size(); i++) {
+      // Among several results a plain number would look like the handle of a tensor.
+      napi_value item;
+      if (stack[i].isInt()) napi_create_bigint_int64(env, stack[i].toInt(), &item);
+      else item = convertBack(env, stack[i]);
+      napi_set_element(env, out, i, item);
+    }
     return out;
   });
 }
@@ -382,6 +435,13 @@ Bytes bytesOf(napi_env env, napi_value value) {
   return {data, length * widths[type]};
 }
 
+/** A new tensor of the host; where it goes on to a GPU, in memory that the GPU reads while the host goes on. */
+at::Tensor onHost(at::IntArrayRef shape, at::ScalarType type) {
+  return at::empty(shape, at::TensorOptions().dtype(type).device(c10::kCPU).pinned_memory(currentDevice.is_cuda()));
+}
+
+at::Tensor toDevice(at::Tensor tensor) { return currentDevice.is_cpu() ? tensor : tensor.to(currentDevice, currentDevice.is_cuda()); }
+
 /** fromBytes(typedArray, scalarType, shape) → handle of a tensor on the current device that holds a copy. */
 napi_value fromBytes(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
@@ -391,11 +451,34 @@ napi_value fromBytes(napi_env env, napi_callback_info info) {
     std::vector<int64_t> shape;
     for (auto item : list(env, args[2])) shape.push_back(static_cast<int64_t>(number(env, item)));
     c10::InferenceMode guard;
-    auto tensor = at::empty(shape, at::TensorOptions().dtype(type).device(c10::kCPU));
+    auto tensor = onHost(shape, type);
     TORCH_CHECK(tensor.nbytes() == bytes.length, "a tensor of ", tensor.nbytes(), " bytes cannot be made from ", bytes.length);
     if (bytes.length) std::memcpy(tensor.data_ptr(), bytes.data, bytes.length);
-    if (!currentDevice.is_cpu()) tensor = tensor.to(currentDevice);
-    return js(env, keep(std::move(tensor)));
+    return js(env, keep(toDevice(std::move(tensor))));
+  });
+}
+
+/** Where each part of `fromParts` begins: at a multiple of this many bytes, so that any scalar type can begin there. */
+constexpr size_t kAlign = 16;
+
+/** fromParts(typedArrays) → handle of one vector of bytes on the current device, all parts behind each other. */
+napi_value fromParts(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<1> args(env, info);
+    std::vector<Bytes> parts;
+    size_t total = 0;
+    for (auto item : list(env, args[0])) {
+      parts.push_back(bytesOf(env, item));
+      total += (parts.back().length + kAlign - 1) / kAlign * kAlign;
+    }
+    c10::InferenceMode guard;
+    auto tensor = onHost({static_cast<int64_t>(total)}, at::kByte);
+    auto* into = static_cast<char*>(tensor.data_ptr());
+    for (const auto& part : parts) {
+      if (part.length) std::memcpy(into, part.data, part.length);
+      into += (part.length + kAlign - 1) / kAlign * kAlign;
+    }
+    return js(env, keep(toDevice(std::move(tensor))));
   });
 }
 
@@ -447,26 +530,22 @@ napi_value type(napi_env env, napi_callback_info info) {
 
 napi_value memory(napi_env env, napi_callback_info) {
   return guarded(env, [&] {
-    double held = 0, peak = 0, reserved = 0;
-    if (currentDevice.is_cpu()) {
-      const auto figures = dinov2::memoryFigures();
-      held = figures.held;
-      peak = figures.peak;
-      reserved = figures.reserved;
-    }
-#ifdef DINOV2_CUDA
-    if (currentDevice.is_cuda()) {
-      const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(currentDevice.index());
-      held = stats.allocated_bytes[0].current;
-      peak = stats.allocated_bytes[0].peak;
-      reserved = stats.reserved_bytes[0].current;
-    }
-#endif
     napi_value out;
     napi_create_object(env, &out);
-    napi_set_named_property(env, out, "held", js(env, held));
-    napi_set_named_property(env, out, "peak", js(env, peak));
-    napi_set_named_property(env, out, "reserved", js(env, reserved));
+    DeviceMemory found;
+    if (currentDevice.is_cpu()) {
+      const auto figures = dinov2::memoryFigures();
+      found.held = figures.held;
+      found.peak = figures.peak;
+      found.reserved = figures.reserved;
+    } else if (auto* allocator = deviceAllocator()) {
+      found = memoryOfDevice(*allocator);
+      napi_set_named_property(env, out, "free", js(env, found.free));
+      napi_set_named_property(env, out, "total", js(env, found.total));
+    }
+    napi_set_named_property(env, out, "held", js(env, found.held));
+    napi_set_named_property(env, out, "peak", js(env, found.peak));
+    napi_set_named_property(env, out, "reserved", js(env, found.reserved));
     napi_set_named_property(env, out, "tensors", js(env, static_cast<double>(liveTensors)));
     return out;
   });
@@ -475,9 +554,7 @@ napi_value memory(napi_env env, napi_callback_info) {
 napi_value resetPeak(napi_env env, napi_callback_info) {
   return guarded(env, [&]() -> napi_value {
     dinov2::resetPeak();
-#ifdef DINOV2_CUDA
-    if (currentDevice.is_cuda()) c10::cuda::CUDACachingAllocator::resetPeakStats(currentDevice.index());
-#endif
+    if (auto* allocator = deviceAllocator()) allocator->resetPeakStats(currentDevice.has_index() ? currentDevice.index() : c10::DeviceIndex(0));
     return nullptr;
   });
 }
@@ -487,10 +564,8 @@ napi_value setDevice(napi_env env, napi_callback_info info) {
   return guarded(env, [&]() -> napi_value {
     Arguments<1> args(env, info);
     c10::Device wanted(text(env, args[0]));
-    if (wanted.is_cuda()) {
-      TORCH_CHECK(at::hasCUDA(), "this libtorch sees no CUDA device");
-      if (!wanted.has_index()) wanted = c10::Device(c10::kCUDA, 0);
-    }
+    TORCH_CHECK(!wanted.is_cuda() || at::hasCUDA(), "this libtorch sees no CUDA device");
+    if (!wanted.is_cpu() && !wanted.has_index()) wanted = c10::Device(wanted.type(), 0);
     c10::InferenceMode guard;
     at::zeros({1}, at::TensorOptions().device(wanted)).add_(1);
     currentDevice = wanted;
@@ -521,11 +596,7 @@ napi_value describeEngine(napi_env env, napi_callback_info) {
     napi_set_named_property(env, out, "version", js(env, std::string(TORCH_VERSION)));
     napi_set_named_property(env, out, "threads", js(env, static_cast<double>(at::get_num_threads())));
     napi_set_named_property(env, out, "cpu", js(env, at::get_cpu_capability()));
-    double devices = 0;
-    std::string name;
-#ifdef DINOV2_CUDA
-    if (at::hasCUDA()) devices = c10::cuda::device_count();
-#endif
+    const double devices = at::hasCUDA() ? c10::impl::VirtualGuardImpl(c10::kCUDA).deviceCount() : 0;
     napi_set_named_property(env, out, "cudaDevices", js(env, devices));
     napi_set_named_property(env, out, "device", js(env, currentDevice.str()));
     return out;
@@ -535,9 +606,7 @@ napi_value describeEngine(napi_env env, napi_callback_info) {
 /** synchronize(): waits until the device has done all that was asked of it. */
 napi_value synchronize(napi_env env, napi_callback_info) {
   return guarded(env, [&]() -> napi_value {
-#ifdef DINOV2_CUDA
-    if (currentDevice.is_cuda()) c10::cuda::device_synchronize();
-#endif
+    if (!currentDevice.is_cpu()) c10::impl::VirtualGuardImpl(currentDevice.type()).synchronizeDevice(currentDevice.index());
     return nullptr;
   });
 }
@@ -545,7 +614,7 @@ napi_value synchronize(napi_env env, napi_callback_info) {
 napi_value init(napi_env env, napi_value exports) {
   dinov2::countCpuMemory();
   const std::pair<const char*, napi_callback> functions[] = {
-      {"resolve", resolve}, {"call", call}, {"fromBytes", fromBytes}, {"toBytes", toBytes}, {"release", release},
+      {"resolve", resolve}, {"schema", schema}, {"call", call}, {"fromBytes", fromBytes}, {"fromParts", fromParts}, {"toBytes", toBytes}, {"release", release},
       {"shape", shape}, {"type", type}, {"memory", memory}, {"resetPeak", resetPeak}, {"setDevice", setDevice},
       {"setThreads", setThreads}, {"seed", seed}, {"describe", describeEngine}, {"synchronize", synchronize}};
   for (const auto& [name, function] : functions) {

@@ -143,6 +143,7 @@ describe('foreign bytes', () => {
       'src/system/free-memory.ts',
       'src/engine/tensorflow/find.ts',
       'src/engine/torch/find.ts',
+      'src/engine/torch/self-check.ts',
       'src/system/lock.ts',
       'src/system/compile.ts'
     ]
@@ -223,7 +224,6 @@ const longFiles: Readonly<Record<string, string>> = {
   'src/files/checkpoint/pickle.ts': 'It holds the switch over the opcodes of pickle.',
   'src/model/vit.ts': 'The forward and the backward pass stand in one file, so that each step can be read beside its gradient.',
   'src/engine/torch/kernels/image.ts': 'A table of kernels of TensorFlow.js, one short function each.',
-  'src/engine/torch/kernels/fused.ts': 'A table of the fused kernels, each with its gradient.',
   'src/tasks/train/teacher.ts': 'Opening a teacher, its passes over a batch and its targets share one state.',
   'src/tasks/train/student-pass.ts': 'The pass of the student and its gradients share what is kept between them.',
   'src/config/table.ts': 'The table of settings, one row each.'

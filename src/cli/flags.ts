@@ -6,6 +6,7 @@
  * `--config` file; the base class in `command.ts` sees to that.
  */
 import {Args, Errors, Flags} from './oclif.js'
+import {simulatedDevice} from '../system/test-device.js'
 
 /** The environment variable of a flag: `--max-bad` is `DINOV2_MAX_BAD`. */
 export const environmentName = (flag: string): string => `DINOV2_${flag.toUpperCase().replaceAll('-', '_')}`
@@ -88,8 +89,8 @@ export type PrecisionChoice = (typeof precisions)[number]
 
 const device = Flags.custom<string>({
   parse: async input => {
-    if (!/^(auto|cpu|cuda(:\d+)?|mps)$/.test(input))
-      throw new Errors.CLIError(`expected auto, cpu, cuda, cuda:N or mps, but received ${input}`)
+    const known = /^(auto|cpu|cuda(:\d+)?|mps)$/.test(input) || (input === 'sim' && simulatedDevice())
+    if (!known) throw new Errors.CLIError(`expected auto, cpu, cuda, cuda:N or mps, but received ${input}`)
     return input
   }
 })

@@ -26,6 +26,17 @@ function waysOut(flags: readonly string[]): string {
   return `${sentence[0]!.toUpperCase()}${sentence.slice(1)}.`
 }
 
+const units: Readonly<Record<string, number>> = {bytes: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30}
+
+/** The sentence for a device with memory of its own, whose error says what was asked for, is free and is held. */
+function shortageOfDevice(error: Error): string | undefined {
+  const {device, free, held} = error as {device?: unknown; free?: unknown; held?: unknown}
+  if (typeof device !== 'string' || typeof free !== 'number' || typeof held !== 'number') return undefined
+  const [, amount, unit] = /Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)/.exec(error.message) ?? []
+  const asked = amount && unit ? `${bytesInWords(Number(amount) * units[unit]!)} were asked for at once` : 'more was asked for'
+  return `There is not enough memory on ${device}: ${asked}, ${bytesInWords(free)} are free there, and ${bytesInWords(held)} are held by this program.`
+}
+
 /** What is said of an error that means too little memory; undefined for any other. */
 export function memoryShortage(error: Error, flags: readonly string[] = []): {readonly message: string; readonly hint: string} | undefined {
   const {code} = error as {code?: unknown}
@@ -36,6 +47,8 @@ export function memoryShortage(error: Error, flags: readonly string[] = []): {re
     (error instanceof RangeError && length.test(message)) ||
     isFailedAllocation(error)
   if (!isShort) return error.cause instanceof Error && error.cause !== error ? memoryShortage(error.cause, flags) : undefined
+  const ofDevice = shortageOfDevice(error)
+  if (ofDevice) return {message: ofDevice, hint: waysOut(flags)}
   const asked = /(?<!\d)(\d{5,16}) bytes|allocate (\d{5,16})/.exec(message)
   const numbers = /length: (\d+)/.exec(message)?.[1]
   const wanted = asked

@@ -5,6 +5,7 @@
 import {readFileSync} from 'node:fs'
 import {availableParallelism, cpus, freemem, totalmem} from 'node:os'
 import {runCommand} from '../system/run-command.js'
+import {getBackend, memory} from '../tensor/tf.js'
 
 export type Device = {
   /** As `--device` takes it: `cpu`, `cuda:0`, `mps`. */
@@ -17,6 +18,8 @@ export type Device = {
   readonly cores: number | null
   /** Whether it multiplies bf16 natively. */
   readonly bf16: boolean
+  /** Version of a GPU's driver, where it tells. */
+  readonly driver?: string | undefined
 }
 
 /** Flags of the first processor in /proc/cpuinfo (x86: `flags`, ARM: `Features`); empty elsewhere. */
@@ -48,7 +51,7 @@ export function cpuDevice(): Device {
  * numbers.
  */
 export async function cudaDevices(env: Readonly<Record<string, string | undefined>> = process.env): Promise<Device[]> {
-  const query = ['--query-gpu=name,memory.total,compute_cap', '--format=csv,noheader,nounits']
+  const query = ['--query-gpu=name,memory.total,compute_cap,driver_version', '--format=csv,noheader,nounits']
   const {status, stdout} = await runCommand('nvidia-smi', query, {timeout: 10_000})
   if (status !== 0) return []
   const all = stdout
@@ -61,12 +64,13 @@ export async function cudaDevices(env: Readonly<Record<string, string | undefine
     visible === undefined
       ? all
       : visible.split(',').flatMap(index => (all[Number(index)] && /^\d+$/.test(index.trim()) ? [all[Number(index)]!] : []))
-  return chosen.map(([title = 'GPU', megabytes = '0', capability = '0'], i) => ({
+  return chosen.map(([title = 'GPU', megabytes = '0', capability = '0', driver], i) => ({
     name: `cuda:${i}`,
     title,
     memory: Number(megabytes) * 2 ** 20,
     cores: null,
-    bf16: Number(capability) >= 8
+    bf16: Number(capability) >= 8,
+    driver
   }))
 }
 
@@ -96,6 +100,9 @@ function fileCacheOfGroup(): number {
 /** Bytes that this process may still take on a device (`cpu`, `cuda:0`); undefined where nothing tells. */
 export async function freeMemory(device: string): Promise<number | undefined> {
   if (device === 'cpu') return freeMainMemory()
+  // The engine that runs there knows best: what it keeps for reuse is free to it alone.
+  const {free: own} = getBackend() === 'torch' ? (memory() as {free?: number}) : {}
+  if (own !== undefined) return own
   const number = /^cuda(?::(\d+))?$/.exec(device)?.[1] ?? '0'
   const {status, stdout} = await runCommand('nvidia-smi', ['--query-gpu=memory.free', '--format=csv,noheader,nounits', '-i', number], {
     timeout: 10_000

@@ -4,7 +4,7 @@
  *
  * CE(t, s) = −Σₖ tₖ·log softmax(s/τ)ₖ. R student rows, n teacher rows, K prototypes, D bottleneck width.
  */
-import {add, concat, dispose, div, exp, gather, logSumExp, matMul, mul, reshape, slice, sub, sum, tensor1d, tidy} from '../tensor/tf.js'
+import {add, concat, dispose, div, exp, fill, gather, logSumExp, matMul, mul, reshape, slice, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {callKernel} from '../tensor/ops/kernel.js'
 import {cast, castLike} from '../tensor/ops/precision.js'
@@ -105,7 +105,10 @@ export function prototypeLoss(
 
 /** Σₖ t of each row, which is how many teachers it has; [R]. */
 const massOf = (segments: readonly Pick<Segment, 'rows' | 'teachers'>[]): Tensor1D =>
-  tensor1d(segments.flatMap(({rows, teachers}) => new Array<number>(rows).fill(teachers?.length ?? 1)))
+  tidy(() => {
+    const parts = segments.map(({rows, teachers}) => fill([rows], teachers?.length ?? 1) as Tensor1D)
+    return parts.length === 1 ? parts[0]! : concat(parts)
+  })
 
 /**
  * What a segment's targets are in some columns: scores s [n, k], u [n] and v [k] (see `targets.ts`), and the teacher's

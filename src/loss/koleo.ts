@@ -28,6 +28,7 @@ import {
   zerosLike
 } from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
+import {callKernel} from '../tensor/ops/kernel.js'
 
 const eps = 1e-8
 
@@ -36,9 +37,15 @@ const eps = 1e-8
  * do.
  */
 export function koleoLoss(x: Tensor2D): {loss: Scalar; gradient: Tensor2D} {
-  const B = x.shape[0]
-  return tidy(() => {
-    if (B < 2) return {loss: scalar(0), gradient: zerosLike(x)} // no neighbour, no loss
+  if (x.shape[0] < 2) return tidy(() => ({loss: scalar(0), gradient: zerosLike(x)})) // no neighbour, no loss
+  const fused = callKernel('Dinov2Koleo', {x}, {eps})
+  return fused ? {loss: fused[0] as Scalar, gradient: fused[1] as Tensor2D} : koleoReference(x)
+}
+
+/** The reference implementation of `koleoLoss`. */
+const koleoReference = (x: Tensor2D): {loss: Scalar; gradient: Tensor2D} =>
+  tidy(() => {
+    const B = x.shape[0]
     const length = maximum<Tensor2D>(norm(x, 2, 1, true), eps)
     const u = div<Tensor2D>(x, length)
     const near = argMax<Tensor1D>(sub(matMul(u, u, false, true), mul(eye(B), 3)), 1) // never a row itself: u·u ≤ 1
@@ -50,4 +57,3 @@ export function koleoLoss(x: Tensor2D): {loss: Scalar; gradient: Tensor2D} {
     const gradient = div<Tensor2D>(sub(du, mul(u, sum(mul(du, u), 1, true))), length)
     return {loss, gradient}
   })
-}

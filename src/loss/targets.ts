@@ -15,6 +15,7 @@ import {
   dispose,
   div,
   exp,
+  fill,
   log,
   logSumExp,
   max,
@@ -26,8 +27,7 @@ import {
   slice,
   sub,
   sum,
-  tidy,
-  zeros
+  tidy
 } from '../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../tensor/tf.js'
 import {callKernel} from '../tensor/ops/kernel.js'
@@ -97,7 +97,7 @@ const sinkhornTurnReference = (
  */
 export function sinkhornTargets(scores: Logits, temperature: number, width: number, iterations = 3): Targets {
   const parts = [...chunks(scores.prototypes, width)]
-  let u = zeros([scores.rows]) as Tensor1D
+  let u = fill([scores.rows], 0) as Tensor1D
   let vs: (Tensor1D | undefined)[] = parts.map(() => undefined)
   for (let turn = 0; turn < iterations; turn++) {
     let totals: Tensor1D | undefined

@@ -11,7 +11,7 @@
  */
 import {div, exp, expandDims, max, mul, reshape, slice, sub, sum, tidy} from '../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tensor/tf.js'
-import {attentionBackward, attentionForward} from '../tensor/ops/attention.js'
+import {attentionBackward, attentionForward, attentionTraining} from '../tensor/ops/attention.js'
 import type {SequenceGroup} from '../tensor/ops/attention.js'
 import {geluBackward, geluForward, swigluBackward, swigluForward} from '../tensor/ops/gelu.js'
 import {layerNormBackward, layerNormForward} from '../tensor/ops/layer-norm.js'
@@ -52,7 +52,14 @@ export type BlockOptions = {readonly heads: number; readonly attn?: DropPathSamp
 export type MemoryLevel = 'fast' | 'balanced' | 'small'
 
 /** The attention branch up to its last layer; x are the rows that the branch is computed for. */
-type AttentionActivations = {x: Tensor2D; stats: NormStats; qkv: Tensor2D /* [T, 3C] */; out: Tensor2D /* [T, C] */}
+type AttentionActivations = {
+  x: Tensor2D
+  stats: NormStats
+  qkv: Tensor2D /* [T, 3C] */
+  out: Tensor2D /* [T, C] */
+  /** What the engine's attention wants back. */
+  kept?: Tensor[] | undefined
+}
 /** The feed-forward branch up to its activation. */
 type MlpActivations = {x: Tensor2D; stats: NormStats; pre: Tensor2D /* [T, F] or [T, 2F] */}
 
@@ -78,7 +85,7 @@ function attentionBranch(x: Tensor2D, p: Block, groups: readonly SequenceGroup[]
     const xa = attn ? takeRows(x, attn.rows) : x.clone()
     const {y, mean, rstd} = layerNormForward(xa, p.norm1, p.attn.qkv.weight)
     const qkv = linearForward(y, p.attn.qkv)
-    return {x: xa, stats: {mean, rstd}, qkv, out: attentionForward(qkv, attn?.groups ?? groups, heads)}
+    return {x: xa, stats: {mean, rstd}, qkv, ...attentionTraining(qkv, attn?.groups ?? groups, heads)}
   })
 }
 
@@ -108,7 +115,7 @@ export function blockForward(
     const {middle, attn} = tidy(() => {
       const all = attentionBranch(x, p, groups, options)
       const sum = addResidual(x, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
-      return {middle: sum, attn: level === 'fast' ? all : level === 'balanced' ? {qkv: all.qkv, out: all.out} : {}}
+      return {middle: sum, attn: level === 'fast' ? all : level === 'balanced' ? {qkv: all.qkv, out: all.out, kept: all.kept} : {}}
     })
     const mlp = mlpBranch(middle, p, options)
     const y = tidy(() => addResidual(middle, activate(p, mlp.pre), lastOf(p), p.ls2?.gamma, options.mlp))
@@ -130,18 +137,26 @@ function recomputed(
   const {x, attn, mlp} = saved
   if (attn?.x && mlp) return {attn: attn as AttentionActivations, mlp}
   return tidy(() => {
-    const all = attn?.qkv && attn.out ? normed(x!, p, options, attn.qkv, attn.out) : attentionBranch(x!, p, groups, options)
+    const all =
+      attn?.qkv && attn.out
+        ? normed(x!, p, options, {qkv: attn.qkv, out: attn.out, kept: attn.kept})
+        : attentionBranch(x!, p, groups, options)
     const middle = addResidual(x!, all.out, p.attn.proj, p.ls1?.gamma, options.attn)
     return {attn: all, mlp: mlpBranch(middle, p, options)}
   })
 }
 
 /** The attention branch from its saved qkv and output. */
-function normed(x: Tensor2D, p: Block, {attn}: BlockOptions, qkv: Tensor2D, out: Tensor2D): AttentionActivations {
+function normed(
+  x: Tensor2D,
+  p: Block,
+  {attn}: BlockOptions,
+  {qkv, out, kept}: Pick<AttentionActivations, 'qkv' | 'out' | 'kept'>
+): AttentionActivations {
   return tidy(() => {
     const xa = attn ? takeRows(x, attn.rows) : x.clone()
     const {mean, rstd} = layerNormForward(xa, p.norm1, p.attn.qkv.weight)
-    return {x: xa, stats: {mean, rstd}, qkv: qkv.clone(), out: out.clone()}
+    return {x: xa, stats: {mean, rstd}, qkv: qkv.clone(), out: out.clone(), kept: kept?.map(leaf => leaf.clone())}
   })
 }
 
@@ -249,7 +264,7 @@ function mlpBackward(dy: Tensor2D, {x, stats, pre}: MlpActivations, p: Block, ke
 /** Backward half of the attention branch. */
 function attentionBranchBackward(
   dy: Tensor2D,
-  {x, stats, qkv, out}: AttentionActivations,
+  {x, stats, qkv, out, kept}: AttentionActivations,
   p: Block,
   groups: readonly SequenceGroup[],
   {heads, attn}: BlockOptions
@@ -257,7 +272,7 @@ function attentionBranchBackward(
   return tidy(() => {
     const {dqkv, proj, gamma} = tidy(() => {
       const g = scaledBackward(gatherKept(dy, attn, p.attn.proj.weight), out, p.attn.proj, p.ls1?.gamma)
-      const dqkv = attentionBackward(g.a, qkv, attn?.groups ?? groups, heads) // [n, 3C]
+      const dqkv = attentionBackward(g.a, qkv, attn?.groups ?? groups, heads, {out, kept}) // [n, 3C]
       return {dqkv, proj: {weight: g.weight, bias: g.bias}, gamma: g.gamma}
     })
     const {dx, linear, norm} = branchInputBackward(dqkv, dy, {x, stats}, {norm: p.norm1, weight: p.attn.qkv.weight}, attn)

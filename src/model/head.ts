@@ -13,6 +13,7 @@ import {linearBackward, linearForward} from '../tensor/ops/linear.js'
 import type {Linear} from '../tensor/ops/linear.js'
 import {cast} from '../tensor/ops/precision.js'
 import type {Precision} from '../tensor/ops/precision.js'
+import {rowNorms} from '../tensor/ops/rows.js'
 
 /** Parameters of a head; `mlp` has layers at its even places (GELU stands between), or is one layer. */
 export type Head = {
@@ -34,7 +35,7 @@ export type HeadSaved = {inputs: Tensor2D[]; pres: Tensor2D[]; raw: Tensor2D}
 const normalizeEps = 1e-12
 
 /** Rows brought to length one, x / max(‖x‖, 1e-12); x [R, D]. */
-export const l2Normalize = (x: Tensor2D): Tensor2D => tidy(() => div<Tensor2D>(x, maximum(norm(x, 2, 1, true), normalizeEps)))
+export const l2Normalize = (x: Tensor2D): Tensor2D => tidy(() => div<Tensor2D>(x, maximum(rowNorms(x), normalizeEps)))
 
 /** x [R, C] → unit vectors z [R, D] (float32) and what the backward half needs. */
 export function headForward(x: Tensor2D, {mlp}: Head): {z: Tensor2D; saved: HeadSaved} {
@@ -59,7 +60,7 @@ export function headForward(x: Tensor2D, {mlp}: Head): {z: Tensor2D; saved: Head
 export function headBackward(dz: Tensor2D, {inputs, pres, raw}: HeadSaved, {mlp}: Head): {dx: Tensor2D; mlp: Head['mlp']} {
   return tidy(() => {
     const layers = layersOf(mlp)
-    const length = maximum(norm(raw, 2, 1, true), normalizeEps) //               [R, 1]
+    const length = maximum(rowNorms(raw), normalizeEps) //               [R, 1]
     const z = div<Tensor2D>(raw, length)
     let grad: Tensor2D = div(sub(dz, mul(z, sum(mul(dz, z), 1, true))), length)
     const grads: Linear[] = []

@@ -6,7 +6,8 @@
  * antialiased cubic with a = −0.5 and a support widened when shrinking. Both are separable, so each axis is a small
  * matrix, and the gradient is its transpose.
  */
-import {concat, matMul, reshape, slice, tensor2d, tidy, transpose} from '../tensor/tf.js'
+import {constant} from '../tensor/ops/constant.js'
+import {concat, matMul, reshape, slice, tidy, transpose} from '../tensor/tf.js'
 import type {Tensor2D, Tensor3D} from '../tensor/tf.js'
 import type {VitConfig} from './config.js'
 
@@ -73,9 +74,9 @@ export function resamplePositions(pos: Tensor2D, config: VitConfig, rows: number
   const {grid: M, width: C} = config
   return tidy(() => {
     const weights = axes(config, rows, columns)
-    const tall: Tensor2D = matMul(tensor2d(weights.rows, [rows, M]), reshape(pos, [M, M * C])) //      [rows, M·C]
+    const tall: Tensor2D = matMul(constant<Tensor2D>(weights.rows, [rows, M]), reshape(pos, [M, M * C])) //      [rows, M·C]
     const turned = reshape(transpose(reshape(tall, [rows, M, C]), [1, 0, 2]), [M, rows * C]) //        [M, rows·C]
-    const wide: Tensor2D = matMul(tensor2d(weights.columns, [columns, M]), turned) //                  [columns, rows·C]
+    const wide: Tensor2D = matMul(constant<Tensor2D>(weights.columns, [columns, M]), turned) //                  [columns, rows·C]
     return reshape(transpose(reshape(wide, [columns, rows, C]), [1, 0, 2]), [rows * columns, C])
   })
 }
@@ -111,9 +112,9 @@ export function resamplePositionsBackward(dy: Tensor2D, config: VitConfig, rows:
   return tidy(() => {
     const weights = axes(config, rows, columns)
     const turned = reshape(transpose(reshape(dy, [rows, columns, C]), [1, 0, 2]), [columns, rows * C])
-    const narrow: Tensor2D = matMul(tensor2d(weights.columns, [columns, M]), turned as Tensor2D, true) //    [M, rows·C]
+    const narrow: Tensor2D = matMul(constant<Tensor2D>(weights.columns, [columns, M]), turned as Tensor2D, true) //    [M, rows·C]
     const back = reshape(transpose(reshape(narrow, [M, rows, C]), [1, 0, 2]), [rows, M * C])
-    return reshape(matMul<Tensor2D>(tensor2d(weights.rows, [rows, M]), back as Tensor2D, true), [M * M, C])
+    return reshape(matMul<Tensor2D>(constant<Tensor2D>(weights.rows, [rows, M]), back as Tensor2D, true), [M * M, C])
   })
 }
 

@@ -1,6 +1,6 @@
 /**
  * tfjs-core's own operator suites, run on one of our engines:
- * `node dist/test/conformance/run.js [--engine torch] [--only PATTERN] [--verbose] [--json]`.
+ * `node dist/test/conformance/run.js [--engine torch] [--device D] [--only PATTERN] [--verbose] [--json]`.
  *
  * Every specification ends as passed, failed or skipped. Skipped are those that need a kernel the engine does not
  * register, or tensors that it does not hold (strings, complex numbers): the reason is printed with the count. Exit
@@ -55,8 +55,8 @@ export function reasonToSkip(messages: readonly string[]): string | null {
 const exemption = (specification: string): string | null => EXEMPT[specification.replace(/ torch \{\}/, '')] ?? null
 
 /** Runs `files` on `engine` and counts. `progress` hears the name of each suite before it starts. */
-export async function conformance(engine: AnyEngine, files: readonly string[]): Promise<Conformance> {
-  await startEngine({engine, precision: 'fp32', note: () => undefined})
+export async function conformance(engine: AnyEngine, files: readonly string[], device = 'auto'): Promise<Conformance> {
+  await startEngine({engine, device, precision: 'fp32', note: () => undefined})
   env().set('IS_TEST', true)
   const jasmineCore = createRequire(import.meta.url)('jasmine-core') as Jasmine
   jasmineCore.installGlobals()
@@ -106,6 +106,7 @@ async function main(): Promise<void> {
   const {values} = parseArgs({
     options: {
       engine: {type: 'string', default: 'torch'},
+      device: {type: 'string', default: 'auto'},
       only: {type: 'string'},
       verbose: {type: 'boolean'},
       json: {type: 'boolean'}
@@ -114,7 +115,8 @@ async function main(): Promise<void> {
   const only = values.only ? new RegExp(values.only) : /./
   const result = await conformance(
     values.engine as AnyEngine,
-    suiteFiles().filter(file => only.test(file))
+    suiteFiles().filter(file => only.test(file)),
+    values.device
   )
   if (values.json)
     process.stdout.write(

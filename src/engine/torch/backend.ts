@@ -6,19 +6,33 @@
  * garbage collector is waited for. To TensorFlow.js every real number is `float32`; inside, a tensor may be bfloat16,
  * and reading it back widens it.
  */
+import {createRequire} from 'node:module'
+import {simulatedDevice} from '../../system/test-device.js'
 import {DataStorage, KernelBackend, engine, env, registerBackend, setBackend} from '../../tensor/tf.js'
 import type {BackendValues, DataId, DataType, TensorInfo, TimingInfo} from '../../tensor/tf.js'
-import {loadAddon, scalarType, torch} from './binding.js'
+import {loadAddon, run, scalarType, torch} from './binding.js'
 import type {Handle} from './binding.js'
-import {forgetDevice} from './kernels/device.js'
+import {deviceName, forgetDevice, onCpu} from './kernels/device.js'
 
 type Entry = {
+  /** 0 where libtorch does not hold the numbers yet, or never will. */
   handle: Handle
   dtype: DataType
   references: number
   /** Strings have no place in libtorch; they stay here. */
   strings?: Uint8Array[]
+  /** A single number: operators take it as an argument, and most often nobody asks for its tensor. */
+  scalar?: number
+  /** Small arrays of the host that go to the device together, when the first of them is asked for. */
+  waiting?: Waiting
 }
+
+type Waiting = {readonly bytes: Float32Array | Int32Array | Uint8Array; readonly shape: readonly number[]}
+
+/** Arrays of at most so many bytes wait for each other before they go to a device other than the CPU. */
+const MAX_WAITING_BYTES = 2 ** 18
+/** Where each part of `fromParts` begins: at a multiple of this many bytes. */
+const ALIGN = 16
 
 /** The scalar type that values of a TensorFlow.js type are stored with. */
 export function storedAs(dtype: DataType): number {
@@ -36,6 +50,7 @@ export function storedAs(dtype: DataType): number {
 
 class TorchBackend extends KernelBackend {
   private readonly entries: DataStorage<Entry>
+  private readonly waiting = new Set<Entry>()
 
   constructor() {
     super()
@@ -44,7 +59,50 @@ class TorchBackend extends KernelBackend {
 
   /** The handle behind a tensor; it stays the backend's. */
   handle(info: {dataId: DataId}): Handle {
-    return this.entries.get(info.dataId).handle
+    const entry = this.entries.get(info.dataId)
+    if (entry.handle === 0) this.settle(entry)
+    return entry.handle
+  }
+
+  /** The number of a tensor that was made from one; undefined for all others. */
+  scalar(info: {dataId: DataId}): number | undefined {
+    return this.entries.get(info.dataId).scalar
+  }
+
+  /** Gives an entry the tensor that was put off. */
+  private settle(entry: Entry): void {
+    const {scalar, dtype, waiting} = entry
+    if (waiting) this.upload([])
+    else if (scalar !== undefined && onCpu())
+      entry.handle = torch().fromBytes(dtype === 'int32' ? Int32Array.of(scalar) : Float32Array.of(scalar), storedAs(dtype), [])
+    else if (scalar !== undefined) entry.handle = run('full', [], scalar, storedAs(dtype), null, deviceName()) as Handle
+  }
+
+  /**
+   * Takes `bytes` to the device, and all arrays that wait along with them, in one copy; → a vector of bytes for each,
+   * the caller's.
+   */
+  upload(bytes: readonly Uint8Array[]): Handle[] {
+    const entries = [...this.waiting]
+    const parts = [...bytes, ...entries.map(({waiting}) => waiting!.bytes)]
+    const whole = torch().fromParts(parts)
+    let start = 0
+    const views = parts.map(({byteLength}) => {
+      const view = run('slice.Tensor', whole, 0, start, start + byteLength, 1) as Handle
+      start += Math.ceil(byteLength / ALIGN) * ALIGN
+      return view
+    })
+    torch().release(whole)
+    entries.forEach((entry, i) => {
+      const view = views[bytes.length + i]!
+      const typed = run('view.dtype', view, storedAs(entry.dtype)) as Handle
+      entry.handle = run('view', typed, entry.waiting!.shape) as Handle
+      delete entry.waiting
+      torch().release(view)
+      torch().release(typed)
+    })
+    this.waiting.clear()
+    return views.slice(0, bytes.length)
   }
 
   /** Gives a handle to TensorFlow.js, which owns it from now on. */
@@ -79,12 +137,18 @@ class TorchBackend extends KernelBackend {
             ? values
             : Int32Array.from(values as unknown as ArrayLike<number>)
           : Uint8Array.from(values as unknown as ArrayLike<number>, value => (value ? 1 : 0))
-    this.entries.set(dataId, {handle: torch().fromBytes(bytes, storedAs(dtype), shape), dtype, references})
+    const entry: Entry = {handle: 0, dtype, references}
+    this.entries.set(dataId, entry)
+    if (shape.length === 0 && dtype !== 'bool') entry.scalar = bytes[0]!
+    else if (onCpu() || bytes.byteLength > MAX_WAITING_BYTES) entry.handle = torch().fromBytes(bytes, storedAs(dtype), shape)
+    else this.waiting.add(Object.assign(entry, {waiting: {bytes: bytes.slice(), shape: [...shape]}}))
   }
 
   override readSync(dataId: DataId): BackendValues {
-    const {handle, dtype, strings} = this.entries.get(dataId)
+    const {handle, dtype, strings, scalar, waiting} = this.entries.get(dataId)
     if (strings) return strings
+    if (scalar !== undefined) return dtype === 'int32' ? Int32Array.of(scalar) : Float32Array.of(scalar)
+    if (waiting) return waiting.bytes.slice()
     const buffer = torch().toBytes(handle, dtype === 'bool' ? scalarType.uint8 : storedAs(dtype))
     return dtype === 'float32' ? new Float32Array(buffer) : dtype === 'int32' ? new Int32Array(buffer) : new Uint8Array(buffer)
   }
@@ -99,6 +163,7 @@ class TorchBackend extends KernelBackend {
     entry.references--
     if (!force && entry.references > 0) return false
     if (entry.handle) torch().release(entry.handle)
+    this.waiting.delete(entry)
     this.entries.delete(dataId)
     return true
   }
@@ -115,9 +180,9 @@ class TorchBackend extends KernelBackend {
     return this.entries.numDataIds()
   }
 
-  override memory(): {unreliable: boolean; held: number; peak: number; reserved: number} {
-    const {held, peak, reserved} = torch().memory()
-    return {held, peak, reserved, unreliable: false}
+  override memory(): {unreliable: boolean; held: number; peak: number; reserved: number; free?: number | undefined} {
+    const {held, peak, reserved, free} = torch().memory()
+    return {held, peak, reserved, free, unreliable: false}
   }
 
   override timerAvailable(): boolean {
@@ -168,9 +233,13 @@ export type TorchStart = {
  */
 export async function startTorch({addon, device = 'cpu', threads}: TorchStart): Promise<ReturnType<ReturnType<typeof torch>['describe']>> {
   const native = loadAddon(addon)
+  const simulated = device === 'sim' && simulatedDevice()
+  if (simulated) createRequire(import.meta.url)(simulated)
   if (threads) native.setThreads(threads)
+  const before = current && deviceName()
   native.setDevice(device)
   forgetDevice()
+  if (before !== undefined && before !== deviceName()) (await import('./kernels/constants.js')).forgetConstants()
   if (!current) {
     current = new TorchBackend()
     await import('./kernels/index.js')

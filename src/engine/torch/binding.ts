@@ -17,14 +17,19 @@ export type Memory = {
   /** Bytes taken from the system: held, and kept for reuse. */
   readonly reserved: number
   readonly tensors: number
+  /** Bytes of the device that this process may still take, and all it has; a CPU does not tell. */
+  readonly free?: number
+  readonly total?: number
 }
 
 export type Argument = number | boolean | string | null | undefined | readonly (number | boolean | null)[]
 
 type Addon = {
   resolve(name: string, overload: string): number
+  schema(operator: number): string
   call(operator: number, ...args: Argument[]): unknown
   fromBytes(bytes: ArrayBufferView, type: number, shape: readonly number[]): Handle
+  fromParts(parts: readonly ArrayBufferView[]): Handle
   toBytes(tensor: Handle, type: number): ArrayBuffer
   release(tensor: Handle): void
   shape(tensor: Handle): number[]

@@ -25,42 +25,53 @@ function cudaIncludes(torch: TorchInfo): string[] {
   return [...toolkit, ...packages].filter(folder => existsSync(folder))
 }
 
-/** Whether the addon gets the parts that talk to CUDA: libtorch has them and the runtime's headers are there. */
-const buildsCuda = (torch: TorchInfo): boolean =>
-  torch.cuda && cudaIncludes(torch).some(folder => existsSync(join(folder, 'cuda_runtime_api.h')))
-
-function flags(torch: TorchInfo): {compile: string[]; link: string[]} {
-  const cuda = buildsCuda(torch)
+/**
+ * How an addon is compiled and linked against `torch`. It asks libtorch alone for what CUDA has, and needs no header
+ * of CUDA.
+ */
+export function torchFlags(torch: TorchInfo): {compile: string[]; link: string[]} {
   const lib = join(torch.root, 'lib')
-  const includes = [join(torch.root, 'include'), join(torch.root, 'include/torch/csrc/api/include'), ...(cuda ? cudaIncludes(torch) : [])]
+  const includes = [join(torch.root, 'include'), join(torch.root, 'include/torch/csrc/api/include')]
   const openmp = process.platform === 'darwin' ? [] : ['-fopenmp']
   // libtorch's headers warn about themselves: -isystem keeps the log to our own lines.
   const compile = [
     ...nodeFlags(),
     ...openmp,
     `-D_GLIBCXX_USE_CXX11_ABI=${torch.cxx11abi}`,
-    ...(cuda ? ['-DDINOV2_CUDA'] : []),
     ...includes.flatMap(folder => ['-isystem', folder])
   ]
   // libtorch_cuda registers its kernels when it is loaded; no symbol of ours needs it, so the linker must not drop it.
-  const libraries = cuda ? ['-Wl,--no-as-needed', '-ltorch_cpu', '-lc10', '-ltorch_cuda', '-lc10_cuda'] : ['-ltorch_cpu', '-lc10']
+  const libraries = torch.cuda ? ['-Wl,--no-as-needed', '-ltorch_cpu', '-lc10', '-ltorch_cuda', '-lc10_cuda'] : ['-ltorch_cpu', '-lc10']
   const link = [...sharedFlags(), ...openmp, `-L${lib}`, `-Wl,-rpath,${lib}`, ...libraries]
   return {compile, link}
 }
 
-/** Folders with NCCL's header, where this libtorch has CUDA: the addon of processes is then compiled with it. */
-const ncclIncludes = (torch: TorchInfo): string[] =>
-  buildsCuda(torch) ? cudaIncludes(torch).filter(folder => existsSync(join(folder, 'nccl.h'))) : []
+/**
+ * Folders with the headers of NCCL and of the CUDA runtime, which it names, where this libtorch has CUDA: the addon of
+ * processes is then compiled with it.
+ */
+function ncclIncludes(torch: TorchInfo): string[] {
+  const folders = torch.cuda ? cudaIncludes(torch) : []
+  const has = (header: string): boolean => folders.some(folder => existsSync(join(folder, header)))
+  return has('nccl.h') && has('cuda_runtime_api.h') ? folders : []
+}
 
 /** How the addon of process groups is compiled, at the first run of several processes; `native/processes`. */
 export function processesRecipe(torch: TorchInfo): Recipe {
-  const {compile, link} = flags(torch)
-  const nccl = ncclIncludes(torch).length > 0
+  const {compile, link} = torchFlags(torch)
+  const headers = ncclIncludes(torch)
+  const nccl = headers.length > 0
   return {
     what: 'the process group of the torch engine',
     folder: 'native/processes',
     tag: `processes-${torch.version}-abi${torch.cxx11abi}-${nccl ? 'nccl' : 'gloo'}`,
-    compile: [...compile, ...(nccl ? ['-DDINOV2_NCCL'] : []), '-isystem', join(packageFolder(), 'native/processes/gloo-headers')],
+    compile: [
+      ...compile,
+      ...(nccl ? ['-DDINOV2_NCCL'] : []),
+      ...headers.flatMap(folder => ['-isystem', folder]),
+      '-isystem',
+      join(packageFolder(), 'native/processes/gloo-headers')
+    ],
     link,
     starting: `compiling the process group against libtorch ${torch.version} (once, about a minute)`,
     hint: 'expected torch 2.11 to 2.13 and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
@@ -72,8 +83,8 @@ function recipe(torch: TorchInfo): Recipe {
   return {
     what: 'the torch engine',
     folder: 'native',
-    tag: `${torch.version}-abi${torch.cxx11abi}-${buildsCuda(torch) ? 'cuda' : 'cpu'}`,
-    ...flags(torch),
+    tag: `${torch.version}-abi${torch.cxx11abi}-${torch.cuda ? 'cuda' : 'cpu'}`,
+    ...torchFlags(torch),
     starting: `compiling the torch engine against libtorch ${torch.version} (once, about a minute)`,
     hint: 'expected torch 2.11 to 2.13 and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
   }

@@ -4,6 +4,7 @@ import {absent, autoPrecision, withAutoPrecision, type Devices, type Engine, typ
 import {cpuDevice, cudaDevices} from '../machine.js'
 import {buildAddon, builtAddon, locateAddon} from './build.js'
 import {searchTorch} from './find.js'
+import {checkKernelsOn, placeOf, verdictLines} from './self-check.js'
 
 const precisions = ['fp32', 'bf16'] as const
 const command = 'dinov2 engine install torch'
@@ -38,6 +39,7 @@ async function describe({cpu, gpus}: Devices): Promise<Omit<EngineDescription, '
   if (!torch) return absent(passedOver.length > 0 ? passedOver.join('; ') : 'no libtorch was found', command)
   const remarks = [...passedOver]
   if (!builtAddon(torch)) remarks.push('the addon is compiled at first use, in less than a minute')
+  for (const gpu of torch.cuda ? gpus : []) remarks.push(...verdictLines(placeOf(gpu, torch.version)).map(line => `${gpu.name}: ${line}`))
   const idle = gpus.length > 0 && !torch.cuda
   if (idle) remarks.push(`${gpus[0]!.title} lies idle: this libtorch has no CUDA`)
   return {
@@ -68,6 +70,8 @@ async function start({device, precision, threads, note}: StartRequest): Promise<
       cause
     })
   }
+  const gpu = running.device.startsWith('cuda') ? (await cudaDevices()).find(({name}) => name === running.device) : undefined
+  checkKernelsOn(gpu && placeOf(gpu, torch.version))
   const bf16 = running.device.startsWith('cuda') || (running.device === 'cpu' && cpuDevice().bf16)
   return {
     version: torch.version,

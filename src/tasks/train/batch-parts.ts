@@ -5,8 +5,8 @@
 import type {VitConfig} from '../../model/config.js'
 import {gridOf} from '../../model/vit.js'
 import type {ImageView} from '../../model/vit.js'
-import {concat, slice, tidy} from '../../tensor/tf.js'
-import type {Tensor2D, Tensor4D} from '../../tensor/tf.js'
+import {concat, dispose, keep, slice, tensor1d, tidy} from '../../tensor/tf.js'
+import type {Tensor1D, Tensor2D, Tensor4D} from '../../tensor/tf.js'
 
 /** One collated batch (docs/spec.md §4.2); crops are normalised and crop-major. */
 export type StepBatch = {
@@ -43,6 +43,12 @@ export type BatchPart = {
   readonly masks: Tensor2D /* [2b, N] */
   readonly indices: Int32Array
   readonly weights: Float32Array
+  /**
+   * Rows of the masked patches among the packed tokens of the global crops, int32 [n]; undefined where none is masked.
+   * The part's own, for `freeParts`: teacher and student ask for the same.
+   */
+  readonly patchRows: (vit: VitConfig) => Tensor1D | undefined
+  readonly freeRows: () => void
 }
 
 /** The crops of the images `from` to `to` of B: crop-major, so one piece of each crop. */
@@ -87,10 +93,37 @@ export function splitBatch(batch: StepBatch | LazyBatch, count: number): BatchPa
       ...(locals ? {locals: () => cropsOf(locals, B, from, to)} : {}),
       masks: tidy(() => (b === B ? masks.clone() : concat([slice(masks, [from, 0], [b, N]), slice(masks, [B + from, 0], [b, N])]))),
       indices: Int32Array.from(indices),
-      weights: Float32Array.from(weights)
+      weights: Float32Array.from(weights),
+      ...rowsOfPatches(Int32Array.from(indices), N)
     }
   })
 }
+
+/** `patchRows` of a part, whose tensors are made when they are first asked for, and how they are let go. */
+function rowsOfPatches(indices: Int32Array, N: number): Pick<BatchPart, 'patchRows'> & {readonly freeRows: () => void} {
+  const made = new Map<number, Tensor1D>()
+  return {
+    patchRows: ({registers}) => {
+      if (indices.length === 0) return undefined
+      const rows = made.get(registers) ?? keep(tensor1d(patchTokens(indices, N, registers), 'int32'))
+      made.set(registers, rows)
+      return rows
+    },
+    freeRows: () => dispose([...made.values()])
+  }
+}
+
+/** Lets go what is new of the parts of a batch. */
+export function freeParts(parts: readonly BatchPart[]): void {
+  for (const {masks, freeRows} of parts) {
+    dispose(masks)
+    freeRows()
+  }
+}
+
+/** Rows of patches, by their flat numbers, among packed tokens: behind cls token and registers of each crop. */
+const patchTokens = (indices: Int32Array, N: number, registers: number): Int32Array =>
+  indices.map(at => Math.trunc(at / N) * (1 + registers + N) + 1 + registers + (at % N))
 
 /** Numbers of the rows of cls tokens and of masked patches in the packed tokens of a view. */
 export function tokenRows(view: ImageView, vit: VitConfig, indices: Int32Array): {cls: Int32Array; patches: Int32Array; rows: number} {
@@ -99,7 +132,7 @@ export function tokenRows(view: ImageView, vit: VitConfig, indices: Int32Array):
   const S = 1 + vit.registers + N
   return {
     cls: Int32Array.from({length: count}, (_, i) => i * S),
-    patches: indices.map(at => Math.trunc(at / N) * S + 1 + vit.registers + (at % N)),
+    patches: patchTokens(indices, N, vit.registers),
     rows: count * S
   }
 }

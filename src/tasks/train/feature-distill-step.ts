@@ -20,7 +20,7 @@ import {addRows, takeRows} from '../../tensor/ops/rows.js'
 import {add, concat, dispose, fill, slice, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
-import {splitBatch, tokenRows} from './batch-parts.js'
+import {freeParts, splitBatch, tokenRows} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
 import {addGradients, inParameterOrder, meanCosine, measuredOverProcesses, regularize, regularizerLosses} from './gradient-sums.js'
 import type {StepRates, StepSettings, TrainState} from './step-types.js'
@@ -62,7 +62,7 @@ export function featureStep(
 ): {state: TrainState; report: FeatureReport} {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
   const {grads, report} = featureGradients(unflatten<FeatureNetwork>(state.student), parts, teach(parts), settings)
-  dispose(parts.map(({masks}) => masks))
+  freeParts(parts)
   deleteMaskTokenGradient(grads)
   const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings)
   return {state: next, report: {...report, gradNorms}}

@@ -1,7 +1,7 @@
 /** The bytes of a batch as tensors of a step. B images, G and S the sides of global and local crops, N patches. */
 import type {CropSettings} from '../../data/augment/multi-crop.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
-import {normalizePixels} from '../../tensor/ops/patches.js'
+import {normalizeBatches, normalizePixels} from '../../tensor/ops/patches.js'
 import {Tensor, dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor2D} from '../../tensor/tf.js'
 import type {CropLoader, LazyBatch, StepBatch} from './batch-parts.js'
@@ -20,12 +20,12 @@ export function stepBatch(
   const {globalSize: G, localSize: S, localCount} = crops
   const N = Math.floor(G / patch) ** 2
   const rest = {masks: tensor(Float32Array.from(masks), [2 * batch, N]) as Tensor2D, indices, weights}
-  if (parts === 1)
-    return {
-      globals: normalizePixels(globals, [2 * batch, G, G]),
-      ...(localCount > 0 ? {locals: normalizePixels(locals, [localCount * batch, S, S])} : {}),
-      ...rest
-    }
+  if (parts === 1) {
+    const large = {pixels: globals, shape: [2 * batch, G, G] as const}
+    if (localCount === 0) return {globals: normalizeBatches([large])[0]!, ...rest}
+    const [big, small] = normalizeBatches([large, {pixels: locals, shape: [localCount * batch, S, S]}])
+    return {globals: big!, locals: small!, ...rest}
+  }
   const some =
     (bytes: Uint8Array, each: number, side: number): CropLoader =>
     (from, to) => {

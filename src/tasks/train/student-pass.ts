@@ -19,14 +19,15 @@ import {backwardTrain, castParams, forwardTrain, freeTrace, gridOf} from '../../
 import type {ImageView, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {oneProcess, sumAllOverProcesses} from '../../tensor/ops/collectives.js'
+import {constant} from '../../tensor/ops/constant.js'
 import {cast} from '../../tensor/ops/precision.js'
 import {RowSum} from '../../tensor/ops/row-sum.js'
 import {addRows} from '../../tensor/ops/rows.js'
 import type {Rng} from '../../tensor/random.js'
-import {Tensor, add, concat, dispose, fill, slice, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
+import {Tensor, add, concat, dispose, fill, slice, stack, sum, tensor1d, tidy} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {disposeTree, flatten} from '../../tensor/tree.js'
-import {splitBatch, tokenRows} from './batch-parts.js'
+import {freeParts, splitBatch, tokenRows} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
 import {
   addGradients,
@@ -73,7 +74,7 @@ export function studentGradients(
 ): StudentGradients {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
   const found = gradientsOfParts(parts, targets, {student, settings, widths: chunkWidths(student, parts, settings.processes), random})
-  dispose(parts.map(({masks}) => masks))
+  freeParts(parts)
   return found
 }
 
@@ -163,13 +164,13 @@ function emptySums(student: Network, width: number): Sums {
   return {
     grads: new Map(),
     last: new Map(last),
-    losses: zeros([3 + regularizers.length]) as Tensor1D,
-    cls: zeros([1, width]) as Tensor2D
+    losses: fill([3 + regularizers.length], 0) as Tensor1D,
+    cls: fill([1, width], 0) as Tensor2D
   }
 }
 
 /** Where the rows that heads see lie among the tokens of all crops: local cls, global cls, masked patches. */
-type Rows = {readonly cls: number[]; readonly patches: Int32Array}
+type Rows = {readonly cls: Int32Array; readonly patches: Tensor1D | undefined}
 
 /** One part of a batch; all it finds is added to the sums. `onHeadsDone` is called once the heads have served. */
 function addPart(
@@ -183,6 +184,7 @@ function addPart(
   const {b, m} = part
   const n = targets.patches ? part.indices.length : 0
 
+  const weights = lossWeights(context, part, n > 0)
   const crops = [part.globals(), ...(part.locals ? [part.locals()] : [])]
   const views: ImageView[] = crops.map((images, i) => (i === 0 ? {images, masks: part.masks} : {images}))
   const options = blockOptions(views, settings, context.random)
@@ -191,12 +193,13 @@ function addPart(
 
   const global = tokenRows(views[0]!, vit, part.indices)
   const local = views[1] ? tokenRows(views[1], vit, new Int32Array(0)).cls.map(row => row + global.rows) : new Int32Array(0)
-  const rows: Rows = {cls: [...local, ...global.cls], patches: n > 0 ? global.patches : new Int32Array(0)}
-  const {clsRows, patchRows} = headInputs(y, Int32Array.from(rows.cls), rows.patches) // [(m + 2)·b, C], [n, C]
+  const rows: Rows = {cls: Int32Array.from([...local, ...global.cls]), patches: n > 0 ? part.patchRows(vit) : undefined}
+  const {clsRows, patchRows} = headInputs(y, rows.cls, rows.patches) // [(m + 2)·b, C], [n, C]
   const T = y.shape
   dispose(y)
 
-  const passes = passHeads(context, part, targets, clsRows, patchRows)
+  const passes = passHeads(context, {part, targets, weights}, clsRows, patchRows)
+  dispose([...weights.values()])
   onHeadsDone()
   const regularized = tidy((): Regularized => regularize(slice(clsRows, [m * b, 0], [2 * b, -1]), b / B, settings))
   addMeasured(sums, passes, regularized, clsRows, {b, m, n})
@@ -221,11 +224,29 @@ function addPart(
 type HeadPass = {losses: Tensor1D /* [R] */; dx: Tensor2D /* [R, C] float32 */; mlp: Head['mlp']}
 type HeadPasses = {readonly dino: HeadPass; readonly ibot: HeadPass | undefined}
 
+/** Numbers that depend on the sizes of a batch alone. */
 const int32 = (length: number, at: (i: number) => number): Tensor1D =>
-  tensor1d(
+  constant(
     Int32Array.from({length}, (_, i) => at(i)),
-    'int32'
+    [length]
   )
+
+/** Weights of the rows of each head, [R]. */
+type LossWeights = ReadonlyMap<'dino' | 'ibot', Tensor1D>
+
+/**
+ * The weights of all rows that the heads see; the caller's. They are made before a part begins, so that they go to the
+ * device with what else it is given.
+ */
+function lossWeights({heads, images: B, settings}: PartContext, {b, m, weights}: BatchPart, hasPatches: boolean): LossWeights {
+  const cls = new Array<number>((m + 2) * b).fill(settings.dinoWeight / ((2 + 2 * m) * B))
+  const patches = hasPatches ? [...weights].map(w => (w * settings.ibotWeight) / (2 * B)) : []
+  if (!heads.ibot || !hasPatches) return new Map([['dino', tensor1d([...cls, ...patches])]])
+  return new Map([
+    ['dino', tensor1d(cls)],
+    ['ibot', tensor1d(patches)]
+  ])
+}
 
 /**
  * Cross-entropies of class tokens [(m + 2)·b, C] and masked patches [n, C] through their heads. Where patches share
@@ -233,27 +254,24 @@ const int32 = (length: number, at: (i: number) => number): Tensor1D =>
  */
 function passHeads(
   context: PartContext,
-  part: BatchPart,
-  targets: {cls: Targets; patches: Targets | undefined},
+  {part, targets, weights}: {part: BatchPart; targets: {cls: Targets; patches: Targets | undefined}; weights: LossWeights},
   clsRows: Tensor2D,
   patchRows: Tensor2D | undefined
 ): HeadPasses {
-  const {heads, images: B, settings} = context
+  const {heads} = context
   const {b, m} = part
   const crossing = [int32(m * b, i => i % b), int32(m * b, i => b + (i % b)), int32(2 * b, i => (i + b) % (2 * b))] as const
   const clsSegments: Segment[] = [
     ...(m > 0 ? [{rows: m * b, targets: targets.cls, teachers: [crossing[0], crossing[1]] as const}] : []),
     {rows: 2 * b, targets: targets.cls, teachers: [crossing[2]] as const} // the other global crop of the image
   ]
-  const clsWeights = new Array<number>((m + 2) * b).fill(settings.dinoWeight / ((2 + 2 * m) * B))
   const patchSegments: Segment[] = patchRows ? [{rows: part.indices.length, targets: targets.patches!}] : []
-  const patchWeights = patchRows ? [...part.weights].map(w => (w * settings.ibotWeight) / (2 * B)) : []
-  const isShared = !heads.ibot
+  const own = weights.get('dino')!
   const dino =
-    isShared && patchRows
-      ? passHead(context, 'dino', [clsRows, patchRows], [...clsSegments, ...patchSegments], [...clsWeights, ...patchWeights])
-      : passHead(context, 'dino', [clsRows], clsSegments, clsWeights)
-  const ibot = !isShared && patchRows ? passHead(context, 'ibot', [patchRows], patchSegments, patchWeights) : undefined
+    patchRows && !heads.ibot
+      ? passHead(context, 'dino', [clsRows, patchRows], [...clsSegments, ...patchSegments], own)
+      : passHead(context, 'dino', [clsRows], clsSegments, own)
+  const ibot = patchRows && heads.ibot ? passHead(context, 'ibot', [patchRows], patchSegments, weights.get('ibot')!) : undefined
   dispose([...crossing])
   return {dino, ibot}
 }
@@ -264,15 +282,15 @@ function passHead(
   name: 'dino' | 'ibot',
   rows: Tensor2D[],
   segments: readonly Segment[],
-  weights: readonly number[]
+  weights: Tensor1D
 ): HeadPass {
   const {last_layer} = student[`${name}_head`]!
   const {low, w} = heads[name]!
   const into = sums.last.get(`${name}_head`)!
-  const bytes = weights.length * w.shape[0] * (settings.precision === 'bf16' ? 2 : 4)
+  const bytes = weights.size * w.shape[0] * (settings.precision === 'bf16' ? 2 : 4)
   return tidy(() => {
     const {z, saved} = headForward(rows.length === 1 ? rows[0]! : concat(rows), low) // z [R, D]
-    const {losses, dz} = prototypeLoss(z, w, segments, tensor1d([...weights]), settings.studentTemp, {
+    const {losses, dz} = prototypeLoss(z, w, segments, weights, settings.studentTemp, {
       width: widths[name],
       cacheLogits: (settings.memory ?? 'fast') === 'fast' && bytes <= MAX_CACHED_LOGITS_BYTES,
       onPrototypes: (start, dw) =>
@@ -318,8 +336,8 @@ function tokenGradient(
     ...(dglobal ? [...(m > 0 ? [slice(dcls, [0, 0], [m * b, -1])] : []), dglobal] : [dcls]),
     ...(n > 0 ? [ibot ? ibot.dx : slice(dino.dx, [(m + 2) * b, 0], [n, -1])] : [])
   ] as Tensor2D[]
-  const at = tensor1d(Int32Array.from([...rows.cls, ...rows.patches]), 'int32')
-  return addRows(fill(shape, 0), at, touched.length === 1 ? touched[0]! : concat(touched))
+  const cls = constant<Tensor1D>(rows.cls, [rows.cls.length])
+  return addRows(fill(shape, 0), rows.patches ? concat([cls, rows.patches]) : cls, touched.length === 1 ? touched[0]! : concat(touched))
 }
 
 /** Options of each block: heads, and the sequences that stochastic depth keeps. */

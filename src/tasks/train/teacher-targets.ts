@@ -15,9 +15,10 @@ import type {ImageView} from '../../model/vit.js'
 import {gatherOverProcesses, oneProcess} from '../../tensor/ops/collectives.js'
 import {castLike} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
+import {constant} from '../../tensor/ops/constant.js'
 import {takeRows} from '../../tensor/ops/rows.js'
-import {concat, dispose, slice, tensor1d, tensor2d, tidy} from '../../tensor/tf.js'
-import type {Scalar, Tensor, Tensor2D} from '../../tensor/tf.js'
+import {concat, dispose, slice, tensor2d, tidy} from '../../tensor/tf.js'
+import type {Scalar, Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {tokenRows} from './batch-parts.js'
 import type {BatchPart} from './batch-parts.js'
 import type {Network, StepRates, StepSettings, TrainState} from './step-types.js'
@@ -55,7 +56,8 @@ export function computeTeacherTargets(
   const rows = parts.map(part =>
     tidy(() => {
       const view: ImageView = {images: part.globals()}
-      const {cls, patches} = tokenRows(view, vit, part.indices)
+      const {cls} = tokenRows(view, vit, part.indices)
+      const patches = part.patchRows(vit)
       const {clsRows, patchRows} = tidy(() =>
         headInputs(normedTokens(backbone.params, view, vit, 'fp32', settings.access?.teacher), cls, patches)
       )
@@ -63,7 +65,7 @@ export function computeTeacherTargets(
       if (heads.ibot || !patchRows)
         return {cls: through(clsRows, heads.dino), ...(patchRows ? {patches: through(patchRows, heads.ibot ?? heads.dino)} : {})}
       const both = through(concat([clsRows, patchRows]), heads.dino) // [2b + n, D]
-      return {cls: slice(both, [0, 0], [cls.length, -1]), patches: slice(both, [cls.length, 0], [patches.length, -1])}
+      return {cls: slice(both, [0, 0], [cls.length, -1]), patches: slice(both, [cls.length, 0], [part.indices.length, -1])}
     })
   )
   dispose(backbone.owned)
@@ -156,10 +158,10 @@ export function targetsOfEmbeddings(
 }
 
 /** The rows of y that heads see: cls tokens, and masked patches where there are any. */
-export const headInputs = (y: Tensor2D, cls: Int32Array, patches: Int32Array): {clsRows: Tensor2D; patchRows?: Tensor2D} =>
+export const headInputs = (y: Tensor2D, cls: Int32Array, patches: Tensor1D | undefined): {clsRows: Tensor2D; patchRows?: Tensor2D} =>
   tidy(() => ({
-    clsRows: takeRows(y, tensor1d(cls, 'int32')),
-    ...(patches.length > 0 ? {patchRows: takeRows(y, tensor1d(patches, 'int32'))} : {})
+    clsRows: takeRows(y, constant<Tensor1D>(cls, [cls.length])),
+    ...(patches ? {patchRows: takeRows(y, patches)} : {})
   }))
 
 /**

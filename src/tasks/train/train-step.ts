@@ -12,7 +12,7 @@ import {paramGroup} from '../../optim/groups.js'
 import type {Rng} from '../../tensor/random.js'
 import {dispose} from '../../tensor/tf.js'
 import {disposeTree, unflatten} from '../../tensor/tree.js'
-import {splitBatch} from './batch-parts.js'
+import {freeParts, splitBatch} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
 import {checkFinite} from './non-finite.js'
 import {Sharding} from './sharding.js'
@@ -52,7 +52,8 @@ export function trainStep(
   const resting = state.step < (settings.headWarmup ?? 0)
   const wanted = resting ? {...settings, headsOnly: true} : settings
   const {grads, report} = gradientsOfParts(parts, targets, {student, settings: wanted, widths, random, onTargetsDone: targets.dispose})
-  dispose([targets.entropy, ...parts.map(({masks}) => masks)])
+  dispose(targets.entropy)
+  freeParts(parts)
   if (guide) deleteMaskTokenGradient(grads)
   const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings, targets.centers)
   return {state: next, report: {...report, gradNorms, masked: widths.rows?.patches ?? batch.indices.length}}
@@ -88,7 +89,8 @@ function shardedStep(
       teacher.dispose()
     }
   })
-  dispose([targets.entropy, ...parts.map(({masks}) => masks)])
+  dispose(targets.entropy)
+  freeParts(parts)
   student.dispose()
   for (const unit of ['backbone', 'dino_head', 'ibot_head'])
     Sharding.addTo(pieces, sharding.scatter(new Map([...grads].filter(([name]) => name.startsWith(`${unit}.`)))))

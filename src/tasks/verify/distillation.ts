@@ -17,7 +17,7 @@ import {featureGradients, featureStep} from '../train/feature-distill-step.js'
 import type {FeatureNetwork} from '../train/feature-distill-step.js'
 import {TeacherTargetCache} from '../train/teacher.js'
 import type {Teacher} from '../train/teacher.js'
-import {splitBatch, withAllPatchesInLoss} from '../train/batch-parts.js'
+import {freeParts, splitBatch, withAllPatchesInLoss} from '../train/batch-parts.js'
 import {studentGradients} from '../train/student-pass.js'
 import {castHead} from '../train/teacher-targets.js'
 import {trainStep} from '../train/train-step.js'
@@ -166,7 +166,8 @@ async function* verifyHeads(tensors: Tensors, recorded: RecordedDistillation): A
     const K = need(tensors, 'teacher.dino_head.last_layer.weight_v', 'distill_heads').shape[0]!
     const wanted = cache.targets(0, parts, grid, {dino: K, ibot: K}, rates, {...settings, memory: 'balanced'})
     const {grads} = studentGradients(unflatten<Network>(state.student), batch, wanted, {...settings, memory: 'balanced'})
-    dispose([wanted.entropy, ...parts.map(({masks}) => masks)])
+    dispose(wanted.entropy)
+    freeParts(parts)
     wanted.dispose()
     yield* judgeGradients(part, grads, tensors)
     const {state: next, report} = trainStep(state, batch, rates, settings, undefined, (own, widths) =>
@@ -193,7 +194,7 @@ async function* verifyFeatures(tensors: Tensors, recorded: RecordedDistillation)
     const parts = splitBatch(batch, 1)
     const wanted = cache.features(0, parts, grid)
     const {grads} = featureGradients(unflatten<FeatureNetwork>(state.student), parts, wanted, settings)
-    dispose(parts.map(({masks}) => masks))
+    freeParts(parts)
     wanted.done()
     yield* judgeGradients(part, grads, tensors)
     const {state: next, report} = featureStep(state, batch, ratesOf(recorded), settings, own => cache.features(1, own, grid))

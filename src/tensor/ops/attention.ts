@@ -20,6 +20,18 @@ export function attentionForward(qkv: Tensor2D, groups: readonly SequenceGroup[]
   return (callKernel('Dinov2Attention', {qkv}, {groups, heads})?.[0] ?? attentionReference(qkv, groups, heads)) as Tensor2D
 }
 
+/** What a pass with a gradient gives: the result, and what the engine wants back for it, if anything. */
+export type AttentionPass = {readonly out: Tensor2D; readonly kept?: Tensor[] | undefined}
+
+/** `attentionForward` with what `attentionBackward` takes to spare itself a second pass. */
+export function attentionTraining(qkv: Tensor2D, groups: readonly SequenceGroup[], heads: number): AttentionPass {
+  const [out, ...kept] = (callKernel('Dinov2AttentionTraining', {qkv}, {groups, heads}) ?? [attentionForward(qkv, groups, heads)]) as [
+    Tensor2D,
+    ...Tensor[]
+  ]
+  return {out, kept: kept.length > 0 ? kept : undefined}
+}
+
 /** The reference implementation of `attentionForward`. */
 export const attentionReference = (qkv: Tensor2D, groups: readonly SequenceGroup[], heads: number): Tensor2D =>
   tidy(() => {
@@ -30,9 +42,19 @@ export const attentionReference = (qkv: Tensor2D, groups: readonly SequenceGroup
     return parts.length === 1 ? parts[0]! : concat(parts, 0)
   })
 
-/** Gradient for dy [T, C] → [T, 3C]. The attention weights are computed anew: keeping them costs more than they do. */
-export function attentionBackward(dy: Tensor2D, qkv: Tensor2D, groups: readonly SequenceGroup[], heads: number): Tensor2D {
-  const fused = callKernel('Dinov2AttentionGrad', {dy, qkv}, {groups, heads})
+/**
+ * Gradient for dy [T, C] → [T, 3C]. The attention weights are computed anew: keeping them costs more than they do.
+ * `pass` is what `attentionTraining` gave for the same qkv.
+ */
+export function attentionBackward(
+  dy: Tensor2D,
+  qkv: Tensor2D,
+  groups: readonly SequenceGroup[],
+  heads: number,
+  pass?: AttentionPass
+): Tensor2D {
+  const own = Object.fromEntries((pass?.kept ?? []).map((x, i) => [`kept${i}`, x]))
+  const fused = callKernel('Dinov2AttentionGrad', {dy, qkv, out: pass?.kept && pass.out, ...own}, {groups, heads})
   if (fused) return fused[0] as Tensor2D
   return tidy(() => {
     const grads = groupRows(dy, groups)

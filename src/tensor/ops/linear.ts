@@ -68,6 +68,8 @@ export function linear(x: Tensor2D, p: Linear): Tensor2D {
  * 2021) folded into the weights. Without `gamma` it is a plain residual.
  */
 export function scaledResidual(x: Tensor2D, a: Tensor2D, p: Linear, gamma: Tensor1D | undefined): Tensor2D {
+  const fused = gamma && callKernel('Dinov2ScaledResidual', {x, a, weight: p.weight, bias: p.bias, gamma})
+  if (fused) return fused[0] as Tensor2D
   return tidy(() => linearForward(a, gamma ? scaleRows(p, gamma) : p, {residual: x}))
 }
 
@@ -90,15 +92,9 @@ export function scaledBackward(dy: Tensor2D, a: Tensor2D, p: Linear, gamma: Tens
       const {x, weight, bias} = linearBackward(dy, a, p.weight)
       return {a: x, weight, bias}
     }
+    const fused = callKernel('Dinov2ScaledLinearGrad', {dy, a, weight: p.weight, bias: p.bias, gamma})
+    if (fused) return {a: fused[0] as Tensor2D, weight: fused[1] as Tensor2D, bias: fused[2] as Tensor1D, gamma: fused[3] as Tensor1D}
     const unscaled = linearBackward(dy, a, scaleRows(p, gamma).weight)
-    const fused = callKernel('Dinov2ScaledGrad', {
-      weight: p.weight,
-      bias: p.bias,
-      gamma,
-      gradWeight: unscaled.weight,
-      gradBias: unscaled.bias
-    })
-    if (fused) return {a: unscaled.x, weight: fused[0] as Tensor2D, bias: fused[1] as Tensor1D, gamma: fused[2] as Tensor1D}
     return {
       a: unscaled.x,
       weight: mul(unscaled.weight, gamma.expandDims<Tensor2D>(1)),

@@ -7,16 +7,25 @@ import {callKernel} from './kernel.js'
 export const imageMean = [0.485, 0.456, 0.406] as const
 export const imageStd = [0.229, 0.224, 0.225] as const
 
+/** Bytes of images of one size, [B, H, W, 3], sRGB. */
+export type PixelBytes = {readonly pixels: Uint8Array; readonly shape: readonly [count: number, height: number, width: number]}
+
 /** Bytes [B, H, W, 3] (sRGB) → float32 images with ImageNet's mean taken off and its deviation divided out. */
-export function normalizePixels(pixels: Uint8Array, shape: readonly [number, number, number]): Tensor4D {
-  const [B, H, W] = shape
-  if (pixels.length !== B * H * W * 3)
-    throw new RangeError(`expected ${B * H * W * 3} bytes for ${B} images of ${H} × ${W} but received ${pixels.length}`)
+export const normalizePixels = (pixels: Uint8Array, shape: readonly [number, number, number]): Tensor4D =>
+  normalizeBatches([{pixels, shape}])[0]!
+
+/** `normalizePixels` of several batches, which go to the device together. */
+export function normalizeBatches(batches: readonly PixelBytes[]): Tensor4D[] {
+  const images = batches.map(({pixels, shape: [B, H, W]}) => {
+    if (pixels.length !== B * H * W * 3)
+      throw new RangeError(`expected ${B * H * W * 3} bytes for ${B} images of ${H} × ${W} but received ${pixels.length}`)
+    return {pixels, shape: [B, H, W, 3] as [number, number, number, number]}
+  })
   return tidy(() => {
     const center = tensor1d(imageMean.map(m => 255 * m))
     const scale = tensor1d(imageStd.map(s => 1 / (255 * s)))
-    const fused = callKernel('Dinov2Pixels', {centre: center, scale}, {pixels, shape: [B, H, W, 3]})
-    return (fused?.[0] ?? normalizeReference(pixels, [B, H, W, 3], center, scale)) as Tensor4D
+    const fused = callKernel('Dinov2Pixels', {centre: center, scale}, {images})
+    return (fused ?? images.map(({pixels, shape}) => normalizeReference(pixels, shape, center, scale))) as Tensor4D[]
   })
 }
 

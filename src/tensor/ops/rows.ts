@@ -2,7 +2,7 @@
  * Picking rows and adding onto rows: what stochastic depth over kept samples, and masked patches, are made of. T rows,
  * C channels.
  */
-import {add, gather, mul, tidy, unsortedSegmentSum} from '../tf.js'
+import {add, gather, mul, norm, tidy, unsortedSegmentSum} from '../tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../tf.js'
 import {callKernel} from './kernel.js'
 
@@ -28,3 +28,6 @@ export function addRows(x: Tensor2D, rows: Tensor1D, y: Tensor2D, factor: Tensor
   if (fused) return fused[0] as Tensor2D
   return tidy(() => add<Tensor2D>(x, unsortedSegmentSum(factor === 1 ? y : mul<Tensor2D>(y, factor), rows, x.shape[0])))
 }
+
+/** Lengths of the rows of x [R, D], float32 → [R, 1]. */
+export const rowNorms = (x: Tensor2D): Tensor2D => (callKernel('Dinov2RowNorms', {x})?.[0] ?? norm(x, 2, 1, true)) as Tensor2D

@@ -16,7 +16,7 @@ import type {ParamMap} from '../../../src/optim/adamw.js'
 import {featureStep} from '../../../src/tasks/train/feature-distill-step.js'
 import {TeacherTargetCache} from '../../../src/tasks/train/teacher.js'
 import type {Teacher} from '../../../src/tasks/train/teacher.js'
-import {splitBatch, withAllPatchesInLoss} from '../../../src/tasks/train/batch-parts.js'
+import {freeParts, splitBatch, withAllPatchesInLoss} from '../../../src/tasks/train/batch-parts.js'
 import type {StepBatch} from '../../../src/tasks/train/batch-parts.js'
 import type {Network, TrainState} from '../../../src/tasks/train/step-types.js'
 import {studentGradients} from '../../../src/tasks/train/student-pass.js'
@@ -241,7 +241,8 @@ test('features: a student whose projected tokens are the teacher’s has no loss
   ] as const)
     assert.ok(largest((await take(said)).data as Float32Array, (await take(expected)).data as Float32Array) < 1e-6)
   done()
-  dispose([tokens.cls, tokens.patches, ...parts.map(({masks}) => masks)])
+  dispose([tokens.cls, tokens.patches])
+  freeParts(parts)
   freeBatch(batch)
   cache.dispose()
   teacher.dispose()
@@ -266,7 +267,7 @@ test('another normalisation: the teacher sees the image as its own mean and devi
   of.dispose()
   by.dispose()
   again.dispose()
-  dispose(parts.map(({masks}) => masks))
+  freeParts(parts)
   freeBatch(batch)
   teacher.dispose()
   assert.ok(counted() - start <= 1) // the masks of the second batch in parts

@@ -4,7 +4,7 @@ import type {DataType, TensorInfo} from '../../../tensor/tf.js'
 import {op, scalarType} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {asFloat, define, defineAlias, handleOf, isIntegral, castTo} from './define.js'
-import {storedAs} from '../backend.js'
+import {backend, storedAs} from '../backend.js'
 
 // ------------------------------------------------------------------------------------------------ one input, floats
 // only
@@ -120,8 +120,30 @@ const arithmetic: Record<string, (a: Handle, b: Handle, dtype: DataType) => Hand
   RealDiv: (a, b, dtype) => (dtype === 'int32' ? castTo(op('div.Tensor_mode', a, b, 'trunc'), scalarType.int32) : op('div.Tensor', a, b)),
   FloorDiv: (a, b) => op('div.Tensor_mode', a, b, 'floor')
 }
+/** The same with a number in the place of one operand: it goes along as an argument, and no tensor is made of it. */
+const withNumber: Record<string, {right?: (a: Handle, b: number) => Handle; left?: (a: number, b: Handle) => Handle}> = {
+  Add: {right: (a, b) => op('add.Scalar', a, b, 1), left: (a, b) => op('add.Scalar', b, a, 1)},
+  Sub: {right: (a, b) => op('sub.Scalar', a, b, 1), left: (a, b) => op('rsub.Scalar', b, a, 1)},
+  Multiply: {right: (a, b) => op('mul.Scalar', a, b), left: (a, b) => op('mul.Scalar', b, a)},
+  RealDiv: {right: (a, b) => op('div.Scalar', a, b)},
+  Maximum: {right: (a, b) => op('clamp_min', a, b), left: (a, b) => op('clamp_min', b, a)},
+  Minimum: {right: (a, b) => op('clamp_max', a, b), left: (a, b) => op('clamp_max', b, a)}
+}
+
+/** a ∘ b where one of two real operands is a number; undefined elsewhere. */
+function numberForm(kernel: string, a: TensorInfo, b: TensorInfo): Handle | undefined {
+  if (a.dtype !== 'float32' || b.dtype !== 'float32') return undefined
+  const {left, right} = withNumber[kernel] ?? {}
+  const [x, y] = [backend().scalar(a), backend().scalar(b)]
+  if (right && y !== undefined) return right(handleOf(a), y)
+  if (left && x !== undefined) return left(x, handleOf(b))
+  return undefined
+}
+
 for (const [kernel, body] of Object.entries(arithmetic))
   define(kernel, ({a, b}) => {
+    const found = numberForm(kernel, a!, b!)
+    if (found !== undefined) return [found, 'float32']
     const both = pair(a!, b!)
     return [body(both.a, both.b, both.dtype), both.dtype]
   })

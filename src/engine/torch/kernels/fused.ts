@@ -7,10 +7,13 @@
  * (`hasNativeKernel`), it goes once over memory in place of several operators. Reductions, statistics and gradients of
  * weights are float32 whatever the inputs are.
  */
-import {inPlace, op, ops, scalarType, scoped, torch} from '../binding.js'
+import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
+import {agrees} from '../self-check.js'
+import {formatName, roundingLimits, waves, worstOf} from './checked.js'
 import {hasNativeKernel, onCpu, onednnTakes} from './device.js'
 import {define, defineMany, handleOf, track, castTo} from './define.js'
+import {backend} from '../backend.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
@@ -19,11 +22,22 @@ define('Dinov2Cast', ({x}, {precision}) => copyAs(handleOf(x!), precision === 'b
 define('Dinov2CastLike', ({x, like}) => copyAs(handleOf(x!), typeOf(handleOf(like!))))
 const copyAs = (x: Handle, type: number): Handle => (typeOf(x) === type ? op('alias', x) : castTo(x, type))
 
-define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
-  const y = castTo(track(torch().fromBytes(pixels as Uint8Array, scalarType.uint8, shape as number[])), float32)
-  inPlace('sub_.Tensor', y, handleOf(centre!))
-  inPlace('mul_.Tensor', y, handleOf(scale!))
-  return [y, 'float32']
+const normalized = (bytes: Handle, centre: Handle, scale: Handle): Handle => {
+  const y = castTo(bytes, float32)
+  inPlace('sub_.Tensor', y, centre)
+  inPlace('mul_.Tensor', y, scale)
+  return y
+}
+
+/** Several arrays of bytes, to the device in one copy; [B, H, W, 3] each. */
+defineMany('Dinov2Pixels', ({centre, scale}, {images}) => {
+  const all = images as readonly {readonly pixels: Uint8Array; readonly shape: readonly number[]}[]
+  const bytes = onCpu()
+    ? all.map(({pixels, shape}) => track(torch().fromBytes(pixels, scalarType.uint8, shape)))
+    : backend()
+        .upload(all.map(({pixels}) => pixels)) // centre and scale, which wait, go along
+        .map((view, i) => op('view', track(view), all[i]!.shape))
+  return bytes.map(x => [normalized(x, handleOf(centre!), handleOf(scale!)), 'float32'] as const)
 })
 
 // ----------------------------------------------------------------------------------------------------------------
@@ -37,49 +51,86 @@ define('Dinov2Pixels', ({centre, scale}, {pixels, shape}) => {
  */
 function linearOp(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
   if (onednnTakes(typeOf(weight))) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
+  if (gelu && bias !== null && agreesWithGelu(typeOf(x))) return op('_addmm_activation', bias, x, op('t', weight), 1, 1, true)
   const y = op('linear', x, weight, bias)
   return gelu ? op('gelu', y, 'none') : y
 }
 
-define('Dinov2Linear', ({x, weight, bias, residual}, {activation}) => {
-  const w = handleOf(weight!)
-  const input = castTo(handleOf(x!), typeOf(w))
-  const b = bias ? castTo(handleOf(bias), typeOf(w)) : null
-  if (!residual) return linearOp(input, w, b, activation === 'gelu')
-  const stream = handleOf(residual)
-  if (onednnTakes(typeOf(w)) && activation !== 'gelu' && typeOf(stream) === typeOf(w))
-    return op('mkldnn::_linear_pointwise.binary', input, stream, w, b, 'add')
-  return op('add.Tensor', stream, linearOp(input, w, b, activation === 'gelu'))
-})
+/** The product that ends with GELU may take its approximation by tanh, good enough for half precision alone. */
+const agreesWithGelu = (type: number): boolean =>
+  !onCpu() &&
+  agrees({name: 'product with GELU', of: formatName(type), limit: roundingLimits.get(type)!}, () =>
+    worstOf(() => {
+      const [x, w, b] = [[9, 64] as const, [48, 64] as const, [48] as const].map((shape, i) => castTo(waves(shape, 0.7311 + 0.1 * i), type))
+      const y = op('_addmm_activation', b!, x!, op('t', w!), 1, 1, true)
+      return [[y, op('gelu', op('linear', x!, w!, b!), 'none')]]
+    })
+  )
 
-defineMany('Dinov2LinearGrad', ({dy, x, weight}) => {
-  const w = handleOf(weight!)
+/** x·Wᵀ + b, GELU where asked, and the residual where there is one. */
+function linearInto(x: Handle, w: Handle, bias: Handle | null, gelu: boolean, residual?: Handle): Handle {
+  const input = castTo(x, typeOf(w))
+  const b = bias === null ? null : castTo(bias, typeOf(w))
+  if (residual === undefined) return linearOp(input, w, b, gelu)
+  if (onednnTakes(typeOf(w)) && !gelu && typeOf(residual) === typeOf(w))
+    return op('mkldnn::_linear_pointwise.binary', input, residual, w, b, 'add')
+  return op('add.Tensor', residual, linearOp(input, w, b, gelu))
+}
+
+define('Dinov2Linear', ({x, weight, bias, residual}, {activation}) =>
+  linearInto(handleOf(x!), handleOf(weight!), bias ? handleOf(bias) : null, activation === 'gelu', residual && handleOf(residual))
+)
+
+/** dy·W, dyᵀ·x as float32, and Σ dy. */
+function linearGrad(dy: Handle, x: Handle, w: Handle): [dx: Handle, dw: Handle, db: Handle] {
   const type = typeOf(w)
-  const grad = castTo(handleOf(dy!), type)
-  const dw = op('mm', op('t', grad), castTo(handleOf(x!), type))
+  const grad = castTo(dy, type)
+  const dw = op('mm', op('t', grad), castTo(x, type))
   return [op('mm', grad, w), castTo(dw, float32), columnSums(grad)]
-})
+}
+
+defineMany('Dinov2LinearGrad', ({dy, x, weight}) => linearGrad(handleOf(dy!), handleOf(x!), handleOf(weight!)))
 
 /** Σ over rows, float32. */
 const columnSums = (x: Handle): Handle =>
   hasNativeKernel('sums') ? op('dinov2::column_sums', op('contiguous', x)) : op('sum.dim_IntList', x, [0], false, float32)
 
+const scaledWeight = (w: Handle, g: Handle): Handle => castTo(op('mul.Tensor', w, op('unsqueeze', g, 1)), typeOf(w))
+const scaledBias = (b: Handle, g: Handle, w: Handle): Handle => castTo(op('mul.Tensor', b, g), typeOf(w))
+
 defineMany('Dinov2ScaleRows', ({weight, bias, gamma}) => {
-  const w = handleOf(weight!)
-  const g = handleOf(gamma!)
-  return [castTo(op('mul.Tensor', w, op('unsqueeze', g, 1)), typeOf(w)), castTo(op('mul.Tensor', handleOf(bias!), g), typeOf(w))]
+  const [w, g] = [handleOf(weight!), handleOf(gamma!)]
+  return [scaledWeight(w, g), scaledBias(handleOf(bias!), g, w)]
 })
 
-defineMany('Dinov2ScaledGrad', ({weight, bias, gamma, gradWeight, gradBias}) => {
-  const [g, gw, gb] = [handleOf(gamma!), handleOf(gradWeight!), handleOf(gradBias!)]
-  if (hasNativeKernel('sums')) return ops('dinov2::scaled_grad', handleOf(weight!), handleOf(bias!), g, op('contiguous', gw), gb)
-  const dgamma = op(
-    'add.Tensor',
-    op('sum.dim_IntList', op('mul.Tensor', gw, handleOf(weight!)), [1], false, float32),
-    op('mul.Tensor', handleOf(bias!), gb)
-  )
-  return [op('mul.Tensor', gw, op('unsqueeze', g, 1)), op('mul.Tensor', gb, g), dgamma]
+/**
+ * x + γ ⊙ (a·Wᵀ + b). On a CPU γ goes into the weights, whose product ends with the sum; elsewhere into the sum, which
+ * spares two launches.
+ */
+define('Dinov2ScaledResidual', ({x, a, weight, bias, gamma}) => {
+  const [stream, w, b, g] = [x!, weight!, bias!, gamma!].map(handleOf) as [Handle, Handle, Handle, Handle]
+  if (onCpu()) return linearInto(handleOf(a!), scaledWeight(w, g), scaledBias(b, g, w), false, stream)
+  return castTo(op('addcmul', stream, linearInto(handleOf(a!), w, b, false), g, 1), typeOf(stream))
 })
+
+/** Gradients of γ ⊙ (a·Wᵀ + b) by a, W, b and γ; see `scaledBackward`. */
+defineMany('Dinov2ScaledLinearGrad', ({dy, a, weight, bias, gamma}) => {
+  const [w, b, g] = [weight!, bias!, gamma!].map(handleOf) as [Handle, Handle, Handle]
+  if (onCpu()) {
+    const [dx, gw, gb] = linearGrad(handleOf(dy!), handleOf(a!), scaledWeight(w, g))
+    const found = hasNativeKernel('sums') ? ops('dinov2::scaled_grad', w, b, g, op('contiguous', gw), gb) : scaledGrads(gw, gb, w, b, g)
+    return [dx, ...found]
+  }
+  const grad = castTo(handleOf(dy!), typeOf(w))
+  const dw = castTo(op('mm', op('t', grad), castTo(handleOf(a!), typeOf(w))), float32)
+  return [op('mm', castTo(op('mul.Tensor', grad, g), typeOf(w)), w), ...scaledGrads(dw, columnSums(grad), w, b, g)]
+})
+
+/** From gradients without γ: those of W, b and γ. */
+function scaledGrads(gw: Handle, gb: Handle, w: Handle, b: Handle, g: Handle): [Handle, Handle, Handle] {
+  const along = op('linalg_vecdot', castTo(w, float32), gw, -1)
+  return [op('mul.Tensor', gw, op('unsqueeze', g, 1)), op('mul.Tensor', gb, g), op('addcmul', along, castTo(b, float32), gb, 1)]
+}
 
 // ------------------------------------------------------------------------------------------------------------
 // activation
@@ -157,117 +208,6 @@ defineMany('Dinov2LayerNormGrad', ({dy, x, mean, rstd, weight, bias, onto, rows}
   if (rows) return [op('index_add', base!, 0, handleOf(rows), castTo(dx!, typeOf(base!)), 1), ...sums]
   if (base !== null) inPlace('add_.Tensor', dx!, base)
   return [dx!, ...sums]
-})
-
-// --------------------------------------------------------------------------------------------------------------
-// attention
-
-type Groups = readonly {count: number; length: number}[]
-
-/** One group's queries, keys and values as views, [B, H, N, K] each. */
-function split(qkv: Handle, start: number, {count, length}: Groups[number], heads: number, width: number): [Handle, Handle, Handle] {
-  const rows = op('slice.Tensor', qkv, 0, start, start + count * length, 1)
-  const five = op('permute', op('reshape', rows, [count, length, 3, heads, width]), [2, 0, 3, 1, 4])
-  return [op('select.int', five, 0, 0), op('select.int', five, 0, 1), op('select.int', five, 0, 2)]
-}
-
-/**
- * Attention weights that may exist at once where an operator makes them whole: 64 MiB of float32 on a CPU, whose
- * caches larger ones pass by, 1 GiB elsewhere.
- */
-const maxWeights = (): number => (onCpu() ? 2 ** 24 : 2 ** 28)
-
-/**
- * The groups in pieces of so few sequences that their weights keep to that; every sequence attends to itself alone, so
- * nothing else changes.
- */
-const chunkGroups = (groups: Groups, heads: number): Groups =>
-  groups.flatMap(({count, length}) => {
-    const most = Math.max(1, Math.floor(maxWeights() / (heads * length * length)))
-    return Array.from({length: Math.ceil(count / most)}, (_, i) => ({count: Math.min(most, count - i * most), length}))
-  })
-
-/** The attention weights of one group, [B, H, N, N], and scaled queries. */
-function attentionWeights(q: Handle, k: Handle, width: number): {p: Handle; scaled: Handle} {
-  const scaled = op('mul.Scalar', q, width ** -0.5)
-  return {p: op('softmax.int', op('matmul', scaled, op('transpose.int', k, -1, -2)), -1), scaled}
-}
-
-/**
- * Attention of queries [B, H, N, K] in pieces of so few queries that their weights keep to `maxWeights`: each row of
- * weights is a softmax of its own, so a sequence of any length takes memory in proportion to its length.
- */
-function attendInPieces(q: Handle, k: Handle, v: Handle, [B, H, N, K]: readonly [number, number, number, number]): Handle {
-  const most = Math.max(1, Math.floor(maxWeights() / (B * H * N)))
-  const attend = (part: Handle): Handle => op('matmul', attentionWeights(part, k, K).p, v)
-  if (most >= N) return scoped(() => attend(q))
-  const starts = Array.from({length: Math.ceil(N / most)}, (_, i) => i * most)
-  return op(
-    'cat',
-    starts.map(at => scoped(() => attend(op('slice.Tensor', q, 2, at, Math.min(N, at + most), 1)))),
-    2
-  )
-}
-
-define('Dinov2Attention', ({qkv}, {groups, heads}) => {
-  const H = heads as number
-  const [T, C3] = qkv!.shape as [number, number]
-  const [C, K] = [C3 / 3, C3 / 3 / H]
-  const x = handleOf(qkv!)
-  if (typeOf(x) === bfloat16 && hasNativeKernel('attention', K)) {
-    const all = groups as Groups
-    return op(
-      'dinov2::attention',
-      op('contiguous', x),
-      all.map(({count}) => count),
-      all.map(({length}) => length),
-      H
-    )
-  }
-  const out = op('new_empty', x, [T, C])
-  let start = 0
-  for (const group of onCpu() ? chunkGroups(groups as Groups, H) : (groups as Groups)) {
-    const {count, length} = group
-    const [q, k, v] = split(x, start, group, H, K)
-    const y = onCpu() ? attendInPieces(q, k, v, [count, H, length, K]) : op('scaled_dot_product_attention', q, k, v, null, 0, false)
-    const target = op('slice.Tensor', out, 0, start, start + count * length, 1)
-    inPlace('copy_', op('reshape', target, [count, length, H, K]), op('transpose.int', y, 1, 2), false)
-    start += count * length
-  }
-  return out
-})
-
-define('Dinov2AttentionGrad', ({dy, qkv}, {groups, heads}) => {
-  const H = heads as number
-  const [T, C3] = qkv!.shape as [number, number]
-  const K = C3 / 3 / H
-  const x = handleOf(qkv!)
-  const grad = castTo(handleOf(dy!), typeOf(x))
-  if (typeOf(x) === bfloat16 && hasNativeKernel('attention', K)) {
-    const all = groups as Groups
-    const [counts, lengths] = [all.map(({count}) => count), all.map(({length}) => length)]
-    return op('dinov2::attention_grad', op('contiguous', grad), op('contiguous', x), counts, lengths, H)
-  }
-  const dx = op('new_empty', x, [T, C3])
-  let start = 0
-  for (const group of chunkGroups(groups as Groups, H)) {
-    const {count, length} = group
-    const end = start + count * length
-    const [q, k, v] = split(x, start, group, H, K)
-    const {p, scaled} = attentionWeights(q, k, K)
-    const dout = op('transpose.int', op('reshape', op('slice.Tensor', grad, 0, start, end, 1), [count, length, H, K]), 1, 2)
-    const dv = op('matmul', op('transpose.int', p, -1, -2), dout)
-    const dp = op('matmul', dout, op('transpose.int', v, -1, -2))
-    const ds = op('_softmax_backward_data', dp, p, -1, typeOf(p))
-    const dq = op('mul.Scalar', op('matmul', ds, k), K ** -0.5)
-    const dk = op('matmul', op('transpose.int', ds, -1, -2), scaled)
-    const target = op('permute', op('reshape', op('slice.Tensor', dx, 0, start, end, 1), [count, length, 3, H, K]), [2, 0, 3, 1, 4])
-    inPlace('copy_', op('select.int', target, 0, 0), dq, false)
-    inPlace('copy_', op('select.int', target, 0, 1), dk, false)
-    inPlace('copy_', op('select.int', target, 0, 2), dv, false)
-    start = end
-  }
-  return dx
 })
 
 // -------------------------------------------------------------------------------------------------------------------

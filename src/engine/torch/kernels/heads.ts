@@ -6,6 +6,7 @@
 import type {Tensor} from '../../../tensor/tf.js'
 import {inPlace, op, ops, scalarType} from '../binding.js'
 import type {Handle} from '../binding.js'
+import {constantHandle} from './constants.js'
 import {define, defineMany, handleOf, castTo} from './define.js'
 import {hasNativeKernel} from './device.js'
 
@@ -124,4 +125,28 @@ defineMany('Dinov2PrototypesGrad', ({dw, v, g}) => {
   const dots = op('sum.dim_IntList', op('mul.Tensor', handleOf(dw!), direction), [1], true)
   const across = op('sub.Tensor', handleOf(dw!), op('mul.Tensor', direction, dots))
   return [dots, op('mul.Tensor', op('div.Tensor', handleOf(g!), length), across)]
+})
+
+/** ‖x‖ of each row, [R, 1]. */
+define('Dinov2RowNorms', ({x}) => lengths(handleOf(x!)))
+
+/** The loss of `loss/koleo.ts` and its gradient. */
+defineMany('Dinov2Koleo', ({x}, {eps}) => {
+  const [B, small] = [x!.shape[0]!, eps as number]
+  const length = op('clamp_min', lengths(handleOf(x!)), small)
+  const u = op('div.Tensor', handleOf(x!), length)
+  const diagonal = constantHandle(
+    Float32Array.from({length: B * B}, (_, i) => (i % (B + 1) === 0 ? -3 : 0)),
+    [B, B]
+  )
+  const near = op('argmax', op('addmm', diagonal, u, op('t', u), 1, 1), 1, false) // never a row itself: u·u ≤ 1
+  const gap = op('sub.Tensor', u, op('index_select', u, 0, near), 1)
+  inPlace('add_.Scalar', gap, small, 1)
+  const distance = lengths(gap)
+  const kept = op('add.Scalar', distance, small, 1)
+  const loss = op('mul.Scalar', op('sum', op('log', kept)), -1 / B)
+  const slope = op('div.Tensor', gap, op('mul.Scalar', op('mul.Tensor', distance, kept), -B)) // d loss / d gap
+  const du = op('index_add', slope, 0, near, slope, -1)
+  const along = op('sum.dim_IntList', op('mul.Tensor', du, u), [1], true)
+  return [[loss, 'float32'], op('div.Tensor', op('addcmul', du, u, along, -1), length)]
 })

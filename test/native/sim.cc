@@ -1,0 +1,482 @@
+/**
+ * A simulated accelerator for tests, in libtorch's slot for foreign devices (PrivateUse1), under the name `sim`.
+ *
+ * Its memory cannot be touched by the host outside of copies and of the device's own operators: a pointer that is read
+ * on the wrong side ends the process with SIGSEGV, as on a GPU it would end with wrong numbers. Every operator runs on
+ * the CPU, through libtorch's boxed fallback. What a GPU refuses is refused here: operands on two devices, views
+ * through an operator, more memory than there is. Copies, operator calls and bytes are counted.
+ */
+#define NAPI_VERSION 8
+#include <node_api.h>
+
+#include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <ATen/native/CPUFallback.h>
+#include <ATen/native/Resize.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/resize_native.h>
+#include <ATen/ops/set_native.h>
+#include <ATen/ops/unfold_native.h>
+#include <ATen/ops/view_as_complex_native.h>
+#include <ATen/ops/view_as_real_native.h>
+#include <ATen/ops/view_native.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <sys/mman.h>
+#include <torch/library.h>
+
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace {
+
+constexpr auto kSim = c10::kPrivateUse1;
+const c10::Device device(kSim, 0);
+constexpr size_t kPage = 4096;
+constexpr size_t kWhole = size_t(64) << 30;
+
+struct Counts {
+  double toDevice = 0, toHost = 0, within = 0, operators = 0;
+} counts;
+/** How often each operator was called, and which copies were made, since the last reset. */
+std::map<std::string, double>& calls = *new std::map<std::string, double>();
+bool inOperator = false;
+
+// ---------------------------------------------------------------------------------------------------------- memory
+
+/** Never destroyed, as libtorch's own allocators: tensors may be released while a process ends. */
+std::unordered_map<void*, size_t>& sizes = *new std::unordered_map<void*, size_t>();
+c10::CachingAllocator::Stat& held = *new c10::CachingAllocator::Stat();
+/** DINOV2_TEST_SIM_MEMORY: bytes of memory at the start. */
+size_t limit = [] {
+  const char* given = std::getenv("DINOV2_TEST_SIM_MEMORY");
+  return given ? static_cast<size_t>(std::strtoull(given, nullptr, 10)) : kWhole;
+}();
+
+size_t whole(size_t bytes) { return ((bytes ? bytes : 1) + kPage - 1) / kPage * kPage; }
+
+void release(void* data) {
+  const auto found = sizes.find(data);
+  if (found == sizes.end()) return;
+  munmap(data, whole(found->second));
+  held.decrease(found->second);
+  sizes.erase(found);
+}
+
+struct Allocator final : c10::DeviceAllocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    if (static_cast<size_t>(held.current) + bytes > limit)
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "SIM out of memory. Tried to allocate ", bytes, " bytes. SIM 0 has a total capacity of ", limit, " bytes of which ",
+                       limit - held.current, " bytes is free.");
+    void* data = mmap(nullptr, whole(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    TORCH_CHECK(data != MAP_FAILED, "sim: the host has no memory left");
+    sizes[data] = bytes;
+    held.increase(bytes);
+    return {data, data, &release, device};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void*, const void*, size_t) const override { TORCH_CHECK(false, "sim: a storage is copied by the host"); }
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override {
+    c10::CachingDeviceAllocator::DeviceStats stats;
+    stats.allocated_bytes[0] = held;
+    stats.reserved_bytes[0] = held;
+    return stats;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex) override { held.reset_accumulated(); }
+  void resetPeakStats(c10::DeviceIndex) override { held.reset_peak(); }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex) override { return {limit - held.current, limit}; }
+};
+Allocator& allocator = *new Allocator();
+
+/** Makes a tensor's memory readable to the host for as long as this lives. */
+struct Open {
+  void* data = nullptr;
+  size_t bytes = 0;
+  explicit Open(const at::Tensor& tensor) {
+    if (tensor.device().type() != kSim || !tensor.storage().nbytes()) return;
+    data = const_cast<void*>(tensor.storage().data());
+    bytes = whole(tensor.storage().nbytes());
+    mprotect(data, bytes, PROT_READ | PROT_WRITE);
+  }
+  ~Open() {
+    if (data) mprotect(data, bytes, PROT_NONE);
+  }
+};
+
+/** The same memory as a tensor of the CPU; to be read while an `Open` of it lives. */
+at::Tensor onHost(const at::Tensor& tensor) {
+  if (tensor.device().is_cpu()) return tensor;
+  char* data = const_cast<char*>(static_cast<const char*>(tensor.storage().data()));
+  return at::from_blob(data + tensor.storage_offset() * tensor.itemsize(), tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
+}
+
+// ------------------------------------------------------------------------------------------- copies and new tensors
+
+at::Tensor copyFrom(const at::Tensor& self, const at::Tensor& into, bool) {
+  if (!inOperator) (self.is_cpu() ? counts.toDevice : into.is_cpu() ? counts.toHost : counts.within)++;
+  Open from(self), to(into);
+  onHost(into).copy_(onHost(self));
+  return into;
+}
+
+at::Tensor copyFromAndResize(const at::Tensor& self, const at::Tensor& into) {
+  into.resize_(self.sizes());
+  return copyFrom(self, into, false);
+}
+
+at::Tensor empty(c10::IntArrayRef size, std::optional<c10::ScalarType> type, std::optional<c10::Layout>, std::optional<c10::Device>,
+                 std::optional<bool>, std::optional<c10::MemoryFormat> format) {
+  return at::detail::empty_generic(size, &allocator, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(type), format);
+}
+
+at::Tensor emptyStrided(c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<c10::ScalarType> type, std::optional<c10::Layout>,
+                        std::optional<c10::Device>, std::optional<bool>) {
+  return at::detail::empty_strided_generic(size, stride, &allocator, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                           c10::dtype_or_default(type));
+}
+
+at::Scalar localScalar(const at::Tensor& tensor) { return tensor.cpu().item(); }
+
+// --------------------------------------------------------------------------------------------------------- operators
+
+bool isView(const c10::FunctionSchema& schema) {
+  for (const auto& result : schema.returns())
+    if (result.alias_info() && !result.alias_info()->isWrite()) return true;
+  return false;
+}
+
+void refuseHostOperand(const c10::OperatorHandle& op, const at::Tensor& tensor) {
+  // One number of the host may go along, as to a GPU; a whole tensor must not.
+  TORCH_CHECK(!tensor.defined() || tensor.device().type() == kSim || tensor.dim() == 0, op.schema().name(), ": an operand of shape ",
+              tensor.sizes(), " lies on ", tensor.device(), ", expected it on ", device);
+}
+
+/** Any operator, as one call of the device. */
+void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  TORCH_CHECK(!isView(op.schema()), op.schema().name(), " gives a view, for which sim has no kernel");
+  for (const auto& value : torch::jit::last(*stack, op.schema().arguments().size())) {
+    if (value.isTensor()) refuseHostOperand(op, value.toTensor());
+    if (value.isTensorList())
+      for (const at::Tensor& tensor : value.toTensorList()) refuseHostOperand(op, tensor);
+  }
+  const bool nested = inOperator;
+  if (!nested) {
+    counts.operators++;
+    calls[op.schema().overload_name().empty() ? op.schema().name() : op.schema().name() + "." + op.schema().overload_name()]++;
+  }
+  inOperator = true;
+  try {
+    at::native::cpu_fallback(op, stack);
+  } catch (...) {
+    inOperator = nested;
+    throw;
+  }
+  inOperator = nested;
+}
+
+TORCH_LIBRARY_IMPL(_, PrivateUse1, library) { library.fallback(torch::CppFunction::makeFromBoxedFunction<&compute>()); }
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  library.impl("empty.memory_format", &empty);
+  library.impl("empty_strided", &emptyStrided);
+  library.impl("_copy_from", &copyFrom);
+  library.impl("_copy_from_and_resize", &copyFromAndResize);
+  library.impl("_local_scalar_dense", &localScalar);
+  // Views move nothing: those that libtorch writes for each device by itself.
+  library.impl("as_strided", &at::native::as_strided_tensorimpl);
+  library.impl("view", &at::native::view);
+  library.impl("view_as_real", &at::native::view_as_real);
+  library.impl("view_as_complex", &at::native::view_as_complex);
+  library.impl("unfold", &at::native::unfold);
+  library.impl("_reshape_alias", &at::native::_reshape_alias);
+  library.impl("resize_", &at::native::resize_);
+  library.impl("set_.source_Tensor", &at::native::set_tensor_);
+  library.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
+  // What CUDA has one kernel for and libtorch otherwise puts together of many.
+  for (const char* name : {"native_layer_norm", "native_layer_norm_backward", "_foreach_norm.Scalar", "_foreach_mul_.Scalar", "_foreach_mul_.Tensor",
+                           "_foreach_mul.Scalar", "_foreach_add_.List", "_foreach_add_.Scalar", "_foreach_lerp_.Scalar", "_foreach_lerp_.List",
+                           "_foreach_copy_", "_foreach_addcmul_.Scalar", "_foreach_zero_"})
+    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&compute>());
+}
+
+// ----------------------------------------------------------------------------- attention over sequences one by one
+
+/** How a test falsifies attention: by a factor on the result. */
+double attentionFactor = 1;
+
+/** The tensors of a call, readable for as long as this lives. */
+struct Call {
+  std::vector<at::Tensor> own;
+  std::deque<Open> open;
+  at::Tensor operator()(const c10::IValue& value) {
+    own.push_back(value.toTensor());
+    TORCH_CHECK(own.back().device().type() == kSim, "an operand of attention lies on ", own.back().device());
+    open.emplace_back(own.back());
+    return onHost(own.back());
+  }
+  at::Tensor fresh(c10::IntArrayRef size, c10::ScalarType type) {
+    auto tensor = at::empty(size, at::TensorOptions().dtype(type).device(device));
+    own.push_back(tensor);
+    open.emplace_back(tensor);
+    return tensor;
+  }
+};
+
+/** Rows of a sequence, head by head, as float64: [T, H, K] → [H, N, K]. */
+at::Tensor sequence(const at::Tensor& x, int64_t from, int64_t to) {
+  return x.slice(0, from, to).transpose(0, 1).to(at::kDouble);
+}
+
+/** Where sequences begin and end; refuses what CUDA's kernels refuse. */
+std::vector<int64_t> startsOf(const at::Tensor& at, int64_t most, int64_t rows) {
+  TORCH_CHECK(at.dim() == 1 && at.scalar_type() == at::kInt, "expected int32 starts of sequences");
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < at.numel(); i++) out.push_back(at.data_ptr<int32_t>()[i]);
+  TORCH_CHECK(out.front() == 0 && out.back() == rows, "the sequences end at ", out.back(), " of ", rows, " rows");
+  for (size_t i = 1; i < out.size(); i++) TORCH_CHECK(out[i] - out[i - 1] <= most, "a sequence is longer than ", most);
+  return out;
+}
+
+/** x [T, H, K] of queries, keys, values → the result; `lse(i, from, to, values [H, N])` takes the statistics. */
+template <typename F>
+void forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<int64_t>& starts, at::Tensor out, F&& lse) {
+  for (size_t i = 0; i + 1 < starts.size(); i++) {
+    const auto [from, to] = std::pair(starts[i], starts[i + 1]);
+    const auto s = at::matmul(sequence(q, from, to), sequence(k, from, to).transpose(1, 2)) / std::sqrt(double(q.size(2)));
+    out.slice(0, from, to).copy_(at::matmul(at::softmax(s, -1), sequence(v, from, to)).transpose(0, 1) * attentionFactor);
+    lse(static_cast<int64_t>(i), from, to, at::logsumexp(s, {-1}));
+  }
+}
+
+/** Gradients from the statistics of the forward half, `lse(i, from, to)` → [H, N]. */
+template <typename F>
+void backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+              const std::vector<int64_t>& starts, std::array<at::Tensor, 3> into, F&& lse) {
+  const double scale = 1 / std::sqrt(double(q.size(2)));
+  for (size_t i = 0; i + 1 < starts.size(); i++) {
+    const auto [from, to] = std::pair(starts[i], starts[i + 1]);
+    const auto d = sequence(dout, from, to), o = sequence(out, from, to), a = sequence(q, from, to), b = sequence(k, from, to);
+    const auto p = at::exp(at::matmul(a, b.transpose(1, 2)) * scale - lse(static_cast<int64_t>(i), from, to).to(at::kDouble).unsqueeze(-1));
+    const auto ds = p * (at::matmul(d, sequence(v, from, to).transpose(1, 2)) - (d * o).sum(-1, true)) * scale;
+    into[0].slice(0, from, to).copy_(at::matmul(ds, b).transpose(0, 1));
+    into[1].slice(0, from, to).copy_(at::matmul(ds.transpose(1, 2), a).transpose(0, 1));
+    into[2].slice(0, from, to).copy_(at::matmul(p.transpose(1, 2), d).transpose(0, 1));
+  }
+}
+
+std::vector<c10::IValue> argumentsOf(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  counts.operators++;
+  calls[op.schema().name()]++;
+  return torch::jit::pop(*stack, op.schema().arguments().size());
+}
+
+void refuseDropout(const c10::IValue& p) { TORCH_CHECK(p.toDouble() == 0, "sim has no dropout"); }
+
+int64_t padded(int64_t rows) { return (rows + 31) / 32 * 32; }
+
+/** aten::_efficient_attention_forward: query, key, value, bias, starts ×2, longest ×2, dropout, mask type, with statistics. */
+void efficientForward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto a = argumentsOf(op, stack);
+  Call call;
+  const auto q = call(a[0]), k = call(a[1]), v = call(a[2]);
+  TORCH_CHECK(q.dim() == 4 && q.size(0) == 1 && q.stride(3) == 1, "expected [1, T, H, K] with numbers of a head side by side");
+  TORCH_CHECK(a[3].isNone() && a[9].toInt() == 0 && a[10].toBool(), "expected no bias, no mask, and statistics");
+  refuseDropout(a[8]);
+  const int64_t T = q.size(1), H = q.size(2), most = a[6].toInt();
+  const auto starts = startsOf(call(a[4]), most, T);
+  const int64_t B = static_cast<int64_t>(starts.size()) - 1;
+  const auto out = call.fresh({1, T, H, q.size(3)}, q.scalar_type()), lse = call.fresh({B, H, padded(most)}, at::kFloat);
+  auto statistics = onHost(lse);
+  statistics.fill_(INFINITY);
+  forward(q[0], k[0], v[0], starts, onHost(out)[0],
+          [&](int64_t i, int64_t from, int64_t to, const at::Tensor& values) { statistics[i].slice(1, 0, to - from).copy_(values); });
+  const auto seed = call.fresh({}, at::kLong), offset = call.fresh({}, at::kLong);
+  torch::jit::push(*stack, out, lse, seed, offset, most, most);
+}
+
+/** aten::_efficient_attention_backward: gradient, query, key, value, bias, result, starts ×2, longest ×2, statistics, … */
+void efficientBackward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto a = argumentsOf(op, stack);
+  Call call;
+  const auto d = call(a[0]), q = call(a[1]), k = call(a[2]), v = call(a[3]), out = call(a[5]), lse = call(a[10]);
+  refuseDropout(a[11]);
+  TORCH_CHECK(a[4].isNone() && a[14].toInt() == 0 && !a[15].toBool(), "expected no bias and no mask");
+  TORCH_CHECK(d.sizes() == q.sizes() && out.sizes() == q.sizes(), "expected the gradient and the result as the queries are");
+  const auto starts = startsOf(call(a[6]), a[8].toInt(), q.size(1));
+  TORCH_CHECK(lse.size(0) == static_cast<int64_t>(starts.size()) - 1 && lse.size(2) == padded(a[8].toInt()), "statistics of another call");
+  std::array<at::Tensor, 3> grads, into;
+  for (int i = 0; i < 3; i++) into[i] = onHost(grads[i] = call.fresh(q.sizes(), q.scalar_type()))[0];
+  backward(d[0], q[0], k[0], v[0], out[0], starts, into,
+           [&](int64_t i, int64_t from, int64_t to) { return lse[i].slice(1, 0, to - from); });
+  torch::jit::push(*stack, grads[0], grads[1], grads[2], at::Tensor());
+}
+
+void refuseFlash(const at::Tensor& q) {
+  TORCH_CHECK(q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf, "FlashAttention only supports fp16 and bf16");
+  TORCH_CHECK(q.dim() == 3 && q.stride(2) == 1 && q.size(2) % 8 == 0, "expected [T, H, K], K a multiple of 8");
+}
+
+/** aten::_flash_attention_forward: query, key, value, starts ×2, longest ×2, dropout, causal, with weights. */
+void flashForward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto a = argumentsOf(op, stack);
+  Call call;
+  const auto q = call(a[0]), k = call(a[1]), v = call(a[2]);
+  refuseFlash(q);
+  refuseDropout(a[7]);
+  TORCH_CHECK(!a[8].toBool() && !a[9].toBool(), "expected no mask, and no weights");
+  const auto starts = startsOf(call(a[3]), a[5].toInt(), q.size(0));
+  const auto out = call.fresh(q.sizes(), q.scalar_type()), lse = call.fresh({q.size(1), q.size(0)}, at::kFloat);
+  auto statistics = onHost(lse);
+  forward(q, k, v, starts, onHost(out),
+          [&](int64_t, int64_t from, int64_t to, const at::Tensor& values) { statistics.slice(1, from, to).copy_(values); });
+  torch::jit::push(*stack, out, lse, call.fresh({2}, at::kLong), call.fresh({}, at::kLong), call.fresh({0}, q.scalar_type()));
+}
+
+/** aten::_flash_attention_backward: gradient, query, key, value, result, statistics, starts ×2, longest ×2, dropout, causal, … */
+void flashBackward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto a = argumentsOf(op, stack);
+  Call call;
+  const auto d = call(a[0]), q = call(a[1]), k = call(a[2]), v = call(a[3]), out = call(a[4]), lse = call(a[5]);
+  refuseFlash(q);
+  refuseDropout(a[10]);
+  const auto starts = startsOf(call(a[6]), a[8].toInt(), q.size(0));
+  TORCH_CHECK(lse.size(0) == q.size(1) && lse.size(1) == q.size(0), "statistics of another call");
+  std::array<at::Tensor, 3> grads, into;
+  for (int i = 0; i < 3; i++) into[i] = onHost(grads[i] = call.fresh(q.sizes(), q.scalar_type()));
+  backward(d, q, k, v, out, starts, into, [&](int64_t, int64_t from, int64_t to) { return lse.slice(1, from, to); });
+  torch::jit::push(*stack, grads[0], grads[1], grads[2]);
+}
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  library.impl("_efficient_attention_forward", torch::CppFunction::makeFromBoxedFunction<&efficientForward>());
+  library.impl("_efficient_attention_backward", torch::CppFunction::makeFromBoxedFunction<&efficientBackward>());
+  library.impl("_flash_attention_forward", torch::CppFunction::makeFromBoxedFunction<&flashForward>());
+  library.impl("_flash_attention_backward", torch::CppFunction::makeFromBoxedFunction<&flashBackward>());
+}
+
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+  c10::DeviceType type() const override { return kSim; }
+  c10::Device exchangeDevice(c10::Device) const override { return device; }
+  c10::Device getDevice() const override { return device; }
+  void setDevice(c10::Device) const override {}
+  void uncheckedSetDevice(c10::Device) const noexcept override {}
+  c10::Stream getStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
+  void block(void*, const c10::Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
+  void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
+  bool queryStream(const c10::Stream&) const override { return true; }
+  void synchronizeStream(const c10::Stream&) const override {}
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
+};
+C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
+
+struct Hooks final : at::PrivateUse1HooksInterface {
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool isBuilt() const override { return true; }
+} hooks;
+
+// -------------------------------------------------------------------------------------------------------- JavaScript
+
+void set(napi_env env, napi_value object, const char* name, double value) {
+  napi_value number;
+  napi_create_double(env, value, &number);
+  napi_set_named_property(env, object, name, number);
+}
+
+/** counts() → {toDevice, toHost, within, operators, bytes, calls: {name: times}} since the last reset. */
+napi_value readCounts(napi_env env, napi_callback_info) {
+  napi_value out, names;
+  napi_create_object(env, &out);
+  napi_create_object(env, &names);
+  set(env, out, "toDevice", counts.toDevice);
+  set(env, out, "toHost", counts.toHost);
+  set(env, out, "within", counts.within);
+  set(env, out, "operators", counts.operators);
+  set(env, out, "bytes", static_cast<double>(held.current));
+  for (const auto& [name, times] : calls) set(env, names, name.c_str(), times);
+  napi_set_named_property(env, out, "calls", names);
+  return out;
+}
+
+napi_value reset(napi_env, napi_callback_info) {
+  counts = Counts();
+  calls.clear();
+  return nullptr;
+}
+
+/** setLimit(bytes): memory of the device from now on; 0 for all of it. */
+napi_value setLimit(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value value;
+  double bytes = 0;
+  napi_get_cb_info(env, info, &count, &value, nullptr, nullptr);
+  napi_get_value_double(env, value, &bytes);
+  limit = bytes > 0 ? static_cast<size_t>(bytes) : kWhole;
+  return nullptr;
+}
+
+/** falsifyAttention(factor): multiplies every result of attention from now on. */
+napi_value falsifyAttention(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value value;
+  napi_get_cb_info(env, info, &count, &value, nullptr, nullptr);
+  napi_get_value_double(env, value, &attentionFactor);
+  return nullptr;
+}
+
+/** uncoveredViews() → names of operators that give views, for which neither sim nor a form for all devices is there. */
+napi_value uncoveredViews(napi_env env, napi_callback_info) {
+  napi_value out;
+  napi_create_array(env, &out);
+  uint32_t i = 0;
+  for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) continue;
+    const auto op = c10::Dispatcher::singleton().findSchema(name);
+    if (!op || !isView(op->schema()) || op->hasKernelForDispatchKey(c10::DispatchKey::PrivateUse1) ||
+        op->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
+        op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd))
+      continue;
+    const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
+    napi_value text;
+    napi_create_string_utf8(env, full.data(), full.size(), &text);
+    napi_set_element(env, out, i++, text);
+  }
+  return out;
+}
+
+napi_value init(napi_env env, napi_value exports) {
+  static bool registered = false;
+  if (!registered) {
+    c10::register_privateuse1_backend("sim");
+    c10::SetAllocator(kSim, &allocator);
+    at::RegisterPrivateUse1HooksInterface(&hooks);
+    registered = true;
+  }
+  const std::pair<const char*, napi_callback> functions[] = {
+      {"counts", readCounts}, {"reset", reset}, {"setLimit", setLimit}, {"falsifyAttention", falsifyAttention}, {"uncoveredViews", uncoveredViews}};
+  for (const auto& [name, function] : functions) {
+    napi_value value;
+    napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);
+    napi_set_named_property(env, exports, name, value);
+  }
+  return exports;
+}
+
+}  // namespace
+
+NAPI_MODULE(sim, init)
