@@ -2,7 +2,7 @@
 import {Flags} from '../src/cli/oclif.js'
 import {imagesArg} from '../src/cli/command.js'
 import {TrainingCommand, assertHealthy, runFolderOf} from '../src/cli/training-command.js'
-import {runFlags, trainingFlags} from '../src/cli/training-flags.js'
+import {minutesFlag, runFlags, trainingFlags} from '../src/cli/training-flags.js'
 import type {ResolvedSettings} from '../src/config/settings.js'
 import type {WeightsOrigin} from '../src/tasks/train/init-weights.js'
 
@@ -20,6 +20,7 @@ Without --config, a run that is resumed has the settings of its own config.yaml.
     '<%= config.bin %> <%= command.id %> photos --config small -o run',
     '<%= config.bin %> <%= command.id %> photos --config small --set train.steps=400 --set optim.base_lr=0.004 -o run',
     '<%= config.bin %> <%= command.id %> photos --init dinov2_vits14 -o run',
+    '<%= config.bin %> <%= command.id %> photos --minutes 15 -o run',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --config small -o run',
     '<%= config.bin %> <%= command.id %> photos -o run --resume',
     '<%= config.bin %> <%= command.id %> photos --config small -o run --eval-images labelled --eval-every 200',
@@ -37,6 +38,7 @@ Without --config, a run that is resumed has the settings of its own config.yaml.
       summary:
         'Weights to go on from: a run folder, a checkpoint, a .pth, safetensors, a Hugging Face or timm folder, or the name of a released model. Sizes that are not set are taken from them, and learning begins gently.'
     }),
+    minutes: minutesFlag,
     ...trainingFlags
   }
 
@@ -56,7 +58,10 @@ Without --config, a run that is resumed has the settings of its own config.yaml.
     return this.together(import('../src/tasks/train/with-processes.js'), output, async processes => {
       const bad = this.badImages(flags)
       const {beginPretraining} = await import('../src/tasks/train/begin-pretraining.js')
-      const begun = await beginPretraining(this.resolved, this.#origin, this.beginOptions(args.images, flags, bad, processes))
+      const begun = await beginPretraining(this.resolved, this.#origin, {
+        ...this.beginOptions(args.images, flags, bad, processes),
+        minutes: flags.minutes
+      })
       const {settings, plan, precision} = begun
       if (output === undefined) {
         const {estimateCost} = await import('../src/tasks/train/cost-estimate.js')

@@ -29,6 +29,13 @@ export const runFlags = {
   })
 }
 
+/** How long a run is to take. */
+export const minutesFlag = positive({
+  helpValue: 'N',
+  summary:
+    'Take about so many minutes on this machine: the first steps are measured, and train.steps is set to what fits. Evaluations while training come on top. A run that goes on (--resume) keeps its number of steps.'
+})
+
 /** What every command that trains takes besides. */
 export const trainingFlags = {
   ...inputFlags,

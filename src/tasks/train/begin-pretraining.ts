@@ -3,6 +3,7 @@
  * that can be refused is refused here, before the run folder is touched.
  */
 import {architecture, derive, type Derived} from '../../config/derived.js'
+import {counted} from '../../config/counted.js'
 import {withSetting, type ResolvedSettings} from '../../config/settings.js'
 import type {Settings} from '../../config/table.js'
 import type {ImageTable} from '../../data/sources/image-table.js'
@@ -11,8 +12,9 @@ import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 import {autoBatch, describeAutoBatch} from './auto-batch.js'
 import {assertCompatible, describeStart, type WeightsOrigin} from './init-weights.js'
 import {assertMemory, memoryForRun} from './memory-fit.js'
-import {batchOfRun} from './resume.js'
+import {batchOfRun, settingsOfRun} from './resume.js'
 import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} from './run-settings.js'
+import {assertMinutesDecide, stepsForMinutes} from './steps-for-minutes.js'
 import type {TrainingProcesses} from './processes.js'
 import {isFollower, joinProcesses, withShareOfThreads} from './with-processes.js'
 import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
@@ -28,6 +30,8 @@ export type BeginOptions = {
   /** Images a step where they are not those of the settings; `auto` finds as many as fit. */
   readonly batch?: number | 'auto' | undefined
   readonly engine: EngineRequest
+  /** How long the run is to take; its steps are measured and counted. A run that goes on keeps its number. */
+  readonly minutes?: number | undefined
   /** Hears sentences about what was chosen. */
   readonly note: (sentence: string) => void
   readonly onSkipped?: (skipped: SourceNote) => void
@@ -66,6 +70,7 @@ export async function beginPretraining(
   const {inputs, output, force, resume, batch, note, onSkipped} = options
   let resolved = withBatch(given, batch)
   if (batch !== 'auto') assertConsistent(resolved)
+  if (options.minutes !== undefined) assertMinutesDecide(resolved, options.processes?.size ?? 1)
   if (origin) assertCompatible(origin.path, origin.config, architecture(resolved.settings))
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
   if (output !== undefined && !isFollower(options)) await openRun(output, {force, resume, make: false})
@@ -84,6 +89,16 @@ export async function beginPretraining(
     const found = kept ?? (await autoBatch(resolved.settings, {precision, device, images: images.length}))
     note(describeAutoBatch(found))
     resolved = withSetting(resolved, 'train.batch_size_per_gpu', typeof found === 'number' ? found : found.batch, '--batch')
+  }
+  if (options.minutes !== undefined) {
+    const recorded = resume && output !== undefined ? await settingsOfRun(output) : undefined
+    const begun = {images, engine, precision, settings: resolved.settings, plan: derive(resolved.settings)}
+    if (!recorded) await assertMemory({students: [begun], precision, device}, {recipes: pretrainRecipes(), limit})
+    const {steps, words} = recorded
+      ? {steps: recorded.train.steps, words: `--minutes ${options.minutes}: the run keeps its ${counted(derive(recorded).steps, 'step')}`}
+      : await stepsForMinutes(begun, options.minutes)
+    note(words)
+    resolved = withSetting(resolved, 'train.steps', steps, '--minutes')
   }
   const {settings} = resolved
   const plan = derive(settings, options.processes?.size)

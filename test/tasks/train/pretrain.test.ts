@@ -199,6 +199,19 @@ describe('a run', () => {
     assert.equal(on.status, 0, on.stderr)
   })
 
+  test('--minutes measures the first steps and sets how many there are; a setting besides, and too few, are refused', async () => {
+    const ended = await pretrain('unmade', '--json', '--dry-run', '--minutes', '0.5')
+    assert.equal(ended.status, 0, ended.stderr)
+    const {steps: planned, secondsPerStep} = JSON.parse(ended.stdout) as {steps: number; secondsPerStep: number}
+    assert.match(ended.stderr, new RegExp(`--minutes 0\\.5: ${planned} steps, for a step of 8 images takes`))
+    const seconds = planned * secondsPerStep
+    assert.ok(seconds > 7 && seconds < 120, `${planned} steps of ${secondsPerStep} s for half a minute`)
+    const both = await pretrain('unmade', '--minutes', '1', '--set', 'train.steps=5')
+    assert.deepEqual([both.status, /--minutes and --set train\.steps both say/.test(both.stderr)], [2, true], both.stderr)
+    const short = await pretrain('unmade', '--minutes', '0.0001')
+    assert.deepEqual([short.status, /step.* would fit into 0\.0001 minutes/.test(short.stderr)], [2, true], short.stderr)
+  })
+
   test('--batch auto takes what fits, at most every image once, and says so; other words are refused', async () => {
     const ended = await pretrain('unmade', '--json', '--dry-run', '--batch', 'auto')
     assert.equal(ended.status, 0, ended.stderr)
