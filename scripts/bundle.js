@@ -79,5 +79,9 @@ const found = [
 for (const name of ['tfjs-backend-wasm', 'tfjs-backend-wasm-simd'])
   await copyFile(`${packages}/tfjs-backend-wasm/dist/${name}.wasm`, `${folder}/${name}.wasm`)
 
+// The types of the library, which are written by hand.
+await mkdir(`${root}dist/src/tasks`, {recursive: true})
+await copyFile(`${root}src/tasks/dinov2.d.ts`, `${root}dist/src/tasks/dinov2.d.ts`)
+
 // The packages whose code is in the bundles, for THIRD-PARTY-LICENSES.
 await writeFile(`${root}dist/bundled.json`, JSON.stringify([...new Set(found)].sort()))

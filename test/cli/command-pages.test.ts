@@ -26,3 +26,21 @@ test('links within the documents lead to files that are there', () => {
       if (!/^[a-z]+:/.test(target!) && !existsSync(join(root, dirname(file), target!))) broken.push(`${file}: ${target}`)
   assert.deepEqual(broken, [])
 })
+
+test('codes of errors in the documents are codes of the program', () => {
+  const sources = ['src', 'commands'].flatMap(dir =>
+    readdirSync(join(root, dir), {recursive: true, encoding: 'utf8'})
+      .filter(name => name.endsWith('.ts'))
+      .map(name => readFileSync(join(root, dir, name), 'utf8'))
+  )
+  const codes = new Set(sources.flatMap(text => [...text.matchAll(/code: '([A-Z_]+)'/g)].map(([, code]) => code!)))
+  const named = [...readFileSync(join(root, 'docs/troubleshooting.md'), 'utf8').matchAll(/`([A-Z]+(?:_[A-Z]+)+|UNHEALTHY)`/g)].map(
+    ([, code]) => code!
+  )
+  const settings = ['PIP_INDEX_URL', 'DINOV2_TORCH_INDEX']
+  assert.deepEqual(
+    named.filter(code => !codes.has(code) && !settings.includes(code)),
+    []
+  )
+  assert.ok(named.length > 12)
+})

@@ -121,6 +121,8 @@ test('the tarball holds what a user needs and nothing else', () => {
     'CHANGELOG.md',
     'oclif.manifest.json',
     'bin/run.js',
+    'dist/src/tasks/dinov2.d.ts',
+    'dist/src/tasks/library.js',
     'configs/default.yaml',
     'native/pixels/addon.cc',
     'dist/src/cli/oclif.js',

@@ -1,0 +1,91 @@
+/** The examples that documents point to: Python programs run, shell scripts and Makefiles parse. */
+import assert from 'node:assert/strict'
+import {execFile} from 'node:child_process'
+import {mkdtempSync, readFileSync, readdirSync, rmSync} from 'node:fs'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
+import {after, before, test} from 'node:test'
+import {promisify} from 'node:util'
+import {drawnFolder} from '../support/drawn-images.js'
+import {realBinary, run as runProgram, type Ended} from '../support/program.js'
+import {testPython} from '../support/python.js'
+import {projectFolder} from '../support/scratch.js'
+
+const dir = mkdtempSync(join(tmpdir(), 'dinov2-examples-'))
+after(() => rmSync(dir, {recursive: true, force: true}))
+const root = projectFolder()
+const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1'}
+const dinov2 = async (...args: string[]): Promise<Ended> => {
+  const ended = await runProgram(realBinary, args, {env, cwd: dir})
+  assert.equal(ended.status, 0, `${args.join(' ')}\n${ended.stderr}`)
+  return ended
+}
+const python = async (script: string, ...args: string[]): Promise<string> =>
+  (await promisify(execFile)(testPython(), [join(root, 'examples/python', script), ...args], {cwd: dir})).stdout
+
+before(async () => {
+  for (const [set, first] of [
+    ['train', 0],
+    ['val', 20]
+  ] as const)
+    await drawnFolder(join(dir, 'photos', set), ['a', 'b'], 4, first)
+  for (const set of ['train', 'val']) await dinov2('embed', `photos/${set}`, '--model', 'starter', '--size', '40', '-o', `${set}.parquet`)
+})
+
+test('Python reads every format alike', async () => {
+  const rows = readdirSync(join(dir, 'photos/train'), {recursive: true}).filter(name => String(name).endsWith('.png')).length
+  const found: unknown[] = []
+  for (const format of ['parquet', 'arrow', 'npy', 'safetensors']) {
+    if (format !== 'parquet') await dinov2('embed', 'photos/train', '--model', 'starter', '--size', '40', '-o', `v.${format}`)
+    found.push(JSON.parse(await python('read_vectors.py', format === 'parquet' ? 'train.parquet' : `v.${format}`)))
+  }
+  assert.deepEqual(found[0], {...(found[0] as object), rows, dim: 128, first: 'photos/train/a/000.png', labels: ['a', 'b']})
+  for (const one of found) assert.deepEqual(one, found[0])
+})
+
+test('scikit-learn learns from features, and vectors made in Python are indexed and searched', async () => {
+  assert.match(await python('classify.py', 'train.parquet', 'val.parquet'), /^top-1 (\d+\.\d) % of 8 images\n$/)
+  await python('write_vectors.py', 'points.parquet')
+  await dinov2('index', 'points.parquet', '-o', 'points.index')
+  const {stdout} = await dinov2('search', 'points.index', 'points.parquet', '-k', '1', '--no-self')
+  const hits = stdout
+    .trim()
+    .split('\n')
+    .map(line => JSON.parse(line) as {query: string; id: string; fields: {label: string}})
+  assert.equal(hits.length, 100)
+  for (const {query, fields} of hits) assert.equal(fields.label, `class ${Math.floor(Number(query.slice(6)) / 25)}`)
+})
+
+test('transformers opens an export', async () => {
+  await dinov2('export', 'starter', '--to', 'hf', '-o', 'starter-hf')
+  const image = 'photos/train/a/000.png'
+  const [theirs] = JSON.parse(await python('open_export.py', 'starter-hf', image)) as number[][]
+  const row = JSON.parse((await dinov2('embed', image, '--model', 'starter', '--format', 'jsonl')).stdout) as {vector: number[]}
+  assert.equal(theirs!.length, row.vector.length)
+  const dot = (a: number[], b: number[]): number => a.reduce((sum, value, i) => sum + value * b[i]!, 0)
+  const cosine = dot(theirs!, row.vector) / Math.sqrt(dot(theirs!, theirs!) * dot(row.vector, row.vector))
+  assert.ok(cosine > 0.999, `cosine ${cosine}`)
+})
+
+test('shell scripts parse, and name flags that there are; the Makefile goes from images to an index', async () => {
+  const run = promisify(execFile)
+  for (const name of readdirSync(join(root, 'examples/slurm'))) {
+    const file = join(root, 'examples/slurm', name)
+    await run('bash', ['-n', file])
+    const lines = readFileSync(file, 'utf8')
+      .split('\n')
+      .filter(line => /dinov2 (pretrain|embed)/.test(line))
+    assert.ok(lines.length > 0, name)
+    for (const line of lines) {
+      const [, command] = /dinov2 (\w+)/.exec(line)!
+      const {stdout: help} = await dinov2(command!, '--help')
+      for (const [flag] of line.slice(line.indexOf(command!)).matchAll(/--[a-z][\w-]*/g)) assert.ok(help.includes(flag), `${name}: ${flag}`)
+    }
+  }
+  const makefile = join(root, 'examples/Makefile')
+  const program = `DINOV2=${process.execPath} ${realBinary}`
+  const {stdout} = await run('make', ['-n', '-f', makefile, program], {cwd: dir})
+  for (const command of ['curate', 'embed', 'index', 'knn-eval', 'visualize pca']) assert.ok(stdout.includes(` ${command} `), command)
+  await run('make', ['-f', makefile, program, 'out/photos.index'], {cwd: dir, env: {...process.env, ...env}})
+  assert.ok(readFileSync(join(dir, 'out/photos.index')).length > 1000)
+})
