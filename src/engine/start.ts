@@ -41,6 +41,11 @@ export async function startEngine(request: EngineRequest = {}): Promise<EngineIn
   })
 }
 
+let running: EngineInfo | undefined
+
+/** The engine that was started last; undefined before one was. */
+export const runningEngine = (): EngineInfo | undefined => running
+
 /** What a native library and its threads reserve. */
 const LIBRARY_ADDRESSES = 1.5e9
 
@@ -48,5 +53,7 @@ async function start<Name extends AnyEngine>(engine: Engine<Name>, request: Engi
   const {device = 'auto', precision = 'auto', threads, note = noteOnStderr} = request
   checkPrecision(engine, precision)
   if (engine.installation) assertAddressSpace(LIBRARY_ADDRESSES, `The ${engine.name} engine`)
-  return {engine: engine.name, ...(await engine.start({device, precision, threads, note}))}
+  const info = {engine: engine.name, ...(await engine.start({device, precision, threads, note}))}
+  running = info
+  return info
 }

@@ -1,9 +1,10 @@
 /** Too little memory: the main commands under limits of the system end well, or with status 5 and bytes. */
 import assert from 'node:assert/strict'
 import {spawnSync} from 'node:child_process'
-import {writeFileSync} from 'node:fs'
+import {readdirSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {before, describe, it} from 'node:test'
+import sharp from 'sharp'
 import {report} from '../../src/cli/errors.js'
 import {UserError} from '../../src/config/errors.js'
 import {drawnFolder} from '../support/drawn-images.js'
@@ -46,6 +47,38 @@ describe('under a limit of memory', {concurrency: 2, skip: !hasLimits && 'no prl
       }
       assert.deepEqual(statuses.slice(0, 2), [5, 5])
     })
+})
+
+describe('a panorama', {skip: !hasLimits && 'no prlimit here'}, () => {
+  const limited = (words: string): ReturnType<typeof shell> =>
+    shell(realBinary, `export DINOV2_ENGINE=wasm DINOV2_WORKERS=1; prlimit --data=1500000000 $P ${words} -q`, dir)
+
+  before(() =>
+    sharp({create: {width: 30_000, height: 200, channels: 3, background: '#678'}})
+      .png()
+      .toFile(join(dir, 'photos', 'wall.png'))
+  )
+
+  it('is refused by its name and with what would fit, before an image is computed', async () => {
+    for (const words of [
+      'embed photos --model tiny.safetensors --no-crop --resize 196 -o wide.jsonl',
+      'visualize attention photos/wall.png --model tiny.safetensors --size 196 -o wide.png'
+    ]) {
+      const {status, stderr} = await limited(words)
+      assert.equal(status, 5, stderr)
+      assert.match(stderr, /wall\.png of 29400 × 196 pixels needs about .* GB in this model, and .* of memory may be used/)
+      assert.match(stderr, /What would fit: images whose short side is \d+ pixels/)
+    }
+    assert.deepEqual(
+      readdirSync(dir).filter(name => name.startsWith('wide')),
+      []
+    )
+  })
+
+  it('goes through with a crop', async () => {
+    const {status, stderr} = await limited('embed photos/wall.png --model tiny.safetensors --size 56 -o crop.jsonl')
+    assert.equal(status, 0, stderr)
+  })
 })
 
 describe('an error that means too little memory', () => {

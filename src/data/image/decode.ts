@@ -39,7 +39,8 @@ sharp.concurrency(1) // parallel over images, not within one
 /** More pixels than this are refused before decoding, unless the caller says otherwise. */
 export const MAX_PIXELS = 200_000_000
 
-const MAX_OUTPUT = 1 << 24
+/** An image without a crop that would become larger than this is refused. */
+export const MAX_OUTPUT = 1 << 24
 
 export type DecodeOptions = {
   /** Width × height above which an image is refused before anything of it is decoded; 200 million by default. */

@@ -16,6 +16,7 @@ import {intermediateLayers} from '../../model/vit.js'
 import type {MapSize} from '../../tensor/ops/resize.js'
 import {concat, expandDims, pad, reshape, tidy, tile, type Tensor3D, type Tensor4D} from '../../tensor/tf.js'
 import type {Backbone} from './load-backbone.js'
+import {assertPassFits} from './pass-memory.js'
 
 /** What is taken from the model at every patch. */
 export type DenseSettings = {
@@ -85,6 +86,7 @@ export function denseFeatures(
 ): Tensor4D {
   const [B, H, W] = images.shape
   const [h, w] = mapSize(config, [H, W])
+  assertPassFits(config, {images: B, height: H, width: W, layers: layers.length}, precision)
   return tidy(() => {
     const padded = padToPatches(images, config.patch)
     const outputs = intermediateLayers(params, padded, config, {n: layers, norm, stream: precision})

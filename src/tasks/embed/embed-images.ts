@@ -10,6 +10,7 @@ import {UserError} from '../../config/errors.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
 import {appendEmbeddings, createEmbeddings, inspectOutput, type EmbeddingFormat} from '../../files/embeddings/embeddings.js'
+import {assertImagesFit} from './pass-memory.js'
 import {embed, leaveOutDone, loadEmbedder, defaultBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
 
 export type EmbedInputs = {
@@ -79,7 +80,16 @@ async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engin
     toolVersion: work.toolVersion,
     note: work.engine.note
   })
-  return {embedder, engine, batch: work.batch ?? defaultBatch(embedder.config, embedder.transform, engine.device)}
+  const {config, transform, blocks: layers} = embedder
+  const batch = work.batch ?? defaultBatch(config, transform, engine.device)
+  try {
+    if (transform.crop === undefined && !work.inputs.includes('-'))
+      await assertImagesFit(listImages(work.inputs, {nul: work.nul}), {config, transform, precision: engine.precision, layers, batch})
+  } catch (error) {
+    embedder[Symbol.dispose]()
+    throw error
+  }
+  return {embedder, engine, batch}
 }
 
 /**

@@ -30,6 +30,7 @@ import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {tidy} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from './load-backbone.js'
+import {assertPassFits} from './pass-memory.js'
 import {preprocessingRecord, resolveTransform, transformNotes, type TransformRequest} from './transform.js'
 
 /** What is taken from the model, and how images are made ready for it. */
@@ -70,6 +71,8 @@ export type Embedder = {
   readonly meta: EmbeddingMeta
   readonly config: VitConfig
   readonly transform: Transform
+  /** Blocks whose outputs are kept in a pass. */
+  readonly blocks: number
   /** Vectors of one batch, [B, D]. */
   vectors(batch: Pick<PixelBatch, 'pixels' | 'height' | 'width'>, count: number): Promise<Float32Array>
   [Symbol.dispose](): void
@@ -152,7 +155,9 @@ export function embedderOf(
     meta,
     config,
     transform,
+    blocks: n,
     async vectors({pixels, height, width}, count) {
+      assertPassFits(config, {images: count, height, width, layers: n}, precision)
       const out = tidy(() => {
         const images = normalizePixels(pixels, [count, height, width]) //                                     [B, H, W, 3]
         return imageVectors(params, images, config, {pool, blocks, stream: precision}) //                     [B, D]

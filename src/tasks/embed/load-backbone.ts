@@ -13,6 +13,7 @@ import type {Vit} from '../../model/vit.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {dispose, tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
+import {assertWeightsFit} from './pass-memory.js'
 import {flatten, disposeTree, unflatten} from '../../tensor/tree.js'
 
 export type Backbone = {
@@ -64,6 +65,7 @@ export async function loadBackbone(
   const preprocessing = checkpoint.preprocessing ?? defaultPreprocessing
   const isOwn = !isImageNet(preprocessing)
   if (isOwn) note?.(describePreprocessing(preprocessing))
+  const sizes = [...checkpoint.tensors.values()].map(({shape}) => shape.reduce((a, b) => a * b, 1))
   const hash = fingerprintHash(preprocessing)
   const hashed = async function* (): AsyncGenerator<NamedTensor> {
     for await (const entry of readBackbone(config, checkpoint)) {
@@ -89,6 +91,7 @@ export async function loadBackbone(
     masters = []
   }
   try {
+    assertWeightsFit(path, {parameters: sizes.reduce((a, b) => a + b, 0), largest: Math.max(...sizes)}, precision)
     const tensors = foldsNormalization ? foldNormalization(hashed(), preprocessing) : hashed()
     for await (const {name, shape, data} of tensors) {
       const place = /^(blocks\.\d+|patch_embed)\./.exec(name)?.[1] ?? ''

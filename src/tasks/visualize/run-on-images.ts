@@ -2,6 +2,7 @@
  * A few pictures through a backbone, one by one, for showing: each at a size that makes whole patches, and whatever is
  * computed of it.
  */
+import {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {loadPixels, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {rejectedImage} from '../../data/sources/image-ref.js'
@@ -11,6 +12,7 @@ import type {VitConfig} from '../../model/config.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Tensor4D} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from '../embed/load-backbone.js'
+import {assertImagesFit} from '../embed/pass-memory.js'
 
 export type RunOnImagesOptions = {
   readonly images: readonly string[]
@@ -73,6 +75,8 @@ export async function runOnImages<T extends object>(
     })
   const see = prepare(backbone)
   const short = Math.round(size / patch) * patch
+  const pass = {config, transform: {resize: short, patch}, precision: backbone.precision, layers: 1, batch: 1}
+  await assertImagesFit(Readable.from(refs), pass)
   const pictures: (T & {id: string; photo: Raster; ref: ImageRef})[] = []
   for (const ref of refs) {
     signal?.throwIfAborted()
