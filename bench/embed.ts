@@ -1,11 +1,14 @@
 /**
  * `dinov2 embed` beside its peers: images a second from JPEG files to cls features, on this machine, in one run.
  *
- * usage: node dist/bench/embed.js FOLDER [--count 200] [--sizes s,b] [--repeats 3] [--modes hf,torch,torch_bf16,ort]
- * PYTHON names a Python with torch, transformers, onnxruntime, onnx, pillow and safetensors; REF a checkout of
- * facebookresearch/dinov2. Peers run with 0 and 2 loading workers and the better counts; every second repeat goes in
- * the opposite order. The best of the repeats is compared. Prints a table in Markdown, and the cosine of our features
- * with the reference's (float32, Pillow) on the same weights.
+ * usage: node dist/bench/embed.js FOLDER [--count 200] [--sizes s,b] [--repeats 3] [--modes hf,torch,…]
+ *
+ * Modes are hf, torch, torch_bf16, ort and export: what `dinov2 export --to onnx` writes, under ONNX Runtime. PYTHON
+ * names a Python with torch, transformers, onnxruntime, onnx, pillow and safetensors; REF a checkout of
+ * facebookresearch/dinov2, without which the modes torch and ort and the cosine have to be left out. Peers run with
+ * 0 and 2 loading workers and the better counts; every second repeat goes in the opposite order. The best of the
+ * repeats is compared. Prints a table in Markdown, and the cosine of our features with the reference's (float32,
+ * Pillow) on the same weights.
  */
 import {execFileSync} from 'node:child_process'
 import {readdirSync, writeFileSync} from 'node:fs'
@@ -17,7 +20,8 @@ import {saveBackbone} from '../src/files/checkpoint/backbone.js'
 import type {NamedTensor} from '../src/files/checkpoint/backbone.js'
 import type {VitConfig} from '../src/model/config.js'
 import {initVit} from '../src/model/init.js'
-import {setBackend} from '../src/tensor/tf.js'
+import {startEngine} from '../src/engine/start.js'
+import {exportModel} from '../src/tasks/export.js'
 import {disposeTree, leaves} from '../src/tensor/tree.js'
 
 const {positionals, values} = parseArgs({
@@ -26,7 +30,7 @@ const {positionals, values} = parseArgs({
     count: {type: 'string', default: '200'},
     sizes: {type: 'string', default: 's,b'},
     repeats: {type: 'string', default: '3'},
-    modes: {type: 'string', default: 'hf,torch,torch_bf16,ort'}
+    modes: {type: 'string', default: 'hf,torch,torch_bf16,ort,export'}
   }
 })
 const folder = positionals[0]
@@ -55,7 +59,7 @@ const config = (size: string): VitConfig => {
 /** A file of random weights with LayerScale 1, so that every layer counts. */
 async function weights(size: string): Promise<string> {
   const path = join(scratch, `vit-${size}.safetensors`)
-  await setBackend('cpu')
+  await startEngine({engine: 'wasm', note: () => undefined})
   const params = initVit(config(size), 1, 1)
   async function* tensors(): AsyncGenerator<NamedTensor> {
     for (const [name, leaf] of leaves(params)) yield {name, shape: leaf.shape, data: (await leaf.data()) as Float32Array}
@@ -100,6 +104,9 @@ for (const size of values.sizes.split(',')) {
   // and its own beginning counts.
   writeFileSync(list, [...files, ...files, ...files].map(name => resolve(name)).join('\n') + '\n')
   const features = join(scratch, 'features.npy')
+  const exported = join(scratch, `vit-${size}-onnx`)
+  await exportModel({model, to: 'onnx', output: exported, size: 224, toolVersion: 'bench'})
+  const onnx = join(exported, 'onnx/model.onnx')
   const best = new Map<string, Outcome>()
   const keep = (name: string, outcome: Outcome): void => {
     const known = best.get(name)
@@ -109,7 +116,9 @@ for (const size of values.sizes.split(',')) {
   for (let repeat = 0; repeat < Number(values.repeats); repeat++) {
     const jobs: (() => void)[] = [
       () => keep('dinov2 embed', ours(list, model, features)),
-      ...values.modes.split(',').flatMap(mode => [0, 2].map(workers => () => keep(mode, peer(mode, size, count, workers))))
+      ...values.modes
+        .split(',')
+        .flatMap(mode => [0, 2].map(workers => () => keep(mode, peer(mode, size, count, workers, mode === 'export' ? [onnx] : []))))
     ]
     for (const job of repeat % 2 ? jobs.reverse() : jobs) job()
   }
@@ -117,6 +126,7 @@ for (const size of values.sizes.split(',')) {
   console.log(`ViT-${size.toUpperCase()}/14 at 224, ${count} files\n\n| | images/s | ours is | peak GiB |\n| --- | --- | --- | --- |`)
   for (const [name, {images_per_second, peak_gib}] of best)
     console.log(`| ${name} | ${images_per_second.toFixed(2)} | ${(mine / images_per_second).toFixed(2)} × | ${peak_gib.toFixed(2)} |`)
+  if (process.env['REF'] === undefined) continue
   const {least, mean} = peer('cosine', size, count, 0, [model, features])
   console.log(`\ncosine with the reference in float32, file to feature: least ${least?.toFixed(6)}, mean ${mean?.toFixed(6)}\n`)
 }

@@ -14,7 +14,7 @@ import {parseArgs} from 'node:util'
 import {saveBackbone} from '../src/files/checkpoint/backbone.js'
 import type {NamedTensor} from '../src/files/checkpoint/backbone.js'
 import {initVit} from '../src/model/init.js'
-import {setBackend} from '../src/tensor/tf.js'
+import {startEngine} from '../src/engine/start.js'
 import {leaves} from '../src/tensor/tree.js'
 
 const {positionals, values} = parseArgs({allowPositionals: true, options: {counts: {type: 'string', default: '100,1000,10000'}}})
@@ -36,7 +36,7 @@ const config = {
   interpolateAntialias: false
 } as const
 
-await setBackend('cpu')
+await startEngine({engine: 'wasm', note: () => undefined})
 async function* tensors(): AsyncGenerator<NamedTensor> {
   for (const [name, leaf] of leaves(initVit(config, 1, 1))) yield {name, shape: leaf.shape, data: (await leaf.data()) as Float32Array}
 }

@@ -1,7 +1,7 @@
 """Peers of `dinov2 embed` on a CPU: JPEG files to cls features, decoded at full size by Pillow (bicubic 256, centre crop 224), batches of 16.
 
 usage: embed.py FOLDER COUNT MODE SIZE WORKERS [WEIGHTS]
-MODE   hf (transformers, float32) | torch | torch_bf16 (the reference modules; REF names a checkout of facebookresearch/dinov2) | ort (ONNX Runtime)
+MODE   hf (transformers, float32) | torch | torch_bf16 (the reference modules; REF names a checkout of facebookresearch/dinov2) | ort (ONNX Runtime) | export (WEIGHTS is our exported model.onnx)
        cosine FEATURES.npy: compares features with those of the reference in float32 on the same WEIGHTS and prints the smallest and mean cosine
 SIZE   s | b
 Prints one JSON line: images a second of the better of two passes after a warm-up, and peak memory in GiB.
@@ -60,6 +60,13 @@ if mode == "hf":
 
     net = Dinov2Model(Dinov2Config(hidden_size=C, num_hidden_layers=L, num_attention_heads=H, image_size=518, patch_size=14)).eval()
     features = lambda x: net(x).pooler_output
+elif mode == "export":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(weights, options)
+    features = lambda x: torch.from_numpy(session.run(["pooler_output"], {"pixel_values": x.numpy()})[0])
 elif mode == "ort":
     import onnxruntime
 

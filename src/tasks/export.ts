@@ -212,6 +212,7 @@ async function onnxExport(
 ): Promise<OnnxExport> {
   const side = onnxSide(preprocessing, config, size !== undefined || crop !== undefined, notes)
   const heads = await openHeads(names, {config, checkpoint, side}, {minDepth, maxDepth})
+  notes.push(...heads.flatMap(head => head.notes))
   return {config, checkpoint, preprocessing, side, heads}
 }
 

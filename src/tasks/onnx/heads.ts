@@ -9,7 +9,7 @@ import {UserError} from '../../config/errors.js'
 import {openCheckpoint} from '../../files/checkpoint/checkpoint.js'
 import {findReleased} from '../../files/checkpoint/model-zoo.js'
 import {openSafetensors} from '../../files/checkpoint/safetensors.js'
-import {openSegmentHead} from '../../files/checkpoint/segment-head-file.js'
+import {openSegmentHead, type SegmentHeadSpec} from '../../files/checkpoint/segment-head-file.js'
 import {binDepthValues, BIN_EPSILON, DEPTH_UPSAMPLE} from '../../heads/depth-head.js'
 import type {VitConfig} from '../../model/config.js'
 import {openClassifier} from '../eval/classification/classifier-file.js'
@@ -29,6 +29,8 @@ export type ExportedHead = {
   readonly classes?: readonly string[]
   /** Numbers it has. */
   readonly parameters: number
+  /** What its answers are otherwise than those of `predict`, in sentences. */
+  readonly notes: readonly string[]
   add(g: GraphBuilder, vit: VitGraph): void
 }
 
@@ -82,7 +84,7 @@ async function taskOf(name: string): Promise<ExportedHead['task']> {
 
 /** Class scores before the softmax: `logits` [B, K]. */
 async function classifier(name: string, context: HeadContext): Promise<ExportedHead> {
-  const {classifier: head, classes, features} = await openClassifier(name, context)
+  const {classifier: head, classes, features, transform} = await openClassifier(name, context)
   const {width, depth} = context.config
   const {start, length} = head.kind
   const blocks =
@@ -97,6 +99,7 @@ async function classifier(name: string, context: HeadContext): Promise<ExportedH
     shape: [K],
     classes,
     parameters: head.weight.length + K,
+    notes: sizeNotes(name, transform?.crop, context.side),
     add(g, vit) {
       const mean = (block: number): string =>
         g.node('ReduceMean', [vit.patches(vit.tokens(block, true))], {axes: {ints: [1]}, keepdims: {int: 0}}) // [B, C]
@@ -121,7 +124,7 @@ async function classifier(name: string, context: HeadContext): Promise<ExportedH
 /** Depth in metres of every pixel: `predicted_depth` [B, Y, Y]. */
 async function depth(name: string, context: HeadContext): Promise<ExportedHead> {
   const {config, side, minDepth: min, maxDepth: max} = context
-  const {dense, bins, range, tensors} = await readDepthHead(name, {backbone: context, min, max})
+  const {dense, bins, range, size, tensors} = await readDepthHead(name, {backbone: context, min, max})
   if (!bins)
     throw new UserError(`${name} is a DPT head, which is not exported to ONNX.`, {
       exit: 2,
@@ -136,6 +139,7 @@ async function depth(name: string, context: HeadContext): Promise<ExportedHead> 
     output: 'predicted_depth',
     shape: [side, side],
     parameters: weight.length + K,
+    notes: sizeNotes(name, size, side),
     add(g, vit) {
       const parts = dense.layers.flatMap(block => {
         const tokens = vit.tokens(block, dense.norm)
@@ -174,6 +178,7 @@ async function segmentation(name: string, context: HeadContext): Promise<Exporte
     shape: [K, side, side],
     classes: file.spec.classes.map(({name}) => name),
     parameters: K * D + K + 4 * D,
+    notes: [...sizeNotes(name, file.spec.crop ?? file.spec.size, side), ...wayNotes(name, file.spec)],
     add(g, vit) {
       const parts = layers.map(block => vit.patches(vit.tokens(block, true)))
       const map = asMap(g, join(g, parts, 2), D, h)
@@ -188,6 +193,14 @@ async function segmentation(name: string, context: HeadContext): Promise<Exporte
     }
   }
 }
+
+const sizeNotes = (name: string, size: number | undefined, side: number): string[] =>
+  size === undefined || size === side ? [] : [`${name} was trained on images of ${size} pixels, and is exported for ${side}.`]
+
+const wayNotes = (name: string, {scales, flip}: SegmentHeadSpec): string[] =>
+  scales.length > 1 || flip
+    ? [`${name} averages ${scales.length} sizes${flip ? ' and mirror images' : ''} in prediction; the exported model looks once.`]
+    : []
 
 const join = (g: GraphBuilder, parts: readonly string[], axis: number): string =>
   parts.length === 1 ? parts[0]! : g.node('Concat', parts, {axis: {int: axis}})
