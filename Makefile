@@ -3,6 +3,7 @@
 #   make demo                 set everything up, then go the whole way on real pictures (about 20 minutes on 2 cores; with AVX-512, training takes a quarter of the time)
 #   make demo IMAGES=photos   the same on a folder of yours; sub-folders that name classes are used for scoring only
 #   make test                 everything that is held true
+#   make bundle               one archive for machines without a network
 #   make bench                speed beside PyTorch and others, on this machine
 #
 # The demo is written as a Makefile that you might copy: each artefact is a target, so what is finished is not done again.
@@ -10,7 +11,7 @@
 SHELL  := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup build bench clean
+.PHONY: demo test setup build bench bundle clean
 
 DINOV2 := node bin/run.js
 CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dinov2
@@ -192,6 +193,10 @@ test: setup $(PYTHON)/stamp
 # Training in several processes at length: more processes, 20 kills.
 test-distributed: setup
 	DINOV2_TEST_PROCESSES=all node --test --test-reporter=spec dist/test/tasks/train/processes.test.js
+
+# One archive for machines without a network: make bundle, or make bundle WITH="model.pth run" to take models along.
+bundle: build
+	node scripts/offline-bundle.js $(foreach model,$(WITH),--with $(model))
 
 bench: setup
 	bash bench/all
