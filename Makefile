@@ -27,10 +27,11 @@ node_modules/.package-lock.json: package-lock.json
 	npm rebuild hnswlib-node
 	touch $@
 
-SOURCES := $(shell find bin src commands configs scripts test bench -name '*.ts' -o -name '*.js' -o -name '*.yaml') tsconfig.json package.json
+SOURCES := $(shell find bin src commands configs scripts test bench -name '*.ts' -o -name '*.js' -o -name '*.yaml' -o -name '*.html' -o -name '*.css') tsconfig.json package.json
 build: dist/stamp
 dist/stamp: $(SOURCES) node_modules/.package-lock.json
 	npx tsc -p .
+	npx tsc -p src/page
 	node scripts/bundle.js
 	touch $@
 
@@ -62,11 +63,11 @@ STARTER := starter
 SCENES  := $(OUT)/scenes
 DENSE   := --train $(SCENES)/train --val $(SCENES)/val --model $(MODEL) --cached --size 96
 
-demo: $(OUT)/first.html $(OUT)/scores $(STUDENT) $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png $(OUT)/index.html
+demo: $(OUT)/first.html $(OUT)/scores $(STUDENT) $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png $(OUT)/site/index.html $(OUT)/index.html
 	@echo
 	@echo "Done. Features beside raw pixels, a histogram of colors, the untrained model, and the model that comes with the program:"
 	@cat $(OUT)/linear.txt
-	@echo "Look at $(OUT)/index.html, which links everything that was made."
+	@echo "Look at $(OUT)/index.html, which links everything that was made; the model runs in a page with: $(DINOV2) explore --serve -o $(OUT)/site"
 
 $(OUT)/scores: $(OUT)/knn.json $(OUT)/linear.json $(OUT)/retrieval.json $(OUT)/depth.json $(OUT)/regions.json
 	touch $@
@@ -161,16 +162,20 @@ $(OUT)/depth.png: $(OUT)/depth.json
 $(OUT)/regions.png: $(OUT)/regions.json
 	$(DINOV2) visualize segment $(SCENES)/val --model $(MODEL) --head $(OUT)/regions.safetensors --limit 8 -o $@ --force
 
+# The pictures as a map, in a page in which the model computes.
+$(OUT)/site/index.html: $(OUT)/features.arrow $(MODEL)
+	$(DINOV2) explore $< --model $(MODEL) -o $(OUT)/site --title "Pictures of the demo" --force
+
 $(OUT)/report.html: $(MODEL) $(OUT)/knn.json
 	cp $(OUT)/knn.json $(OUT)/run/knn.json
 	$(DINOV2) report $(OUT)/run -o $@ --force
 
 # One page that links all others.
-PAGES := first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
+PAGES := site/index.html:'A map of the pictures. To try the model in the page too: node bin/run.js explore --serve -o $(OUT)/site' first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
   report.html:'How training went: losses, health, scores' neighbours.html:'Nearest neighbours by the trained model' pca.png:'Patch features as colors' \
   linear.html:'Classes read out by one linear layer, beside all baselines' depth.html:'Depth on drawn scenes' depth.png:'Depth maps' \
   regions.html:'Regions on drawn scenes' regions.png:'Region maps'
-$(OUT)/index.html: $(OUT)/scores $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
+$(OUT)/index.html: $(OUT)/scores $(OUT)/site/index.html $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
 	@{ echo '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dinov2: the demo</title>'; \
 	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto; font-size: 13px } img { max-width: 100% }</style>'; \
 	  echo '<h1>What the demo made</h1><ul>'; \
@@ -185,6 +190,7 @@ $(PYTHON)/stamp: test/python/requirements.txt
 	$(PYTHON)/bin/pip install --quiet -r $<
 	touch $@
 
+# The page of explore is tested in a browser: Chromium, or a Chrome named in DINOV2_TEST_BROWSER.
 test: setup $(PYTHON)/stamp
 	npx eslint .
 	npx prettier --check --log-level warn .

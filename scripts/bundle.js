@@ -1,7 +1,7 @@
 /**
  * Bundles what this project uses of oclif (`dist/src/cli/oclif.js`), of pbf (`dist/src/files/onnx/pbf.js`) and of TensorFlow.js (`dist/src/tensor/tfjs`): core with the
  * gradients and chained operations that it leaves to the union package, the plain JavaScript backend, and the WebAssembly backend with its
- * binaries.
+ * binaries. Then the page of `dinov2 explore` (`src/page`): its script, and the worker in which the model computes.
  *
  * The packages of TensorFlow.js weigh 66 MB, most of it other builds of the same code for other readers, and Node
  * cannot import the files of core one by one (they name one another without endings). The bundles weigh 2 MB. Engine,
@@ -26,8 +26,16 @@ const tfjs = {
     import './node_modules/${core}/dist/register_all_gradients'
     import './node_modules/${core}/dist/public/chained_ops/register_all_chained_ops'`,
   'tensor/tfjs/cpu': `export * from '@tensorflow/tfjs-backend-cpu'`,
-  'tensor/tfjs/wasm': `export {setWasmPaths} from '@tensorflow/tfjs-backend-wasm'`,
+  'tensor/tfjs/wasm': `export {getThreadsCount, setThreadsCount, setWasmPaths} from '@tensorflow/tfjs-backend-wasm'`,
   'tensor/tfjs/version': `export {version} from '@tensorflow/tfjs-backend-wasm/package.json'`
+}
+
+/** TensorFlow.js as the page has it: nothing is differentiated there, and WebGPU is at hand. */
+const tfjsOfPage = {
+  core: `export * from '${core}'
+    import './node_modules/${core}/dist/public/chained_ops/register_all_chained_ops'`,
+  wasm: tfjs['tensor/tfjs/wasm'],
+  webgpu: `import '@tensorflow/tfjs-backend-webgpu'`
 }
 
 /** What ES modules lack and code written for CommonJS looks for. */
@@ -48,6 +56,8 @@ const modules = entries => ({
   }
 })
 
+const packagesOf = ({inputs}) => Object.keys(inputs).flatMap(path => /^(?:.*\/)?node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1] ?? [])
+
 /** Bundles the entries; → the packages whose code came into the bundles. */
 async function bundle(entries, options) {
   const {metafile} = await build({
@@ -66,7 +76,43 @@ async function bundle(entries, options) {
     logLevel: 'error',
     ...options
   })
-  return Object.keys(metafile.inputs).flatMap(path => /^(?:.*\/)?node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1] ?? [])
+  return packagesOf(metafile)
+}
+
+/** Bundles the page from its sources, which ask for TensorFlow.js by the same door as everything else. */
+async function bundlePage() {
+  const target = `${root}dist/src/page/files`
+  await rm(target, {recursive: true, force: true})
+  const {metafile} = await build({
+    entryPoints: {page: `${root}src/page/page.ts`, compute: `${root}src/page/compute.ts`},
+    plugins: [
+      {
+        name: 'tensorflow',
+        setup(plugin) {
+          plugin.onResolve({filter: /\/tfjs\/(core|wasm|webgpu)\.js$/}, ({path}) => ({
+            path: /(\w+)\.js$/.exec(path)[1],
+            namespace: 'tensorflow'
+          }))
+          plugin.onLoad({filter: /.*/, namespace: 'tensorflow'}, ({path}) => ({contents: tfjsOfPage[path], resolveDir: root}))
+        }
+      }
+    ],
+    outdir: target,
+    bundle: true,
+    minify: true,
+    format: 'iife',
+    platform: 'browser',
+    target: ['chrome113', 'firefox115', 'safari16.4'],
+    mainFields: ['module', 'browser', 'main'],
+    ignoreAnnotations: true,
+    legalComments: 'none',
+    metafile: true,
+    logLevel: 'error'
+  })
+  for (const name of ['index.html', 'style.css']) await copyFile(`${root}src/page/${name}`, `${target}/${name}`)
+  for (const name of ['tfjs-backend-wasm', 'tfjs-backend-wasm-simd', 'tfjs-backend-wasm-threaded-simd'])
+    await copyFile(`${packages}/tfjs-backend-wasm/dist/${name}.wasm`, `${target}/${name}.wasm`)
+  return packagesOf(metafile)
 }
 
 await rm(folder, {recursive: true, force: true})
@@ -74,7 +120,8 @@ await mkdir(folder, {recursive: true})
 const found = [
   ...(await bundle(oclif, {splitting: false, external: ['typescript']})),
   ...(await bundle(pbf, {splitting: false})),
-  ...(await bundle(tfjs, {mainFields: ['module', 'main'], ignoreAnnotations: true, chunkNames: 'tensor/tfjs/[name]-[hash]'}))
+  ...(await bundle(tfjs, {mainFields: ['module', 'main'], ignoreAnnotations: true, chunkNames: 'tensor/tfjs/[name]-[hash]'})),
+  ...(await bundlePage())
 ]
 for (const name of ['tfjs-backend-wasm', 'tfjs-backend-wasm-simd'])
   await copyFile(`${packages}/tfjs-backend-wasm/dist/${name}.wasm`, `${folder}/${name}.wasm`)

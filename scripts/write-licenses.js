@@ -24,7 +24,8 @@ function licenseText(path) {
 const holders = {
   '@tensorflow/tfjs-core': 'Copyright 2018-2021 Google LLC',
   '@tensorflow/tfjs-backend-cpu': 'Copyright 2020-2021 Google LLC',
-  '@tensorflow/tfjs-backend-wasm': 'Copyright 2019-2021 Google LLC'
+  '@tensorflow/tfjs-backend-wasm': 'Copyright 2019-2021 Google LLC',
+  '@tensorflow/tfjs-backend-webgpu': 'Copyright 2019-2023 Google LLC'
 }
 
 /** The text of the MIT licence, for packages that name it and carry no copy. */

@@ -34,6 +34,7 @@ const lines: readonly (readonly [line: readonly string[], read: RegExp, written:
   [['visualize', 'attention', 'photos', ...model, '-o', 'a.png'], /6 images/, 'a.png'],
   [['visualize', 'similarity', 'photos', ...model, '-o', 'a.html'], /6 images/, 'a.html'],
   [['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model, '-o', 'a.jsonl'], /2 images/, 'a.jsonl'],
+  [['explore', 'photos', ...model, '-o', 'site'], /6 images/, 'site'],
   [['visualize', 'depth', 'photos', ...model, ...head, '-o', 'a.png'], /6 images/, 'a.png'],
   [['visualize', 'segment', 'photos', ...model, ...head, '-o', 'a.png'], /6 images/, 'a.png'],
   [['visualize', 'neighbours', 'vectors.csv', 'photos', ...model, '-o', 'a.html'], /queries: 6 images; .*vectors\.csv/, 'a.html'],

@@ -94,6 +94,7 @@ const alike: Readonly<Record<string, {readonly words: readonly string[]; readonl
   'visualize match to rows': {words: ['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model], ending: '.jsonl'},
   'visualize neighbours': {words: ['visualize', 'neighbours', 'photos.index', 'vectors.arrow', '-k', '2'], ending: '.html'},
   'visualize depth': {words: ['visualize', 'depth', 'rooms/images/val', ...backbone, ...depthHead], ending: '.png'},
+  explore: {words: ['explore', 'photos', ...model], ending: ''},
   'visualize segment': {words: ['visualize', 'segment', 'scenes/images/val', ...backbone, ...segmentHead], ending: '.png'}
 }
 

@@ -44,6 +44,7 @@ export const folders: Readonly<Record<string, FolderRule>> = {
       'data',
       'files',
       'render',
+      'page',
       'synthetic',
       'tensor',
       'engine',
@@ -90,6 +91,11 @@ export const folders: Readonly<Record<string, FolderRule>> = {
     holds: 'pictures and pages out: charts, heat maps, overlays, self-contained HTML',
     imports: ['data', 'tensor', 'config'],
     node: true
+  },
+  page: {
+    holds: 'the page of `explore`, which runs in a browser: the map, and the worker in which a model computes',
+    imports: ['model', 'engine', 'data', 'search', 'tensor', 'config'],
+    node: false
   },
   synthetic: {
     holds: 'sample images drawn by ray marching, and small public photo sets',
@@ -154,6 +160,7 @@ export const taskFolders: Readonly<Record<string, {readonly holds: string; reado
     holds: 'backbones and heads as graphs of ONNX, and the folder around them',
     imports: ['eval/classification', 'eval/depth', 'eval/segmentation']
   },
+  explore: {holds: 'a site that shows a map of images and computes in the browser, and its server', imports: ['embed', 'curate', 'search']},
   verify: {holds: 'agreement of an engine with recorded tensors', imports: ['embed', 'train']},
   engine: {holds: 'listing and installing engines', imports: []},
   doctor: {holds: 'what is on this machine, how fast it is, and what would help', imports: []}

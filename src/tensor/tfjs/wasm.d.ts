@@ -1,2 +1,2 @@
 /** The bundle of the WebAssembly backend, which registers itself; made by scripts/bundle.js. */
-export {setWasmPaths} from '@tensorflow/tfjs-backend-wasm'
+export {getThreadsCount, setThreadsCount, setWasmPaths} from '@tensorflow/tfjs-backend-wasm'

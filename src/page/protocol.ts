@@ -1,0 +1,53 @@
+/** What the page asks of its worker, and what comes back. */
+import type {SiteModel} from './site.js'
+
+/** An image as bytes of red, green and blue, [height, width, 3]. */
+export type GivenImage = {readonly width: number; readonly height: number; readonly data: Uint8Array}
+
+export type BackendName = 'webgpu' | 'wasm'
+
+export type Started = {
+  readonly backend: BackendName
+  readonly threads: number
+  /** Seconds until the model was loaded and had computed once. */
+  readonly seconds: number
+  /** Cosine of the page's vector of the check picture with that of the command line. */
+  readonly agreement: number
+  /** Why a faster backend is not used, in a sentence. */
+  readonly note?: string
+}
+
+export type PatchView = {
+  readonly rows: number
+  readonly columns: number
+  /** Features of the patches, of length 1 each, [rows·columns, C]. */
+  readonly features: Float32Array
+  /** Attention of the cls token in the last block, head by head, [heads, rows·columns]. */
+  readonly attention: Float32Array
+  readonly heads: number
+  /** Red, green and blue of each patch by principal components, [rows·columns, 3]. */
+  readonly colours: Uint8Array
+}
+
+export type Analysis = {
+  /** As `embed` gives it. */
+  readonly vector: Float32Array
+  readonly patches: PatchView
+  readonly classes?: readonly {readonly name: string; readonly probability: number}[]
+  /** Metres, [height, width]. */
+  readonly depth?: {readonly height: number; readonly width: number; readonly metres: Float32Array}
+  /** Numbers of regions, [height, width]. */
+  readonly regions?: {readonly height: number; readonly width: number; readonly numbers: Uint8Array}
+  readonly seconds: number
+}
+
+export type ComputeRequest =
+  | {readonly id: number; readonly kind: 'start'; readonly base: string; readonly model: SiteModel; readonly backend?: BackendName}
+  | {readonly id: number; readonly kind: 'analyze'; readonly image: GivenImage}
+
+export type ComputeReply = {readonly id: number} & (
+  | {readonly kind: 'progress'; readonly loaded: number; readonly total: number}
+  | {readonly kind: 'started'; readonly started: Started}
+  | {readonly kind: 'analysis'; readonly analysis: Analysis}
+  | {readonly kind: 'failed'; readonly message: string}
+)
