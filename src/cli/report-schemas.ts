@@ -75,6 +75,14 @@ const reports: Readonly<Record<string, JsonSchema>> = {
   'engine install': object({engine: text, version: text, where: text, device: text, precision: text, threads: whole}),
   'engine list': anything,
   'engine verify': object({golden: text, passed: whole, failed: whole, checks: list(object({part: text, name: text, pass: flag}))}),
+  explore: either(
+    object({
+      ...{output: text, images: whole, pictures: whole, clusters: whole, labels: whole, duplicates: whole, contradicted: whole},
+      ...{model: maybe(text), engine}
+    }),
+    object({served: text}),
+    plan
+  ),
   export: either(
     object({source: text, output: text, format: text, tensors: whole, parameters: whole, bytes: whole, notes: list(text)}),
     plan

@@ -4,7 +4,7 @@
  */
 import {cssOf} from './colours.js'
 import type {MapPoints} from './points.js'
-import {placeOf, type PictureFiles} from './thumbs.js'
+import {picturePlace, type PictureFiles} from './thumbs.js'
 import {onScreen, type ViewSize, type View} from './view.js'
 
 /** MapPoints in sight up to which small pictures are drawn. */
@@ -92,7 +92,7 @@ function drawPictures(
       if (!points.shown[i] || (marked && marked[i] !== pass)) continue
       const key = `${Math.floor(points.x[i]! / cell)},${Math.floor(points.y[i]! / cell)}`
       if (taken.has(key)) continue
-      const place = placeOf(points, i)
+      const place = picturePlace(points, i)
       const image = place && sheets.get(place.file)
       if (!image) continue
       taken.add(key)

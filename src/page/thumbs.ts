@@ -6,7 +6,7 @@ import {labelText, rowName, type MapPoints} from './points.js'
 const MOST_SHEETS = 24
 
 /** Where the picture of a row lies in its file. */
-export function placeOf({data}: MapPoints, row: number): {file: string; x: number; y: number; side: number} | undefined {
+export function picturePlace({data}: MapPoints, row: number): {file: string; x: number; y: number; side: number} | undefined {
   const {pictures} = data
   if (!pictures) return undefined
   const each = pictures.columns ** 2
@@ -51,7 +51,7 @@ export function thumbButton(
   large = false
 ): HTMLButtonElement {
   const picture = make('span')
-  const place = points.shown[row] ? placeOf(points, row) : undefined
+  const place = points.shown[row] ? picturePlace(points, row) : undefined
   const shown = large ? 128 : 64
   if (place) {
     const scale = shown / place.side
