@@ -1,7 +1,7 @@
 /**
  * Models of the Hugging Face hub by their id (`facebook/dinov2-small`), from the cache that its own tools keep:
  * `refs/` names the commit of a branch, and `snapshots/` holds the files of a commit, as links or as files. Nothing is
- * fetched.
+ * fetched here; `models pull` does.
  */
 import {stat} from 'node:fs/promises'
 import {homedir} from 'node:os'
@@ -23,12 +23,18 @@ const ID = /^([\w][\w.-]*)\/([\w][\w.-]*)(?:@([\w][\w./-]*))?$/
 /** Whether a name that is no file could be an id of the hub. */
 export const isHubId = (name: string): boolean => ID.test(name) && !/\.(pth|pt|safetensors|bin)$/.test(name) && !name.includes('..')
 
+/** The parts of an id; `main` is the revision where it names none. */
+export function parseHubId(id: string): {owner: string; name: string; revision: string} {
+  const [, owner, name, revision = 'main'] = ID.exec(id) as unknown as [string, string, string, string?]
+  return {owner, name, revision}
+}
+
 /**
  * The folder of a model in the cache. Throws `UserError` (exit 3) where the cache does not hold it, and (exit 1) where
  * a file of the cache does not name a commit.
  */
 export async function hubSnapshot(id: string, env: Environment = process.env): Promise<string> {
-  const [, owner, name, revision = 'main'] = ID.exec(id)!
+  const {owner, name, revision} = parseHubId(id)
   const home = join(hubFolder(env), `models--${owner}--${name}`)
   const ref = join(home, 'refs', revision)
   const named = (await stat(ref).catch(() => undefined))?.isFile() ? (await readText(ref)).trim() : revision
@@ -42,6 +48,6 @@ export async function hubSnapshot(id: string, env: Environment = process.env): P
   throw new UserError(`${id} does not exist, neither as a file nor in the cache of the Hugging Face hub (${hubFolder(env)}).`, {
     exit: 3,
     code: 'NO_INPUT',
-    hint: `Fetch it with \`hf download ${owner}/${name}${revision === 'main' ? '' : ` --revision ${revision}`}\`, or a released model with \`dinov2 models pull\`. HF_HOME and HF_HUB_CACHE name another cache.`
+    hint: `Fetch it with \`dinov2 models pull ${id}\`. HF_HOME and HF_HUB_CACHE name another cache.`
   })
 }

@@ -46,9 +46,9 @@ test('--model takes an id whose model lies in the cache, by branch and by commit
   await assert.rejects(openCheckpoint('someone/other'), {
     exit: 3,
     message: /neither as a file nor in the cache/,
-    hint: /hf download someone\/other/
+    hint: /dinov2 models pull someone\/other`/
   })
-  await assert.rejects(openCheckpoint('someone/tiny@v2'), {exit: 3, hint: /--revision v2/})
+  await assert.rejects(openCheckpoint('someone/tiny@v2'), {exit: 3, hint: /models pull someone\/tiny@v2`/})
   await writeFile(join(folder, 'models--someone--tiny/refs/main'), '../../..')
   await assert.rejects(hubSnapshot('someone/tiny'), {code: 'BAD_CACHE', message: /does not name a commit/})
 })
