@@ -83,15 +83,14 @@ export type ExportReport = {
  */
 export async function exportModel(request: ExportRequest): Promise<ExportReport> {
   const {model, output, force, root, stateDictOnly} = request
-  if (request.to !== 'onnx' && (request.normalize || request.heads?.length))
-    throw new UserError(
-      `${request.normalize ? '--normalize' : '--head'} is for --to onnx; a format of weights alone has no place for it.`,
-      {
-        exit: 2,
-        code: 'USAGE',
-        hint: 'Leave it out, or export with --to onnx.'
-      }
-    )
+  const {normalize, heads = [], minDepth, maxDepth} = request
+  const graphFlag = normalize ? '--normalize' : heads.length > 0 ? '--head' : (minDepth ?? maxDepth) !== undefined ? '--max-depth' : ''
+  if (request.to !== 'onnx' && graphFlag !== '')
+    throw new UserError(`${graphFlag} is for --to onnx; a format of weights alone has no place for it.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Leave it out, or export with --to onnx.'
+    })
   if (request.fp16 && request.to !== 'safetensors' && request.to !== 'onnx')
     throw new UserError(`--fp16 is for --to safetensors and --to onnx; ${request.to} is written as float32.`, {
       exit: 2,

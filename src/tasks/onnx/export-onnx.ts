@@ -43,6 +43,9 @@ export type OnnxExport = {
   readonly heads: readonly ExportedHead[]
 }
 
+/** The largest side of images, as everywhere in this program. */
+const MAX_SIDE = 4096
+
 /** Version of the operators: the first with LayerNormalization, and so what most programs run. */
 const OPSET = 17
 
@@ -52,6 +55,12 @@ const OPSET = 17
  */
 export function onnxSide({resize, crop}: Preprocessing, {patch}: VitConfig, isAsked: boolean, notes: string[]): number {
   const side = crop ?? resize
+  if (side > MAX_SIDE)
+    throw new UserError(`Images of ${side} pixels are more than a graph of one size is made for; ${MAX_SIDE} is the most.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Give a smaller --size.'
+    })
   const below = Math.max(patch, Math.floor(side / patch) * patch)
   if (below === side) return side
   if (isAsked)
@@ -74,8 +83,7 @@ export async function openHeads(
   range: Pick<HeadContext, 'minDepth' | 'maxDepth'>
 ): Promise<ExportedHead[]> {
   const heads: ExportedHead[] = []
-  if (names.length === 0) return heads
-  const fingerprint = await fingerprintOf(config, checkpoint)
+  const fingerprint = names.length === 0 ? '' : await fingerprintOf(config, checkpoint)
   for (const name of names) {
     const head = await openExportedHead(name, {config, fingerprint, side, ...range})
     if (heads.some(({task}) => task === head.task))
@@ -86,6 +94,12 @@ export async function openHeads(
       })
     heads.push(head)
   }
+  if ((range.minDepth ?? range.maxDepth) !== undefined && !heads.some(({task}) => task === 'depth'))
+    throw new UserError('A range of depth was given, but no depth head.', {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Leave --min-depth and --max-depth out, or name the head with --head.'
+    })
   return heads
 }
 

@@ -131,6 +131,13 @@ async function depth(name: string, context: HeadContext): Promise<ExportedHead> 
       code: 'UNSUPPORTED',
       hint: 'Linear depth heads are: dinov2 depth-eval … --head-out FILE'
     })
+  const [nearest, farthest] = [min ?? range.min, max ?? range.max]
+  if (nearest >= farthest)
+    throw new UserError(`A least depth of ${nearest} m is not below a largest depth of ${farthest} m.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Give other --min-depth and --max-depth.'
+    })
   const h = side / config.patch
   const [weight, bias] = ['weight', 'bias'].map(part => tensors.get(`conv_depth.${part}`)!.data) as [Float32Array, Float32Array]
   const [K, D] = [bias.length, weight.length / bias.length]
@@ -158,7 +165,7 @@ async function depth(name: string, context: HeadContext): Promise<ExportedHead> 
         {axis: {int: 1}},
         2
       )
-      const clipped = g.node('Clip', [g.node('Div', [top!, total!]), g.scalar(min ?? range.min), g.scalar(max ?? range.max)]) // [B, 1, 4h, 4h]
+      const clipped = g.node('Clip', [g.node('Div', [top!, total!]), g.scalar(nearest), g.scalar(farthest)]) // [B, 1, 4h, 4h]
       g.node('Squeeze', [stretch(g, clipped, config.patch / DEPTH_UPSAMPLE), g.ints([1])], {}, 'predicted_depth')
     }
   }
