@@ -69,7 +69,8 @@ function drawPoints(
       seen[found++] = i
       const colour = pass === 1 ? colours[i]! : (colours[i]! & 0x00ffffff) | (48 << 24)
       const [x0, x1] = [Math.max(0, px - radius), Math.min(W, px + radius)]
-      for (let row = Math.max(0, py - radius); row < Math.min(H, py + radius); row++) pixels.fill(colour, row * W + x0, row * W + x1)
+      for (let row = Math.max(0, py - radius) * W, end = Math.min(H, py + radius) * W; row < end; row += W)
+        for (let column = x0; column < x1; column++) pixels[row + column] = colour
     }
   context.putImageData(buffer, 0, 0)
   return seen.subarray(0, found)

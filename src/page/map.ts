@@ -72,7 +72,8 @@ export class MapTab {
   #draw(): void {
     const size = this.#size
     if (size.width === 0 || size.height === 0) return // another tab is open
-    const ratio = Math.min(2, devicePixelRatio)
+    // Finer pixels than those of the page take four times as long, which many points do not leave.
+    const ratio = this.points.count > 20_000 ? 1 : Math.min(2, devicePixelRatio)
     const [W, H] = [Math.round(size.width * ratio), Math.round(size.height * ratio)]
     if (this.#canvas.width !== W) this.#canvas.width = W
     if (this.#canvas.height !== H) this.#canvas.height = H

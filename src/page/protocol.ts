@@ -33,11 +33,6 @@ export type Analysis = {
   /** As `embed` gives it. */
   readonly vector: Float32Array
   readonly patches: PatchView
-  readonly classes?: readonly {readonly name: string; readonly probability: number}[]
-  /** Metres, [height, width]. */
-  readonly depth?: {readonly height: number; readonly width: number; readonly metres: Float32Array}
-  /** Numbers of regions, [height, width]. */
-  readonly regions?: {readonly height: number; readonly width: number; readonly numbers: Uint8Array}
   readonly seconds: number
 }
 

@@ -26,33 +26,7 @@ export type SiteModel = {
   /** Short side of images whose patches are shown, in pixels. */
   readonly viewSide: number
   readonly check: SiteCheck
-  readonly heads: readonly SiteHead[]
 }
-
-/** A head that was given: its weights lie in a file of their own. */
-export type SiteHead =
-  | {
-      readonly task: 'classify'
-      readonly weights: string
-      readonly features: SiteFeatures
-      readonly start: number
-      readonly length: number
-      readonly classes: readonly string[]
-    }
-  | {
-      readonly task: 'depth'
-      readonly weights: string
-      readonly layers: readonly number[]
-      readonly cls: boolean
-      readonly norm: boolean
-      readonly bins: {readonly min: number; readonly max: number; readonly count: number; readonly spacing: 'uniform' | 'log'}
-    }
-  | {
-      readonly task: 'segment'
-      readonly weights: string
-      readonly layers: readonly number[]
-      readonly classes: readonly {readonly name: string; readonly colour: readonly number[]}[]
-    }
 
 /**
  * The points of the map. Numbers of all rows lie side by side as base64 of little-endian arrays, so that a hundred

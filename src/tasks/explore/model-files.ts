@@ -108,7 +108,6 @@ export async function writeModel(options: ModelFileOptions): Promise<SiteModel> 
     std,
     features,
     viewSide: Math.min(518, VIEW_PATCHES * config.patch),
-    check: {side, vector: Buffer.from(float32Bytes(vector)).toString('base64')},
-    heads: []
+    check: {side, vector: Buffer.from(float32Bytes(vector)).toString('base64')}
   }
 }
