@@ -3,6 +3,7 @@ import {counted} from '../src/config/counted.js'
 import {Flags} from '../src/cli/oclif.js'
 import {badFlags, Command, configFlags, engineFlags, imagesArg, inputFlags, outputFlags, reportFlags} from '../src/cli/command.js'
 import {borderFlags, modelFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
+import {shardFlag} from '../src/cli/shard-flag.js'
 import {duration} from '../src/cli/progress.js'
 import {UserError} from '../src/config/errors.js'
 
@@ -18,6 +19,7 @@ export default class Embed extends Command {
     '<%= config.bin %> <%= command.id %> photos --model vits14.pth -o photos.parquet',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --model vits14.pth | <%= config.bin %> index - -o photos.index',
     '<%= config.bin %> <%= command.id %> list.jsonl --model run/final --size 98 --pool cls+mean --layers 4 -o features.npy',
+    '<%= config.bin %> <%= command.id %> list.jsonl --model vits14.pth --shard 0/4 -o part-{shard}.arrow',
     '<%= config.bin %> <%= command.id %> photos --model vits14.pth --format jsonl | head -1'
   ]
   static override statuses = {4: 'more images were refused than --max-bad allows'}
@@ -27,6 +29,7 @@ export default class Embed extends Command {
     ...outputFlags,
     format: Flags.option({options: formats})({summary: 'Format of the output, where its name does not say.'}),
     'csv-safe': Flags.boolean({summary: 'In CSV, put a quote before texts that a spreadsheet would run as formulas (=, +, -, @, tab).'}),
+    shard: shardFlag,
     ...inputFlags,
     ...vectorFlags,
     ...pixelFlags,
@@ -40,6 +43,7 @@ export default class Embed extends Command {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Embed)
     const transform = transformOf(flags)
+    if (flags.shard) flags.output = flags.output.replaceAll('{shard}', String(flags.shard.index))
     const work = {
       inputs: this.inputs(args.images),
       nul: flags.null,
@@ -49,18 +53,13 @@ export default class Embed extends Command {
       ...(flags.batch === undefined ? {} : {batch: flags.batch}),
       ...(flags.workers === undefined ? {} : {workers: flags.workers}),
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
+      shard: flags.shard,
       toolVersion: this.config.version,
       onSkipped: (skipped: object) => this.detail(JSON.stringify(skipped)),
       signal: this.signal
     }
     if (flags['dry-run']) return this.#forecast(work)
-    const binary = flags.format === undefined || ['arrow', 'parquet'].includes(flags.format)
-    if (flags.output === '-' && process.stdout.isTTY && binary)
-      throw new UserError('Vectors are not written to a terminal.', {
-        exit: 2,
-        code: 'TERMINAL',
-        hint: 'Give -o FILE, a pipe, or --format jsonl.'
-      })
+    refuseTerminal(flags)
     const bad = this.badImages(flags)
     let progress = this.progress()
     const {embedImages} = await import('../src/tasks/embed/embed-images.js')
@@ -128,6 +127,13 @@ export default class Embed extends Command {
     )
     return cost
   }
+}
+
+/** Throws a `UserError` (exit 2) where bytes that are no text would go to a terminal. */
+function refuseTerminal({output, format = 'arrow'}: {readonly output: string; readonly format?: string | undefined}): void {
+  if (output !== '-' || !process.stdout.isTTY || !['arrow', 'parquet'].includes(format)) return
+  const hint = 'Give -o FILE, a pipe, or --format jsonl.'
+  throw new UserError('Vectors are not written to a terminal.', {exit: 2, code: 'TERMINAL', hint})
 }
 
 const round = (x: number): number => Number(x.toPrecision(4))

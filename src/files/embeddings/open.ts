@@ -5,6 +5,7 @@ import {assertPlain, fileBytes, isOpenPipe} from '../../system/plain-file.js'
 import {ByteReader, utf8Reader} from './bytes.js'
 import {detectFormat, formatNames, type EmbeddingFormat} from './formats.js'
 import {assertSameProvenance, type EmbeddingMeta} from './provenance.js'
+import {shardsInOrder, type Shard} from './shards.js'
 import {assertFinite, type EmbeddingBatch} from './rows.js'
 
 /** An opened source of rows. Read `rows` to its end, or `close`. */
@@ -84,21 +85,29 @@ const notEmbeddings = (name: string, empty: boolean): UserError =>
 
 /**
  * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names
- * the two that differ. `ignoreLength`: normalised and plain vectors may stand together.
+ * the two that differ. `ignoreLength`: normalised and plain vectors may stand together. Shards of a list are read in
+ * its order; one that is missing or there twice is refused by name.
  */
 export async function openAll(
   sources: readonly string[],
   {stdin, ignoreLength = false}: {readonly stdin?: AsyncIterable<Uint8Array>; readonly ignoreLength?: boolean} = {}
 ): Promise<Embeddings> {
-  const [first, ...rest] = sources
   const start = (source: string): Promise<Embeddings> => (source === '-' && stdin ? openEmbeddings(stdin, 'stdin') : openEmbeddings(source))
-  const opened = await start(first!)
+  let opened = await start(sources[0]!)
+  const ordered = opened.meta.shard ? await readShards(opened, sources) : sources
+  if (ordered[0] !== sources[0]) {
+    await opened.close()
+    opened = await start(ordered[0]!)
+  }
+  const rest = ordered.slice(1)
+  const whole = opened
   const all = async function* (): AsyncGenerator<EmbeddingBatch> {
-    yield* opened.rows
+    yield* whole.rows
     for (const source of rest) {
       const next = await start(source)
       try {
-        assertSameProvenance(opened, next, {ignoreLength})
+        assertSameProvenance(whole, next, {ignoreLength})
+        if (next.meta.shard && !whole.meta.shard) shardsInOrder([shardOf(whole), shardOf(next)])
         yield* next.rows
       } finally {
         await next.close()
@@ -106,5 +115,31 @@ export async function openAll(
     }
   }
   const {name, format, meta, close} = opened
-  return rest.length === 0 ? opened : {name, format, meta, rows: all(), close}
+  const {shard: _, ...common} = meta // together the rows are the whole list
+  return rest.length === 0 ? opened : {name, format, meta: common, rows: all(), close}
+}
+
+const shardOf = ({name, meta}: Embeddings): {readonly name: string; readonly shard?: Shard | undefined} => ({name, shard: meta.shard})
+
+/** The sources in the order of their list, of which the first is open already; it is closed where this throws. */
+async function readShards(opened: Embeddings, sources: readonly string[]): Promise<string[]> {
+  try {
+    const pipe = sources.find(source => source === '-' || isOpenPipe(source))
+    if (pipe !== undefined)
+      throw new UserError(`${pipe === '-' ? 'stdin' : pipe} is a pipe, but shards are read from files: their order stands in them.`, {
+        exit: 2,
+        code: 'SHARDS',
+        hint: 'Give all shards by their names.'
+      })
+    const parts = [shardOf(opened)]
+    for (const source of sources.slice(1)) {
+      const next = await openEmbeddings(source)
+      parts.push(shardOf(next))
+      await next.close()
+    }
+    return shardsInOrder(parts).map(({name}) => name)
+  } catch (error) {
+    await opened.close()
+    throw error
+  }
 }

@@ -5,6 +5,7 @@
  */
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
+import {isShard, type Shard} from './shards.js'
 import {isCount, isObject, jsonObjectOr, parseOwnJson} from '../../system/json.js'
 
 export type Pooling = 'cls' | 'mean' | 'cls+mean' | 'patch'
@@ -29,6 +30,8 @@ export type EmbeddingMeta = {
   /** Number format of the arithmetic. */
   readonly precision?: string
   readonly toolVersion: string | null
+  /** Which part of a list of images the file holds; absent where it holds all of it. */
+  readonly shard?: Shard
 }
 
 /** The record of a file that comes from elsewhere and says nothing of how it was made. */
@@ -44,7 +47,7 @@ export const unknownProvenance = (dim: number): EmbeddingMeta => ({
 
 /** Text of the record: keys in a fixed order, so that the same record is the same bytes. */
 export function metaToJson(meta: EmbeddingMeta): string {
-  const {fingerprint, architecture, preprocessing, pooling, layers, normalized, dim, shape, precision, toolVersion} = meta
+  const {fingerprint, architecture, preprocessing, pooling, layers, normalized, dim, shape, precision, toolVersion, shard} = meta
   return JSON.stringify({
     fingerprint,
     architecture,
@@ -55,7 +58,8 @@ export function metaToJson(meta: EmbeddingMeta): string {
     dim,
     shape,
     precision,
-    toolVersion
+    toolVersion,
+    shard
   })
 }
 
@@ -82,7 +86,8 @@ const checks: Readonly<Record<keyof EmbeddingMeta, (value: unknown) => boolean>>
   dim: value => isCount(value),
   shape: optional(value => isObject(value) && ['rows', 'columns', 'channels'].every(key => isCount(value[key]))),
   precision: optional(isText),
-  toolVersion: optional(isText)
+  toolVersion: optional(isText),
+  shard: optional(isShard)
 }
 
 /** Reads the record again. Throws `UserError` naming `name` when it is not one. */

@@ -9,7 +9,16 @@ import type {RejectedImage} from '../../data/sources/image-ref.js'
 import {UserError} from '../../config/errors.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
-import {appendEmbeddings, createEmbeddings, inspectOutput, type EmbeddingFormat} from '../../files/embeddings/embeddings.js'
+import {
+  appendEmbeddings,
+  createEmbeddings,
+  inspectOutput,
+  openEmbeddings,
+  shardName,
+  type EmbeddingFormat,
+  type Shard
+} from '../../files/embeddings/embeddings.js'
+import {listShard, shardRange, withinRange, type ShardRequest} from './shard.js'
 import {assertImagesFit} from './pass-memory.js'
 import {embed, leaveOutDone, loadEmbedder, defaultBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
 
@@ -23,6 +32,8 @@ export type EmbedInputs = {
   readonly batch?: number
   readonly workers?: number
   readonly maxPixels?: number
+  /** Do one part of the inputs. */
+  readonly shard?: ShardRequest
   readonly toolVersion: string
   readonly onSkipped?: (note: SourceNote) => void
   readonly signal: AbortSignal
@@ -93,6 +104,20 @@ async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engin
 }
 
 /**
+ * Refuses to go on with a finished output that is another part, or a part of another list. Throws `UserError` (exit
+ * 2).
+ */
+async function assertSameShard(target: string, shard: Shard): Promise<void> {
+  const {meta, close} = await openEmbeddings(target)
+  await close()
+  if (JSON.stringify(meta.shard) === JSON.stringify(shard)) return
+  throw new UserError(
+    `${target} is ${meta.shard ? `${shardName(meta.shard)} of ${meta.shard.images} images` : 'no shard'}; this is ${shardName(shard)} of ${shard.images} images, or of another list.`,
+    {exit: 2, code: 'LIST_CHANGED', hint: 'Give the inputs of the earlier run, or --force to start anew.'}
+  )
+}
+
+/**
  * Embeds all images of the inputs; yields how far it is and returns the report.
  *
  * Throws `UserError`: no images (exit 3), an output that exists or cannot be continued (exit 2), what engine, model
@@ -101,6 +126,8 @@ async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engin
 export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, EmbedReport> {
   const {output: target, signal, onRejected} = work
   const place = await inspectOutput(target, work)
+  const shard = work.shard && work.shard.count > 1 ? await listShard(work.shard, work) : undefined
+  if (shard && place.complete) await assertSameShard(target, shard)
   const refs = listImages(work.inputs, work)
   const first = await refs.next() // missing files are reported before the model is loaded
   if (first.done) throw noImages(work.inputs)
@@ -109,10 +136,11 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
     yield* refs
   }
   const {embedder, engine, batch} = await startModel(work)
+  const own = shard ? withinRange(all(), shardRange(shard, batch)) : all()
   using held = embedder
   const {dim, fingerprint} = held.meta
   const options = {
-    meta: held.meta,
+    meta: shard ? {...held.meta, shard} : held.meta,
     stdout: work.stdout,
     format: place.format,
     batch,
@@ -127,7 +155,7 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   try {
     yield {kind: 'ready'}
     if (resumed > 0) yield {kind: 'resumed', rows}
-    const left = resumed > 0 ? leaveOutDone(all(), output.resumedIds(), held.transform, onRejected) : all()
+    const left = resumed > 0 ? leaveOutDone(own, output.resumedIds(), held.transform, onRejected) : own
     const made = embed(left, held, {batch, onRejected, ...decodeOptions(work)})
     for await (const some of made) {
       await output.write(some)
@@ -176,12 +204,15 @@ export async function estimateEmbedding(work: EmbedInputs): Promise<EmbedEstimat
     if (first.length < trialImages) first.push(...chunk.slice(0, trialImages - first.length))
   }
   if (count === 0) throw noImages(work.inputs)
+  const shard = work.shard && work.shard.count > 1 ? await listShard(work.shard, work) : undefined
   const {embedder, engine, batch} = await startModel(work)
   using held = embedder
   const {imagesPerSecond} = await measureSpeed(first, held, {batch: Math.min(batch, trialImages), ...decodeOptions(work)})
   const memory = process.resourceUsage().maxRSS * 1024
-  const speed = imagesPerSecond === undefined ? {} : {imagesPerSecond, seconds: count / imagesPerSecond}
-  return {images: count, dim: held.meta.dim, ...speed, memory, engine}
+  const [from, to] = shard ? shardRange(shard, batch) : [0, count]
+  const images = to - from
+  const speed = imagesPerSecond === undefined ? {} : {imagesPerSecond, seconds: images / imagesPerSecond}
+  return {images, dim: held.meta.dim, ...speed, memory, engine}
 }
 
 /** Embeds a few images again and again for three batches; the first batch warms up and is not counted. */
