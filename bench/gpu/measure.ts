@@ -1,0 +1,80 @@
+/**
+ * What one part of `bench/gpu/run.js` measures in a process of its own: features of pixels that lie in memory, or
+ * steps of pretraining on noise. Prints one JSON line.
+ *
+ * usage: node dist/bench/gpu/measure.js embed|pretrain --recipe vits14 --size 224 --batch 64 --rounds 20
+ *        [--device cuda] [--precision bf16]
+ */
+import {parseArgs} from 'node:util'
+import {derive} from '../../src/config/derived.js'
+import {readLayers} from '../../src/config/read-layers.js'
+import {resolveSettings} from '../../src/config/settings.js'
+import {torch} from '../../src/engine/torch/binding.js'
+import {startEngine} from '../../src/engine/start.js'
+import {initVit} from '../../src/model/init.js'
+import {castForInference, clsTokens} from '../../src/model/vit.js'
+import {noiseBatches} from '../../src/tasks/train/cost-probe.js'
+import {initState, pretrainTrainer} from '../../src/tasks/train/pretrain.js'
+import {maskSettingsOf} from '../../src/tasks/train/training-batches.js'
+import {normalizePixels} from '../../src/tensor/ops/patches.js'
+import {tidy} from '../../src/tensor/tf.js'
+
+const {values, positionals} = parseArgs({
+  allowPositionals: true,
+  options: {
+    recipe: {type: 'string', default: 'vits14'},
+    set: {type: 'string', multiple: true, default: []},
+    size: {type: 'string', default: '224'},
+    batch: {type: 'string', default: '64'},
+    rounds: {type: 'string', default: '20'},
+    device: {type: 'string', default: 'auto'},
+    precision: {type: 'string', default: 'auto'}
+  }
+})
+const [batch, size, rounds] = [values.batch, values.size, values.rounds].map(Number) as [number, number, number]
+const sets = [...values.set, `train.batch_size_per_gpu=${batch}`]
+const {settings} = resolveSettings(readLayers([values.recipe], sets, {flags: [], settings: true}).settings)
+const plan = derive(settings)
+const {device, precision} = await startEngine({
+  engine: 'torch',
+  device: values.device,
+  precision: values.precision,
+  note: () => undefined
+})
+
+/** Seconds of each round after two that warm up. */
+async function timed(round: () => Promise<void>): Promise<number[]> {
+  const seconds: number[] = []
+  for (let i = -2; i < rounds; i++) {
+    torch().synchronize()
+    const from = performance.now()
+    await round()
+    torch().synchronize()
+    if (i >= 0) seconds.push((performance.now() - from) / 1000)
+  }
+  return seconds
+}
+
+async function embed(): Promise<number[]> {
+  const {params} = castForInference(initVit(plan.vit, 0, 1e-5), precision)
+  const pixels = Uint8Array.from({length: batch * size * size * 3}, (_, i) => (i * 7919) % 251)
+  return timed(async () => {
+    const cls = tidy(() => clsTokens(params, normalizePixels(pixels, [batch, size, size]), plan.vit, precision))
+    await cls.data()
+    cls.dispose()
+  })
+}
+
+async function pretrain(): Promise<number[]> {
+  const learner = pretrainTrainer(await initState(settings, plan), {settings, plan, precision})
+  const batches = noiseBatches(settings, batch, maskSettingsOf(settings, plan))
+  return timed(async () => void learner.step((await batches.next()).value!))
+}
+
+const work = {embed, pretrain}[positionals[0] ?? '']
+if (!work) throw new Error(`expected embed or pretrain but received ${positionals[0]}`)
+const seconds = (await work()).sort((a, b) => a - b)
+const median = seconds[seconds.length >> 1]!
+process.stdout.write(
+  `${JSON.stringify({device, precision, batch, imagesPerSecond: batch / median, seconds: median, peakBytes: torch().memory().peak})}\n`
+)
