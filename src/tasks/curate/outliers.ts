@@ -50,7 +50,7 @@ export async function* outlierStage(context: Context, options: OutlierOptions): 
   const at = (share: number): number => scores[order[Math.round(share * (order.length - 1))]!] ?? 0
   return {
     kept,
-    fields: i => ({reason: kept[i] ? 'scored' : `outlier: score ${scores[i]}`, outlier_score: scores[i]!}),
+    fields: i => ({reason: kept[i] ? `score ${scores[i]}` : `outlier: score ${scores[i]}`, outlier_score: scores[i]!}),
     report: {neighbours: options.k, largest: at(0), median: at(0.5)},
     summary: [
       `scores up to ${at(0)}, half of them below ${at(0.5)}`,
@@ -91,8 +91,8 @@ export async function* mislabelledStage(context: Context, options: OutlierOption
       const vote = votes[i]
       if (!vote) return {reason: labels[i] === undefined ? 'without a label' : 'without neighbours'}
       const suggested = names[vote.label]!
-      const why = `neighbours are ${suggested === labels[i] ? 'of several labels' : suggested}`
-      return {reason: kept[i] ? 'scored' : `label: ${why}`, label: labels[i]!, label_score: scores[i]!, suggested}
+      const why = suggested === labels[i] ? 'neighbours mostly agree' : `neighbours are ${suggested}`
+      return {reason: kept[i] ? why : `label: ${why}`, label: labels[i]!, label_score: scores[i]!, suggested}
     },
     report: {neighbours: options.k, labels: known.size, contradicted: contradicted.length, unlabelled: rows.length - order.length},
     summary: [

@@ -62,7 +62,7 @@ export async function inspectInputs(inputs: readonly string[], stdin: Readable):
       {
         exit: 2,
         code: 'MIXED_INPUTS',
-        hint: 'A pool is made of one or the other; --cache keeps features of images from run to run.'
+        hint: 'Give one or the other; features of images are kept from run to run by: dinov2 curate … --cache FOLDER'
       }
     )
   return {embeddings: first?.embeddings ?? false, stdin: unread}

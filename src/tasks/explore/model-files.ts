@@ -83,7 +83,7 @@ function siteFeatures({meta, transform, config}: Embedder): SiteFeatures {
     throw new UserError('The vectors of the map are of images whose borders were cut off, which the page does not do.', {
       exit: 2,
       code: 'USAGE',
-      hint: 'Embed the images without --crop-borders.'
+      hint: 'Embed the images anew, with their borders left on.'
     })
   const blocks = typeof layers === 'number' ? Array.from({length: layers}, (_, i) => config.depth - layers + i) : layers
   const {resize, crop, patch} = transform
