@@ -27,6 +27,11 @@ export default class Explore extends Command {
   }
   static override flags = {
     model: modelForImagesFlag,
+    head: Flags.string({
+      helpValue: 'HEAD',
+      dependsOn: ['model'],
+      summary: 'A linear classifier that linear-eval --head-out wrote: the page then names the class of an image.'
+    }),
     output: Flags.string({char: 'o', required: true, helpValue: 'DIR', summary: 'Folder of the site.'}),
     force: outputFlags.force,
     serve: Flags.boolean({summary: 'Show the site on 127.0.0.1 until Ctrl-C.'}),
@@ -112,6 +117,7 @@ export default class Explore extends Command {
         },
         features: {pool, layers, normalize: false, transform: transformOf(flags)},
         half: flags.fp16,
+        head: flags.head,
         maxPixels: flags['max-pixels'],
         engine: this.engineRequest(flags),
         toolVersion: this.config.version,

@@ -14,9 +14,15 @@ import {normalizeRows} from '../search/exact.js'
 import {div, slice, sub, tensor, tensor1d, tidy, type Tensor4D} from '../tensor/tf.js'
 import type {Analysis, GivenImage, PatchView} from './protocol.js'
 import type {SiteFeatures, SiteModel} from './site.js'
+import type {Weight} from './weights.js'
 
 /** A model that is loaded. */
-export type LoadedModel = {readonly model: SiteModel; readonly params: Vit}
+export type LoadedModel = {
+  readonly model: SiteModel
+  readonly params: Vit
+  /** Weights of the classifier by name. */
+  readonly classifier?: ReadonlyMap<string, Weight>
+}
 
 /** An image resized and cut as `transform` says, its values normalised as the model wants them: [1, H, W, 3]. */
 function prepared(image: GivenImage, transform: Transform, {mean, std}: SiteModel): Tensor4D {
@@ -63,10 +69,35 @@ async function viewPatches(image: GivenImage, {model, params}: LoadedModel): Pro
   }
 }
 
+/** Classes that are shown. */
+const TOP = 5
+
+/** The likeliest classes of an image; undefined without a classifier. */
+async function classesOf(image: GivenImage, loaded: LoadedModel): Promise<Analysis['classes']> {
+  const {model, classifier} = loaded
+  if (!model.classifier || !classifier) return undefined
+  const {features, start, classes} = model.classifier
+  const [weight, bias] = [classifier.get('weight')!, classifier.get('bias')!]
+  const F = weight.shape[1]!
+  const vector = (await imageVector(image, loaded, features)).subarray(start, start + F)
+  const logits = Float64Array.from(bias.data, (value, k) => {
+    let sum = value
+    for (let f = 0; f < F; f++) sum += weight.data[k * F + f]! * vector[f]!
+    return sum
+  })
+  const most = Math.max(...logits)
+  const total = logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0)
+  return Array.from(logits.keys())
+    .sort((a, b) => logits[b]! - logits[a]! || a - b)
+    .slice(0, TOP)
+    .map(k => ({name: classes[k]!, probability: Math.exp(logits[k]! - most) / total}))
+}
+
 /** Everything of one image. */
 export async function analyze(image: GivenImage, loaded: LoadedModel): Promise<Analysis> {
   const begun = performance.now()
   const vector = await imageVector(image, loaded, loaded.model.features)
   const patches = await viewPatches(image, loaded)
-  return {vector, patches, seconds: (performance.now() - begun) / 1000}
+  const classes = await classesOf(image, loaded)
+  return {vector, patches, classes, seconds: (performance.now() - begun) / 1000}
 }

@@ -61,12 +61,14 @@ async function start({
     opened = await open(bytes, model, base, 'wasm')
   }
   const {loaded, backend, agreement} = opened
+  const {classifier} = model
+  const head = classifier && (await readWeights(await load(new URL(classifier.weights, base).href, classifier.bytes, () => undefined)))
   if (!(agreement >= LEAST_AGREEMENT))
     throw new Error(
       `This browser computes other numbers than the command line did (cosine ${agreement.toFixed(4)}), so the model is not used.`
     )
   return {
-    loaded,
+    loaded: {...loaded, classifier: head ?? undefined},
     started: {backend, threads: backend === 'wasm' ? threadCount() : 1, seconds: (performance.now() - begun) / 1000, agreement, note}
   }
 }

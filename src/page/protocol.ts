@@ -33,6 +33,8 @@ export type Analysis = {
   /** As `embed` gives it. */
   readonly vector: Float32Array
   readonly patches: PatchView
+  /** The likeliest classes, where a classifier was given. */
+  readonly classes?: readonly {readonly name: string; readonly probability: number}[]
   readonly seconds: number
 }
 

@@ -13,6 +13,15 @@ export type SiteFeatures = {
 /** What `check` of a site says: the vector of a picture that the page can draw itself (`checkPicture`). */
 export type SiteCheck = {readonly side: number; readonly vector: string /* base64 of float32 */}
 
+/** A classifier: its weights [K, F] and bias [K] lie in a file; it reads a stretch of the vector of `features`. */
+export type SiteClassifier = {
+  readonly weights: string
+  readonly bytes: number
+  readonly features: SiteFeatures
+  readonly start: number
+  readonly classes: readonly string[]
+}
+
 export type SiteModel = {
   readonly name: string
   readonly config: VitConfig
@@ -26,6 +35,8 @@ export type SiteModel = {
   /** Short side of images whose patches are shown, in pixels. */
   readonly viewSide: number
   readonly check: SiteCheck
+  /** A trained linear classifier, where one was given. */
+  readonly classifier: SiteClassifier | null
 }
 
 /**

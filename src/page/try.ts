@@ -74,6 +74,16 @@ export function startTry(points: MapPoints, model: Model, examples: readonly Exa
   byId('try-examples').replaceChildren(...exampleButtons(examples, example => void run(example.load)))
 }
 
+/** Classes with bars. */
+const classList = (classes: NonNullable<Analysis['classes']>): HTMLElement =>
+  make(
+    'div',
+    {id: 'try-classes'},
+    ...classes.map(({name, probability}) =>
+      make('div', {}, `${name} ${(100 * probability).toFixed(1)} %`, make('meter', {min: '0', max: '1', value: String(probability)}))
+    )
+  )
+
 function figuresOf(points: MapPoints, {picture}: Loaded, analysis: Analysis, rows: Int8Array, show: (row: number) => void): HTMLElement[] {
   const {patches} = analysis
   const {columns, attention, heads, colours} = patches
@@ -105,6 +115,9 @@ function figuresOf(points: MapPoints, {picture}: Loaded, analysis: Analysis, row
       'Red: squares that decide how the image as a whole is described.',
       heatPicture(picture, {...grid, values: mean, ...range(mean)})
     ),
+    ...(analysis.classes
+      ? [figure('What it is', 'By the classifier that was given, with its probabilities.', classList(analysis.classes))]
+      : []),
     figure(
       'Nearest neighbours on the map',
       'The images most like this one. Press one to see it on the map.',

@@ -160,7 +160,10 @@ export const taskFolders: Readonly<Record<string, {readonly holds: string; reado
     holds: 'backbones and heads as graphs of ONNX, and the folder around them',
     imports: ['eval/classification', 'eval/depth', 'eval/segmentation']
   },
-  explore: {holds: 'a site that shows a map of images and computes in the browser, and its server', imports: ['embed', 'curate', 'search']},
+  explore: {
+    holds: 'a site that shows a map of images and computes in the browser, and its server',
+    imports: ['embed', 'curate', 'search', 'eval/classification']
+  },
   verify: {holds: 'agreement of an engine with recorded tensors', imports: ['embed', 'train']},
   engine: {holds: 'listing and installing engines', imports: []},
   doctor: {holds: 'what is on this machine, how fast it is, and what would help', imports: []}

@@ -42,6 +42,8 @@ export type ExploreOptions = Omit<PointOptions, 'stdin'> &
     readonly side: number
     readonly root?: string
     readonly half: boolean
+    /** A trained linear classifier, for the page. */
+    readonly head?: string
     readonly toolVersion: string
   }
 
@@ -163,7 +165,9 @@ export async function* explore(options: ExploreOptions, finish: () => Promise<vo
     const {points, vectors} = read
     if (points.length === 0) throw new UserError(`${options.inputs.join(', ')} holds no rows.`, {exit: 3, code: 'NO_INPUT'})
     const folder = site.temporary
-    const model = embedder ? await writeModel({path: modelPath!, name: basename(modelPath!), folder, embedder, half}) : null
+    const model = embedder
+      ? await writeModel({path: modelPath!, name: basename(modelPath!), folder, embedder, half, head: options.head})
+      : null
     if (model) await writeFile(join(folder, 'vectors.bin'), quantized(vectors))
     const measured = yield* measurePoints(read, options)
     const sheets = yield* pictureEvents(points, {folder, side, root, signal})

@@ -27,6 +27,7 @@ const statusMatches = (id: string, pattern: RegExp): Promise<unknown> =>
   until(`${pattern}.test(document.getElementById('${id}').textContent)`)
 
 const dir = folder()
+const model = ['--model', 'starter', '--head', 'classes.safetensors']
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '0'}
 let program: ReturnType<typeof start>
 let browser: Browser
@@ -43,7 +44,13 @@ before(async () => {
   await mkdir(join(dir, 'queries'))
   await writeFile(join(dir, 'queries/square.png'), await drawnImage(1, 50, 96, 96))
   await writeFile(join(dir, 'queries/wide.png'), await drawnImage(2, 51, 157, 120))
-  program = start(realBinary, ['explore', 'photos', '--model', 'starter', '-o', 'site', '--serve'], {env, cwd: dir, input: null})
+  const few = ['--cached', '--steps', '40', '--baseline', 'none', '--head-out', 'classes.safetensors', '-q']
+  const trained = await run(realBinary, ['linear-eval', '--train', 'photos', '--val', 'photos', '--model', 'starter', ...few], {
+    env,
+    cwd: dir
+  })
+  assert.equal(trained.status, 0, trained.stderr)
+  program = start(realBinary, ['explore', 'photos', ...model, '-o', 'site', '--serve'], {env, cwd: dir, input: null})
   let text = ''
   const [opened] = await Promise.all([
     startBrowser(),
@@ -162,6 +169,12 @@ describe('images that are given', () => {
     await page.waitForSelector('#try-neighbours')
     assert.match((await page.locator('#try-neighbours .thumb').first().getAttribute('aria-label'))!, /photos\/three\/004\.png.*, 100 %/)
     const bytes = readFileSync(join(dir, 'photos/two/003.png')).toString('base64')
+    const told = await run(realBinary, ['predict', 'classify', 'photos/three/004.png', ...model], {env, cwd: dir})
+    const {top} = JSON.parse(told.stdout) as {top: {class: string; probability: number}[]}
+    assert.deepEqual(
+      await texts('#try-classes > div'),
+      top.map(({class: name, probability}) => `${name} ${(100 * probability).toFixed(1)} %`)
+    )
     await page.evaluate(`(async () => {
       const transfer = new DataTransfer()
       const blob = await (await fetch('data:image/png;base64,${bytes}')).blob()
@@ -219,7 +232,7 @@ describe('the site', () => {
     program.child.kill('SIGINT')
     const {status} = await program.ended
     assert.equal(status, 130)
-    const again = await run(realBinary, ['explore', 'photos', '--model', 'starter', '-o', 'again', '-q'], {env, cwd: dir})
+    const again = await run(realBinary, ['explore', 'photos', ...model, '-o', 'again', '-q'], {env, cwd: dir})
     assert.equal(again.status, 0, again.stderr)
     for (const name of ['data.js', 'pictures-0.jpg', 'vectors.bin', 'backbone.safetensors'])
       assert.ok(readFileSync(join(dir, 'site', name)).equals(readFileSync(join(dir, 'again', name))), name)
