@@ -110,7 +110,8 @@ async function bundlePage() {
     logLevel: 'error'
   })
   for (const name of ['index.html', 'style.css']) await copyFile(`${root}src/page/${name}`, `${target}/${name}`)
-  for (const name of ['tfjs-backend-wasm-threaded-simd']) // the others lie beside the bundle of the engine
+  for (const name of ['tfjs-backend-wasm-threaded-simd'])
+    // the others lie beside the bundle of the engine
     await copyFile(`${packages}/tfjs-backend-wasm/dist/${name}.wasm`, `${target}/${name}.wasm`)
   return packagesOf(metafile)
 }
