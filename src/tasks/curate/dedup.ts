@@ -7,8 +7,11 @@ import {exactUpTo, pairRecall, pairsAbove, type PairMethod, type Pairs} from '..
 import type {RowSource} from '../../curate/rows.js'
 import {calibrate, type CalibrateOptions} from './calibrate.js'
 import {byteLengthOf, defaultThreshold} from './feature-meta.js'
-import {arithmeticFor, runInParts, plural, roundedScore, vectorsOf, type Context, type Stage} from './stage.js'
+import {arithmeticFor, runInParts, plural, roundedScore, vectorsOf, type Context, type Stage, type StageEvent} from './stage.js'
 import type {Pool} from './pool.js'
+
+/** Pools below this have too few pairs of different images to show how alike different images are. */
+const fewImages = 10
 
 export type DedupOptions = {
   /** Undefined: the default of the features. */
@@ -77,19 +80,29 @@ function* equalPairs(source: RowSource): Generator<[number, number]> {
   }
 }
 
+/** The threshold in force, the calibration where one was asked for, and sentences about it. */
+async function* chooseThreshold(
+  context: Context,
+  options: DedupOptions
+): AsyncGenerator<StageEvent, {readonly threshold: number; readonly calibration: object | undefined; readonly summary: string[]}> {
+  const usual = defaultThreshold(vectorsOf(context).features.meta)
+  if (!options.calibrate) return {threshold: options.threshold ?? usual, calibration: undefined, summary: []}
+  const calibration = yield* calibrate(context, options.calibrate)
+  const images = context.rows.length
+  const isLow = options.threshold === undefined && images < fewImages && calibration.threshold < usual
+  const few = isLow ? [`${plural(images, 'image')}: too few to go below the usual threshold of ${usual}`] : []
+  return {
+    threshold: options.threshold ?? (isLow ? usual : calibration.threshold),
+    calibration,
+    summary: [...calibration.summary, ...few]
+  }
+}
+
 /** Finds near-duplicates and keeps the best image of each group. */
 export async function* dedupStage(context: Context, options: DedupOptions): Stage {
   const {pool, rows, maker, seed, signal} = context
-  const {features, source} = vectorsOf(context)
-  const summary: string[] = []
-  let threshold = options.threshold ?? defaultThreshold(features.meta)
-  let calibration: object | undefined
-  if (options.calibrate) {
-    const calibrated = yield* calibrate(context, options.calibrate)
-    threshold = options.threshold ?? calibrated.threshold
-    calibration = calibrated
-    summary.push(...calibrated.summary)
-  }
+  const {source} = vectorsOf(context)
+  const {threshold, calibration, summary} = yield* chooseThreshold(context, options)
   const method: PairMethod = options.method === 'auto' ? (rows.length <= exactUpTo ? 'exact' : 'lists') : options.method
   const N = rows.length
   const arithmetic = await arithmeticFor((N * N * source.dim) / 2, maker)

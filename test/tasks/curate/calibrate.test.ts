@@ -108,3 +108,12 @@ test('images that only resemble each other are not taken for copies', async () =
   await Dedup.run(['alike', '--calibrate', '--workers', '0', '-q', '-o', 'alike.jsonl'], config)
   assert.equal((await readFile(join(dir, 'alike.jsonl'), 'utf8')).trim().split('\n').length, 30)
 })
+
+test('a pool of two different images is too small to lower the threshold', async () => {
+  await mkdir(join(dir, 'pair'))
+  for (const number of [1, 2]) await writeFile(join(dir, 'pair', `${number}.png`), await texture(number))
+  const plain = await Dedup.run(['pair', '--workers', '0', '-q', '-o', 'pair.jsonl'], config)
+  const calibrated = await Dedup.run(['pair', '--calibrate', '--workers', '0', '-q', '-f', '-o', 'pair.jsonl'], config)
+  for (const report of [plain, calibrated]) assert.match(JSON.stringify(report), /"threshold":0\.9,"neighbours"/)
+  assert.equal((await readFile(join(dir, 'pair.jsonl'), 'utf8')).trim().split('\n').length, 2)
+})
