@@ -270,12 +270,14 @@ export abstract class Command extends OclifCommand {
     }
 
     const named = single.map(name => [name, args[name]!] as const)
-    if (!given.has('help')) assertComplete(shapes, new Set([...given, ...kept.keys()]), named, rest.length, this.#usage().hint)
+    const asks = given.has('help') || given.has('print-config')
+    if (!asks) assertComplete(shapes, new Set([...given, ...kept.keys()]), named, rest.length, this.#usage().hint)
     let parsed: Interfaces.ParserOutput<F, B, A>
     try {
-      const quietArgs = Object.fromEntries(single.map(name => [name, {...args[name]!, ignoreStdin: true}]))
+      const quietArgs = Object.fromEntries(single.map(name => [name, {...args[name]!, ignoreStdin: true, ...(asks && {required: false})}]))
+      const flags = asks ? Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, {...shape, required: false}])) : shapes
       parsed = await super.parse(
-        {...own, args: quietArgs as unknown as Interfaces.ArgInput<A>, flags: own.flags ?? ({} as Interfaces.FlagInput<F>), strict: false},
+        {...own, args: quietArgs as unknown as Interfaces.ArgInput<A>, flags: flags as unknown as Interfaces.FlagInput<F>, strict: false},
         [...words, '--', ...rest.slice(0, single.length)]
       )
     } catch (error) {
@@ -283,7 +285,8 @@ export abstract class Command extends OclifCommand {
     }
     if (list) {
       if (list.values.length > 0) (parsed.args as Record<string, unknown>)[list.name] = list.values
-      else if (args[list.name]!.required) throw new UserError(`Expected ${list.name.toUpperCase()}, but none was given.`, this.#usage())
+      else if (args[list.name]!.required && !asks)
+        throw new UserError(`Expected ${list.name.toUpperCase()}, but none was given.`, this.#usage())
     }
     parsed.argv = [...line.positionals]
     this.#flags = parsed.flags as Record<string, unknown>

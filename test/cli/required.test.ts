@@ -35,3 +35,15 @@ test('a command without its model says how to begin; the environment counts as g
   const given = await run(realBinary, ['embed', 'photos'], {cwd, env: {DINOV2_MODEL: 'starter'}})
   assert.equal(given.status, 3, 'the folder of images is what is missing now')
 })
+
+test('--print-config asks for nothing that is required, and prints what is given', async () => {
+  for (const [args, shown] of [
+    [['embed', '--print-config', '--size', '98'], /^size: +98 +# command line$/m],
+    [['knn-eval', '--print-config'], /^# train: not set$/m],
+    [['linear-eval', '--print-config', '--steps', '7'], /^steps: +7 +# command line$/m]
+  ] as const) {
+    const printed = await run(realBinary, args)
+    assert.equal(printed.status, 0, printed.stderr)
+    assert.match(printed.stdout, shown)
+  }
+})
