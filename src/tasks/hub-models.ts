@@ -98,7 +98,7 @@ export async function pullHubModel(request: HubPullRequest): Promise<ModelPullRe
       code: 'OFFLINE',
       hint: 'Unset it, or name a model that is here.'
     })
-  const endpoint = (request.endpoint ?? (process.env['HF_ENDPOINT'] || 'https://huggingface.co')).replace(/\/+$/, '')
+  const endpoint = (request.endpoint ?? (process.env['HF_ENDPOINT'] || 'https://huggingface.co')).replace(/(?<!\/)\/+$/, '')
   const {owner, name, revision} = parseHubId(id)
   const home = join(hubFolder(), `models--${owner}--${name}`)
   await mkdir(join(home, 'blobs'), {recursive: true})
