@@ -66,8 +66,8 @@ const finished = (name: string): boolean => existsSync(at(name, 'final', 'backbo
 test('torchrun starts two processes, and starts them again where one was killed; they go on from the checkpoint', async () => {
   const {python} = await findTorch()
   const torchrun = join(dirname(python ?? join(privateTorch(), 'bin', 'python')), 'torchrun')
-  const args = ['--nproc-per-node', '2', '--max-restarts', '2', '--monitor-interval', '0.2', '--no-python']
-  const long = ['--set', 'train.steps=150', '--set', 'train.checkpoint_every=3']
+  const args = ['--nproc-per-node', '2', '--max-restarts', '1', '--monitor-interval', '0.2', '--no-python']
+  const long = ['--set', 'train.steps=80', '--set', 'train.checkpoint_every=3']
   const ended = launch(torchrun, [...args, ...pretrain('restarted', ...long)])
   const checkpoints = at('restarted', 'checkpoints')
   while (!existsSync(checkpoints) || !readdirSync(checkpoints).some(name => !name.startsWith('.'))) await sleep(50)
@@ -83,7 +83,7 @@ test('torchrun starts two processes, and starts them again where one was killed;
   const seen = steps('restarted')
   assert.deepEqual(
     seen,
-    Array.from({length: 150}, (_, i) => i + 1),
+    Array.from({length: 80}, (_, i) => i + 1),
     'every step once'
   )
   rmSync(at('restarted'), {recursive: true})
