@@ -76,7 +76,7 @@ export const filterFlags = {
     helpGroup: 'STAGE',
     helpValue: 'SHARE',
     summary:
-      'Leave out overexposed images: the share of pixels that are white or nearly so. pictures of things on a white ground have many, too.'
+      'Leave out overexposed images: the share of pixels that are white or nearly so. Pictures of things on a white ground have many, too.'
   }),
   'min-colorfulness': real(
     0,
