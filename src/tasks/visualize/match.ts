@@ -13,8 +13,7 @@ import {blankCanvas, paste} from '../../render/canvas.js'
 import {dataUri, html, page} from '../../render/html.js'
 import {drawDot, drawLine, hueColor} from '../../render/lines.js'
 import {drawSheet} from '../../render/sheet.js'
-import {normalizeRows} from '../../search/exact.js'
-import {blocksOf, denseFeatures} from '../embed/dense-features.js'
+import {patchFeatures, type PatchFeatures} from './patch-features.js'
 import {runOnImages, type ImageResults, type RunOnImagesOptions} from './run-on-images.js'
 
 export type MatchOptions = Omit<RunOnImagesOptions, 'limit'> & {
@@ -51,8 +50,6 @@ export type MatchReport = {
 /** A match by shares of the sides of its images, 0 to 1. */
 type Match = {readonly from: readonly [number, number]; readonly to: readonly [number, number]; readonly similarity: number}
 
-type Grid = {readonly rows: number; readonly columns: number; readonly features: Float32Array}
-
 /** Height of the images in a picture, in pixels, and the space between them. */
 const [HEIGHT, GAP] = [400, 24]
 
@@ -65,20 +62,12 @@ export async function visualizeMatch({
   minSimilarity,
   ...options
 }: MatchOptions): Promise<{content: Uint8Array | string; report: MatchReport}> {
-  const seen = await runOnImages<Grid>({...options, limit: 2}, backbone => {
-    const layers = blocksOf(backbone.config, options.layers ?? 1)
-    return async input => {
-      const maps = denseFeatures(backbone, input, {layers, cls: false, norm: true})
-      const [, rows, columns, D] = maps.shape
-      const features = normalizeRows((await maps.data<'float32'>()).slice(), D)
-      maps.dispose()
-      return {rows, columns, features}
-    }
-  })
+  const seen = await runOnImages({...options, limit: 2}, patchFeatures(options.layers))
   const [a, b] = twoOf(seen)
   const D = a.features.length / (a.rows * a.columns)
   const mutual = mutualNearest(a.features, b.features, D)
-  const place = ({rows, columns}: Grid, n: number) => [((n % columns) + 0.5) / columns, (Math.floor(n / columns) + 0.5) / rows] as const
+  const place = ({rows, columns}: PatchFeatures, n: number) =>
+    [((n % columns) + 0.5) / columns, (Math.floor(n / columns) + 0.5) / rows] as const
   const matches = mutual
     .filter(({similarity}) => similarity >= minSimilarity)
     .slice(0, limit)
@@ -98,9 +87,9 @@ export async function visualizeMatch({
   return {content: await encodeImage(sheet.data, sheet), report}
 }
 
-type Seen = ImageResults<Grid>['pictures'][number]
+type Seen = ImageResults<PatchFeatures>['pictures'][number]
 
-function twoOf({pictures, leftOut}: ImageResults<Grid>): readonly [Seen, Seen] {
+function twoOf({pictures, leftOut}: ImageResults<PatchFeatures>): readonly [Seen, Seen] {
   const [a, b] = pictures
   if (leftOut > 0)
     throw new UserError(`Two images are matched, but ${pictures.length + leftOut} were named.`, {

@@ -12,8 +12,7 @@ import {colormapStops} from '../../render/colormap.js'
 import {heatMap, heatOver} from '../../render/heatmap.js'
 import {drawSheet, type SheetBlock} from '../../render/sheet.js'
 import {dataUri, html, Markup, page} from '../../render/html.js'
-import {normalizeRows} from '../../search/exact.js'
-import {blocksOf, denseFeatures} from '../embed/dense-features.js'
+import {patchFeatures, type PatchFeatures} from './patch-features.js'
 import {runOnImages, type RunOnImagesOptions} from './run-on-images.js'
 
 export type SimilarityOptions = RunOnImagesOptions & {
@@ -43,14 +42,7 @@ export type SimilarityReport = {
   readonly fingerprint: string
 }
 
-type Seen = {
-  readonly id: string
-  readonly photo: Raster
-  readonly rows: number
-  readonly columns: number
-  /** Of length 1 each, [N, D]. */
-  readonly features: Float32Array
-}
+type Seen = PatchFeatures & {readonly id: string; readonly photo: Raster}
 
 /** Cosines of one vector [D] with rows [N, D] of length 1; → [N]. */
 export function cosines(query: Float32Array, rows: Float32Array): Float32Array {
@@ -70,16 +62,7 @@ export async function visualizeSimilarity(options: SimilarityOptions): Promise<{
   const [x, y] = options.at
   const inPixels = x > 1 || y > 1
   const {decodeRgb} = await import('../../data/image/decode.js')
-  const {pictures, leftOut, size, config, fingerprint} = await runOnImages(options, backbone => {
-    const layers = blocksOf(backbone.config, options.layers ?? 1)
-    return async input => {
-      const maps = denseFeatures(backbone, input, {layers, cls: false, norm: true})
-      const [, rows, columns, D] = maps.shape
-      const features = normalizeRows((await maps.data<'float32'>()).slice(), D)
-      maps.dispose()
-      return {rows, columns, features}
-    }
-  })
+  const {pictures, leftOut, size, config, fingerprint} = await runOnImages(options, patchFeatures(options.layers))
   const first: Seen = pictures[0]!
   let [u, v] = [x, y]
   if (inPixels) {
