@@ -56,7 +56,7 @@ export default class PredictClassify extends ImageCommand {
     const {PredictedRows} = await import('../../src/tasks/eval/shared/predicted-rows.js')
     const options = {classes, top, ...(given ? {transform: transformOf(flags)} : {})}
     const path = `${flags.output}.partial`
-    const kept = output.toStdout ? undefined : await PredictedRows.open({path, head: flags.head, resume, options})
+    await using kept = output.toStdout ? undefined : await PredictedRows.open({path, head: flags.head, resume, options})
     const {classifyImages} = await import('../../src/tasks/eval/classification/predict.js')
     const rows = classifyImages({
       ...this.imageOptions(flags, bad),

@@ -59,7 +59,7 @@ export default class PredictDepth extends ImageCommand {
       scale: flags['depth-scale'],
       colour: flags.colour
     }
-    const kept = await PredictedRows.open({path: join(flags.output, KEPT_ROWS), head: flags.head, resume, options})
+    await using kept = await PredictedRows.open({path: join(flags.output, KEPT_ROWS), head: flags.head, resume, options})
     const rows = predictDepths({
       ...this.imageOptions(flags, bad),
       ...options,

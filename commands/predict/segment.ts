@@ -47,7 +47,7 @@ export default class PredictSegment extends ImageCommand {
     const bad = this.badImages(flags)
     const {assertDistinctMask, maskPath, segmentImages, segmentRow} = await import('../../src/tasks/eval/segmentation/predict.js')
     const {PredictedRows} = await import('../../src/tasks/eval/shared/predicted-rows.js')
-    const kept =
+    await using kept =
       flags.output === undefined
         ? undefined
         : await PredictedRows.open({path: join(flags.output, KEPT_ROWS), head: flags.head, resume, options: {size}})

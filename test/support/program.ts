@@ -2,6 +2,7 @@
  * Lays out a small program of its own (the commands under `fixtures`) in a temporary folder, and runs it, or the real
  * one, as a shell would.
  */
+import assert from 'node:assert/strict'
 import {spawn, type ChildProcess} from 'node:child_process'
 import {mkdtempSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
@@ -11,6 +12,8 @@ import {assertSchemas} from './schemas.js'
 
 /** The binary that users run. */
 export const realBinary = fileURLToPath(new URL('../../../bin/run.js', import.meta.url))
+
+const openFiles = new URL('./open-files.js', import.meta.url).href
 
 /** A temporary folder that is removed when the test file ends. */
 export function folder(): string {
@@ -48,7 +51,12 @@ export function start(
   {env = {}, input = '', cwd}: Options = {}
 ): {child: ChildProcess; ended: Promise<Ended>} {
   const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(DINOV2_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(name)))
-  const child = spawn(process.execPath, [binary, ...args], {env: {...clean, ...env}, cwd, stdio: ['pipe', 'pipe', 'pipe']})
+  const watched = binary === realBinary
+  const child = spawn(process.execPath, [...(watched ? ['--import', openFiles] : []), binary, ...args], {
+    env: {...clean, ...(watched ? {DINOV2_TEST_OPEN_FILES: '1'} : {}), ...env},
+    cwd,
+    stdio: ['pipe', 'pipe', 'pipe']
+  })
   let stdout = ''
   let stderr = ''
   child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text))
@@ -58,7 +66,10 @@ export function start(
   const ended = new Promise<Ended>((done, fail) =>
     child.on('close', (status, signal) => {
       try {
-        if (binary === realBinary) assertSchemas(args, {status, stdout, stderr})
+        if (watched) {
+          assert.doesNotMatch(stderr, /^left open: /m, `files left open by ${args.join(' ')}`)
+          assertSchemas(args, {status, stdout, stderr})
+        }
         done({status, signal, stdout, stderr})
       } catch (error) {
         fail(error as Error)

@@ -66,7 +66,7 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
   }
   const engine = await startEngine(options.engine)
   const backbone = await loadBackbone(options.model, {precision: engine.precision})
-  await rows?.begin(backbone.fingerprint)
+  rows?.begin(backbone.fingerprint)
   let embedder: Embedder
   let head
   try {

@@ -74,7 +74,7 @@ async function* predictNew(
   if (next.done) throw noImages(images)
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
-  await earlier?.begin(backbone.fingerprint)
+  earlier?.begin(backbone.fingerprint)
   const {min, max} = options
   using probe = await openDepthHead(options.head, {backbone, min, max})
   const range = {min: min ?? probe.range.min, max: max ?? probe.range.max}

@@ -56,7 +56,7 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
   if (first.done) throw noImages(images)
   const engine = await startEngine(options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
-  await rows?.begin(backbone.fingerprint)
+  rows?.begin(backbone.fingerprint)
   using head = await loadSegmentHead(options.head, backbone, options.model)
   yield {kind: 'started', engine}
   const protocol: SegmentProtocol = size === undefined ? head.protocol : {...head.protocol, size}

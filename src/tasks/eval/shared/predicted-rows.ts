@@ -25,6 +25,8 @@ export type PredictedRowsRequest = {
 
 export class PredictedRows {
   #file: AppendFile | undefined
+  #begun: JsonObject | undefined
+  #closed = false
   readonly #earlier = new Map<string, JsonObject>()
 
   private constructor(
@@ -55,10 +57,11 @@ export class PredictedRows {
   }
 
   /**
-   * Starts to write, once the fingerprint of the model is known. Throws `UserError` (exit 2) where the rows that are
-   * there were made by something else.
+   * Takes the fingerprint of the model, which has to be known before the first row. Nothing is written yet: a command
+   * that fails before it leaves no file. Throws `UserError` (exit 2) where the rows that are there were made by
+   * something else.
    */
-  async begin(model: string): Promise<void> {
+  begin(model: string): void {
     const making: JsonObject = {model, ...this.making}
     const there = this.there
     if (there) {
@@ -71,9 +74,7 @@ export class PredictedRows {
           hint: 'Go on with the same model, head and flags, start anew with --force, or name another output.'
         })
     }
-    await makeFolderOf(this.path)
-    this.#file = await AppendFile.open(this.path, there?.bytes ?? 0)
-    if (!there) await this.#append({predicted_with: making})
+    this.#begun = making
   }
 
   /** The row of an image that was predicted before. */
@@ -87,11 +88,23 @@ export class PredictedRows {
   }
 
   async #append(value: unknown): Promise<void> {
-    await this.#file!.append(JSON.stringify(value) + '\n')
-    if (this.#file!.failure) throw this.#file!.failure
+    if (this.#closed) throw new Error(`${this.path} is closed.`)
+    if (!this.#file) {
+      await makeFolderOf(this.path)
+      this.#file = await AppendFile.open(this.path, this.there?.bytes ?? 0)
+      if (!this.there) await this.#append({predicted_with: this.#begun})
+    }
+    await this.#file.append(JSON.stringify(value) + '\n')
+    if (this.#file.failure) throw this.#file.failure
+  }
+
+  /** Closes the file where it is open: at the end, and on every other way out. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
   }
 
   async close(): Promise<void> {
+    this.#closed = true
     await this.#file?.close()
     this.#file = undefined
   }
