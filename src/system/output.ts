@@ -4,8 +4,8 @@
  * Files are written through `openAtomic`: under a temporary name beside the target, synced and renamed, so that Make
  * never sees half of a file and an interrupted command leaves the old one.
  */
-import {mkdir, readdir, type FileHandle} from 'node:fs/promises'
-import {dirname} from 'node:path'
+import {mkdir, readdir, rmdir, type FileHandle} from 'node:fs/promises'
+import {dirname, resolve} from 'node:path'
 import {Writable} from 'node:stream'
 import {finished} from 'node:stream/promises'
 import {UserError} from '../config/errors.js'
@@ -112,9 +112,12 @@ export async function refuseFilled(
   }
 }
 
-/** Makes the folders above an output. Throws `UserError` (exit 2) where a file has the name of one of them. */
-export async function makeFolderOf(path: string): Promise<void> {
-  await mkdir(dirname(path), {recursive: true}).catch((error: NodeJS.ErrnoException) => {
+/**
+ * Makes the folders above an output, then writes it. Where that fails, folders that were made for it and are still
+ * empty are removed again. Throws what `write` throws, and `UserError` (exit 2) where a file has the name of a folder.
+ */
+export async function inFolderOf<T>(path: string, write: () => Promise<T>): Promise<T> {
+  const first = await mkdir(dirname(path), {recursive: true}).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EEXIST' && error.code !== 'ENOTDIR') throw error
     throw new UserError(`${path} cannot be written: a file has the name of its folder, ${dirname(path)}.`, {
       exit: 2,
@@ -123,4 +126,17 @@ export async function makeFolderOf(path: string): Promise<void> {
       cause: error
     })
   })
+  try {
+    return await write()
+  } catch (error) {
+    if (first !== undefined)
+      for (let at = resolve(dirname(path)); at.length >= resolve(first).length; at = dirname(at)) if (!(await removedEmpty(at))) break
+    throw error
+  }
 }
+
+const removedEmpty = (path: string): Promise<boolean> =>
+  rmdir(path).then(
+    () => true,
+    () => false
+  )

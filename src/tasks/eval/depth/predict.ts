@@ -19,7 +19,7 @@ import type {Raster} from '../../../data/image/resample.js'
 import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {atomicFile} from '../../../system/atomic.js'
-import {makeFolderOf} from '../../../system/output.js'
+import {inFolderOf} from '../../../system/output.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {resizeForModel} from './dataset.js'
 import {backboneMaps} from '../../embed/image-features.js'
@@ -203,10 +203,10 @@ async function writeMap(
   }
   const units = new Uint16Array(depth.length)
   for (let i = 0; i < depth.length; i++) units[i] = Math.max(1, Math.round(depth[i]! / scale)) // 0 would be read as unknown
-  await makeFolderOf(file)
   const write = async (path: string, bytes: Uint8Array): Promise<void> =>
     atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {})
-  await write(file, await encodeGrey16(units, photo))
+  const map = await encodeGrey16(units, photo)
+  await inFolderOf(file, () => write(file, map))
   const {low, high} = colorLimits(depth)
   const picture = `${stem}.colour.png`
   if (colour) {

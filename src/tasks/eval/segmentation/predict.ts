@@ -1,4 +1,5 @@
 /** Class maps of images by a trained head: masks with the ids of the training masks, and a row for each image. */
+import {writeFile} from 'node:fs/promises'
 import {basename, dirname, extname, isAbsolute, join, normalize, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
@@ -7,8 +8,8 @@ import {decodeRgb, RefusedImage, type Raster} from '../../../data/image/decode.j
 import {encodeMask} from '../../../data/image/png-write.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
-import {openAtomic} from '../../../system/atomic.js'
-import {makeFolderOf} from '../../../system/output.js'
+import {atomicFile} from '../../../system/atomic.js'
+import {inFolderOf} from '../../../system/output.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
 import {segmentMaps, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
@@ -128,17 +129,11 @@ export async function segmentRow(
   let mask: string | undefined
   if (folder !== undefined) {
     mask = maskPath(folder, ref.id)
-    await makeFolderOf(mask)
     const colours = new Uint8Array(3 * 256)
     for (const [k, id] of ids.entries()) if (id < 256) colours.set(palette.subarray(3 * k, 3 * k + 3), 3 * id)
-    const output = await openAtomic(mask, force ? {force} : {})
-    try {
-      await output.handle.write(encodeMask(stored, {width, height, palette: colours.subarray(0, 3 * Math.min(256, Math.max(...ids) + 1))}))
-      await output.commit()
-    } catch (error) {
-      await output.abort()
-      throw error
-    }
+    const bytes = encodeMask(stored, {width, height, palette: colours.subarray(0, 3 * Math.min(256, Math.max(...ids) + 1))})
+    const write = (path: string): Promise<void> => atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force} : {})
+    await inFolderOf(mask, () => write(mask!))
   }
   const shares = names.flatMap((name, k) => (counts[k]! > 0 ? [[name, Number((counts[k]! / labels.length).toFixed(5))] as const] : []))
   return {

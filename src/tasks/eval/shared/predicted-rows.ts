@@ -10,7 +10,7 @@ import {rm} from 'node:fs/promises'
 import {UserError} from '../../../config/errors.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../../system/json.js'
 import {fileBytes, isOpenPipe} from '../../../system/plain-file.js'
-import {makeFolderOf} from '../../../system/output.js'
+import {inFolderOf} from '../../../system/output.js'
 import {AppendFile} from '../../../files/run/append-file.js'
 
 export type PredictedRowsRequest = {
@@ -90,8 +90,7 @@ export class PredictedRows {
   async #append(value: unknown): Promise<void> {
     if (this.#closed) throw new Error(`${this.path} is closed.`)
     if (!this.#file) {
-      await makeFolderOf(this.path)
-      this.#file = await AppendFile.open(this.path, this.there?.bytes ?? 0)
+      this.#file = await inFolderOf(this.path, () => AppendFile.open(this.path, this.there?.bytes ?? 0))
       if (!this.there) await this.#append({predicted_with: this.#begun})
     }
     await this.#file.append(JSON.stringify(value) + '\n')
