@@ -74,7 +74,7 @@ export function processesRecipe(torch: TorchInfo): Recipe {
     ],
     link,
     starting: `compiling the process group against libtorch ${torch.version} (once, about a minute)`,
-    hint: 'expected torch 2.11 to 2.13 and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
+    hint: 'expected torch 2.11 or newer and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
   }
 }
 
@@ -86,7 +86,7 @@ function recipe(torch: TorchInfo): Recipe {
     tag: `${torch.version}-abi${torch.cxx11abi}-${torch.cuda ? 'cuda' : 'cpu'}`,
     ...torchFlags(torch),
     starting: `compiling the torch engine against libtorch ${torch.version} (once, about a minute)`,
-    hint: 'expected torch 2.11 to 2.13 and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
+    hint: 'expected torch 2.11 or newer and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
   }
 }
 

@@ -1,5 +1,6 @@
 /**
- * Every operator that the kernels call is there in the libtorch that is loaded, and takes what it is given: as many
+ * Every operator that the kernels call is there in the libtorch that is loaded, and in all versions of torch that are
+ * supported (test/native/torch-schemas.json, by scripts/write-torch-schemas.js), and takes what it is given: as many
  * arguments as it has, none left out that it needs, and true, false or text where it wants them. Kernels of CUDA are
  * declared on the CPU too, so their calls are held here although they cannot run.
  */
@@ -62,9 +63,22 @@ const declared = (name: string): string => {
   return torch().schema(torch().resolve(base.includes('::') ? base : `aten::${base}`, overload))
 }
 
+/** How the versions of torch declare operators: by name, each declaration with the versions that have it. */
+const {versions, operators} = JSON.parse(readFileSync(join(packageFolder(), 'test/native/torch-schemas.json'), 'utf8')) as {
+  versions: string[]
+  operators: Record<string, Record<string, string>>
+}
+
+/** The declaration of an operator in a version. */
+function declaredIn(version: string, name: string): string {
+  const found = Object.entries(operators[name] ?? {}).find(([, having]) => having.split(' ').includes(version))
+  if (!found) throw new Error(`torch ${version} has no operator ${name}`)
+  return found[0]
+}
+
 /** What is wrong with a call; undefined where nothing is. */
-function fault({name, args}: Call): string | undefined {
-  const formal = argumentsOf(declared(name))
+function fault({name, args}: Call, schema = declared(name)): string | undefined {
+  const formal = argumentsOf(schema)
   const open = args.some(ts.isSpreadElement)
   if (!open && args.length > formal.length) return `takes ${formal.length} arguments but is given ${args.length}`
   const missing = open ? undefined : formal.slice(args.length).findIndex(({optional}) => !optional)
@@ -98,6 +112,22 @@ test('every call fits the declaration of its operator', () => {
   assert.deepEqual(faults, [])
 })
 
+test('every call fits the declarations of torch 2.11 to 2.15', () => {
+  assert.deepEqual(
+    versions.map(version => version.replace(/\.\d+$/, '')),
+    ['2.11', '2.12', '2.13', '2.14', '2.15']
+  )
+  const ofLibtorch = calls().filter(({name}) => !name.includes('::'))
+  for (const version of versions) {
+    const faults = ofLibtorch.flatMap(call => {
+      const found = operators[call.name] ? fault(call, declaredIn(version, call.name)) : 'is missing: run scripts/write-torch-schemas.js'
+      return found ? [`torch ${version}: ${call.where} ${call.name}: ${found}`] : []
+    })
+    assert.deepEqual(faults, [])
+  }
+  assert.throws(() => declaredIn('2.10.0', 'relu'), /torch 2\.10\.0 has no operator relu/)
+})
+
 test('the check finds what does not fit', () => {
   const parse = (text: string): Call => {
     const source = ts.createSourceFile('x.ts', text, ts.ScriptTarget.ES2022, true)
@@ -113,20 +143,23 @@ test('the check finds what does not fit', () => {
   assert.throws(() => fault(parse("op('no_such_operator', x)")), /no operator aten::no_such_operator/)
 })
 
-test('the kernels for packed sequences give as many results, in the order that is relied on', () => {
-  const results = (name: string): string => declared(name).split(') -> ')[1]!
-  assert.match(
-    results('_flash_attention_forward'),
-    /^\(Tensor output, Tensor softmax_logsumexp, Tensor \w+, Tensor \w+, Tensor debug_attn_mask\)$/
-  )
-  assert.match(results('_flash_attention_backward'), /^\(Tensor, Tensor, Tensor\)$/)
-  assert.match(results('_efficient_attention_forward'), /^\(Tensor output, Tensor logsumexp, Tensor philox_seed, Tensor philox_offset, /)
-  assert.match(results('_efficient_attention_backward'), /^\(Tensor, Tensor, Tensor, Tensor\)$/)
-  const order = (name: string): string[] =>
-    declared(name)
-      .slice(declared(name).indexOf('(') + 1)
-      .split(/, (?=Sym|Tensor|float|bool|int|\*)/)
-      .map(part => /(\w+)(=.*)?\)?$/.exec(part.split(' -> ')[0]!)?.[1] ?? part)
-  assert.deepEqual(order('_flash_attention_backward').slice(0, 14), ['grad_out', 'query', 'key', 'value', 'out', 'logsumexp', 'cum_seq_q', 'cum_seq_k', 'max_q', 'max_k', 'dropout_p', 'is_causal', 'rng_state', 'unused']) // prettier-ignore
-  assert.deepEqual(order('_efficient_attention_backward').slice(0, 16), ['grad_out_', 'query', 'key', 'value', 'bias', 'out', 'cu_seqlens_q', 'cu_seqlens_k', 'max_seqlen_q', 'max_seqlen_k', 'logsumexp', 'dropout_p', 'philox_seed', 'philox_offset', 'custom_mask_type', 'bias_requires_grad']) // prettier-ignore
-})
+const loaded = 'the libtorch that is loaded'
+for (const version of [loaded, ...versions])
+  test(`the kernels for packed sequences give as many results, in the order that is relied on: ${version}`, () => {
+    const of = (name: string): string => (version === loaded ? declared(name) : declaredIn(version, name))
+    const results = (name: string): string => of(name).split(') -> ')[1]!
+    assert.match(
+      results('_flash_attention_forward'),
+      /^\(Tensor output, Tensor softmax_logsumexp, Tensor \w+, Tensor \w+, Tensor debug_attn_mask\)$/
+    )
+    assert.match(results('_flash_attention_backward'), /^\(Tensor, Tensor, Tensor\)$/)
+    assert.match(results('_efficient_attention_forward'), /^\(Tensor output, Tensor logsumexp, Tensor philox_seed, Tensor philox_offset, /)
+    assert.match(results('_efficient_attention_backward'), /^\(Tensor, Tensor, Tensor, Tensor\)$/)
+    const order = (name: string): string[] =>
+      of(name)
+        .slice(of(name).indexOf('(') + 1)
+        .split(/, (?=Sym|Tensor|float|bool|int|\*)/)
+        .map(part => /(\w+)(=.*)?\)?$/.exec(part.split(' -> ')[0]!)?.[1] ?? part)
+    assert.deepEqual(order('_flash_attention_backward').slice(0, 14), ['grad_out', 'query', 'key', 'value', 'out', 'logsumexp', 'cum_seq_q', 'cum_seq_k', 'max_q', 'max_k', 'dropout_p', 'is_causal', 'rng_state', 'unused']) // prettier-ignore
+    assert.deepEqual(order('_efficient_attention_backward').slice(0, 16), ['grad_out_', 'query', 'key', 'value', 'bias', 'out', 'cu_seqlens_q', 'cu_seqlens_k', 'max_seqlen_q', 'max_seqlen_k', 'logsumexp', 'dropout_p', 'philox_seed', 'philox_offset', 'custom_mask_type', 'bias_requires_grad']) // prettier-ignore
+  })
