@@ -28,7 +28,7 @@ import {
   scheduleMetrics,
   stateDict,
   stepSettings
-} from './pretrain.js'
+} from './pretrain-state.js'
 import {freeBatch, stepBatch} from './step-batch.js'
 import type {StepReport} from './student-pass.js'
 import type {TrainState} from './step-types.js'

@@ -24,8 +24,11 @@ import {freeParts, splitBatch, tokenRows} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
 import {addGradients, inParameterOrder, meanCosine, measuredOverProcesses, regularize, regularizerLosses} from './gradient-sums.js'
 import type {StepRates, StepSettings, TrainState} from './step-types.js'
+import {readMeasured} from './steps-ahead.js'
+import type {MeasuredStep} from './steps-ahead.js'
 import type {StepReport} from './student-pass.js'
-import {applyGradients, deleteMaskTokenGradient} from './train-step.js'
+import {applyGradients} from './apply-gradients.js'
+import {deleteMaskTokenGradient} from './train-step.js'
 import type {FeatureTargets} from './teacher.js'
 
 /** A student that learns features: its backbone, and a layer to the teacher's width for each kind of token. */
@@ -61,10 +64,10 @@ export function featureStep(
   teach: (parts: readonly BatchPart[]) => FeatureTargets
 ): {state: TrainState; report: FeatureReport} {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const {grads, report} = featureGradients(unflatten<FeatureNetwork>(state.student), parts, teach(parts), settings)
+  const {grads, measured} = featurePass(unflatten<FeatureNetwork>(state.student), parts, teach(parts), settings)
   freeParts(parts)
   deleteMaskTokenGradient(grads)
-  const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings)
+  const {state: next, report, gradNorms} = applyGradients(state, grads, measured, rates, settings)
   return {state: next, report: {...report, gradNorms}}
 }
 
@@ -75,6 +78,17 @@ export function featureGradients(
   targets: FeatureTargets,
   settings: FeatureDistillSettings
 ): {grads: ParamMap; report: Omit<FeatureReport, 'gradNorms'>} {
+  const {grads, measured} = featurePass(student, parts, targets, settings)
+  return {grads, report: readMeasured(measured)}
+}
+
+/** `featureGradients` whose numbers nobody has waited for. */
+function featurePass(
+  student: FeatureNetwork,
+  parts: readonly BatchPart[],
+  targets: FeatureTargets,
+  settings: FeatureDistillSettings
+): {grads: ParamMap; measured: MeasuredStep<Omit<FeatureReport, 'gradNorms'>>} {
   const {vit, precision, processes = oneProcess} = settings
   const copy = castParams(student.backbone, precision)
   const layers = {cls: low(student.cls_projector, precision), patch: low(student.patch_projector, precision)}
@@ -86,17 +100,15 @@ export function featureGradients(
     done += part.b
   }
   dispose([...copy.owned, ...[layers.cls, layers.patch].flatMap(({weight, bias}) => [weight, bias])])
-  const values = measuredOverProcesses([sums.losses], sums.cls, processes)
+  const numbers = measuredOverProcesses([sums.losses], sums.cls, processes)
   dispose([sums.losses, sums.cls])
   const grads = inParameterOrder(student, sums.grads)
   sumAllOverProcesses([...grads.values()], processes)
-  return {
-    grads,
-    report: {
-      losses: withTotal({cls_loss: values[0]!, patch_loss: values[1]!, ...regularizerLosses(values, 2)}),
-      clsCosine: meanCosine(values[2 + regularizers.length]!, B)
-    }
-  }
+  const report = (values: Float32Array): Omit<FeatureReport, 'gradNorms'> => ({
+    losses: withTotal({cls_loss: values[0]!, patch_loss: values[1]!, ...regularizerLosses(values, 2)}),
+    clsCosine: meanCosine(values[2 + regularizers.length]!, B)
+  })
+  return {grads, measured: {values: numbers, report}}
 }
 
 const low = ({weight, bias}: Linear, precision: StepSettings['precision']): Linear => ({

@@ -110,15 +110,15 @@ export function addMissingGradients(student: Tree, found: ParamMap, patchRows: n
 }
 
 /**
- * What the passes of all processes measured, as numbers: the sums of `vectors`, then ‖Σ û‖² of the unit class tokens
- * whose sum is `cls` [1, C].
+ * What the passes of all processes measured: the sums of `vectors`, then ‖Σ û‖² of the unit class tokens whose sum is
+ * `cls` [1, C].
  */
-export function measuredOverProcesses(vectors: readonly (Tensor1D | Scalar)[], cls: Tensor2D, processes: Processes): Float32Array {
+export function measuredOverProcesses(vectors: readonly (Tensor1D | Scalar)[], cls: Tensor2D, processes: Processes): Tensor1D {
   return tidy(() => {
     const own = concat(vectors.map(x => reshape(x, [-1]) as Tensor1D))
     const all = sumOverProcesses(concat([own, reshape(cls, [-1]) as Tensor1D]), processes)
     const length = sum<Scalar>(square(slice(all, own.shape[0])))
-    return concat([slice(all, 0, own.shape[0]), reshape(length, [1]) as Tensor1D]).dataSync<'float32'>()
+    return concat([slice(all, 0, own.shape[0]), reshape(length, [1]) as Tensor1D])
   })
 }
 

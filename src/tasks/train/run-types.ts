@@ -34,6 +34,13 @@ export type Trainer<Report> = {
   setStep(step: number): void
   /** Takes one step. Throws `NotFiniteStep` where it cannot be taken, with everything as it was. */
   step(made: CropBatch): StepResult<Report>
+  /**
+   * Where the device works while the host goes on: steps that are read later. `settle` gives the results of those
+   * since the last reading; where `notFinite` names a step, that one and all after it were left out, and the state is
+   * as before it.
+   */
+  readonly ahead?:
+    {launch(made: CropBatch): void; settle(): {readonly taken: readonly StepResult<Report>[]; readonly notFinite?: number}} | undefined
   /** Where a step that could not be taken stopped being finite. */
   explain(error: NotFiniteStep, made: CropBatch): Explanation
   /**

@@ -40,6 +40,8 @@ import {
 } from './gradient-sums.js'
 import type {Regularized} from './gradient-sums.js'
 import type {Network, StepSettings} from './step-types.js'
+import {readMeasured} from './steps-ahead.js'
+import type {MeasuredStep} from './steps-ahead.js'
 import {MAX_CACHED_LOGITS_BYTES, castHead, chunkWidths, headInputs} from './teacher-targets.js'
 import type {CastHead, ChunkWidths} from './teacher-targets.js'
 
@@ -58,8 +60,11 @@ export type StepReport = {
   readonly clsCosine: number | undefined
 }
 
+/** What a student's pass measured. */
+export type PassReport = Omit<StepReport, 'gradNorms' | 'masked'>
+
 /** Gradients of a student's parameters by path, and what its pass measured. */
-export type StudentGradients = {grads: ParamMap; report: Omit<StepReport, 'gradNorms' | 'masked'>}
+export type StudentGradients = {grads: ParamMap; report: PassReport}
 
 /** Targets of a batch, as a student's pass takes them. */
 export type StudentTargets = {readonly cls: Targets; readonly patches?: Targets; readonly entropy: Scalar}
@@ -73,9 +78,10 @@ export function studentGradients(
   random?: Rng
 ): StudentGradients {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const found = gradientsOfParts(parts, targets, {student, settings, widths: chunkWidths(student, parts, settings.processes), random})
+  const widths = chunkWidths(student, parts, settings.processes)
+  const {grads, measured} = gradientsOfParts(parts, targets, {student, settings, widths, random})
   freeParts(parts)
-  return found
+  return {grads, report: readMeasured(measured)}
 }
 
 /** What the student's passes add to, part by part. */
@@ -108,8 +114,12 @@ type PartContext = PassContext & {
   readonly images: number
 }
 
-/** The gradients of a batch in parts. */
-export function gradientsOfParts(parts: readonly BatchPart[], targets: StudentTargets, context: PassContext): StudentGradients {
+/** The gradients of a batch in parts, and what was measured, which nobody has waited for. */
+export function gradientsOfParts(
+  parts: readonly BatchPart[],
+  targets: StudentTargets,
+  context: PassContext
+): {grads: ParamMap; measured: MeasuredStep<PassReport>} {
   const {student, settings} = context
   const {vit, precision, processes = oneProcess} = settings
   const backbone = castParams(student.backbone, precision)
@@ -138,20 +148,18 @@ export function gradientsOfParts(parts: readonly BatchPart[], targets: StudentTa
     if (weight_g) found.set(`${name}.last_layer.weight_g`, weight_g)
     if (weight_v) found.set(`${name}.last_layer.weight_v`, weight_v)
   }
-  const values = measuredOverProcesses([sums.losses, targets.entropy], sums.cls, processes)
+  const numbers = measuredOverProcesses([sums.losses, targets.entropy], sums.cls, processes)
   dispose([sums.losses, sums.cls])
   addMissingGradients(student, found, context.widths.rows?.patches ?? 0)
   const end = 3 + regularizers.length
   const grads = inParameterOrder(student, found)
   if (!settings.access) sumAllOverProcesses([...grads.values()], processes)
-  return {
-    grads,
-    report: {
-      losses: withTotal({dino_local: values[0]!, dino_global: values[1]!, ...regularizerLosses(values, 3), ibot: values[2]!}),
-      teacherEntropy: values[end]! / processes.size,
-      clsCosine: meanCosine(values[end + 1]!, images)
-    }
-  }
+  const report = (values: Float32Array): PassReport => ({
+    losses: withTotal({dino_local: values[0]!, dino_global: values[1]!, ...regularizerLosses(values, 3), ibot: values[2]!}),
+    teacherEntropy: values[end]! / processes.size,
+    clsCosine: meanCosine(values[end + 1]!, images)
+  })
+  return {grads, measured: {values: numbers, report}}
 }
 
 function emptySums(student: Network, width: number): Sums {

@@ -6,21 +6,23 @@
  * changed in place where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K
  * prototypes, n masked patches.
  */
-import {adamw, clipGradients, ema} from '../../optim/adamw.js'
 import type {ParamMap} from '../../optim/adamw.js'
-import {paramGroup} from '../../optim/groups.js'
 import type {Rng} from '../../tensor/random.js'
 import {dispose} from '../../tensor/tf.js'
-import {disposeTree, unflatten} from '../../tensor/tree.js'
+import {unflatten} from '../../tensor/tree.js'
+import {applyGradients, applyUnread} from './apply-gradients.js'
 import {freeParts, splitBatch} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
-import {checkFinite} from './non-finite.js'
 import {Sharding} from './sharding.js'
 import type {Network, StepRates, StepSettings, TrainState} from './step-types.js'
+import type {MeasuredStep, StepsAhead} from './steps-ahead.js'
 import {gradientsOfParts} from './student-pass.js'
-import type {StepReport} from './student-pass.js'
+import type {PassReport, StepReport} from './student-pass.js'
 import {chunkWidths, computeTeacherTargets} from './teacher-targets.js'
 import type {ChunkWidths, TeacherTargets} from './teacher-targets.js'
+
+/** Targets in the place of those of the state's own teacher. */
+type Guide = (parts: readonly BatchPart[], widths: ChunkWidths) => TeacherTargets
 
 /**
  * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's.
@@ -41,9 +43,44 @@ export function trainStep(
   rates: StepRates,
   settings: StepSettings,
   random?: Rng,
-  guide?: (parts: readonly BatchPart[], widths: ChunkWidths) => TeacherTargets
+  guide?: Guide
 ): {state: TrainState; report: StepReport} {
-  if (settings.sharding) return shardedStep(state, batch, rates, settings, random)
+  const found = settings.sharding ? shardedPass(state, batch, rates, settings, random) : pass(state, batch, rates, settings, random, guide)
+  const {state: next, report, gradNorms} = applyGradients(state, found.grads, found.measured, rates, settings, found.centers)
+  return {state: next, report: {...report, gradNorms, masked: found.masked}}
+}
+
+/**
+ * `trainStep` whose numbers are read later, by `ahead.settle`. Where one of them is not finite, nothing of the state
+ * changes from this step on, which is the device's work; the returned state counts the step all the same.
+ */
+export function launchStep(
+  state: TrainState,
+  batch: StepBatch | LazyBatch,
+  rates: StepRates,
+  settings: StepSettings,
+  random: Rng,
+  ahead: Pick<StepsAhead<StepReport>, 'add'>
+): TrainState {
+  const {grads, measured, centers, masked} = pass(state, batch, rates, settings, random)
+  return applyUnread(state, grads, measured, rates, settings, {
+    centers,
+    add: ({values, report}) => ahead.add({values, report: numbers => ({...report(numbers), masked})})
+  })
+}
+
+/** What the passes of a step give: gradients, what was measured, the next centres. */
+type Pass = {grads: ParamMap; measured: MeasuredStep<PassReport>; centers: TrainState['centers']; masked: number}
+
+/** Targets, and the student's pass. */
+function pass(
+  state: TrainState,
+  batch: StepBatch | LazyBatch,
+  rates: StepRates,
+  settings: StepSettings,
+  random?: Rng,
+  guide?: Guide
+): Pass {
   const student = unflatten<Network>(state.student)
   const parts = splitBatch(batch, settings.accumulate ?? 1)
   const widths = chunkWidths(student, parts, settings.processes)
@@ -51,22 +88,21 @@ export function trainStep(
     guide?.(parts, widths) ?? computeTeacherTargets(unflatten<Network>(state.teacher), parts, rates, settings, state.centers, widths)
   const resting = state.step < (settings.headWarmup ?? 0)
   const wanted = resting ? {...settings, headsOnly: true} : settings
-  const {grads, report} = gradientsOfParts(parts, targets, {student, settings: wanted, widths, random, onTargetsDone: targets.dispose})
+  const {grads, measured} = gradientsOfParts(parts, targets, {student, settings: wanted, widths, random, onTargetsDone: targets.dispose})
   dispose(targets.entropy)
   freeParts(parts)
   if (guide) deleteMaskTokenGradient(grads)
-  const {state: next, gradNorms} = applyGradients(state, grads, report.losses, rates, settings, targets.centers)
-  return {state: next, report: {...report, gradNorms, masked: widths.rows?.patches ?? batch.indices.length}}
+  return {grads, measured, centers: targets.centers, masked: widths.rows?.patches ?? batch.indices.length}
 }
 
-/** `trainStep` of a state whose parameters are spread over the processes, each network gathered while it is used. */
-function shardedStep(
+/** `pass` of a state whose parameters are spread over the processes, each network gathered while it is used. */
+function shardedPass(
   state: TrainState,
   batch: StepBatch | LazyBatch,
   rates: StepRates,
   given: StepSettings,
   random: Rng | undefined
-): {state: TrainState; report: StepReport} {
+): Pass {
   const sharding = given.sharding!
   const pieces: ParamMap = new Map()
   const student = sharding.lend(state.student, own => Sharding.addTo(pieces, own))
@@ -79,7 +115,7 @@ function shardedStep(
   const parts = splitBatch(batch, settings.accumulate ?? 1)
   const widths = chunkWidths(student.network, parts, settings.processes)
   const targets = computeTeacherTargets(teacher.network, parts, rates, settings, state.centers, widths)
-  const {grads, report} = gradientsOfParts(parts, targets, {
+  const {grads, measured} = gradientsOfParts(parts, targets, {
     student: student.network,
     settings,
     widths,
@@ -94,8 +130,7 @@ function shardedStep(
   student.dispose()
   for (const unit of ['backbone', 'dino_head', 'ibot_head'])
     Sharding.addTo(pieces, sharding.scatter(new Map([...grads].filter(([name]) => name.startsWith(`${unit}.`)))))
-  const {state: next, gradNorms} = applyGradients(state, pieces, report.losses, rates, settings, targets.centers)
-  return {state: next, report: {...report, gradNorms, masked: widths.rows?.patches ?? batch.indices.length}}
+  return {grads: pieces, measured, centers: targets.centers, masked: widths.rows?.patches ?? batch.indices.length}
 }
 
 /** Takes the gradient of the mask token out: where nothing is ever masked it has none, and is not to decay. */
@@ -104,62 +139,4 @@ export function deleteMaskTokenGradient(grads: ParamMap): void {
   const grad = grads.get(name)
   if (grad) dispose(grad)
   grads.delete(name)
-}
-
-/**
- * The second half of a step: gradients clipped, the student moved, its average behind it. Consumes the gradients, and
- * the state where the step is taken. Throws `NotFiniteStep` where a loss or gradient is not finite; the state is then
- * as it was, and `centers`, which would be the next ones, are freed.
- */
-export function applyGradients(
-  state: TrainState,
-  grads: ParamMap,
-  losses: Readonly<Record<string, number>>,
-  rates: StepRates,
-  settings: StepSettings,
-  centers?: TrainState['centers']
-): {state: TrainState; gradNorms: Record<string, number>} {
-  const {rules, headWarmup = 0} = settings
-  // Clip each sub-module apart, then step.
-  const gradNorms: Record<string, number> = {}
-  for (const name of new Set([...state.student.keys()].map(path => path.slice(0, path.indexOf('.'))))) {
-    const own: ParamMap = new Map([...grads].filter(([path]) => path.startsWith(`${name}.`)))
-    gradNorms[name] = clipGradients(
-      own,
-      settings.clipGrad > 0 ? settings.clipGrad : Infinity,
-      norm => settings.sharding?.norm(norm) ?? norm
-    )
-    for (const [path, grad] of own) grads.set(path, grad)
-  }
-  // A step that is not finite is not taken: the state stays as it was.
-  const sick = checkFinite(losses, gradNorms, grads)
-  if (sick) {
-    dispose([...grads.values()])
-    if (centers) disposeTree([centers.dino, centers.ibot])
-    throw sick
-  }
-  const step = state.step + 1
-  adamw(state.student, grads, state.moments, {
-    betas: settings.betas,
-    eps: settings.eps,
-    step,
-    rates: name => {
-      const group = paramGroup(name, rules)
-      const backbone = name.startsWith('backbone.')
-      const lr = group.last ? rates.lastLayerLr : backbone ? (rates.backboneLr ?? rates.lr) : rates.lr
-      return {lr: lr * group.lr, wd: rates.wd * group.wd, ...(backbone ? {step: step - headWarmup} : {})}
-    }
-  })
-  for (const grad of grads.values()) dispose(grad)
-  updateTeacher(state, rates.momentum, state.step < headWarmup)
-  if (state.centers && centers) disposeTree([state.centers.dino, state.centers.ibot])
-  return {state: {...state, step, ...(centers ? {centers} : {})}, gradNorms}
-}
-
-/** The teacher's average; of a backbone that stands still nothing is averaged, for rounding would move it. */
-function updateTeacher({teacher, student}: TrainState, momentum: number, resting: boolean): void {
-  if (!resting) return ema(teacher, student, momentum)
-  const heads: ParamMap = new Map([...teacher].filter(([name]) => !name.startsWith('backbone.')))
-  ema(heads, student, momentum)
-  for (const [name, leaf] of heads) teacher.set(name, leaf)
 }

@@ -17,20 +17,18 @@ import type {Batches} from '../../data/loader/load-stats.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {clearRun, openRun, runNames, removeTemporaries} from '../../files/run/run-folder.js'
 import {lockRun} from '../../system/lock.js'
-import {progressOf} from '../../loss/terms.js'
 import {atomicFile} from '../../system/atomic.js'
 import {CheckpointWriter, latestValidCheckpoint} from './checkpoint-writer.js'
 import {assessHealth, windowSize, HealthWatch, type Scale} from './health.js'
 import {improvementOf} from './improvement.js'
 import {Averages, logLine, MetricsLog} from './metrics-log.js'
 import type {Metrics} from './metrics-log.js'
-import {NotFiniteStep} from './non-finite.js'
 import {assertSameCourse, carriedOver, compareSetups, imageSet, loadStateDict, stateRecord} from './resume.js'
 import type {Change, RecordedSetup} from './resume.js'
-import {refuseStep} from './run-failures.js'
-import type {Evaluation, RunEvent, RunOptions, StepResult, Trainer} from './run-types.js'
+import type {Evaluation, RunEvent, RunOptions, Trainer} from './run-types.js'
 import {agreeOnStep, beginTogether, nextBatch, rejectionsOf} from './step-agreement.js'
 import {saveFinal} from './save-final.js'
+import {StepReader} from './step-reader.js'
 import {trainingBatches} from './training-batches.js'
 
 /**
@@ -136,7 +134,7 @@ async function* takeSteps<Report>(
   options: RunOptions,
   {averages, checkpoints, checkpoint, write, pending, batches}: Course<Report>
 ): AsyncGenerator<RunEvent<Report>, boolean> {
-  const {settings, plan, run, signal, evaluation, shouldContinue} = options
+  const {settings, plan, signal, evaluation, shouldContinue} = options
   const {train} = settings
   const watch = new HealthWatch(healthScale(settings, plan), Math.max(plan.curves.lr.warmup, plan.steps / 10))
   const evaluate = async (judge: Evaluation): Promise<RunEvent<Report>> => {
@@ -146,10 +144,13 @@ async function* takeSteps<Report>(
     await write({metrics: {step, ...scores}})
     return {kind: 'scores', step, scores, seconds: (performance.now() - from) / 1000}
   }
+  const steps = new StepReader(learner, options, {averages, checkpoints})
+  const everys = [train.log_every, train.checkpoint_every, ...(evaluation ? [evaluation.every] : [])]
   let written = learner.stepsTaken // the step of the last checkpoint
   if (evaluation?.before && learner.stepsTaken === 0) yield await evaluate(evaluation)
   for (;;) {
     const next = await nextBatch(batches, options).catch(async (error: unknown) => {
+      await steps.settle()
       if (learner.stepsTaken > written && !learner.gatherModel) await checkpoint()
       await checkpoints.settle()
       throw withoutImages(error, learner.stepsTaken, checkpoints.lastGood)
@@ -157,14 +158,10 @@ async function* takeSteps<Report>(
     if (next.done) return false
     const made = next.value
     const agreed = await agreeOnStep(options)
-    const from = performance.now()
-    const taken = await stepOrRefusal(learner, made, run, checkpoints)
+    yield* await steps.take(made, step => step === plan.steps || everys.some(every => step % every === 0))
     const {stepsTaken: step} = learner
-    const seconds = (performance.now() - from) / 1000 + made.waitSeconds
-    averages.add(taken.measured, {seconds, waited: made.waitSeconds})
-    yield {kind: 'step', step, report: taken.report, progress: progressOf(taken.measured), dataWait: made.waitSeconds, seconds}
     if (step % train.log_every === 0 || step === plan.steps) {
-      const line = logLine(step, averages.take(), {...taken.rates, ...learner.inspect?.(made)}, plan.batch, learner.memory?.() ?? {})
+      const line = logLine(step, averages.take(), {...steps.rates, ...learner.inspect?.(made)}, plan.batch, learner.memory?.() ?? {})
       await write(line)
       const metrics = {...line.metrics, ...line.timings}
       yield {kind: 'metrics', metrics}
@@ -172,6 +169,7 @@ async function* takeSteps<Report>(
     }
     if (evaluation && (step % evaluation.every === 0 || step === plan.steps)) yield await evaluate(evaluation)
     const stopping = agreed ?? (signal?.aborted === true || shouldContinue?.() === false)
+    if (stopping) yield* await steps.settle()
     if (step % train.checkpoint_every === 0 || step === plan.steps || stopping) {
       await checkpoint()
       written = step
@@ -185,22 +183,6 @@ async function* takeSteps<Report>(
       return true
     }
     yield* pending.splice(0)
-  }
-}
-
-/** Takes one step. Throws a `UserError` (exit 6) where it is not finite, when the checkpoint under way is written. */
-async function stepOrRefusal<Report>(
-  learner: Trainer<Report>,
-  made: CropBatch,
-  run: string,
-  checkpoints: CheckpointWriter
-): Promise<StepResult<Report>> {
-  try {
-    return learner.step(made)
-  } catch (error) {
-    await checkpoints.settle()
-    if (error instanceof NotFiniteStep) throw await refuseStep(run, learner.explain(error, made), made, checkpoints.lastGood)
-    throw error
   }
 }
 

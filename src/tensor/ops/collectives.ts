@@ -31,7 +31,7 @@ export const maxOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =
 
 /** Adds up each tensor of a list over all processes, in place: nobody else may hold them. */
 export function sumAllOverProcesses(tensors: readonly Tensor[], {size}: Processes): void {
-  if (size > 1 && tensors.length > 0) needed(callInPlaceKernel('Dinov2AllReduceAll', {tensors}), 'Dinov2AllReduceAll')
+  if (size > 1 && tensors.length > 0) needed(callInPlaceKernel('Dinov2AllReduceAll', {tensors}) || undefined, 'Dinov2AllReduceAll')
 }
 
 /** x [b, …] of all processes, one below the other in order of their ranks: [n·b, …]. The caller owns the result. */

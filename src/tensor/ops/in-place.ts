@@ -10,16 +10,12 @@ import type {NamedAttrMap, Tensor} from '../tf.js'
 import {hasKernel} from './kernel.js'
 
 /**
- * Runs a list kernel of the running engine. Answers undefined where the engine has none of that name; else the number
- * that the kernel found, or true where it answers nothing.
+ * Runs a list kernel of the running engine. False where the engine has none of that name, or it does not serve here;
+ * then nothing has changed.
  */
-export function callInPlaceKernel(
-  kernel: string,
-  lists: Record<string, readonly Tensor[]>,
-  attrs: Record<string, number> = {}
-): number | true | undefined {
-  if (!hasKernel(kernel)) return undefined
-  const answer: {value?: number} = {}
+export function callInPlaceKernel(kernel: string, lists: Record<string, readonly Tensor[]>, attrs: Record<string, number> = {}): boolean {
+  if (!hasKernel(kernel)) return false
+  const answer: {declined?: boolean} = {}
   engine().runKernel(kernel, {}, {...attrs, lists, answer} as unknown as NamedAttrMap)
-  return answer.value ?? true
+  return answer.declined !== true
 }

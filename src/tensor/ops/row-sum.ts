@@ -41,7 +41,7 @@ export class RowSum {
 /** Adds each tensor of `more` to its partner, in place where the engine can. Consumes both lists; returns the sums. */
 export function addAll(into: readonly Tensor[], more: readonly Tensor[]): Tensor[] {
   if (into.length === 0) return []
-  if (callInPlaceKernel('Dinov2AddAll', {into, more}) !== undefined) {
+  if (callInPlaceKernel('Dinov2AddAll', {into, more})) {
     dispose([...more])
     return [...into]
   }

@@ -13,7 +13,7 @@ import type {Settings} from '../../../src/config/table.js'
 import {countCost} from '../../../src/tasks/train/cost-counts.js'
 import {estimateCost, throughputOf} from '../../../src/tasks/train/cost-estimate.js'
 import {stateBytes} from '../../../src/tasks/train/memory-usage.js'
-import {initState} from '../../../src/tasks/train/pretrain.js'
+import {initState} from '../../../src/tasks/train/pretrain-state.js'
 import {counted, onTorch} from '../../support/engine.js'
 import {freeState} from '../../support/small-run.js'
 

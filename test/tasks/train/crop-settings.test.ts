@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {resolveSettings, withSetting} from '../../../src/config/settings.js'
 import {planViews} from '../../../src/data/augment/crop-params.js'
-import {cropSettings} from '../../../src/tasks/train/pretrain.js'
+import {cropSettings} from '../../../src/tasks/train/pretrain-state.js'
 
 const defaults = resolveSettings()
 const changed = (path: string, value: unknown) => cropSettings(withSetting(defaults, path, value, 'test').settings)
