@@ -7,11 +7,12 @@
  * cannot import the files of core one by one (they name one another without endings). The bundles weigh 2 MB. Engine,
  * kernels and gradients lie in the global scope, so that another copy of core, such as the one that
  * `@tensorflow/tfjs-node-gpu` brings, shares them. oclif and what it needs are 200 files of 35 packages, whose opening
- * took most of the time of `--help`.
+ * took most of the time of `--help`. Last the program itself (`bundle-program.js`).
  */
 import {copyFile, mkdir, rm, writeFile} from 'node:fs/promises'
 import {fileURLToPath} from 'node:url'
 import {build} from 'esbuild'
+import {bundleProgram} from './bundle-program.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const packages = `${root}node_modules/@tensorflow`
@@ -133,3 +134,5 @@ await copyFile(`${root}src/tasks/dinov2.d.ts`, `${root}dist/src/tasks/dinov2.d.t
 
 // The packages whose code is in the bundles, for THIRD-PARTY-LICENSES.
 await writeFile(`${root}dist/bundled.json`, JSON.stringify([...new Set(found)].sort()))
+
+await bundleProgram()

@@ -38,7 +38,18 @@ export function exitStatuses({statuses: own = {}, flags = {}, args = {}}: Shown)
 /** The order of the groups of shared flags, after the command's own. */
 export const flagGroupOrder = ['ENGINE', 'BAD INPUT', 'SETTINGS', 'REPORT']
 
+/** Fills in a template only where there is one: oclif compiles each text anew, a third of the time of help. */
+const onlyTemplates =
+  (render: (text: string) => string) =>
+  (text: string): string =>
+    text.includes('<%') ? render(text) : text
+
 class OneCommandHelp extends CommandHelp {
+  constructor(...args: ConstructorParameters<typeof CommandHelp>) {
+    super(...args)
+    this.render = onlyTemplates(this.render)
+  }
+
   protected override groupFlags(flags: Command.Flag.Any[]): ReturnType<CommandHelp['groupFlags']> {
     const {mainFlags, flagGroups} = super.groupFlags(flags)
     const place = (name: string): number => flagGroupOrder.indexOf(name)
@@ -88,6 +99,7 @@ class OneCommandHelp extends CommandHelp {
 export class GroupedHelp extends Help {
   constructor(config: Interfaces.Config, options: Partial<Interfaces.HelpOptions> = {}) {
     super(config, {flagSortOrder: 'none', ...options})
+    this.render = onlyTemplates(this.render)
   }
 
   protected override CommandHelpClass = OneCommandHelp
