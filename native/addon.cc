@@ -581,6 +581,17 @@ napi_value setThreads(napi_env env, napi_callback_info info) {
   });
 }
 
+/** setTf32(on): whether CUDA may round the operands of float32 products and convolutions; libtorch's own default differs. */
+napi_value setTf32(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<1> args(env, info);
+    const bool on = boolean(env, args[0]);
+    at::globalContext().setAllowTF32CuBLAS(on);
+    at::globalContext().setAllowTF32CuDNN(on);
+    return nullptr;
+  });
+}
+
 napi_value seed(napi_env env, napi_callback_info info) {
   return guarded(env, [&]() -> napi_value {
     Arguments<1> args(env, info);
@@ -599,6 +610,9 @@ napi_value describeEngine(napi_env env, napi_callback_info) {
     const double devices = at::hasCUDA() ? c10::impl::VirtualGuardImpl(c10::kCUDA).deviceCount() : 0;
     napi_set_named_property(env, out, "cudaDevices", js(env, devices));
     napi_set_named_property(env, out, "device", js(env, currentDevice.str()));
+    napi_value tf32;
+    napi_get_boolean(env, at::globalContext().allowTF32CuBLAS(), &tf32);
+    napi_set_named_property(env, out, "tf32", tf32);
     return out;
   });
 }
@@ -616,7 +630,7 @@ napi_value init(napi_env env, napi_value exports) {
   const std::pair<const char*, napi_callback> functions[] = {
       {"resolve", resolve}, {"schema", schema}, {"call", call}, {"fromBytes", fromBytes}, {"fromParts", fromParts}, {"toBytes", toBytes}, {"release", release},
       {"shape", shape}, {"type", type}, {"memory", memory}, {"resetPeak", resetPeak}, {"setDevice", setDevice},
-      {"setThreads", setThreads}, {"seed", seed}, {"describe", describeEngine}, {"synchronize", synchronize}};
+      {"setThreads", setThreads}, {"setTf32", setTf32}, {"seed", seed}, {"describe", describeEngine}, {"synchronize", synchronize}};
   for (const auto& [name, function] : functions) {
     napi_value value;
     napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);

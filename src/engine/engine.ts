@@ -114,7 +114,7 @@ export const absent = (reason: string, command: string | undefined): Omit<Engine
 export function checkPrecision({name, precisions}: Pick<Engine, 'name' | 'precisions'>, precision: string): void {
   const known: readonly string[] = precisions
   if (precision === 'auto' || known.includes(precision)) return
-  throw new UserError(`The ${name} engine computes in ${known.join(' or ')}, not in ${precision}`, {
+  throw new UserError(`The ${name} engine computes in ${known.join(', ').replace(/, (\w+)$/, ' or $1')}, not in ${precision}`, {
     exit: 5,
     code: 'NO_PRECISION',
     hint: `use --precision auto${known.includes('bf16') ? '' : ', or --engine torch for bf16'}`

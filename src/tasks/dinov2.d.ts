@@ -5,7 +5,7 @@ export type ModelOptions = {
   readonly engine?: 'auto' | 'torch' | 'tensorflow' | 'wasm'
   /** `auto`, `cpu`, `cuda`, `cuda:N`. */
   readonly device?: string
-  readonly precision?: 'auto' | 'fp32' | 'bf16'
+  readonly precision?: 'auto' | 'fp32' | 'tf32' | 'bf16' | 'fp16'
   readonly threads?: number
   /** What is taken from the model: its class token (by default), the mean of its patches, or both. */
   readonly pool?: 'cls' | 'mean' | 'cls+mean'

@@ -52,7 +52,7 @@ export async function simAddon(): Promise<string> {
 }
 
 /** Makes the simulated device the running one. */
-export async function onSim(precision: 'fp32' | 'bf16' = 'fp32'): Promise<{sim: Sim; info: EngineInfo}> {
+export async function onSim(precision: 'fp32' | 'tf32' | 'bf16' | 'fp16' = 'fp32'): Promise<{sim: Sim; info: EngineInfo}> {
   const addon = await simAddon()
   const info = await startEngine({engine: 'torch', device: 'sim', precision, threads: 1, note: () => undefined})
   return {sim: createRequire(import.meta.url)(addon) as Sim, info}

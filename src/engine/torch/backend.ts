@@ -225,18 +225,26 @@ export type TorchStart = {
   readonly device?: string
   /** Threads of the CPU kernels; the number of cores by default. */
   readonly threads?: number
+  /** Whether a GPU may round the operands of float32 products to 10 bits. */
+  readonly tf32?: boolean
 }
 
 /**
  * Loads the addon, registers the backend and its kernels, and makes it TensorFlow.js's current one.
  * Throws what the addon throws where the device is absent.
  */
-export async function startTorch({addon, device = 'cpu', threads}: TorchStart): Promise<ReturnType<ReturnType<typeof torch>['describe']>> {
+export async function startTorch({
+  addon,
+  device = 'cpu',
+  threads,
+  tf32 = false
+}: TorchStart): Promise<ReturnType<ReturnType<typeof torch>['describe']>> {
   const native = loadAddon(addon)
   const simulated = device === 'sim' && simulatedDevice()
   if (simulated) createRequire(import.meta.url)(simulated)
   if (threads) native.setThreads(threads)
   const before = current && deviceName()
+  native.setTf32(tf32)
   native.setDevice(device)
   forgetDevice()
   if (before !== undefined && before !== deviceName()) (await import('./kernels/constants.js')).forgetConstants()

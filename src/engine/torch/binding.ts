@@ -38,8 +38,9 @@ type Addon = {
   resetPeak(): void
   setDevice(device: string): void
   setThreads(count: number): void
+  setTf32(on: boolean): void
   seed(value: number): void
-  describe(): {version: string; threads: number; cpu: string; cudaDevices: number; device: string}
+  describe(): {version: string; threads: number; cpu: string; cudaDevices: number; device: string; tf32: boolean}
   synchronize(): void
 }
 

@@ -6,7 +6,7 @@ import {buildAddon, builtAddon, locateAddon} from './build.js'
 import {searchTorch} from './find.js'
 import {checkKernelsOn, placeOf, verdictLines} from './self-check.js'
 
-const precisions = ['fp32', 'bf16'] as const
+const precisions = ['fp32', 'tf32', 'bf16', 'fp16'] as const
 const command = 'dinov2 engine install torch'
 
 export const torchEngine: Engine<'torch'> = {
@@ -56,10 +56,16 @@ async function describe({cpu, gpus}: Devices): Promise<Omit<EngineDescription, '
 async function start({device, precision, threads, note}: StartRequest): Promise<Awaited<ReturnType<Engine['start']>>> {
   const {addon, torch} = await locateAddon(note)
   const chosenDevice = device === 'auto' ? (torch.cuda && (await cudaDevices()).length > 0 ? 'cuda' : 'cpu') : device
+  if ((precision === 'tf32' || precision === 'fp16') && !/^(cuda|sim)/.test(chosenDevice))
+    throw new UserError(`${precision} is a format of NVIDIA GPUs, and the torch engine would compute on ${chosenDevice}`, {
+      exit: 5,
+      code: 'NO_PRECISION',
+      hint: 'use --precision auto, or --device cuda where there is a GPU'
+    })
   const {startTorch} = await import('./backend.js')
   let running
   try {
-    running = await startTorch({addon, device: chosenDevice, threads})
+    running = await startTorch({addon, device: chosenDevice, threads, tf32: precision === 'tf32'})
   } catch (cause) {
     const lacksCuda = chosenDevice.startsWith('cuda') && !torch.cuda
     const hint = lacksCuda ? `run \`${command} --cuda\` for a libtorch with CUDA` : 'see `dinov2 engine list` for what is here'

@@ -1,4 +1,5 @@
 /** Dense features kept from one use to the next: a store of maps within a budget of memory and disk. */
+import type {Precision} from '../../tensor/ops/precision.js'
 import {closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
@@ -15,7 +16,7 @@ export type CacheOptions = {
    */
   readonly disk?: number
   /** `bf16` keeps half of each number's bytes: what a backbone that computes in bfloat16 knows of it. */
-  readonly precision?: 'fp32' | 'bf16'
+  readonly precision?: Precision
   /** Where the file lies; the system's folder of temporary files if absent. */
   readonly folder?: string
 }

@@ -13,13 +13,14 @@ import type {ImageRef} from '../../data/sources/source.js'
 import {runningEngine} from '../../engine/start.js'
 import type {VitConfig} from '../../model/config.js'
 import {bytesInWords, memoryLeft} from '../../system/free-memory.js'
+import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 
 /** Images of one size that pass at once; `layers`: blocks whose outputs are kept. */
 export type PassSize = {readonly images: number; readonly height: number; readonly width: number; readonly layers: number}
 
 /** Bytes that a pass holds for each token and channel: the residual stream, and what one block computes of it. */
-const BYTES_PER_CHANNEL = {torch: {fp32: 72, bf16: 48}, others: 220} as const
+const BYTES_PER_CHANNEL = {torch: {4: 72, 2: 48}, others: 220} as const
 /** Weights of attention that libtorch's kernels hold at once on a processor, twice; the others hold all of them. */
 const TORCH_ATTENTION_BYTES = 2 ** 27
 /** WebAssembly has addresses of 32 bits. */
@@ -41,7 +42,7 @@ export function passBytes({patch, width: C, heads}: VitConfig, pass: PassSize, p
   const {images, height, width, layers} = pass
   const N = Math.ceil(height / patch) * Math.ceil(width / patch) + 1
   const isTorch = engine === 'torch'
-  const perChannel = isTorch ? BYTES_PER_CHANNEL.torch[precision] : BYTES_PER_CHANNEL.others
+  const perChannel = isTorch ? BYTES_PER_CHANNEL.torch[bytesOfNumber(precision)] : BYTES_PER_CHANNEL.others
   const weights = 2 * 4 * images * heads * N * N
   const attention = isTorch ? Math.min(weights, TORCH_ATTENTION_BYTES) : weights
   const pixels = images * height * width * 3 * 9 // as bytes, as numbers, and normalised
@@ -93,9 +94,9 @@ export function assertWeightsFit(
   {limit}: Pick<Place, 'limit'> = here()
 ): void {
   // The largest tensor stands there as read, in float32, while it is cast.
-  const needed = parameters * (precision === 'fp32' ? 4 : 2) + 2 * 4 * largest
+  const needed = parameters * bytesOfNumber(precision) + 2 * 4 * largest
   if (limit === undefined || needed <= limit) return
-  const smaller = precision === 'fp32' && parameters * 2 + 8 * largest <= limit ? '--precision bf16 would fit; or take' : 'Take'
+  const smaller = bytesOfNumber(precision) === 4 && parameters * 2 + 8 * largest <= limit ? '--precision bf16 would fit; or take' : 'Take'
   throw new UserError(
     `${model} has ${(parameters / 1e6).toFixed(1)} million parameters and needs about ${bytesInWords(needed)}, and ${bytesInWords(limit)} of memory may be used.`,
     {exit: 5, code: 'OUT_OF_MEMORY', hint: `${smaller} a smaller model, or a machine with more memory.`}

@@ -40,6 +40,7 @@ export function applyGradients<Report extends {readonly losses: Readonly<Record<
   settings: StepSettings,
   centers?: TrainState['centers']
 ): {state: TrainState; report: Report; gradNorms: Record<string, number>} {
+  const {lossScale = 1, clipGrad} = settings
   const modules = modulesOf(state.student)
   const norms = modules.map(name => gradientNorm(gradientsOf(grads, name).values()))
   const start = values.size
@@ -47,7 +48,7 @@ export function applyGradients<Report extends {readonly losses: Readonly<Record<
   dispose(norms)
   const report = reportOf(numbers.subarray(0, start))
   const gradNorms = Object.fromEntries(
-    modules.map((name, i) => [name, settings.sharding?.norm(numbers[start + i]!) ?? numbers[start + i]!])
+    modules.map((name, i) => [name, (settings.sharding?.norm(numbers[start + i]!) ?? numbers[start + i]!) / lossScale])
   )
   // A step that is not finite is not taken: the state stays as it was.
   const sick = checkFinite(report.losses, gradNorms, grads)
@@ -57,9 +58,9 @@ export function applyGradients<Report extends {readonly losses: Readonly<Record<
     throw sick
   }
   // Clip each sub-module apart, then step.
-  for (const [name, length] of Object.entries(settings.clipGrad > 0 ? gradNorms : {})) {
+  for (const [name, length] of Object.entries(gradNorms)) {
     const own = gradientsOf(grads, name)
-    scaleAll(own, clipFactor(length, settings.clipGrad))
+    scaleAll(own, (clipGrad > 0 ? clipFactor(length, clipGrad) : 1) / lossScale)
     for (const [path, grad] of own) grads.set(path, grad)
   }
   return {state: moveState(state, grads, rates, settings, centers), report, gradNorms}

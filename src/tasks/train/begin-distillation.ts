@@ -2,6 +2,7 @@
  * What a distillation needs before its first step: images, an engine, the teacher, settings of all students, and
  * enough memory. Everything that can be refused is refused here, before a run folder is touched.
  */
+import type {Precision} from '../../tensor/ops/precision.js'
 import {derive, type Derived} from '../../config/derived.js'
 import {UserError} from '../../config/errors.js'
 import {withSetting} from '../../config/settings.js'
@@ -30,7 +31,7 @@ export type StudentJob = {
 export type BegunDistillation = {
   readonly images: ImageTable
   readonly engine: EngineInfo
-  readonly precision: 'fp32' | 'bf16'
+  readonly precision: Precision
   readonly students: readonly StudentJob[]
   /** The teacher, which is the caller's to dispose; undefined in a trial. */
   readonly teacher: Teacher | undefined
@@ -66,7 +67,7 @@ export async function beginDistillation(
   options.onImages?.(images.length)
   const engine = await startTrainingEngine(withShareOfThreads(options.engine))
   const {device} = engine
-  const precision = trainingPrecision('distill', engine.precision)
+  const precision = trainingPrecision(engine.precision, {command: 'distill'})
   const begun = {images, engine, precision}
   if (output === undefined && batch !== 'auto') {
     note(describeTeacher({...teacherPlan, precision}, students[0]!.settings))

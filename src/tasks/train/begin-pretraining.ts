@@ -2,6 +2,7 @@
  * What pretraining needs before its first step: images, an engine, settings in force, and enough memory. Everything
  * that can be refused is refused here, before the run folder is touched.
  */
+import type {Precision} from '../../tensor/ops/precision.js'
 import {architecture, derive, type Derived} from '../../config/derived.js'
 import {counted} from '../../config/counted.js'
 import {withSetting, type ResolvedSettings} from '../../config/settings.js'
@@ -48,7 +49,7 @@ export type BeginOptions = {
 export type BegunPretraining = {
   readonly images: ImageTable
   readonly engine: EngineInfo
-  readonly precision: 'fp32' | 'bf16'
+  readonly precision: Precision
   readonly settings: Settings
   readonly plan: Derived
 }
@@ -77,7 +78,7 @@ export async function beginPretraining(
   options.onImages?.(images.length)
   const engine = await startTrainingEngine(withShareOfThreads(options.engine))
   const {device} = engine
-  const precision = trainingPrecision('pretrain', engine.precision)
+  const precision = trainingPrecision(engine.precision, {command: 'pretrain', processes: options.processes})
   const limit = options.memoryLimit ?? (await memoryForRun(device))
   if (isModelOpen(resolved, options)) {
     const chosen = settingsOfChosenRecipe(resolved, {images: images.length, device, precision, limit})

@@ -10,6 +10,7 @@ import type {Settings} from '../../config/table.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {regularizers} from '../../loss/terms.js'
 import type {VitConfig} from '../../model/config.js'
+import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {MAX_CACHED_LOGITS_BYTES} from './teacher-targets.js'
 
@@ -112,7 +113,7 @@ export function countCost(settings: Settings, plan: Derived, precision: Precisio
   for (const shape of expectedShapes(plan.vit).values()) backbone += shape.reduce((a, b) => a * b, 1)
   const parameters = backbone + heads.reduce((sum, {all}) => sum + all, 0)
   const prototypes = plan.dinoHead.prototypes + (plan.ibotHead ?? plan.dinoHead).prototypes
-  const low = precision === 'bf16' ? 2 : 4 // bytes of a number in products
+  const low = bytesOfNumber(precision) // bytes of a number in products
   const linear = backbone - 4 * plan.vit.width * plan.vit.depth
   const [last, mlps] = [heads.reduce((sum, head) => sum + head.last, 0), heads.reduce((sum, head) => sum + head.mlp, 0)]
   return {

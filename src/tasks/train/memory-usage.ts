@@ -7,6 +7,7 @@
  */
 import {readFileSync} from 'node:fs'
 import type {ParamMap} from '../../optim/adamw.js'
+import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {memory} from '../../tensor/tf.js'
 import type {TrainState} from './step-types.js'
@@ -49,8 +50,8 @@ function castBytes(student: ParamMap, precision: Precision): number {
   let bytes = 0
   for (const [name, {size}] of student) {
     const linear = /\.(qkv|proj|fc1|fc2|w12|w3)\.|_head\.mlp\./.test(name)
-    if (name.endsWith('last_layer.weight_v')) bytes += (precision === 'bf16' ? 2 : 4) * size
-    else if (linear && precision === 'bf16') bytes += 2 * size
+    if (name.endsWith('last_layer.weight_v')) bytes += bytesOfNumber(precision) * size
+    else if (linear && bytesOfNumber(precision) === 2) bytes += 2 * size
   }
   return bytes
 }

@@ -26,6 +26,11 @@ export class NotFiniteStep extends Error {
   ) {
     super(`not finite: ${nonFiniteTerms({losses, gradNorms}).join(', ')}`)
   }
+
+  /** Whether the forward pass was well, so that smaller gradients might be finite. */
+  get isOfGradients(): boolean {
+    return Object.values(this.losses).every(Number.isFinite)
+  }
 }
 
 const nonFiniteTerms = ({losses, gradNorms}: Pick<NotFiniteStep, 'losses' | 'gradNorms'>): string[] =>

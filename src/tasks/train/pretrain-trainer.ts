@@ -7,6 +7,7 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {rng, type Rng} from '../../tensor/random.js'
 import type {LazyBatch, StepBatch} from './batch-parts.js'
 import {inspectTeacher} from './inspect-teacher.js'
+import {LossScale} from './loss-scale.js'
 import {memoryParts} from './memory-usage.js'
 import {explainBriefly, explainNonFinite} from './non-finite.js'
 import {cropSettings, freeState, ratesAt, scheduleMetrics, stateDict, stepMeasurements, stepSettings} from './pretrain-state.js'
@@ -44,10 +45,11 @@ export function pretrainTrainer(
   const ahead = new StepsAhead<StepResult<StepReport>>()
   const fixed = {...stepSettings(settings, plan, precision, processes), sharding}
   const crops = cropSettings(settings)
-  const withBatch = <T>(made: CropBatch, take: (batch: StepBatch | LazyBatch, rates: StepRates, draws: Rng) => T): T => {
+  const scale = precision === 'fp16' ? new LossScale() : undefined
+  const withBatch = <T>(made: CropBatch, take: (batch: StepBatch | LazyBatch, rates: StepRates, draws: () => Rng) => T): T => {
     const batch = stepBatch(made, settings.train.batch_size_per_gpu, crops, plan.vit.patch, settings.train.grad_accumulation)
     try {
-      return take(batch, ratesAt(plan, made.step), dropPathDraws(settings.train.seed, made.step, processes))
+      return take(batch, ratesAt(plan, made.step), () => dropPathDraws(settings.train.seed, made.step, processes))
     } finally {
       freeBatch(batch)
     }
@@ -62,27 +64,30 @@ export function pretrainTrainer(
     },
     step: made =>
       withBatch(made, (batch, rates, draws) => {
-        const stepped = trainStep(state, batch, rates, fixed, draws)
+        const once = (lossScale?: number) => trainStep(state, batch, rates, {...fixed, lossScale}, draws())
+        const stepped = scale ? scale.take(once) : once()
         state = stepped.state
         return resultOf(stepped.report, rates)
       }),
-    ahead: worksAhead
-      ? {
-          launch: made =>
-            withBatch(made, (batch, rates, draws) => {
-              state = launchStep(state, batch, rates, fixed, draws, {
-                add: ({values, report}) => ahead.add({values, report: numbers => resultOf(report(numbers), rates)})
-              })
-            }),
-          settle: () => {
-            const first = state.step - ahead.waiting
-            const taken = ahead.settle()
-            if (first + taken.length === state.step) return {taken}
-            state = {...state, step: first + taken.length}
-            return {taken, notFinite: state.step}
+    lossScale: scale,
+    ahead:
+      worksAhead && !scale // whose steps may have to be taken again
+        ? {
+            launch: made =>
+              withBatch(made, (batch, rates, draws) => {
+                state = launchStep(state, batch, rates, fixed, draws(), {
+                  add: ({values, report}) => ahead.add({values, report: numbers => resultOf(report(numbers), rates)})
+                })
+              }),
+            settle: () => {
+              const first = state.step - ahead.waiting
+              const taken = ahead.settle()
+              if (first + taken.length === state.step) return {taken}
+              state = {...state, step: first + taken.length}
+              return {taken, notFinite: state.step}
+            }
           }
-        }
-      : undefined,
+        : undefined,
     explain: (error, {globals}) =>
       sharding ? explainBriefly(error) : explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision}),
     inspect: sharding

@@ -19,6 +19,8 @@ import {configMetadata} from '../../files/checkpoint/architecture.js'
 import {compareShares} from './resume-shares.js'
 import {listStates, readState, stateMetadata} from '../../files/checkpoint/training-state.js'
 import {tensor} from '../../tensor/tf.js'
+import {isLossScale} from './loss-scale.js'
+import type {LossScale} from './loss-scale.js'
 import type {StateDict} from './state-dict.js'
 
 /**
@@ -89,7 +91,12 @@ const damagedRecord = (path: string, what: string): UserError =>
   })
 
 /** What a checkpoint keeps beside tensors: the averages of the line that was begun, and how the run was changed. */
-export function carriedOver(metadata: Readonly<Record<string, string>>, path: string): {window: JsonObject | undefined; history: Change[]} {
+export function carriedOver(
+  metadata: Readonly<Record<string, string>>,
+  path: string
+): {window: JsonObject | undefined; history: Change[]; lossScale: unknown} {
+  const lossScale = jsonObjectOr(metadata['loss_scale'])
+  if (metadata['loss_scale'] !== undefined && !isLossScale(lossScale)) throw damagedRecord(path, 'the loss scale')
   const window = jsonObjectOr(metadata['window'])
   const history = jsonObjectOr(`{"all":${metadata['history'] ?? '[]'}}`)?.['all']
   const isChange = (change: unknown): boolean =>
@@ -100,7 +107,7 @@ export function carriedOver(metadata: Readonly<Record<string, string>>, path: st
   const counted = window === undefined || (isObject(window['sums']) && typeof window['count'] === 'number')
   const said = metadata['window'] === undefined || metadata['window'] === 'null' || window !== undefined
   if (!counted || !said || !Array.isArray(history) || !history.every(isChange)) throw damagedRecord(path, 'averages and changes')
-  return {window, history: history as Change[]}
+  return {window, history: history as Change[], lossScale}
 }
 
 /**
@@ -166,6 +173,8 @@ export type RecordedSetup = {
   readonly window: unknown
   /** Changes of course that were accepted so far. */
   readonly history: readonly Change[]
+  /** How losses are scaled, where they are. */
+  readonly lossScale?: ReturnType<LossScale['kept']> | undefined
   /** Fingerprint of a frozen teacher that the run learns from. */
   readonly teacherFingerprint?: string | undefined
 }
@@ -186,6 +195,7 @@ export const stateRecord = ({
   step,
   window,
   history,
+  lossScale,
   teacherFingerprint
 }: RecordedSetup): Record<string, string> => ({
   ...configMetadata(plan.vit),
@@ -198,6 +208,7 @@ export const stateRecord = ({
   position: String(step * plan.batch), // of the order of images: the next batch begins here
   window: JSON.stringify(window),
   computing: JSON.stringify(computing),
+  ...(lossScale === undefined ? {} : {loss_scale: JSON.stringify(lossScale)}),
   ...(teacherFingerprint === undefined ? {} : {taught_by: teacherFingerprint}),
   ...(history.length > 0 ? {history: JSON.stringify(history)} : {})
 })

@@ -9,6 +9,7 @@ import type {ImageList} from '../../data/sources/image-table.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Health} from './health.js'
 import type {Improvement} from './improvement.js'
+import type {LossScale} from './loss-scale.js'
 import type {Metrics} from './metrics-log.js'
 import type {Explanation, NotFiniteStep} from './non-finite.js'
 import type {TrainingProcesses} from './processes.js'
@@ -41,6 +42,8 @@ export type Trainer<Report> = {
    */
   readonly ahead?:
     {launch(made: CropBatch): void; settle(): {readonly taken: readonly StepResult<Report>[]; readonly notFinite?: number}} | undefined
+  /** How losses are scaled, where they are; a checkpoint keeps it. */
+  readonly lossScale?: Pick<LossScale, 'kept' | 'restore'> | undefined
   /** Where a step that could not be taken stopped being finite. */
   explain(error: NotFiniteStep, made: CropBatch): Explanation
   /**

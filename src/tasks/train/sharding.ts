@@ -14,6 +14,7 @@ import type {ParamMap} from '../../optim/adamw.js'
 import {gatherOverProcesses, scatterOverProcesses, sumOverProcesses} from '../../tensor/ops/collectives.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
 import {cast} from '../../tensor/ops/precision.js'
+import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {addAll} from '../../tensor/ops/row-sum.js'
 import {add, concat, dispose, pad, reshape, scalar, slice, tidy} from '../../tensor/tf.js'
@@ -183,7 +184,7 @@ export class Sharding {
   /** Whole tensors of these names; products in `precision`. The caller owns them. */
   #gather(pieces: ParamMap, names: readonly string[], precision: Precision): ParamMap {
     const found: ParamMap = new Map()
-    const low = precision === 'fp32' ? [] : names.filter(isProduct)
+    const low = bytesOfNumber(precision) === 4 ? [] : names.filter(isProduct)
     for (const [group, as] of [
       [names.filter(name => !low.includes(name)), 'fp32'],
       [low, precision]

@@ -56,6 +56,8 @@ export type StepSettings = {
   readonly access?: {readonly teacher: BlockAccess; readonly student: BlockAccess}
   /** Where KoLeo looks for neighbours: within a process, or among all; within a process where not said. */
   readonly koleo?: 'process' | 'global'
+  /** By what losses are multiplied before the backward pass, and gradients divided after it; 1 where not said. */
+  readonly lossScale?: number
   /** Leaves the gradients of the backbone out; `trainStep` says so while the backbone stands still. */
   readonly headsOnly?: boolean
 }

@@ -1,4 +1,5 @@
 /** The length of a run that is to take so many minutes on this machine. */
+import type {Precision} from '../../tensor/ops/precision.js'
 import {UserError} from '../../config/errors.js'
 import type {Derived} from '../../config/derived.js'
 import type {ResolvedSettings} from '../../config/settings.js'
@@ -31,7 +32,7 @@ export async function stepsForMinutes(
   begun: {
     readonly settings: ResolvedSettings['settings']
     readonly plan: Derived
-    readonly precision: 'fp32' | 'bf16'
+    readonly precision: Precision
     readonly images: ImageTable
     readonly engine: EngineInfo
   },

@@ -20,7 +20,7 @@ import type {ImageView, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import {oneProcess, sumAllOverProcesses} from '../../tensor/ops/collectives.js'
 import {constant} from '../../tensor/ops/constant.js'
-import {cast} from '../../tensor/ops/precision.js'
+import {bytesOfNumber, cast} from '../../tensor/ops/precision.js'
 import {RowSum} from '../../tensor/ops/row-sum.js'
 import {addRows} from '../../tensor/ops/rows.js'
 import type {Rng} from '../../tensor/random.js'
@@ -39,6 +39,7 @@ import {
   regularizerLosses
 } from './gradient-sums.js'
 import type {Regularized} from './gradient-sums.js'
+import {withScaledLosses} from './loss-scale.js'
 import type {Network, StepSettings} from './step-types.js'
 import {readMeasured} from './steps-ahead.js'
 import type {MeasuredStep} from './steps-ahead.js'
@@ -120,7 +121,9 @@ export function gradientsOfParts(
   targets: StudentTargets,
   context: PassContext
 ): {grads: ParamMap; measured: MeasuredStep<PassReport>} {
-  const {student, settings} = context
+  const {student} = context
+  const {lossScale = 1} = context.settings
+  const settings = withScaledLosses(context.settings)
   const {vit, precision, processes = oneProcess} = settings
   const backbone = castParams(student.backbone, precision)
   const heads = {dino: castHead(student.dino_head, precision), ibot: student.ibot_head && castHead(student.ibot_head, precision)}
@@ -132,7 +135,7 @@ export function gradientsOfParts(
       cls: targetRows(targets.cls, start.cls, 2 * part.b),
       patches: targets.patches && part.indices.length > 0 ? targetRows(targets.patches, start.patches, part.indices.length) : undefined
     }
-    addPart({...context, params: backbone.params, heads, sums, images}, part, own, () => {
+    addPart({...context, settings, params: backbone.params, heads, sums, images}, part, own, () => {
       dispose([own.cls.logRowScale, ...(own.patches ? [own.patches.logRowScale] : [])])
       if (part !== parts.at(-1)) return
       dispose([...heads.dino.owned, ...(heads.ibot?.owned ?? [])]) // a step needs the most memory after this
@@ -154,11 +157,14 @@ export function gradientsOfParts(
   const end = 3 + regularizers.length
   const grads = inParameterOrder(student, found)
   if (!settings.access) sumAllOverProcesses([...grads.values()], processes)
-  const report = (values: Float32Array): PassReport => ({
-    losses: withTotal({dino_local: values[0]!, dino_global: values[1]!, ...regularizerLosses(values, 3), ibot: values[2]!}),
-    teacherEntropy: values[end]! / processes.size,
-    clsCosine: meanCosine(values[end + 1]!, images)
-  })
+  const report = (read: Float32Array): PassReport => {
+    const values = read.map((value, i) => (i < end ? value / lossScale : value))
+    return {
+      losses: withTotal({dino_local: values[0]!, dino_global: values[1]!, ...regularizerLosses(values, 3), ibot: values[2]!}),
+      teacherEntropy: values[end]! / processes.size,
+      clsCosine: meanCosine(values[end + 1]!, images)
+    }
+  }
   return {grads, measured: {values: numbers, report}}
 }
 
@@ -295,7 +301,7 @@ function passHead(
   const {last_layer} = student[`${name}_head`]!
   const {low, w} = heads[name]!
   const into = sums.last.get(`${name}_head`)!
-  const bytes = weights.size * w.shape[0] * (settings.precision === 'bf16' ? 2 : 4)
+  const bytes = weights.size * w.shape[0] * bytesOfNumber(settings.precision)
   return tidy(() => {
     const {z, saved} = headForward(rows.length === 1 ? rows[0]! : concat(rows), low) // z [R, D]
     const {losses, dz} = prototypeLoss(z, w, segments, weights, settings.studentTemp, {

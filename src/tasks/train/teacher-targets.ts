@@ -14,6 +14,7 @@ import {castParams, normedTokens} from '../../model/vit.js'
 import type {ImageView} from '../../model/vit.js'
 import {gatherOverProcesses, oneProcess} from '../../tensor/ops/collectives.js'
 import {castLike} from '../../tensor/ops/precision.js'
+import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {constant} from '../../tensor/ops/constant.js'
 import {takeRows} from '../../tensor/ops/rows.js'
@@ -116,7 +117,7 @@ export function targetsOfEmbeddings(
   const holds: CachedLogits[] = []
   const scoresOf = (rows: Tensor2D, own: Tensor2D): Logits => {
     const scores = lazyLogits(rows, own)
-    const bytes = rows.shape[0] * own.shape[0] * (precision === 'bf16' ? 2 : 4)
+    const bytes = rows.shape[0] * own.shape[0] * bytesOfNumber(precision)
     if (!keep || memory !== 'fast' || bytes > MAX_CACHED_LOGITS_BYTES) return scores
     const held = cachedLogits(scores)
     holds.push(held)

@@ -24,6 +24,7 @@ import {normedTokens} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
 import {castLike} from '../../tensor/ops/precision.js'
 import {imageMean, imageStd} from '../../tensor/ops/patches.js'
+import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {resizeForward} from '../../tensor/ops/resize.js'
 import {add, dispose, mul, reshape, slice, tensor, tensor1d, tidy} from '../../tensor/tf.js'
@@ -96,7 +97,8 @@ export async function planTeacher(path: string, from: DistillFrom): Promise<Teac
       vit,
       ...(heads ? {heads} : {}),
       parameters,
-      bytes: precision => (precision === 'bf16' ? 4 * (parameters - linear) + 2 * (linear + headNumbers) : 4 * (parameters + headNumbers)),
+      bytes: precision =>
+        bytesOfNumber(precision) === 2 ? 4 * (parameters - linear) + 2 * (linear + headNumbers) : 4 * (parameters + headNumbers),
       ...(own && !isImageNet(own) ? {normalisation: {mean: own.mean, std: own.std}} : {})
     }
   } finally {
@@ -120,7 +122,7 @@ export async function loadTeacher(plan: TeacherPlan, precision: Precision, most?
         exit: 5,
         code: 'OUT_OF_MEMORY',
         hint:
-          precision === 'fp32' && plan.bytes('bf16') <= most
+          bytesOfNumber(precision) === 4 && plan.bytes('bf16') <= most
             ? `In bf16 it takes ${gib(plan.bytes('bf16'))}: --precision bf16.`
             : 'Take a smaller teacher, or a machine with more memory.'
       }

@@ -89,7 +89,7 @@ async function* underLock<Report>(learner: Trainer<Report>, given: RunOptions): 
       await checkpoints.settle() // the others read along with this process, and must not wait for a disk
       await options.processes?.exchange({checkpoint: step})
     }
-    const metadata = stateRecord({...recorded, step, window: averages.kept(), history: begun.history})
+    const metadata = stateRecord({...recorded, step, window: averages.kept(), history: begun.history, lossScale: learner.lossScale?.kept()})
     return checkpoints.write(step, learner.stateDict(), metadata)
   }
   const write = async (line: Parameters<MetricsLog['write']>[0]): Promise<void> => {
@@ -187,7 +187,7 @@ async function* takeSteps<Report>(
 }
 
 type Resumed = {readonly history: readonly Change[]; readonly last: string | undefined}
-type CheckpointRecord = Omit<RecordedSetup, 'step' | 'window' | 'history'>
+type CheckpointRecord = Omit<RecordedSetup, 'step' | 'window' | 'history' | 'lossScale'>
 
 const recordOf = ({version, settings, plan, computing, images, teacherFingerprint}: RunOptions): CheckpointRecord => ({
   version,
@@ -220,6 +220,7 @@ async function resumeRun<Report>(
   learner.setStep(step)
   const kept = carriedOver(metadata, path)
   averages.restore(kept.window)
+  learner.lossScale?.restore(kept.lossScale)
   const {course, carried, digits} = compareSetups(metadata, recorded)
   const changes = [
     ...damaged,

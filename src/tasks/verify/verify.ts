@@ -46,6 +46,9 @@ export function defaultGolden(): string {
   })
 }
 
+/** Formats that need no device of their own. */
+const everywhere = ['fp32', 'bf16'] as const
+
 /**
  * Starts the engine and yields one verdict after the other. Errors: those of `startEngine`; a `UserError` where the
  * recording is not one.
@@ -53,7 +56,8 @@ export function defaultGolden(): string {
 export async function* verify({golden: folder, precision = 'auto', ...request}: VerifyRequest): AsyncGenerator<Check, EngineInfo> {
   const golden = await openGolden(folder)
   const info = await startEngine({...request, precision})
-  const precisions: readonly Precision[] = precision === 'auto' ? engineOf(info.engine).precisions : [info.precision]
+  const precisions: readonly Precision[] =
+    precision === 'auto' ? everywhere.filter(one => engineOf(info.engine).precisions.includes(one)) : [info.precision]
   const backbones = Object.keys(golden.index.vit)
   if (precisions.includes('fp32')) {
     for (const name of backbones) yield* verifyBackbone(golden, name, 'fp32')
@@ -63,6 +67,7 @@ export async function* verify({golden: folder, precision = 'auto', ...request}: 
     yield* verifyTraining(golden, 'train_untied')
     yield* verifyDistillation(golden)
   }
-  if (precisions.includes('bf16')) for (const name of backbones) yield* verifyBackbone(golden, name, 'bf16')
+  for (const rounded of ['tf32', 'bf16', 'fp16'] as const)
+    if (precisions.includes(rounded)) for (const name of backbones) yield* verifyBackbone(golden, name, rounded)
   return info
 }

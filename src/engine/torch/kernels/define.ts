@@ -25,6 +25,10 @@ export function handleOf(info: TensorInfo): Handle {
 /** True for int32 and bool. */
 export const isIntegral = (info: TensorInfo): boolean => info.dtype === 'int32' || info.dtype === 'bool'
 
+/** The scalar type in which numbers of a precision are held. */
+export const typeOfPrecision = (precision: unknown): number =>
+  precision === 'bf16' ? scalarType.bfloat16 : precision === 'fp16' ? scalarType.float16 : scalarType.float32
+
 /** A copy in another scalar type; the tensor itself where it has that type already. */
 export const castTo = (handle: Handle, type: number): Handle => op('to.dtype', handle, type, false, false)
 

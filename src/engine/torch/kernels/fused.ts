@@ -12,13 +12,13 @@ import type {Handle} from '../binding.js'
 import {agrees} from '../self-check.js'
 import {formatName, roundingLimits, waves, worstOf} from './checked.js'
 import {hasNativeKernel, onCpu, onednnTakes} from './device.js'
-import {define, defineMany, handleOf, track, castTo} from './define.js'
+import {define, defineMany, handleOf, track, castTo, typeOfPrecision} from './define.js'
 import {backend} from '../backend.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
 
-define('Dinov2Cast', ({x}, {precision}) => copyAs(handleOf(x!), precision === 'bf16' ? bfloat16 : float32))
+define('Dinov2Cast', ({x}, {precision}) => copyAs(handleOf(x!), typeOfPrecision(precision)))
 define('Dinov2CastLike', ({x, like}) => copyAs(handleOf(x!), typeOf(handleOf(like!))))
 const copyAs = (x: Handle, type: number): Handle => (typeOf(x) === type ? op('alias', x) : castTo(x, type))
 

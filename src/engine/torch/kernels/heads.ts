@@ -7,10 +7,10 @@ import type {Tensor} from '../../../tensor/tf.js'
 import {inPlace, op, ops, scalarType} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {constantHandle} from './constants.js'
-import {define, defineMany, handleOf, castTo} from './define.js'
+import {define, defineMany, handleOf, castTo, typeOfPrecision} from './define.js'
 import {hasNativeKernel} from './device.js'
 
-const {bfloat16, float32} = scalarType
+const {float32} = scalarType
 
 const sliceRows = (x: Handle, start: number, count: number): Handle => op('slice.Tensor', x, 0, start, start + count, 1)
 
@@ -113,9 +113,8 @@ defineMany('Dinov2ColumnLoss', ({s, lse, weights}, attrs) => {
 const lengths = (v: Handle): Handle => op('linalg_vector_norm', v, 2, [1], true)
 
 define('Dinov2Prototypes', ({v, g}, {precision}) => {
-  const low = precision === 'bf16'
-  if (hasNativeKernel('loss')) return op('dinov2::weight_norm', handleOf(v!), handleOf(g!), low)
-  return castTo(op('mul.Tensor', handleOf(v!), op('div.Tensor', handleOf(g!), lengths(handleOf(v!)))), low ? bfloat16 : float32)
+  if (hasNativeKernel('loss')) return op('dinov2::weight_norm', handleOf(v!), handleOf(g!), precision === 'bf16')
+  return castTo(op('mul.Tensor', handleOf(v!), op('div.Tensor', handleOf(g!), lengths(handleOf(v!)))), typeOfPrecision(precision))
 })
 
 defineMany('Dinov2PrototypesGrad', ({dw, v, g}) => {
