@@ -66,10 +66,20 @@ async function embed(): Promise<number[]> {
   })
 }
 
+/** Steps that a GPU takes before they are read, as those of a run between two lines of metrics. */
+const READ_TOGETHER = 4
+
 async function pretrain(): Promise<number[]> {
-  const learner = pretrainTrainer(await initState(settings, plan), {settings, plan, precision})
+  const worksAhead = device !== 'cpu'
+  const learner = pretrainTrainer(await initState(settings, plan), {settings, plan, precision, worksAhead})
   const batches = noiseBatches(settings, batch, maskSettingsOf(settings, plan))
-  return timed(async () => void learner.step((await batches.next()).value!))
+  if (!learner.ahead) return timed(async () => void learner.step((await batches.next()).value!))
+  const {launch, settle} = learner.ahead
+  const seconds = await timed(async () => {
+    for (let i = 0; i < READ_TOGETHER; i++) launch((await batches.next()).value!)
+    settle()
+  })
+  return seconds.map(all => all / READ_TOGETHER)
 }
 
 const work = {embed, pretrain}[positionals[0] ?? '']
