@@ -3,11 +3,9 @@
  * files, we load torch's.
  */
 import assert from 'node:assert/strict'
-import {execFile} from 'node:child_process'
 import {writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
-import {test} from 'node:test'
-import {promisify} from 'node:util'
+import {after, test} from 'node:test'
 import type {UserError} from '../../src/config/errors.js'
 import {shortSideFor} from '../../src/config/derived.js'
 import {loadPixels} from '../../src/data/image/decode.js'
@@ -20,16 +18,11 @@ import {renamed} from '../../src/files/checkpoint/tensor-entry.js'
 import {rng} from '../../src/tensor/random.js'
 import {png} from '../support/drawn.js'
 import {golden, scratch} from '../support/scratch.js'
-import {scriptOf, testPython} from '../support/python.js'
+import {pythonServer} from '../support/python.js'
 
-async function python(...args: string[]): Promise<Record<string, unknown>> {
-  const environment = {...process.env, HF_HUB_OFFLINE: '1', TRANSFORMERS_VERBOSITY: 'error'}
-  const {stdout} = await promisify(execFile)(testPython(), [scriptOf('open_checkpoints.py'), ...args], {
-    env: environment,
-    maxBuffer: 1 << 26
-  })
-  return JSON.parse(stdout.trim().split('\n').at(-1)!) as Record<string, unknown>
-}
+const server = pythonServer('open_checkpoints.py', {HF_HUB_OFFLINE: '1', TRANSFORMERS_VERBOSITY: 'error'})
+after(() => server.end())
+const python = server.ask
 
 for (const [name, model] of [
   ['plain', 'Dinov2Model'],

@@ -5,7 +5,9 @@
     python open_checkpoints.py torch FILE SAFETENSORS    loads FILE with weights_only=True, compares each tensor, prints the structure
     python open_checkpoints.py save FOLDER               saves views, shared storages, types and wrappers, with the plain values beside
 
-Every answer is one JSON object on stdout.
+    python open_checkpoints.py                           answers requests on stdin, each a line with the words above as a JSON list
+
+Every answer is one JSON object on a line of stdout.
 """
 
 import collections
@@ -124,7 +126,10 @@ def run_save(folder):
     return {"torch": torch.__version__}
 
 
+answers = {"transformers": run_transformers, "processor": run_processor, "torch": run_torch, "save": run_save}
+
 if __name__ == "__main__":
-    what, *arguments = sys.argv[1:]
-    answer = {"transformers": run_transformers, "processor": run_processor, "torch": run_torch, "save": run_save}[what](*arguments)
-    print(json.dumps(answer))
+    # Importing torch and transformers takes longer than most answers, so one process may give many.
+    for request in [sys.argv[1:]] if len(sys.argv) > 1 else map(json.loads, sys.stdin):
+        what, *arguments = request
+        print(json.dumps(answers[what](*arguments)), flush=True)
