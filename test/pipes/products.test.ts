@@ -11,6 +11,7 @@ import {formatNames} from '../../src/files/embeddings/embeddings.js'
 import {exportModel, exportFormats} from '../../src/tasks/export.js'
 import {planTeacher} from '../../src/tasks/train/teacher.js'
 import {folder, realBinary, run as runProgram, type Ended} from '../support/program.js'
+import {copyEmbeddings} from '../support/vectors.js'
 
 const dir = folder()
 const at = (...names: string[]): string => join(dir, ...names)
@@ -144,10 +145,12 @@ test('a student of a teacher without heads opens by its name in every command th
 })
 
 describe('embeddings in every format', () => {
+  const sets = ['train', 'val'] as const
+  before(() => all(sets.map(set => ['embed', `drawn/${set}`, '--model', 'run', ...size, '-o', `${set}.arrow`])))
   for (const format of formatNames)
     test(format, async () => {
-      const of = (name: string): string => `${format}-${name}.${format}` // .npy has a .jsonl beside it
-      await all(['train', 'val'].map(set => ['embed', `drawn/${set}`, '--model', 'run', ...size, '-o', of(set)]))
+      const of = (set: string): string => `${format}-${set}.${format}` // .npy has a .jsonl beside it
+      for (const set of sets) await copyEmbeddings(at(`${set}.arrow`), at(of(set)))
       await all([
         ['index', of('train'), '-o', `${format}.index`],
         ['knn-eval', '--train', of('train'), '--val', of('val'), '-k', '1', '--baseline', 'none'],
@@ -157,7 +160,6 @@ describe('embeddings in every format', () => {
       ])
       await all([
         ['index', '-o', `${format}.index`, '--add', of('val')],
-        ['curate', 'sample', `${format}-clusters.jsonl`, '--target', '3', '-o', `${format}-sample.jsonl`],
         ['visualize', 'neighbours', `${format}.index`, of('val'), '-k', '1', '--root', dir, '-o', `${format}.html`]
       ])
       const found = await run('search', `${format}.index`, of('val'), '-k', '1', '-q')
@@ -171,6 +173,7 @@ describe('embeddings in every format', () => {
         found.stderr
       )
     })
+  test('clusters are sampled', () => all([['curate', 'sample', 'arrow-clusters.jsonl', '--target', '3', '-o', 'sample.jsonl']]))
 })
 
 describe('predictions that end with status 4 go on with --resume to the rows of a straight run', () => {

@@ -1,5 +1,5 @@
 /** Embedding files for tests: their metadata, rows in clusters, and writing them. */
-import {batchOf, createEmbeddings, type EmbeddingMeta, type Row} from '../../src/files/embeddings/embeddings.js'
+import {batchOf, createEmbeddings, openEmbeddings, type EmbeddingMeta, type Row} from '../../src/files/embeddings/embeddings.js'
 import {rng} from '../../src/tensor/random.js'
 
 /** Metadata of vectors of `dim` numbers, with what a test wants changed. */
@@ -33,4 +33,12 @@ export async function writeEmbeddings(path: string, rows: readonly Row[], meta: 
   for (let at = 0; at < rows.length; at += batch) await output.write(batchOf(rows.slice(at, at + batch)))
   await output.commit()
   return path
+}
+
+/** Writes the rows of an embedding file to a new one, in the format that its name ends in. */
+export async function copyEmbeddings(from: string, to: string): Promise<void> {
+  const {meta, rows} = await openEmbeddings(from)
+  const output = await createEmbeddings(to, {meta})
+  for await (const batch of rows) await output.write(batch)
+  await output.commit()
 }
