@@ -5,12 +5,12 @@
 import assert from 'node:assert/strict'
 import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
-import {before, describe, test} from 'node:test'
+import {after, before, describe, test} from 'node:test'
 import {openBackbone, readBackbone} from '../../src/files/checkpoint/backbone.js'
 import {formatNames} from '../../src/files/embeddings/embeddings.js'
 import {exportModel, exportFormats} from '../../src/tasks/export.js'
 import {planTeacher} from '../../src/tasks/train/teacher.js'
-import {folder, realBinary, run as runProgram, type Ended} from '../support/program.js'
+import {CommandServer, folder, realBinary, run as runProgram, type Ended} from '../support/program.js'
 import {copyEmbeddings} from '../support/vectors.js'
 
 const dir = folder()
@@ -18,17 +18,16 @@ const at = (...names: string[]): string => join(dir, ...names)
 const env = {DINOV2_ENGINE: 'torch', DINOV2_DEVICE: 'cpu', DINOV2_PRECISION: 'fp32', DINOV2_THREADS: '1', DINOV2_WORKERS: '1'}
 const run = (...args: string[]): Promise<Ended> => runProgram(realBinary, args, {env, cwd: dir})
 
-/** Runs commands, two at a time, and names each that ends otherwise than well. */
+const server = new CommandServer({env, cwd: dir})
+after(() => server.end())
+
+/** Runs commands, and names each that ends otherwise than well. */
 async function all(commands: readonly (readonly string[])[]): Promise<void> {
-  const left = [...commands]
   const failed: string[] = []
-  const worker = async (): Promise<void> => {
-    for (let args = left.shift(); args; args = left.shift()) {
-      const {status, stderr} = await run(...args)
-      if (status !== 0) failed.push(`${args.join(' ')} ended with ${status}: ${stderr.slice(-400)}`)
-    }
+  for (const args of commands) {
+    const {status, stderr} = await server.run(...args)
+    if (status !== 0) failed.push(`${args.join(' ')} ended with ${status}: ${stderr.slice(-400)}`)
   }
-  await Promise.all([worker(), worker()])
   assert.deepEqual(failed, [])
 }
 

@@ -6,10 +6,10 @@ import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
 import {existsSync, mkdirSync, symlinkSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
-import {before, describe, it} from 'node:test'
+import {after, before, describe, it} from 'node:test'
 import {drawnRooms} from '../support/drawn-depth.js'
 import {drawnFolder} from '../support/drawn-images.js'
-import {folder, realBinary, run as runProgram, shell, start, type Ended} from '../support/program.js'
+import {CommandServer, folder, realBinary, run as runProgram, shell, start, type Ended} from '../support/program.js'
 import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
@@ -19,18 +19,8 @@ const run = (args: readonly string[]): Promise<Ended> => runProgram(realBinary, 
 /** How long one command may take to refuse; on a busy machine it takes seconds to start. */
 const PATIENCE = 60_000
 
-/** Runs a command that is killed when it waits. */
-async function refused(args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
-  const {child, ended} = start(realBinary, args, {env, cwd: dir, input: null})
-  let waited = false
-  const timer = setTimeout(() => {
-    waited = true
-    child.kill('SIGKILL')
-  }, PATIENCE)
-  const found = await ended
-  clearTimeout(timer)
-  return {...found, waited}
-}
+const server = new CommandServer({env, cwd: dir, patience: PATIENCE})
+after(() => server.end())
 
 /** Each argument that names a file: the words of the command with X in its place, and its ending. */
 const places: Readonly<Record<string, {readonly words: string; readonly ending: string}>> = {
@@ -78,12 +68,12 @@ before(async () => {
 })
 
 for (const kind of ['pipe', 'zero', 'folder'])
-  describe(`a ${kind === 'zero' ? 'device without end' : kind} in the place of`, {concurrency: 3}, () => {
+  describe(`a ${kind === 'zero' ? 'device without end' : kind} in the place of`, () => {
     for (const [number, [name, {words, ending}]] of Object.entries(places).entries())
       it(name, async () => {
         const out = `out-${kind}-${number}`
-        const {status, signal, stderr, waited} = await refused(
-          words.split(' ').map(word => (word === 'X' ? `${kind}${ending}` : word === 'out' ? out : word))
+        const {status, signal, stderr, waited} = await server.run(
+          ...words.split(' ').map(word => (word === 'X' ? `${kind}${ending}` : word === 'out' ? out : word))
         )
         assert.ok(!waited, `it waits: ${stderr}`)
         assert.equal(signal, null)

@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {spawn, type ChildProcess} from 'node:child_process'
+import {once} from 'node:events'
 import {mkdtempSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
@@ -81,6 +82,57 @@ export function start(
 
 /** Runs to the end. */
 export const run = (binary: string, args: readonly string[], options: Options = {}): Promise<Ended> => start(binary, args, options).ended
+
+/**
+ * The real program in a process that stays: many commands without starting it for each. One command runs at a time and
+ * reads nothing from stdin. A command that has not ended after `patience` milliseconds is killed, and `waited` is true.
+ */
+export class CommandServer {
+  #child: ChildProcess | undefined
+
+  constructor(
+    private readonly options: {readonly env: Readonly<Record<string, string>>; readonly cwd: string; readonly patience?: number}
+  ) {}
+
+  async run(...args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
+    const {patience = 120_000} = this.options
+    const child = (this.#child ??= await this.#start())
+    const settled = new AbortController()
+    const answer = once(child, 'message', {signal: settled.signal}) as Promise<[Ended]>
+    const ended = once(child, 'exit', {signal: settled.signal}) as Promise<[number | null, string | null]>
+    for (const one of [answer, ended]) one.catch(() => undefined) // the other came first
+    let waited = false
+    const timer = setTimeout(() => {
+      waited = true
+      child.kill('SIGKILL')
+    }, patience)
+    child.send(args)
+    const [found] = await Promise.race([answer, ended.then(([status, signal]) => [{status, signal, stdout: '', stderr: ''}])])
+    clearTimeout(timer)
+    settled.abort()
+    if (child.exitCode !== null || child.signalCode !== null) this.#child = undefined
+    else assertSchemas(args, found as Ended)
+    return {...(found as Ended), signal: (found as Ended).signal ?? null, waited}
+  }
+
+  async #start(): Promise<ChildProcess> {
+    const {env, cwd} = this.options
+    const clean = Object.fromEntries(
+      Object.entries(process.env).filter(([name]) => !/^(DINOV2_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(name))
+    )
+    const child = spawn(process.execPath, [fileURLToPath(new URL('./command-server.js', import.meta.url))], {
+      env: {...clean, ...env},
+      cwd,
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc']
+    })
+    await once(child, 'message')
+    return child
+  }
+
+  end(): void {
+    this.#child?.kill('SIGKILL')
+  }
+}
 
 /** Runs a line of shell with `$P` standing for the program. */
 export function shell(binary: string, line: string, cwd?: string): Promise<Ended> {

@@ -1,0 +1,38 @@
+/**
+ * Runs the real program's command lines one after the other in one process, for tests that try many commands: each
+ * request is a list of words, each answer what a shell would have seen. The process of `CommandServer`.
+ */
+import {fileURLToPath} from 'node:url'
+import {main} from '../../src/cli/main.js'
+
+const manifest = new URL('../../../package.json', import.meta.url).href
+const ENDED = Symbol('ended')
+let said = {stdout: '', stderr: ''}
+
+for (const name of ['stdout', 'stderr'] as const)
+  process[name].write = (chunk: string | Uint8Array, encoding?: unknown, done?: unknown): boolean => {
+    said[name] += typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString('utf8')
+    const callback = (typeof encoding === 'function' ? encoding : done) as (() => void) | undefined
+    if (callback) setImmediate(callback)
+    return true
+  }
+process.exit = (() => {
+  throw ENDED
+}) as typeof process.exit
+
+process.on('message', (args: string[]) => {
+  void (async () => {
+    said = {stdout: '', stderr: ''}
+    process.exitCode = undefined
+    delete process.env['NO_COLOR']
+    try {
+      await main(manifest, args)
+    } catch (error) {
+      if (error !== ENDED) throw error
+    }
+    process.removeAllListeners('uncaughtException')
+    process.send!({status: Number(process.exitCode ?? 0), ...said})
+  })()
+})
+process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
+process.send!(fileURLToPath(manifest))
