@@ -6,9 +6,9 @@ import assert from 'node:assert/strict'
 import {existsSync} from 'node:fs'
 import {readFile, stat, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
-import {before, describe, test} from 'node:test'
+import {after, before, describe, test} from 'node:test'
 import {setTimeout as wait} from 'node:timers/promises'
-import {folder, realBinary, run as runProgram, shell as runShell, start, type Ended} from '../support/program.js'
+import {CommandServer, folder, realBinary, run as runProgram, shell as runShell, start, type Ended} from '../support/program.js'
 import {openEmbeddings, rowsOf} from '../../src/files/embeddings/embeddings.js'
 import {drawnFolder} from '../support/drawn-images.js'
 import {saveTiny} from '../support/tiny-backbone.js'
@@ -17,7 +17,10 @@ const dir = folder()
 let images: string[]
 // The engine that needs nothing installed; --batch is fixed because bytes may depend on it.
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1'}
-const run = (args: readonly string[], input = ''): Promise<Ended> => runProgram(realBinary, args, {env, cwd: dir, input})
+const server = new CommandServer({env, cwd: dir})
+after(() => server.end())
+const run = (args: readonly string[], input = ''): Promise<Ended> =>
+  input === '' ? server.run(...args) : runProgram(realBinary, args, {env, cwd: dir, input})
 const shell = (line: string): Promise<Ended> =>
   runShell(realBinary, `set -o pipefail; export DINOV2_ENGINE=wasm DINOV2_WORKERS=1; ${line}`, dir)
 const embed = ['embed', '--model', 'tiny.safetensors', '--size', '28', '--batch', '4']

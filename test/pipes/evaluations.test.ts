@@ -6,14 +6,17 @@ import assert from 'node:assert/strict'
 import {existsSync} from 'node:fs'
 import {readFile, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
-import {before, test} from 'node:test'
-import {folder, realBinary, run as runProgram, shell as runShell, type Ended} from '../support/program.js'
+import {after, before, test} from 'node:test'
+import {CommandServer, folder, realBinary, run as runProgram, shell as runShell, type Ended} from '../support/program.js'
 import {drawnFolder} from '../support/drawn-images.js'
 import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4'}
-const run = (args: readonly string[], input = ''): Promise<Ended> => runProgram(realBinary, args, {env, cwd: dir, input})
+const server = new CommandServer({env, cwd: dir})
+after(() => server.end())
+const run = (args: readonly string[], input = ''): Promise<Ended> =>
+  input === '' ? server.run(...args) : runProgram(realBinary, args, {env, cwd: dir, input})
 const shell = (line: string): Promise<Ended> =>
   runShell(realBinary, `set -o pipefail; export DINOV2_ENGINE=wasm DINOV2_WORKERS=1 DINOV2_BATCH=4; ${line}`, dir)
 let names: string[]

@@ -7,17 +7,20 @@ import assert from 'node:assert/strict'
 import {existsSync} from 'node:fs'
 import {readFile, rm, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
-import {before, test} from 'node:test'
+import {after, before, test} from 'node:test'
 import {encodeGrey16} from '../../src/data/image/encode.js'
 import {encodeMask} from '../../src/data/image/png-write.js'
-import {folder, realBinary, run as runProgram, type Ended} from '../support/program.js'
+import {CommandServer, folder, realBinary, run as runProgram, type Ended} from '../support/program.js'
 import {drawnRooms} from '../support/drawn-depth.js'
 import {drawnScene, drawnScenes, scenePalette} from '../support/drawn-masks.js'
 import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
+const env = {DINOV2_ENGINE: 'wasm'}
+const server = new CommandServer({env, cwd: dir})
+after(() => server.end())
 const run = (args: readonly string[], input = ''): Promise<Ended> =>
-  runProgram(realBinary, args, {env: {DINOV2_ENGINE: 'wasm'}, cwd: dir, input})
+  input === '' ? server.run(...args) : runProgram(realBinary, args, {env, cwd: dir, input})
 const common = ['--model', 'tiny.safetensors', '--cached', '--steps', '2', '--json', '-q']
 const depthEval = ['depth-eval', ...common, '--head', 'lin1', '--baseline', 'mean']
 const segEval = ['seg-eval', ...common, '--size', '56', '--baseline', 'none', '--classes', 'classes.txt']

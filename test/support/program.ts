@@ -89,13 +89,20 @@ export const run = (binary: string, args: readonly string[], options: Options = 
  */
 export class CommandServer {
   #child: ChildProcess | undefined
+  #last: Promise<unknown> = Promise.resolve()
 
   constructor(
     private readonly options: {readonly env: Readonly<Record<string, string>>; readonly cwd: string; readonly patience?: number}
   ) {}
 
-  async run(...args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
-    const {patience = 120_000} = this.options
+  run(...args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
+    const ended = this.#last.then(() => this.#run(args))
+    this.#last = ended.catch(() => undefined)
+    return ended
+  }
+
+  async #run(args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
+    const {patience = 300_000} = this.options
     const child = (this.#child ??= await this.#start())
     const settled = new AbortController()
     const answer = once(child, 'message', {signal: settled.signal}) as Promise<[Ended]>

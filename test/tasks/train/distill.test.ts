@@ -5,14 +5,14 @@
 import assert from 'node:assert/strict'
 import {existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
-import {before, describe, test} from 'node:test'
+import {after, before, describe, test} from 'node:test'
 import {setTimeout as sleep} from 'node:timers/promises'
 import type {Batches} from '../../../src/data/loader/load-stats.js'
 import type {CropBatch} from '../../../src/data/loader/crop-batches.js'
 import {SharedBatches} from '../../../src/data/loader/shared-batches.js'
 import {listStates} from '../../../src/files/checkpoint/training-state.js'
 import {loadTeacher, planTeacher, teacherCropSide} from '../../../src/tasks/train/teacher.js'
-import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../../support/program.js'
+import {CommandServer, folder as makeFolder, realBinary, start, type Ended} from '../../support/program.js'
 import {onTorch, take} from '../../support/engine.js'
 import {drawnFolder} from '../../support/drawn-images.js'
 import {readTensors} from '../../support/tensors.js'
@@ -35,7 +35,9 @@ optim: {base_lr: 0.02, warmup_epochs: 1, epochs: 10}
 teacher: {momentum_teacher: 0.9}
 `
 const course = `train: {batch_size_per_gpu: 4, steps: 8, workers: 1, log_every: 2, checkpoint_every: 3}`
-const distill = (...more: string[]): Promise<Ended> => runBinary(realBinary, ['distill', at('pictures'), ...engine, ...more])
+const server = new CommandServer({env: {}, cwd: root})
+after(() => server.end())
+const distill = (...more: string[]): Promise<Ended> => server.run('distill', at('pictures'), ...engine, ...more)
 const teach = (name: string, ...more: string[]): Promise<Ended> =>
   distill('--teacher', at('run'), '--config', at('course.yaml'), '--output', at(name), ...more)
 const ok = (ended: Ended): void => assert.ok(ended.status === 0 || ended.status === 6, ended.stderr) // so short a run may be judged either way
@@ -47,7 +49,7 @@ before(async () => {
   for (const [name, text] of Object.entries({teacher: recipe, small, course, both: `${course}\n${small}`}))
     writeFileSync(at(`${name}.yaml`), text)
   writeFileSync(at('wide.yaml'), small.replace('embed_dim: 16', 'embed_dim: 24').replace('layerscale', 'patch_size: 16, layerscale'))
-  ok(await runBinary(realBinary, ['pretrain', at('pictures'), ...engine, '--config', at('teacher.yaml'), '--output', at('run')]))
+  ok(await server.run(...['pretrain', at('pictures'), ...engine, '--config', at('teacher.yaml'), '--output', at('run')]))
   mkdirSync(at('bare'))
   writeFileSync(at('bare', 'weights.safetensors'), readFileSync(at('run', 'final', 'backbone.safetensors')))
 })
@@ -81,19 +83,9 @@ describe('what a student takes over', () => {
     const {ibot, dino_local, step} = JSON.parse(lines.at(-1)!) as Record<string, number>
     assert.equal(step, 8)
     assert.ok(dino_local! > 0 && ibot! > 1, 'the patch loss counts all patches, not half of the crops')
-    const embedded = await runBinary(realBinary, [
-      'embed',
-      at('pictures'),
-      ...engine,
-      '--model',
-      at('plain'),
-      '--format',
-      'jsonl',
-      '-o',
-      '-'
-    ])
+    const embedded = await server.run(...['embed', at('pictures'), ...engine, '--model', at('plain'), '--format', 'jsonl', '-o', '-'])
     assert.equal(embedded.stdout.trim().split('\n').length, 12, embedded.stderr)
-    const report = await runBinary(realBinary, ['report', at('plain'), '-o', at('plain.html')])
+    const report = await server.run(...['report', at('plain'), '-o', at('plain.html')])
     assert.equal(report.status, 0, report.stderr)
   })
 
@@ -143,7 +135,7 @@ describe('what a student takes over', () => {
     const {teacher_scores: scores} = JSON.parse(ended.stdout || '{}') as {teacher_scores?: Record<string, number>}
     assert.equal(kept['teacher'], at('run'))
     if (scores) assert.equal(kept['knn_10'], scores['knn_10'])
-    const page = await runBinary(realBinary, ['report', at('scored'), '-o', '-'])
+    const page = await server.run(...['report', at('scored'), '-o', '-'])
     assert.match(page.stdout, /teacher\.json/)
   })
 })

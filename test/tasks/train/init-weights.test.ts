@@ -25,7 +25,7 @@ import {rng} from '../../../src/tensor/random.js'
 import {dispose, type Tensor} from '../../../src/tensor/tf.js'
 import {flatten, unflatten} from '../../../src/tensor/tree.js'
 import type {Vit} from '../../../src/model/vit.js'
-import {folder as makeFolder, realBinary, run as runBinary, type Ended} from '../../support/program.js'
+import {CommandServer, folder as makeFolder, realBinary, run as runBinary, type Ended} from '../../support/program.js'
 import {counted, normal, onTorch, put} from '../../support/engine.js'
 import {drawnFolder} from '../../support/drawn-images.js'
 import {freeState} from '../../support/small-run.js'
@@ -44,7 +44,9 @@ crops: {local_crops_number: 2, global_crops_size: 32, local_crops_size: 16}
 const engine = ['--engine', 'torch', '--device', 'cpu', '--precision', 'fp32', '--threads', '1']
 const short = ['train.steps=20', 'train.batch=4', 'train.workers=1', 'optim.epochs=20', 'optim.warmup_epochs=2']
 const sets = (...more: string[]): string[] => more.flatMap(set => ['--set', set])
-const pretrain = (...more: string[]): Promise<Ended> => runBinary(realBinary, ['pretrain', at('pictures'), ...engine, ...more])
+const server = new CommandServer({env: {}, cwd: root})
+after(() => server.end())
+const pretrain = (...more: string[]): Promise<Ended> => server.run('pretrain', at('pictures'), ...engine, ...more)
 /** From the run, shortly; everything else is left to the weights. */
 const goOn = (name: string, ...more: string[]): Promise<Ended> => pretrain(...sets(...short), '--output', at(name), ...more)
 const ok = (ended: Ended): void => assert.ok(ended.status === 0 || ended.status === 6, ended.stderr) // so short a run may be judged either way
