@@ -4,7 +4,7 @@
  * A file may also hold flags of the command under their long names, beside the sections of settings. Everything that
  * is wrong is named in one message. Old names of settings are taken, and named as deprecated.
  */
-import {existsSync} from 'node:fs'
+import {statSync} from 'node:fs'
 import {nearestName} from './nearest.js'
 import {recipeFolder, recipeNames} from './recipes.js'
 import {currentValue, renamedSettings} from './renamed.js'
@@ -102,11 +102,13 @@ function nearestEnd(path: string, known: readonly string[]): string | undefined 
   return guess === undefined ? undefined : ends.get(guess)
 }
 
-/** The path of a settings file: the path itself, or that of the recipe of this name. */
+/** The path of a settings file: the path itself, or that of the recipe of this name; a folder hides no recipe. */
 function find(file: string): string {
-  if (existsSync(file)) return file
+  const found = statSync(file, {throwIfNoEntry: false})
+  if (found && !found.isDirectory()) return file
   const recipes = recipeNames()
   if (recipes.includes(file)) return `${recipeFolder}${file}.yaml`
+  if (found) return file // its reader says what a folder lacks
   const guess = /[/.]/.test(file) ? undefined : nearestName(file, recipes)
   throw settingsError(
     `There is no settings file ${file}.`,

@@ -3,7 +3,7 @@
  * `configs` say what the table says.
  */
 import assert from 'node:assert/strict'
-import {mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
+import {mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, describe, it} from 'node:test'
@@ -170,6 +170,18 @@ describe('refusals', () => {
     assert.match(refusal(() => load(['smal'])).hint!, /recipe small/)
     assert.match(refusal(() => load(['./none.yaml'])).hint!, /vitl14/)
     assert.equal(load([file('# nothing\n'), file('optim:\n')]).settings.optim.epochs, 100)
+  })
+
+  it('that has the name of a recipe stands above it, and a folder of that name does not', t => {
+    const before = process.cwd()
+    t.after(() => process.chdir(before))
+    process.chdir(dir)
+    mkdirSync('small') // as the output of a run with --config small -o small
+    assert.equal(load(['small']).settings.student.embed_dim, 192)
+    writeFileSync('tiny', 'student: {arch: custom, embed_dim: 24}')
+    assert.equal(load(['tiny']).settings.student.embed_dim, 24)
+    mkdirSync('mine')
+    assert.match(refusal(() => load(['mine'])).message, /mine cannot be read: it is a folder/)
   })
 })
 

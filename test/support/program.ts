@@ -85,7 +85,7 @@ export const run = (binary: string, args: readonly string[], options: Options = 
 
 /**
  * The real program in a process that stays: many commands without starting it for each. One command runs at a time and
- * reads nothing from stdin. A command that has not ended after `patience` milliseconds is killed, and `waited` is true.
+ * reads nothing from stdin. A command that has not ended after `patience` milliseconds is killed; `waited` says so.
  */
 export class CommandServer {
   #child: ChildProcess | undefined

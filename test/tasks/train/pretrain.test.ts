@@ -24,7 +24,7 @@ import {cropSettings, initState, loadState, ratesAt, stepSettings} from '../../.
 import {freeBatch, stepBatch} from '../../../src/tasks/train/step-batch.js'
 import {trainStep} from '../../../src/tasks/train/train-step.js'
 import {dispose} from '../../../src/tensor/tf.js'
-import {folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../../support/program.js'
+import {CommandServer, folder as makeFolder, realBinary, run as runBinary, start, type Ended} from '../../support/program.js'
 import {counted, held, normal, onTorch, put, take} from '../../support/engine.js'
 import {freeState} from '../../support/small-run.js'
 import {drawStripes} from '../../support/stripes.js'
@@ -58,7 +58,9 @@ const flags = (name: string, ...more: string[]): string[] => [
   ...['--config', recipeFile, '--output', at(name), '--engine', 'torch', '--device', 'cpu', '--precision', 'fp32', '--threads', '1'],
   ...more
 ]
-const pretrain = (name: string, ...more: string[]): Promise<Ended> => runBinary(realBinary, flags(name, ...more))
+const server = new CommandServer({env: {}, cwd: root})
+after(() => server.end())
+const pretrain = (name: string, ...more: string[]): Promise<Ended> => server.run(...flags(name, ...more))
 
 /** What a failed command said under --json. */
 const errorOf = ({stdout}: Ended): {code: string; message: string; hint?: string} =>
@@ -96,7 +98,7 @@ let config: string
 before(async () => {
   await drawStripes(pictures)
   writeFileSync(recipeFile, recipe)
-  straight = await pretrain('straight', '--json', '--seed', '5')
+  straight = await runBinary(realBinary, flags('straight', '--json', '--seed', '5')) // its memory is measured
   config = readFileSync(at('straight', 'config.yaml'), 'utf8')
 })
 
