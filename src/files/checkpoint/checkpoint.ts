@@ -111,7 +111,7 @@ async function openAny(path: string, options: CheckpointOptions): Promise<Opened
   throw new UserError(`The released model ${released.name} is not on this machine.`, {
     exit: 3,
     code: 'NO_INPUT',
-    hint: `dinov2 models pull ${released.name}`
+    hint: `Fetch it with \`dinov2 models pull ${released.name}\`.`
   })
 }
 
