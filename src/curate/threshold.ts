@@ -19,8 +19,9 @@ export type Calibration = {
 }
 
 /**
- * The lowest threshold at which at least `precision` of the pairs above it are copies, halfway to the next lower one:
- * where copies and other pairs are far apart, it lies in the middle between them.
+ * Of the thresholds at which at least `precision` of the pairs above are copies, the one with most copies less other
+ * pairs: a lower one would let in more other pairs than it gains copies. It lies halfway to the next lower pair: where
+ * copies and other pairs are far apart, in the middle between them.
  *
  * `copies`: similarity of each image to a copy of it, by kind. `others`: similarity of pairs of different images.
  * `weight`: how many pairs of different images of the pool each of `others` stands for, against one copy: a larger
@@ -36,13 +37,15 @@ export function thresholdFor(
     ...Array.from(others, score => ({score, copy: false}))
   ].sort((a, b) => b.score - a.score || Number(a.copy) - Number(b.copy)) // among equals a false pair comes first
   let [right, wrong] = [0, 0]
-  let best: {threshold: number; precision: number} | undefined
+  let best: {threshold: number; precision: number; gain: number} | undefined
   for (const [i, {score, copy}] of marks.entries()) {
     if (copy) right++
     else wrong += weight
     if (marks[i + 1]?.score === score) continue
     const share = right / (right + wrong)
-    if (right > 0 && share >= precision) best = {threshold: (score + (marks[i + 1]?.score ?? score)) / 2, precision: share}
+    const gain = right - wrong
+    if (right > 0 && share >= precision && gain >= (best?.gain ?? -Infinity))
+      best = {threshold: (score + (marks[i + 1]?.score ?? score)) / 2, precision: share, gain}
   }
   const highest = marks.find(({copy}) => !copy)?.score ?? -1
   const threshold = best?.threshold ?? Math.min(1, highest + 1e-4)

@@ -209,13 +209,16 @@ test('hash pairs are those of the definition, once each', () => {
   }
 })
 
-test('the threshold is the lowest with the wanted precision, halfway to the next pair', () => {
+test('the threshold has the wanted precision and gains copies, halfway to the next pair', () => {
   const copies = {jpeg: [0.99, 0.98, 0.97, 0.9], crop: [0.8, 0.5]}
   const others = [0.85, 0.6, 0.4, 0.3]
   const found = thresholdFor(copies, others, {precision: 1})
   assert.deepEqual(found, {threshold: 0.875, precision: 1, recall: 4 / 6, byKind: {jpeg: 1, crop: 0}, reached: true})
   assert.equal(thresholdFor(copies, others, {precision: 0.8}).threshold, 0.7)
   assert.equal(thresholdFor(copies, others, {precision: 0.8, weight: 10}).threshold, 0.875)
+  // Below 0.9 the precision allows one pair of different images, but no copy is gained by it.
+  const many = Array.from({length: 10}, () => 0.9)
+  assert.equal(thresholdFor({jpeg: many}, [0.5, 0.2], {precision: 0.9}).threshold.toFixed(3), '0.700')
   const lost = thresholdFor({jpeg: [0.7]}, [0.9, 0.8], {precision: 0.99})
   assert.equal(lost.reached, false)
   assert.ok(lost.threshold > 0.9)
