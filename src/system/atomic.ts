@@ -275,6 +275,12 @@ export function writeError(path: string, error: unknown): unknown {
         hint: 'Free some space or name another place.',
         cause: error
       })
+    case 'EFBIG':
+      return new UserError(`${path} would be larger than a file may be here.`, {
+        code: 'FILE_TOO_LARGE',
+        hint: 'The shell or the file system limits the size of files: see ulimit -f, or name another place.',
+        cause: error
+      })
     case 'ESPIPE':
       return new UserError(`${path} is a pipe, and this format is not written from front to back.`, {
         code: 'WRITE',

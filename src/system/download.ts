@@ -11,6 +11,7 @@ import {dirname} from 'node:path'
 import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
 import {jsonObjectOr, type JsonObject} from './json.js'
+import {isNoRoom} from './no-room.js'
 import {fileBytes, readText} from './plain-file.js'
 import {describe, idleSignal, Interrupted, refusal, request} from './http-request.js'
 
@@ -228,14 +229,14 @@ async function receive(
 }
 
 function writeFailed(part: string, error: unknown): never {
-  const code = (error as {code?: string}).code
-  if (code === 'ENOSPC' || code === 'EDQUOT')
+  if (isNoRoom(error))
     throw new UserError(`No room left on the disk for ${part}.`, {
       code: 'DISK_FULL',
       hint: 'Free some space; the same command then goes on from there.',
       cause: error
     })
-  if (code === 'ENOENT') throw new UserError(`The folder of ${part} does not exist.`, {exit: 2, code: 'NO_FOLDER', cause: error})
+  if ((error as {code?: string}).code === 'ENOENT')
+    throw new UserError(`The folder of ${part} does not exist.`, {exit: 2, code: 'NO_FOLDER', cause: error})
   throw new UserError(`${part} could not be written: ${error instanceof Error ? error.message : String(error)}.`, {
     code: 'WRITE',
     cause: error

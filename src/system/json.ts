@@ -68,6 +68,17 @@ export function parseFields(text: string): Record<string, unknown> {
   return value
 }
 
+/**
+ * A foreign value as a text in sentences, pages and names: lists as their parts, objects as JSON. `String` asks an
+ * object for its `toString`, which may be anything.
+ */
+export const valueText = (value: unknown): string =>
+  Array.isArray(value)
+    ? value.map(part => (part === null || part === undefined ? '' : valueText(part))).join()
+    : typeof value === 'object' && value !== null
+      ? JSON.stringify(value)
+      : String(value)
+
 /** Parses what this process has written itself, or a record whose bytes have been compared with a checksum. */
 export const parseOwnJson = (text: string): unknown => JSON.parse(text)
 

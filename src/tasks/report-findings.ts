@@ -2,6 +2,7 @@
  * What metrics and settings say about a run, in sentences: whether the losses fell, whether training is healthy, how
  * fast it was, and whether its scores rose.
  */
+import {valueText} from '../system/json.js'
 import {short} from '../render/chart.js'
 import type {MetricLine} from '../files/run/run-folder.js'
 import {isEvaluation, isLoss, isTotalLoss, namesOf, points} from './report-charts.js'
@@ -75,9 +76,9 @@ export function findings(lines: readonly MetricLine[], settings: ReadonlyMap<str
 function stopFinding(notFinite: unknown): Finding[] {
   if (typeof notFinite !== 'object' || notFinite === null) return []
   const {step, layer, terms} = notFinite as {step?: unknown; layer?: unknown; terms?: unknown}
-  const which = Array.isArray(terms) ? `: ${terms.join(', ')}` : ''
+  const which = Array.isArray(terms) ? `: ${terms.map(valueText).join(', ')}` : ''
   const where = typeof layer === 'string' ? `; it began in ${layer}` : ''
-  return [bad(`Step ${String(step)} was not finite and stopped the run${which}${where}.`)]
+  return [bad(`Step ${valueText(step)} was not finite and stopped the run${which}${where}.`)]
 }
 
 function lossFindings(curves: Curves): Finding[] {

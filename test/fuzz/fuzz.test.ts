@@ -7,7 +7,7 @@ import {projectFolder} from '../support/scratch.js'
 import {fuzz, parsers, tryFile} from './fuzz.js'
 
 /** For all parsers together 30 s at most; `npm run fuzz` takes the time that it needs. */
-const MILLISECONDS = 300
+const MILLISECONDS = 200
 
 describe('changed files', () => {
   for (const parser of parsers)

@@ -12,9 +12,10 @@ import {imageParsers} from './image-parsers.js'
 import {modelParsers} from './model-parsers.js'
 import {moreParsers} from './more-parsers.js'
 import {inFolder, parsers as embeddingParsers, type Parser} from './parsers.js'
+import {tableParsers} from './table-parsers.js'
 
 /** All that is fuzzed. */
-export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers, ...modelParsers, ...imageParsers]
+export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers, ...modelParsers, ...imageParsers, ...tableParsers]
 
 /** One input may take this long: files of a few kilobytes. */
 const MAX_MS = 2000
@@ -78,7 +79,7 @@ export async function fuzz(
     const end = performance.now() + milliseconds
     for (let n = from; n < from + inputs && performance.now() < end; n++) {
       for (const {first, expected} of starts) {
-        const changed = mutant(first, seed, n)
+        const changed = mutant(first, seed, n, parser.structured)
         const bytes = parser.seal?.(changed) ?? changed
         const tried = await tryBytes(parser, path, bytes, bytes.equals(first) ? undefined : expected)
         if (tried.accepted) accepted++

@@ -14,6 +14,7 @@ import {encodeMask} from '../../src/data/image/png-write.js'
 import {readDepth, readMask} from '../../src/data/targets/depth-and-mask-files.js'
 import {bmp, draw, gif, jpeg, png, tiff, webp} from '../support/drawn.js'
 import type {Parser} from './parsers.js'
+import {moved, npyHeader, numbers} from './structured.js'
 
 const image = draw(24, 16)
 const pipe = (): Sharp => sharp(image.data, {raw: {width: 24, height: 16, channels: 3}})
@@ -57,6 +58,7 @@ const picture = (name: string, seeds: () => Promise<Buffer[]>, rest: Partial<Par
   inputs: 300,
   editable: true,
   lenient: true, // what changes pixels and no length is a picture
+  structured: [numbers, moved],
   seeds,
   read: readImage,
   ...rest
@@ -164,8 +166,8 @@ export const imageParsers: readonly Parser[] = [
   }),
   map('mask-png', maskPngs, asMask, {inputs: 500, editable: false}),
   map('mask-png-sealed', maskPngs, asMask, {inputs: 500, seal: sealPng}),
-  map('mask-npy', async () => [npy('|u1', '16, 24', ids)], asMask, {inputs: 1000}),
+  map('mask-npy', async () => [npy('|u1', '16, 24', ids)], asMask, {inputs: 1000, structured: [npyHeader]}),
   map('depth-png', depthPng, asDepth, {inputs: 500, editable: false}),
   map('depth-tiff', async () => [floatTiff()], asDepth),
-  map('depth-npy', async () => [npy('<f4', '16, 24', new Uint8Array(floats.buffer))], asDepth, {inputs: 1000})
+  map('depth-npy', async () => [npy('<f4', '16, 24', new Uint8Array(floats.buffer))], asDepth, {inputs: 1000, structured: [npyHeader]})
 ]

@@ -14,6 +14,7 @@ import * as pickled from '../support/pickle-bytes.js'
 import {tiny} from '../support/tiny-backbone.js'
 import {openPth} from '../../src/files/checkpoint/pth.js'
 import type {Parser} from './parsers.js'
+import {json, moved, numbers as numberFields, opcodes, safetensorsHeader} from './structured.js'
 
 const config: VitConfig = {...tiny, width: 4, depth: 1, heads: 1, hidden: 8, grid: 1, patch: 2}
 const numbers = (count: number): Float32Array => Float32Array.from({length: count}, (_, i) => Math.sin(i))
@@ -37,6 +38,7 @@ const huggingFace = (name: string): Parser => ({
   inputs: 1000,
   file: `hf/${name}`,
   editable: true, // written to be edited
+  structured: [json],
   seeds: async folder => {
     await saveHuggingFace(join(folder, 'hf'), config, parameters, {force: true})
     return [await readFile(join(folder, 'hf', name))]
@@ -48,6 +50,7 @@ const trainedOn = {fingerprint: 'f'.repeat(64), images: 4}
 const head = (what: string, made: Omit<SavedHead, 'trainedOn'>, read: (path: string) => Promise<object>): Parser => ({
   name: `head-${what}`,
   inputs: 1000,
+  structured: [safetensorsHeader],
   seeds: async folder => {
     await saveHead(join(folder, 'seed'), {...made, trainedOn}, {force: true})
     return [await readFile(join(folder, 'seed'))]
@@ -82,6 +85,7 @@ export const modelParsers: readonly Parser[] = [
   {
     name: 'backbone',
     inputs: 1000,
+    structured: [safetensorsHeader],
     seeds: async folder => {
       await saveBackbone(join(folder, 'seed'), config, parameters, {}, {force: true})
       return [await readFile(join(folder, 'seed'))]
@@ -93,6 +97,7 @@ export const modelParsers: readonly Parser[] = [
   {
     name: 'pickle',
     inputs: 2000,
+    structured: [opcodes, numberFields, moved],
     ending: '.pth',
     editable: true, // its checksums are not filled in
     seeds: async () => [pth()],
@@ -146,6 +151,7 @@ export const modelParsers: readonly Parser[] = [
   {
     name: 'training-state',
     inputs: 1000,
+    structured: [safetensorsHeader],
     file: 'checkpoints/step-0000003.safetensors',
     seeds: async folder => [await readFile(await writeState(folder, 3, state, stateRecord).written)],
     read: async path => {
@@ -163,6 +169,7 @@ export const modelParsers: readonly Parser[] = [
   {
     name: 'run-folder',
     inputs: 1000,
+    structured: [json],
     file: 'run/eval.json',
     editable: true,
     lenient: true, // a file that is still being written is passed over

@@ -13,6 +13,7 @@ import {readIds} from '../../src/files/search-index/id-list.js'
 import {headerOf} from '../../src/files/search-index/lance-header.js'
 import {tarOf} from '../support/tar.js'
 import {meta, type Parser} from './parsers.js'
+import {json, lines, moved, numbers, opcodes, safetensorsHeader} from './structured.js'
 
 const tensors: readonly TensorSource[] = [
   {name: 'cls_token', dtype: 'F32', shape: [1, 1, 4], read: () => Buffer.from(Float32Array.from([1, 2, 3, 4]).buffer)},
@@ -35,6 +36,7 @@ const list = (ending: string, text: string | Promise<Uint8Array>): Parser => ({
   name: `list-${ending}`,
   inputs: 2000,
   ending: `.${ending}`,
+  structured: ending.startsWith('t') ? [numbers, lines] : [json, lines],
   seeds: async () => [Buffer.from((await text) as string)],
   editable: true,
   lenient: true, // what names no image is a row with a problem
@@ -49,6 +51,7 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'safetensors-model',
     inputs: 2000,
+    structured: [safetensorsHeader],
     seeds: async folder => {
       await writeSafetensors(join(folder, 'seed'), tensors, {task: 'x'}, {force: true})
       return [await readFile(join(folder, 'seed'))]
@@ -61,6 +64,7 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'pth',
     inputs: 2000,
+    structured: [numbers, moved, opcodes],
     seeds: async folder => {
       await writePth(join(folder, 'seed'), tensors, {force: true})
       return [await readFile(join(folder, 'seed'))]
@@ -74,6 +78,7 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'head',
     inputs: 2000,
+    structured: [safetensorsHeader],
     seeds: async folder => {
       const weights = new Map([['weight', {shape: [2, 2], data: Float32Array.from([1, 2, 3, 4])}]])
       const trainedOn = {fingerprint: 'f'.repeat(64), images: 4}
@@ -97,6 +102,7 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'settings',
     inputs: 2000,
+    structured: [lines],
     editable: true,
     seeds: async () => [
       Buffer.from(
@@ -115,6 +121,7 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'metrics',
     inputs: 2000,
+    structured: [json, lines],
     editable: true,
     lenient: true, // lines that are torn are counted
     seeds: async () => [Buffer.from('{"step":1,"loss":{"dino":7.5,"ibot":NaN},"lr":1e-4}\n{"step":2,"loss":{"dino":7.25}}\n')],
@@ -126,6 +133,7 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'ids',
     inputs: 2000,
+    structured: [json, lines],
     editable: true,
     lenient: true, // a line that is no JSON is an id
     seeds: async () => [Buffer.from('{"id":"a"}\n{"id":7}\n{"id":"c","x":[1]}\n'), Buffer.from('a\nb c\n')],
@@ -138,6 +146,7 @@ export const moreParsers: readonly Parser[] = [
   {
     name: 'lance-header',
     inputs: 2000,
+    structured: [json],
     editable: true,
     seeds: async () => [
       Buffer.from(

@@ -1,13 +1,15 @@
 /** Changed copies of a file, drawn from a seed: what a full disk, a bad cable or an ill-meaning sender makes of it. */
 import {rng} from '../../src/tensor/random.js'
+import type {Mutator} from './structured.js'
 
 /** Values that lengths and counts are most often broken by. */
 const edges = [0, 1, 0x7f, 0x80, 0xff]
 const words = ['-1', '0', '1e999', 'NaN', 'null', '[]', '{}', '"x"', '4294967296', '9007199254740993', 'true', '0.5']
 
-/** One changed copy of `bytes`; the same for the same seed and number. */
-export function mutant(bytes: Buffer, seed: number, n: number): Buffer {
+/** One changed copy of `bytes`, every other one by one of `structured`; the same for the same seed and number. */
+export function mutant(bytes: Buffer, seed: number, n: number, structured: readonly Mutator[] = []): Buffer {
   const random = rng(seed, `mutant ${n}`)
+  if (structured.length > 0 && n % 2 === 1) return structured[random.int(structured.length)]!(bytes, random)
   let out: Buffer = Buffer.from(bytes)
   for (let changes = 1 + random.int(3); changes > 0 && out.length > 0; changes--) {
     const at = random.int(out.length)

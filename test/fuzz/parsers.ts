@@ -21,6 +21,7 @@ import {loadIndex} from '../../src/tasks/search/search.js'
 import {crc32, crcText} from '../../src/system/crc32.js'
 import {fileSink} from '../../src/files/embeddings/bytes.js'
 import {open} from 'node:fs/promises'
+import {json, lines, moved, npyHeader, numbers, safetensorsHeader, type Mutator} from './structured.js'
 
 export type Parser = {
   readonly name: string
@@ -38,6 +39,8 @@ export type Parser = {
   readonly ending?: string
   /** Where the file lies in its folder, for readers of whole folders; by default one of no matter. */
   readonly file?: string
+  /** Changes that keep the form of the file, tried in turn with blind ones. */
+  readonly structured?: readonly Mutator[]
   /** Makes checksums of a changed file right again, so that what lies behind them is reached. */
   seal?(bytes: Buffer): Buffer
 }
@@ -62,6 +65,9 @@ const rows = (n: number): Parameters<typeof batchOf>[0] =>
     fields: {label: `l${i % 3}`, n: i, ...(i === 5 ? {odd: ['x']} : {})}
   }))
 
+/** The first rows of every file of embeddings here. */
+export const batchOfRows = (n: number): ReturnType<typeof batchOf> => batchOf(rows(n))
+
 async function embeddings(folder: string, format: EmbeddingFormat): Promise<Buffer> {
   const path = join(folder, `seed.${format}`)
   const output = await createEmbeddings(path, {meta, format, force: true})
@@ -73,7 +79,7 @@ async function embeddings(folder: string, format: EmbeddingFormat): Promise<Buff
 }
 
 /** Rows of a file as a text. */
-async function readRows(path: string): Promise<string> {
+export async function readRows(path: string): Promise<string> {
   const {rows: batches, meta: record} = await openEmbeddings(path)
   let text = `${record.fingerprint} ${record.dim}\n`
   for await (const {ids, vectors, fields} of batches) {
@@ -115,6 +121,9 @@ const indexParser = (kind: 'exact' | 'hnsw'): Parser => ({
   read: searchIndex
 })
 
+/** Values of an index's header, behind the length that it then has. */
+const indexHeader: Mutator = (bytes, random) => Buffer.concat([bytes.subarray(0, 8), safetensorsHeader(bytes.subarray(8), random)])
+
 /** An index whose checksums are those of what it holds now, as one has that was damaged before it was summed up. */
 function sealIndex(bytes: Buffer): Buffer {
   if (bytes.length < 16) return bytes
@@ -134,12 +143,22 @@ function sealIndex(bytes: Buffer): Buffer {
   return out
 }
 
+const structuredOf: Readonly<Record<EmbeddingFormat, readonly Mutator[]>> = {
+  arrow: [numbers, moved],
+  parquet: [numbers],
+  npy: [npyHeader],
+  jsonl: [json, lines],
+  csv: [lines],
+  safetensors: [safetensorsHeader]
+}
+
 export const parsers: readonly Parser[] = [
   ...formatNames.map((format): Parser => ({
     name: format,
     inputs: format === 'parquet' ? 12 : 2000,
     seeds: async folder => [await embeddings(folder, format)],
     read: readRows,
+    structured: structuredOf[format],
     // Text may be cut behind a line, and ids and fields of it edited; an array alone has no checksum.
     editable: format === 'jsonl' || format === 'csv' || format === 'npy'
   })),
@@ -148,12 +167,13 @@ export const parsers: readonly Parser[] = [
     inputs: 2000,
     seeds: async folder => [(await embeddings(folder, 'npy')).subarray(0, 128)],
     read: async path => JSON.stringify(parseNpyHeader(await readFile(path), path)),
+    structured: [npyHeader],
     editable: true
   },
   indexParser('exact'),
   indexParser('hnsw'),
-  {...indexParser('exact'), name: 'index-exact-sealed', editable: true, seal: sealIndex},
-  {...indexParser('hnsw'), name: 'index-hnsw-sealed', editable: true, lenient: true, seal: sealIndex}
+  {...indexParser('exact'), name: 'index-exact-sealed', editable: true, structured: [indexHeader, numbers], seal: sealIndex},
+  {...indexParser('hnsw'), name: 'index-hnsw-sealed', editable: true, lenient: true, structured: [indexHeader, numbers], seal: sealIndex}
 ]
 
 /** Runs `work` with a folder of its own. */

@@ -6,6 +6,7 @@ import {closeSync, openSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {isNoRoom} from '../../system/no-room.js'
 import {registerTempFile} from '../../system/temporary-files.js'
 import type {ImageRef} from './image-ref.js'
 
@@ -34,7 +35,7 @@ export class ImageSpool {
     try {
       for (let at = 0; at < bytes.length;) at += writeSync(this.#file, bytes, at, bytes.length - at, offset + at)
     } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== 'ENOSPC') throw cause
+      if (!isNoRoom(cause)) throw cause
       closeSync(this.#file)
       rmSync(this.#path, {force: true})
       throw new UserError(`There is no room in ${tmpdir()} to unpack the images.`, {

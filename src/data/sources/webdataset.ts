@@ -17,6 +17,7 @@ import {join} from 'node:path'
 import {randomUUID} from 'node:crypto'
 import {Readable} from 'node:stream'
 import {createGunzip} from 'node:zlib'
+import {isNoRoom} from '../../system/no-room.js'
 import {fileBytes, openPlainSync} from '../../system/plain-file.js'
 import {skipReason} from './ignored-files.js'
 import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
@@ -43,6 +44,16 @@ export function shardByHead(head: Uint8Array): 'tar' | 'gzip' | undefined {
   return Buffer.from(head.buffer, head.byteOffset, head.length).toString('latin1', 257, 262) === 'ustar' ? 'tar' : undefined
 }
 
+/** A compressed shard that unpacks to more than this, and to more than so many times its length, is a bomb. */
+const [MAX_REPEATED, MAX_RATIO] = [256 << 20, 200]
+
+async function* measured(chunks: AsyncIterable<Uint8Array>, add: (bytes: number) => void): AsyncGenerator<Uint8Array> {
+  for await (const chunk of chunks) {
+    add(chunk.length)
+    yield chunk
+  }
+}
+
 /** The open shard; `problem` is what is wrong with its compression, where its members up to there can be read. */
 type OpenShard = {readonly file: number; readonly size: number; readonly problem?: string}
 
@@ -61,18 +72,22 @@ async function openShard(path: string, piped: PipedShard | undefined): Promise<O
   unlinkSync(unpacked) // it goes with the process, whatever ends it
   let size = 0
   try {
-    const source = Readable.from(piped?.bytes ?? fileBytes(path))
+    let read = 0
+    const source = Readable.from(measured(piped?.bytes ?? fileBytes(path), bytes => (read += bytes)))
     const packed = createGunzip()
     if (gzipped) source.on('error', error => packed.destroy(error)).pipe(packed)
-    for await (const part of (gzipped ? packed : source) as AsyncIterable<Buffer>) size += writeSync(file, part)
+    for await (const part of (gzipped ? packed : source) as AsyncIterable<Buffer>) {
+      size += writeSync(file, part)
+      if (gzipped && size > MAX_REPEATED && size > MAX_RATIO * read)
+        return {file, size, problem: `it unpacks to more than ${MAX_RATIO} times its length; what follows is not read`}
+    }
     return {file, size}
   } catch (error) {
-    const {code, message} = error as NodeJS.ErrnoException
-    if (code === 'ENOSPC') {
+    if (isNoRoom(error)) {
       closeSync(file)
       throw new Error(`there is no room to unpack it in ${tmpdir()}`, {cause: error})
     }
-    return {file, size, problem: `its gzip data are cut off or damaged (${message})`}
+    return {file, size, problem: `its gzip data are cut off or damaged (${(error as Error).message})`}
   }
 }
 

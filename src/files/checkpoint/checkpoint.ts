@@ -7,7 +7,7 @@ import {readdir, stat} from 'node:fs/promises'
 import {homedir} from 'node:os'
 import {dirname, isAbsolute, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {isObject, readJsonObject, type JsonObject} from '../../system/json.js'
+import {isObject, type JsonObject, readJsonObject, valueText} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
@@ -260,10 +260,10 @@ function describe(config: JsonObject): Record<string, string> {
   }
   if (typeof heads === 'number') out['heads'] = String(heads)
   if (eps !== undefined && eps !== 1e-6)
-    throw new UserError(`The layer_norm_eps of this folder is ${String(eps)}; DINOv2 has 1e-6.`, {code: 'OTHER_MODEL'})
+    throw new UserError(`The layer_norm_eps of this folder is ${valueText(eps)}; DINOv2 has 1e-6.`, {code: 'OTHER_MODEL'})
   if (activation !== undefined && activation !== 'gelu')
-    throw new UserError(`The hidden_act of this folder is ${String(activation)}; DINOv2 has gelu.`, {code: 'OTHER_MODEL'})
+    throw new UserError(`The hidden_act of this folder is ${valueText(activation)}; DINOv2 has gelu.`, {code: 'OTHER_MODEL'})
   if (typeof architecture === 'string') out['architecture'] = architecture
-  if (typeof args === 'object' && args !== null && 'num_heads' in args) out['heads'] = String(args.num_heads)
+  if (typeof args === 'object' && args !== null && 'num_heads' in args) out['heads'] = valueText(args.num_heads)
   return out
 }

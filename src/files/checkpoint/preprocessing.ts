@@ -8,6 +8,7 @@
  * Pixels are normalised by ImageNet's values everywhere in this program. Where a model has others, `foldNormalization`
  * multiplies the difference into its patch embedding, so that every command computes the same function of the pixels.
  */
+import {valueText} from '../../system/json.js'
 import {UserError} from '../../config/errors.js'
 import {imageMean, imageStd} from '../../tensor/ops/patches.js'
 
@@ -157,9 +158,9 @@ export function timmPreprocessing(json: Json, path: string): Preprocessing {
   const share = fields.number('crop_pct') ?? 0.875
   if (!(share >= 0.05 && share <= 1)) throw fields.refuse('crop_pct', 'a share from 0.05 to 1')
   const mode = json['crop_mode'] ?? 'center'
-  if (mode !== 'center') notes.push(`${path} asks for the crop mode ${String(mode)}; the centre is cut.`)
+  if (mode !== 'center') notes.push(`${path} asks for the crop mode ${valueText(mode)}; the centre is cut.`)
   const interpolation = json['interpolation'] ?? 'bicubic'
-  if (interpolation !== 'bicubic') notes.push(interpolationNote(path, String(interpolation)))
+  if (interpolation !== 'bicubic') notes.push(interpolationNote(path, valueText(interpolation)))
   const mean = fields.triple('mean') ?? imageMean
   return {resize: Math.floor(crop / share), crop, mean, std: fields.deviations('std') ?? imageStd, source: path, notes}
 }

@@ -100,15 +100,15 @@ async function growing(
   const partial = partialOf(target)
   const sides = format.sideFiles?.(target) ?? []
   const begun = resume ? await recovered(format, partial, sides, meta, batch) : undefined
-  const anew = begun === undefined
-  const file = await openPartial(partial, anew, target)
-  await rm(rejectedMarkOf(target), {force: true})
-  const handles: FileHandle[] = []
-  for (const side of sides) handles.push(await openPartial(side.partial, anew, target))
-  await file.truncate(begun?.end ?? 0)
-  for (const [i, handle] of handles.entries()) await handle.truncate(begun?.sideEnds[i] ?? 0)
+  const [file, ...handles] = await openParts([partial, ...sides.map(side => side.partial)], target, begun)
+  const close = async (): Promise<void> => {
+    for (const handle of [file, ...handles]) await handle.close()
+  }
   const rows = begun?.rows ?? 0
-  const writer = await format.write({sink: fileSink(file, begun?.end ?? 0), file, sides: handles}, meta, begun)
+  const writer = await (async () => {
+    await rm(rejectedMarkOf(target), {force: true})
+    return format.write({sink: fileSink(file, begun?.end ?? 0), file, sides: handles}, meta, begun)
+  })().catch((error: unknown) => close().then(() => Promise.reject(error as Error)))
   let written = rows
   let over = false
   return {
@@ -142,8 +142,7 @@ async function growing(
     async keep({rejected = false} = {}) {
       if (over) return false
       over = true
-      await file.close()
-      for (const handle of handles) await handle.close()
+      await close()
       if (written > 0) {
         if (rejected) await writeFile(rejectedMarkOf(target), '')
         return true
@@ -167,6 +166,26 @@ async function* rowIds(format: Format, path: string): AsyncGenerator<string> {
   } finally {
     await close?.()
     await bytes.close()
+  }
+}
+
+/** Opens the growing files at where what is whole of them ends; where one fails, all are closed again. */
+async function openParts(
+  [partial, ...sides]: readonly [string, ...string[]],
+  target: string,
+  begun: Recovered | undefined
+): Promise<[FileHandle, ...FileHandle[]]> {
+  const anew = begun === undefined
+  const file = await openPartial(partial, anew, target)
+  const handles: FileHandle[] = []
+  try {
+    for (const side of sides) handles.push(await openPartial(side, anew, target))
+    await file.truncate(begun?.end ?? 0)
+    for (const [i, handle] of handles.entries()) await handle.truncate(begun?.sideEnds[i] ?? 0)
+    return [file, ...handles]
+  } catch (error) {
+    for (const handle of [file, ...handles]) await handle.close()
+    throw error
   }
 }
 

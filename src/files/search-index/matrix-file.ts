@@ -6,6 +6,7 @@
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
+import {writeError} from '../../system/atomic.js'
 import {openPlainSync} from '../../system/plain-file.js'
 
 /** Rows [N, D] that are read in stretches or one by one. */
@@ -125,10 +126,14 @@ export class MatrixBuilder {
   #write(rows: Float32Array): void {
     const file = this.#file!
     const bytes = new Uint8Array(rows.buffer, rows.byteOffset, rows.byteLength)
-    for (let done = 0; done < bytes.length;) {
-      const wrote = writeSync(file.handle, bytes, done, bytes.length - done, file.bytes)
-      done += wrote
-      file.bytes += wrote
+    try {
+      for (let done = 0; done < bytes.length;) {
+        const wrote = writeSync(file.handle, bytes, done, bytes.length - done, file.bytes)
+        done += wrote
+        file.bytes += wrote
+      }
+    } catch (error) {
+      throw writeError(file.path, error)
     }
   }
 

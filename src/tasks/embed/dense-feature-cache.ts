@@ -3,6 +3,7 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
+import {isNoRoom} from '../../system/no-room.js'
 
 /** One map as numbers. */
 export type StoredMap = {readonly height: number; readonly width: number; readonly data: Float32Array /* [h, w, D] */}
@@ -182,7 +183,7 @@ class BudgetedCache implements FeatureCache {
       this.#file.write(bytes, offset)
       return true
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+      if (!isNoRoom(error)) throw error
       this.#disk = 0
       return false
     }

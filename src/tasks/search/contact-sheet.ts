@@ -3,7 +3,7 @@ import {counted} from '../../config/counted.js'
 import {join} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import {isObject, jsonObjectOr} from '../../system/json.js'
+import {isObject, jsonObjectOr, valueText} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader} from '../../files/embeddings/bytes.js'
 import {blankCanvas, centered, fitSide} from '../../render/canvas.js'
@@ -213,7 +213,7 @@ function sheetPage(rows: readonly Markup[], title: string, side: number, {querie
 
 const baseName = (id: string): string => id.split('/').at(-1) ?? id
 const labelOf = ({label}: Fields): Markup | undefined =>
-  label === undefined || label === null ? undefined : html`<br /><span class="quiet">${String(label)}</span>`
+  label === undefined || label === null ? undefined : html`<br /><span class="quiet">${valueText(label)}</span>`
 const textOf = (value: unknown): string | undefined => (typeof value === 'string' || typeof value === 'number' ? String(value) : undefined)
 const scoreText = ({similarity, distance}: SearchHit): string =>
   similarity !== undefined ? similarity.toFixed(3) : distance !== undefined ? distance.toFixed(3) : ''

@@ -10,7 +10,7 @@
 import {counted} from '../../config/counted.js'
 import {createHash} from 'node:crypto'
 import {UserError} from '../../config/errors.js'
-import {isObject, jsonObjectOr, type JsonObject} from '../../system/json.js'
+import {isObject, type JsonObject, jsonObjectOr, valueText} from '../../system/json.js'
 import {shortSideFor, type Derived} from '../../config/derived.js'
 import {currentSettings} from '../../config/renamed.js'
 import type {Settings} from '../../config/table.js'
@@ -265,7 +265,7 @@ export function compareSetups(
   digits.push(...shares.digits)
   for (const [name, value] of Object.entries(computing))
     if (name !== 'processes' && before[name] !== undefined && before[name] !== value)
-      digits.push(`${name} was ${String(before[name])} and is ${String(value)}`)
+      digits.push(`${name} was ${valueText(before[name])} and is ${String(value)}`)
   return {course, carried, digits}
 }
 

@@ -138,6 +138,15 @@ test('fields of a side file replace neither the id nor the place of an image, no
   }
 })
 
+test('a compressed shard that unpacks to very much is given up', async t => {
+  const member = Buffer.from((await tarOf([['a.jpg', 'first']])).subarray(0, 1024))
+  // gzip members one behind the other: one with an image, then zeros without end
+  const zeros = gzipSync(Buffer.alloc(64 << 20), {level: 9})
+  const bomb = Buffer.concat([gzipSync(member), ...Array.from({length: 40}, () => zeros)])
+  const {refused} = await list(t, 's.tgz', bomb)
+  assert.match(refused[0]!, /unpacks to more than 200 times its length/)
+})
+
 test('a shard that is cut anywhere gives the images before the cut and says so', async t => {
   const whole = await tarOf(Array.from({length: 6}, (_, i) => [`${i}.jpg`, `I${i}`] as const))
   for (const [name, cut] of [

@@ -6,6 +6,7 @@ import {join} from 'node:path'
 import {after, before, describe, test} from 'node:test'
 import * as arrow from 'apache-arrow'
 import {openEmbeddings} from '../../../src/files/embeddings/embeddings.js'
+import {arrowBomb, arrowFile, arrowStream} from '../../fuzz/arrow-streams.js'
 import {unpackLz4} from '../../../src/files/embeddings/arrow/compression.js'
 
 let dir: string
@@ -80,6 +81,32 @@ describe('Arrow', () => {
     const gap = arrow.vectorFromArray([[1, null]] as never, new arrow.List(new arrow.Field('item', new arrow.Float32(), true)))
     await assert.rejects(read('t.arrow', write({vector: gap})), {code: 'NO_VECTORS', message: /Number 1 .* is missing/})
   })
+})
+
+describe('Arrow with views, nested columns and dictionaries', () => {
+  test('is read alike as a stream, as a file and compressed', async () => {
+    const views = await read('v.arrow', arrowStream('views'))
+    assert.deepEqual(
+      views.map(([id]) => id),
+      ['a', 'a name of more than twelve bytes', 'b', 'another name that is longer than that', 'c']
+    )
+    assert.deepEqual(views[3]![1], views[0]![1]) // the same view
+    assert.deepEqual(views[1]![2], {raw: Buffer.from('a name of more than twelve bytes'.repeat(2)).toString('base64'), counts: [1, 2]})
+    assert.deepEqual(await read('v.arrow', arrowFile('views')), views)
+    for (const codec of ['lz4', 'zstd'] as const) assert.deepEqual(await read('v.arrow', arrowStream('views', codec)), views)
+    const nested = await read('n.arrow', arrowStream('nested'))
+    assert.deepEqual(nested[0]![2], {pairs: [['x', 'yy']], place: {x: 0, name: 'a'}, map: {k: 0}, price: '9341084582143408800955381380479911.687', there: true})
+    assert.deepEqual(
+      (await read('d.arrow', arrowStream('dictionary'))).map(([, , {label}]: [string, number[], {label?: string}]) => label),
+      ['cat', 'dog', 'dog', 'cat', 'dog']
+    )
+  })
+  for (const kind of ['views', 'dictionary'] as const)
+    test(`${kind} that repeat the same bytes again and again: refused at once`, async () => {
+      const begun = performance.now()
+      await assert.rejects(read('b.arrow', arrowBomb(kind)), {code: 'EMBEDDINGS_DAMAGED', message: /repeat the same bytes too often/})
+      assert.ok(performance.now() - begun < 2000)
+    })
 })
 
 test('LZ4 frames unpack, and damaged ones are refused', () => {

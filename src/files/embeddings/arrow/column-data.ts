@@ -23,7 +23,14 @@ export type ColumnData = {
   /** Of float32: the values, where they lie aligned and without nulls. */
   readonly float32?: Float32Array
   readonly hasNulls: boolean
+  /**
+   * How many values and bytes of text row i unfolds to. Views and dictionaries may name the same bytes again and
+   * again, and lists of them in each other multiply it.
+   */
+  readonly weight: (i: number) => number
 }
+
+const one = (): number => 1
 
 /** The buffers of a batch in the order in which its columns take them. */
 export class BatchCursor {
@@ -91,6 +98,7 @@ export function columnData(field: ArrowField, cursor: BatchCursor, dictionaries:
     isNull,
     hasNulls: indexes.hasNulls || values.hasNulls,
     get: i => (isNull(i) ? null : values.get(indexes.number!(i))),
+    weight: i => (isNull(i) ? 1 : values.weight(indexes.number!(i))),
     ...(bytes && {bytes: (i: number) => bytes(indexes.number!(i))})
   }
 }
@@ -110,7 +118,7 @@ function validity(cursor: BatchCursor): {length: number; isNull: (i: number) => 
 function plainColumn(type: ArrowType, cursor: BatchCursor, dictionaries: Dictionaries): ColumnData {
   switch (type.kind) {
     case 'null':
-      return {length: cursor.node().length, isNull: () => true, get: () => null, hasNulls: true}
+      return {length: cursor.node().length, isNull: () => true, get: () => null, hasNulls: true, weight: one}
     case 'text':
     case 'bytes':
       return stringColumn(type, cursor)
@@ -127,7 +135,8 @@ function plainColumn(type: ArrowType, cursor: BatchCursor, dictionaries: Diction
       const children = type.children.map(child => ({name: child.name, data: columnData(child, cursor, dictionaries)}))
       if (children.some(({data}) => data.length < length)) throw new RangeError('a column has fewer rows than it claims')
       const get = (i: number): unknown => (isNull(i) ? null : Object.fromEntries(children.map(({name, data}) => [name, data.get(i)])))
-      return {length, isNull, hasNulls, get}
+      const weight = (i: number): number => children.reduce((sum, {data}) => sum + data.weight(i), 1)
+      return {length, isNull, hasNulls, get, weight}
     }
     default:
       return fixedColumn(type, cursor)
@@ -146,6 +155,7 @@ function fixedColumn(type: FixedType, cursor: BatchCursor): ColumnData {
     isNull,
     hasNulls,
     get: i => (isNull(i) ? null : value(i)),
+    weight: one,
     ...(number && {number}),
     ...(aligned && {float32: new Float32Array(data.buffer, data.byteOffset, length)})
   }
@@ -180,13 +190,15 @@ export function textOf(bytes: Uint8Array): string | undefined {
 function stringColumn(type: Extract<ArrowType, {kind: 'text' | 'bytes'}>, cursor: BatchCursor): ColumnData {
   const {length, isNull, hasNulls} = validity(cursor)
   const slice = type.offsets === 'view' ? viewSlices(length, isNull, cursor) : offsetSlices(length, type.offsets === 'offsets64', cursor)
-  if (type.kind === 'bytes') return {length, isNull, hasNulls, bytes: slice, get: i => (isNull(i) ? null : slice(i).toString('base64'))}
+  const weight = (i: number): number => (isNull(i) ? 1 : 1 + slice(i).length)
+  if (type.kind === 'bytes')
+    return {length, isNull, hasNulls, weight, bytes: slice, get: i => (isNull(i) ? null : slice(i).toString('base64'))}
   const read = (i: number): string => {
     const text = textOf(slice(i))
     if (text === undefined) throw new RangeError('a text of it is no UTF-8')
     return text
   }
-  return {length, isNull, hasNulls, get: i => (isNull(i) ? null : read(i))}
+  return {length, isNull, hasNulls, weight, get: i => (isNull(i) ? null : read(i))}
 }
 
 function offsetSlices(length: number, wide: boolean, cursor: BatchCursor): (i: number) => Buffer {
@@ -208,18 +220,8 @@ function viewSlices(length: number, isNull: (i: number) => boolean, cursor: Batc
     if (size < 0 || !buffer || at < 0 || at + size > buffer.length) throw new RangeError('a text lies outside its column')
     return buffer.subarray(at, at + size)
   }
-  let total = 0
-  for (let i = 0; i < length; i++) if (!isNull(i)) total += slice(i).length
-  shared(
-    total,
-    buffers.reduce((sum, {length: bytes}) => sum + bytes, 16 * length)
-  )
+  for (let i = 0; i < length; i++) if (!isNull(i)) slice(i)
   return slice
-}
-
-/** Views may share what they look into; a column that is mostly made so is refused before it fills the memory. */
-function shared(total: number, there: number): void {
-  if (total > 64 * there + (1 << 20)) throw new RangeError('its views repeat the same bytes too often')
 }
 
 function listColumn(type: Extract<ArrowType, {kind: 'list'}>, cursor: BatchCursor, dictionaries: Dictionaries): ColumnData {
@@ -234,14 +236,11 @@ function listColumn(type: Extract<ArrowType, {kind: 'list'}>, cursor: BatchCurso
   const [starts, sizes] = [cursor.buffer(length * width), cursor.buffer(length * width)]
   const at = (buffer: Buffer, i: number): number => (type.wide ? safeNumber(buffer.readBigInt64LE(8 * i)) : buffer.readInt32LE(4 * i))
   const items = columnData(type.item, cursor, dictionaries)
-  let total = 0
   for (let i = 0; i < length; i++) {
     if (isNull(i)) continue
     const [start, size] = [at(starts, i), at(sizes, i)]
     if (start < 0 || size < 0 || start + size > items.length) throw new RangeError('a list has fewer items than it claims')
-    total += size
   }
-  shared(total, items.length)
   return lists(length, isNull, hasNulls, {start: i => at(starts, i), size: i => at(sizes, i), items}, false)
 }
 
@@ -260,5 +259,13 @@ function lists(
       found.map(entry => Object.values((entry ?? {}) as object)).map(([key, value]) => [String(key), value as unknown])
     )
   }
-  return {length, isNull, hasNulls, get, list}
+  return {length, isNull, hasNulls, get, list, weight: listWeight(list, isNull)}
+}
+
+/** What the lists weigh, from the sums of what their items weigh before each place. */
+function listWeight({start, size, items}: NonNullable<ColumnData['list']>, isNull: (i: number) => boolean): ColumnData['weight'] {
+  if (items.weight === one) return i => (isNull(i) ? 1 : 1 + size(i))
+  const before = new Float64Array(items.length + 1)
+  for (let i = 0; i < items.length; i++) before[i + 1] = before[i]! + items.weight(i)
+  return i => (isNull(i) ? 1 : 1 + before[start(i) + size(i)]! - before[start(i)]!)
 }

@@ -38,7 +38,13 @@ type Stream = {
   readonly meta: EmbeddingMeta | undefined
   readonly dictionaries: Map<number, ColumnData>
   rows: number
+  /** Bytes that came, and values and bytes of text that they unfolded to. */
+  bytes: number
+  unfolded: number
 }
+
+/** Rows of a stream may unfold to this many values and bytes of text, and to as many times its bytes. */
+const [UNFOLDED, TIMES] = [64 << 20, 64]
 
 function streamOf(table: FlatTable, schemaHead: Uint8Array, name: string, given?: Layout): Stream {
   const schema = readSchema(table)
@@ -47,7 +53,7 @@ function streamOf(table: FlatTable, schemaHead: Uint8Array, name: string, given?
   const meta = record === undefined ? undefined : metaFromJson(record, name)
   if (meta && layout.dim > 0 && meta.dim !== layout.dim)
     throw new RangeError(`its record says ${meta.dim} numbers a row, but its column has ${layout.dim}`)
-  return {schema, schemaHead, layout, meta, dictionaries: new Map(), rows: 0}
+  return {schema, schemaHead, layout, meta, dictionaries: new Map(), rows: 0, bytes: 0, unfolded: 0}
 }
 
 /** The stream that a message begins. */
@@ -73,6 +79,9 @@ async function columnsOf(batch: FlatTable, body: Buffer, fields: readonly ArrowF
   const cursor = new BatchCursor(rows, nodes, unpacked, batch.int64s(4), 8 * bytes)
   const columns = fields.map(field => columnData(field, cursor, stream.dictionaries))
   for (const {length} of columns) if (length !== rows) throw new RangeError(`a batch has ${rows} rows, but a column of it ${length}`)
+  stream.bytes += bytes
+  for (const {weight} of columns) for (let i = 0; i < rows; i++) stream.unfolded += weight(i)
+  if (stream.unfolded > UNFOLDED + TIMES * stream.bytes) throw new RangeError('its columns repeat the same bytes too often')
   return columns
 }
 
@@ -109,6 +118,7 @@ function joined(a: ColumnData, b: ColumnData): ColumnData {
     hasNulls: a.hasNulls || b.hasNulls,
     isNull: of((column, i) => column.isNull(i)),
     get: of((column, i) => column.get(i)),
+    weight: of((column, i) => column.weight(i)),
     ...(a.bytes && b.bytes && {bytes: of((column, i) => column.bytes!(i))})
   }
 }

@@ -6,6 +6,7 @@ import type {Column} from '../columns.js'
 import type {Recovered} from '../format.js'
 import {metaFromJson} from '../provenance.js'
 import {MessageReader, verifyBatch, type Message} from './messages.js'
+import {arrowError} from './read.js'
 import {RECORD_KEY} from './rows.js'
 import {readSchema, RECORD_BATCH, SCHEMA, type ArrowSchema} from './schema.js'
 
@@ -15,7 +16,7 @@ const columnsOf = ({fields}: ArrowSchema): Column[] =>
 
 /**
  * Finds where the last whole record batch ends, how many rows come before, and with which columns the stream was
- * begun.
+ * begun. Throws `UserError` where its beginning is damaged.
  */
 export async function recoverArrow(path: string): Promise<Recovered | undefined> {
   const bytes = new ByteReader(fileBytes(path))
@@ -39,6 +40,8 @@ export async function recoverArrow(path: string): Promise<Recovered | undefined>
       end = reader.offset
     }
     return {rows, end, sideEnds: [], columns: columnsOf(schema), meta: metaFromJson(record, path), schema: first.head}
+  } catch (error) {
+    throw arrowError(path, error)
   } finally {
     await bytes.close()
   }

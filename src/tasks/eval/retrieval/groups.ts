@@ -1,4 +1,5 @@
 /** Groups of images, and who asks for whom. */
+import {valueText} from '../../../system/json.js'
 import {UserError} from '../../../config/errors.js'
 import type {Fields} from '../../../files/embeddings/embeddings.js'
 import type {RankQuery} from '../../../search/ranks.js'
@@ -19,7 +20,7 @@ export function groupOf(id: string, {group}: Fields, label: string | undefined, 
     if (!found) throw none(`The pattern ${rule.pattern.source} does not occur in ${base}.`)
     return found[1] ?? found[0]
   }
-  const own = group === undefined || group === null || group === '' ? label : String(group)
+  const own = group === undefined || group === null || group === '' ? label : valueText(group)
   if (own === undefined)
     throw none(
       'A group is the group field of a list, the folder under the given root, or part of the name (--group-prefix, --group-regex).'

@@ -5,6 +5,7 @@
  * Three baselines show what a score is worth: raw pixels (32 × 32, normalised as for the network), a histogram of
  * colors, and the model's own architecture with fresh weights, which shows what the architecture alone contributes.
  */
+import {valueText} from '../../../system/json.js'
 import {UserError} from '../../../config/errors.js'
 import {pixelBatches} from '../../../data/loader/pixel-batches.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
@@ -49,7 +50,8 @@ const decoding = ({workers, maxPixels}: RowOptions): {workers?: number; maxPixel
 })
 
 /** The label among the fields of a row. */
-const labelIn = ({label}: Fields): string | undefined => (label === undefined || label === null || label === '' ? undefined : String(label))
+const labelIn = ({label}: Fields): string | undefined =>
+  label === undefined || label === null || label === '' ? undefined : valueText(label)
 
 /** Vectors of images by a model. */
 export async function* modelRows(
