@@ -8,6 +8,7 @@ import * as arrow from 'apache-arrow'
 import {openEmbeddings} from '../../../src/files/embeddings/embeddings.js'
 import {arrowBomb, arrowFile, arrowStream} from '../../fuzz/arrow-streams.js'
 import {unpackLz4} from '../../../src/files/embeddings/arrow/compression.js'
+import {unpackZstd} from '../../../src/files/embeddings/arrow/zstd.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'foreign-'))))
@@ -95,7 +96,13 @@ describe('Arrow with views, nested columns and dictionaries', () => {
     assert.deepEqual(await read('v.arrow', arrowFile('views')), views)
     for (const codec of ['lz4', 'zstd'] as const) assert.deepEqual(await read('v.arrow', arrowStream('views', codec)), views)
     const nested = await read('n.arrow', arrowStream('nested'))
-    assert.deepEqual(nested[0]![2], {pairs: [['x', 'yy']], place: {x: 0, name: 'a'}, map: {k: 0}, price: '9341084582143408800955381380479911.687', there: true})
+    assert.deepEqual(nested[0]![2], {
+      pairs: [['x', 'yy']],
+      place: {x: 0, name: 'a'},
+      map: {k: 0},
+      price: '9341084582143408800955381380479911.687',
+      there: true
+    })
     assert.deepEqual(
       (await read('d.arrow', arrowStream('dictionary'))).map(([, , {label}]: [string, number[], {label?: string}]) => label),
       ['cat', 'dog', 'dog', 'cat', 'dog']
@@ -119,6 +126,23 @@ test('LZ4 frames unpack, and damaged ones are refused', () => {
   assert.equal(unpackLz4(frame, 17).toString(), 'abcdabcdabcdend..')
   assert.throws(() => unpackLz4(frame.subarray(0, 12), 17), RangeError)
   assert.throws(() => unpackLz4(frame, 10), RangeError)
+})
+
+test('Zstandard frames unpack, also several and large ones, and damaged ones are refused', () => {
+  // "abc" 40 times in a row, as zstd writes it
+  const packed = Buffer.from('28b52ffd2078550000186162630100d2d40d01', 'hex')
+  const raw = (text: string): Buffer =>
+    Buffer.concat([Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x20, text.length, (text.length << 3) | 1, 0, 0]), Buffer.from(text)])
+  assert.equal(unpackZstd(Buffer.concat([raw('hello '), raw('world')]), 11).toString(), 'hello world')
+  assert.equal(unpackZstd(raw('hello'), 9).length, 5) // shorter than claimed: the reader refuses it, instead of taking zeros
+  assert.throws(() => unpackZstd(raw('hello'), 4), RangeError)
+  assert.throws(() => unpackZstd(raw('hello').subarray(0, -1), 5), RangeError)
+  assert.throws(() => unpackZstd(Buffer.from('no frame of it'), 5), RangeError)
+  assert.equal(unpackZstd(packed, 120).toString(), 'abc'.repeat(40))
+  assert.equal(unpackZstd(Buffer.concat([packed, raw('.')]), 200).toString(), `${'abc'.repeat(40)}.`)
+  const begun = performance.now()
+  assert.equal(unpackZstd(raw('x'), 1 << 28).length, 1) // a buffer of many bytes costs no time
+  assert.ok(performance.now() - begun < 2000)
 })
 
 /** An array file with this header and these numbers. */

@@ -16,7 +16,7 @@ type Unpack = (packed: Buffer, length: number) => Buffer
 
 /** Loads a codec; what it returns unpacks a buffer, given how many bytes the batch may still unpack to. */
 export async function unpacker(codec: Codec): Promise<(buffers: readonly Buffer[]) => Buffer[]> {
-  const unpack: Unpack = codec === 'lz4' ? unpackLz4 : await zstd()
+  const unpack: Unpack = codec === 'lz4' ? unpackLz4 : (await import('./zstd.js')).unpackZstd
   return buffers => {
     let left = MAX_UNPACKED
     return buffers.map(buffer => {
@@ -31,18 +31,6 @@ export async function unpacker(codec: Codec): Promise<(buffers: readonly Buffer[
       if (data.length !== length) throw new RangeError(`a compressed column unpacks to ${data.length} bytes instead of ${length}`)
       return data
     })
-  }
-}
-
-async function zstd(): Promise<Unpack> {
-  const {decompress} = await import('fzstd')
-  return (packed, length) => {
-    try {
-      const out = decompress(packed, new Uint8Array(length))
-      return Buffer.from(out.buffer, out.byteOffset, out.byteLength)
-    } catch (error) {
-      throw new RangeError(`a column of it does not unpack (${(error as Error).message})`, {cause: error})
-    }
   }
 }
 
