@@ -273,7 +273,7 @@ test('models of others and models that are not here are refused with a way out',
   const before = process.env['XDG_CACHE_HOME']
   process.env['XDG_CACHE_HOME'] = folder
   t.after(() => (before === undefined ? delete process.env['XDG_CACHE_HOME'] : (process.env['XDG_CACHE_HOME'] = before)))
-  await assert.rejects(openCheckpoint('dinov2_vits14_reg'), {exit: 3, hint: 'dinov2 models pull dinov2_vits14_reg'})
+  await assert.rejects(openCheckpoint('dinov2_vits14_reg'), {exit: 3, hint: 'Fetch it with `dinov2 models pull dinov2_vits14_reg`.'})
   await mkdir(join(folder, 'dinov2', 'models'), {recursive: true})
   await copyFile(golden('vit_plain.pth'), join(folder, 'dinov2', 'models', 'dinov2_vits14_reg4_pretrain.pth'))
   assert.ok((await opened(t, 'dinov2_vits14_reg')).tensors.has('norm.weight'))
