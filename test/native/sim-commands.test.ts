@@ -5,8 +5,8 @@
 import assert from 'node:assert/strict'
 import {cpSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
-import {before, test} from 'node:test'
-import {folder, realBinary, run, type Ended} from '../support/program.js'
+import {after, before, test} from 'node:test'
+import {CommandServer, folder, realBinary, run, type Ended} from '../support/program.js'
 import {drawnRooms} from '../support/drawn-depth.js'
 import {drawnFolder} from '../support/drawn-images.js'
 import {drawnScenes} from '../support/drawn-masks.js'
@@ -38,10 +38,14 @@ before(async () => {
   writeFileSync(at('recipe.yaml'), recipe)
 })
 
-const command = (device: string, ...args: string[]): Promise<Ended> =>
-  run(realBinary, [...args, '--engine', 'torch', '--device', device, '--precision', 'fp32', '--threads', '1'], {
-    env: {DINOV2_TEST_SIM: sim, OMP_WAIT_POLICY: 'passive'}
-  })
+type Device = 'sim' | 'cpu'
+const servers = new Map<Device, CommandServer>()
+after(() => servers.forEach(server => server.end()))
+const command = (device: Device, ...args: string[]): Promise<Ended> => {
+  const server = servers.get(device) ?? new CommandServer({env: {DINOV2_TEST_SIM: sim, OMP_WAIT_POLICY: 'passive'}, cwd: root})
+  servers.set(device, server)
+  return server.run(...args, '--engine', 'torch', '--device', device, '--precision', 'fp32', '--threads', '1')
+}
 const onSim = (...args: string[]): Promise<Ended> => command('sim', ...args)
 const ok = (ended: Ended): Ended => {
   assert.ok(ended.status === 0 || ended.status === 6, ended.stderr) // so short a run may be judged either way
@@ -110,7 +114,7 @@ async function same(...args: string[]): Promise<void> {
 const sets = (folder: string): string[] => ['--train', at(folder, 'train'), '--val', at(folder, 'val'), '--model', at('model.safetensors')]
 
 test('features are those of the CPU, cluster and search alike', async () => {
-  for (const device of ['sim', 'cpu'])
+  for (const device of ['sim', 'cpu'] as const)
     ok(
       await command(
         device,
