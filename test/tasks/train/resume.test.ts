@@ -7,12 +7,12 @@ import assert from 'node:assert/strict'
 import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs'
 import {hostname} from 'node:os'
 import {join} from 'node:path'
-import {before, describe, test} from 'node:test'
+import {after, before, describe, test} from 'node:test'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {listStates} from '../../../src/files/checkpoint/training-state.js'
 import {rng} from '../../../src/tensor/random.js'
-import {folder as makeFolder, realBinary, run as runBinary, shell, start, type Ended} from '../../support/program.js'
+import {CommandServer, folder as makeFolder, realBinary, shell, start, type Ended} from '../../support/program.js'
 import {defaultFeatures} from '../../../src/tasks/embed/embedder.js'
 import {knnEval} from '../../../src/tasks/eval/classification/knn.js'
 import {onTorch} from '../../support/engine.js'
@@ -35,7 +35,9 @@ const flags = (name: string, ...more: string[]): string[] => [
   ...['--config', at('recipe.yaml'), '--output', at(name), '--engine', 'torch', '--device', 'cpu', '--precision', 'fp32', '--threads', '1'],
   ...more
 ]
-const pretrain = (name: string, ...more: string[]): Promise<Ended> => runBinary(realBinary, flags(name, ...more))
+const server = new CommandServer({env: {}, cwd: root})
+after(() => server.end())
+const pretrain = (name: string, ...more: string[]): Promise<Ended> => server.run(...flags(name, ...more))
 const errorOf = ({stdout}: Ended): {code: string; message: string; hint?: string} =>
   (JSON.parse(stdout) as {error: {code: string; message: string}}).error
 
@@ -210,7 +212,7 @@ describe('what a run goes on with', () => {
     cpSync(at('pictures'), elsewhere, {recursive: true})
     const go = (...more: string[]): Promise<Ended> => {
       const [command, , ...rest] = flags('straight', '--resume', ...more)
-      return runBinary(realBinary, [command!, elsewhere, ...rest])
+      return server.run(command!, elsewhere, ...rest)
     }
     const moved = await go()
     assert.equal(moved.status, straight.status, moved.stderr)
