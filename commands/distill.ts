@@ -69,7 +69,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
       const {students, teacher, precision} = begun
       try {
         if (output === undefined || !teacher) return await this.#reportCosts(begun, flags.tflops)
-        const request = this.evalRequest(flags)
+        const request = this.evalRequest(flags, processes)
         const {evaluateTeacher, evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
         const evaluations = request && (await evaluationsFor(students, request, precision))
         const judged = request && (await evaluateTeacher(teacher, students[0]!.settings, request))

@@ -68,7 +68,7 @@ Without --config, a run that is resumed has the settings of its own config.yaml.
         return this.reportCost(await estimateCost({...begun, tflops: flags.tflops}), plan.batch)
       }
       const {evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
-      const asked = this.evalRequest(flags)
+      const asked = this.evalRequest(flags, processes)
       const evaluation = asked && (await evaluationsFor([begun], asked, precision))[0]
       const {pretrain} = await import('../src/tasks/train/pretrain.js')
       const {settingsYaml} = await import('../src/config/print-settings.js')

@@ -47,6 +47,12 @@ struct Wish {
   milliseconds timeout{60000};
 };
 
+/** A collective under way, with its tensors, which must outlive it. */
+struct Begun {
+  c10::intrusive_ptr<c10d::Work> work;
+  at::Tensor from, out;
+};
+
 struct Group {
   Wish wish;
   c10::intrusive_ptr<c10d::Store> store;
@@ -59,7 +65,7 @@ struct Group {
   /** Why the run failed, as soon as a process has said so: it outlives the store. */
   std::string failure;
   std::mutex guard;
-  std::map<int64_t, c10::intrusive_ptr<c10d::Work>> begun;
+  std::map<int64_t, Begun> begun;
   int64_t numbers = 0;
 };
 Group* group = nullptr;
@@ -100,53 +106,53 @@ at::Tensor allGather(const at::Tensor& x) {
   return out;
 }
 
-/** As `all_gather`, begun: the second result is the number of the work, for `wait`. */
+/** Keeps a collective that has begun; → the number by which `wait` knows it. */
+int64_t keepBegun(c10::intrusive_ptr<c10d::Work> work, at::Tensor from, at::Tensor out) {
+  auto& g = joined();
+  const int64_t number = ++g.numbers;
+  g.begun[number] = {std::move(work), std::move(from), std::move(out)};
+  return number;
+}
+
+/** As `all_gather`, begun: the result may be read when `wait` has returned for the number beside it. */
 std::tuple<at::Tensor, int64_t> beginAllGather(const at::Tensor& x) {
   auto& g = joined();
   auto sizes = x.sizes().vec();
   sizes[0] *= g.wish.size;
   auto from = x.contiguous(), out = at::empty(sizes, x.options());
-  const int64_t number = ++g.numbers;
-  g.begun[number] = g.tensors->_allgather_base(out, from);
-  return {out, number};
+  auto work = g.tensors->_allgather_base(out, from);
+  return {out, keepBegun(work, from, out)};
 }
 
-/** The sum over all processes of x [n·k, …], of which each gets its own k rows. */
-at::Tensor reduceScatter(const at::Tensor& x) {
+/**
+ * Begins to send row r of x [n, …] to process r; the result [n, …] is what all have sent to this one, in order of their ranks. The sum of
+ * its rows is a reduce-scatter whose order of additions is the same on every device, and which may be taken in a wider type than that of
+ * the wire.
+ */
+std::tuple<at::Tensor, int64_t> beginAllToAll(const at::Tensor& x) {
   auto& g = joined();
-  auto sizes = x.sizes().vec();
-  TORCH_CHECK(sizes[0] % g.wish.size == 0, "expected as many rows for each process");
-  sizes[0] /= g.wish.size;
-  auto from = x.contiguous(), out = at::empty(sizes, x.options());
-  finish(g.tensors->_reduce_scatter_base(out, from));
-  return out;
-}
-
-/** Begins the sum over all processes in x; → the number of the work. */
-int64_t beginAllReduce(at::Tensor x) {
-  auto& g = joined();
-  std::vector<at::Tensor> list{x};
-  const int64_t number = ++g.numbers;
-  g.begun[number] = g.tensors->allreduce(list);
-  return number;
+  TORCH_CHECK(x.size(0) == g.wish.size, "expected a row for each process");
+  auto from = x.contiguous(), out = at::empty_like(from);
+  std::vector<int64_t> equal;
+  auto work = g.tensors->alltoall_base(out, from, equal, equal);
+  return {out, keepBegun(work, from, out)};
 }
 
 void waitFor(int64_t number) {
   auto& g = joined();
   auto found = g.begun.find(number);
   TORCH_CHECK(found != g.begun.end(), "no collective of number ", number, " is under way");
-  auto work = found->second;
+  const auto begun = found->second;
   g.begun.erase(found);
-  finish(work);
+  finish(begun.work);
 }
 
 TORCH_LIBRARY(dinov2_processes, library) {
   library.def("all_reduce(Tensor(a!) x, bool largest) -> ()", allReduce);
   library.def("broadcast(Tensor(a!) x, int root) -> ()", broadcast);
   library.def("all_gather(Tensor x) -> Tensor", allGather);
-  library.def("reduce_scatter(Tensor x) -> Tensor", reduceScatter);
   library.def("begin_all_gather(Tensor x) -> (Tensor, int)", beginAllGather);
-  library.def("begin_all_reduce(Tensor(a!) x) -> int", beginAllReduce);
+  library.def("begin_all_to_all(Tensor x) -> (Tensor, int)", beginAllToAll);
   library.def("wait(int number) -> ()", waitFor);
 }
 

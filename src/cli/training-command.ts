@@ -157,16 +157,16 @@ export abstract class TrainingCommand extends Command {
     processes?: TrainingProcesses
   ): BeginOptions {
     const {config, force, batch} = flags
-    const resume = flags.resume || this.isRestarted
     return {
       inputs: this.inputs(images),
       null: flags.null,
       config,
       output: runFolderOf(flags),
       force,
-      resume,
+      resume: flags.resume || this.isRestarted,
       batch,
       processes,
+      evaluation: {images: flags['eval-images'], val: flags['eval-val'], every: flags['eval-every']},
       version: this.config.version,
       engine: this.engineRequest(flags),
       note: sentence => this.note(sentence),
@@ -177,10 +177,9 @@ export abstract class TrainingCommand extends Command {
 
   /** How a run is carried out, by flags. */
   protected runOptions({force, resume: asked, 'accept-changes': acceptChanges}: TrainingFlags, bad: BadImages) {
-    const resume = asked || this.isRestarted
     return {
       force: force && !this.isRestarted,
-      resume,
+      resume: asked || this.isRestarted,
       acceptChanges,
       version: this.config.version,
       signal: this.signal,
@@ -189,11 +188,12 @@ export abstract class TrainingCommand extends Command {
   }
 
   /** The evaluation that goes along, where `--eval-images` asks for one. */
-  protected evalRequest(flags: TrainingFlags): EvalRequest | undefined {
+  protected evalRequest(flags: TrainingFlags, processes?: TrainingProcesses): EvalRequest | undefined {
     const images = flags['eval-images']
-    if (!images || this.silentProcess !== undefined) return undefined
+    if (!images) return undefined
     return {
       images,
+      processes,
       val: flags['eval-val'],
       every: flags['eval-every'],
       signal: this.signal,

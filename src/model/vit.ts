@@ -136,7 +136,8 @@ export type ForwardOptions = {
 
 /** Blocks that are there only while they are used: gathered from pieces, for instance. */
 export type BlockAccess = {
-  readonly use: <T>(i: number, work: (block: Block) => T) => T
+  /** Does `work` with block i; `next` is the block that will be used after it, which may be fetched meanwhile. */
+  readonly use: <T>(i: number, work: (block: Block) => T, next?: number) => T
   /** Takes over the gradients of block i. */
   readonly gradients: (i: number, grads: Block) => void
 }
@@ -153,13 +154,14 @@ function encode(
   config: VitConfig,
   stream: Precision,
   at?: (block: number, x: Tensor2D) => void,
-  access?: BlockAccess
+  access?: Pick<BlockAccess, 'use'>
 ): Tensor2D {
   const groups = [groupOf(gridOf(view, config), config)]
   const {use} = access ?? heldBlocks(params)
   let x = tidy(() => cast(embedView(params, view, config).x, stream))
-  for (let i = 0; i < (access ? config.depth : params.blocks.length); i++) {
-    const y = use(i, p => blockInference(x, p, groups, config.heads))
+  const depth = access ? config.depth : params.blocks.length
+  for (let i = 0; i < depth; i++) {
+    const y = use(i, p => blockInference(x, p, groups, config.heads), i + 1 < depth ? i + 1 : undefined)
     dispose(x)
     x = y
     at?.(i, x)
@@ -196,12 +198,19 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
  * The normed cls tokens [B, C] of normalised images [B, H, W, 3], float32: what `forward` gives as `cls`, without
  * computing what the last block would only do for the other tokens. The caller owns the result.
  */
-export function clsTokens(params: Vit, images: Tensor4D, config: VitConfig, stream: Precision = 'fp32'): Tensor2D {
+export function clsTokens(
+  params: Vit,
+  images: Tensor4D,
+  config: VitConfig,
+  stream: Precision = 'fp32',
+  access?: Pick<BlockAccess, 'use'>
+): Tensor2D {
   return tidy(() => {
     const view: ImageView = {images}
     const group = groupOf(gridOf(view, config), config)
-    const x = encode({...params, blocks: params.blocks.slice(0, -1)}, view, config, stream)
-    const last = blockFirstRows(x, params.blocks[params.blocks.length - 1]!, group, config.heads)
+    const depth = (access ? config.depth : params.blocks.length) - 1
+    const x = encode({...params, blocks: params.blocks.slice(0, depth)}, view, {...config, depth}, stream, undefined, access)
+    const last = (access ?? heldBlocks(params)).use(depth, p => blockFirstRows(x, p, group, config.heads))
     return layerNormForward(cast(last, 'fp32'), params.norm).y
   })
 }
@@ -287,7 +296,7 @@ export function forwardTrain(
   let x = first
   const saved: BlockSaved[] = []
   for (const [i, own] of options.entries()) {
-    const step = use(i, p => blockForward(x, p, groups, own, level))
+    const step = use(i, p => blockForward(x, p, groups, own, level), i + 1 < options.length ? i + 1 : undefined)
     dispose(x)
     x = step.y
     saved.push(step.saved)
@@ -309,7 +318,7 @@ export function backwardTrain(dy: Tensor2D, params: Vit, trace: Trace, config: V
   let dx = norm.x
   const blocks: Block[] = new Array<Block>(params.blocks.length)
   for (let i = options.length - 1; i >= 0; i--) {
-    const step = use(i, p => blockBackward(dx, trace.blocks[i]!, p, groups, options[i]!))
+    const step = use(i, p => blockBackward(dx, trace.blocks[i]!, p, groups, options[i]!), i > 0 ? i - 1 : undefined)
     disposeTree(trace.blocks[i]!)
     dispose(dx)
     dx = step.dx

@@ -10,6 +10,7 @@ import {registerKernel} from '../../tensor/tf.js'
 import type {KernelConfig, Tensor} from '../../tensor/tf.js'
 import {compileAddon, type Note} from '../../system/compile.js'
 import type {Launch} from '../../system/launch.js'
+import type {Begun} from '../../tensor/ops/collectives.js'
 import {inPlace, op, ops, run, scoped, torch} from './binding.js'
 import type {Handle} from './binding.js'
 import {processesRecipe} from './build.js'
@@ -110,14 +111,30 @@ let registered = false
 async function registerCollectives(): Promise<void> {
   if (registered) return
   registered = true
-  const {define, handleOf} = await import('./kernels/define.js')
+  const {define, handleOf, track} = await import('./kernels/define.js')
   define('Dinov2AllReduce', ({x}, {largest}) => {
     const copy = op('clone', op('contiguous', handleOf(x!), 0), 0)
     run('dinov2_processes::all_reduce', copy, largest === true)
     return copy
   })
-  define('Dinov2ReduceScatter', ({x}) => op('dinov2_processes::reduce_scatter', handleOf(x!)))
   define('Dinov2AllGather', ({x}) => op('dinov2_processes::all_gather', handleOf(x!)))
+  for (const [name, operator] of [
+    ['Dinov2BeginAllGather', 'begin_all_gather'],
+    ['Dinov2BeginAllToAll', 'begin_all_to_all']
+  ] as const)
+    define(name, ({x}, attrs) => {
+      const [handle, number] = run(`dinov2_processes::${operator}`, handleOf(x!)) as [Handle, bigint]
+      ;(attrs as {begun: Begun}).begun.number = Number(number)
+      return track(handle)
+    })
+  registerKernel({
+    kernelName: 'Dinov2Wait',
+    backendName: 'torch',
+    kernelFunc: ({attrs}: {attrs?: unknown}) => {
+      run('dinov2_processes::wait', (attrs as {number: number}).number)
+      return []
+    }
+  } as unknown as KernelConfig)
   registerKernel({
     kernelName: 'Dinov2AllReduceAll',
     backendName: 'torch',

@@ -36,7 +36,7 @@ export async function listShard({index, count}: ShardRequest, {inputs, nul, sign
  * The places of a part in its list: from, and up to before. Parts begin where a batch does, so that one process and
  * several compute the same batches, unless there are fewer batches than parts.
  */
-export function shardRange({index, count, images}: Shard, batch: number): readonly [from: number, to: number] {
+export function shardRange({index, count, images}: Shard | Omit<Shard, 'list'>, batch: number): readonly [from: number, to: number] {
   const unit = Math.ceil(images / batch) >= count ? batch : 1
   const units = Math.ceil(images / unit)
   const at = (part: number): number => Math.min(images, Math.floor((part * units) / count) * unit)

@@ -6,6 +6,7 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {scoreTeacher} from './distill.js'
 import {teacherSide} from './distill-trainer.js'
 import {onlineEval, type OnlineEvalOptions} from './online-eval.js'
+import type {TrainingProcesses} from './processes.js'
 import type {Teacher} from './teacher.js'
 import type {Evaluation} from './run-types.js'
 
@@ -19,6 +20,8 @@ export type EvalRequest = {
   readonly note: (sentence: string) => void
   readonly onRejected: (bad: {readonly path: string; readonly reason: string}) => void
   readonly onSkipped: (skipped: SourceNote) => void
+  /** The processes that train together, each of which takes a share of the images. */
+  readonly processes?: TrainingProcesses | undefined
 }
 
 /** Options for images of `crop` pixels and a backbone of this patch. */

@@ -55,12 +55,6 @@ export async function beginDistillation(
     throw new UserError('--batch auto is for one student.', {exit: 2, code: 'USAGE', hint: 'Give a number of images: --batch 64.'})
   const students = described.map(one => jobOf(one, options))
   assertSameSteps(students)
-  if (options.processes && students.some(({settings}) => settings.train.parallel === 'fsdp'))
-    throw new UserError('distill shares a step among processes, but does not shard parameters (train.parallel=fsdp).', {
-      exit: 2,
-      code: 'SETTINGS',
-      hint: 'Set train.parallel=ddp.'
-    })
   teacherSide(students[0]!.settings, teacherPlan)
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
   for (const {run} of students) if (run !== undefined && !isFollower(options)) await openRun(run, {force, resume, make: false})
@@ -94,6 +88,7 @@ export async function beginDistillation(
       await joinProcesses(options.processes, {
         ...begun,
         version: options.version ?? '',
+        evaluation: options.evaluation,
         settings: students.map(({settings}) => settings),
         teacher: teacher.fingerprint
       })

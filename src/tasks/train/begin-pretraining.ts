@@ -17,7 +17,7 @@ import {batchOfRun, settingsOfRun} from './resume.js'
 import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} from './run-settings.js'
 import {assertMinutesDecide, stepsForMinutes} from './steps-for-minutes.js'
 import type {TrainingProcesses} from './processes.js'
-import {isFollower, joinProcesses, withShareOfThreads} from './with-processes.js'
+import {isFollower, joinProcesses, withShareOfThreads, type CommonGround} from './with-processes.js'
 import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
 
 export type BeginOptions = {
@@ -42,6 +42,8 @@ export type BeginOptions = {
   readonly memoryLimit?: number
   /** The processes that train together, which have met but are not yet connected. */
   readonly processes?: TrainingProcesses
+  /** What is evaluated while training, which all processes must share. */
+  readonly evaluation?: CommonGround['evaluation']
   /** The version of this program, which all processes must share. */
   readonly version?: string
 }
@@ -108,6 +110,6 @@ export async function beginPretraining(
   if (output !== undefined && batch !== 'auto')
     await assertMemory({students: [{settings, plan}], precision, device}, {recipes: pretrainRecipes(), limit})
   if (options.processes)
-    await joinProcesses(options.processes, {version: options.version ?? '', settings: [settings], images, engine, precision})
+    await joinProcesses(options.processes, {...options, version: options.version ?? '', settings: [settings], images, engine, precision})
   return {images, engine, precision, settings, plan}
 }

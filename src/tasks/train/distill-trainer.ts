@@ -11,13 +11,13 @@ import {initProjector} from '../../model/init.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
 import type {Precision} from '../../tensor/ops/precision.js'
-import {type Tensor, dispose, tidy, zerosLike} from '../../tensor/tf.js'
+import {dispose} from '../../tensor/tf.js'
 import {flatten} from '../../tensor/tree.js'
 import {withAllPatchesInLoss} from './batch-parts.js'
 import {featureStep} from './feature-distill-step.js'
 import type {FeatureReport} from './feature-distill-step.js'
 import {memoryParts} from './memory-usage.js'
-import {explainNonFinite} from './non-finite.js'
+import {explainBriefly, explainNonFinite} from './non-finite.js'
 import {
   cropSettings,
   freeState,
@@ -29,6 +29,7 @@ import {
   stateDict,
   stepSettings
 } from './pretrain-state.js'
+import type {Sharding} from './sharding.js'
 import {freeBatch, stepBatch} from './step-batch.js'
 import type {StepReport} from './student-pass.js'
 import type {TrainState} from './step-types.js'
@@ -69,29 +70,32 @@ export function describeTeacherMismatch(settings: Settings, {vit}: Derived, teac
   ]
 }
 
-/** A student at step 0: backbone, and heads or projectors; its average alike. */
-export async function initStudent(settings: Settings, plan: Derived, teacher: TeacherPlan): Promise<TrainState> {
-  if (teacher.heads) return initState(settings, plan)
+/**
+ * A student at step 0: backbone, and heads or projectors; its average alike. `spread` makes of its tensors those of
+ * this process.
+ */
+export async function initStudent(
+  settings: Settings,
+  plan: Derived,
+  teacher: TeacherPlan,
+  spread: (whole: ParamMap) => ParamMap = whole => whole
+): Promise<TrainState> {
+  if (teacher.heads) return initState(settings, plan, undefined, spread)
   const none = {layers: 1, hidden: 1, bottleneck: 1, prototypes: 2} // no heads here: the smallest, which are let go
-  const state = await initState(settings, {...plan, dinoHead: none, ibotHead: undefined})
-  const [from, to, seed] = [plan.vit.width, teacher.vit.width, settings.train.seed]
-  const projectors = flatten({
-    cls_projector: initProjector(from, to, seed, 'cls_projector'),
-    patch_projector: initProjector(from, to, seed, 'patch_projector')
-  })
-  const exchange = (named: ParamMap, make: (leaf: Tensor) => Tensor): void => {
-    for (const [name, leaf] of named)
+  return initState(settings, {...plan, dinoHead: none, ibotHead: undefined}, undefined, whole => {
+    const [from, to, seed] = [plan.vit.width, teacher.vit.width, settings.train.seed]
+    const projectors = flatten({
+      cls_projector: initProjector(from, to, seed, 'cls_projector'),
+      patch_projector: initProjector(from, to, seed, 'patch_projector')
+    })
+    for (const [name, leaf] of whole)
       if (!name.startsWith('backbone.')) {
         dispose(leaf)
-        named.delete(name)
+        whole.delete(name)
       }
-    for (const [name, leaf] of projectors) named.set(name, make(leaf))
-  }
-  exchange(state.teacher, leaf => tidy(() => leaf.add(0)))
-  exchange(state.moments.m, zerosLike)
-  exchange(state.moments.v, zerosLike)
-  exchange(state.student, leaf => leaf)
-  return state
+    for (const [name, leaf] of projectors) whole.set(name, leaf)
+    return spread(whole)
+  })
 }
 
 /** A student as something that learns; `state` is given up to it. It takes its targets from `cache`, once a step. */
@@ -103,9 +107,10 @@ export function distillTrainer(
     plan,
     precision,
     processes
-  }: {readonly settings: Settings; readonly plan: Derived; readonly precision: Precision; readonly processes?: Processes}
+  }: {readonly settings: Settings; readonly plan: Derived; readonly precision: Precision; readonly processes?: Processes},
+  sharding?: Sharding
 ): Trainer<DistillReport> {
-  const fixed = stepSettings(settings, plan, precision, processes)
+  const fixed = {...stepSettings(settings, plan, precision, processes), sharding}
   const {batch_size_per_gpu: B} = settings.train
   const crops = cropSettings(settings)
   const grid = plan.vit.grid
@@ -114,7 +119,7 @@ export function distillTrainer(
     get stepsTaken() {
       return state.step
     },
-    stateDict: () => stateDict(state),
+    stateDict: () => stateDict(state, sharding),
     setStep(step) {
       state = {...state, step}
     },
@@ -162,10 +167,13 @@ export function distillTrainer(
       }
     },
     explain: (error, {globals}) => {
+      if (sharding) return explainBriefly(error)
       const found = explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision})
       return {...found, layer: found.layer.replace('of the teacher', 'of the student’s average')}
     },
     model: () => state.teacher,
+    gatherModel: sharding && (() => sharding.wholeOnHost(state.teacher)),
+    lendModel: sharding && (() => sharding.lend(state.teacher)),
     memory: () => memoryParts(state, precision),
     dispose: () => freeState(state)
   }

@@ -26,6 +26,7 @@ import type {OnlineEvalOptions} from './online-eval.js'
 import {computingOf, cropSettings} from './pretrain-state.js'
 import {TeacherTargetCache} from './teacher.js'
 import type {Teacher} from './teacher.js'
+import {shardingOf} from './sharding.js'
 import {runTraining} from './training-loop.js'
 import {trainingBatches} from './training-batches.js'
 import type {Evaluation, RunEvent, RunOptions} from './run-types.js'
@@ -88,7 +89,9 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
   try {
     for (const student of students) {
       const {settings, plan} = student
-      const learner = distillTrainer(await initStudent(settings, plan, teacher), cache, {settings, plan, precision, processes})
+      const spreading = shardingOf(settings, precision, processes)
+      const state = await initStudent(settings, plan, teacher, spreading.spread)
+      const learner = distillTrainer(state, cache, {settings, plan, precision, processes}, spreading.sharding)
       runs.push(
         trainingOf<DistillReport>(runTraining)(learner, {
           ...options,
@@ -165,5 +168,5 @@ export async function scoreTeacher(
   options: Omit<OnlineEvalOptions, 'vit' | 'precision'>
 ): Promise<Readonly<Record<string, number>>> {
   const made = await onlineEval({...options, vit: teacher.vit, precision: teacher.precision})
-  return made.run(flatten({backbone: teacher.backbone}))
+  return made.run({model: () => flatten({backbone: teacher.backbone})})
 }

@@ -28,7 +28,7 @@ import {readMeasured} from './steps-ahead.js'
 import type {MeasuredStep} from './steps-ahead.js'
 import type {StepReport} from './student-pass.js'
 import {applyGradients} from './apply-gradients.js'
-import {deleteMaskTokenGradient} from './train-step.js'
+import {deleteMaskTokenGradient, lendStudent} from './train-step.js'
 import type {FeatureTargets} from './teacher.js'
 
 /** A student that learns features: its backbone, and a layer to the teacher's width for each kind of token. */
@@ -64,10 +64,12 @@ export function featureStep(
   teach: (parts: readonly BatchPart[]) => FeatureTargets
 ): {state: TrainState; report: FeatureReport} {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const {grads, measured} = featurePass(unflatten<FeatureNetwork>(state.student), parts, teach(parts), settings)
+  const lent = settings.sharding && lendStudent<FeatureNetwork>(state, settings.sharding)
+  const own = lent ? {...settings, access: {student: lent.access}} : settings
+  const {grads, measured} = featurePass(lent?.network ?? unflatten<FeatureNetwork>(state.student), parts, teach(parts), own)
   freeParts(parts)
   deleteMaskTokenGradient(grads)
-  const {state: next, report, gradNorms} = applyGradients(state, grads, measured, rates, settings)
+  const {state: next, report, gradNorms} = applyGradients(state, lent?.pieces(grads) ?? grads, measured, rates, settings)
   return {state: next, report: {...report, gradNorms}}
 }
 
@@ -103,7 +105,7 @@ function featurePass(
   const numbers = measuredOverProcesses([sums.losses], sums.cls, processes)
   dispose([sums.losses, sums.cls])
   const grads = inParameterOrder(student, sums.grads)
-  sumAllOverProcesses([...grads.values()], processes)
+  if (!settings.access) sumAllOverProcesses([...grads.values()], processes)
   const report = (values: Float32Array): Omit<FeatureReport, 'gradNorms'> => ({
     losses: withTotal({cls_loss: values[0]!, patch_loss: values[1]!, ...regularizerLosses(values, 2)}),
     clsCosine: meanCosine(values[2 + regularizers.length]!, B)
@@ -133,7 +135,7 @@ function addPart(
   const images = part.globals()
   const view: ImageView = {images}
   const options = Array.from({length: vit.depth}, () => ({heads: vit.heads}))
-  const {y, trace} = forwardTrain(params, [view], vit, options, memory)
+  const {y, trace} = forwardTrain(params, [view], vit, options, memory, settings.access?.student)
   const N = part.masks.shape[1]
   const {cls, patches} = tokenRows(
     view,
@@ -168,7 +170,7 @@ function addPart(
   dispose([y, sums.losses, sums.cls])
   sums.losses = found.losses
   sums.cls = found.cls
-  const backbone = backwardTrain(found.dy, params, trace, vit)
+  const backbone = backwardTrain(found.dy, params, trace, vit, settings.access?.student)
   dispose(found.dy)
   addGradients(sums.grads, flatten({backbone, cls_projector: found.clsGrads, patch_projector: found.patchGrads}))
 }

@@ -13,9 +13,9 @@ import {trainingBatches} from './training-batches.js'
 
 /** Takes the steps of a run beside process 0. Throws `UserError` as `runTraining`, and what ends another process. */
 async function* followTraining<Report>(learner: Trainer<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
-  const {plan, settings, processes, acceptChanges = false} = options
+  const {plan, settings, processes, evaluation, acceptChanges = false} = options
   try {
-    await beginTogether(processes, learner, undefined, async path => {
+    const goesOn = await beginTogether(processes, learner, {path: undefined, resumes: false}, async path => {
       const own = {
         settings,
         plan,
@@ -28,10 +28,11 @@ async function* followTraining<Report>(learner: Trainer<Report>, options: RunOpt
       )
       learner.setStep(step)
     })
-    yield {kind: 'resumed', step: learner.stepsTaken, path: undefined, changes: []}
+    if (goesOn) yield {kind: 'resumed', step: learner.stepsTaken, path: undefined, changes: []} // as process 0, whose order is this one's
     const onRejected = rejectionsOf(processes, undefined)
     const batches = options.batches?.(learner.stepsTaken) ?? trainingBatches({...options, onRejected}, learner.stepsTaken)
     try {
+      if (evaluation?.before && learner.stepsTaken === 0) await evaluation.run(learner)
       for (;;) {
         const next = await nextBatch(batches, options)
         if (next.done) break
@@ -48,6 +49,7 @@ async function* followTraining<Report>(learner: Trainer<Report>, options: RunOpt
           dataWait: waitSeconds,
           seconds: (performance.now() - from) / 1000 + waitSeconds
         }
+        if (evaluation && (step % evaluation.every === 0 || step === plan.steps)) await evaluation.run(learner)
         if (step % settings.train.checkpoint_every === 0 || step === plan.steps || stop) await readAlong(learner, options)
         if (stop && step < plan.steps) return void (await processes?.exchange({end: true}))
       }

@@ -95,6 +95,7 @@ export function pretrainTrainer(
       : ({globals}) => inspectTeacher(state.teacher, {globals, side: crops.globalSize}, {vit: plan.vit, precision}),
     model: () => state.teacher,
     gatherModel: sharding && (() => sharding.wholeOnHost(state.teacher)),
+    lendModel: sharding && (() => sharding.lend(state.teacher)),
     memory: () => memoryParts(state, precision),
     dispose: () => {
       ahead.dispose()

@@ -5,13 +5,11 @@
  * sequences stochastic depth keeps. So the state of a run is its parameters, moments, centres and its step, and a
  * resumed run goes on as if it had never stopped. The run around the steps is `run.ts`.
  */
-import {UserError} from '../../config/errors.js'
 import type {EngineInfo} from '../../engine/start.js'
-import type {ParamMap} from '../../optim/adamw.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {trainingOf} from './follow-training.js'
 import {latestValidCheckpoint} from './checkpoint-writer.js'
-import {Sharding} from './sharding.js'
+import {shardingOf} from './sharding.js'
 import {runTraining} from './training-loop.js'
 import {pretrainTrainer} from './pretrain-trainer.js'
 import type {RunEvent, RunOptions} from './run-types.js'
@@ -32,25 +30,12 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   // A run that goes on from a checkpoint has all it needs there; the weights it once began with may be gone.
   const goingOn = options.resume === true && (await latestValidCheckpoint(options.run)).path !== undefined
   const {processes} = options
-  let sharding: Sharding | undefined
-  const spread = (whole: ParamMap): ParamMap => {
-    if (!processes || settings.train.parallel !== 'fsdp') return whole
-    sharding = new Sharding(processes, precision, whole)
-    return sharding.shard(whole)
-  }
-  const state = await initState(settings, plan, goingOn ? '' : undefined, spread)
-  if (sharding && options.evaluation) throw noEvaluation()
+  const spreading = shardingOf(settings, precision, processes)
+  const state = await initState(settings, plan, goingOn ? '' : undefined, spreading.spread)
   const worksAhead = engine !== undefined && engine.device !== 'cpu' && engine.engine === 'torch' && !processes
-  yield* trainingOf<StepReport>(runTraining)(pretrainTrainer(state, {...options, worksAhead}, sharding), {
+  yield* trainingOf<StepReport>(runTraining)(pretrainTrainer(state, {...options, worksAhead}, spreading.sharding), {
     ...options,
     crops: cropSettings(settings),
     computing: computingOf(precision, engine, processes)
   })
 }
-
-const noEvaluation = (): UserError =>
-  new UserError('--eval-images needs the whole model in one process, which train.parallel=fsdp does not keep.', {
-    exit: 2,
-    code: 'USAGE',
-    hint: 'Leave it away, and score checkpoints with dinov2 knn-eval; or set train.parallel=ddp.'
-  })

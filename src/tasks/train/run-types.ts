@@ -6,6 +6,7 @@ import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {Batches} from '../../data/loader/load-stats.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
 import type {ImageList} from '../../data/sources/image-table.js'
+import type {Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Health} from './health.js'
 import type {Improvement} from './improvement.js'
@@ -14,6 +15,7 @@ import type {Metrics} from './metrics-log.js'
 import type {Explanation, NotFiniteStep} from './non-finite.js'
 import type {TrainingProcesses} from './processes.js'
 import type {Computing} from './resume.js'
+import type {LentNetwork} from './sharding.js'
 import type {HostTensor, StateDict} from './state-dict.js'
 
 /** What a step gave. */
@@ -58,6 +60,8 @@ export type Trainer<Report> = {
    * same time, as they read the places of the state.
    */
   readonly gatherModel?: (() => ReadonlyMap<string, HostTensor>) | undefined
+  /** The same model, lent to an evaluation that all processes make together; `dispose` when it has served. */
+  readonly lendModel?: (() => LentNetwork<{backbone: Vit}>) | undefined
   /** What memory was made of at its highest point so far, in bytes by part. */
   memory?(): Readonly<Record<string, number | undefined>>
   dispose(): void
@@ -69,8 +73,8 @@ export type Evaluation = {
   readonly every: number
   /** Whether the model is judged before the first step too: where it begins with weights that are worth something. */
   readonly before?: boolean
-  /** Scores by name. */
-  run(model: ParamMap): Promise<Readonly<Record<string, number>>>
+  /** Scores by name. Where several processes train, all call it at the same step. */
+  run(learner: Pick<Trainer<unknown>, 'model' | 'lendModel'>): Promise<Readonly<Record<string, number>>>
 }
 
 export type RunOptions = {

@@ -3,21 +3,25 @@
  * moments and its average each of n processes holds a flat piece, padded to equal length.
  *
  * A block is gathered just before it is used, in the forward and again in the backward pass, and let go after; its
- * gradients are summed over the processes at once, and each keeps the piece of its own. Embedding, final norm and
- * heads are gathered for the pass of their network. Optimiser and average work on pieces by element, as on whole
- * tensors. What enters products in bf16 is gathered in bf16; gradients are summed in float32.
+ * gradients are summed over the processes at once, and each keeps the piece of its own. Both travel while another
+ * block computes: the gather of the next block begins before the work of a block, and the gradients of a block are
+ * waited for when those of the next are there. Embedding, final norm and heads are gathered for the pass of their
+ * network. Optimiser and average work on pieces by element, as on whole tensors.
+ *
+ * What enters products in bf16 is gathered in bf16, and gradients of those layers, which come out of products in bf16,
+ * are sent in bf16; they are added up in float32. Pieces, moments and averages are float32.
  */
+import type {Settings} from '../../config/table.js'
 import type {Block} from '../../model/block.js'
-import type {Head} from '../../model/head.js'
 import type {BlockAccess, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
-import {gatherOverProcesses, scatterOverProcesses, sumOverProcesses} from '../../tensor/ops/collectives.js'
+import {beginExchangeOfRows, beginGather, sumOverProcesses} from '../../tensor/ops/collectives.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
 import {cast} from '../../tensor/ops/precision.js'
 import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {addAll} from '../../tensor/ops/row-sum.js'
-import {add, concat, dispose, pad, reshape, scalar, slice, tidy} from '../../tensor/tf.js'
+import {add, concat, dispose, pad, reshape, scalar, slice, sum, tidy} from '../../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
 import type {HostTensor, TensorSlot} from './state-dict.js'
@@ -25,16 +29,16 @@ import type {HostTensor, TensorSlot} from './state-dict.js'
 /** Linear layers of blocks, which enter products in the precision of the run. */
 const isProduct = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\.(weight|bias)$/.test(name)
 
-/** A network with its heads, as `step-types.ts` has it. */
-type Network = {backbone: Vit; dino_head: Head; ibot_head?: Head}
-
 /** A network while a step uses it: all but its blocks, and the blocks one at a time. */
-export type LentNetwork = {
-  readonly network: Network
+export type LentNetwork<N> = {
+  readonly network: N
   readonly access: BlockAccess
-  /** Lets go of what was gathered. */
+  /** Waits for the gradients that are under way, and lets go of what was gathered. */
   readonly dispose: () => void
 }
+
+/** Tensors by name that are under way; `wait` gives them to the caller, once. */
+type PendingMap = {readonly wait: () => ParamMap}
 
 export class Sharding {
   readonly #shapes: ReadonlyMap<string, readonly number[]>
@@ -59,18 +63,26 @@ export class Sharding {
   }
 
   /** A network for a step, from the pieces of its parameters. `onGradients` takes over summed pieces of gradients. */
-  lend(pieces: ParamMap, onGradients?: (grads: ParamMap) => void): LentNetwork {
+  lend<N extends {backbone: Vit}>(pieces: ParamMap, onGradients?: (grads: ParamMap) => void): LentNetwork<N> {
     const outside = [...pieces.keys()].filter(name => !name.startsWith('backbone.blocks.'))
-    const gathered = this.#gather(pieces, outside, 'fp32')
-    const network = unflatten<Network>([...gathered])
+    const gathered = this.#beginGather(pieces, outside, 'fp32').wait()
+    const network = unflatten<N>([...gathered])
     network.backbone.blocks ??= []
     const namesOf = (i: number): string[] => [...pieces.keys()].filter(name => name.startsWith(`backbone.blocks.${i}.`))
+    const coming = new Map<number, PendingMap>()
+    const blockOf = (i: number): PendingMap => coming.get(i) ?? this.#beginGather(pieces, namesOf(i), this.precision)
+    let sums: PendingMap | undefined
+    const finishSums = (): void => {
+      if (sums) onGradients?.(sums.wait())
+      sums = undefined
+    }
     return {
       network,
       access: {
-        use: (i, work) => {
-          const names = namesOf(i)
-          const block = this.#gather(pieces, names, this.precision)
+        use: (i, work, next) => {
+          const block = blockOf(i).wait()
+          coming.delete(i)
+          if (next !== undefined) coming.set(next, blockOf(next))
           try {
             return work(unflatten<{backbone: {blocks: Record<number, Block>}}>([...block]).backbone.blocks[i]!)
           } finally {
@@ -78,41 +90,60 @@ export class Sharding {
           }
         },
         gradients: (i, grads) => {
-          const named = new Map([...flatten(grads)].map(([name, grad]) => [`backbone.blocks.${i}.${name}`, grad]))
-          onGradients?.(this.scatter(named))
+          finishSums()
+          sums = this.#beginScatter(
+            new Map([...flatten(grads)].map(([name, grad]) => [`backbone.blocks.${i}.${name}`, grad])),
+            this.precision
+          )
         }
       },
-      dispose: () => dispose([...gathered.values()])
+      dispose: () => {
+        finishSums()
+        dispose([...gathered.values()])
+      }
     }
   }
 
   /** Sums gradients over the processes and keeps the pieces of this one. Consumes the gradients. */
   scatter(grads: ParamMap): ParamMap {
-    const own: ParamMap = new Map()
-    if (grads.size === 0) return own
+    return this.#beginScatter(grads, 'fp32').wait()
+  }
+
+  /** Begins `scatter`, with the gradients of linear layers of blocks in `precision` on the way. */
+  #beginScatter(grads: ParamMap, precision: Precision): PendingMap {
     const {size} = this.processes
-    const names = [...grads.keys()]
-    const widths = names.map(name => this.#width(name))
-    const rows = tidy(() =>
-      concat(
-        names.map((name, i) => reshape(padded(grads.get(name)!, widths[i]! * size), [size, widths[i]!]) as Tensor2D),
-        1
-      )
-    ) // [n, sum of widths]
-    dispose([...grads.values()])
-    const sum = scatterOverProcesses(rows, this.processes) // [1, sum of widths]
-    dispose(rows)
-    let from = 0
-    names.forEach((name, i) => {
-      const at = from
-      own.set(
-        name,
-        tidy(() => add(reshape(slice(sum, [0, at], [1, widths[i]!]), [-1]), scalar(0)))
-      )
-      from += widths[i]!
+    const under = groupsOf([...grads.keys()], precision).map(([names, as]) => {
+      const widths = names.map(name => this.#width(name))
+      const rows = tidy(() => {
+        const own = names.map((name, i) => reshape(padded(grads.get(name)!, widths[i]! * size), [size, widths[i]!]) as Tensor2D)
+        return cast(concat(own, 1), as)
+      }) // [n, sum of widths]
+      dispose(names.map(name => grads.get(name)!))
+      const pending = beginExchangeOfRows(rows, this.processes)
+      dispose(rows)
+      return {names, widths, pending}
     })
-    dispose(sum)
-    return own
+    return {
+      wait: () => {
+        const own: ParamMap = new Map()
+        for (const {names, widths, pending} of under) {
+          const all = pending.wait() // [n, sum of widths]
+          const total = tidy(() => sum<Tensor1D>(cast(all, 'fp32'), 0)) // [sum of widths]
+          dispose(all)
+          let from = 0
+          names.forEach((name, i) => {
+            const at = from
+            own.set(
+              name,
+              tidy(() => add(slice(total, [at], [widths[i]!]), scalar(0)))
+            )
+            from += widths[i]!
+          })
+          dispose(total)
+        }
+        return own
+      }
+    }
   }
 
   /** Adds pieces of gradients to those that are there. Consumes both. */
@@ -157,7 +188,7 @@ export class Sharding {
       shape: this.#shapes.get(name)!,
       get: () => pieces.get(name)!,
       read: () => {
-        const [whole] = this.#gather(pieces, [name], 'fp32').values()
+        const [whole] = this.#beginGather(pieces, [name], 'fp32').wait().values()
         const values = whole!.dataSync() as Float32Array
         dispose(whole!)
         return values
@@ -181,33 +212,68 @@ export class Sharding {
     return tidy(() => add(slice(padded(leaf, width * size), [rank * width], [width]), scalar(0))) // numbers of its own, not a view
   }
 
-  /** Whole tensors of these names; products in `precision`. The caller owns them. */
-  #gather(pieces: ParamMap, names: readonly string[], precision: Precision): ParamMap {
-    const found: ParamMap = new Map()
-    const low = bytesOfNumber(precision) === 4 ? [] : names.filter(isProduct)
-    for (const [group, as] of [
-      [names.filter(name => !low.includes(name)), 'fp32'],
-      [low, precision]
-    ] as const) {
-      if (group.length === 0) continue
-      const all = tidy(() => {
-        const flat = concat(group.map(name => cast(pieces.get(name) as Tensor1D, as)))
-        return gatherOverProcesses(reshape(flat, [1, -1]), this.processes)
-      }) // [n, sum of widths]
-      let from = 0
-      for (const name of group) {
-        const [width, at, shape] = [this.#width(name), from, this.#shapes.get(name)!]
-        const size = shape.reduce((a, b) => a * b, 1)
-        found.set(
-          name,
-          tidy(() => reshape(slice(reshape(slice(all, [0, at], [this.processes.size, width]), [-1]), [0], [size]), [...shape]))
-        )
-        from += width
+  /** Begins to gather whole tensors of these names; linear layers of blocks in `precision`. */
+  #beginGather(pieces: ParamMap, names: readonly string[], precision: Precision): PendingMap {
+    const {size} = this.processes
+    const under = groupsOf(names, precision).map(([group, as]) => {
+      const own = tidy(() => reshape(concat(group.map(name => cast(pieces.get(name) as Tensor1D, as))), [1, -1]) as Tensor2D)
+      const pending = beginGather(own, this.processes)
+      dispose(own)
+      return {group, pending}
+    })
+    return {
+      wait: () => {
+        const found: ParamMap = new Map()
+        for (const {group, pending} of under) {
+          const all = pending.wait() // [n, sum of widths]
+          let from = 0
+          for (const name of group) {
+            const [width, at, shape] = [this.#width(name), from, this.#shapes.get(name)!]
+            const length = shape.reduce((a, b) => a * b, 1)
+            found.set(
+              name,
+              tidy(() => reshape(slice(reshape(slice(all, [0, at], [size, width]), [-1]), [0], [length]), [...shape]))
+            )
+            from += width
+          }
+          dispose(all)
+        }
+        return new Map(names.map(name => [name, found.get(name)!]))
       }
-      dispose(all)
     }
-    return new Map(names.map(name => [name, found.get(name)!]))
   }
+}
+
+/**
+ * How the tensors of a run are spread: `spread` makes of a whole network that of this process, and leaves it whole
+ * where `train.parallel` is not fsdp. `sharding` is there when it has.
+ */
+export function shardingOf(
+  {train}: Settings,
+  precision: Precision,
+  processes: Processes | undefined
+): {readonly spread: (whole: ParamMap) => ParamMap; readonly sharding: Sharding | undefined} {
+  let sharding: Sharding | undefined
+  return {
+    spread: whole => {
+      if (!processes || train.parallel !== 'fsdp') return whole
+      sharding = new Sharding(processes, precision, whole)
+      return sharding.shard(whole)
+    },
+    get sharding() {
+      return sharding
+    }
+  }
+}
+
+/** Names by the type in which their tensors travel: linear layers of blocks in `precision`, all else in float32. */
+function groupsOf(names: readonly string[], precision: Precision): (readonly [names: readonly string[], as: Precision])[] {
+  const low = bytesOfNumber(precision) === 4 ? [] : names.filter(isProduct)
+  const groups = [
+    [names.filter(name => !low.includes(name)), 'fp32'],
+    [low, precision]
+  ] as const
+  return groups.filter(([group]) => group.length > 0)
 }
 
 /** A tensor flat, with zeros behind it up to `length`. */

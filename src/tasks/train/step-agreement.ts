@@ -10,28 +10,31 @@ import {globalNorm} from '../../optim/adamw.js'
 import type {TrainingProcesses} from './processes.js'
 import type {RunOptions, Trainer} from './run-types.js'
 
+/** How a run begins: from which checkpoint, if any, and whether it goes on from an earlier start. */
+type Beginning = {readonly path: string | undefined; readonly resumes: boolean}
+
 /**
- * Tells all processes from which checkpoint process 0 goes on (null: from the beginning), and compares their weights
- * when `load` has filled them. Throws a `UserError` where they differ.
+ * Tells all processes how process 0 begins, and compares their weights when `load` has filled them from its
+ * checkpoint. → whether it goes on. Throws a `UserError` where they differ.
  */
 export async function beginTogether<Report>(
   processes: TrainingProcesses | undefined,
   learner: Trainer<Report>,
-  path: string | undefined,
+  {path, resumes}: Beginning,
   load: (path: string) => Promise<void> = async () => undefined
-): Promise<void> {
-  if (!processes) return
-  const [first] = await processes.exchange({path: path ?? null})
+): Promise<boolean> {
+  if (!processes) return resumes
+  const [first] = await processes.exchange({path: path ?? null, resumes})
   if (processes.rank > 0 && first!.path !== null) await load(first!.path)
   const student = [...learner.stateDict()].filter(([name, {read}]) => name.startsWith('student.') && !read) // none is whole where all are spread
   const norm = globalNorm(student.map(([, {get}]) => get()))
   const all = await processes.exchange({norm, step: learner.stepsTaken})
   const rank = all.findIndex(other => other.norm !== all[0]!.norm || other.step !== all[0]!.step)
-  if (rank > 0)
-    throw new UserError(
-      `Process ${rank} begins with other weights than process 0: at step ${all[rank]!.step} with norm ${all[rank]!.norm}, and at step ${all[0]!.step} with norm ${all[0]!.norm}.`,
-      {code: 'PROCESSES_DIFFER', hint: 'All processes must read the same run folder and the same files of weights.'}
-    )
+  if (rank <= 0) return first!.resumes
+  throw new UserError(
+    `Process ${rank} begins with other weights than process 0: at step ${all[rank]!.step} with norm ${all[rank]!.norm}, and at step ${all[0]!.step} with norm ${all[0]!.norm}.`,
+    {code: 'PROCESSES_DIFFER', hint: 'All processes must read the same run folder and the same files of weights.'}
+  )
 }
 
 /** The next batch. Throws a `UserError` where other processes would wait too long for this one's images. */

@@ -53,7 +53,7 @@ export type StepSettings = {
   /** Lends networks whose parameters are spread over the processes; absent where each process holds them whole. */
   readonly sharding?: Sharding
   /** The blocks of teacher and student while a step borrows them. */
-  readonly access?: {readonly teacher: BlockAccess; readonly student: BlockAccess}
+  readonly access?: {readonly teacher?: BlockAccess; readonly student: BlockAccess}
   /** Where KoLeo looks for neighbours: within a process, or among all; within a process where not said. */
   readonly koleo?: 'process' | 'global'
   /** By what losses are multiplied before the backward pass, and gradients divided after it; 1 where not said. */

@@ -6,6 +6,7 @@
  * changed in place where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K
  * prototypes, n masked patches.
  */
+import type {BlockAccess, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Rng} from '../../tensor/random.js'
 import {dispose} from '../../tensor/tf.js'
@@ -45,7 +46,9 @@ export function trainStep(
   random?: Rng,
   guide?: Guide
 ): {state: TrainState; report: StepReport} {
-  const found = settings.sharding ? shardedPass(state, batch, rates, settings, random) : pass(state, batch, rates, settings, random, guide)
+  const found = settings.sharding
+    ? shardedPass(state, batch, rates, {...settings, sharding: settings.sharding}, random, guide)
+    : pass(state, batch, rates, settings, random, guide)
   const {state: next, report, gradNorms} = applyGradients(state, found.grads, found.measured, rates, settings, found.centers)
   return {state: next, report: {...report, gradNorms, masked: found.masked}}
 }
@@ -100,37 +103,51 @@ function shardedPass(
   state: TrainState,
   batch: StepBatch | LazyBatch,
   rates: StepRates,
-  given: StepSettings,
-  random: Rng | undefined
+  given: StepSettings & {readonly sharding: Sharding},
+  random: Rng | undefined,
+  guide: Guide | undefined
 ): Pass {
-  const sharding = given.sharding!
-  const pieces: ParamMap = new Map()
-  const student = sharding.lend(state.student, own => Sharding.addTo(pieces, own))
-  const teacher = sharding.lend(state.teacher)
+  const {sharding} = given
+  const lent = lendStudent<Network>(state, sharding)
+  const student = lent.network
+  const teacher = guide ? undefined : sharding.lend<Network>(state.teacher)
   const settings = {
     ...given,
-    access: {student: student.access, teacher: teacher.access},
+    access: {student: lent.access, teacher: teacher?.access},
     headsOnly: state.step < (given.headWarmup ?? 0)
   }
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const widths = chunkWidths(student.network, parts, settings.processes)
-  const targets = computeTeacherTargets(teacher.network, parts, rates, settings, state.centers, widths)
-  const {grads, measured} = gradientsOfParts(parts, targets, {
-    student: student.network,
-    settings,
-    widths,
-    random,
-    onTargetsDone: () => {
-      targets.dispose()
-      teacher.dispose()
-    }
-  })
+  const widths = chunkWidths(student, parts, settings.processes)
+  const targets = guide?.(parts, widths) ?? computeTeacherTargets(teacher!.network, parts, rates, settings, state.centers, widths)
+  const onTargetsDone = (): void => {
+    targets.dispose()
+    teacher?.dispose()
+  }
+  const {grads, measured} = gradientsOfParts(parts, targets, {student, settings, widths, random, onTargetsDone})
   dispose(targets.entropy)
   freeParts(parts)
-  student.dispose()
-  for (const unit of ['backbone', 'dino_head', 'ibot_head'])
-    Sharding.addTo(pieces, sharding.scatter(new Map([...grads].filter(([name]) => name.startsWith(`${unit}.`)))))
-  return {grads: pieces, measured, centers: targets.centers, masked: widths.rows?.patches ?? batch.indices.length}
+  if (guide) deleteMaskTokenGradient(grads)
+  const masked = widths.rows?.patches ?? batch.indices.length
+  return {grads: lent.pieces(grads), measured, centers: targets.centers, masked}
+}
+
+/** The student of a spread state for one step; `pieces` gives its gradients as pieces, when those of blocks are in. */
+export function lendStudent<N extends {backbone: Vit}>(
+  state: TrainState,
+  sharding: Sharding
+): {readonly network: N; readonly access: BlockAccess; readonly pieces: (outside: ParamMap) => ParamMap} {
+  const found: ParamMap = new Map()
+  const {network, access, dispose: letGo} = sharding.lend<N>(state.student, own => Sharding.addTo(found, own))
+  return {
+    network,
+    access,
+    pieces: outside => {
+      letGo()
+      for (const unit of new Set([...state.student.keys()].map(path => path.slice(0, path.indexOf('.')))))
+        Sharding.addTo(found, sharding.scatter(new Map([...outside].filter(([name]) => name.startsWith(`${unit}.`)))))
+      return found
+    }
+  }
 }
 
 /** Takes the gradient of the mask token out: where nothing is ever masked it has none, and is not to decay. */

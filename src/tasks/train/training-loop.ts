@@ -60,13 +60,11 @@ async function* underLock<Report>(learner: Trainer<Report>, given: RunOptions): 
   const recorded = recordOf(options)
   const averages = new Averages()
   await removeTemporaries(run)
-  let begun: Resumed = {history: [], last: undefined}
-  if (options.resume) {
-    const {resumed, event} = await resumeRun(learner, recorded, averages, options)
-    begun = resumed
-    yield event
-  } else await clearRun(run)
-  await beginTogether(options.processes, learner, begun.last)
+  const found = options.resume ? await resumeRun(learner, recorded, averages, options) : undefined
+  const begun: Resumed = found?.resumed ?? {history: [], last: undefined}
+  if (!found) await clearRun(run)
+  await beginTogether(options.processes, learner, {path: begun.last, resumes: found !== undefined})
+  if (found) yield found.event
   await atomicFile(join(run, runNames.config), async path => writeFile(path, options.yaml), {force: true})
   const log = await MetricsLog.open(run, learner.stepsTaken)
   const pending: RunEvent<Report>[] = [] // of what ends while a step is taken
@@ -140,7 +138,7 @@ async function* takeSteps<Report>(
   const evaluate = async (judge: Evaluation): Promise<RunEvent<Report>> => {
     const {stepsTaken: step} = learner
     const from = performance.now()
-    const scores = await judge.run(learner.model())
+    const scores = await judge.run(learner)
     await write({metrics: {step, ...scores}})
     return {kind: 'scores', step, scores, seconds: (performance.now() - from) / 1000}
   }

@@ -56,6 +56,8 @@ export type CommonGround = {
   readonly images: ImageList
   readonly engine: EngineInfo
   readonly precision: string
+  /** Images that are evaluated while training, if any, and how often. */
+  readonly evaluation?: {readonly images?: readonly string[]; readonly val?: readonly string[]; readonly every?: number} | undefined
   /** Fingerprint of a frozen teacher. */
   readonly teacher?: string
 }
@@ -66,7 +68,7 @@ export type CommonGround = {
  */
 export async function joinProcesses(
   processes: TrainingProcesses,
-  {version, settings, images, engine, precision, teacher}: CommonGround
+  {version, settings, images, engine, precision, evaluation, teacher}: CommonGround
 ): Promise<void> {
   if (engine.engine !== 'torch')
     throw new UserError(`Several processes train on the torch engine, not on ${engine.engine}.`, {
@@ -82,6 +84,9 @@ export async function joinProcesses(
     'the list of images': set.fingerprint,
     device: engine.device.replace(/:\d+$/, ''),
     precision,
+    ...(evaluation?.images
+      ? {'--eval-images': evaluation.images.length, '--eval-val': evaluation.val?.length, '--eval-every': evaluation.every}
+      : {}),
     teacher
   })
 }

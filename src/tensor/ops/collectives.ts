@@ -5,7 +5,7 @@
  * kernel. With more, the engine's kernels talk to the other processes, so that all processes must call the same
  * functions in the same order with tensors of the same shapes.
  */
-import {concat, slice, tidy} from '../tf.js'
+import {concat, engine, slice, tidy} from '../tf.js'
 import type {Tensor, Tensor2D} from '../tf.js'
 import {callInPlaceKernel} from './in-place.js'
 import {callKernel} from './kernel.js'
@@ -38,11 +38,39 @@ export function sumAllOverProcesses(tensors: readonly Tensor[], {size}: Processe
 export const gatherOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
   size === 1 ? x.clone() : (needed(callKernel('Dinov2AllGather', {x}), 'Dinov2AllGather')[0] as T)
 
+/** How an engine's kernel names a collective that it has begun. */
+export type Begun = {number: number}
+
+/** A collective under way, beside which this process may compute. */
+export type Pending<T extends Tensor> = {
+  /** The result, when it is there. The caller owns it; call it once. */
+  readonly wait: () => T
+}
+
+/** Begins a collective; `x` may be disposed at once. */
+function begin<T extends Tensor>(kernel: string, x: T, {size}: Processes): Pending<T> {
+  if (size === 1) {
+    const own = x.clone()
+    return {wait: () => own}
+  }
+  const begun: Begun = {number: 0}
+  const out = needed(callKernel(kernel, {x}, {begun}), kernel)[0] as T
+  return {
+    wait: () => {
+      engine().runKernel('Dinov2Wait', {}, {number: begun.number})
+      return out
+    }
+  }
+}
+
+/** Begins `gatherOverProcesses`. */
+export const beginGather = <T extends Tensor>(x: T, processes: Processes): Pending<T> => begin('Dinov2BeginAllGather', x, processes)
+
 /**
- * The sum over all processes of x [n, …], of which each gets the row of its own, [1, …]. The caller owns the result.
+ * Begins to send row r of x [n, …] to process r; the result [n, …] is what all have sent to this one, in order of
+ * their ranks. The sum of its rows is what a reduce-scatter gives, in a type and order that the caller chooses.
  */
-export const scatterOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
-  size === 1 ? x.clone() : (needed(callKernel('Dinov2ReduceScatter', {x}), 'Dinov2ReduceScatter')[0] as T)
+export const beginExchangeOfRows = <T extends Tensor>(x: T, processes: Processes): Pending<T> => begin('Dinov2BeginAllToAll', x, processes)
 
 /** Rows of two crops [2b, C], crop-major, of all processes as those of one batch: [2·n·b, C], crop-major. */
 export function gatherCrops(x: Tensor2D, processes: Processes): Tensor2D {

@@ -48,7 +48,15 @@ before(async () => {
     writeFileSync(at('pictures', `${String(i).padStart(2, '0')}.png`), await encodeImage(pixels, {width: 40, height: 40}))
   }
   writeFileSync(at('recipe.yaml'), recipe)
+  const labelled = Array.from({length: IMAGES}, (_, i) => ({
+    path: at('pictures', `${String(i).padStart(2, '0')}.png`),
+    label: `kind ${i % 5}`
+  }))
+  writeFileSync(at('labelled.jsonl'), labelled.map(line => JSON.stringify(line)).join('\n'))
 })
+
+/** Scores along the run, at two of its steps. */
+const scored = ['--eval-images', at('labelled.jsonl'), '--eval-every', '3']
 
 const args = (name: string, batch: number, ...more: string[]): string[] => [
   'pretrain',
@@ -104,7 +112,7 @@ async function assertEqualRuns(one: string, other: string): Promise<void> {
           Math.abs(line[term]! - b[i]![term]!) <= 1e-5 * Math.max(1, Math.abs(line[term]!)),
           `step ${i + 1}, ${term}: ${line[term]} and ${b[i]![term]}`
         )
-    assert.equal(b[i]!['masked_patches'], line['masked_patches'])
+    for (const name of ['masked_patches', 'knn_10', 'knn_20']) assert.equal(b[i]![name], line[name], `step ${line['step']}, ${name}`)
   })
   const [init, recorded, computed] = [await tensors(one, 1), await tensors(one, 4), await tensors(other, 4)]
   assert.deepEqual([...computed.keys()], [...recorded.keys()])
@@ -124,11 +132,11 @@ const numbers = (path: string): Buffer => {
 }
 
 describe('several processes', {timeout: 600_000}, () => {
-  before(() => alone('one', 8))
+  before(() => alone('one', 8, ...scored))
 
   for (const size of all ? [2, 4] : [2])
     test(`${size} processes compute what one computes with as many images`, async () => {
-      const [first, ...others] = await together(`ddp${size}`, size, 8 / size)
+      const [first, ...others] = await together(`ddp${size}`, size, 8 / size, ...scored)
       await assertEqualRuns('one', `ddp${size}`)
       for (const {stdout, stderr} of others) assert.deepEqual([stdout, stderr], ['', ''], 'process 0 alone speaks')
       assert.match(first!.stderr, /after 6 steps/)
@@ -137,14 +145,14 @@ describe('several processes', {timeout: 600_000}, () => {
   for (const size of all ? [2, 4] : [2])
     test(`${size} processes with sharded parameters compute the same, and go on bit for bit`, async () => {
       const fsdp = ['--set', 'train.parallel=fsdp']
-      await together(`fsdp${size}`, size, 8 / size, ...fsdp)
+      await together(`fsdp${size}`, size, 8 / size, ...fsdp, ...scored)
       await assertEqualRuns('one', `fsdp${size}`)
       cpSync(at(`fsdp${size}`), at('fsdp-again'), {recursive: true})
       for (const step of [4, 5, 6]) rmSync(checkpoint('fsdp-again', step))
       cpSync(at('fsdp-again'), at('fsdp-fewer'), {recursive: true})
-      await together('fsdp-again', size, 8 / size, ...fsdp, '--resume')
+      await together('fsdp-again', size, 8 / size, ...fsdp, ...scored, '--resume')
       assert.ok(numbers(checkpoint('fsdp-again', 6)).equals(numbers(checkpoint(`fsdp${size}`, 6))), 'the state of the last step differs')
-      await alone('fsdp-fewer', 8, '--resume')
+      await alone('fsdp-fewer', 8, ...scored, '--resume')
       await assertEqualRuns('one', 'fsdp-fewer')
       for (const name of ['fsdp-again', 'fsdp-fewer']) rmSync(at(name), {recursive: true})
     })
@@ -180,9 +188,9 @@ describe('several processes', {timeout: 600_000}, () => {
       cpSync(at('ddp2'), at(name), {recursive: true})
       for (const step of [4, 5, 6]) rmSync(checkpoint(name, step))
     }
-    await together('again', 2, 4, '--resume')
+    await together('again', 2, 4, ...scored, '--resume')
     assert.ok(numbers(checkpoint('again', 6)).equals(numbers(checkpoint('ddp2', 6))), 'the state of the last step differs')
-    const {stderr} = await alone('fewer', 8, '--resume')
+    const {stderr} = await alone('fewer', 8, ...scored, '--resume')
     assert.match(stderr, /there were 2 processes and there is 1: the last digits may differ/)
     await assertEqualRuns('one', 'fewer')
   })
@@ -198,32 +206,35 @@ describe('several processes', {timeout: 600_000}, () => {
     assert.match(koleo.stderr, /there were 2 processes and there is 1, and KoLeo looks for neighbours within a process/)
   })
 
-  for (const [what, from] of [
-    ['by its heads', 'heads'],
-    ['by its features', 'features']
+  for (const [what, from, parallel] of [
+    ['by its heads', 'heads', 'ddp'],
+    ['by its features', 'features', 'fsdp'],
+    ...(all
+      ? ([
+          ['by its heads', 'heads', 'fsdp'],
+          ['by its features', 'features', 'ddp']
+        ] as const)
+      : [])
   ] as const)
-    test(`two processes learn from a frozen teacher ${what} as one does`, async () => {
-      const student = (name: string, batch: number): string[] => [
+    test(`two students learn from a frozen teacher ${what} in two processes (${parallel}) as in one`, async () => {
+      for (const [name, width] of [
+        ['narrow', 16],
+        ['wide', 32]
+      ] as const)
+        writeFileSync(at(`${name}.yaml`), `student: {embed_dim: ${width}}\n`)
+      const folder = (n: number): string => `students-${from}-${parallel}-${n}`
+      const students = (n: number, ...more: string[]): string[] => [
         'distill',
-        ...args(name, batch).slice(1),
-        ...[
-          '--teacher',
-          at('one'),
-          '--set',
-          'student.embed_dim=16',
-          '--set',
-          `distill.from=${from}`,
-          '--set',
-          'ibot.mask_sample_probability=0.25'
-        ]
+        ...args(folder(n), 4 / n).slice(1),
+        ...['--teacher', at('one'), '--student', at('narrow.yaml'), '--student', at('wide.yaml')],
+        ...['--set', `distill.from=${from}`, '--set', `train.parallel=${parallel}`, ...scored, ...more]
       ]
-      const one = await run(realBinary, student(`student-${from}`, 4))
+      const one = await run(realBinary, students(1))
       assert.ok([0, 6].includes(one.status!), one.stderr)
-      for (const {status, stderr} of await (
-        await startTogether(2, () => student(`students-${from}`, 2))
-      ).ended)
-        assert.ok([0, 6].includes(status!), stderr)
-      await assertEqualRuns(`student-${from}`, `students-${from}`)
+      const {ended} = await startTogether(2, () => students(2))
+      for (const {status, stderr} of await ended) assert.ok([0, 6].includes(status!), stderr)
+      for (const name of ['narrow', 'wide']) await assertEqualRuns(join(folder(1), name), join(folder(2), name))
+      assert.equal(readFileSync(at(folder(2), 'wide', 'teacher.json'), 'utf8'), readFileSync(at(folder(1), 'wide', 'teacher.json'), 'utf8'))
     })
 
   test('bad images of any process are counted once, by process 0', async () => {
