@@ -1,0 +1,74 @@
+/**
+ * What travels between processes while a block computes: the order of events in one process of two. The kernels log
+ * what begins and what is waited for, and answer as if the other process held the same numbers.
+ */
+import assert from 'node:assert/strict'
+import {test} from 'node:test'
+import type {Block} from '../../../src/model/block.js'
+import type {Vit} from '../../../src/model/vit.js'
+import {Sharding} from '../../../src/tasks/train/sharding.js'
+import type {ParamMap} from '../../../src/optim/adamw.js'
+import {concat, dispose, registerKernel, tensor} from '../../../src/tensor/tf.js'
+import type {KernelConfig, Tensor} from '../../../src/tensor/tf.js'
+import {unflatten} from '../../../src/tensor/tree.js'
+import {counted, onPlain} from '../../support/engine.js'
+
+const DEPTH = 3
+const events: string[] = []
+const names = new Map<number, string>()
+/** What the next collective is called in the log. */
+let coming: string[] = []
+
+function register(kernelName: string, work: (x: Tensor | undefined, attrs: Record<string, unknown>) => Tensor | []): void {
+  const kernelFunc = ({inputs, attrs}: {inputs: {x?: Tensor}; attrs?: unknown}) => work(inputs.x, attrs as Record<string, unknown>)
+  registerKernel({kernelName, backendName: 'cpu', kernelFunc} as unknown as KernelConfig)
+}
+
+function begins(attrs: Record<string, unknown>): void {
+  const number = names.size + 1
+  names.set(number, coming.shift() ?? `collective ${number}`)
+  events.push(`${names.get(number)} begins`)
+  ;(attrs['begun'] as {number: number}).number = number
+}
+
+test('the next block is gathered, and the gradients of the last one are summed, while a block computes', async () => {
+  await onPlain()
+  register('Dinov2BeginAllGather', (x, attrs) => (begins(attrs), concat([x!, x!])))
+  register('Dinov2BeginAllToAll', (x, attrs) => (begins(attrs), x!.clone()))
+  register('Dinov2Wait', (_, {number}) => (events.push(`${names.get(number as number)} is there`), []))
+  const before = counted()
+  const full: ParamMap = new Map([['backbone.norm.weight', tensor([1, 1, 1, 1])]])
+  for (let i = 0; i < DEPTH; i++) full.set(`backbone.blocks.${i}.norm1.weight`, tensor([i, i, i]))
+  const sharding = new Sharding({rank: 0, size: 2}, 'fp32', full)
+  const pieces = sharding.shard(full)
+  const sums: ParamMap = new Map()
+  coming = ['outside', 'block 0', 'block 1', 'block 2', 'block 2 again', 'block 1 again', 'sums 2', 'block 0 again', 'sums 1', 'sums 0']
+  const lent = sharding.lend<{backbone: Vit}>(pieces, own => Sharding.addTo(sums, own))
+  const compute = (i: number, pass: string, next: number | undefined): void =>
+    lent.access.use(
+      i,
+      ({norm1}) => void events.push(`${pass} of block ${i} ${norm1.weight.dataSync<'float32'>().slice(0, 2).join()}`),
+      next
+    )
+  for (let i = 0; i < DEPTH; i++) compute(i, 'forward', i + 1 < DEPTH ? i + 1 : undefined)
+  for (let i = DEPTH - 1; i >= 0; i--) {
+    compute(i, 'backward', i > 0 ? i - 1 : undefined)
+    lent.access.gradients(i, unflatten<Block>([['norm1.weight', tensor([i, i, i])]]))
+  }
+  lent.dispose()
+  assert.deepEqual(events, [
+    ...['outside begins', 'outside is there'],
+    ...['block 0 begins', 'block 0 is there', 'block 1 begins', 'forward of block 0 0,0', 'block 1 is there', 'block 2 begins'],
+    ...['forward of block 1 1,1', 'block 2 is there', 'forward of block 2 2,2'],
+    ...['block 2 again begins', 'block 2 again is there', 'block 1 again begins', 'backward of block 2 2,2', 'sums 2 begins'],
+    ...['block 1 again is there', 'block 0 again begins', 'backward of block 1 1,1', 'sums 2 is there', 'sums 1 begins'],
+    ...['block 0 again is there', 'backward of block 0 0,0', 'sums 1 is there', 'sums 0 begins', 'sums 0 is there']
+  ])
+  assert.deepEqual(
+    [...sums.keys()].sort(),
+    [0, 1, 2].map(i => `backbone.blocks.${i}.norm1.weight`),
+    'every block has its sums'
+  )
+  dispose([...sums.values(), ...pieces.values()])
+  assert.equal(counted(), before, 'nothing is left behind')
+})
