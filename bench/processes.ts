@@ -6,7 +6,8 @@
  * [--precision fp32] [--rate 1gbit] [--delay 0.1ms] [--peer PYTHON]
  * IMAGES is any folder of images. The batch is that of all processes together. Each process has one thread. Where the
  * process may make a network namespace (root on Linux), each run has one of its own, whose loopback counter gives the
- * bytes, and --rate and --delay limit it as a slow network would (tc netem). Bytes a step are the difference between a
+ * bytes, and --rate and --delay limit it as a slow
+ * network would (tc; a delay needs netem in the kernel). Bytes a step are the difference between a
  * run of --steps and one of twice as many, so that what is sent at the start does not count. --peer compares with
  * PyTorch's DDP and FSDP2 on the same kind of blocks and batch (bench/peers/processes.py), by the Python that is
  * named.
@@ -53,8 +54,12 @@ const hasNamespaces = process.platform === 'linux' && spawnSync('unshare', ['-n'
 
 /** Runs `command` in every process of one training. → bytes over the loopback device; -1 where unknown. */
 async function together(count: number, command: readonly string[]): Promise<number> {
-  const limit = [values.rate ? `rate ${values.rate}` : '', values.delay ? `delay ${values.delay}` : ''].join(' ').trim()
-  const setUp = hasNamespaces ? `ip link set lo up; ${limit ? `tc qdisc add dev lo root netem limit 100000 ${limit};` : ''}` : ''
+  const rate = values.rate && `tc qdisc add dev lo root tbf rate ${values.rate} burst 256kb latency 400ms`
+  const delay =
+    values.delay && `tc qdisc add dev lo root netem limit 100000 ${values.rate ? `rate ${values.rate} ` : ''}delay ${values.delay}`
+  const limit = delay ?? rate // netem, which many kernels lack, is needed for a delay alone
+  if (limit && !hasNamespaces) throw new Error('--rate and --delay need a network namespace: run as root on Linux')
+  const setUp = hasNamespaces ? `ip link set lo up; ${limit ? `${limit} || exit 97;` : ''}` : ''
   const script = `${setUp}
     for r in $(seq 0 ${count - 1}); do RANK=$r LOCAL_RANK=$r "$@" & pids="$pids $!"; done
     bad=0; for p in $pids; do wait $p; s=$?; [ $s = 0 ] || [ $s = 6 ] || bad=$s; done
