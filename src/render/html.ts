@@ -66,12 +66,22 @@ export const rampBar = (ramp: Colormap, low: string, high: string): Markup =>
     ><span>${high}</span></span
   >`
 
+/** The longest word in letters that a cell of a table keeps whole; longer ones, such as paths, may break anywhere. */
+const LONGEST_WORD = 24
+
+const hasLongWord = (content: Content): boolean =>
+  render(content)
+    .replace(/<[^>]*>/g, '')
+    .split(/\s+/)
+    .some(word => word.length > LONGEST_WORD)
+
 /**
  * A table; the first row is its head. Cells that are numbers stand to the right, and so do all cells of the columns
- * that `right` marks.
+ * that `right` marks. Words stay whole, and a table that is too wide scrolls by itself; only very long words break.
  */
 export function table([head, ...rows]: readonly (readonly Content[])[], right: readonly boolean[] = []): Markup {
-  const style = (content: Content, column: number): string => (typeof content === 'number' || right[column] ? 'number' : '')
+  const style = (content: Content, column: number): string =>
+    typeof content === 'number' || right[column] ? 'number' : hasLongWord(content) ? 'long' : ''
   return html`<div class="wide">
     <table>
       <thead>
@@ -102,8 +112,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.5rem 0 0.3rem; } h2 { font-
 p, ul { max-width: 48rem; } h1, h2, h3, p, li { overflow-wrap: anywhere; } .quiet, figcaption { color: var(--quiet); } figcaption { font-size: 0.8rem; overflow-wrap: anywhere; }
 code, pre { font: 0.85rem/1.45 ui-monospace, monospace; } pre { background: var(--panel); padding: 0.8rem 1rem; overflow: auto; border-radius: 6px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.4rem 0; } th { text-align: left; font-weight: 600; }
-th, td { padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; } .number { text-align: right; } td.number { white-space: nowrap; }
-@media (max-width: 40rem) { body { padding: 1rem 0.7rem 3rem; } table { font-size: 0.72rem; } th, td { padding-right: 0.5rem; } td:not(.number) { overflow-wrap: anywhere; } }
+th, td { padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; } .number { text-align: right; } td.number { white-space: nowrap; } td.long { overflow-wrap: anywhere; min-width: 9rem; }
+@media (max-width: 40rem) { body { padding: 1rem 0.7rem 3rem; } table { font-size: 0.72rem; } th, td { padding-right: 0.5rem; } }
 ul.findings { list-style: none; padding: 0; } figure { margin: 0; } img { display: block; max-width: 100%; height: auto; } img.pixels { image-rendering: pixelated; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .row { display: flex; flex-wrap: wrap; gap: 0.6rem; align-items: flex-start; margin: 0 0 1.2rem; }

@@ -12,6 +12,22 @@ test('text is escaped, also in attributes and lists; markup passes', () => {
   assert.ok(made.endsWith('<b>1</b>0</a>'))
 })
 
+test('short words of a table stay whole, and only a cell with a very long one may break it', () => {
+  const path = 'photos/2019/expedition/plot-17/IMG_000123456.jpg'
+  const {text} = table([
+    ['fitted', 'file', 'error'],
+    ['scale and shift, disparity', html`<code title="${path}">a</code>`, path]
+  ])
+  assert.deepEqual(
+    [...text.matchAll(/<td class="([^"]*)"/g)].map(([, style]) => style),
+    ['', '', 'long']
+  )
+  const style = page({title: 'a', body: text})
+  assert.match(style, /td\.long { overflow-wrap: anywhere/)
+  assert.doesNotMatch(style, /(td|td:not\(\.number\)) { overflow-wrap: anywhere/)
+  assert.match(style, /\.wide { overflow-x: auto/)
+})
+
 test('a page carries everything in itself', () => {
   const text = page({
     title: 'a </title><script>',

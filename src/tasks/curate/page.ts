@@ -95,7 +95,6 @@ export async function curationPage({pool, stages, kept, stageFields}: CurationOu
   const style = `.place { width: ${side}px; height: ${side}px; display: grid; place-items: center; background: var(--panel); }
 .row { gap: 0.4rem; } .row figure { width: ${side}px; } .row figcaption { font-size: 0.68rem; line-height: 1.25; overflow-wrap: anywhere; }
 .kept .place { outline: 3px solid var(--c0); } .kept figcaption { font-weight: 600; }
-td { overflow-wrap: anywhere; }
 .funnel td { border: 0; padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: middle; } .bar { width: 28rem; max-width: 50vw; } .bar i { display: block; height: 1.1rem; min-width: 2px; background: var(--c0); border-radius: 3px; }`
   return page({title, body, style})
 }
@@ -108,7 +107,7 @@ function caption(fields: Fields, id: string): string {
   const score = typeof similarity === 'number' ? similarity.toFixed(3) : ''
   if (typeof other === 'string') return `${short(id)}: ${score} like ${short(other)}`
   if (stage === undefined && typeof fields['duplicates'] === 'number') return `${short(id)}: kept`
-  return [short(id), score, typeof reason === 'string' ? reason : ''].filter(part => part !== '').join(' ')
+  return [short(id), score, typeof reason === 'string' && reason !== 'clustered' ? reason : ''].filter(part => part !== '').join(' ')
 }
 
 type Sheet = (rows: readonly number[], caption: (row: number) => string, isKept?: (row: number) => boolean) => Promise<Markup>

@@ -97,16 +97,18 @@ export async function contactSheet(
   const counts = {queries: 0, pictures: 0, missing: 0, labelled: 0, sameLabel: 0}
   const rows: Markup[] = []
   const blocks: SheetBlock[] = []
+  let columns = 1
   for await (const answer of answers) {
     const opened = await openAnswer(answer, {side, root, counts})
     if (format === 'html') rows.push(await answerRow(opened))
     else blocks.push(answerBlock(opened, side))
+    columns = Math.max(columns, 1 + opened.hits.length)
     counts.queries++
     onQuery?.(counts.queries)
   }
   const {queries, pictures, missing, labelled} = counts
   const report: ContactSheetReport = {queries, pictures, missing, sameLabel: labelled > 0 ? counts.sameLabel / labelled : undefined}
-  return {content: format === 'png' ? await sheetPicture(blocks, title, report) : sheetPage(rows, title, side, report), report}
+  return {content: format === 'png' ? await sheetPicture(blocks, title, report) : sheetPage(rows, title, {side, columns}, report), report}
 }
 
 type OpenedImage = {readonly id: string; readonly fields: Fields; readonly picture: Raster | undefined}
@@ -195,7 +197,15 @@ async function sheetPicture(blocks: readonly SheetBlock[], title: string, {sameL
   return encodeImage(sheet.data, sheet)
 }
 
-function sheetPage(rows: readonly Markup[], title: string, side: number, {queries, sameLabel}: ContactSheetReport): string {
+/** The most columns that stand beside each other on a wide page without becoming too small to see. */
+const MOST_COLUMNS = 12
+
+function sheetPage(
+  rows: readonly Markup[],
+  title: string,
+  {side, columns}: {readonly side: number; readonly columns: number},
+  {queries, sameLabel}: ContactSheetReport
+): string {
   const body = html`<h1>${title}</h1>
     <p>
       ${counted(queries, 'query', 'queries')}, each at the left of its row, with the nearest neighbours from left to
@@ -204,8 +214,12 @@ function sheetPage(rows: readonly Markup[], title: string, side: number, {querie
       }
     </p>
     ${rows}`
-  const style = `.place { width: ${side}px; height: ${side}px; display: grid; place-items: center; background: var(--panel); }
-.row { display: grid; grid-template-columns: repeat(auto-fill, ${side + 12}px); }
+  const cell = side + 12
+  const wide =
+    columns > MOST_COLUMNS ? '' : `@media (min-width: 60rem) { .row { grid-template-columns: repeat(${columns}, minmax(0, ${cell}px)); } }`
+  const style = `.place { width: 100%; max-width: ${side}px; aspect-ratio: 1; display: grid; place-items: center; background: var(--panel); }
+.row { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(6.5rem, ${cell}px), ${cell}px)); } ${wide}
+@media (max-width: 40rem) { .row { grid-template-columns: repeat(auto-fill, minmax(min(6.5rem, ${cell}px), 1fr)); } }
 .row figure { padding: 4px; border: 2px solid transparent; border-radius: 6px; } .row figcaption { font-size: 0.72rem; }
 .row .query { border-color: var(--line); } .row .same { border-color: var(--good); } .row .other { border-color: var(--bad); }`
   return page({title, body, style})

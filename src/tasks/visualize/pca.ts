@@ -23,6 +23,21 @@ export type PcaOptions = RunOnImagesOptions & {
 /** Below this share of patches in front, a picture would be mostly black: all patches are colored instead. */
 const MIN_FOREGROUND = 0.15
 
+/** Below this share of patches in front, one image is black; where half of the images are, all patches are colored. */
+const BLACK_IMAGE = 0.05
+
+/** Why the pictures would be mostly black, as a clause; undefined where they would not be. */
+export function blackReason(front: readonly ArrayLike<number>[]): string | undefined {
+  const counts = front.map(mask => Array.from(mask).reduce((sum, bit) => sum + bit, 0))
+  const patches = front.reduce((sum, {length}) => sum + length, 0)
+  const inFront = counts.reduce((sum, count) => sum + count, 0)
+  if (inFront < MIN_FOREGROUND * patches) return `only ${((100 * inFront) / patches).toFixed(0)} % of the patches stand in front`
+  const black = counts.filter((count, i) => count < BLACK_IMAGE * front[i]!.length).length
+  return 2 * black < front.length || black === 0
+    ? undefined
+    : `almost nothing stands in front in ${black} of ${counted(front.length, 'image')}`
+}
+
 export type PcaReport = {
   readonly images: number
   /** Images that were named but not shown. */
@@ -60,19 +75,15 @@ export async function visualizePca(options: PcaOptions): Promise<{content: Uint8
   const parted = colourPatches(seen, width, {separate: options.foreground})
   const patches = seen.reduce((sum, {rows, columns}) => sum + rows * columns, 0)
   const inFront = parted.front.reduce((sum, mask) => sum + mask.reduce((n, bit) => n + bit, 0), 0)
-  const mostlyBlack = options.foreground && inFront < MIN_FOREGROUND * patches
-  const colouring = mostlyBlack ? colourPatches(seen, width, {separate: false}) : parted
+  const black = options.foreground ? blackReason(parted.front) : undefined
+  const colouring = black ? colourPatches(seen, width, {separate: false}) : parted
   const report: PcaReport = {
     images: seen.length,
     leftOut,
     size,
     patches,
-    foreground: options.foreground && !mostlyBlack ? inFront / patches : undefined,
-    notes: mostlyBlack
-      ? [
-          `only ${((100 * inFront) / patches).toFixed(0)} % of the patches stand in front, so all patches are colored, as with --no-foreground`
-        ]
-      : [],
+    foreground: options.foreground && !black ? inFront / patches : undefined,
+    notes: black ? [`${black}, so all patches are colored, as with --no-foreground`] : [],
     explained: colouring.explained.map(share => Number(share.toFixed(4))),
     fingerprint
   }

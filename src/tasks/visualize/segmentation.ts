@@ -51,11 +51,11 @@ export async function visualizeSegment(
     return {content, report}
   }
   const blocks = shown.map(({id, photo, labels, confidence}): SheetBlock => ({
-    title: basename(id),
+    title: `${basename(id)}: mean probability ${confidence.toFixed(2)}`,
     rows: [
       [
         {picture: fitWithin(photo, 448), caption: 'image'},
-        {picture: fitWithin(overlay(photo, labels, palette), 448), caption: `prediction, mean probability ${confidence.toFixed(2)}`}
+        {picture: fitWithin(overlay(photo, labels, palette), 448), caption: 'prediction'}
       ]
     ]
   }))

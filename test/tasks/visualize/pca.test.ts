@@ -12,7 +12,7 @@ import {drawPicture} from '../../../src/synthetic/picture.js'
 import {encodeImage} from '../../../src/data/image/encode.js'
 import {answerRows, contactSheet, type QueryAnswer} from '../../../src/tasks/search/contact-sheet.js'
 import {defaultSize} from '../../../src/tasks/visualize/run-on-images.js'
-import {visualizePca} from '../../../src/tasks/visualize/pca.js'
+import {blackReason, visualizePca} from '../../../src/tasks/visualize/pca.js'
 import {memory} from '../../../src/tensor/tf.js'
 
 const model = fileURLToPath(new URL('../../../../test/golden/vit_plain.safetensors', import.meta.url))
@@ -58,6 +58,14 @@ test('patches become one picture for all images; the same call gives the same by
   assert.equal(memory().numTensors, held)
 })
 
+test('pictures that would be mostly black are named: all of them together, or half of the images', () => {
+  const mask = (inFront: number): Uint8Array => Uint8Array.from({length: 100}, (_, i) => (i < inFront ? 1 : 0))
+  assert.equal(blackReason([mask(9), mask(11)]), 'only 10 % of the patches stand in front')
+  assert.equal(blackReason([mask(2), mask(0), mask(90)]), 'almost nothing stands in front in 2 of 3 images')
+  assert.equal(blackReason([mask(2), mask(40), mask(50)]), undefined)
+  assert.equal(blackReason([mask(20)]), undefined)
+})
+
 test('all patches are coloured on request, smooth or not, and a page holds its pictures', async () => {
   const {content, report} = await pca({
     foreground: false,
@@ -101,6 +109,7 @@ test('a contact sheet shows what can be opened, and counts labels that agree', a
   assert.deepEqual([report.queries, report.pictures, report.missing], [1, 3, 1])
   assert.ok(Math.abs(report.sameLabel! - 2 / 3) < 1e-9)
   assert.ok(String(content).includes('&lt;gone&gt;.png') && !String(content).includes('<gone>'))
+  assert.match(String(content), /grid-template-columns: repeat\(4, minmax\(0, 44px\)\)/) // a query and three neighbours in one row
   const png = await contactSheet(answers, {format: 'png', root: folder, side: 32})
   const image = await decoded(png.content as Uint8Array)
   // Margins, the note in two lines, the name of the query, captions, pictures; narrow panels get small letters.
