@@ -64,6 +64,13 @@ class OneCommandHelp extends CommandHelp {
     return [this.command.id, ...spoken, '[FLAGS]'].join(' ')
   }
 
+  /** oclif takes the indentation of the first line away: here it stays, so that all flags stand in one column. */
+  override renderList(...[input, options]: Parameters<CommandHelp['renderList']>): string {
+    const list = super.renderList(input, options)
+    const indentation = options.multiline ? '' : (/^ */.exec(input[0]?.[0] ?? '')?.[0] ?? '')
+    return list.startsWith(' ') ? list : indentation + list
+  }
+
   /** Every example is a command line, also one that begins with another program: all get the same `$`. */
   protected override examples(examples: Parameters<CommandHelp['examples']>[0]): string | undefined {
     const list = typeof examples === 'string' ? [examples] : (examples ?? [])

@@ -329,6 +329,7 @@ describe('help', {concurrency: 2}, () => {
     assert.match(stdout, /\$ fixture topic one INDEX \[IMAGES…\] \[FLAGS\]/)
     for (const heading of ['EXAMPLES', 'ARGUMENTS', 'REPORT FLAGS', 'EXIT STATUS', 'ENVIRONMENT'])
       assert.ok(stdout.includes(heading), heading)
+    assert.match(stdout, /REPORT FLAGS\n {6}--json /) // in the column of the flags below it, which have a letter
     assert.equal((await run(program, ['topic', 'one', '-h'])).stdout, stdout)
     assert.match((await run(program, ['topic', '--help'])).stdout, /topic one/)
   })
