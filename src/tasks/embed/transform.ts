@@ -53,5 +53,18 @@ export function transformNotes({resize, crop}: Transform, own: Preprocessing): s
   if (own.source === undefined) return []
   const {mean, std, source} = own
   const inForce = describePreprocessing({resize, crop, mean, std, source: isOwn ? source : `asked for; ${source} has another size`})
-  return [inForce, ...own.notes]
+  return [inForce, ...sizeAdvice(crop ?? resize, own), ...own.notes]
+}
+
+/** Up to this size in pixels, a model gives better features at twice the size; docs/small-data.md has the figures. */
+const SMALL_SIZE = 64
+
+/** Recommends a size where images are smaller than the model was made for, or could well be larger. */
+function sizeAdvice(size: number, {crop: ownCrop, resize: ownResize, source}: Preprocessing): string[] {
+  const own = ownCrop ?? ownResize
+  if (size < own) return [`recommended: --size ${own}, for which ${source} was made; features of smaller images are mostly worse`]
+  if (size > SMALL_SIZE || size > own) return []
+  return [
+    `recommended: --size ${2 * own}; features of a model for ${own} pixels are mostly better at twice the size, at four times the work`
+  ]
 }
