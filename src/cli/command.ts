@@ -17,6 +17,7 @@ import type {PlanOptions, WorkPlan} from '../tasks/plan.js'
 import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape, placeArguments} from './argv.js'
 import {BadImages} from './rejected-inputs.js'
+import {unknownFlagHint} from './wrong-words.js'
 import {visible} from './visible-text.js'
 import {assertComplete} from './required.js'
 import {report, type Report} from './errors.js'
@@ -408,7 +409,8 @@ export abstract class Command extends OclifCommand {
     const first = unknown[0]!
     const known = [...Object.keys(shapes), 'help'].map(name => `--${name}`)
     const guess = first.startsWith('--') ? nearestName(first, known) : undefined
-    const hint = guess ? `Did you mean ${guess}? ${this.#usage().hint}` : this.#usage().hint
+    const more = guess ? `Did you mean ${guess}?` : unknownFlagHint(first, shapes, this.#spokenId(), this.config)
+    const hint = more ? `${more} ${this.#usage().hint}` : this.#usage().hint
     return new UserError(`Unknown flag${unknown.length > 1 ? 's' : ''}: ${unknown.join(', ')}`, {exit: 2, code: 'USAGE', hint})
   }
 

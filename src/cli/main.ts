@@ -11,6 +11,7 @@ import {nearestName} from '../config/nearest.js'
 import {assertRoomToRun} from '../system/free-memory.js'
 import {report} from './errors.js'
 import {visible} from './visible-text.js'
+import {assertNoVerb} from './wrong-words.js'
 import {defectReporter, flush, installSignalHandlers, signalExitCode} from './shutdown.js'
 
 /**
@@ -54,6 +55,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
       await new GroupedHelp(config).showHelp(found ? [found.id] : [])
     } else {
       const {id, rest} = findName(config, words, {orTopic: false})!
+      assertNoVerb(id, rest, bin)
       assertRoomToRun()
       await config.runCommand(id, [...rest])
     }

@@ -1,24 +1,26 @@
 /**
- * Embeddings as CSV (RFC 4180): `id`, one column a field, `extra` (JSON), `dinov2`, then `v0` … `v{D-1}`.
+ * Embeddings as CSV (RFC 4180): `id`, one column a field, `dinov2`, then `v0` … `v{D-1}`.
  *
  * The record of how the vectors were made stands in the `dinov2` cell of the first row; in the other rows that cell
  * holds a checksum of the vector. So the file stays a plain table that spreadsheets and data frames open without
  * an option to skip a line, and a changed or cut number is noticed. The record also says which columns hold numbers
- * and booleans, which CSV cannot. Tables of other programs may have semicolons or tabs, decimal commas beside
+ * and booleans, which CSV cannot. What of a row fits no column stands as JSON in a column `extra` before `dinov2`,
+ * which is there only where the first batch needs it; otherwise beside the checksum in the row's cell. Tables of other programs may have semicolons or tabs, decimal commas beside
  * semicolons, other names of columns (`emb_0`, `emb_1`, …) and pandas' index column.
  */
 import {parse} from 'csv-parse'
 import {truncate} from 'node:fs/promises'
 import {pipeline, Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import {isObject, parseJson} from '../../system/json.js'
+import {parseOwnJson} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader, type Sink} from './bytes.js'
-import {joinFields, planColumns, splitFields, type CellValue, type Column, type ColumnKind} from './columns.js'
+import {joinFields, planColumns, splitFields, type CellValue, type Column} from './columns.js'
 import {csvLayout, readSafeText, safeText, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
-import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
+import {damaged, recordOf, rowRecordOf, type Said} from './csv-record.js'
+import type {EmbeddingWriter, Format, OpenedRows, Recovered} from './format.js'
 import {shortestDecimal, vectorCheck} from './jsonl.js'
-import {metaFromJson, plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
@@ -29,13 +31,16 @@ const isVectorName = (name: string): boolean => /^v\d+$/.test(name)
  * Writes one line a row; `begun` are the columns of a file that is being continued. `safe`: no text is a formula to a
  * spreadsheet.
  */
-function csvWriter(sink: Sink, meta: EmbeddingMeta, begun: readonly Column[] | undefined, safe: boolean): EmbeddingWriter {
+function csvWriter(sink: Sink, meta: EmbeddingMeta, begun: Recovered | undefined, safe: boolean): EmbeddingWriter {
   const textCell = (text: string): string => quoteCell(safe ? safeText(text) : text)
-  let columns = begun
+  let columns = begun?.columns
+  let hasExtra = begun?.hasExtra ?? false
   let first = begun === undefined
   const begin = async (fields: EmbeddingBatch['fields']): Promise<void> => {
     columns = planColumns(fields, isVectorName)
-    const names = ['id', ...columns.map(column => column.name), 'extra', 'dinov2', ...Array.from({length: meta.dim}, (_, d) => `v${d}`)]
+    hasExtra = fields.some(row => splitFields(columns!, row, true).extra !== null)
+    const plain = ['id', ...columns.map(column => column.name), ...(hasExtra ? ['extra'] : []), 'dinov2']
+    const names = [...plain, ...Array.from({length: meta.dim}, (_, d) => `v${d}`)]
     await sink.write(names.map(textCell).join(',') + '\n')
   }
   /** The first row's cell: record, kinds of the columns, and checksum. */
@@ -50,9 +55,10 @@ function csvWriter(sink: Sink, meta: EmbeddingMeta, begun: readonly Column[] | u
       for (const [i, id] of ids.entries()) {
         const {cells, extra} = splitFields(columns!, fields[i]!, true)
         const vector = vectors.subarray(i * meta.dim, (i + 1) * meta.dim)
-        const check = first ? record(vectorCheck(vector)) : vectorCheck(vector)
+        const check = vectorCheck(vector)
+        const own = first ? record(check) : hasExtra || extra === null ? check : JSON.stringify({crc32: check, extra: parseOwnJson(extra)})
         first = false
-        const left = [id, ...cells, extra, check].map(cell => (typeof cell === 'string' ? textCell(cell) : String(cell ?? '')))
+        const left = [id, ...cells, ...(hasExtra ? [extra] : []), own].map(cell => (typeof cell === 'string' ? textCell(cell) : String(cell ?? '')))
         text += `${[...left, ...Array.from(vector, shortestDecimal)].join(',')}\n`
       }
       await sink.write(text)
@@ -67,13 +73,6 @@ function csvWriter(sink: Sink, meta: EmbeddingMeta, begun: readonly Column[] | u
 
 /** One record of the file is at most this long; beyond it a quote was not closed. */
 const MAX_RECORD = 64 << 20
-
-const damaged = (name: string, why: string, cause?: unknown): UserError =>
-  new UserError(`${name} is damaged: ${why}.`, {
-    code: 'EMBEDDINGS_DAMAGED',
-    hint: 'It was cut off or changed after it was written; write it again.',
-    cause
-  })
 
 /** The lines of a table as cells, and whether the bytes ended with the end of a line. */
 class Records {
@@ -119,39 +118,6 @@ class Records {
   }
 }
 
-/** What the first row says of the whole: the record, and the kinds of columns. */
-type Said = {
-  readonly meta: EmbeddingMeta | undefined
-  readonly kinds: Readonly<Record<string, ColumnKind>>
-  readonly check: string | undefined
-  /** Whether texts carry a quote where a spreadsheet would take them for formulas. */
-  readonly safe: boolean
-}
-
-function recordOf(cell: string | undefined, name: string): Said {
-  if (cell === undefined) return {meta: undefined, kinds: {}, check: undefined, safe: false}
-  let found: unknown
-  try {
-    found = parseJson(cell)
-    if (!isObject(found)) throw new SyntaxError('it is no object')
-  } catch (error) {
-    throw new UserError(
-      `The first row of ${name} does not carry the record of how its vectors were made: its cell dinov2 is ${cell ? 'no JSON object' : 'empty'}.`,
-      {
-        code: 'EMBEDDINGS_DAMAGED',
-        hint: 'Was the first row removed or moved? Put it back, or drop the column dinov2.',
-        cause: error
-      }
-    )
-  }
-  const meta = metaFromJson(found as object, name)
-  const {kinds, crc32, record_crc32: own, safe} = found
-  if (own !== undefined && own !== recordCheck(meta)) throw damaged(name, 'the record in its first row does not match its checksum')
-  const known = isObject(kinds) && Object.values(kinds).every(kind => kind === 'number' || kind === 'boolean')
-  if (kinds !== undefined && !known) throw damaged(name, 'the record in its first row does not say what its columns hold')
-  return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: typeof crc32 === 'string' ? crc32 : undefined, safe: safe === true}
-}
-
 /** Takes cells apart into a row. */
 class RowParser {
   readonly columns: readonly Column[]
@@ -192,7 +158,7 @@ class RowParser {
         `row ${row} has ${cells.length} cells, but there are ${this.width} columns, separated by ${separatorNames[this.separator]}`
       )
     const vector = Float32Array.from(layout.vector, (column, d) => this.#number(cells[column]!, `number ${d} of its vector`, row))
-    const check = row === 0 ? said.check : said.meta && (cells[layout.record] || undefined)
+    const {check, rest} = row === 0 ? {check: said.check, rest: null} : said.meta ? rowRecordOf(cells[layout.record]!, name, row) : {}
     if (check !== undefined && check !== vectorCheck(vector)) throw damaged(name, `the vector of row ${row} does not match its checksum`)
     const values = this.columns.map(({name: title, kind}, c): CellValue => {
       const cell = cells[this.#fields[c]!.column]!
@@ -208,7 +174,7 @@ class RowParser {
         hint: 'Give each row an id, or drop the column: then rows are named by their number.'
       })
     try {
-      return {id, vector, fields: joinFields(this.columns, values, said.meta && layout.extra >= 0 ? cells[layout.extra] : null)}
+      return {id, vector, fields: joinFields(this.columns, values, said.meta && layout.extra >= 0 ? cells[layout.extra] : rest)}
     } catch (error) {
       throw damaged(name, `the column extra of row ${row} is not JSON`, error)
     }
@@ -222,7 +188,7 @@ class RowParser {
 async function readCsv(
   bytes: ByteReader,
   name: string
-): Promise<OpenedRows & {readonly columns: readonly Column[]; readonly csvSafe: boolean}> {
+): Promise<OpenedRows & {readonly columns: readonly Column[]; readonly csvSafe: boolean; readonly hasExtra: boolean}> {
   const separator = separatorOf(Buffer.from(await bytes.peek(1 << 16)).toString('utf8'))
   const records = new Records(bytes, name, separator)
   try {
@@ -255,6 +221,7 @@ async function readCsv(
       meta: said.meta ?? unknownProvenance(dim),
       columns: parser.columns,
       csvSafe: said.safe,
+      hasExtra: layout.extra >= 0,
       rows: rows(),
       close: async () => records.close()
     }
@@ -272,12 +239,12 @@ const csvFormat = (safe: boolean): Format<'csv'> => ({
   binary: false,
   begins: head => /^(\uFEFF)?["\w,;\t][^\0]*[,;\t\r\n]/.test(head.toString('utf8')),
   open: ({bytes, name}) => readCsv(bytes, name),
-  write: async ({sink}, meta, begun) => csvWriter(sink, meta, begun?.columns, safe),
+  write: async ({sink}, meta, begun) => csvWriter(sink, meta, begun, safe),
   async recover({partial}, {batch}) {
     const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
     if (found.rows === 0) return undefined
     await truncate(partial, found.end)
-    const {meta, columns, csvSafe, close} = await readCsv(new ByteReader(fileBytes(partial)), partial)
+    const {meta, columns, csvSafe, hasExtra, close} = await readCsv(new ByteReader(fileBytes(partial)), partial)
     await close!()
     if (csvSafe !== safe)
       throw new UserError(`${partial} was begun ${csvSafe ? 'with' : 'without'} --csv-safe.`, {
@@ -285,7 +252,7 @@ const csvFormat = (safe: boolean): Format<'csv'> => ({
         code: 'CANNOT_RESUME',
         hint: `Go on ${csvSafe ? 'with' : 'without'} it, or start anew with --force.`
       })
-    return {...found, sideEnds: [], columns, meta}
+    return {...found, sideEnds: [], columns, hasExtra, meta}
   }
 })
 

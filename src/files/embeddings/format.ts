@@ -41,6 +41,8 @@ export type Recovered = {
   readonly sideEnds: readonly number[]
   readonly meta: EmbeddingMeta
   readonly columns?: readonly Column[]
+  /** Whether a table has the column `extra`. */
+  readonly hasExtra?: boolean
   /** The schema message of an Arrow stream, as it stands there. */
   readonly schema?: Uint8Array
 }

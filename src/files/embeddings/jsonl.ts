@@ -47,12 +47,21 @@ function jsonlWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
   }
 }
 
+/** What programs write for NaN and infinity where JSON has no number for them: null, or the word as a text. */
+const isNotFinite = (value: unknown): boolean => value === null || (typeof value === 'string' && /^[-+]?(nan|inf|infinity)$/i.test(value))
+
 /** A parsed line: its row, its record as text (empty without one), and whether it names its row itself. */
 type Line = {readonly row: Row; readonly record: string; readonly named: boolean}
 
 function parseRow(line: string, name: string, number: number): Line {
   const row = parseObject(line, name, number)
   const {vector, dinov2} = row
+  const at = Array.isArray(vector) ? vector.findIndex(isNotFinite) : -1
+  if (at >= 0)
+    throw new UserError(
+      `The vector in line ${number} of ${name} holds a number that is not finite (${JSON.stringify((vector as unknown[])[at])} at place ${at}).`,
+      {code: 'NOT_FINITE', hint: 'Leave the row out, or make it again: dinov2 embed --precision fp32.'}
+    )
   if (!Array.isArray(vector) || vector.length === 0 || !vector.every(x => typeof x === 'number'))
     throw new UserError(`Line ${number} of ${name} has no \`vector\` of numbers.`, {
       code: 'NO_VECTORS',

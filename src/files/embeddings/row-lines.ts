@@ -36,6 +36,14 @@ export function parseObject(line: string, name: string, number: number): Readonl
     throw new SyntaxError('it is no object')
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
+    // Python writes these words, which are no JSON.
+    const word = /(?:^|[[,:\s])(NaN|-?Infinity)(?=[\],}\s])/.exec(line.replaceAll(/"(?:[^"\\]|\\.)*"/g, '""'))?.[1]
+    if (word !== undefined)
+      throw new UserError(`Line ${number} of ${name} holds a number that is not finite (${word}).`, {
+        code: 'NOT_FINITE',
+        hint: 'Leave the row out, or make it again with finite numbers.',
+        cause: error
+      })
     throw new UserError(`Line ${number} of ${name} is not JSON of a row: ${error.message}.`, {
       code: 'EMBEDDINGS_DAMAGED',
       hint: 'Expected one JSON object a line.',

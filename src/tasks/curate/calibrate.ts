@@ -237,7 +237,7 @@ function sentences(
   const share = `${(100 * recall).toFixed(1)} %`
   return [
     reached
-      ? `threshold ${threshold.toFixed(4)} for a precision of ${of.precision}, from copies of ${plural(of.images, 'image')}: finds ${share} of them`
+      ? `threshold ${threshold.toFixed(4)} for a precision of ${of.precision}, from copies of ${plural(of.images, 'image')}: finds ${share} of them; that precision is for a pool in which each image has one copy, and lower where fewer have one`
       : `no threshold reaches a precision of ${of.precision} with these features; ${threshold.toFixed(4)} lies above every pair of different images and finds ${share} of the copies`,
     `found by kind: ${Object.entries(of.byKind)
       .map(([name, part]) => `${name} ${(100 * part).toFixed(0)} %`)

@@ -90,6 +90,57 @@ const all = async <T>(items: AsyncIterable<T>): Promise<T[]> => {
 
 const plain = (rows: readonly Row[]): unknown[] => rows.map(({id, vector, fields}) => ({id, vector: [...vector], fields: {...fields}}))
 
+async function writeAll(path: string, rows: readonly EmbeddingBatch[]): Promise<void> {
+  const output = await createEmbeddings(path, {meta, force: true})
+  for (const batch of rows) await output.write(batch)
+  await output.commit()
+}
+
+test('csv has a column extra only where its first batch needs it, and files that have it empty are read', async () => {
+  const header = (text: string): string => text.slice(0, text.indexOf(',v0'))
+  const late = join(dir, 'late.csv')
+  const lateBatches = [batchOf([...rowsOf(batches[0]!)].slice(0, 2)), batches[1]!]
+  await writeAll(late, lateBatches)
+  assert.deepEqual(plain((await read(late)).rows), plain(lateBatches.flatMap(batch => [...rowsOf(batch)])))
+  assert.equal(header(await readFile(late, 'utf8')), 'id,label,depth,ok,dinov2')
+  const early = join(dir, 'early.csv')
+  await writeAll(early, [...batches].reverse())
+  assert.match(header(await readFile(early, 'utf8')), /,extra,dinov2$/)
+  assert.deepEqual(plain((await read(early)).rows), plain([...batches].reverse().flatMap(batch => [...rowsOf(batch)])))
+  // Files of earlier versions have the column always.
+  const plainRows = join(dir, 'plain.csv')
+  await writeAll(plainRows, [batchOf([row(0), row(1)])])
+  const old = (await readFile(plainRows, 'utf8')).replace('id,dinov2', 'id,extra,dinov2').replaceAll(/^((?!id,)[^,]+),/gm, '$1,,')
+  assert.match(old, /^id,extra,dinov2,v0/)
+  await writeFile(join(dir, 'old.csv'), old)
+  assert.deepEqual(plain((await read(join(dir, 'old.csv'))).rows), plain([row(0), row(1)]))
+})
+
+test('csv refuses a later row whose record is neither a checksum nor one with fields', async () => {
+  const path = join(dir, 'wrong.csv')
+  await writeAll(path, [batchOf([row(0)]), batches[1]!])
+  const text = await readFile(path, 'utf8')
+  const wrong = text.replace('""extra"":{', '""extras"":{')
+  assert.notEqual(wrong, text)
+  await writeFile(path, wrong)
+  await assert.rejects(read(path), /neither a checksum nor/)
+})
+
+test('JSON Lines say where a number is not finite', async () => {
+  const path = join(dir, 'not-finite.jsonl')
+  for (const [word, said] of [
+    ['NaN', /Line 2 .* not finite \(NaN\)/],
+    ['-Infinity', /Line 2 .* not finite \(-Infinity\)/],
+    ['null', /line 2 .* not finite \(null at place 1\)/],
+    ['"nan"', /line 2 .* not finite \("nan" at place 1\)/]
+  ] as const) {
+    await writeFile(path, `{"id":"NaN, [NaN]","vector":[1,2]}\n{"id":"b","vector":[1,${word}]}\n`)
+    await assert.rejects(read(path), said)
+  }
+  await writeFile(path, '{"id":"b [NaN]","vector":[1,}\n')
+  await assert.rejects(read(path), /is not JSON/)
+})
+
 describe('formats', () => {
   for (const format of formatNames) {
     test(`${format}: rows, fields and record come back`, async () => {
