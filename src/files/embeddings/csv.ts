@@ -2,11 +2,12 @@
  * Embeddings as CSV (RFC 4180): `id`, one column a field, `dinov2`, then `v0` … `v{D-1}`.
  *
  * The record of how the vectors were made stands in the `dinov2` cell of the first row; in the other rows that cell
- * holds a checksum of the vector. So the file stays a plain table that spreadsheets and data frames open without
- * an option to skip a line, and a changed or cut number is noticed. The record also says which columns hold numbers
- * and booleans, which CSV cannot. What of a row fits no column stands as JSON in a column `extra` before `dinov2`,
- * which is there only where the first batch needs it; otherwise beside the checksum in the row's cell. Tables of other programs may have semicolons or tabs, decimal commas beside
- * semicolons, other names of columns (`emb_0`, `emb_1`, …) and pandas' index column.
+ * holds a checksum of the vector. So the file stays a plain table that spreadsheets and data frames open without an
+ * option to skip a line, and a changed or cut number is noticed. The record also says which columns hold numbers and
+ * booleans, which CSV cannot. What of a row fits no column stands as JSON in a column `extra` before `dinov2`, which
+ * is there only where the first batch needs it; otherwise beside the checksum in the row's cell. Tables of other
+ * programs may have semicolons or tabs, decimal commas beside semicolons, other names of columns (`emb_0`, `emb_1`,
+ * …) and pandas' index column.
  */
 import {parse} from 'csv-parse'
 import {truncate} from 'node:fs/promises'
@@ -58,7 +59,9 @@ function csvWriter(sink: Sink, meta: EmbeddingMeta, begun: Recovered | undefined
         const check = vectorCheck(vector)
         const own = first ? record(check) : hasExtra || extra === null ? check : JSON.stringify({crc32: check, extra: parseOwnJson(extra)})
         first = false
-        const left = [id, ...cells, ...(hasExtra ? [extra] : []), own].map(cell => (typeof cell === 'string' ? textCell(cell) : String(cell ?? '')))
+        const left = [id, ...cells, ...(hasExtra ? [extra] : []), own].map(cell =>
+          typeof cell === 'string' ? textCell(cell) : String(cell ?? '')
+        )
         text += `${[...left, ...Array.from(vector, shortestDecimal)].join(',')}\n`
       }
       await sink.write(text)

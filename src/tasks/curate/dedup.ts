@@ -90,7 +90,9 @@ async function* chooseThreshold(
   const calibration = yield* calibrate(context, options.calibrate)
   const images = context.rows.length
   const isLow = options.threshold === undefined && images < fewImages && calibration.threshold < usual
-  const few = isLow ? [`the usual threshold of ${usual} is kept: a pool of ${plural(images, 'image')} has too few pairs to go below it`] : []
+  const few = isLow
+    ? [`the usual threshold of ${usual} is kept: a pool of ${plural(images, 'image')} has too few pairs to go below it`]
+    : []
   return {
     threshold: options.threshold ?? (isLow ? usual : calibration.threshold),
     calibration,

@@ -1,13 +1,14 @@
 /** Pictures of what a model sees: patch features as colours. */
 import {basename} from 'node:path'
 import {counted} from '../../config/counted.js'
+import {UserError} from '../../config/errors.js'
 import {enlarge, fitWithin} from '../../render/canvas.js'
 import type {Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
 import {resample} from '../../data/image/resample.js'
 import {drawSheet} from '../../render/sheet.js'
 import {baseName, dataUri, html, page} from '../../render/html.js'
-import {colourPatches, type PatchGrid} from '../../model/foreground.js'
+import {colourPatches, foreground, type PatchGrid} from '../../model/foreground.js'
 import {forward} from '../../model/vit.js'
 import {dispose} from '../../tensor/tf.js'
 import {runOnImages, type RunOnImagesOptions} from './run-on-images.js'
@@ -37,6 +38,9 @@ export function blackReason(front: readonly ArrayLike<number>[]): string | undef
     ? undefined
     : `almost nothing stands in front in ${black} of ${counted(front.length, 'image')}`
 }
+
+/** Three components need four patches. */
+const MIN_PATCHES = 4
 
 export type PcaReport = {
   readonly images: number
@@ -72,11 +76,21 @@ export async function visualizePca(options: PcaOptions): Promise<{content: Uint8
     return {rows: photo.height / config.patch, columns: photo.width / config.patch, features}
   })
   const {patch, width} = config
-  const parted = colourPatches(seen, width, {separate: options.foreground})
   const patches = seen.reduce((sum, {rows, columns}) => sum + rows * columns, 0)
-  const inFront = parted.front.reduce((sum, mask) => sum + mask.reduce((n, bit) => n + bit, 0), 0)
-  const black = options.foreground ? blackReason(parted.front) : undefined
-  const colouring = black ? colourPatches(seen, width, {separate: false}) : parted
+  if (patches < MIN_PATCHES)
+    throw new UserError(
+      `The images have ${counted(patches, 'patch', 'patches')} at --size ${size}; ${MIN_PATCHES} are the fewest to colour.`,
+      {
+        exit: 2,
+        code: 'TOO_FEW',
+        hint: `Give more images, or a larger --size (one patch is ${patch} pixels).`
+      }
+    )
+  const masks = options.foreground ? foreground(seen, width) : []
+  const inFront = masks.reduce((sum, mask) => sum + mask.reduce((n, bit) => n + bit, 0), 0)
+  const few = inFront < MIN_PATCHES ? `only ${inFront} of ${patches} patches stand in front` : undefined
+  const black = options.foreground ? (blackReason(masks) ?? few) : undefined
+  const colouring = colourPatches(seen, width, {separate: options.foreground && !black})
   const report: PcaReport = {
     images: seen.length,
     leftOut,
