@@ -5,7 +5,7 @@ import type {ColumnKind} from './columns.js'
 import {metaFromJson, recordCheck, type EmbeddingMeta} from './provenance.js'
 
 /** Bytes of a table that were cut off or changed. */
-export const damaged = (name: string, why: string, cause?: unknown): UserError =>
+export const damagedTable = (name: string, why: string, cause?: unknown): UserError =>
   new UserError(`${name} is damaged: ${why}.`, {
     code: 'EMBEDDINGS_DAMAGED',
     hint: 'It was cut off or changed after it was written; write it again.',
@@ -40,9 +40,9 @@ export function recordOf(cell: string | undefined, name: string): Said {
   }
   const meta = metaFromJson(found as object, name)
   const {kinds, crc32, record_crc32: own, safe} = found
-  if (own !== undefined && own !== recordCheck(meta)) throw damaged(name, 'the record in its first row does not match its checksum')
+  if (own !== undefined && own !== recordCheck(meta)) throw damagedTable(name, 'the record in its first row does not match its checksum')
   const known = isObject(kinds) && Object.values(kinds).every(kind => kind === 'number' || kind === 'boolean')
-  if (kinds !== undefined && !known) throw damaged(name, 'the record in its first row does not say what its columns hold')
+  if (kinds !== undefined && !known) throw damagedTable(name, 'the record in its first row does not say what its columns hold')
   return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: typeof crc32 === 'string' ? crc32 : undefined, safe: safe === true}
 }
 
@@ -54,6 +54,6 @@ export function rowRecordOf(cell: string, name: string, row: number): {readonly 
   if (!cell.startsWith('{')) return {check: cell || undefined}
   const found = jsonObjectOr(cell)
   if (typeof found?.['crc32'] !== 'string' || !isObject(found['extra']))
-    throw damaged(name, `the cell dinov2 of row ${row} holds neither a checksum nor a checksum with fields`)
+    throw damagedTable(name, `the cell dinov2 of row ${row} holds neither a checksum nor a checksum with fields`)
   return {check: found['crc32'], rest: JSON.stringify(found['extra'])}
 }

@@ -18,7 +18,7 @@ import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader, type Sink} from './bytes.js'
 import {joinFields, planColumns, splitFields, type CellValue, type Column} from './columns.js'
 import {csvLayout, readSafeText, safeText, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
-import {damaged, recordOf, rowRecordOf, type Said} from './csv-record.js'
+import {damagedTable, recordOf, rowRecordOf, type Said} from './csv-record.js'
 import type {EmbeddingWriter, Format, OpenedRows, Recovered} from './format.js'
 import {shortestDecimal, vectorCheck} from './jsonl.js'
 import {plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
@@ -112,7 +112,7 @@ class Records {
       this.number++
       return done ? undefined : value
     } catch (error) {
-      throw damaged(this.name, (error as Error).message.replace(/\.$/, ''), error)
+      throw damagedTable(this.name, (error as Error).message.replace(/\.$/, ''), error)
     }
   }
 
@@ -156,18 +156,19 @@ class RowParser {
   row(cells: readonly string[], row: number): Row {
     const {name, layout, said} = this
     if (cells.length !== this.width)
-      throw damaged(
+      throw damagedTable(
         name,
         `row ${row} has ${cells.length} cells, but there are ${this.width} columns, separated by ${separatorNames[this.separator]}`
       )
     const vector = Float32Array.from(layout.vector, (column, d) => this.#number(cells[column]!, `number ${d} of its vector`, row))
     const {check, rest} = row === 0 ? {check: said.check, rest: null} : said.meta ? rowRecordOf(cells[layout.record]!, name, row) : {}
-    if (check !== undefined && check !== vectorCheck(vector)) throw damaged(name, `the vector of row ${row} does not match its checksum`)
+    if (check !== undefined && check !== vectorCheck(vector))
+      throw damagedTable(name, `the vector of row ${row} does not match its checksum`)
     const values = this.columns.map(({name: title, kind}, c): CellValue => {
       const cell = cells[this.#fields[c]!.column]!
       if (cell === '') return null
       if (kind === 'boolean' && cell !== 'true' && cell !== 'false')
-        throw damaged(name, `row ${row} has ${JSON.stringify(cell)} in the column ${title}`)
+        throw damagedTable(name, `row ${row} has ${JSON.stringify(cell)} in the column ${title}`)
       return kind === 'number' ? this.#number(cell, `the column ${title}`, row) : kind === 'boolean' ? cell === 'true' : this.#text(cell)
     })
     const id = layout.id < 0 ? String(row) : this.#text(cells[layout.id]!)
@@ -179,7 +180,7 @@ class RowParser {
     try {
       return {id, vector, fields: joinFields(this.columns, values, said.meta && layout.extra >= 0 ? cells[layout.extra] : rest)}
     } catch (error) {
-      throw damaged(name, `the column extra of row ${row} is not JSON`, error)
+      throw damagedTable(name, `the column extra of row ${row} is not JSON`, error)
     }
   }
 }
@@ -199,10 +200,10 @@ async function readCsv(
     const layout = csvLayout(header, name, separator)
     const dim = layout.vector.length
     const first = await records.next()
-    if (!first && layout.record >= 0 && !records.endsWithLine) throw damaged(name, 'its first line is cut off')
+    if (!first && layout.record >= 0 && !records.endsWithLine) throw damagedTable(name, 'its first line is cut off')
     const said = recordOf(layout.record < 0 ? undefined : first?.[layout.record], name)
     if (said.meta && said.meta.dim !== dim)
-      throw damaged(name, `its record says ${said.meta.dim} numbers a row, but it has the columns of ${dim}`)
+      throw damagedTable(name, `its record says ${said.meta.dim} numbers a row, but it has the columns of ${dim}`)
     const parser = new RowParser(name, header.length, layout, said, separator)
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
       let pending: Row[] = []
@@ -214,7 +215,7 @@ async function readCsv(
             pending = []
           }
         }
-        if (said.meta && !records.endsWithLine) throw damaged(name, 'its last line is cut off')
+        if (said.meta && !records.endsWithLine) throw damagedTable(name, 'its last line is cut off')
         if (pending.length > 0) yield batchOf(pending)
       } finally {
         records.close()
