@@ -9,9 +9,9 @@ import {readFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {startEngine} from '../src/engine/start.js'
 import {depthErrors, meanErrors} from '../src/metrics/depth.js'
-import type {DepthBins} from '../src/heads/depth-head.js'
+import {upsampleDepth, type DepthBins} from '../src/heads/depth-head.js'
 import {loadedLinearHead} from '../src/tasks/eval/depth/head.js'
-import {cachedRecipe, ChannelMoments, countBins, upsampleDepth, trainDepthHead} from '../src/tasks/eval/depth/train.js'
+import {cachedRecipe, ChannelMoments, countBins, trainDepthHead} from '../src/tasks/eval/depth/train.js'
 import {tensor3d, tensor4d} from '../src/tensor/tf.js'
 
 /** How the drawn maps are laid out: pictures of a set, patches, channels, pixels. */

@@ -1,6 +1,7 @@
 /** `dinov2 explore`: a site that shows a map of images, and computes in the browser. */
 import {counted} from '../src/config/counted.js'
 import {Args, Flags} from '../src/cli/oclif.js'
+import {depthFlags} from '../src/cli/depth-flags.js'
 import {badFlags, Command, engineFlags, inputFlags, outputFlags, reportFlags} from '../src/cli/command.js'
 import {modelForImagesFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
 import {UserError} from '../src/config/errors.js'
@@ -29,9 +30,13 @@ export default class Explore extends Command {
     model: modelForImagesFlag,
     head: Flags.string({
       helpValue: 'HEAD',
+      multiple: true,
       dependsOn: ['model'],
-      summary: 'A linear classifier that linear-eval --head-out wrote: the page then names the class of an image.'
+      summary:
+        'A linear head that linear-eval, depth-eval or seg-eval wrote (--head-out), or a published one: the page then names the class of an image, shows its depth or its regions; repeatable.'
     }),
+    'min-depth': depthFlags['min-depth'],
+    'max-depth': depthFlags['max-depth'],
     output: Flags.string({char: 'o', required: true, helpValue: 'DIR', summary: 'Folder of the site.'}),
     force: outputFlags.force,
     serve: Flags.boolean({summary: 'Show the site on 127.0.0.1 until Ctrl-C.'}),
@@ -117,7 +122,9 @@ export default class Explore extends Command {
         },
         features: {pool, layers, normalize: false, transform: transformOf(flags)},
         half: flags.fp16,
-        head: flags.head,
+        heads: flags.head ?? [],
+        minDepth: flags['min-depth'],
+        maxDepth: flags['max-depth'],
         maxPixels: flags['max-pixels'],
         engine: this.engineRequest(flags),
         toolVersion: this.config.version,

@@ -9,6 +9,7 @@
  */
 import {
   add,
+  clipByValue,
   concat,
   div,
   linspace,
@@ -107,6 +108,13 @@ export function depthForward(
     return {features, logits, depth: reshape<Rank.R4>(depth, [B, H, W, 1]), total}
   })
 }
+
+/** Depth [B, ·, ·, 1] brought into the range and to a size: [B, Y, X, 1]. The order is the published one. */
+export const upsampleDepth = (
+  depth: Tensor4D,
+  {min, max}: {readonly min: number; readonly max: number},
+  size: readonly [number, number]
+): Tensor4D => tidy(() => resizeForward(clipByValue(depth, min, max), size))
 
 /**
  * Gradients of weight and bias for dy [B, 4h, 4w, 1]; the features are frozen. With p the weights and b the bins,

@@ -80,7 +80,7 @@ export class MatchTab {
       this.#status.textContent = 'Reading the image …'
       const loaded = await open()
       this.#status.textContent = `Computing ${loaded.name} …`
-      const {patches} = await this.model.analyze(loaded.image)
+      const patches = await this.model.patches(loaded.image)
       Object.assign(slot, {loaded, patches})
       this.#asked = undefined
       this.#fill(slot, i)

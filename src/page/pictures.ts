@@ -41,9 +41,11 @@ export function plainPicture(picture: Drawable): HTMLCanvasElement {
   return canvas
 }
 
-/** Colours [rows·columns, 3] as squares. */
-export function colourPicture(picture: Drawable, rows: number, columns: number, colours: Uint8Array): HTMLCanvasElement {
+/** Colours [rows·columns, 3] as squares, over the image where they do not hide it. */
+export function colourPicture(picture: Drawable, rows: number, columns: number, colours: Uint8Array, opacity = 1): HTMLCanvasElement {
   const {canvas, context} = canvasFor(picture)
+  context.drawImage(picture, 0, 0, canvas.width, canvas.height)
+  context.globalAlpha = opacity
   spread(
     context,
     grid(rows, columns, i => [colours[3 * i]!, colours[3 * i + 1]!, colours[3 * i + 2]!, 255]),

@@ -29,22 +29,53 @@ export type PatchView = {
   readonly colours: Uint8Array
 }
 
+/** Depth of every pixel in metres, [height, width], row by row. */
+export type DepthFigure = {
+  readonly width: number
+  readonly height: number
+  readonly metres: Float32Array
+  /** How it was computed otherwise than by `predict depth`, in sentences. */
+  readonly notes: readonly string[]
+}
+
+/** The class of every pixel, [height, width], row by row. */
+export type RegionView = {
+  readonly width: number
+  readonly height: number
+  readonly labels: Uint16Array
+  /** How it was computed otherwise than by `predict segment`, in sentences. */
+  readonly notes: readonly string[]
+}
+
 export type Analysis = {
   /** As `embed` gives it. */
   readonly vector: Float32Array
   readonly patches: PatchView
   /** The likeliest classes, where a classifier was given. */
   readonly classes?: readonly {readonly name: string; readonly probability: number}[]
+  /** Where a depth head was given. */
+  readonly depth?: DepthFigure
+  /** Where a segmentation head was given. */
+  readonly regions?: RegionView
   readonly seconds: number
 }
 
 export type ComputeRequest =
-  | {readonly id: number; readonly kind: 'start'; readonly base: string; readonly model: SiteModel; readonly backend?: BackendName}
-  | {readonly id: number; readonly kind: 'analyze'; readonly image: GivenImage}
+  | {
+      readonly id: number
+      readonly kind: 'start'
+      readonly base: string
+      readonly model: SiteModel
+      /** What the address of the page asks for. */
+      readonly backend?: BackendName
+      readonly threads?: number
+    }
+  | {readonly id: number; readonly kind: 'analyze' | 'patches'; readonly image: GivenImage}
 
 export type ComputeReply = {readonly id: number} & (
   | {readonly kind: 'progress'; readonly loaded: number; readonly total: number}
-  | {readonly kind: 'started'; readonly started: Started}
+  | {readonly kind: 'started' | 'restarted'; readonly started: Started}
   | {readonly kind: 'analysis'; readonly analysis: Analysis}
+  | {readonly kind: 'patches'; readonly patches: PatchView}
   | {readonly kind: 'failed'; readonly message: string}
 )

@@ -1,5 +1,8 @@
 /** What `explore` writes for the page to read: the form of `data.js`, and of the model that lies beside it. */
+import type {DepthBins} from '../heads/depth-head.js'
+import type {SegmentProtocol} from '../heads/segment-inference.js'
 import type {VitConfig} from '../model/config.js'
+import type {DenseSettings} from '../model/dense-maps.js'
 
 /** How an image becomes a vector: as `embed` made those of the map. */
 export type SiteFeatures = {
@@ -22,7 +25,34 @@ export type SiteClassifier = {
   readonly classes: readonly string[]
 }
 
-export type SiteModel = {
+/** A linear depth head: its weights [K, D] and bias [K] lie in a file. */
+export type SiteDepth = {
+  readonly weights: string
+  readonly bytes: number
+  readonly dense: DenseSettings
+  readonly bins: DepthBins
+  /** Metres beyond which nothing is predicted. */
+  readonly range: {readonly min: number; readonly max: number}
+  /** Short side of the images that it wants to see; null: as they are. */
+  readonly size: number | null
+}
+
+/** A linear segmentation head: its weights [K, D] and bias [K], batch normalisation folded in, lie in a file. */
+export type SiteRegions = {
+  readonly weights: string
+  readonly bytes: number
+  readonly protocol: SegmentProtocol
+  readonly classes: readonly {readonly name: string; readonly colour: readonly [red: number, green: number, blue: number]}[]
+}
+
+/** Trained heads, where they were given. */
+export type SiteHeads = {
+  readonly classifier: SiteClassifier | null
+  readonly depth: SiteDepth | null
+  readonly regions: SiteRegions | null
+}
+
+export type SiteModel = SiteHeads & {
   readonly name: string
   readonly config: VitConfig
   /** Parameters of the backbone. */
@@ -35,8 +65,6 @@ export type SiteModel = {
   /** Short side of images whose patches are shown, in pixels. */
   readonly viewSide: number
   readonly check: SiteCheck
-  /** A trained linear classifier, where one was given. */
-  readonly classifier: SiteClassifier | null
 }
 
 /**

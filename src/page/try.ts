@@ -5,6 +5,8 @@ import type {Model} from './model.js'
 import {colourPicture, heatPicture, plainPicture, range} from './pictures.js'
 import type {MapPoints} from './points.js'
 import type {Analysis} from './protocol.js'
+import type {SiteModel} from './site.js'
+import {depthCanvas, regionsPicture} from './dense-figures.js'
 import {exampleButtons, type Example} from './examples.js'
 import {thumbButton} from './thumbs.js'
 
@@ -58,7 +60,7 @@ export function startTry(points: MapPoints, model: Model, examples: readonly Exa
       const [analysis, rows] = await Promise.all([model.analyze(loaded.image), loadVectors()])
       if (own !== latest) return
       say(`${loaded.name}: computed here in ${analysis.seconds.toFixed(2)} s.`)
-      byId('try-figures').replaceChildren(...figuresOf(points, loaded, analysis, rows, show))
+      byId('try-figures').replaceChildren(...figuresOf(loaded, analysis, {points, model: model.model, rows, show}))
     } catch (error) {
       say((error as Error).message)
     }
@@ -84,7 +86,28 @@ const classList = (classes: NonNullable<Analysis['classes']>): HTMLElement =>
     )
   )
 
-function figuresOf(points: MapPoints, {picture}: Loaded, analysis: Analysis, rows: Int8Array, show: (row: number) => void): HTMLElement[] {
+/** Depth and regions, where heads were given. */
+function denseFigures(loaded: Loaded, {depth, regions}: Analysis, {regions: head}: SiteModel): HTMLElement[] {
+  return [
+    ...(depth
+      ? [figure('How far it is', 'Depth by the head that was given: light is near, dark is far.', depthCanvas(loaded, depth))]
+      : []),
+    ...(regions && head
+      ? [
+          figure(
+            'Which parts it has',
+            'Each place by its likeliest class, from the head that was given.',
+            regionsPicture(loaded, regions, head)
+          )
+        ]
+      : [])
+  ]
+}
+
+type Shown = {readonly points: MapPoints; readonly model: SiteModel; readonly rows: Int8Array; readonly show: (row: number) => void}
+
+function figuresOf(loaded: Loaded, analysis: Analysis, {points, model, rows, show}: Shown): HTMLElement[] {
+  const {picture} = loaded
   const {patches} = analysis
   const {columns, attention, heads, colours} = patches
   const N = patches.rows * columns
@@ -118,6 +141,7 @@ function figuresOf(points: MapPoints, {picture}: Loaded, analysis: Analysis, row
     ...(analysis.classes
       ? [figure('What it is', 'By the classifier that was given, with its probabilities.', classList(analysis.classes))]
       : []),
+    ...denseFigures(loaded, analysis, model),
     figure(
       'Nearest neighbours on the map',
       'The images most like this one. Press one to see it on the map.',

@@ -94,7 +94,7 @@ export const folders: Readonly<Record<string, FolderRule>> = {
   },
   page: {
     holds: 'the page of `explore`, which runs in a browser: the map, and the worker in which a model computes',
-    imports: ['model', 'engine', 'data', 'search', 'tensor', 'config'],
+    imports: ['model', 'heads', 'engine', 'data', 'render', 'search', 'tensor', 'config'],
     node: false
   },
   synthetic: {
@@ -158,11 +158,11 @@ export const taskFolders: Readonly<Record<string, {readonly holds: string; reado
   },
   onnx: {
     holds: 'backbones and heads as graphs of ONNX, and the folder around them',
-    imports: ['eval/classification', 'eval/depth', 'eval/segmentation']
+    imports: ['eval/shared', 'eval/classification', 'eval/depth', 'eval/segmentation']
   },
   explore: {
     holds: 'a site that shows a map of images and computes in the browser, and its server',
-    imports: ['embed', 'curate', 'search', 'eval/classification']
+    imports: ['embed', 'curate', 'search', 'eval/shared', 'eval/classification', 'eval/depth', 'eval/segmentation']
   },
   verify: {holds: 'agreement of an engine with recorded tensors', imports: ['embed', 'train']},
   engine: {holds: 'listing and installing engines', imports: []},

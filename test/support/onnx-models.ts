@@ -2,6 +2,7 @@
 import {join} from 'node:path'
 import {createSafetensors} from '../../src/files/checkpoint/safetensors.js'
 import {saveHead} from '../../src/files/checkpoint/head-file.js'
+import type {SegmentHeadSpec} from '../../src/files/checkpoint/segment-head-file.js'
 import {float32Bytes} from '../../src/files/checkpoint/tensor-entry.js'
 import {classifierScores} from '../../src/heads/logistic.js'
 import type {VitConfig} from '../../src/model/config.js'
@@ -17,7 +18,7 @@ import {loadBackbone, type Backbone} from '../../src/tasks/embed/load-backbone.j
 import {pooled} from '../../src/model/pooled.js'
 import {openClassifier} from '../../src/tasks/eval/classification/classifier-file.js'
 import {openDepthHead} from '../../src/tasks/eval/depth/head.js'
-import {upsampleDepth} from '../../src/tasks/eval/depth/train.js'
+import {upsampleDepth} from '../../src/heads/depth-head.js'
 import {loadSegmentHead} from '../../src/tasks/eval/segmentation/head.js'
 import {tiny} from './tiny-backbone.js'
 
@@ -38,8 +39,12 @@ const draw = (name: string, length: number, scale = 0.3): Float32Array => {
   return Float32Array.from({length}, () => scale * random.normal())
 }
 
-/** Heads of all three tasks for a backbone; → their files. */
-export async function saveHeads(folder: string, {config: {width: C}, fingerprint}: Backbone): Promise<string[]> {
+/** Heads of all three tasks for a backbone; `segment` is what the segmentation head says otherwise; → their files. */
+export async function saveHeads(
+  folder: string,
+  {config: {width: C}, fingerprint}: Backbone,
+  segment: Partial<SegmentHeadSpec> = {}
+): Promise<string[]> {
   const trainedOn = {fingerprint}
   const save = async (
     task: 'classify' | 'depth' | 'segment',
@@ -82,7 +87,8 @@ export async function saveHeads(folder: string, {config: {width: C}, fingerprint
         scales: [1],
         flip: false,
         classes: classes.map((name, id) => ({id, name, colour: [id, id, id]})),
-        ignored: []
+        ignored: [],
+        ...segment
       },
       {
         'bn.weight': [2 * C],

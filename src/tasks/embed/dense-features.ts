@@ -1,38 +1,16 @@
 /**
- * Frozen patch features for dense tasks: maps of what chosen blocks say of every patch, for images of any size; and a
- * store that keeps them from pass to pass.
+ * Frozen patch features for dense tasks (`model/dense-maps.ts`) of a backbone that was loaded, within its memory.
  *
- * An image whose sides are no multiples of the patch is padded with zeros on both sides, after normalisation and so
- * with the mean colour, as the published depth and segmentation heads were trained (docs/spec.md §5.5). What reads the
- * maps stretches them over the image without its padding, as those heads did: see `mapSize`.
- *
- * In shape comments: B images, H × W pixels, P patch side, h = ⌈H/P⌉, w = ⌈W/P⌉, C width, n blocks, D = n · C, or n ·
- * 2C with cls.
+ * In shape comments: B images, H × W pixels, h = ⌈H/P⌉, w = ⌈W/P⌉, D channels.
  */
 import {counted} from '../../config/counted.js'
 import {UserError} from '../../config/errors.js'
 import type {VitConfig} from '../../model/config.js'
-import {intermediateLayers} from '../../model/vit.js'
+import {denseMaps, mapSize, type DenseSettings} from '../../model/dense-maps.js'
 import type {MapSize} from '../../tensor/ops/resize.js'
-import {concat, expandDims, pad, reshape, tidy, tile, type Tensor3D, type Tensor4D} from '../../tensor/tf.js'
+import type {Tensor4D} from '../../tensor/tf.js'
 import type {Backbone} from './load-backbone.js'
 import {assertPassFits} from './pass-memory.js'
-
-/** What is taken from the model at every patch. */
-export type DenseSettings = {
-  /** Blocks counted from 0, in ascending order; their channels lie side by side in this order. */
-  readonly layers: readonly number[]
-  /**
-   * After the patch's channels of each block, that block's cls token, the same at every place (the linear depth
-   * heads).
-   */
-  readonly cls: boolean
-  /**
-   * Whether the final norm is applied to each block's output: true for segmentation, false for the published depth
-   * heads.
-   */
-  readonly norm: boolean
-}
 
 /**
  * The last `n` blocks, or the blocks named, in ascending order. Throws a `UserError` (exit 2) for blocks that the
@@ -50,29 +28,6 @@ export function blocksOf({depth}: VitConfig, layers: number | readonly number[])
   return blocks
 }
 
-/** Channels of a map: D. */
-export const denseWidth = ({width}: VitConfig, {layers, cls}: DenseSettings): number => layers.length * width * (cls ? 2 : 1)
-
-/** Patches along the sides of an image of `height` × `width` pixels, padded where they are no multiples: [h, w]. */
-export const mapSize = ({patch}: VitConfig, [height, width]: MapSize): [number, number] => [
-  Math.ceil(height / patch),
-  Math.ceil(width / patch)
-]
-
-/**
- * Zeros around images [B, H, W, 3] up to the next multiples of `patch`, half of them (rounded down) before; the images
- * themselves where nothing is missing.
- */
-export function padToPatches(images: Tensor4D, patch: number): Tensor4D {
-  const [, H, W] = images.shape
-  const sides = (length: number): [number, number] => {
-    const missing = Math.ceil(length / patch) * patch - length
-    return [Math.floor(missing / 2), missing - Math.floor(missing / 2)]
-  }
-  const [rows, columns] = [sides(H), sides(W)]
-  return pad(images, [[0, 0], rows, columns, [0, 0]])
-}
-
 /**
  * Normalised images [B, H, W, 3] (`normalizePixels`) of any size → maps [B, h, w, D] float32, which the caller owns.
  *
@@ -85,16 +40,8 @@ export function denseFeatures(
   {layers, cls, norm}: DenseSettings
 ): Tensor4D {
   const [B, H, W] = images.shape
-  const [h, w] = mapSize(config, [H, W])
   assertPassFits(config, {images: B, height: H, width: W, layers: layers.length}, precision)
-  return tidy(() => {
-    const padded = padToPatches(images, config.patch)
-    const outputs = intermediateLayers(params, padded, config, {n: layers, norm, stream: precision})
-    const parts = outputs.flatMap(({patches, cls: token}): Tensor3D[] =>
-      cls ? [patches, tile(expandDims<Tensor3D>(token, 1), [1, h * w, 1])] : [patches]
-    )
-    return reshape(parts.length === 1 ? parts[0]! : concat(parts, 2), [B, h, w, -1]) //     [B, h, w, D]
-  })
+  return denseMaps(params, images, config, {layers, cls, norm, stream: precision})
 }
 
 /**

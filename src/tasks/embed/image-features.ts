@@ -29,7 +29,8 @@ import {
   type Tensor4D
 } from '../../tensor/tf.js'
 import {disposeTree} from '../../tensor/tree.js'
-import {denseBatch, denseFeatures, denseWidth, mapSize, padToPatches, type DenseSettings} from './dense-features.js'
+import {denseWidth, mapSize, padToPatches, type DenseSettings} from '../../model/dense-maps.js'
+import {denseBatch, denseFeatures} from './dense-features.js'
 import type {Backbone} from './load-backbone.js'
 
 /** Whatever turns images into features. Dispose it to free what it owns. */

@@ -40,10 +40,12 @@ export type ExploreOptions = Omit<PointOptions, 'stdin'> &
     readonly title?: string
     /** Side of a small picture in pixels. */
     readonly side: number
-    readonly root?: string
     readonly half: boolean
-    /** A trained linear classifier, for the page. */
-    readonly head?: string
+    /** Trained linear heads for the page, one of a task. */
+    readonly heads: readonly string[]
+    /** The range of depth of a published head, where it is given. */
+    readonly minDepth?: number
+    readonly maxDepth?: number
     readonly toolVersion: string
   }
 
@@ -155,23 +157,23 @@ async function* readPoints(
  * another model (exit 2), an output that exists, and what engine, model and readers throw.
  */
 export async function* explore(options: ExploreOptions, finish: () => Promise<void>): AsyncGenerator<ExploreEvent, ExploreReport> {
-  const {output, force, side, root, signal, model: modelPath, half, threshold} = options
+  const {output, force, side, root, signal, model: modelPath, half, threshold, heads, minDepth, maxDepth} = options
   const site = await openAtomicFolder(output, {force})
   try {
     const engine = await startEngine(options.engine)
     const {read, embedder} = yield* readPoints(options, engine)
     using _ = embedder
     await finish()
-    const {points, vectors} = read
+    const {points, vectors, packed} = read
     if (points.length === 0) throw new UserError(`${options.inputs.join(', ')} holds no rows.`, {exit: 3, code: 'NO_INPUT'})
     const folder = site.temporary
     const model = embedder
-      ? await writeModel({path: modelPath!, name: basename(modelPath!), folder, embedder, half, head: options.head})
+      ? await writeModel({path: modelPath!, name: basename(modelPath!), folder, embedder, half, heads, minDepth, maxDepth})
       : null
     if (model) await writeFile(join(folder, 'vectors.bin'), quantized(vectors))
     const measured = yield* measurePoints(read, options)
-    const sheets = yield* pictureEvents(points, {folder, side, root, signal})
-    const examples = model ? await writeExamples(points, examplePairs(measured), {folder, root}) : []
+    const sheets = yield* pictureEvents(points, {folder, side, root, packed, signal})
+    const examples = model ? await writeExamples(points, examplePairs(measured), {folder, root, packed}) : []
     const title = options.title ?? options.inputs.map(name => basename(name)).join(', ')
     const data = siteData({
       examples,

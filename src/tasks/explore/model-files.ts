@@ -1,30 +1,24 @@
 /** The model as files of the site, and what the page must know of it. */
 import {stat} from 'node:fs/promises'
 import {join} from 'node:path'
-import {UserError} from '../../config/errors.js'
 import {openBackbone, readBackbone} from '../../files/checkpoint/backbone.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
-import {createSafetensors, writeSafetensors} from '../../files/checkpoint/safetensors.js'
+import {createSafetensors} from '../../files/checkpoint/safetensors.js'
 import {float16Bytes, float32Bytes} from '../../files/checkpoint/tensor-entry.js'
-import {checkPicture, type SiteClassifier, type SiteFeatures, type SiteModel} from '../../page/site.js'
-import type {Embedder} from '../embed/embedder.js'
-import {openClassifier} from '../eval/classification/classifier-file.js'
+import {checkPicture, type SiteModel} from '../../page/site.js'
+import {writeHeads, type HeadFileOptions} from './head-files.js'
+import {siteFeatures} from './site-features.js'
 
-export type ModelFileOptions = {
-  readonly path: string
+export type ModelFileOptions = HeadFileOptions & {
   readonly name: string
-  /** The site's folder. */
-  readonly folder: string
-  readonly embedder: Embedder
   /** Halves the size of the weights; without, they are as the file has them. */
   readonly half: boolean
-  /** A trained linear classifier. */
-  readonly head?: string
+  /** Trained heads, one of a task. */
+  readonly heads: readonly string[]
 }
 
 const WEIGHTS = 'backbone.safetensors'
-const CLASSIFIER = 'classifier.safetensors'
 
 /** Patches along the short side of images whose patches are shown. */
 const VIEW_PATCHES = 24
@@ -74,45 +68,9 @@ async function writeWeights({
   }
 }
 
-/** The settings of the vectors, as the page applies them. Throws a `UserError` (exit 2) for those that it cannot. */
-function siteFeatures({meta, transform, config}: Pick<Embedder, 'meta' | 'transform' | 'config'>): SiteFeatures {
-  const {pooling, layers, normalized} = meta
-  if (pooling === 'patch' || pooling === null || layers === null)
-    throw new UserError('The vectors of the map are those of every patch, which the page does not search.', {
-      exit: 2,
-      code: 'USAGE',
-      hint: 'Embed the images with --pool cls, mean or cls+mean.'
-    })
-  if (transform.cropBorders)
-    throw new UserError('The vectors of the map are of images whose borders were cut off, which the page does not do.', {
-      exit: 2,
-      code: 'USAGE',
-      hint: 'Embed the images anew, with their borders left on.'
-    })
-  const blocks = typeof layers === 'number' ? Array.from({length: layers}, (_, i) => config.depth - layers + i) : layers
-  const {resize, crop, patch} = transform
-  return {pool: pooling, blocks, normalize: normalized, transform: {resize, crop, patch}}
-}
-
-/** Writes a classifier. Throws as `openClassifier`. */
-async function writeClassifier(path: string, {embedder, folder}: ModelFileOptions): Promise<SiteClassifier> {
-  const {config, meta, transform: own} = embedder
-  const {classifier, classes, features, transform = own} = await openClassifier(path, {config, fingerprint: meta.fingerprint ?? ''})
-  const {kind, weight, bias} = classifier
-  const file = join(folder, CLASSIFIER)
-  await writeSafetensors(file, [
-    {name: 'weight', dtype: 'F32', shape: [classes.length, kind.length], read: () => float32Bytes(weight)},
-    {name: 'bias', dtype: 'F32', shape: [classes.length], read: () => float32Bytes(bias)}
-  ])
-  const read = siteFeatures({
-    config,
-    transform,
-    meta: {...meta, pooling: features.pool, layers: features.layers, normalized: features.normalize}
-  })
-  return {weights: CLASSIFIER, bytes: (await stat(file)).size, features: read, start: kind.start, classes}
-}
-
-/** Writes the model and describes it. Throws as `siteFeatures`, and what opening and writing throw. */
+/**
+ * Writes the model and describes it. Throws as `siteFeatures` and `writeHeads`, and what opening and writing throw.
+ */
 export async function writeModel(options: ModelFileOptions): Promise<SiteModel> {
   const {embedder, name} = options
   const features = siteFeatures(embedder)
@@ -131,6 +89,6 @@ export async function writeModel(options: ModelFileOptions): Promise<SiteModel> 
     features,
     viewSide: Math.min(518, VIEW_PATCHES * config.patch),
     check: {side, vector: Buffer.from(float32Bytes(vector)).toString('base64')},
-    classifier: options.head === undefined ? null : await writeClassifier(options.head, options)
+    ...(await writeHeads(options.heads, options))
   }
 }

@@ -6,6 +6,7 @@ import {encodeImage} from '../../data/image/encode.js'
 import {fitGeometry} from '../../data/image/geometry.js'
 import {resample} from '../../data/image/resample.js'
 import {blankCanvas, fitWithin, paste} from '../../render/canvas.js'
+import type {PackedImages} from './packed-images.js'
 import type {Point} from './points.js'
 
 /** Pictures along a side of a file. */
@@ -16,15 +17,19 @@ export type PictureSheetOptions = {
   /** Side of a small picture in pixels. */
   readonly side: number
   readonly root?: string
+  readonly packed: PackedImages
   readonly signal: AbortSignal
 }
 
 export type PictureSheets = {readonly side: number; readonly columns: number; readonly files: readonly string[]; readonly shown: Uint8Array}
 
+/** Where pictures are looked for. */
+type PictureSource = Pick<PictureSheetOptions, 'root' | 'packed'>
+
 /** The picture of a point, shrunk while decoding where asked; undefined where it cannot be opened. */
-async function openPicture({id, path, fields}: Point, root: string | undefined, shrink?: (width: number, height: number) => number) {
+async function openPicture({id, path, fields}: Point, {root, packed}: PictureSource, shrink?: (width: number, height: number) => number) {
   try {
-    return await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}, {shrink})
+    return await decodeRgb(packed.get(id) ?? {id, path: root === undefined ? path : join(root, path), fields}, {shrink})
   } catch (error) {
     if (error instanceof RefusedImage) return undefined
     throw error
@@ -32,8 +37,8 @@ async function openPicture({id, path, fields}: Point, root: string | undefined, 
 }
 
 /** The middle square of a point's picture, small. */
-async function smallPicture(point: Point, side: number, root: string | undefined) {
-  const whole = await openPicture(point, root, (width, height) => Math.max(1, Math.floor(Math.min(width, height) / (2 * side))))
+async function smallPicture(point: Point, side: number, source: PictureSource) {
+  const whole = await openPicture(point, source, (width, height) => Math.max(1, Math.floor(Math.min(width, height) / (2 * side))))
   if (!whole) return undefined
   const {size, window} = fitGeometry(whole.width, whole.height, {resize: side, crop: side})
   return {width: side, height: side, data: resample(whole, size, {window})}
@@ -49,11 +54,11 @@ const EXAMPLE_SIDE = 448
 export async function writeExamples(
   points: readonly Point[],
   pairs: readonly (readonly [row: number, near: number])[],
-  {folder, root}: Pick<PictureSheetOptions, 'folder' | 'root'>
+  {folder, ...source}: PictureSource & Pick<PictureSheetOptions, 'folder'>
 ): Promise<{file: string; name: string}[]> {
   const written: {file: string; name: string}[] = []
   for (const pair of pairs) {
-    const pictures = await Promise.all(pair.map(row => openPicture(points[row]!, root)))
+    const pictures = await Promise.all(pair.map(row => openPicture(points[row]!, source)))
     for (const [i, picture] of pictures.entries()) {
       if (!picture || pictures.includes(undefined)) continue
       const small = fitWithin(picture, EXAMPLE_SIDE)
@@ -68,7 +73,7 @@ export async function writeExamples(
 /** Writes the sheets; yields how many pictures are done. */
 export async function* writeSheets(
   points: readonly Point[],
-  {folder, side, root, signal}: PictureSheetOptions
+  {folder, side, root, packed, signal}: PictureSheetOptions
 ): AsyncGenerator<number, PictureSheets> {
   const each = COLUMNS * COLUMNS
   const shown = new Uint8Array(points.length)
@@ -78,7 +83,7 @@ export async function* writeSheets(
     const sheet = blankCanvas(COLUMNS * side, Math.ceil(some.length / COLUMNS) * side, 128)
     for (let at = 0; at < some.length; at += 8) {
       signal.throwIfAborted()
-      const pictures = await Promise.all(some.slice(at, at + 8).map(point => smallPicture(point, side, root)))
+      const pictures = await Promise.all(some.slice(at, at + 8).map(point => smallPicture(point, side, {root, packed})))
       for (const [i, picture] of pictures.entries()) {
         if (!picture) continue
         shown[from + at + i] = 1

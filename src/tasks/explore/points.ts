@@ -10,6 +10,7 @@ import {normalizeRows, oneBlock, VectorBuilder, type Vectors} from '../../search
 import {inspectInputs} from '../curate/pool-inputs.js'
 import {defaultBatch, embed, type Embedder} from '../embed/embedder.js'
 import {openTable, presentRows, storedVectors, vectorOf} from '../search/index-table.js'
+import {PackedImages} from './packed-images.js'
 
 /** An image of the map: its id, where it lies, and the fields that rode along. */
 export type Point = {readonly id: string; readonly path: string; readonly fields: Fields}
@@ -19,6 +20,8 @@ export type ReadPoints = {
   /** Of length 1 each, [N, D]. */
   readonly vectors: Vectors
   readonly meta: EmbeddingMeta
+  /** Where images lie that are no files of their own. */
+  readonly packed: PackedImages
 }
 
 export type PointOptions = {
@@ -28,6 +31,8 @@ export type PointOptions = {
   readonly batch?: number
   readonly workers?: number
   readonly maxPixels?: number
+  /** Folder that the paths of embeddings start from; absent: the present one. */
+  readonly root?: string
   readonly onRejected: (bad: RejectedImage) => void
   readonly onSkipped?: (note: SourceNote) => void
   readonly signal: AbortSignal
@@ -65,9 +70,14 @@ export async function* pointsOfImages(
   const refs = listImages(inputs, {nul, onSkipped})
   const first = await refs.next()
   if (first.done) throw noImages(inputs)
+  const packed = new PackedImages()
   const all = async function* (): AsyncGenerator<ImageRef> {
+    packed.keep(first.value)
     yield first.value
-    yield* refs
+    for await (const ref of refs) {
+      packed.keep(ref)
+      yield ref
+    }
   }
   const builder = new VectorBuilder(embedder.meta.dim)
   const points: Point[] = []
@@ -78,11 +88,21 @@ export async function* pointsOfImages(
     yield {kind: 'read', rows: points.length}
   }
   signal.throwIfAborted()
-  return {points, vectors: builder.finish(), meta: embedder.meta}
+  return {points, vectors: builder.finish(), meta: embedder.meta, packed}
+}
+
+async function packedOf(points: readonly Point[], root: string | undefined, signal: AbortSignal): Promise<PackedImages> {
+  const packed = new PackedImages()
+  await packed.find(
+    points.map(({id}) => id),
+    root,
+    signal
+  )
+  return packed
 }
 
 /** Reads files of embeddings, made in one way. */
-export async function* pointsOfEmbeddings({inputs, stdin, signal}: PointOptions): AsyncGenerator<PointEvent, ReadPoints> {
+export async function* pointsOfEmbeddings({inputs, stdin, signal, root}: PointOptions): AsyncGenerator<PointEvent, ReadPoints> {
   const {meta, rows, close} = await openAll(inputs, {stdin, ignoreLength: true})
   const builder = new VectorBuilder(meta.dim)
   const points: Point[] = []
@@ -96,11 +116,11 @@ export async function* pointsOfEmbeddings({inputs, stdin, signal}: PointOptions)
   } finally {
     await close()
   }
-  return {points, vectors: builder.finish(), meta}
+  return {points, vectors: builder.finish(), meta, packed: await packedOf(points, root, signal)}
 }
 
 /** Reads an index in one file. */
-export async function* pointsOfIndex({inputs}: PointOptions): AsyncGenerator<PointEvent, ReadPoints> {
+export async function* pointsOfIndex({inputs, root, signal}: PointOptions): AsyncGenerator<PointEvent, ReadPoints> {
   const file = await openIndex(inputs[0]!)
   try {
     const {header} = file
@@ -115,7 +135,7 @@ export async function* pointsOfIndex({inputs}: PointOptions): AsyncGenerator<Poi
       points.push({id, path: pathOf(id, fields), fields})
     }
     yield {kind: 'read', rows: points.length}
-    return {points, vectors: builder.finish(), meta: header.meta}
+    return {points, vectors: builder.finish(), meta: header.meta, packed: await packedOf(points, root, signal)}
   } finally {
     await file.close()
   }

@@ -6,21 +6,20 @@
  * classes or bins.
  */
 import {UserError} from '../../config/errors.js'
-import {openCheckpoint} from '../../files/checkpoint/checkpoint.js'
-import {findReleased} from '../../files/checkpoint/model-zoo.js'
-import {openSafetensors} from '../../files/checkpoint/safetensors.js'
 import {openSegmentHead, type SegmentHeadSpec} from '../../files/checkpoint/segment-head-file.js'
 import {binDepthValues, BIN_EPSILON, DEPTH_UPSAMPLE} from '../../heads/depth-head.js'
 import type {VitConfig} from '../../model/config.js'
 import {openClassifier} from '../eval/classification/classifier-file.js'
 import {readDepthHead} from '../eval/depth/head-file.js'
 import {segmentLayers} from '../eval/segmentation/head.js'
+import type {HeadTask} from '../../files/checkpoint/head-file.js'
+import {headTask} from '../eval/shared/head-task.js'
 import type {GraphBuilder} from './graph.js'
 import {transposed, type VitGraph} from './vit-graph.js'
 
 /** What a head reads and adds. */
 export type ExportedHead = {
-  readonly task: 'classify' | 'depth' | 'segment'
+  readonly task: HeadTask
   /** The name of its output. */
   readonly output: string
   /** Lengths of its output after the batch. */
@@ -49,7 +48,7 @@ export type HeadContext = {
  * another backbone, or a DPT head, which has no exported form.
  */
 export async function openExportedHead(name: string, context: HeadContext): Promise<ExportedHead> {
-  switch (await taskOf(name)) {
+  switch (await headTask(name)) {
     case 'classify':
       return classifier(name, context)
     case 'depth':
@@ -57,29 +56,6 @@ export async function openExportedHead(name: string, context: HeadContext): Prom
     case 'segment':
       return segmentation(name, context)
   }
-}
-
-/** The task of a head, by what its file says or the names of its tensors. */
-async function taskOf(name: string): Promise<ExportedHead['task']> {
-  const released = findReleased(name)
-  if (released && released.kind !== 'backbone')
-    return released.kind === 'classifier' ? 'classify' : released.kind === 'depth' ? 'depth' : 'segment'
-  if (!/\.(pth|pt|bin|ckpt)$/i.test(name)) {
-    const file = await openSafetensors(name)
-    await file.close()
-    const {task} = file.metadata
-    if (task === 'classify' || task === 'depth' || task === 'segment') return task
-    throw new UserError(`${name} holds no trained head of this program.`, {
-      exit: 2,
-      code: 'WRONG_HEAD',
-      hint: 'Heads are written by linear-eval, depth-eval and seg-eval: dinov2 linear-eval … --head-out FILE'
-    })
-  }
-  const file = await openCheckpoint(name, {tolerant: true})
-  await file.close()
-  const names = [...file.tensors.keys(), ...file.heads.keys()]
-  const has = (pattern: RegExp): boolean => names.some(key => pattern.test(key))
-  return has(/conv_depth\./) ? 'depth' : has(/conv_seg\./) ? 'segment' : 'classify'
 }
 
 /** Class scores before the softmax: `logits` [B, K]. */

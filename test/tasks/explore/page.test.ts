@@ -1,9 +1,10 @@
 /**
- * The site of `explore` in a real browser: features are those of `embed`, the map answers clicks, keys and the lasso,
- * lists are taken by other commands, images that are given are computed, and no request leaves the site.
+ * The site of `explore` in a real browser: features are those of `embed`, classes, depth and regions those of
+ * `predict`, the map answers clicks, keys and the lasso, lists are taken by other commands, and no request leaves the
+ * site. One site and one browser serve all cases; what the page is held against is computed in this process.
  */
 import assert from 'node:assert/strict'
-import {readFileSync} from 'node:fs'
+import {existsSync, readFileSync} from 'node:fs'
 import {mkdir, writeFile} from 'node:fs/promises'
 import {get} from 'node:http'
 import {join} from 'node:path'
@@ -11,10 +12,27 @@ import {after, before, describe, it} from 'node:test'
 import {setTimeout as wait} from 'node:timers/promises'
 import {pathToFileURL} from 'node:url'
 import type {Browser, Page} from 'playwright-core'
+import type {ImageRef} from '../../../src/data/sources/image-ref.js'
+import {listImages} from '../../../src/data/sources/source.js'
+import {startEngine} from '../../../src/engine/start.js'
 import {vectorCosine as cosine} from '../../../src/page/similarity.js'
+import {inspectInputs} from '../../../src/tasks/curate/pool-inputs.js'
+import {embed, loadEmbedder} from '../../../src/tasks/embed/embedder.js'
+import {loadBackbone} from '../../../src/tasks/embed/load-backbone.js'
+import {classifyImages} from '../../../src/tasks/eval/classification/predict.js'
+import {predictEach} from '../../../src/tasks/eval/depth/predict.js'
+import {segmentImages} from '../../../src/tasks/eval/segmentation/predict.js'
 import {startBrowser} from '../../support/browser.js'
 import {drawnFolder, drawnImage} from '../../support/drawn-images.js'
+import {saveHeads} from '../../support/onnx-models.js'
 import {folder, realBinary, run, start} from '../../support/program.js'
+
+type PlainAnalysis = {
+  readonly vector: number[]
+  readonly classes: {readonly name: string; readonly probability: number}[]
+  readonly depth: {readonly metres: number[]}
+  readonly regions: {readonly width: number; readonly height: number; readonly labels: number[]}
+}
 
 /** An expression of the page: what an element says of itself by `data-NAME`. */
 const dataOf = (id: string, name: string): string => `Number(document.getElementById('${id}').dataset.${name})`
@@ -27,8 +45,13 @@ const statusMatches = (id: string, pattern: RegExp): Promise<unknown> =>
   until(`${pattern}.test(document.getElementById('${id}').textContent)`)
 
 const dir = folder()
-const model = ['--model', 'starter', '--head', 'classes.safetensors']
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '0'}
+const engine = {engine: 'wasm', precision: 'fp32', note: () => undefined} as const
+const {signal} = new AbortController()
+const images = [join(dir, 'queries')]
+const refuse = (bad: unknown): never => assert.fail(JSON.stringify(bad))
+const predicted = {images, model: 'starter', engine, signal, onRejected: refuse}
+let heads: {classify: string; depth: string; segment: string}
 let program: ReturnType<typeof start>
 let browser: Browser
 let page: Page
@@ -44,13 +67,12 @@ before(async () => {
   await mkdir(join(dir, 'queries'))
   await writeFile(join(dir, 'queries/square.png'), await drawnImage(1, 50, 96, 96))
   await writeFile(join(dir, 'queries/wide.png'), await drawnImage(2, 51, 157, 120))
-  const few = ['--cached', '--steps', '40', '--baseline', 'none', '--head-out', 'classes.safetensors', '-q']
-  const trained = await run(realBinary, ['linear-eval', '--train', 'photos', '--val', 'photos', '--model', 'starter', ...few], {
-    env,
-    cwd: dir
-  })
-  assert.equal(trained.status, 0, trained.stderr)
-  program = start(realBinary, ['explore', 'photos', ...model, '-o', 'site', '--serve'], {env, cwd: dir, input: null})
+  await startEngine(engine)
+  using backbone = await loadBackbone('starter')
+  const [classify, depth, segment] = await saveHeads(dir, backbone, {size: 96, crop: 64, stride: 48})
+  heads = {classify: classify!, depth: depth!, segment: segment!}
+  const given = Object.values(heads).flatMap(head => ['--head', head])
+  program = start(realBinary, ['explore', 'photos', '--model', 'starter', ...given, '-o', 'site', '--serve'], {env, cwd: dir, input: null})
   let text = ''
   const [opened] = await Promise.all([
     startBrowser(),
@@ -102,21 +124,26 @@ describe('the map', () => {
     await until(`${dataOf('points', 'seen')} === 38`)
   })
 
-  it('saves lists that other commands take', async () => {
-    const saved = async (name: string): Promise<Record<string, unknown>[]> => {
-      await page.selectOption('#list', name)
-      const [download] = await Promise.all([page.waitForEvent('download'), page.click('#save')])
-      assert.equal(download.suggestedFilename(), `${name}.jsonl`)
-      await download.saveAs(join(dir, `${name}.jsonl`))
-      return readFileSync(join(dir, `${name}.jsonl`), 'utf8')
-        .split('\n')
-        .filter(Boolean)
-        .map(line => JSON.parse(line) as Record<string, unknown>)
-    }
+  /** What the list that is chosen saves, read as every command reads lists. */
+  const saved = async (name: string): Promise<ImageRef[]> => {
+    await page.selectOption('#list', name)
+    const [download] = await Promise.all([page.waitForEvent('download'), page.click('#save')])
+    assert.equal(download.suggestedFilename(), `${name}.jsonl`)
+    const list = join(dir, `${name}.jsonl`)
+    await download.saveAs(list)
+    assert.deepEqual((await inspectInputs([list], process.stdin)).embeddings, false)
+    const refs: ImageRef[] = []
+    for await (const ref of listImages([list], {onSkipped: refuse})) refs.push(ref)
+    assert.ok(refs.length > 0 && refs.every(({path}) => existsSync(String(path))), `${name}: ${JSON.stringify(refs)}`)
+    assert.equal(refs.length, readFileSync(list, 'utf8').trim().split('\n').length)
+    return refs
+  }
+
+  it('saves lists that every command takes', async () => {
     const copies = await saved('duplicates')
-    assert.ok(copies.some(({id, similar_to}) => id === 'photos/one/copy.png' && similar_to === 'photos/one/000.png'))
+    assert.ok(copies.some(({id, fields}) => id === 'photos/one/copy.png' && fields['similar_to'] === 'photos/one/000.png'))
     const doubtful = await saved('doubtful')
-    assert.ok(doubtful.some(({id, neighbours_label}) => id === 'photos/two/strange.png' && neighbours_label === 'one'))
+    assert.ok(doubtful.some(({id, fields}) => id === 'photos/two/strange.png' && fields['neighbours_label'] === 'one'))
     assert.ok((await saved('representatives')).length > 1)
     const outliers = await saved('outliers')
     const {status, stdout} = await run(realBinary, ['curate', 'filter', 'outliers.jsonl', '--rejected', 'rest.jsonl', '-q'], {
@@ -141,40 +168,101 @@ describe('the map', () => {
       await page.mouse.move(px, py)
     await page.mouse.up()
     assert.match((await texts('#list-text')).join(), /3\d images inside the lasso/)
+    assert.ok((await saved('selection')).length > 30)
   })
 })
 
 describe('images that are given', () => {
+  /** What the page says of an image, with its arrays as lists. */
+  const analyzed = async (file: string): Promise<PlainAnalysis> => {
+    const bytes = readFileSync(file).toString('base64')
+    return page.evaluate<PlainAnalysis>(
+      `fetch('data:image/png;base64,${bytes}').then(r => r.blob()).then(blob => explore.analyze(blob)).then(({vector, classes, depth, regions}) => ({
+        vector: [...vector], classes, depth: {...depth, metres: [...depth.metres]}, regions: {...regions, labels: [...regions.labels]}
+      }))`
+    )
+  }
+  const own = new Map<string, PlainAnalysis>()
+
   it('have the features that embed gives them', async () => {
-    const {status, stdout} = await run(realBinary, ['embed', 'queries', '--model', 'starter', '--format', 'jsonl'], {env, cwd: dir})
-    assert.equal(status, 0)
-    const rows = stdout
-      .trim()
-      .split('\n')
-      .map(line => JSON.parse(line) as {id: string; vector: number[]})
     await page.click('#tab-try')
-    for (const {id, vector} of rows) {
-      const bytes = readFileSync(join(dir, id)).toString('base64')
-      const own = await page.evaluate<number[]>(
-        `fetch('data:image/png;base64,${bytes}').then(r => r.blob()).then(blob => explore.analyze(blob)).then(({vector}) => [...vector])`
-      )
-      assert.equal(own.length, vector.length)
-      assert.ok(cosine(own, vector) > 0.999999, `${id}: cosine ${cosine(own, vector)}`)
+    const settings = {pool: 'cls', layers: 1, normalize: false, transform: {}} as const
+    using embedder = await loadEmbedder('starter', {...settings, precision: 'fp32', toolVersion: 'test'})
+    for await (const {ids, vectors} of embed(listImages(images), embedder, {batch: 1, workers: 0, onRejected: refuse})) {
+      const analysis = await analyzed(ids[0]!)
+      own.set(ids[0]!, analysis)
+      assert.equal(analysis.vector.length, vectors.length)
+      const alike = cosine(analysis.vector, vectors)
+      assert.ok(alike > 0.999999, `${ids[0]}: cosine ${alike}`)
     }
-    assert.match((await texts('#try-model')).join(), /runs in this page by WebAssembly .* cosine 1\.0000/)
+    assert.equal(own.size, 2)
+  })
+
+  it('have the classes, the depth and the regions that predict gives them', async () => {
+    for await (const {id, top} of classifyImages({...predicted, head: heads.classify, top: 5, workers: 0, toolVersion: 'test'}))
+      for (const [i, {class: name, probability}] of top.entries()) {
+        const {classes} = own.get(id)!
+        assert.equal(classes[i]!.name, name)
+        assert.ok(Math.abs(classes[i]!.probability - probability) < 1e-4)
+      }
+    for await (const {ref, depth} of predictEach({...predicted, head: heads.depth, flip: false})) {
+      const {metres} = own.get(ref.id)!.depth
+      assert.equal(metres.length, depth.length)
+      const most = depth.reduce((worst, value, i) => Math.max(worst, Math.abs(value - metres[i]!)), 0)
+      assert.ok(most < 1e-3, `${ref.id}: ${most} m apart`)
+      assert.ok(Math.max(...depth) - Math.min(...depth) > 0.05)
+    }
+    for await (const event of segmentImages({...predicted, head: heads.segment})) {
+      if (event.kind !== 'image') continue
+      const {labels, width, height} = own.get(event.ref.id)!.regions
+      const expected = event.prediction.labels
+      assert.deepEqual([width, height, labels.length], [event.prediction.width, event.prediction.height, expected.length])
+      const apart = expected.reduce((sum, label, i) => sum + Number(label !== labels[i]), 0)
+      assert.ok(apart <= 0.002 * labels.length, `${apart} of ${labels.length} pixels differ`)
+      assert.ok(new Set(expected).size > 1)
+    }
+  })
+
+  /** What a page says of its model whose worker runs `before` first. */
+  const modelText = async (before: string, asked: string): Promise<string> => {
+    const other = await browser.newPage()
+    const body = before + readFileSync(join(dir, 'site/compute.js'), 'utf8')
+    const headers = {'Content-Type': 'text/javascript', 'Cross-Origin-Embedder-Policy': 'require-corp'}
+    await other.route('**/compute.js', route => route.fulfill({headers, body}))
+    await other.goto(`${url}?${asked}#try`)
+    await until(`/runs in this page/.test(document.getElementById('try-model').textContent)`, other)
+    const text = (await other.locator('#try-model').textContent())!
+    await other.close()
+    return text
+  }
+
+  it('are computed by several threads where the server and the cores allow it, as the page says', async () => {
+    assert.equal(await page.evaluate('crossOriginIsolated'), true)
+    const cores = `Object.defineProperty(navigator, 'hardwareConcurrency', {value: 4});`
+    assert.match(await modelText(cores, 'backend=wasm&threads=2'), /runs in this page by WebAssembly, on 2 threads .* cosine 1\.0000/)
+  })
+
+  it('are computed by WebAssembly where WebGPU fails, with a sentence that says why', async () => {
+    const adapter = `{features: new Set(), limits: {}, info: {}, requestDevice: () => Promise.reject(new Error('there is no device'))}`
+    const gpu = `Object.defineProperty(navigator, 'gpu', {value: {requestAdapter: () => Promise.resolve(${adapter})}});`
+    assert.match(
+      await modelText(gpu, 'threads=1'),
+      /WebAssembly, on one thread .* cosine 1\.0000.*WebGPU of this browser does not work \(.+\), so WebAssembly is used\.$/
+    )
   })
 
   it('show their parts and neighbours, dropped or from a file', async () => {
     await page.setInputFiles('#try-file', join(dir, 'photos/three/004.png'))
     await page.waitForSelector('#try-neighbours')
     assert.match((await page.locator('#try-neighbours .thumb').first().getAttribute('aria-label'))!, /photos\/three\/004\.png.*, 100 %/)
+    assert.match((await texts('#try-classes > div')).join('|'), /^(cat|dog|fox) \d+\.\d %(\|(cat|dog|fox) \d+\.\d %){2}$/)
+    assert.match((await texts('#try-depth')).join(), /near \d\.\d\d m.*far \d\.\d\d m/)
+    assert.match((await texts('#try-regions')).join(), /(cat|dog|fox) \d+ %/)
+    await page.locator('#try-depth canvas').hover()
+    assert.match((await texts('#try-depth .reading')).join(), /^Here: \d\.\d\d m\.$/)
+    await page.locator('#try-regions canvas').hover()
+    assert.match((await texts('#try-regions .reading')).join(), /^Here: (cat|dog|fox)\.$/)
     const bytes = readFileSync(join(dir, 'photos/two/003.png')).toString('base64')
-    const told = await run(realBinary, ['predict', 'classify', 'photos/three/004.png', ...model], {env, cwd: dir})
-    const {top} = JSON.parse(told.stdout) as {top: {class: string; probability: number}[]}
-    assert.deepEqual(
-      await texts('#try-classes > div'),
-      top.map(({class: name, probability}) => `${name} ${(100 * probability).toFixed(1)} %`)
-    )
     await page.evaluate(`(async () => {
       const transfer = new DataTransfer()
       const blob = await (await fetch('data:image/png;base64,${bytes}')).blob()
@@ -232,9 +320,10 @@ describe('the site', () => {
     program.child.kill('SIGINT')
     const {status} = await program.ended
     assert.equal(status, 130)
-    const again = await run(realBinary, ['explore', 'photos', ...model, '-o', 'again', '-q'], {env, cwd: dir})
+    const given = Object.values(heads).flatMap(head => ['--head', head])
+    const again = await run(realBinary, ['explore', 'photos', '--model', 'starter', ...given, '-o', 'again', '-q'], {env, cwd: dir})
     assert.equal(again.status, 0, again.stderr)
-    for (const name of ['data.js', 'pictures-0.jpg', 'vectors.bin', 'backbone.safetensors'])
+    for (const name of ['data.js', 'pictures-0.jpg', 'vectors.bin', 'backbone.safetensors', 'depth.safetensors', 'regions.safetensors'])
       assert.ok(readFileSync(join(dir, 'site', name)).equals(readFileSync(join(dir, 'again', name))), name)
   })
 })

@@ -5,12 +5,13 @@
  * range is known. The photo comes at the size that the model sees, the truth as it is stored: scores are of the
  * truth's own pixels.
  */
-import {decodeRgb, fitGeometry, RefusedImage} from '../../../data/image/decode.js'
+import {resizeForModel} from '../../../data/image/dense-input.js'
+import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {readDepth} from '../../../data/targets/depth-and-mask-files.js'
 import type {Pair} from '../../../data/targets/pairs.js'
-import {resample, type Raster, type Size} from '../../../data/image/resample.js'
+import type {Raster} from '../../../data/image/resample.js'
 import {cropBox, validPixels, type DepthCrop} from '../../../metrics/depth.js'
 
 /** What depth counts. */
@@ -38,18 +39,6 @@ export type DepthSample = {
   readonly height: number
   /** Places of the pixels that count. */
   readonly valid: Uint32Array
-}
-
-/** The size at which the model sees an image. */
-const modelSize = ({width, height}: Size, {size, patch}: {readonly size?: number; readonly patch: number}): Size =>
-  size === undefined ? {width, height} : fitGeometry(width, height, {resize: size, patch}).window
-
-/** The photo at the size that the model sees. */
-export function resizeForModel(photo: Raster, options: {readonly size?: number; readonly patch: number}): Raster {
-  const size = modelSize(photo, options)
-  return size.width === photo.width && size.height === photo.height
-    ? photo
-    : {width: size.width, height: size.height, data: resample(photo, size)}
 }
 
 /** Loads one pair. Raises RefusedImage, whose message is the reason. */

@@ -9,7 +9,7 @@ import type {VitConfig} from '../../../model/config.js'
 import {normalizePixels} from '../../../tensor/ops/patches.js'
 import {concat, dispose, tensor4d, tidy, type Tensor4D} from '../../../tensor/tf.js'
 import type {MapSize} from '../../../tensor/ops/resize.js'
-import {mapSize} from '../../embed/dense-features.js'
+import {mapSize} from '../../../model/dense-maps.js'
 import type {MapFeatures} from '../../embed/image-features.js'
 
 /** Features of photos. */

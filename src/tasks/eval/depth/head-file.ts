@@ -18,7 +18,7 @@ import type {VitConfig} from '../../../model/config.js'
 import type {DepthBins} from '../../../heads/depth-head.js'
 import {dptShapes} from '../../../heads/dpt.js'
 import type {Backbone} from '../../embed/load-backbone.js'
-import type {DenseSettings} from '../../embed/dense-features.js'
+import type {DenseSettings} from '../../../model/dense-maps.js'
 import type {DepthRange} from './dataset.js'
 
 /** What a head file of ours says of itself. */

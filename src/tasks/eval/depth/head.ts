@@ -1,15 +1,14 @@
 /** A depth head ready to be asked: one that was trained here, or a published one, linear or DPT. */
 import {mirrorMap, mirror} from '../../../data/targets/depth-augment.js'
 import type {Raster} from '../../../data/image/resample.js'
-import {depthForward, type LinearDepthHead} from '../../../heads/depth-head.js'
+import {depthForward, upsampleDepth, type LinearDepthHead} from '../../../heads/depth-head.js'
 import {dptForward, dptOf} from '../../../heads/dpt.js'
 import {dispose, tensor, type Tensor, type Tensor4D} from '../../../tensor/tf.js'
 import {disposeTree, unflatten} from '../../../tensor/tree.js'
-import type {DenseSettings} from '../../embed/dense-features.js'
+import type {DenseSettings} from '../../../model/dense-maps.js'
 import type {DepthRange} from './dataset.js'
 import type {FeatureSource} from './features.js'
 import {readDepthHead, type DepthHeadOptions, type DepthHeadSpec} from './head-file.js'
-import {upsampleDepth} from './train.js'
 
 export type LoadedDepthHead = {
   readonly kind: 'linear' | 'dpt'

@@ -21,7 +21,7 @@ import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/
 import {atomicFile} from '../../../system/atomic.js'
 import {inFolderOf} from '../../../system/output.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
-import {resizeForModel} from './dataset.js'
+import {resizeForModel} from '../../../data/image/dense-input.js'
 import {backboneMaps} from '../../embed/image-features.js'
 import {photoFeatures} from './features.js'
 import {colorLimits} from './pictures.js'

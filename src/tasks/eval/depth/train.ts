@@ -14,7 +14,7 @@ import {DEPTH_UPSAMPLE, depthBackward, depthForward, flatDepth, type DepthBins, 
 import {adamw, clipGradients, type AdamState, type ParamMap} from '../../../optim/adamw.js'
 import {rng} from '../../../tensor/random.js'
 import {resizeBackward, resizeForward} from '../../../tensor/ops/resize.js'
-import {add, clipByValue, dispose, div, matMul, mul, reshape, sub, tensor, tensor1d, tidy, zerosLike} from '../../../tensor/tf.js'
+import {add, dispose, div, matMul, mul, reshape, sub, tensor, tensor1d, tidy, zerosLike} from '../../../tensor/tf.js'
 import type {Rank, Tensor1D, Tensor2D, Tensor3D, Tensor4D} from '../../../tensor/tf.js'
 
 /** How a head is trained. */
@@ -291,10 +291,3 @@ function lossAndGrads(
     return {loss: reshape<Rank.R1>(loss, [1]), grads: depthBackward(ddepth, saved, head, bins)}
   })
 }
-
-/** Depth [B, ·, ·, 1] brought into the range and to a size: [B, Y, X, 1]. The order is the published one. */
-export const upsampleDepth = (
-  depth: Tensor4D,
-  {min, max}: {readonly min: number; readonly max: number},
-  size: readonly [number, number]
-): Tensor4D => tidy(() => resizeForward(clipByValue(depth, min, max), size))

@@ -8,7 +8,7 @@ import {blocksOf} from '../../embed/dense-features.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import type {SampleSet} from './dataset.js'
 import type {LoadedSegmentHead} from './head.js'
-import type {SegmentProtocol} from './inference.js'
+import type {SegmentProtocol} from '../../../heads/segment-inference.js'
 import type {SegBaseline} from './report.js'
 import type {TrainSettings} from './train.js'
 

@@ -7,7 +7,7 @@ import {foldSegmentHead, type SegmentHead} from '../../../heads/segment-head.js'
 import {tensor} from '../../../tensor/tf.js'
 import {flatten, disposeTree, unflatten} from '../../../tensor/tree.js'
 import type {Backbone} from '../../embed/load-backbone.js'
-import type {FoldedHead, SegmentProtocol} from './inference.js'
+import type {FoldedHead, SegmentProtocol} from '../../../heads/segment-inference.js'
 
 /** What a head's file says, made ready for a backbone. Dispose it to free the layer. */
 export type LoadedSegmentHead = {

@@ -1,39 +1,12 @@
 /**
- * From pictures to class maps: features of every patch, a linear head, scores stretched over the picture; by sliding
- * windows, at several scales, mirrored (docs/spec.md §5.5).
- *
- * Rules of mmsegmentation's `slide_inference` and test-time augmentation: a window's scores are stretched to the
- * window, overlapping windows are averaged, the whole is stretched to the original size, and over scales and mirrors
- * probabilities are averaged. A window that is no multiple of the patch is padded inside the backbone only and its
- * scores are stretched to the unpadded window, as the published heads were trained.
- *
- * In shape comments: H × W resized picture, Y × X original, n windows of y × x pixels, h × w patches, D channels, K
- * classes.
+ * From images to class maps: what `heads/segment-inference.ts` does, with the features of a backbone, for images as
+ * they are decoded.
  */
-import {fitGeometry} from '../../../data/image/geometry.js'
+import {resizedSize} from '../../../data/image/dense-input.js'
 import {resample, type Raster} from '../../../data/image/resample.js'
-import {windowStarts} from '../../../heads/segment-head.js'
-import {linearForward} from '../../../tensor/ops/linear.js'
+import {classMap, type FoldedHead, type Prediction, type SegmentProtocol} from '../../../heads/segment-inference.js'
 import {normalizePixels} from '../../../tensor/ops/patches.js'
-import {resizeForward} from '../../../tensor/ops/resize.js'
-import {add, argMax, concat, dispose, div, mul, pad, reshape, reverse, slice, softmax, tensor, tidy} from '../../../tensor/tf.js'
-import type {Tensor1D, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
 import {backboneMaps, type ComputingBackbone, type MapFeatures} from '../../embed/image-features.js'
-
-/** What a head was trained with, and how pictures are cut for it. */
-export type SegmentProtocol = {
-  readonly layers: readonly number[]
-  /** Short side of the resized picture, in pixels; the long one is at most four times as long. */
-  readonly size: number
-  /** Side of the square windows; absent: the whole picture at once. */
-  readonly crop?: number
-  /** Pixels from window to window. */
-  readonly stride?: number
-  /** Times the size at which a picture is looked at; scores are averaged. */
-  readonly scales: readonly number[]
-  /** Looks at every picture mirrored too. */
-  readonly flip: boolean
-}
 
 /** What a segmentation head reads of a backbone: the patches of some blocks, the final norm applied. */
 export const segmentMaps = (
@@ -42,101 +15,13 @@ export const segmentMaps = (
   options: {readonly name: 'model' | 'untrained'; readonly device: string; readonly batch?: number}
 ): MapFeatures => backboneMaps(backbone, {layers, cls: false, norm: true}, options)
 
-/**
- * The size of a picture whose short side is to be `size`: torchvision's rule; the long side at most four times as
- * long.
- */
-export function resizedSize({width, height}: {width: number; height: number}, size: number): {width: number; height: number} {
-  const short = Math.min(size, Math.max(1, Math.floor((4 * size * Math.min(width, height)) / Math.max(width, height))))
-  return fitGeometry(width, height, {resize: short, patch: 1}).size
-}
-
-/** A folded head: one linear layer from D channels to K scores. */
-export type FoldedHead = {readonly weight: Tensor2D /* [K, D] */; readonly bias: Tensor1D /* [K] */}
-
-/** Scores of maps [n, h, w, D] → [n, h, w, K]. */
-function logitMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
-  const [n, h, w, D] = maps.shape
-  return tidy(() => reshape(linearForward(reshape(maps, [n * h * w, D]), head), [n, h, w, head.bias.shape[0]]))
-}
-
-/** Scores of one normalised picture [1, H, W, 3] at its own size, from windows that overlap: [1, H, W, K]. */
-function slidingLogits(image: Tensor4D, features: MapFeatures, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
-  const [, H, W] = image.shape
-  const K = head.bias.shape[0]
-  const [y, x] = [Math.min(crop ?? H, H), Math.min(crop ?? W, W)]
-  const step = stride ?? Math.max(y, x)
-  const places = windowStarts(H, y, step).flatMap(top => windowStarts(W, x, step).map(left => [top, left] as const))
-  const batch = features.batch([y, x])
-  return tidy(() => {
-    const scoresOf = (windows: Tensor4D): Tensor4D => resizeForward(logitMaps(features.compute(windows), head), [y, x]) // [n, y, x, K]
-    if (places.length === 1) return scoresOf(image)
-    let total: Tensor4D | undefined
-    const counts = new Float32Array(H * W)
-    for (let start = 0; start < places.length; start += batch) {
-      const some = places.slice(start, start + batch)
-      const next = tidy(() => {
-        const scores = scoresOf(
-          concat(
-            some.map(([top, left]) => slice(image, [0, top, left, 0], [1, y, x, 3])),
-            0
-          ) as Tensor4D
-        )
-        const placed = some.map(([top, left], i) => {
-          const one = slice(scores, [i, 0, 0, 0], [1, y, x, K])
-          return pad(one, [[0, 0], [top, H - top - y], [left, W - left - x], [0, 0]]) // prettier-ignore
-        })
-        return (total ? [total, ...placed] : placed).reduce((a, b) => add(a, b))
-      })
-      total?.dispose()
-      total = next
-      for (const [top, left] of some)
-        for (let row = top; row < top + y; row++) for (let column = left; column < left + x; column++) counts[row * W + column]!++
-    }
-    const mean = div<Tensor4D>(total!, tensor(counts, [1, H, W, 1]))
-    total!.dispose()
-    return mean
-  })
-}
-
-/** A prediction: class numbers [Y, X], and the mean over pixels of the probability of the class chosen. */
-export type Prediction = {readonly width: number; readonly height: number; readonly labels: Uint16Array; readonly confidence: number}
-
-/**
- * Looks at one picture in all the ways of the protocol and gives the likeliest class of every pixel, at the picture's
- * own size.
- */
-export async function predictClasses(
-  photo: Raster,
-  features: MapFeatures,
-  head: FoldedHead,
-  protocol: SegmentProtocol
-): Promise<Prediction> {
-  const {width, height} = photo
-  const ways = protocol.scales.flatMap(scale => (protocol.flip ? [false, true] : [false]).map(flip => ({scale, flip})))
-  let sum: Tensor4D | undefined
-  try {
-    for (const {scale, flip} of ways) {
-      const size = resizedSize(photo, Math.round(protocol.size * scale))
-      const bytes = resample(photo, size, flip ? {flip} : {})
-      const next = tidy(() => {
-        const image = normalizePixels(bytes, [1, size.height, size.width])
-        const scores = resizeForward(slidingLogits(image, features, head, protocol), [height, width]) // [1, Y, X, K]
-        const chances = softmax(scores, 3)
-        const upright = flip ? reverse(chances, 2) : chances
-        return sum ? add<Tensor4D>(sum, upright) : upright
-      })
-      sum?.dispose()
-      sum = next
-    }
-    const made = tidy(() => ({labels: argMax(sum!, 3), best: mul(sum!.max(3).mean(), 1 / ways.length)}))
-    const labels = Uint16Array.from(await made.labels.data<'int32'>())
-    const confidence = (await made.best.data<'float32'>())[0]!
-    dispose([made.labels, made.best])
-    return {width, height, labels, confidence}
-  } finally {
-    sum?.dispose()
+/** Looks at one image in all the ways of the protocol and gives the likeliest class of every pixel of it. */
+export const predictClasses = (photo: Raster, features: MapFeatures, head: FoldedHead, protocol: SegmentProtocol): Promise<Prediction> => {
+  const look = (short: number, flip: boolean) => {
+    const {width, height} = resizedSize(photo, short)
+    return normalizePixels(resample(photo, {width, height}, flip ? {flip} : {}), [1, height, width])
   }
+  return classMap(photo, look, features, head, protocol)
 }
 
 /**

@@ -12,7 +12,8 @@ import {atomicFile} from '../../../system/atomic.js'
 import {inFolderOf} from '../../../system/output.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
-import {segmentMaps, predictClasses, yieldToEvents, type Prediction, type SegmentProtocol} from './inference.js'
+import type {Prediction, SegmentProtocol} from '../../../heads/segment-inference.js'
+import {segmentMaps, predictClasses, yieldToEvents} from './inference.js'
 import {loadSegmentHead, type LoadedSegmentHead} from './head.js'
 
 export type SegmentImagesOptions = {

@@ -31,7 +31,8 @@ import type {Scalar, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
 import {disposeTree} from '../../../tensor/tree.js'
 import {featureCache, type FeatureCache} from '../../embed/dense-feature-cache.js'
 import type {MapFeatures} from '../../embed/image-features.js'
-import {resizedSize, yieldToEvents} from './inference.js'
+import {resizedSize} from '../../../data/image/dense-input.js'
+import {yieldToEvents} from './inference.js'
 import type {SampleSet} from './dataset.js'
 
 export type TrainSettings = {
