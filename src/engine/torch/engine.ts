@@ -60,7 +60,7 @@ async function start({device, precision, threads, note}: StartRequest): Promise<
     throw new UserError(`${precision} is a format of NVIDIA GPUs, and the torch engine would compute on ${chosenDevice}`, {
       exit: 5,
       code: 'NO_PRECISION',
-      hint: 'use --precision auto, or --device cuda where there is a GPU'
+      hint: 'it is for CUDA devices; the other precisions compute here as well'
     })
   const {startTorch} = await import('./backend.js')
   let running
