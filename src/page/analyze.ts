@@ -64,7 +64,7 @@ function passOf(image: GivenImage, {model, params}: LoadedModel, wanted: readonl
 }
 
 /** The vectors of an image, [D] each, as `embed` makes them with these settings; as few passes as there are sizes. */
-export async function analyzeImage(image: GivenImage, loaded: LoadedModel, wanted: readonly SiteFeatures[]): Promise<Float32Array[]> {
+export async function siteVectors(image: GivenImage, loaded: LoadedModel, wanted: readonly SiteFeatures[]): Promise<Float32Array[]> {
   const found = new Map<SiteFeatures, Float32Array>()
   for (const first of wanted) {
     if (found.has(first)) continue
@@ -125,7 +125,7 @@ export async function analyze(image: GivenImage, loaded: LoadedModel): Promise<A
   const begun = performance.now()
   const {model, classifier, depth, regions} = loaded
   const read = classifier && model.classifier ? model.classifier : undefined
-  const [vector, classified] = await analyzeImage(image, loaded, [model.features, ...(read ? [read.features] : [])])
+  const [vector, classified] = await siteVectors(image, loaded, [model.features, ...(read ? [read.features] : [])])
   const patches = await viewPatches(image, loaded)
   return {
     vector: vector!,

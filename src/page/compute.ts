@@ -3,7 +3,7 @@ import type {Linear} from '../tensor/ops/linear.js'
 import {ready} from '../tensor/tf.js'
 import {unflatten} from '../tensor/tree.js'
 import {castForInference, type Vit} from '../model/vit.js'
-import {analyze, analyzeImage, viewPatches, type LoadedModel} from './analyze.js'
+import {analyze, siteVectors, viewPatches, type LoadedModel} from './analyze.js'
 import {hasGpu, startBackend, threadCount} from './backend.js'
 import {floats} from './base64.js'
 import {vectorCosine} from './similarity.js'
@@ -70,7 +70,7 @@ async function open({backbone, heads}: ModelBytes, {model, base, threads}: Start
   }
   const {side, vector} = model.check
   const features = {...model.features, transform: {resize: side, crop: side}}
-  const [own] = await analyzeImage({width: side, height: side, data: checkPicture(side)}, loaded, [features])
+  const [own] = await siteVectors({width: side, height: side, data: checkPicture(side)}, loaded, [features])
   return {backend, loaded, agreement: vectorCosine(own!, floats(vector))}
 }
 
