@@ -60,7 +60,7 @@ const sets = ['--train', train, ...(val ? ['--val', val] : []), '--size', values
 /** Top-1 of a model and, for the first one judged, of the baselines. */
 function judge(model: string, baselines: readonly string[]): Map<string, Scores> {
   type Knn = {scores: {features: string; k: number; top1: number}[]}
-  const chosen = baselines.flatMap(baseline => ['--baseline', baseline])
+  const chosen = baselines.length === 0 ? ['--baseline', 'none'] : baselines.flatMap(baseline => ['--baseline', baseline])
   const {scores} = report<Knn>('knn-eval', ...sets, '--model', model, '-k', '10,20', ...chosen)
   const found = new Map<string, Scores>()
   for (const {features, k, top1} of scores) {
@@ -69,7 +69,7 @@ function judge(model: string, baselines: readonly string[]): Map<string, Scores>
   }
   if (!values.linear) return found
   type Linear = {scores: {set: string; model?: string; features?: string; top1: number}[]}
-  const trained = ['--cached', '--steps', '1000', ...(chosen.length ? chosen : ['--baseline', 'majority'])]
+  const trained = ['--cached', '--steps', '1000', ...chosen]
   const line = report<Linear>('linear-eval', ...sets, '--model', model, ...trained).scores[0]!
   found.get('model')!.linear = line.top1
   return found
