@@ -40,7 +40,7 @@ before(async () => {
 
 type Device = 'sim' | 'cpu'
 const servers = new Map<Device, CommandServer>()
-after(() => servers.forEach(server => server.end()))
+after(() => Promise.all([...servers.values()].map(server => server.end())))
 const command = (device: Device, ...args: string[]): Promise<Ended> => {
   const server = servers.get(device) ?? new CommandServer({env: {DINOV2_TEST_SIM: sim, OMP_WAIT_POLICY: 'passive'}, cwd: root})
   servers.set(device, server)

@@ -1,7 +1,6 @@
 /** A dataset of images in a Parquet file goes the way of a folder: the same vectors, lists of its rows, training. */
 import assert from 'node:assert/strict'
 import {mkdirSync, readFileSync, readdirSync, writeFileSync} from 'node:fs'
-import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import {vectorFromArray} from 'apache-arrow'
@@ -10,7 +9,9 @@ import {classLabels, imageColumn, parquetOf} from '../support/parquet.js'
 import {folder, realBinary, run as runProgram, type Ended} from '../support/program.js'
 
 const dir = folder()
-const env = {DINOV2_ENGINE: 'torch', DINOV2_DEVICE: 'cpu', DINOV2_PRECISION: 'fp32', DINOV2_THREADS: '1', DINOV2_WORKERS: '1'}
+const tmp = join(dir, 'tmp') // of this test alone
+mkdirSync(tmp)
+const env = {TMPDIR: tmp, DINOV2_ENGINE: 'torch', DINOV2_DEVICE: 'cpu', DINOV2_PRECISION: 'fp32', DINOV2_THREADS: '1', DINOV2_WORKERS: '1'}
 const run = (...args: string[]): Promise<Ended> => runProgram(realBinary, args, {env, cwd: dir})
 const good = async (...args: string[]): Promise<Ended> => {
   const ended = await run(...args)
@@ -71,7 +72,7 @@ test('embed, curate and train on a dataset in a Parquet file as the same images 
   )
   assert.ok([0, 6].includes(trained.status!), trained.stderr) // two steps may count as unhealthy
   assert.deepEqual(
-    readdirSync(tmpdir()).filter(name => name.startsWith(`dinov2-images-`)),
+    readdirSync(tmp).filter(name => name.startsWith(`dinov2-images-`)),
     []
   )
 })

@@ -16,6 +16,7 @@ for (const name of ['stdout', 'stderr'] as const)
     if (callback) setImmediate(callback)
     return true
   }
+const exit = process.exit.bind(process)
 process.exit = (() => {
   throw ENDED
 }) as typeof process.exit
@@ -34,5 +35,5 @@ process.on('message', (args: string[]) => {
     process.send!({status: Number(process.exitCode ?? 0), ...said})
   })()
 })
-process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
+process.on('disconnect', () => exit(0)) // what is left behind is removed as at the end of any process
 process.send!(fileURLToPath(manifest))

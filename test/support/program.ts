@@ -136,8 +136,12 @@ export class CommandServer {
     return child
   }
 
-  end(): void {
-    this.#child?.kill('SIGKILL')
+  async end(): Promise<void> {
+    const child = this.#child
+    if (!child || child.exitCode !== null) return
+    const ended = once(child, 'exit')
+    child.disconnect()
+    await ended
   }
 }
 
