@@ -71,7 +71,7 @@ const LONGEST_WORD = 24
 
 const hasLongWord = (content: Content): boolean =>
   render(content)
-    .replace(/<[^>]*>/g, '')
+    .replace(/<[^<>]*>/g, '')
     .split(/\s+/)
     .some(word => word.length > LONGEST_WORD)
 
