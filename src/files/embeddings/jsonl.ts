@@ -56,17 +56,18 @@ type Line = {readonly row: Row; readonly record: string; readonly named: boolean
 function parseRow(line: string, name: string, number: number): Line {
   const row = parseObject(line, name, number)
   const {vector, dinov2} = row
-  const at = Array.isArray(vector) ? vector.findIndex(isNotFinite) : -1
-  if (at >= 0)
-    throw new UserError(
-      `The vector in line ${number} of ${name} holds a number that is not finite (${JSON.stringify((vector as unknown[])[at])} at place ${at}).`,
-      {code: 'NOT_FINITE', hint: 'Leave the row out, or make it again: dinov2 embed --precision fp32.'}
-    )
-  if (!Array.isArray(vector) || vector.length === 0 || !vector.every(x => typeof x === 'number'))
+  if (!Array.isArray(vector) || vector.length === 0 || !vector.every(x => typeof x === 'number')) {
+    const at = Array.isArray(vector) ? vector.findIndex(isNotFinite) : -1
+    if (at >= 0)
+      throw new UserError(
+        `The vector in line ${number} of ${name} holds a number that is not finite (${JSON.stringify((vector as unknown[])[at])} at place ${at}).`,
+        {code: 'NOT_FINITE', hint: 'Leave the row out, or make it again: dinov2 embed --precision fp32.'}
+      )
     throw new UserError(`Line ${number} of ${name} has no \`vector\` of numbers.`, {
       code: 'NO_VECTORS',
       hint: 'Expected {"id": "…", "vector": [0.1, …]}.'
     })
+  }
   const numbers = Float32Array.from(vector as number[])
   const named = row['id'] !== undefined
   let record = ''
