@@ -45,16 +45,19 @@ export function fixtureBinary(): string {
 export type Ended = {readonly status: number | null; readonly signal: string | null; readonly stdout: string; readonly stderr: string}
 export type Options = {readonly env?: Record<string, string>; readonly input?: string | null; readonly cwd?: string}
 
+/** The environment without what would change the program or its colours. */
+const ownEnvironment = (): NodeJS.ProcessEnv =>
+  Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(DINOV2_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(name)))
+
 /** Starts `node binary …args`. With `input: null` stdin stays open and silent, as an idle pipe does. */
 export function start(
   binary: string,
   args: readonly string[],
   {env = {}, input = '', cwd}: Options = {}
 ): {child: ChildProcess; ended: Promise<Ended>} {
-  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(DINOV2_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(name)))
   const watched = binary === realBinary
   const child = spawn(process.execPath, [...(watched ? ['--import', openFiles] : []), binary, ...args], {
-    env: {...clean, ...(watched ? {DINOV2_TEST_OPEN_FILES: '1'} : {}), ...env},
+    env: {...ownEnvironment(), ...(watched ? {DINOV2_TEST_OPEN_FILES: '1'} : {}), ...env},
     cwd,
     stdio: ['pipe', 'pipe', 'pipe']
   })
@@ -124,11 +127,8 @@ export class CommandServer {
 
   async #start(): Promise<ChildProcess> {
     const {env, cwd} = this.options
-    const clean = Object.fromEntries(
-      Object.entries(process.env).filter(([name]) => !/^(DINOV2_|NO_COLOR|FORCE_COLOR|NODE_TEST)/.test(name))
-    )
     const child = spawn(process.execPath, [fileURLToPath(new URL('./command-server.js', import.meta.url))], {
-      env: {...clean, ...env},
+      env: {...ownEnvironment(), ...env},
       cwd,
       stdio: ['ignore', 'inherit', 'inherit', 'ipc']
     })
