@@ -1,13 +1,13 @@
 /**
- * What can happen to an output while it is written, tried on every command that writes: a full disk, a reader that
- * leaves, a device that takes nothing, two writers of one file, and `kill -9` at any moment. A file is whole or
- * absent, and an exit status of 0 means that it is there.
+ * What can happen to an output while it is written, tried on every command that writes: a full disk, a limit on the
+ * size of files, a reader that leaves, a device that takes nothing, an output that exists, two writers of one file,
+ * and `kill -9` at any moment. A file is whole or absent, and an exit status of 0 means that it is there.
  */
 import assert from 'node:assert/strict'
-import {existsSync, readdirSync, readFileSync, statSync} from 'node:fs'
+import {existsSync, readdirSync, readFileSync, rmSync, statSync, watch} from 'node:fs'
 import {mkdir, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
-import {before, describe, it} from 'node:test'
+import {after, before, describe, it} from 'node:test'
 import {setTimeout as wait} from 'node:timers/promises'
 import {fileURLToPath} from 'node:url'
 import {openHead, saveHead} from '../../src/files/checkpoint/head-file.js'
@@ -15,12 +15,24 @@ import {rng} from '../../src/tensor/random.js'
 import {drawnRooms} from '../support/drawn-depth.js'
 import {drawnFolder} from '../support/drawn-images.js'
 import {drawnScenes} from '../support/drawn-masks.js'
-import {folder, realBinary, run as runProgram, shell as runShell, start, type Ended} from '../support/program.js'
+import {CommandServer, folder, realBinary, shell as runShell, start, type Ended} from '../support/program.js'
 import {saveTiny, tiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4'}
-const run = (args: readonly string[]): Promise<Ended> => runProgram(realBinary, args, {env, cwd: dir})
+const patience = 60_000
+
+/** Whether a user may mount a small file system of their own here; else no disk can be filled, as the test says. */
+const mayMount = (await runShell(realBinary, 'unshare -rm sh -c "mount -t tmpfs -o size=64k tmpfs /mnt"')).status === 0
+const FULL = 'mount -t tmpfs -o size=64k tmpfs full && { head -c 65536 /dev/zero > full/fill; : > full/spare; } 2> /dev/null'
+
+const server = new CommandServer({env, cwd: dir, patience})
+/** Sees a full disk in the folder `full`, which is empty for all others. */
+const fullDisk = new CommandServer({env, cwd: dir, patience, shell: FULL, launcher: ['unshare', '-rm']})
+/** May write no file of more than a KiB, less than any of the outputs that are tried on it. */
+const limited = new CommandServer({env, cwd: dir, patience, shell: 'ulimit -f 1'})
+after(() => [server, fullDisk, limited].forEach(one => one.end()))
+const run = (args: readonly string[]): Promise<Ended> => server.run(...args)
 const shell = (line: string): Promise<Ended> =>
   runShell(realBinary, `export DINOV2_ENGINE=wasm DINOV2_WORKERS=1 DINOV2_BATCH=4; ${line}`, dir)
 
@@ -30,19 +42,39 @@ const embed = ['embed', 'photos', ...model]
 const backbone = ['--model', 'tiny.safetensors']
 const segment = [...backbone, '--cached', '--size', '56', '--steps', '2', '--baseline', 'none']
 
-/** Each writer: its words without the output, and the ending of the output; a folder has none. */
-const writers: Readonly<Record<string, {readonly words: readonly string[]; readonly ending: string; readonly rows?: boolean}>> = {
+type Writer = {
+  readonly words: readonly string[]
+  /** How the name of the output ends; that of a folder does not. */
+  readonly ending: string
+  /** Whether it writes rows or a report to stdout. */
+  readonly rows?: boolean
+  /** The flag of the output, where it is not -o. */
+  readonly flag?: string
+}
+
+/** The whole command line of a writer. */
+const to = ({words, flag = '-o'}: Writer, output: string, ...more: readonly string[]): string[] => [...words, flag, output, '-q', ...more]
+
+/** Writers, each with an end of its own. */
+const writers: Readonly<Record<string, Writer>> = {
   'embed to Arrow': {words: embed, ending: '.arrow', rows: true},
   'embed to Parquet': {words: embed, ending: '.parquet'},
-  'embed to npy': {words: embed, ending: '.npy'},
+  'embed to npy': {words: [...embed, '--pool', 'cls+mean'], ending: '.npy'},
   'embed to JSON Lines': {words: embed, ending: '.jsonl'},
   'embed to CSV': {words: embed, ending: '.csv'},
   'embed to safetensors': {words: embed, ending: '.safetensors'},
+  'embed a shard': {words: [...embed, '--shard', '1/2'], ending: '.arrow'},
   index: {words: ['index', 'vectors.arrow'], ending: '.index'},
+  'index as a graph': {words: ['index', 'vectors.arrow', '--kind', 'hnsw'], ending: '.index'},
   search: {words: ['search', 'photos.index', 'vectors.arrow', '-k', '2'], ending: '.jsonl', rows: true},
-  'knn-eval': {words: ['knn-eval', ...sets, '-k', '1', '--baseline', 'pixels'], ending: '.json', rows: true},
-  'linear-eval': {words: ['linear-eval', ...sets, '--cached', '--steps', '4', '--baseline', 'majority'], ending: '.json', rows: true},
-  'retrieval-eval': {words: ['retrieval-eval', 'photos', ...model, '--query', 'all'], ending: '.json', rows: true},
+  'knn-eval': {words: ['knn-eval', ...sets, '-k', '1', '--baseline', 'none'], ending: '.json', rows: true},
+  'linear-eval': {words: ['linear-eval', ...sets, '--cached', '--steps', '2', '--baseline', 'majority'], ending: '.json', rows: true},
+  'a head of linear-eval': {
+    words: ['linear-eval', ...sets, '--cached', '--steps', '2', '--baseline', 'majority'],
+    ending: '.safetensors',
+    flag: '--head-out'
+  },
+  'retrieval-eval': {words: ['retrieval-eval', 'photos', ...model, '--query', 'all', '--baseline', 'none'], ending: '.json', rows: true},
   'depth-eval': {
     words: [
       'depth-eval',
@@ -55,7 +87,9 @@ const writers: Readonly<Record<string, {readonly words: readonly string[]; reado
       ...model,
       '--cached',
       '--steps',
-      '4'
+      '2',
+      '--baseline',
+      'none'
     ],
     ending: '.json',
     rows: true
@@ -63,16 +97,33 @@ const writers: Readonly<Record<string, {readonly words: readonly string[]; reado
   'curate filter': {words: ['curate', 'filter', 'photos'], ending: '.jsonl', rows: true},
   'curate dedup': {words: ['curate', 'dedup', 'photos'], ending: '.jsonl', rows: true},
   'visualize pca': {words: ['visualize', 'pca', 'photos', ...model], ending: '.png'},
+  report: {words: ['report', 'run'], ending: '.html'},
+  'curate outliers': {words: ['curate', 'outliers', 'vectors.arrow'], ending: '.jsonl'},
+  'curate mislabelled': {words: ['curate', 'mislabelled', 'vectors.arrow'], ending: '.jsonl'},
+  'visualize match': {words: ['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model], ending: '.png'},
+  'visualize match to rows': {words: ['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model], ending: '.jsonl'},
+  explore: {words: ['explore', 'photos', ...model], ending: ''},
+  'export to safetensors': {words: ['export', 'tiny.safetensors', '--to', 'safetensors'], ending: '.safetensors'},
+  'export to timm': {words: ['export', 'tiny.safetensors', '--to', 'timm'], ending: ''},
   'export to Meta': {words: ['export', 'tiny.safetensors', '--to', 'meta'], ending: '.pth'},
   'export to Hugging Face': {words: ['export', 'tiny.safetensors', '--to', 'hf'], ending: ''},
   'export to ONNX': {words: ['export', 'tiny.safetensors', '--to', 'onnx', '--size', '56'], ending: ''},
   'samples draw': {words: ['samples', 'draw', '--per-class', '1', '--val-per-class', '0', '--size', '32'], ending: ''}
 }
 
+/** A training of one step; its checkpoint has more than 64 KiB. */
+const pretrain = [
+  ...['pretrain', 'photos', '--engine', 'torch', '--device', 'cpu', '--precision', 'fp32', '--threads', '1'],
+  ...['dino.head_n_prototypes=16', 'dino.head_bottleneck_dim=8', 'dino.head_hidden_dim=16', 'train.batch_size_per_gpu=2', 'train.steps=1'],
+  ...['train.OFFICIAL_EPOCH_LENGTH=1', 'train.workers=1', 'optim.epochs=1', 'optim.warmup_epochs=0', 'student.arch=custom'],
+  ...['student.embed_dim=32', 'student.depth=2', 'student.num_heads=2', 'student.patch_size=8'],
+  ...['teacher.warmup_teacher_temp_epochs=0', 'crops.local_crops_number=2', 'crops.global_crops_size=32', 'crops.local_crops_size=16']
+].flatMap(word => (/^[a-zA-Z_.]+=/.test(word) ? ['--set', word] : [word]))
+
 const depthHead = ['--head', 'depth.safetensors']
 const segmentHead = ['--head', 'segment.safetensors']
 /** Writers that end through the same code as one of the above: they meet a full disk, and an output that is there. */
-const alike: Readonly<Record<string, {readonly words: readonly string[]; readonly ending: string}>> = {
+const alike: Readonly<Record<string, Writer>> = {
   'seg-eval': {
     words: ['seg-eval', ...['--train', 'scenes/images/train', '--val', 'scenes/images/val', '--masks', 'scenes/masks'], ...segment],
     ending: '.json'
@@ -80,21 +131,15 @@ const alike: Readonly<Record<string, {readonly words: readonly string[]; readonl
   'predict classify': {words: ['predict', 'classify', 'photos', ...model, '--head', 'classes.safetensors'], ending: '.jsonl'},
   'predict depth': {words: ['predict', 'depth', 'rooms/images/val', ...backbone, ...depthHead], ending: ''},
   'predict segment': {words: ['predict', 'segment', 'scenes/images/val', ...backbone, ...segmentHead], ending: ''},
-  report: {words: ['report', 'run'], ending: '.html'},
   'curate retrieve': {words: ['curate', 'retrieve', 'vectors.arrow', '--seeds', 'one=vectors.arrow', '--per-seed', '2'], ending: '.jsonl'},
   'curate cluster': {words: ['curate', 'cluster', 'vectors.arrow', '--levels', '2'], ending: '.jsonl'},
   'curate sample': {words: ['curate', 'sample', 'clusters.jsonl', '--target', '3'], ending: '.jsonl'},
-  'curate outliers': {words: ['curate', 'outliers', 'vectors.arrow'], ending: '.jsonl'},
-  'curate mislabelled': {words: ['curate', 'mislabelled', 'vectors.arrow'], ending: '.jsonl'},
   'curate decontaminate': {words: ['curate', 'decontaminate', 'photos', '--against', 'scenes/images/val'], ending: '.jsonl'},
   curate: {words: ['curate', 'photos', '--stages', 'filter,dedup'], ending: '.jsonl'},
   'visualize attention': {words: ['visualize', 'attention', 'photos', '--limit', '2', ...model], ending: '.png'},
   'visualize similarity': {words: ['visualize', 'similarity', 'photos', '--limit', '2', '--at', '0.5,0.5', ...model], ending: '.html'},
-  'visualize match': {words: ['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model], ending: '.png'},
-  'visualize match to rows': {words: ['visualize', 'match', 'photos/one/000.png', 'photos/two/000.png', ...model], ending: '.jsonl'},
   'visualize neighbours': {words: ['visualize', 'neighbours', 'photos.index', 'vectors.arrow', '-k', '2'], ending: '.html'},
   'visualize depth': {words: ['visualize', 'depth', 'rooms/images/val', ...backbone, ...depthHead], ending: '.png'},
-  explore: {words: ['explore', 'photos', ...model], ending: ''},
   'visualize segment': {words: ['visualize', 'segment', 'scenes/images/val', ...backbone, ...segmentHead], ending: '.png'}
 }
 
@@ -124,6 +169,7 @@ function contents(path: string): Map<string, string> {
 }
 
 before(async () => {
+  await mkdir(join(dir, 'full'))
   await saveTiny(join(dir, 'tiny.safetensors'))
   await drawnFolder(join(dir, 'photos'), ['one', 'two'], 3)
   await drawnRooms(join(dir, 'rooms'), 'train', 4)
@@ -167,62 +213,95 @@ async function saveSegmentHead(path: string, fingerprint: string): Promise<void>
   await saveHead(path, {task: 'segment', tensors, spec: {kind: 'linear', ...view, classes, ignored: []}, trainedOn: {fingerprint}})
 }
 
-/** Whether a user may mount a small file system of their own here; else no disk can be filled, as the test says. */
-const mayMount = (await runShell(realBinary, 'unshare -rm sh -c "mount -t tmpfs -o size=64k tmpfs /mnt"')).status === 0
-
 /** A full disk: a sentence, a status that is not 0, and neither an output nor a part of one. */
-async function meetsFullDisk(line: string, ending: string): Promise<void> {
-  const mount = join(dir, 'full')
-  await mkdir(mount, {recursive: true})
-  const inside = `mount -t tmpfs -o size=64k tmpfs full && { head -c 65536 /dev/zero > full/fill; : > full/spare; }; $P ${line} -o full/out${ending} -q; s=$?; echo left: >&2; (cd full && find . -mindepth 1 | sort | cut -c3-) >&2; exit $s`
-  const {status, stderr} = await shell(`export P; unshare -rm bash -c '${inside}'`)
+async function meetsFullDisk(writer: Writer): Promise<void> {
+  const {status, stderr} = await fullDisk.run(...to(writer, `full/out${writer.ending}`))
   assert.ok(status !== 0 && status !== 70, `status ${status}: ${stderr}`)
   assert.match(stderr, /no space|full/i)
-  // what lies in the folder afterwards: `predict` writes maps one by one, each whole, and a record for --resume;
-  // `embed` keeps a partial output for it
-  const left = stderr.slice(stderr.indexOf('left:')).split(/\s+/).slice(1, -1)
+  // `predict` writes maps one by one, each whole, and a record for --resume; `embed` keeps a partial output for it
+  const place = `/proc/${fullDisk.pid}/cwd/full`
+  const left = readdirSync(place, {recursive: true, encoding: 'utf8'}).sort()
   assert.deepEqual(
     left.filter(
       entry =>
-        !entry.endsWith('.partial') && !(line.startsWith('predict ') && /^out(\/([^.][^/]*\.png|\.predictions\.jsonl))?$/.test(entry))
+        !entry.endsWith('.partial') && !(writer.words[0] === 'predict' && /^out(\/([^.][^/]*\.png|\.predictions\.jsonl))?$/.test(entry))
     ),
     ['fill', 'spare'],
     stderr
   )
+  assert.equal(statSync(join(place, 'fill')).size, 65536)
+  for (const entry of left) if (!['fill', 'spare'].includes(entry)) rmSync(join(place, entry), {recursive: true, force: true})
 }
 
-for (const [name, {words, ending, rows}] of Object.entries(writers)) {
+/** Waits until a file is made in a folder, or the program has ended. */
+function stirred(place: string, ended: Promise<unknown>): Promise<void> {
+  return new Promise(done => {
+    const watcher = watch(place, () => end())
+    const end = (): void => {
+      watcher.close()
+      done()
+    }
+    ended.then(end, end)
+  })
+}
+
+/** Without --force an output that exists is refused, and stays as it is to the byte. */
+async function refusesWhatIsThere(writer: Writer, output: string, whole: ReadonlyMap<string, string>): Promise<void> {
+  const {status, stderr} = await run(to(writer, output))
+  assert.equal(status, 2, stderr)
+  assert.deepEqual(contents(output), whole)
+}
+
+/**
+ * Two writers of one output: the first, a process of its own, is stopped as soon as it has begun a file, and goes on
+ * when the second has ended. A small file can be whole by then. Returns what they leave, and how long the first ran.
+ */
+async function race(writer: Writer, place: string, output: string): Promise<{whole: Map<string, string>; took: number}> {
+  const began = performance.now()
+  const {child, ended} = start(realBinary, to(writer, output), {env, cwd: dir})
+  await stirred(place, ended)
+  child.kill('SIGSTOP')
+  const stopped = performance.now()
+  const second = await server.run(...to(writer, output, '--force'))
+  const paused = performance.now() - stopped
+  child.kill('SIGCONT')
+  const first = await ended
+  assert.ok(!second.waited, 'the second writer waits for the first')
+  assert.ok(first.status === 0 || second.status === 0, first.stderr + second.stderr)
+  // one may be refused, for the output exists or the other has it, but neither fails
+  for (const {status, stderr} of [first, second]) assert.ok(status === 0 || status === 2, `status ${status}: ${stderr}`)
+  const whole = contents(output)
+  assert.ok(whole.size > 0)
+  assert.deepEqual(
+    readdirSync(place).filter(entry => !entry.startsWith('out') || /partial|tmp/.test(entry)),
+    []
+  )
+  return {whole, took: performance.now() - began - paused}
+}
+
+for (const [name, writer] of Object.entries(writers)) {
   describe(name, () => {
-    const line = words.join(' ')
+    const line = writer.words.join(' ')
 
-    it('full disk', {skip: !mayMount && 'no user namespaces here'}, () => meetsFullDisk(line, ending))
+    it('full disk', {skip: !mayMount && 'no user namespaces here'}, () => meetsFullDisk(writer))
 
-    it('two writers of one output, and kill -9 at any moment: one whole file, no part of another, and a rerun ends in the same bytes', async () => {
+    it('two writers, no --force, and kill -9 at any moment: one whole file, no part of another, and a rerun ends in the same bytes', async () => {
       const place = join(dir, `race-${name.replaceAll(' ', '-')}`)
       await mkdir(place)
-      const to = join(place, `out${ending}`)
-      const began = performance.now()
-      const [a, b] = await Promise.all([run([...words, '-o', to, '-q']), run([...words, '-o', to, '-q', '--force'])])
-      const took = performance.now() - began
-      assert.ok(a.status === 0 || b.status === 0, a.stderr + b.stderr)
-      for (const {status, stderr} of [a, b]) assert.notEqual(status, 70, stderr)
-      const whole = contents(to)
-      assert.ok(whole.size > 0)
-      assert.deepEqual(
-        readdirSync(place).filter(entry => !entry.startsWith('out') || /partial|tmp/.test(entry)),
-        []
-      )
-      const {child, ended} = start(realBinary, [...words, '-o', to, '-q', '--force'], {env, cwd: dir})
+      const output = join(place, `out${writer.ending}`)
+      const {whole, took} = await race(writer, place, output)
+      await refusesWhatIsThere(writer, output, whole)
+      const {child, ended} = start(realBinary, to(writer, output, '--force'), {env, cwd: dir})
       await wait(took * rng(5, name).uniform(0.1, 0.9))
       child.kill('SIGKILL')
       await ended
-      assert.deepEqual(contents(to), whole)
-      const again = await run([...words, '-o', to, '-q', '--force'])
+      assert.deepEqual(contents(output), whole)
+      const again = await run(to(writer, output, '--force'))
       assert.equal(again.status, 0, again.stderr)
-      assert.deepEqual(contents(to), whole)
+      assert.deepEqual(contents(output), whole)
     })
 
-    if (rows) {
+    if (writer.rows) {
       it('a reader that leaves: quiet, status 0', async () => {
         const {status, stderr} = await shell(`$P ${line} -q | true; exit \${PIPESTATUS[0]}`)
         assert.equal(status, 0, stderr)
@@ -240,22 +319,52 @@ for (const [name, {words, ending, rows}] of Object.entries(writers)) {
   })
 }
 
-for (const [name, {words, ending}] of Object.entries(alike)) {
+for (const [name, writer] of Object.entries(alike)) {
   describe(name, () => {
-    it('full disk', {skip: !mayMount && 'no user namespaces here'}, () => meetsFullDisk(words.join(' '), ending))
+    it('full disk', {skip: !mayMount && 'no user namespaces here'}, () => meetsFullDisk(writer))
 
     it('an output that is there stays as it is without --force', async () => {
-      const to = join(dir, `alike-${name.replaceAll(' ', '-')}${ending}`)
-      const first = await run([...words, '-o', to, '-q'])
+      const output = join(dir, `alike-${name.replaceAll(' ', '-')}${writer.ending}`)
+      const first = await run(to(writer, output))
       assert.equal(first.status, 0, first.stderr)
-      const whole = contents(to)
+      const whole = contents(output)
       assert.ok(whole.size > 0)
-      const second = await run([...words, '-o', to, '-q'])
-      assert.equal(second.status, 2, second.stderr)
-      assert.deepEqual(contents(to), whole)
+      await refusesWhatIsThere(writer, output, whole)
     })
   })
 }
+
+describe('a limit on the size of files (ulimit -f)', () => {
+  const names = Object.keys(writers).filter(name => /^embed to|^index|^a head/.test(name))
+  for (const name of names)
+    it(`${name}: a sentence, a status that is not 0, and no cut file`, async () => {
+      const place = join(dir, `limited-${name.replaceAll(' ', '-')}`)
+      await mkdir(place)
+      const {status, stderr} = await limited.run(...to(writers[name]!, join(place, `out${writers[name]!.ending}`)))
+      assert.ok(status !== null && status !== 0 && status !== 70, `status ${status}: ${stderr}`)
+      assert.match(stderr, /large|big|limit/i)
+      assert.deepEqual(
+        readdirSync(place).filter(entry => !entry.endsWith('.partial')),
+        []
+      )
+    })
+
+  it('a checkpoint of pretrain: a sentence, a status that is not 0, and no cut file', async () => {
+    const roomy = new CommandServer({env: {}, cwd: dir, patience, shell: 'ulimit -f 64'})
+    try {
+      const {status, stderr} = await roomy.run(...pretrain, '-o', 'trained', '-q')
+      assert.ok(status !== null && status !== 0 && status !== 70, `status ${status}: ${stderr}`)
+      assert.match(stderr, /large|big|limit/i)
+      const left = readdirSync(join(dir, 'trained'), {recursive: true, encoding: 'utf8'})
+      assert.deepEqual(
+        left.filter(entry => entry.includes('safetensors') || statSync(join(dir, 'trained', entry)).size >= 65536),
+        []
+      )
+    } finally {
+      await roomy.end()
+    }
+  })
+})
 
 it('every command with an output is tried here, or elsewhere', async () => {
   const root = fileURLToPath(new URL('../../commands', import.meta.url))

@@ -95,8 +95,21 @@ export class CommandServer {
   #last: Promise<unknown> = Promise.resolve()
 
   constructor(
-    private readonly options: {readonly env: Readonly<Record<string, string>>; readonly cwd: string; readonly patience?: number}
+    private readonly options: {
+      readonly env: Readonly<Record<string, string>>
+      readonly cwd: string
+      readonly patience?: number
+      /** Shell that comes before the process: limits, or a file system of its own. */
+      readonly shell?: string
+      /** The program that runs that shell, where it is not plain `bash`. */
+      readonly launcher?: readonly string[]
+    }
   ) {}
+
+  /** The process, while it runs. */
+  get pid(): number | undefined {
+    return this.#child?.pid
+  }
 
   run(...args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
     const ended = this.#last.then(() => this.#run(args))
@@ -126,8 +139,10 @@ export class CommandServer {
   }
 
   async #start(): Promise<ChildProcess> {
-    const {env, cwd} = this.options
-    const child = spawn(process.execPath, [fileURLToPath(new URL('./command-server.js', import.meta.url))], {
+    const {env, cwd, shell, launcher = []} = this.options
+    const words = [process.execPath, fileURLToPath(new URL('./command-server.js', import.meta.url))]
+    const all = shell === undefined ? words : [...launcher, 'bash', '-c', `${shell}\nexec "$@"`, 'bash', ...words]
+    const child = spawn(all[0]!, all.slice(1), {
       env: {...ownEnvironment(), ...env},
       cwd,
       stdio: ['ignore', 'inherit', 'inherit', 'ipc']
