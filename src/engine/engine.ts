@@ -87,6 +87,8 @@ export type Engine<Name extends string = string> = {
   }
   /** Looks for it; loads and compiles nothing. */
   describe(devices: Devices): Promise<Omit<EngineDescription, 'engine' | 'title'>>
+  /** Holds all of its fused forms against their reference forms, where they run on a device that has to be asked. */
+  checkForms?(): Promise<void>
   /** Makes it tfjs's current backend. Errors of status 5: it, or the device, is not to be had here. */
   start(request: StartRequest): Promise<Omit<EngineInfoOf, 'engine'>>
 }

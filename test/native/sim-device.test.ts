@@ -151,7 +151,7 @@ test('attention of libtorch is used where it agrees, and left out with a warning
   for (const factor of [1, 1.3]) {
     await onSim()
     checkKernelsOn(undefined) // no verdict stands
-    sim.falsifyAttention(factor)
+    sim.falsify('_efficient_attention_forward', factor)
     process.stderr.write = (text: string | Uint8Array) => said.push(String(text)) > 0
     try {
       const x = put(values)
@@ -162,7 +162,7 @@ test('attention of libtorch is used where it agrees, and left out with a warning
       assert.equal(sim.counts().calls['aten::_efficient_attention_forward'] !== undefined, true)
     } finally {
       process.stderr.write = write
-      sim.falsifyAttention(1)
+      sim.falsify('_efficient_attention_forward', 1)
     }
   }
   assert.equal(said.length, 1)

@@ -162,6 +162,46 @@ void refuseHostOperand(const c10::OperatorHandle& op, const at::Tensor& tensor) 
               tensor.sizes(), " lies on ", tensor.device(), ", expected it on ", device);
 }
 
+/** Operators that a test falsifies: by what they multiply their results. */
+std::map<std::string, double>& factors = *new std::map<std::string, double>();
+
+double factorOf(const c10::FunctionSchema& schema) {
+  const auto found = factors.find(schema.name());
+  return found == factors.end() ? 1 : found->second;
+}
+
+/** Real tensors of the device in a value, which may be a list. */
+void collect(const c10::IValue& value, std::vector<at::Tensor>& into) {
+  if (value.isTensor() && value.toTensor().defined() && value.toTensor().is_floating_point()) into.push_back(value.toTensor());
+  if (value.isTensorList())
+    for (const at::Tensor& tensor : value.toTensorList()) into.push_back(tensor);
+}
+
+/** What a call writes: those of its arguments that it changes in place. */
+std::vector<at::Tensor> writtenBy(const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {
+  std::vector<at::Tensor> found;
+  const auto given = torch::jit::last(stack, schema.arguments().size());
+  for (size_t i = 0; i < given.size(); i++)
+    if (schema.arguments()[i].alias_info() && schema.arguments()[i].alias_info()->isWrite()) collect(given[i], found);
+  return found;
+}
+
+void falsify(const std::vector<at::Tensor>& tensors, double factor) {
+  for (const auto& tensor : tensors) {
+    if (!tensor.is_floating_point()) continue;
+    Open open(tensor);
+    onHost(tensor).mul_(factor);
+  }
+}
+
+/** What a GPU's kernels refuse and a CPU's do not. */
+void refuseAsGpu(const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {
+  const auto given = torch::jit::last(stack, schema.arguments().size());
+  if (schema.name() == "aten::native_layer_norm" && given[2].isTensor() && given[2].toTensor().defined())
+    TORCH_CHECK(given[0].toTensor().scalar_type() == given[2].toTensor().scalar_type(), "expected scalar type ", given[0].toTensor().scalar_type(),
+                " but found ", given[2].toTensor().scalar_type());
+}
+
 /** Any operator, as one call of the device. */
 void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   TORCH_CHECK(!isView(op.schema()), op.schema().name(), " gives a view, for which sim has no kernel");
@@ -175,9 +215,18 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     counts.operators++;
     calls[op.schema().overload_name().empty() ? op.schema().name() : op.schema().name() + "." + op.schema().overload_name()]++;
   }
+  refuseAsGpu(op.schema(), *stack);
+  const double factor = factorOf(op.schema());
+  const auto written = factor == 1 ? std::vector<at::Tensor>() : writtenBy(op.schema(), *stack);
   inOperator = true;
   try {
     at::native::cpu_fallback(op, stack);
+    if (factor != 1) {
+      std::vector<at::Tensor> results = written;
+      if (written.empty())
+        for (const auto& value : torch::jit::last(*stack, op.schema().returns().size())) collect(value, results);
+      falsify(results, factor);
+    }
   } catch (...) {
     inOperator = nested;
     throw;
@@ -204,16 +253,14 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("set_.source_Tensor", &at::native::set_tensor_);
   library.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
   // What CUDA has one kernel for and libtorch otherwise puts together of many.
-  for (const char* name : {"native_layer_norm", "native_layer_norm_backward", "_foreach_norm.Scalar", "_foreach_mul_.Scalar", "_foreach_mul_.Tensor",
+  for (const char* name : {"native_layer_norm", "native_layer_norm_backward", "index_add", "logsumexp", "gelu", "gelu_backward", "linalg_vector_norm", "mv",
+                           "_foreach_norm.Scalar", "_foreach_mul_.Scalar", "_foreach_mul_.Tensor",
                            "_foreach_mul.Scalar", "_foreach_add_.List", "_foreach_add_.Scalar", "_foreach_lerp_.Scalar", "_foreach_lerp_.List",
                            "_foreach_copy_", "_foreach_addcmul_.Scalar", "_foreach_zero_"})
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&compute>());
 }
 
 // ----------------------------------------------------------------------------- attention over sequences one by one
-
-/** How a test falsifies attention: by a factor on the result. */
-double attentionFactor = 1;
 
 /** The tensors of a call, readable for as long as this lives. */
 struct Call {
@@ -250,11 +297,12 @@ std::vector<int64_t> startsOf(const at::Tensor& at, int64_t most, int64_t rows) 
 
 /** x [T, H, K] of queries, keys, values → the result; `lse(i, from, to, values [H, N])` takes the statistics. */
 template <typename F>
-void forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<int64_t>& starts, at::Tensor out, F&& lse) {
+void forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<int64_t>& starts, at::Tensor out, F&& lse,
+             double factor) {
   for (size_t i = 0; i + 1 < starts.size(); i++) {
     const auto [from, to] = std::pair(starts[i], starts[i + 1]);
     const auto s = at::matmul(sequence(q, from, to), sequence(k, from, to).transpose(1, 2)) / std::sqrt(double(q.size(2)));
-    out.slice(0, from, to).copy_(at::matmul(at::softmax(s, -1), sequence(v, from, to)).transpose(0, 1) * attentionFactor);
+    out.slice(0, from, to).copy_(at::matmul(at::softmax(s, -1), sequence(v, from, to)).transpose(0, 1) * factor);
     lse(static_cast<int64_t>(i), from, to, at::logsumexp(s, {-1}));
   }
 }
@@ -300,7 +348,8 @@ void efficientForward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   auto statistics = onHost(lse);
   statistics.fill_(INFINITY);
   forward(q[0], k[0], v[0], starts, onHost(out)[0],
-          [&](int64_t i, int64_t from, int64_t to, const at::Tensor& values) { statistics[i].slice(1, 0, to - from).copy_(values); });
+          [&](int64_t i, int64_t from, int64_t to, const at::Tensor& values) { statistics[i].slice(1, 0, to - from).copy_(values); },
+          factorOf(op.schema()));
   const auto seed = call.fresh({}, at::kLong), offset = call.fresh({}, at::kLong);
   torch::jit::push(*stack, out, lse, seed, offset, most, most);
 }
@@ -319,6 +368,7 @@ void efficientBackward(const c10::OperatorHandle& op, torch::jit::Stack* stack) 
   for (int i = 0; i < 3; i++) into[i] = onHost(grads[i] = call.fresh(q.sizes(), q.scalar_type()))[0];
   backward(d[0], q[0], k[0], v[0], out[0], starts, into,
            [&](int64_t i, int64_t from, int64_t to) { return lse[i].slice(1, 0, to - from); });
+  if (factorOf(op.schema()) != 1) into[0].mul_(factorOf(op.schema()));
   torch::jit::push(*stack, grads[0], grads[1], grads[2], at::Tensor());
 }
 
@@ -339,7 +389,8 @@ void flashForward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto out = call.fresh(q.sizes(), q.scalar_type()), lse = call.fresh({q.size(1), q.size(0)}, at::kFloat);
   auto statistics = onHost(lse);
   forward(q, k, v, starts, onHost(out),
-          [&](int64_t, int64_t from, int64_t to, const at::Tensor& values) { statistics.slice(1, from, to).copy_(values); });
+          [&](int64_t, int64_t from, int64_t to, const at::Tensor& values) { statistics.slice(1, from, to).copy_(values); },
+          factorOf(op.schema()));
   torch::jit::push(*stack, out, lse, call.fresh({2}, at::kLong), call.fresh({}, at::kLong), call.fresh({0}, q.scalar_type()));
 }
 
@@ -355,6 +406,7 @@ void flashBackward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   std::array<at::Tensor, 3> grads, into;
   for (int i = 0; i < 3; i++) into[i] = onHost(grads[i] = call.fresh(q.sizes(), q.scalar_type()));
   backward(d, q, k, v, out, starts, into, [&](int64_t, int64_t from, int64_t to) { return lse.slice(1, from, to); });
+  if (factorOf(op.schema()) != 1) into[0].mul_(factorOf(op.schema()));
   torch::jit::push(*stack, grads[0], grads[1], grads[2]);
 }
 
@@ -430,12 +482,16 @@ napi_value setLimit(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/** falsifyAttention(factor): multiplies every result of attention from now on. */
-napi_value falsifyAttention(napi_env env, napi_callback_info info) {
-  size_t count = 1;
-  napi_value value;
-  napi_get_cb_info(env, info, &count, &value, nullptr, nullptr);
-  napi_get_value_double(env, value, &attentionFactor);
+/** falsify(operator, factor): multiplies all that `aten::operator` gives or changes from now on; 1 leaves it as it is. */
+napi_value falsifyOperator(napi_env env, napi_callback_info info) {
+  size_t count = 2, length = 0;
+  napi_value values[2];
+  napi_get_cb_info(env, info, &count, values, nullptr, nullptr);
+  char name[128];
+  double factor = 1;
+  napi_get_value_string_utf8(env, values[0], name, sizeof(name), &length);
+  napi_get_value_double(env, values[1], &factor);
+  factors["aten::" + std::string(name, length)] = factor;
   return nullptr;
 }
 
@@ -468,7 +524,7 @@ napi_value init(napi_env env, napi_value exports) {
     registered = true;
   }
   const std::pair<const char*, napi_callback> functions[] = {
-      {"counts", readCounts}, {"reset", reset}, {"setLimit", setLimit}, {"falsifyAttention", falsifyAttention}, {"uncoveredViews", uncoveredViews}};
+      {"counts", readCounts}, {"reset", reset}, {"setLimit", setLimit}, {"falsify", falsifyOperator}, {"uncoveredViews", uncoveredViews}};
   for (const auto& [name, function] : functions) {
     napi_value value;
     napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);

@@ -27,8 +27,8 @@ export type Sim = {
   reset(): void
   /** Bytes of memory from now on; 0 for as good as endless. */
   setLimit(bytes: number): void
-  /** Multiplies every result of attention over packed sequences from now on: a kernel that does not agree. */
-  falsifyAttention(factor: number): void
+  /** Multiplies all that an operator of ATen gives or changes in place from now on, as a wrong kernel; 1 ends it. */
+  falsify(operator: string, factor: number): void
   /** Operators of libtorch that give views and that the device cannot run. */
   uncoveredViews(): string[]
 }

@@ -24,7 +24,11 @@ export const torchEngine: Engine<'torch'> = {
     }
   },
   describe,
-  start
+  start,
+  async checkForms() {
+    const [{onCpu}, {checkAllForms}] = await Promise.all([import('./kernels/device.js'), import('./kernels/all-forms.js')])
+    if (!onCpu()) checkAllForms()
+  }
 }
 
 async function describe({cpu, gpus}: Devices): Promise<Omit<EngineDescription, 'engine' | 'title'>> {

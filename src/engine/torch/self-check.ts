@@ -15,8 +15,8 @@ export type KernelVerdict = {
   /** `flash attention (bf16, heads of 64)`. */
   readonly kernel: string
   readonly serves: boolean
-  /** Largest difference over the largest entry; null where it does not run here. */
-  readonly error: number | null
+  /** Largest difference over the largest entry, `NaN` where one is no number; null where it does not run here. */
+  readonly error: number | 'NaN' | null
 }
 
 const file = (): string => join(cacheFolder(), 'kernels.json')
@@ -73,7 +73,7 @@ export function agrees({name, of, limit}: {name: string; of: string; limit: numb
     if ((failure as {code?: unknown}).code === 'OUT_OF_MEMORY') throw failure
   }
   const serves = error !== null && error <= limit
-  const verdict = {kernel, serves, error: error === null || Number.isNaN(error) ? null : error}
+  const verdict: KernelVerdict = {kernel, serves, error: Number.isNaN(error) ? 'NaN' : error}
   verdicts.set(kernel, verdict)
   keepVerdict(verdict)
   if (!serves && error !== null)
@@ -83,7 +83,10 @@ export function agrees({name, of, limit}: {name: string; of: string; limit: numb
 
 /** The verdicts on a device as sentences for `engine list`. */
 export const verdictLines = (place: string): string[] =>
-  readVerdicts()[place]?.map(
-    ({kernel, serves, error}) =>
-      `${kernel} ${serves ? `is used: it agrees to ${error?.toPrecision(2)} of the largest entry` : error === null ? 'is not in this libtorch for this device' : `is left out: it is off by ${error.toPrecision(2)} of the largest entry`}`
-  ) ?? []
+  readVerdicts()[place]?.map(({kernel, serves, error}) => {
+    const off = typeof error === 'number' ? error.toPrecision(2) : error
+    if (serves) return `${kernel} is used: it agrees to ${off} of the largest entry`
+    return error === null
+      ? `${kernel} is not in this libtorch for this device`
+      : `${kernel} is left out: it is off by ${off} of the largest entry`
+  }) ?? []

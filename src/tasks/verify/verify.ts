@@ -56,6 +56,7 @@ const everywhere = ['fp32', 'bf16'] as const
 export async function* verify({golden: folder, precision = 'auto', ...request}: VerifyRequest): AsyncGenerator<Check, EngineInfo> {
   const golden = await openGolden(folder)
   const info = await startEngine({...request, precision})
+  await engineOf(info.engine).checkForms?.() // `engine list` shows what was found
   const precisions: readonly Precision[] =
     precision === 'auto' ? everywhere.filter(one => engineOf(info.engine).precisions.includes(one)) : [info.precision]
   const backbones = Object.keys(golden.index.vit)

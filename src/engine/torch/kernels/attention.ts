@@ -4,21 +4,21 @@
  * On a CPU: the addon's own loop in bfloat16, elsewhere two batched products with a softmax between them, which beat
  * the tiled kernel at the lengths of image crops. On other devices: libtorch's kernels over sequences of unequal
  * lengths, FlashAttention in half precision and the memory-efficient one elsewhere, each once it has agreed with the
- * plain form here (`self-check.ts`); then the plain form.
+ * plain form here (`fused-form.ts`); then the plain form.
  *
  * T rows, H heads of width K, C = H·K.
  */
 import type {TensorInfo} from '../../../tensor/tf.js'
 import {inPlace, op, ops, scalarType, scoped, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {agrees} from '../self-check.js'
-import {formatName, roundingLimits, waves, worstOf} from './checked.js'
 import type {Result} from './define.js'
 import {castTo, define, defineMany, handleOf} from './define.js'
 import {constantHandle} from './constants.js'
 import {hasNativeKernel, onCpu} from './device.js'
+import {fusedForm, productLimits, wavesOf} from './fused-form.js'
+import type {ListedForm} from './fused-form.js'
 
-const {bfloat16, float16, float32} = scalarType
+const {bfloat16, float16} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
 
 type Groups = readonly {count: number; length: number}[]
@@ -197,26 +197,33 @@ const CHECKED: Groups = [
   {count: 2, length: 9},
   {count: 3, length: 5}
 ]
-/** How far a kernel is from the plain form on small numbers, forward and backward. */
-const difference = ({forward, backward}: PackedKernel, type: number, K: number): number =>
-  worstOf(() => {
-    const [H, T] = [2, CHECKED.reduce((sum, {count, length}) => sum + count * length, 0)]
-    const [qkv, grad] = [castTo(waves([T, 3 * H * K], 0.7311), type), castTo(waves([T, H * K], 1.1173), type)]
-    const pass = forward(qkv, CHECKED, H)
-    return [
-      [pass[0], plainForward(qkv, CHECKED, H)],
-      [backward(grad, qkv, pass, CHECKED, H), plainBackward(grad, qkv, CHECKED, H)]
-    ]
+/** A kernel on small sequences, forward and backward, beside the plain form. */
+const formOf = ({name, takes, forward, backward}: PackedKernel, operators: readonly string[]): ListedForm =>
+  fusedForm<readonly [qkv: Handle, grad: Handle], number>({
+    name,
+    operators,
+    limits: new Map([...productLimits].filter(([type]) => takes(type))),
+    trials: (type, K) => {
+      const T = CHECKED.reduce((sum, {count, length}) => sum + count * length, 0)
+      return [[[wavesOf(type, [T, 6 * K], 0.7311), wavesOf(type, [T, 2 * K], 1.1173)], 2]]
+    },
+    fused: ([qkv, grad], heads) => {
+      const pass = forward(qkv, CHECKED, heads)
+      return [pass[0], backward(grad, qkv, pass, CHECKED, heads)]
+    },
+    reference: ([qkv, grad], heads) => [plainForward(qkv, CHECKED, heads), plainBackward(grad, qkv, CHECKED, heads)]
   })
 
+/** The kernels for packed sequences, the quickest first. */
+const packedKernels = [
+  {kernel: flash, form: formOf(flash, ['_flash_attention_forward', '_flash_attention_backward'])},
+  {kernel: efficient, form: formOf(efficient, ['_efficient_attention_forward', '_efficient_attention_backward'])}
+]
+export const attentionForms = packedKernels.map(({form}) => form)
+
 /** The kernel that serves for heads of width K; undefined where none does, as on a CPU. */
-function packedKernel(type: number, K: number): PackedKernel | undefined {
-  if (onCpu()) return undefined
-  const of = `${formatName(type)}, heads of ${K}`
-  // Float32 may be multiplied in TensorFloat-32 inside the kernel, as its own test in libtorch allows.
-  const limit = type === float32 ? 2e-3 : (roundingLimits.get(type) ?? 0)
-  return [flash, efficient].find(kernel => kernel.takes(type) && agrees({name: kernel.name, of, limit}, () => difference(kernel, type, K)))
-}
+const packedKernel = (type: number, K: number): PackedKernel | undefined =>
+  onCpu() ? undefined : packedKernels.find(({kernel, form}) => kernel.takes(type) && form.serves(type, K))?.kernel
 
 /** Forward, with what the backward half wants of it where `training`. */
 function attend({qkv}: Record<string, TensorInfo>, attrs: Record<string, unknown>, training: boolean): Handle[] {

@@ -9,11 +9,10 @@
  */
 import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {agrees} from '../self-check.js'
-import {formatName, roundingLimits, waves, worstOf} from './checked.js'
-import {hasNativeKernel, onCpu, onednnTakes} from './device.js'
-import {define, defineMany, handleOf, track, castTo, typeOfPrecision} from './define.js'
 import {backend} from '../backend.js'
+import {define, defineMany, handleOf, track, castTo, typeOfPrecision} from './define.js'
+import {hasNativeKernel, onCpu, onednnTakes} from './device.js'
+import {geluForm, geluGradForm, indexAddForm, layerNormForm, layerNormGradForm, linearGeluForm, swiGluGradForm} from './fused-forms.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
@@ -51,21 +50,12 @@ defineMany('Dinov2Pixels', ({centre, scale}, {images}) => {
  */
 function linearOp(x: Handle, weight: Handle, bias: Handle | null, gelu: boolean): Handle {
   if (onednnTakes(typeOf(weight))) return op('mkldnn::_linear_pointwise', x, weight, bias, gelu ? 'gelu' : 'none', [], gelu ? 'none' : '')
-  if (gelu && bias !== null && agreesWithGelu(typeOf(x))) return op('_addmm_activation', bias, x, op('t', weight), 1, 1, true)
+  if (gelu && bias !== null && !onCpu()) return linearGeluForm.run(typeOf(x), [x, weight, bias], undefined)[0]!
   const y = op('linear', x, weight, bias)
-  return gelu ? op('gelu', y, 'none') : y
+  return gelu ? geluOf(y) : y
 }
 
-/** The product that ends with GELU may take its approximation by tanh, good enough for half precision alone. */
-const agreesWithGelu = (type: number): boolean =>
-  !onCpu() &&
-  agrees({name: 'product with GELU', of: formatName(type), limit: roundingLimits.get(type)!}, () =>
-    worstOf(() => {
-      const [x, w, b] = [[9, 64] as const, [48, 64] as const, [48] as const].map((shape, i) => castTo(waves(shape, 0.7311 + 0.1 * i), type))
-      const y = op('_addmm_activation', b!, x!, op('t', w!), 1, 1, true)
-      return [[y, op('gelu', op('linear', x!, w!, b!), 'none')]]
-    })
-  )
+const geluOf = (x: Handle): Handle => geluForm.run(typeOf(x), [x], undefined)[0]!
 
 /** x·Wᵀ + b, GELU where asked, and the residual where there is one. */
 function linearInto(x: Handle, w: Handle, bias: Handle | null, gelu: boolean, residual?: Handle): Handle {
@@ -135,14 +125,14 @@ function scaledGrads(gw: Handle, gb: Handle, w: Handle, b: Handle, g: Handle): [
 // ------------------------------------------------------------------------------------------------------------
 // activation
 
-define('Dinov2Gelu', ({x}) => op('gelu', handleOf(x!), 'none'))
+define('Dinov2Gelu', ({x}) => geluOf(handleOf(x!)))
 // The own loop is for bfloat16 alone: its polynomial is good to 2e-6. At 5027 × 1536 it takes 2.7 ms of one thread
 // where libtorch's takes 5.0.
 define('Dinov2GeluGrad', ({dy, x}) => {
   const grad = castTo(handleOf(dy!), typeOf(handleOf(x!)))
   if (typeOf(handleOf(x!)) === bfloat16 && hasNativeKernel('gelu'))
     return op('dinov2::gelu_grad', op('contiguous', grad), op('contiguous', handleOf(x!)))
-  return op('gelu_backward', grad, handleOf(x!), 'none')
+  return geluGradForm.run(typeOf(grad), [grad, handleOf(x!)], undefined)[0]!
 })
 
 define('Dinov2SwiGlu', ({ab}) => {
@@ -152,7 +142,7 @@ define('Dinov2SwiGlu', ({ab}) => {
 define('Dinov2SwiGluGrad', ({dy, ab}) => {
   const [a, b] = ops('chunk', handleOf(ab!), 2, 1)
   const grad = castTo(handleOf(dy!), typeOf(a!))
-  return op('cat', [op('silu_backward', op('mul.Tensor', grad, b!), a!), op('mul.Tensor', grad, op('silu', a!))], 1)
+  return op('cat', swiGluGradForm.run(typeOf(grad), [grad, a!, b!], undefined), 1)
 })
 
 // -------------------------------------------------------------------------------------------------------------------
@@ -160,6 +150,17 @@ define('Dinov2SwiGluGrad', ({dy, ab}) => {
 
 const usesNativeNorm = (x: Handle, weight: Handle): boolean =>
   typeOf(weight) === float32 && typeOf(x) !== scalarType.float16 && hasNativeKernel('norm')
+
+/**
+ * Rows and parameters in one format, for GPUs refuse to normalise rows of one by parameters of another. A CPU takes
+ * them as they are.
+ */
+const inOneFormat = (x: Handle, weight: Handle, bias: Handle): [Handle, Handle, Handle] =>
+  onCpu() || typeOf(x) === typeOf(weight) ? [x, weight, bias] : ([x, weight, bias].map(y => castTo(y, float32)) as [Handle, Handle, Handle])
+
+/** base with factor·y added to its rows. */
+const addedRows = (base: Handle, rows: Handle, y: Handle, factor = 1): Handle =>
+  indexAddForm.run(typeOf(base), [base, rows, castTo(y, typeOf(base))], factor)[0]!
 
 defineMany('Dinov2LayerNorm', ({x, weight, bias, like}, {eps}) => {
   const input = handleOf(x!)
@@ -175,7 +176,8 @@ defineMany('Dinov2LayerNorm', ({x, weight, bias, like}, {eps}) => {
     )
     return [y!, mean!, rstd!]
   }
-  const [y, mean, rstd] = ops('native_layer_norm', input, [x!.shape[1]!], handleOf(weight!), handleOf(bias!), eps as number)
+  const [rows, w, b] = inOneFormat(input, handleOf(weight!), handleOf(bias!))
+  const [y, mean, rstd] = layerNormForm.run(typeOf(rows), [rows, w, b], eps as number)
   return [castTo(y!, type), mean!, rstd!]
 })
 
@@ -193,21 +195,14 @@ defineMany('Dinov2LayerNormGrad', ({dy, x, mean, rstd, weight, bias, onto, rows}
       base === null ? null : op('contiguous', base),
       rows ? handleOf(rows) : null
     )
-  const [dx, dw, db] = ops(
-    'native_layer_norm_backward',
-    castTo(handleOf(dy!), typeOf(input)),
-    input,
-    [x!.shape[1]!],
-    handleOf(mean!),
-    handleOf(rstd!),
-    handleOf(weight!),
-    handleOf(bias!),
-    [true, true, true]
-  )
+  const [like, w, b] = inOneFormat(input, handleOf(weight!), handleOf(bias!))
+  const tensors = [castTo(handleOf(dy!), typeOf(like)), like, handleOf(mean!), handleOf(rstd!), w, b] as const
+  const [dx, dw, db] = layerNormGradForm.run(typeOf(like), tensors, undefined)
   const sums = [castTo(dw!, float32), castTo(db!, float32)]
-  if (rows) return [op('index_add', base!, 0, handleOf(rows), castTo(dx!, typeOf(base!)), 1), ...sums]
-  if (base !== null) inPlace('add_.Tensor', dx!, base)
-  return [dx!, ...sums]
+  if (rows) return [addedRows(base!, handleOf(rows), dx!), ...sums]
+  const grad = castTo(dx!, typeOf(input))
+  if (base !== null) inPlace('add_.Tensor', grad, base)
+  return [grad, ...sums]
 })
 
 // -------------------------------------------------------------------------------------------------------------------
@@ -241,7 +236,7 @@ define('Dinov2AddRows', ({x, rows, y, factors}, {factor}) => {
       factor as number
     )
   const scaled = factors ? op('mul.Tensor', handleOf(y!), handleOf(factors)) : handleOf(y!)
-  return op('index_add', base, 0, handleOf(rows!), castTo(scaled, typeOf(base)), factor as number)
+  return addedRows(base, handleOf(rows!), scaled, factor as number)
 })
 
 // -------------------------------------------------------------------------------------------------------------------

@@ -4,29 +4,23 @@
  * `model/head.ts`). On a CPU the addon's own loops go once over memory where operators go five times.
  */
 import type {Tensor} from '../../../tensor/tf.js'
-import {inPlace, op, ops, scalarType} from '../binding.js'
+import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
 import {constantHandle} from './constants.js'
 import {define, defineMany, handleOf, castTo, typeOfPrecision} from './define.js'
 import {hasNativeKernel} from './device.js'
+import {columnLossForm, indexAddForm, logSumOfRowsForm, rowNormsForm, sinkhornForm, targetsForm} from './fused-forms.js'
 
 const {float32} = scalarType
+const typeOf = (x: Handle): number => torch().type(x)
 
 const sliceRows = (x: Handle, start: number, count: number): Handle => op('slice.Tensor', x, 0, start, start + count, 1)
-
-/** A float32 copy of s/τ − v − u, which may be changed. */
-function exponent(s: Handle, temperature: number, u?: Handle, v?: Handle): Handle {
-  const x = op('div.Scalar', castTo(s, float32), temperature)
-  if (v) inPlace('sub_.Tensor', x, v)
-  if (u) inPlace('sub_.Tensor', x, op('unsqueeze', u, 1))
-  return x
-}
 
 define('Dinov2LogSumOfRows', ({s, v}, {temperature}) => {
   const logits = v ? handleOf(v) : undefined
   const found = hasNativeKernel('loss')
     ? op('dinov2::log_sum_of_rows', op('contiguous', handleOf(s!)), logits ?? null, temperature as number)
-    : op('logsumexp', exponent(handleOf(s!), temperature as number, undefined, logits), [1], false)
+    : logSumOfRowsForm.run(typeOf(handleOf(s!)), [handleOf(s!), logits], temperature as number)[0]!
   return [found, 'float32']
 })
 
@@ -37,23 +31,12 @@ defineMany('Dinov2SinkhornTurn', ({s, u, v}, {temperature, prototypes}) => {
       x => [x, 'float32'] as const
     )
   const before = v ? handleOf(v) : op('div.Scalar', castTo(op('amax', handleOf(s!), [0], false), float32), tau)
-  const p = exponent(handleOf(s!), tau, handleOf(u!), before)
-  inPlace('exp_', p)
-  const totals = op('sum.dim_IntList', p, [0], false)
-  inPlace('clamp_min_', totals, 1e-37)
-  inPlace('mul_.Scalar', totals, K / s!.shape[0]!)
-  return [
-    [op('add.Tensor', before, op('log', totals)), 'float32'],
-    [op('mv', p, op('reciprocal', totals)), 'float32']
-  ]
+  const options = {temperature: tau, prototypes: K, rows: s!.shape[0]!}
+  return sinkhornForm.run(typeOf(handleOf(s!)), [handleOf(s!), handleOf(u!), before], options).map(x => [x, 'float32'] as const)
 })
 
 /** exp(s/τ − u − v), float32. */
-function targets(s: Handle, u: Handle, v: Handle, temperature: number): Handle {
-  const x = exponent(s, temperature, u, v)
-  inPlace('exp_', x)
-  return x
-}
+const targets = (s: Handle, u: Handle, v: Handle, temperature: number): Handle => targetsForm.run(typeOf(s), [s, u, v], temperature)[0]!
 define('Dinov2Targets', ({s, u, v}, {temperature}) => [targets(handleOf(s!), handleOf(u!), handleOf(v!), temperature as number), 'float32'])
 
 type Segments = readonly {
@@ -96,21 +79,14 @@ defineMany('Dinov2ColumnLoss', ({s, lse, weights}, attrs) => {
       continue
     }
     const all = targets(handleOf(t), handleOf(u), handleOf(v), tau)
-    const pick = (row: Handle): Handle => op('index_select', all, 0, row)
-    const target = second ? op('add.Tensor', pick(first!), pick(second)) : first ? pick(first) : all
-    const x = exponent(logits, temperature)
-    dots.push(op('sum.dim_IntList', op('mul.Tensor', target, x), [1], false))
-    inPlace('sub_.Tensor', x, op('unsqueeze', total, 1))
-    inPlace('exp_', x)
-    if (second) inPlace('mul_.Scalar', x, 2)
-    inPlace('sub_.Tensor', x, target)
-    inPlace('mul_.Tensor', x, op('unsqueeze', op('div.Scalar', weight, temperature), 1))
-    inPlace('copy_', gradientRows, x, false)
+    const [dot, slope] = columnLossForm.run(typeOf(logits), [logits, total, weight, all, first, second], temperature)
+    dots.push(dot!)
+    inPlace('copy_', gradientRows, slope!, false)
   }
   return [[dots.length === 1 ? dots[0]! : op('cat', dots, 0), 'float32'], gradient]
 })
 
-const lengths = (v: Handle): Handle => op('linalg_vector_norm', v, 2, [1], true)
+const lengths = (v: Handle): Handle => rowNormsForm.run(typeOf(v), [v], undefined)[0]!
 
 define('Dinov2Prototypes', ({v, g}, {precision}) => {
   if (hasNativeKernel('loss')) return op('dinov2::weight_norm', handleOf(v!), handleOf(g!), precision === 'bf16')
@@ -145,7 +121,7 @@ defineMany('Dinov2Koleo', ({x}, {eps}) => {
   const kept = op('add.Scalar', distance, small, 1)
   const loss = op('mul.Scalar', op('sum', op('log', kept)), -1 / B)
   const slope = op('div.Tensor', gap, op('mul.Scalar', op('mul.Tensor', distance, kept), -B)) // d loss / d gap
-  const du = op('index_add', slope, 0, near, slope, -1)
+  const du = indexAddForm.run(float32, [slope, near, slope], -1)[0]!
   const along = op('sum.dim_IntList', op('mul.Tensor', du, u), [1], true)
   return [[loss, 'float32'], op('div.Tensor', op('addcmul', du, u, along, -1), length)]
 })
