@@ -1,7 +1,7 @@
 /**
  * The group of processes of one training run, on c10d of libtorch: Gloo between processors, NCCL between NVIDIA GPUs.
  *
- * The group is made once. Its collectives are operators `dinov2_processes::…`, which the other addon calls by name as it calls any
+ * There is one group at a time. Its collectives are operators `dinov2_processes::…`, which the other addon calls by name as it calls any
  * operator of libtorch, so that no tensor has to pass from one addon to the other. What may wait for long (joining, the exchange of
  * a few bytes before each step) runs on a thread of its own and resolves a promise. A thread counts up a number in the store twice a second:
  * that number separates processes that no longer run from slow ones.
@@ -17,6 +17,7 @@
 #endif
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -204,13 +205,15 @@ void joinGroup(Group& g) {
   const char* interface = getenv("GLOO_SOCKET_IFNAME");
   options->devices.push_back(interface && *interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface, false)
                                                      : c10d::ProcessGroupGloo::createDefaultDevice(false));
-  g.cpu = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", g.store), wish.rank, wish.size, options);
+  // While processes are awaited, a store answers nobody else: this one is of the connections alone.
+  const auto store = connect(wish, false);
+  g.cpu = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", store), wish.rank, wish.size, options);
   g.tensors = g.cpu;
   if (wish.device.rfind("cuda", 0) != 0) return;
 #ifdef DINOV2_NCCL
   auto nccl = c10d::ProcessGroupNCCL::Options::create();
   nccl->timeout = wish.timeout;
-  g.tensors = c10::make_intrusive<c10d::ProcessGroupNCCL>(c10::make_intrusive<c10d::PrefixStore>("nccl", g.store), wish.rank, wish.size, nccl);
+  g.tensors = c10::make_intrusive<c10d::ProcessGroupNCCL>(c10::make_intrusive<c10d::PrefixStore>("nccl", store), wish.rank, wish.size, nccl);
 #else
   TORCH_CHECK(false, "this addon was compiled without NCCL");
 #endif
@@ -315,14 +318,19 @@ struct Arguments {
 napi_value meetStore(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     Arguments args(env, info);
-    TORCH_CHECK(!group, "this process has met the others already");
+    TORCH_CHECK(!group || !group->open, "this process has met the others already");
     bool isServer = false;
     napi_get_value_bool(env, args[5], &isServer);
     group = new Group();
     group->wish = {text(env, args[0]), text(env, args[2]), "cpu", static_cast<int>(number(env, args[1])), static_cast<int>(number(env, args[3])),
                    static_cast<int>(number(env, args[4])), isServer, milliseconds(static_cast<int64_t>(number(env, args[6])))};
     return promise(env, [] {
-      meet(*group);
+      try {
+        meet(*group);
+      } catch (...) {
+        group->open = false;
+        throw;
+      }
       return std::string();
     });
   });
@@ -448,6 +456,8 @@ napi_value leave(napi_env env, napi_callback_info info) {
 }
 
 napi_value init(napi_env env, napi_value exports) {
+  // What fails is told in a sentence by whoever called; c10d would print a trace of its own before it.
+  if (!getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
   const std::pair<const char*, napi_callback> functions[] = {{"meet", meetStore}, {"join", join},   {"exchange", exchange}, {"put", put},    {"putFirst", putFirst},
                                                              {"read", read},      {"failure", failure}, {"tick", tick}, {"beats", beats}, {"close", closeGroup},  {"leave", leave}};
   for (const auto& [name, function] : functions) {

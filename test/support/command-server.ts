@@ -1,6 +1,7 @@
 /**
  * Runs the real program's command lines one after the other in one process, for tests that try many commands: each
- * request is a list of words, each answer what a shell would have seen. The process of `CommandServer`.
+ * request is a list of words with what it changes of the environment, each answer what a shell would have seen. The
+ * process of `CommandServer`.
  */
 import {fileURLToPath} from 'node:url'
 import {main} from '../../src/cli/main.js'
@@ -21,11 +22,12 @@ process.exit = (() => {
   throw ENDED
 }) as typeof process.exit
 
-process.on('message', (args: string[]) => {
+process.on('message', ({args, env}: {args: string[]; env: Record<string, string>}) => {
   void (async () => {
     said = {stdout: '', stderr: ''}
     process.exitCode = undefined
     delete process.env['NO_COLOR']
+    Object.assign(process.env, env)
     try {
       await main(manifest, args)
     } catch (error) {

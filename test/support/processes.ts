@@ -1,6 +1,6 @@
 /** Starts the program as a launcher of several processes does: with their numbers in the environment. */
 import {createServer} from 'node:net'
-import {realBinary, start, type Ended} from './program.js'
+import {CommandServer, realBinary, start, type Ended} from './program.js'
 
 /** A port of this machine that nobody listens at. */
 const freePort = (): Promise<number> =>
@@ -20,19 +20,37 @@ export async function startTogether(
   args: (rank: number) => readonly string[],
   env: Readonly<Record<string, string>> = {}
 ): Promise<Together> {
-  const port = await freePort()
+  const port = String(await freePort())
   const children = Array.from({length: size}, (_, rank) =>
-    start(realBinary, args(rank), {
-      env: {
-        RANK: String(rank),
-        WORLD_SIZE: String(size),
-        LOCAL_RANK: String(rank),
-        LOCAL_WORLD_SIZE: String(size),
-        MASTER_ADDR: '127.0.0.1',
-        MASTER_PORT: String(port),
-        ...env
-      }
-    })
+    start(realBinary, args(rank), {env: {...numbersOf(rank, size), MASTER_PORT: port, ...env}})
   )
   return {children, ended: Promise.all(children.map(({ended}) => ended))}
 }
+
+/** Several processes that stay, for many commands that run in all of them at a time. */
+export class ServersTogether {
+  readonly #servers: readonly CommandServer[]
+
+  constructor(size: number, cwd: string) {
+    this.#servers = Array.from({length: size}, (_, rank) => new CommandServer({env: numbersOf(rank, size), cwd}))
+  }
+
+  /** Runs a command in all processes, with the arguments that `args` gives each; they meet at a port of their own. */
+  async run(args: (rank: number) => readonly string[]): Promise<Ended[]> {
+    const env = {MASTER_PORT: String(await freePort())}
+    return Promise.all(this.#servers.map((server, rank) => server.runIn(env, args(rank))))
+  }
+
+  async end(): Promise<void> {
+    await Promise.all(this.#servers.map(server => server.end()))
+  }
+}
+
+/** What a launcher says to a process of one machine. */
+const numbersOf = (rank: number, size: number): Record<string, string> => ({
+  RANK: String(rank),
+  WORLD_SIZE: String(size),
+  LOCAL_RANK: String(rank),
+  LOCAL_WORLD_SIZE: String(size),
+  MASTER_ADDR: '127.0.0.1'
+})

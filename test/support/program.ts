@@ -112,12 +112,17 @@ export class CommandServer {
   }
 
   run(...args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
-    const ended = this.#last.then(() => this.#run(args))
+    return this.runIn({}, args)
+  }
+
+  /** Runs a command in an environment that differs in `env` from here on. */
+  runIn(env: Readonly<Record<string, string>>, args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
+    const ended = this.#last.then(() => this.#run(env, args))
     this.#last = ended.catch(() => undefined)
     return ended
   }
 
-  async #run(args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
+  async #run(env: Readonly<Record<string, string>>, args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
     const {patience = 300_000} = this.options
     const child = (this.#child ??= await this.#start())
     const settled = new AbortController()
@@ -129,7 +134,7 @@ export class CommandServer {
       waited = true
       child.kill('SIGKILL')
     }, patience)
-    child.send(args)
+    child.send({args, env})
     const [found] = await Promise.race([answer, ended.then(([status, signal]) => [{status, signal, stdout: '', stderr: ''}])])
     clearTimeout(timer)
     settled.abort()

@@ -2,7 +2,7 @@
  * The process group of the torch engine: a small addon (`native/processes`) over c10d of libtorch, compiled and loaded
  * at the first run of several processes and never otherwise.
  *
- * The group is made once in a process. Its collectives are operators of libtorch, which the kernels registered here
+ * A process is in one group at a time. Its collectives are operators of libtorch, which the kernels registered here
  * call for `tensor/ops/collectives.ts`.
  */
 import {createRequire} from 'node:module'

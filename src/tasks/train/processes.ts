@@ -237,6 +237,7 @@ export class TrainingProcesses implements Processes {
       // The store is gone: nobody can read it.
     }
     if (this.launch.keepsStore) await sleep(GONE)
+    this.close()
     process.on('exit', status => this.group.leave(status))
   }
 }

@@ -11,7 +11,10 @@ import type {ParamMap} from '../../../src/optim/adamw.js'
 import {concat, dispose, registerKernel, tensor} from '../../../src/tensor/tf.js'
 import type {KernelConfig, Tensor} from '../../../src/tensor/tf.js'
 import {unflatten} from '../../../src/tensor/tree.js'
-import {counted, onPlain} from '../../support/engine.js'
+import {backend} from '../../../src/engine/torch/backend.js'
+import {scalarType, torch} from '../../../src/engine/torch/binding.js'
+import type {Processes} from '../../../src/tensor/ops/collectives.js'
+import {counted, onPlain, onTorch} from '../../support/engine.js'
 
 const DEPTH = 3
 const events: string[] = []
@@ -19,10 +22,16 @@ const names = new Map<number, string>()
 /** What the next collective is called in the log. */
 let coming: string[] = []
 
-function register(kernelName: string, work: (x: Tensor | undefined, attrs: Record<string, unknown>) => Tensor | []): void {
+function register(
+  kernelName: string,
+  work: (x: Tensor | undefined, attrs: Record<string, unknown>) => Tensor | [],
+  backendName = 'cpu'
+): void {
   const kernelFunc = ({inputs, attrs}: {inputs: {x?: Tensor}; attrs?: unknown}) => work(inputs.x, attrs as Record<string, unknown>)
-  registerKernel({kernelName, backendName: 'cpu', kernelFunc} as unknown as KernelConfig)
+  registerKernel({kernelName, backendName, kernelFunc} as unknown as KernelConfig)
 }
+
+const first: Processes = {rank: 0, size: 2}
 
 function begins(attrs: Record<string, unknown>): void {
   const number = names.size + 1
@@ -39,7 +48,7 @@ test('the next block is gathered, and the gradients of the last one are summed, 
   const before = counted()
   const full: ParamMap = new Map([['backbone.norm.weight', tensor([1, 1, 1, 1])]])
   for (let i = 0; i < DEPTH; i++) full.set(`backbone.blocks.${i}.norm1.weight`, tensor([i, i, i]))
-  const sharding = new Sharding({rank: 0, size: 2}, 'fp32', full)
+  const sharding = new Sharding(first, 'fp32', full)
   const pieces = sharding.shard(full)
   const sums: ParamMap = new Map()
   coming = ['outside', 'block 0', 'block 1', 'block 2', 'block 2 again', 'block 1 again', 'sums 2', 'block 0 again', 'sums 1', 'sums 0']
@@ -69,6 +78,41 @@ test('the next block is gathered, and the gradients of the last one are summed, 
     [0, 1, 2].map(i => `backbone.blocks.${i}.norm1.weight`),
     'every block has its sums'
   )
+  dispose([...sums.values(), ...pieces.values()])
+  assert.equal(counted(), before, 'nothing is left behind')
+})
+
+test('in bf16, linear layers of blocks travel in two bytes a number, all else in four, and gradients are added up in float32', async () => {
+  await onTorch()
+  const before = counted()
+  const sent: string[] = []
+  const log = (what: string, x: Tensor): void => {
+    const type = torch().type(backend().handle(x))
+    sent.push(`${what} ${type === scalarType.bfloat16 ? 'bf16' : type === scalarType.float32 ? 'fp32' : type}: ${x.size}`)
+  }
+  register('Dinov2BeginAllGather', x => (log('gather', x!), concat([x!, x!])), 'torch')
+  register('Dinov2BeginAllToAll', x => (log('gradients', x!), x!.clone()), 'torch')
+  register('Dinov2Wait', () => [], 'torch')
+  const full: ParamMap = new Map([
+    ['backbone.norm.weight', tensor([1, 1, 1, 1])],
+    ['backbone.blocks.0.norm1.weight', tensor([1, 1])],
+    ['backbone.blocks.0.attn.qkv.weight', tensor([[1, 1, 1, 1], [1, 1, 1, 1]])] // prettier-ignore
+  ])
+  const sharding = new Sharding(first, 'bf16', full)
+  const pieces = sharding.shard(full)
+  const sums: ParamMap = new Map()
+  const lent = sharding.lend<{backbone: Vit}>(pieces, own => Sharding.addTo(sums, own))
+  lent.access.use(0, () => undefined, undefined)
+  const grads = [
+    ['norm1.weight', tensor([256.5, 1.25])],
+    ['attn.qkv.weight', tensor([[256, 256, 256, 256], [1, 1, 1, 1]])] // prettier-ignore
+  ] as const
+  lent.access.gradients(0, unflatten<Block>([...grads]))
+  lent.dispose()
+  assert.deepEqual(sent, ['gather fp32: 2', 'gather fp32: 1', 'gather bf16: 4', 'gradients fp32: 2', 'gradients bf16: 8'])
+  const sumOf = (name: string): number[] => [...sums.get(`backbone.blocks.0.${name}`)!.dataSync<'float32'>()]
+  assert.deepEqual(sumOf('norm1.weight'), [257.75])
+  assert.deepEqual(sumOf('attn.qkv.weight'), [257, 257, 257, 257], 'bf16 holds 256 and 258, and not their mean')
   dispose([...sums.values(), ...pieces.values()])
   assert.equal(counted(), before, 'nothing is left behind')
 })
