@@ -1,9 +1,11 @@
 /** Sample pictures: a labelled folder that the tool draws itself, or a public photo set fetched from its own host. */
 import {createHash} from 'node:crypto'
 import {mkdir, readFile, rm, stat, writeFile} from 'node:fs/promises'
+import {availableParallelism} from 'node:os'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
-import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture, type StyleName} from '../synthetic/picture.js'
+import {drawInThreads} from '../synthetic/draw-in-threads.js'
+import {CLASSES, REGIONS, type Picture, type StyleName} from '../synthetic/picture.js'
 import {encodeGrey16, encodeGrey8, encodeImage} from '../data/image/encode.js'
 import {atomicFolder, refuseExisting} from '../system/atomic.js'
 import {download} from '../system/download.js'
@@ -105,11 +107,12 @@ export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
         for (const kind of classes)
           for (const above of maps ? ['', 'depth', 'masks'] : ['']) await mkdir(join(folder, above, split, kind), {recursive: true})
       if (maps) await writeFile(join(folder, 'masks', 'classes.txt'), REGIONS.join('\n') + '\n')
-      // one picture is encoded and written while the next is drawn
+      // pictures are encoded and written while the next are drawn
       let writing: Promise<void> = Promise.resolve()
-      for (const [done, picture] of pictures.entries()) {
+      let done = 0
+      for await (const drawn of drawInThreads(pictures, {size, seed, maps}, availableParallelism())) {
         signal?.throwIfAborted()
-        const drawn = maps ? drawWithMaps(picture, size, seed) : {pixels: drawPicture(picture, size, seed)}
+        const picture = pictures[done++]!
         await writing
         const square = {width: size, height: size}
         const name = String(picture.number).padStart(digits, '0')
@@ -120,14 +123,14 @@ export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
         }
         writing = encodeImage(drawn.pixels, {...square, format: format === 'jpg' ? 'jpeg' : 'png'}).then(async file => {
           await put(file, picture.split, picture.kind, `${name}.${format}`)
-          if (!('depth' in drawn)) return
+          if (!drawn.depth || !drawn.regions) return
           const units = Uint16Array.from(drawn.depth, depth => Math.min(65_535, Math.round(depth * 1000)))
           await put(await encodeGrey16(units, square), 'depth', picture.split, picture.kind, `${name}.png`)
           await put(await encodeGrey8(drawn.regions, square), 'masks', picture.split, picture.kind, `${name}.png`)
         })
         writing.catch(() => undefined) // seen at the next await
         await new Promise(resolve => setImmediate(resolve)) // lets signals in
-        onPicture?.(done + 1, pictures.length)
+        onPicture?.(done, pictures.length)
       }
       await writing
       await writeNote(folder, {

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {chance} from '../../src/synthetic/random.js'
+import {drawInThreads} from '../../src/synthetic/draw-in-threads.js'
 import {CLASSES, drawPicture, drawWithMaps, REGIONS, type Picture} from '../../src/synthetic/picture.js'
 import {compose} from '../../src/synthetic/scene.js'
 import {THINGS, clutter} from '../../src/synthetic/objects.js'
@@ -138,4 +139,24 @@ test('maps: the picture stays as it is; regions and depth say what a ray meets',
     const rows = Array.from({length: 48}, (_, row) => mean(row)).filter(Number.isFinite)
     assert.ok(rows.length > 5 && rows[0]! > rows.at(-1)!, kind)
   }
+})
+
+test('threads draw the same pictures in the same order, and end with the iteration', async () => {
+  const pictures = Array.from({length: 100}, (_, number) => picture(CLASSES[number % 16]!, number))
+  const setup = {size: 12, seed: 3, maps: true}
+  const alone = pictures.map(one => drawWithMaps(one, 12, 3))
+  const together = []
+  for await (const drawn of drawInThreads(pictures, setup, 2)) together.push(drawn)
+  assert.deepEqual(together, alone)
+  for await (const drawn of drawInThreads(pictures, {...setup, maps: false}, 2)) {
+    assert.deepEqual(drawn, {pixels: alone[0]!.pixels})
+    break
+  }
+})
+
+test('what ends a thread is an error of whoever waits', async () => {
+  const pictures = Array.from({length: 96}, (_, number) => picture('mug', number, {style: (number === 50 ? 'none' : 'plain') as 'plain'}))
+  await assert.rejects(async () => {
+    for await (const drawn of drawInThreads(pictures, {size: 12, seed: 3, maps: false}, 2)) assert.ok(drawn.pixels)
+  }, /Cannot read properties of undefined/)
 })
