@@ -11,7 +11,7 @@
 SHELL  := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup build bench bundle clean
+.PHONY: demo test test-distributed test-transformers-js setup build bench bundle clean
 
 DINOV2 := node bin/run.js
 CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dinov2
@@ -199,6 +199,11 @@ test: setup $(PYTHON)/stamp
 # Training in several processes at length: more processes, 20 kills.
 test-distributed: setup
 	DINOV2_TEST_PROCESSES=all node --test --test-reporter=spec dist/test/tasks/train/processes.test.js
+
+# Exported ONNX models in transformers.js and onnxruntime for Node, half a gigabyte of packages.
+test-transformers-js: setup
+	npm install --prefix $(CACHE)/transformers-js --no-save @huggingface/transformers@4.3.2
+	node dist/test/javascript/transformers-js.js $(CACHE)/transformers-js
 
 # One archive for machines without a network: make bundle, or make bundle WITH="model.pth run" to take models along.
 bundle: build

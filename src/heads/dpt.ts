@@ -20,6 +20,9 @@ type ConvModule = {conv: Conv}
 type ResidualUnit = {conv1: ConvModule; conv2: ConvModule}
 type Fusion = {project: ConvModule; res_conv_unit1?: ResidualUnit; res_conv_unit2: ResidualUnit}
 
+/** Rows of the map of each of the four blocks, in patches. */
+export const dptScales = [4, 2, 1, 0.5] as const
+
 /** Parameters of the head. */
 export type Dpt = {
   reassemble_blocks: {
@@ -125,7 +128,7 @@ function fuse(coarse: Tensor4D, finer: Tensor4D | undefined, block: Fusion): Ten
  * Depth above `min` in metres, for features of four blocks joined, [B, h, w, 4·2C] (of each block its patches, then
  * its class token, without the final norm).
  *
- * The result is 16·⌈h/2⌉ × 16·⌈w/2⌉ and not clamped: [B, H, W, 1]. Throws a RangeError where the head is of another
+ * The result is 32·⌈h/2⌉ × 32·⌈w/2⌉ and not clamped: [B, H, W, 1]. Throws a RangeError where the head is of another
  * width.
  */
 export function dptForward(features: Tensor4D, head: Dpt, min: number): Tensor4D {

@@ -44,7 +44,7 @@ function logitMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
 }
 
 /** Scores of one normalised picture [1, H, W, 3] at its own size, from windows that overlap: [1, H, W, K]. */
-function slidingLogits(image: Tensor4D, features: WindowFeatures, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
+export function slidingLogits(image: Tensor4D, features: WindowFeatures, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
   const [, H, W] = image.shape
   const K = head.bias.shape[0]
   const [y, x] = [Math.min(crop ?? H, H), Math.min(crop ?? W, W)]

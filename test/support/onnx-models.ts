@@ -2,6 +2,7 @@
 import {join} from 'node:path'
 import {createSafetensors} from '../../src/files/checkpoint/safetensors.js'
 import {saveHead} from '../../src/files/checkpoint/head-file.js'
+import {writePth} from '../../src/files/checkpoint/pth.js'
 import type {SegmentHeadSpec} from '../../src/files/checkpoint/segment-head-file.js'
 import {float32Bytes} from '../../src/files/checkpoint/tensor-entry.js'
 import {classifierScores} from '../../src/heads/logistic.js'
@@ -9,9 +10,7 @@ import type {VitConfig} from '../../src/model/config.js'
 import {forward, intermediateLayers} from '../../src/model/vit.js'
 import {normalizeRows} from '../../src/search/exact.js'
 import {imageMean, imageStd} from '../../src/tensor/ops/patches.js'
-import {linearForward} from '../../src/tensor/ops/linear.js'
-import {resizeForward} from '../../src/tensor/ops/resize.js'
-import {reshape, slice, squeeze, tensor2d, tensor4d, tidy, transpose, type Tensor, type Tensor4D} from '../../src/tensor/tf.js'
+import {concat, reshape, slice, squeeze, tensor2d, tensor4d, tidy, transpose, type Tensor, type Tensor4D} from '../../src/tensor/tf.js'
 import {rng} from '../../src/tensor/random.js'
 import {denseFeatures} from '../../src/tasks/embed/dense-features.js'
 import {loadBackbone, type Backbone} from '../../src/tasks/embed/load-backbone.js'
@@ -19,6 +18,8 @@ import {pooled} from '../../src/model/pooled.js'
 import {openClassifier} from '../../src/tasks/eval/classification/classifier-file.js'
 import {openDepthHead} from '../../src/tasks/eval/depth/head.js'
 import {upsampleDepth} from '../../src/heads/depth-head.js'
+import {slidingLogits} from '../../src/heads/segment-inference.js'
+import {dptShapes} from '../../src/heads/dpt.js'
 import {loadSegmentHead} from '../../src/tasks/eval/segmentation/head.js'
 import {tiny} from './tiny-backbone.js'
 
@@ -31,7 +32,7 @@ export const architectures: Readonly<Record<string, {readonly config: VitConfig;
     config: {...tiny, ffn: 'swiglu', hidden: 40, registers: 2, patch: 16, interpolateOffset: 0, interpolateAntialias: true},
     side: 80
   },
-  'patch 8, no LayerScale': {config: {...tiny, patch: 8, layerScale: false, heads: 4}, side: 40}
+  'patch 8, no LayerScale': {config: {...tiny, patch: 8, layerScale: false, heads: 4, depth: 4}, side: 40}
 }
 
 const draw = (name: string, length: number, scale = 0.3): Float32Array => {
@@ -102,6 +103,20 @@ export async function saveHeads(
   ]
 }
 
+/** A DPT head of random numbers as it is published, for a backbone of at least four blocks; → its file. */
+export async function saveDpt(folder: string, {width}: VitConfig): Promise<string> {
+  const path = join(folder, 'nyu_dpt_depth.pth')
+  const tensors = [...dptShapes(width, 8)].map(([name, shape]) => ({
+    name: `decode_head.${name}`,
+    dtype: 'F32' as const,
+    shape,
+    // Scaled so that depth stays within the range, where clamping would hide differences.
+    read: () => float32Bytes(draw(name, shape.reduce((a, b) => a * b, 1), shape.length > 1 ? shape.slice(1).reduce((a, b) => a * b, 1) ** -0.5 : 0.3)) // prettier-ignore
+  }))
+  await writePth(path, tensors, {root: 'state_dict', force: true})
+  return path
+}
+
 /** Two images of noise between 0 and 1 as [2, side, side, 3]. */
 export function noise(side: number): Float32Array {
   const random = rng(side, 'noise')
@@ -159,11 +174,11 @@ async function answers(head: string, backbone: Backbone, images: Tensor4D, side:
     return [['predicted_depth', depth]]
   }
   using loaded = await loadSegmentHead(head, backbone, 'the model')
+  const {layers} = loaded.protocol
+  const features = {compute: (windows: Tensor4D) => denseFeatures(backbone, windows, {layers, cls: false, norm: true}), batch: () => 4}
   const scores = tidy(() => {
-    const maps = denseFeatures(backbone, images, {layers: loaded.protocol.layers, cls: false, norm: true})
-    const [B, h, w, D] = maps.shape
-    const rows = reshape(linearForward(reshape(maps, [B * h * w, D]), loaded.folded), [B, h, w, -1]) as Tensor4D
-    return transpose(resizeForward(rows, [side, side]), [0, 3, 1, 2])
+    const each = [0, 1].map(i => slidingLogits(slice(images, [i, 0, 0, 0], [1, -1, -1, -1]), features, loaded.folded, loaded.protocol))
+    return transpose(concat(each, 0), [0, 3, 1, 2])
   })
   return [['segmentation_logits', scores]]
 }

@@ -15,7 +15,8 @@ import {externalSuffix, needsExternal, writeOnnx} from '../../files/onnx/write.j
 import type {VitConfig} from '../../model/config.js'
 import {atomicFolder} from '../../system/atomic.js'
 import {createGraph} from './graph.js'
-import {openExportedHead, type ExportedHead, type HeadContext} from './heads.js'
+import type {ExportedHead, HeadContext} from './exported-head.js'
+import {openExportedHead} from './heads.js'
 import {onnxCard} from './model-card.js'
 import {addVit} from './vit-graph.js'
 

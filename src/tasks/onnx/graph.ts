@@ -14,7 +14,7 @@ export type GraphBuilder = {
   node(op: string, inputs: readonly string[], attributes?: Attributes, output?: string): string
   /** Adds a node of several outputs. */
   multi(op: string, inputs: readonly string[], attributes: Attributes, count: number): string[]
-  /** Adds a parameter. */
+  /** Adds a parameter, or finds the one of this name. */
   weight(name: string, shape: readonly number[], read: ReadNumbers, element?: OnnxElement): string
   /** Whole numbers, e.g. a shape: the same ones are one constant. */
   ints(values: readonly number[]): string
@@ -26,6 +26,7 @@ export function createGraph(): GraphBuilder {
   const nodes: OnnxNode[] = []
   const initializers: OnnxInitializer[] = []
   const constants = new Map<string, string>()
+  const weights = new Set<string>()
   let count = 0
   const outputName = (op: string): string => `${op}_${++count}`
   const numbers = (element: OnnxElement, data: Float32Array): Uint8Array =>
@@ -51,7 +52,8 @@ export function createGraph(): GraphBuilder {
       return outputs
     },
     weight(name, shape, read, element = 'float32') {
-      initializers.push({name, shape, element, read: async () => numbers(element, await read())})
+      if (!weights.has(name)) initializers.push({name, shape, element, read: async () => numbers(element, await read())})
+      weights.add(name)
       return name
     },
     ints: values =>

@@ -2,7 +2,7 @@
 import {counted} from '../../config/counted.js'
 import {isImageNet, type Preprocessing} from '../../files/checkpoint/preprocessing.js'
 import type {VitConfig} from '../../model/config.js'
-import type {ExportedHead} from './heads.js'
+import type {ExportedHead} from './exported-head.js'
 
 type CardOptions = {
   readonly config: VitConfig
@@ -55,6 +55,7 @@ export function onnxCard({config, side, heads, files, fp16, normalize, license, 
     `Width ${width}, ${counted(depth, 'block')}, patches of ${patch} pixels, for images of ${side} × ${side}; the batch is free. Operators of opset 17, all in float32${fp16 ? ' but linear layers, which are in half precision' : ''}. Files: ${files.map(name => `onnx/${name}`).join(', ')}.`,
     ['| | | |', '| --- | --- | --- |', ...rows.map(cells => `| ${cells.join(' | ')} |`)].join('\n'),
     `Images are resized to ${resize} pixels along the shorter edge (bicubic), cut to ${side} × ${side} from the centre${normalize ? ' and divided by 255; the graph normalises them' : `, divided by 255 and normalised by ${scale}`}: \`preprocessor_config.json\`. transformers.js resizes by another bicubic filter than Pillow, so its vectors differ a little where images are not of that size already.`,
+    ...heads.flatMap(({notes}) => notes),
     [
       '```js',
       "import {pipeline} from '@huggingface/transformers'",

@@ -25,12 +25,16 @@ export type VitGraphOptions = {
 
 /** The tokens of chosen places of the graph. */
 export type VitGraph = {
+  /** The normalised images, [B, 3, Y, Y]. */
+  readonly pixels: string
   /** All tokens after block i, [B, S, C], with or without the final norm. */
   tokens(block: number, norm: boolean): string
   /** The class token of tokens [B, S, C]: [B, C]. */
   cls(tokens: string, output?: string): string
   /** The patches of tokens [B, S, C]: [B, N, C]. */
   patches(tokens: string, output?: string): string
+  /** The same backbone over other normalised images [·, 3, y, y]; weights are shared. */
+  over(pixels: string, side: number): VitGraph
 }
 
 type Context = VitGraphOptions & {readonly g: GraphBuilder}
@@ -53,6 +57,8 @@ export function addVit(g: GraphBuilder, pixels: string, options: VitGraphOptions
   const final = ['weight', 'bias'].map(part => g.weight(`norm.${part}`, [C], () => read(`norm.${part}`)))
   const normed = new Map<number, string>()
   return {
+    pixels,
+    over: (images, length) => addVit(g, images, {...options, side: length}),
     tokens(block, isNormed) {
       if (!isNormed) return outputs[block]!
       const found = normed.get(block) ?? g.node('LayerNormalization', [outputs[block]!, ...final], {epsilon: {float: NORM_EPS}})
@@ -76,7 +82,7 @@ function embedPatches({g, config, side, element, read}: Context, pixels: string)
   }) // [B, C, Y/P, Y/P]
   const flat = g.node('Reshape', [castTo(g, grid, element, 'float32'), g.ints([0, C, rows * rows])])
   const embedded = g.node('Transpose', [flat], {perm: {ints: [0, 2, 1]}}) //                       [B, N, C]
-  const positions = g.weight('pos_embed.patches', [1, rows * rows, C], async () =>
+  const positions = g.weight(`pos_embed.${rows}x${rows}`, [1, rows * rows, C], async () =>
     resamplePositionsReference((await read('pos_embed')).subarray(C), config, rows, rows)
   )
   const prefix = g.weight('prefix_tokens', [1, 1 + R, C], async () => {
@@ -165,12 +171,12 @@ function feedForward(context: Context, block: string, x: string): string {
   const factors = layerScale ? () => read(`${block}.ls2.gamma`) : undefined
   const [first, last] = ffn === 'swiglu' ? ['w12', 'w3'] : ['fc1', 'fc2']
   const pre = linear(context, x, {name: `${block}.mlp.${first}`, from: C, to: ffn === 'swiglu' ? 2 * F : F})
-  const hidden = ffn === 'swiglu' ? swiglu(g, pre, F) : gelu(g, pre, element)
+  const hidden = ffn === 'swiglu' ? swiglu(g, pre, F) : geluNodes(g, pre, element)
   return castTo(g, linear(context, hidden, {name: `${block}.mlp.${last}`, from: F, to: C, factors}), element, 'float32')
 }
 
 /** x·½·(1 + erf(x/√2)), in the order of operations that onnxruntime fuses into one. */
-function gelu(g: GraphBuilder, x: string, element: OnnxElement): string {
+export function geluNodes(g: GraphBuilder, x: string, element: OnnxElement): string {
   const erf = g.node('Erf', [g.node('Div', [x, g.scalar(Math.SQRT2, element)])])
   const open = g.node('Mul', [x, g.node('Add', [erf, g.scalar(1, element)])])
   return g.node('Mul', [open, g.scalar(0.5, element)])

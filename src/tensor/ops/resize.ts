@@ -63,11 +63,11 @@ function separable(x: Tensor4D, rows: Tensor2D, columns: Tensor2D, transposed = 
 }
 
 /**
- * The matrix [to, from] that resizes one axis. The source place of pixel i is (i + ½)·from/to − ½, not below 0 (with
- * `alignCorners` i·(from − 1)/(to − 1)); the two pixels around it share the weight, and beyond the last pixel that one
- * has all.
+ * The matrix [to, from] that resizes one axis, row by row. The source place of pixel i is (i + ½)·from/to − ½, not
+ * below 0 (with `alignCorners` i·(from − 1)/(to − 1)); the two pixels around it share the weight, and beyond the last
+ * pixel that one has all.
  */
-function bilinearMatrix(from: number, to: number, alignCorners: boolean): Tensor2D {
+export function bilinearWeights(from: number, to: number, alignCorners = false): Float32Array {
   const weights = new Float32Array(to * from)
   const step = alignCorners ? (to > 1 ? (from - 1) / (to - 1) : 0) : from / to
   for (let i = 0; i < to; i++) {
@@ -77,5 +77,8 @@ function bilinearMatrix(from: number, to: number, alignCorners: boolean): Tensor
     weights[i * from + low]! += 1 - part
     weights[i * from + Math.min(from - 1, low + 1)]! += part
   }
-  return tensor2d(weights, [to, from])
+  return weights
 }
+
+const bilinearMatrix = (from: number, to: number, alignCorners: boolean): Tensor2D =>
+  tensor2d(bilinearWeights(from, to, alignCorners), [to, from])

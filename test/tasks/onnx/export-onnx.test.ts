@@ -69,7 +69,7 @@ test('the size is that of the model; what is asked for must be a multiple of the
   await refused({size: 60}, /60 pixels cannot be cut into patches of 14.*--size 56 or --size 70/)
 })
 
-test('heads: classes go into config.json; another backbone, two of a task, DPT and other formats are refused', async () => {
+test('heads: classes go into config.json; another backbone, two of a task and other formats are refused', async () => {
   const {json, report} = await exported({size: 56, heads})
   assert.deepEqual(json('config.json')['id2label'], {0: 'cat', 1: 'dog', 2: 'fox'})
   assert.deepEqual(json('config.json')['architectures'], ['Dinov2ForImageClassification'])
@@ -91,7 +91,23 @@ test('heads: classes go into config.json; another backbone, two of a task, DPT a
   await refused({withHeads: true}, /no place for projection heads/)
   const dpt = join(dir, 'nyu_dpt_head.pth')
   await copyFile(golden('depth_dpt_mmcv.pth'), dpt)
-  await assert.rejects(exported({heads: [dpt]}), (error: UserError) => /DPT head|does not fit/.test(error.message))
+  await refused({heads: [dpt]}, /does not fit a backbone 32 wide/)
+})
+
+test('a head that slides windows says how many, and one that looks in several ways that the graph looks once', async () => {
+  const backbone = await loadBackbone(model)
+  const [, , sliding] = await saveHeads(folder(), backbone, {size: 84, crop: 40, stride: 24, scales: [1, 1.5], flip: true})
+  backbone[Symbol.dispose]()
+  const {report, output} = await exported({size: 84, heads: [sliding!]})
+  const notes = [
+    `${sliding!} slides 9 windows of 40 pixels over each image, so the backbone is computed for them too.`,
+    `${sliding!} averages 2 sizes and mirror images in prediction; the exported model looks once.`
+  ]
+  assert.deepEqual(report.notes, notes)
+  const card = readFileSync(join(output, 'README.md'), 'utf8')
+  assert.ok(notes.every(note => card.includes(note)))
+  const one = await exported({size: 42, heads: [sliding!], dryRun: true})
+  assert.match(one.report.notes.join('\n'), /trained on images of 84 pixels, and is exported for 42.\n.* slides 4 windows/)
 })
 
 test('a weight beyond half precision is named', async () => {
