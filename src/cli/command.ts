@@ -25,6 +25,7 @@ import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} f
 import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal} from './shutdown.js'
 import {assertFolderOf, refuseExisting} from '../system/atomic.js'
 import {openOutput, type Output} from '../system/output.js'
+import {permitDownloads} from '../system/permitted-downloads.js'
 import {Progress, type ProgressOptions} from './progress.js'
 
 export {BadImages} from './rejected-inputs.js'
@@ -293,6 +294,7 @@ export abstract class Command extends OclifCommand {
     this.#flags = parsed.flags as Record<string, unknown>
     this.#sources = sources
     await this.#resolve(own)
+    this.#permitDownloads()
     return parsed
   }
 
@@ -344,6 +346,26 @@ export abstract class Command extends OclifCommand {
     if (said.exit === 0) return
     for (const line of said.lines) process.stderr.write(this.#signed(visible(line)) + '\n')
     if (this.jsonEnabled()) this.#json({error: said.error})
+  }
+
+  /** Lets a model that is named and not on this machine be downloaded, except under `--dry-run`. */
+  #permitDownloads(): void {
+    permitDownloads(
+      this.#isOn('dry-run') || this.silentProcess !== undefined
+        ? undefined
+        : {
+            note: sentence => this.#say(sentence), // also under --quiet: nothing is downloaded in silence
+            signal: () => this.signal,
+            show: label => {
+              const bar = this.progress({unit: 'MB', label})
+              const update = (bytes: number, total: number | undefined): void => {
+                if (total !== undefined) bar.total = Math.round(total / 1e6)
+                bar.update(Math.round(bytes / 1e6))
+              }
+              return {update, stop: () => bar.stop()}
+            }
+          }
+    )
   }
 
   get #class(): typeof Command {

@@ -110,3 +110,37 @@ test('the command: offline it refuses, online it prints the folder', async t => 
   assert.equal((JSON.parse(pulled.stdout) as {path: string}[])[0]!.path, join(cache, 'models--someone--tiny/snapshots', commit))
   assert.equal((await run(realBinary, ['models', 'pull', 'someone/tiny', '-o', 'x'], {env})).status, 2)
 })
+
+test('a model that is named and not here is fetched once, and neither offline nor under --dry-run', async t => {
+  const {endpoint, cache, asked} = await hub(t)
+  const env = {HF_HUB_CACHE: cache, HF_ENDPOINT: endpoint}
+  const folder = await scratch(t)
+  const line = (output: string): string[] => [
+    'export',
+    'someone/tiny',
+    '--to',
+    'safetensors',
+    '-o',
+    join(folder, output),
+    '--num-heads',
+    '4'
+  ]
+  const offline = await run(realBinary, line('a.safetensors'), {env: {...env, HF_HUB_OFFLINE: '1'}})
+  assert.equal(offline.status, 3, offline.stderr)
+  assert.match(offline.stderr, /someone\/tiny does not exist, neither as a file nor in the cache/)
+  const dry = await run(realBinary, [...line('a.safetensors'), '--dry-run'], {env})
+  assert.deepEqual([dry.status, asked], [3, []], dry.stderr)
+
+  const fetched = await run(realBinary, [...line('a.safetensors'), '--quiet'], {env})
+  assert.equal(fetched.status, 0, fetched.stderr)
+  assert.match(fetched.stderr, /someone\/tiny is not on this machine: it is downloaded from http.*someone\/tiny \(.* [kM]B\) to .*hub/)
+  const before = asked.length
+  const again = await run(realBinary, line('b.safetensors'), {env})
+  assert.equal(again.status, 0, again.stderr)
+  assert.doesNotMatch(again.stderr, /downloaded/)
+  assert.equal(asked.length, before)
+
+  const other = await run(realBinary, ['export', 'someone/other', '--to', 'safetensors', '-o', join(folder, 'c.safetensors')], {env})
+  assert.equal(other.status, 1)
+  assert.match(other.stderr, /someone\/other is no file or folder here, and could not be fetched from the Hugging Face hub/)
+})

@@ -4,15 +4,15 @@
  * back has Meta's names and reads each tensor only when asked.
  */
 import {readdir, stat} from 'node:fs/promises'
-import {homedir} from 'node:os'
-import {dirname, isAbsolute, join} from 'node:path'
+import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {isObject, type JsonObject, readJsonObject, valueText} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
-import {findReleased, STARTER, starterFile} from './model-zoo.js'
+import {fetchMissing} from './fetch-missing.js'
+import {findReleased, modelsFolder, STARTER, starterFile} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
@@ -99,7 +99,7 @@ async function openAny(path: string, options: CheckpointOptions): Promise<Opened
   if (found) return found.isDirectory() ? openFolder(path, options) : openFile(path, options)
   if (path === STARTER) return openFile(starterFile, options)
   const released = findReleased(path)
-  if (!released && isHubId(path)) return openFolder(await hubSnapshot(path), options)
+  if (!released && isHubId(path)) return openFolder(await hubFolderOf(path), options)
   if (!released)
     throw new UserError(`${path} does not exist.`, {
       exit: 3,
@@ -107,7 +107,7 @@ async function openAny(path: string, options: CheckpointOptions): Promise<Opened
       hint: `The names of released models: dinov2 models list. --model ${STARTER} is a small one that is always here.`
     })
   const pulled = join(modelsFolder(), released.file)
-  if (await stat(pulled).catch(() => undefined)) return openFile(pulled, options)
+  if ((await stat(pulled).catch(() => undefined)) || (await fetchMissing(path))) return openFile(pulled, options)
   throw new UserError(`The released model ${released.name} is not on this machine.`, {
     exit: 3,
     code: 'NO_INPUT',
@@ -115,10 +115,14 @@ async function openAny(path: string, options: CheckpointOptions): Promise<Opened
   })
 }
 
-/** Where pulled models lie: `$XDG_CACHE_HOME/dinov2/models`, by default `~/.cache/dinov2/models`. */
-export function modelsFolder(env: Readonly<Record<string, string | undefined>> = process.env): string {
-  const cache = env['XDG_CACHE_HOME'] // the specification asks that relative values be ignored
-  return join(cache && isAbsolute(cache) ? cache : join(homedir(), '.cache'), 'dinov2', 'models')
+/** The folder of a hub model in the cache; where it is not there and downloads are permitted, it is fetched first. */
+async function hubFolderOf(id: string): Promise<string> {
+  try {
+    return await hubSnapshot(id)
+  } catch (error) {
+    if (!(error instanceof UserError) || error.code !== 'NO_INPUT' || !(await fetchMissing(id))) throw error
+    return hubSnapshot(id)
+  }
 }
 
 async function openFile(path: string, {tolerant}: CheckpointOptions): Promise<Opened> {

@@ -6,6 +6,8 @@
  * Lengths and checksums are given where they are known; all else is checked against what the server says.
  */
 
+import {homedir} from 'node:os'
+import {isAbsolute, join} from 'node:path'
 import {fileURLToPath} from 'node:url'
 
 export type Released = {
@@ -143,3 +145,9 @@ export const byteLimit = ({bytes, kind, backbone}: Released): number =>
 
 const backboneLimit = (backbone: string): number =>
   8e6 * ({s: 22, b: 87, l: 304, g: 1137}[/vit([sblg])14/.exec(backbone)?.[1] ?? 'g'] ?? 1137)
+
+/** Where pulled models lie: `$XDG_CACHE_HOME/dinov2/models`, by default `~/.cache/dinov2/models`. */
+export function modelsFolder(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  const cache = env['XDG_CACHE_HOME'] // the specification asks that relative values be ignored
+  return join(cache && isAbsolute(cache) ? cache : join(homedir(), '.cache'), 'dinov2', 'models')
+}

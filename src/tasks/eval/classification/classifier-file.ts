@@ -10,9 +10,10 @@ import {access} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import type {Transform} from '../../../data/image/geometry.js'
-import {modelsFolder, openCheckpoint} from '../../../files/checkpoint/checkpoint.js'
+import {openCheckpoint} from '../../../files/checkpoint/checkpoint.js'
+import {fetchMissing} from '../../../files/checkpoint/fetch-missing.js'
 import {openHead} from '../../../files/checkpoint/head-file.js'
-import {findReleased} from '../../../files/checkpoint/model-zoo.js'
+import {findReleased, modelsFolder} from '../../../files/checkpoint/model-zoo.js'
 import {protocolSlices, type FeatureSlice} from '../../../heads/linear-grid.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import type {FeatureSettings} from '../../embed/embedder.js'
@@ -59,7 +60,7 @@ async function fileOf(name: string): Promise<string> {
   const released = findReleased(name)
   if (released?.kind !== 'classifier' || (await there(name))) return name
   const pulled = join(modelsFolder(), released.file)
-  if (await there(pulled)) return pulled
+  if ((await there(pulled)) || (await fetchMissing(name))) return pulled
   throw new UserError(`The released classifier ${released.name} is not on this machine.`, {
     exit: 3,
     code: 'NO_HEAD',

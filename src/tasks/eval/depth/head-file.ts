@@ -9,10 +9,10 @@
 import {stat} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
-import {modelsFolder} from '../../../files/checkpoint/checkpoint.js'
+import {fetchMissing} from '../../../files/checkpoint/fetch-missing.js'
 import {openHead, type HeadTensors} from '../../../files/checkpoint/head-file.js'
 import {openPth} from '../../../files/checkpoint/pth.js'
-import {findReleased} from '../../../files/checkpoint/model-zoo.js'
+import {findReleased, modelsFolder} from '../../../files/checkpoint/model-zoo.js'
 import type {TensorEntry} from '../../../files/checkpoint/tensor-entry.js'
 import type {VitConfig} from '../../../model/config.js'
 import type {DepthBins} from '../../../heads/depth-head.js'
@@ -96,7 +96,7 @@ async function findHeadFile(name: string): Promise<string> {
       hint: 'Give lin1 or lin4 to train one, a file, or the name of a released depth head (dinov2 models list).'
     })
   const pulled = join(modelsFolder(), released.file)
-  if (await stat(pulled).catch(() => undefined)) return pulled
+  if ((await stat(pulled).catch(() => undefined)) || (await fetchMissing(name))) return pulled
   throw new UserError(`The released head ${released.name} is not on this machine.`, {
     exit: 3,
     code: 'NO_INPUT',

@@ -1,0 +1,147 @@
+/**
+ * Fetching a model of the Hugging Face hub into the cache that its own tools keep: `blobs/` by checksum, `snapshots/`
+ * of a commit as links to them, and `refs/` with the commit of a branch. `--model` and transformers find it there.
+ *
+ * Only the configuration, the preprocessing and safetensors are fetched. Each file is held against the length and the
+ * checksum that the hub states for it, and the commit is named last, so that a model is there whole or not at all.
+ */
+import {createHash} from 'node:crypto'
+import {mkdir, rename, rm, stat, symlink, writeFile} from 'node:fs/promises'
+import {join} from 'node:path'
+import {UserError} from '../../config/errors.js'
+import {hubFolder, parseHubId} from './hub-cache.js'
+import {download, type DownloadProgress} from '../../system/download.js'
+import {isCount, isObject, readJsonObject, type JsonObject} from '../../system/json.js'
+import {fileBytes} from '../../system/plain-file.js'
+import type {ModelPullReport} from './pull-model.js'
+
+export type HubPullRequest = {
+  readonly id: string
+  /** Address of the hub; by default `HF_ENDPOINT`, else huggingface.co. */
+  readonly endpoint?: string
+  readonly dryRun?: boolean
+  readonly force?: boolean
+  readonly signal?: AbortSignal
+  readonly onProgress?: (progress: DownloadProgress) => void
+  readonly onRedirect?: (host: string) => void
+}
+
+type HubFile = {readonly name: string; readonly bytes: number; readonly sha256?: string; readonly blob: string}
+
+const WANTED = /^(config\.json|preprocessor_config\.json|model[\w.-]*\.safetensors|model\.safetensors\.index\.json)$/
+/** The description of a repository and small files are shorter. */
+const MAX_JSON = 16 << 20
+
+/** Whether `HF_HUB_OFFLINE` forbids to fetch. */
+export const isOffline = (): boolean => /^(1|true|yes|on)$/i.test(process.env['HF_HUB_OFFLINE'] ?? '')
+
+const unexpected = (id: string, what: string): UserError =>
+  new UserError(`The hub's description of ${id} is not as expected: ${what}.`, {
+    code: 'BAD_ANSWER',
+    hint: 'A proxy or a page to sign in may stand between. Fetch the model by other means and name its folder.'
+  })
+
+/** A file of the description, where it is wanted. */
+function fileOf(id: string, entry: unknown): HubFile[] {
+  const {rfilename: name, size, blobId, lfs} = isObject(entry) ? entry : ({} as JsonObject)
+  if (typeof name !== 'string' || !WANTED.test(name)) return []
+  const sha256 = isObject(lfs) ? lfs['sha256'] : undefined
+  const blob = sha256 ?? blobId
+  if (!isCount(size) || typeof blob !== 'string' || !/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(blob))
+    throw unexpected(id, `${name} has no length or no checksum`)
+  return [{name, bytes: size, blob, sha256: typeof sha256 === 'string' ? sha256 : undefined}]
+}
+
+/** What the hub says of a revision: its commit, its licence, and the files that are wanted. */
+async function describeModel(
+  id: string,
+  address: string,
+  folder: string,
+  {signal, onRedirect}: HubPullRequest
+): Promise<{commit: string; licence: string; files: readonly HubFile[]}> {
+  const temporary = join(folder, `.description-${process.pid}.json`)
+  try {
+    await download(address, temporary, {maxBytes: MAX_JSON, force: true, signal, onRedirect})
+    const {sha, siblings, cardData} = await readJsonObject(temporary, 'BAD_ANSWER')
+    if (typeof sha !== 'string' || !/^[0-9a-f]{40}$/.test(sha)) throw unexpected(id, 'it names no commit')
+    const files = (Array.isArray(siblings) ? siblings : []).flatMap(entry => fileOf(id, entry))
+    const names = new Set(files.map(({name}) => name))
+    if (!names.has('config.json') || !files.some(({name}) => name.endsWith('.safetensors')))
+      throw new UserError(`${id} has no config.json with weights as safetensors, which is what is read.`, {exit: 2, code: 'NO_MODEL'})
+    const licence = isObject(cardData) && typeof cardData['license'] === 'string' ? cardData['license'] : 'licence not stated'
+    return {commit: sha, licence, files}
+  } finally {
+    await rm(temporary, {force: true})
+  }
+}
+
+/** Refuses a small file whose git checksum is another than the hub stated, and removes it. */
+async function assertGitBlob(path: string, {name, blob, bytes}: HubFile): Promise<void> {
+  const hash = createHash('sha1').update(`blob ${bytes}\0`)
+  for await (const part of fileBytes(path)) hash.update(part)
+  if (hash.digest('hex') === blob) return
+  await rm(path, {force: true})
+  throw new UserError(`${name} has another checksum than the hub states; it was not kept.`, {code: 'CHECKSUM', hint: 'Fetch it again.'})
+}
+
+const lengthOf = async (path: string): Promise<number | undefined> => (await stat(path).catch(() => undefined))?.size
+
+/**
+ * Fetches a model into the cache. Throws `UserError`: offline by `HF_HUB_OFFLINE`, no model of this architecture's
+ * files, and as `download`.
+ */
+export async function pullHubModel(request: HubPullRequest): Promise<ModelPullReport> {
+  const {id, dryRun, force, signal, onProgress, onRedirect} = request
+  if (isOffline())
+    throw new UserError(`${id} is not fetched, because HF_HUB_OFFLINE is set.`, {
+      code: 'OFFLINE',
+      hint: 'Unset it, or name a model that is here.'
+    })
+  const endpoint = (request.endpoint ?? (process.env['HF_ENDPOINT'] || 'https://huggingface.co')).replace(/(?<!\/)\/+$/, '')
+  const {owner, name, revision} = parseHubId(id)
+  const home = join(hubFolder(), `models--${owner}--${name}`)
+  await mkdir(join(home, 'blobs'), {recursive: true})
+  const url = `${endpoint}/api/models/${owner}/${name}/revision/${encodeURIComponent(revision)}?blobs=true`
+  const {commit, licence, files} = await describeModel(id, url, home, request)
+  const snapshot = join(home, 'snapshots', commit)
+  const total = files.reduce((sum, {bytes}) => sum + bytes, 0)
+  const weights = files.filter(file => file.name.endsWith('.safetensors'))
+  const report = {
+    name: id,
+    url: `${endpoint}/${owner}/${name}`,
+    path: snapshot,
+    licence,
+    bytes: total,
+    sha256: weights.length === 1 ? weights[0]!.sha256 : undefined
+  }
+  if (dryRun) return {...report, fetched: false}
+  await mkdir(snapshot, {recursive: true})
+  let [done, fetched] = [0, false]
+  for (const file of files) {
+    const path = join(home, 'blobs', file.blob)
+    if (force || (await lengthOf(path)) !== file.bytes) {
+      const before = done
+      await download(`${endpoint}/${owner}/${name}/resolve/${commit}/${file.name}`, path, {
+        expectedBytes: file.bytes,
+        sha256: file.sha256,
+        force: true,
+        signal,
+        onRedirect,
+        onProgress: ({bytes}) => onProgress?.({bytes: before + bytes, total})
+      })
+      if (file.sha256 === undefined) await assertGitBlob(path, file)
+      fetched = true
+    }
+    done += file.bytes
+    const link = join(snapshot, file.name)
+    await rm(link, {force: true})
+    await symlink(join('..', '..', 'blobs', file.blob), link)
+  }
+  if (revision !== commit) {
+    await mkdir(join(home, 'refs', ...revision.split('/').slice(0, -1)), {recursive: true})
+    const ref = join(home, 'refs', ...revision.split('/'))
+    await writeFile(`${ref}.${process.pid}`, commit)
+    await rename(`${ref}.${process.pid}`, ref)
+  }
+  return {...report, fetched}
+}
