@@ -22,7 +22,7 @@ import {visible} from './visible-text.js'
 import {assertComplete} from './required.js'
 import {report, type Report} from './errors.js'
 import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
-import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal} from './shutdown.js'
+import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal, whileStoppable} from './shutdown.js'
 import {assertFolderOf, refuseExisting} from '../system/atomic.js'
 import {openOutput, type Output} from '../system/output.js'
 import {permitDownloads} from '../system/permitted-downloads.js'
@@ -348,14 +348,15 @@ export abstract class Command extends OclifCommand {
     if (this.jsonEnabled()) this.#json({error: said.error})
   }
 
-  /** Lets a model that is named and not on this machine be downloaded, except under `--dry-run`. */
+  /** Lets a model that is named and not on this machine be downloaded; under `--dry-run` it is only said that it would be. */
   #permitDownloads(): void {
     permitDownloads(
-      this.#isOn('dry-run') || this.silentProcess !== undefined
+      this.silentProcess !== undefined
         ? undefined
         : {
             note: sentence => this.#say(sentence), // also under --quiet: nothing is downloaded in silence
-            signal: () => this.signal,
+            whileStoppable,
+            dryRun: this.#isOn('dry-run'),
             show: label => {
               const bar = this.progress({unit: 'MB', label})
               const update = (bytes: number, total: number | undefined): void => {

@@ -23,6 +23,17 @@ export function stopSignal(): AbortSignal {
   return stopping.signal
 }
 
+/** Watches for the first signal while `work` is done; afterwards it counts again whether the command watches. */
+export async function whileStoppable<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const before = isWatched
+  isWatched = true
+  try {
+    return await work(stopping.signal)
+  } finally {
+    isWatched = before
+  }
+}
+
 /** The exit status that the signal received asks for (130 or 143), or undefined when there was none. */
 export const signalExitCode = (): number | undefined => received && status[received]
 

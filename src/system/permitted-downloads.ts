@@ -9,8 +9,10 @@ export type PermittedDownloads = {
   readonly note: (sentence: string) => void
   /** Begins to show the progress of one download. */
   readonly show: (label: string) => {update(bytes: number, total: number | undefined): void; stop(): void}
-  /** Aborts when the user stops the program. */
-  readonly signal: () => AbortSignal
+  /** Does the work with a signal that aborts when the user stops the program. */
+  readonly whileStoppable: <T>(work: (signal: AbortSignal) => Promise<T>) => Promise<T>
+  /** Under `--dry-run` nothing is fetched; it is said that it would be. */
+  readonly dryRun: boolean
 }
 
 let permitted: PermittedDownloads | undefined

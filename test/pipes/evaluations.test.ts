@@ -12,7 +12,7 @@ import {drawnFolder} from '../support/drawn-images.js'
 import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
-const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4'}
+const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4', HF_HUB_OFFLINE: '1'}
 const server = new CommandServer({env, cwd: dir})
 after(() => server.end())
 const run = (args: readonly string[], input = ''): Promise<Ended> =>

@@ -130,6 +130,7 @@ test('a model that is named and not here is fetched once, and neither offline no
   assert.match(offline.stderr, /someone\/tiny does not exist, neither as a file nor in the cache/)
   const dry = await run(realBinary, [...line('a.safetensors'), '--dry-run'], {env})
   assert.deepEqual([dry.status, asked], [3, []], dry.stderr)
+  assert.match(dry.stderr, /without --dry-run it would be downloaded first \(length unknown\) to .*hub/)
 
   const fetched = await run(realBinary, [...line('a.safetensors'), '--quiet'], {env})
   assert.equal(fetched.status, 0, fetched.stderr)
