@@ -38,7 +38,7 @@ Several --student files are taught side by side from one pass of the teacher, ea
     teacher: Flags.string({
       helpValue: 'M',
       summary:
-        'The frozen teacher: a run folder, a checkpoint, a .pth, safetensors, a Hugging Face or timm folder, or the name of a released model.'
+        'The frozen teacher: a run folder, a checkpoint, a .pth, safetensors, a Hugging Face or timm folder, the name of a released model, or an id of the Hugging Face hub.'
     }),
     student: Flags.string({
       multiple: true,

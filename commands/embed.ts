@@ -13,10 +13,10 @@ export default class Embed extends Command {
   static override group = 'Features'
   static override summary = 'Turn each image into one vector.'
   static override description =
-    'Rows keep the order of the input; each carries its id, the fields of its list, and (as metadata of the file) which model made it and how. Without -o, or with -o -, an Apache Arrow stream goes to stdout, for dinov2 index, search or knn-eval to read. By file: .arrow, .parquet, .npy (with a .jsonl of ids and a .meta.json beside it), .jsonl, .csv, .safetensors.\n\nAny number of images is done in the same memory. An output grows as OUT.partial; --resume goes on behind its last whole row (all formats but .parquet), and adds images that are new to an output that is whole.\n\n--model starter is a small model that comes with the program and begins at once; dinov2_vits14 is far better where it can be had (dinov2 models pull dinov2_vits14).'
+    'Rows keep the order of the input; each carries its id, the fields of its list, and (as metadata of the file) which model made it and how. Without -o, or with -o -, an Apache Arrow stream goes to stdout, for dinov2 index, search or knn-eval to read. By file: .arrow, .parquet, .npy (with a .jsonl of ids and a .meta.json beside it), .jsonl, .csv, .safetensors.\n\nAny number of images is done in the same memory. An output grows as OUT.partial; --resume goes on behind its last whole row (all formats but .parquet), and adds images that are new to an output that is whole.\n\n--model starter is a small model that comes with the program and begins at once; dinov2_vits14 and facebook/dinov2-small are far better, and are downloaded when they are first named (HF_HUB_OFFLINE=1 forbids it).'
   static override examples = [
     '<%= config.bin %> <%= command.id %> photos --model starter -o photos.parquet',
-    '<%= config.bin %> <%= command.id %> photos --model vits14.pth -o photos.parquet',
+    '<%= config.bin %> <%= command.id %> photos --model facebook/dinov2-small -o photos.parquet',
     'find photos -name "*.jpg" -print0 | <%= config.bin %> <%= command.id %> -0 - --model vits14.pth | <%= config.bin %> index - -o photos.index',
     '<%= config.bin %> <%= command.id %> list.jsonl --model run/final --size 98 --pool cls+mean --layers 4 -o features.npy',
     '<%= config.bin %> <%= command.id %> list.jsonl --model vits14.pth --shard 0/4 -o part-{shard}.arrow',
@@ -117,8 +117,12 @@ export default class Embed extends Command {
   }
 
   async #forecast(work: import('../src/tasks/embed/embed-images.js').EmbedInputs): Promise<unknown> {
-    const {estimateEmbedding: forecast} = await import('../src/tasks/embed/embed-images.js')
+    const {estimateEmbedding: forecast, plannedSentence} = await import('../src/tasks/embed/embed-images.js')
     const cost = await forecast(work)
+    if ('download' in cost) {
+      for (const line of [counted(cost.images, 'image'), plannedSentence(cost.download)]) this.note(line)
+      return cost
+    }
     this.note(
       `${counted(cost.images, 'image')}; ` +
         (cost.seconds === undefined

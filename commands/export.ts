@@ -8,7 +8,7 @@ export default class Export extends Command {
   static override group = 'Results'
   static override dataToStdout = false
   static override summary = 'Write a model in the format of another tool.'
-  static override description = `MODEL is whatever holds one: a .pth or .safetensors file, a run folder (of an unfinished run the newest checkpoint), one of its checkpoints, a Hugging Face or timm folder, the name of a released model that was pulled.
+  static override description = `MODEL is whatever holds one: a .pth or .safetensors file, a run folder (of an unfinished run the newest checkpoint), one of its checkpoints, a Hugging Face or timm folder, the name of a released model or an id of the Hugging Face hub.
 safetensors: one file under Meta's names, its architecture in the metadata. hf: a folder that transformers opens. meta: a .pth as Meta's released backbones, for torch.load; with --with-heads as Meta's training writes its teacher ({"teacher": {"backbone.…", "dino_head.…"}}). timm: a folder that timm.create_model('local-dir:FOLDER') opens. onnx: a folder that onnxruntime, optimum and transformers.js open, for images of one size: tokens in last_hidden_state, the class token in pooler_output, the patches in patch_tokens, and what heads say. Images are square; a segmentation head slides its windows over them at one size, without mirror images.
 Numbers are written as float32, or with --fp16 in half precision. A .pth is read by a parser that builds tensors and containers and nothing else; nothing in it is ever executed.`
   static override examples = [

@@ -66,11 +66,8 @@ export default class ModelsPull extends Command {
         dryRun: flags['dry-run'],
         signal: this.signal,
         onRedirect: (host: string) => this.note(`${name} is redirected to ${host}`),
-        onProgress: ({bytes, total}: {bytes: number; total: number | undefined}) => {
-          if (!bar) return
-          if (total !== undefined) bar.total = Math.round(total / 1e6)
-          bar.update(Math.round(bytes / 1e6))
-        }
+        onWait: (sentence: string) => this.note(sentence),
+        onProgress: ({bytes, total}: {bytes: number; total: number | undefined}) => bar?.showBytes(bytes, total)
       }
       const report = isOnHub(name)
         ? await pullHubModel({...shared, id: name, endpoint: flags['base-url']})

@@ -25,7 +25,7 @@ import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} f
 import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal, whileStoppable} from './shutdown.js'
 import {assertFolderOf, refuseExisting} from '../system/atomic.js'
 import {openOutput, type Output} from '../system/output.js'
-import {permitDownloads} from '../system/permitted-downloads.js'
+import {permitDownloads, PlannedDownload, plannedSentence, type PermittedDownloads} from '../system/permitted-downloads.js'
 import {Progress, type ProgressOptions} from './progress.js'
 
 export {BadImages} from './rejected-inputs.js'
@@ -293,8 +293,8 @@ export abstract class Command extends OclifCommand {
     parsed.argv = [...line.positionals]
     this.#flags = parsed.flags as Record<string, unknown>
     this.#sources = sources
-    await this.#resolve(own)
     this.#permitDownloads()
+    await this.#resolve(own)
     return parsed
   }
 
@@ -335,6 +335,7 @@ export abstract class Command extends OclifCommand {
       process.exitCode = 0
       return
     }
+    if (error instanceof PlannedDownload) return this.#reportDownload(error)
     const stopped = signalExitCode()
     const said: Report = report(error, {
       stopped,
@@ -348,25 +349,23 @@ export abstract class Command extends OclifCommand {
     if (this.jsonEnabled()) this.#json({error: said.error})
   }
 
-  /** Lets a model that is named and not on this machine be downloaded; under `--dry-run` it is only said that it would be. */
+  /** Under `--dry-run`, what would be downloaded is the plan; more is known when it is here. */
+  #reportDownload({download}: PlannedDownload): void {
+    this.note(plannedSentence(download))
+    this.note(`the rest of the plan needs it: dinov2 models pull ${download.model}`)
+    process.exitCode = 0
+    if (this.jsonEnabled()) this.#json({download})
+  }
+
+  /** Lets a model that is named and not on this machine be downloaded; under `--dry-run` that is planned. */
   #permitDownloads(): void {
-    permitDownloads(
-      this.silentProcess !== undefined
-        ? undefined
-        : {
-            note: sentence => this.#say(sentence), // also under --quiet: nothing is downloaded in silence
-            whileStoppable,
-            dryRun: this.#isOn('dry-run'),
-            show: label => {
-              const bar = this.progress({unit: 'MB', label})
-              const update = (bytes: number, total: number | undefined): void => {
-                if (total !== undefined) bar.total = Math.round(total / 1e6)
-                bar.update(Math.round(bytes / 1e6))
-              }
-              return {update, stop: () => bar.stop()}
-            }
-          }
-    )
+    const show = (label: string): ReturnType<PermittedDownloads['show']> => {
+      const bar = this.progress({unit: 'MB', label})
+      return {update: (bytes, total) => bar.showBytes(bytes, total), stop: () => bar.stop()}
+    }
+    const note = (sentence: string): void => this.#say(sentence) // also under --quiet: nothing is downloaded in silence
+    const isForbidden = this.silentProcess !== undefined || this.#isOn('print-config')
+    permitDownloads(isForbidden ? undefined : {note, show, whileStoppable, dryRun: this.#isOn('dry-run')})
   }
 
   get #class(): typeof Command {

@@ -30,7 +30,8 @@ export const modelFlag = Flags.string({
   char: 'm',
   required: true,
   helpValue: 'MODEL',
-  summary: 'Backbone: a file or folder in any format that is read, the name of a pulled model, or starter, a small one that is always here.'
+  summary:
+    'Backbone: a file or folder in any format that is read, the name of a released model or an id of the Hugging Face hub (both are downloaded where they are missing), or starter, a small one that is always here.'
 })
 
 /** The model, where it is only needed for images. */

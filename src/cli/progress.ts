@@ -122,6 +122,12 @@ export class Progress {
     }
   }
 
+  /** Says how far a download is, in megabytes with one decimal; the unit of the bar is MB. */
+  showBytes(done: number, total: number | undefined): void {
+    if (total !== undefined) this.total = Math.round(total / 1e5) / 10
+    this.update(Math.round(done / 1e5) / 10)
+  }
+
   /** The present state in one line, e.g. `320/1000 images  43.1 images/s  16s left  loss 9.812`. */
   line(): string {
     const {total, unit, now, label} = this.#options

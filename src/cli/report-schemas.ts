@@ -6,11 +6,15 @@ import {anything, whole, either, flag, list, maybe, number, object, said, mapOf,
 
 const engine = object({engine: text, version: text, device: text, precision: text, threads: whole})
 
+/** A model that `--dry-run` found missing, and that would be downloaded. */
+const missing = object({model: text, url: text, folder: text}, {bytes: whole})
+
 /** What a command that was asked for `--dry-run` would read, compute and write. */
 const plan = object({
   reads: list(object({set: text}, {images: whole, bytes: whole})),
   models: list(object({model: text, parameters: whole, memory: whole})),
   files: list(object({file: text, bytes: whole})),
+  downloads: list(missing),
   computes: text,
   writes: list(text)
 })
@@ -59,7 +63,7 @@ const reports: Readonly<Record<string, JsonSchema>> = {
   completion: object({shell: text, commands: whole, script: text}),
   curate: either(curation, plan),
   'depth-eval': evaluation('depth'),
-  distill: either(training, cost, object({students: list(anything)}), list(cost)),
+  distill: either(training, cost, object({download: missing}), object({students: list(anything)}), list(cost)),
   doctor: object({
     ...{node: text, platform: text, cpu: object({instructions: list(text)}), memory: object({total: whole, free: whole})},
     ...{engines: list(object({engine: text, available: flag})), gpu: object({driver: maybe(text), devices: list(anything)})},
@@ -70,7 +74,7 @@ const reports: Readonly<Record<string, JsonSchema>> = {
       ...{output: text, format: text, finished: flag, rows: whole, resumed: whole, refused: whole, dim: whole, fingerprint: maybe(text)},
       ...{batch: whole, seconds: number, imagesPerSecond: maybe(number), waitingForImages: maybe(number), engine}
     }),
-    object({images: whole}, {seconds: number, imagesPerSecond: number, memory: number})
+    object({images: whole}, {seconds: number, imagesPerSecond: number, memory: number, download: missing})
   ),
   'engine install': object({engine: text, version: text, where: text, device: text, precision: text, threads: whole}),
   'engine list': anything,
@@ -85,7 +89,7 @@ const reports: Readonly<Record<string, JsonSchema>> = {
   ),
   export: either(
     object({source: text, output: text, format: text, tensors: whole, parameters: whole, bytes: whole, notes: list(text)}),
-    plan
+    object({download: missing})
   ),
   index: either(index, plan),
   'knn-eval': evaluation('knn'),
@@ -95,7 +99,7 @@ const reports: Readonly<Record<string, JsonSchema>> = {
   'predict classify': either(object({images: whole, finished: flag}, {output: text, refused: whole}), plan),
   'predict depth': either(object({images: whole}), plan),
   'predict segment': either(object({images: whole}, {masks: text, finished: flag}), plan),
-  pretrain: either(training, cost),
+  pretrain: either(training, cost, object({download: missing})),
   report: either(
     object({output: text, runs: list(object({run: text, steps: whole, losses: mapOf(anything), health: list(anything)}))}),
     plan

@@ -129,7 +129,7 @@ async function askFor(
     if (start > 0) headers['range'] = `bytes=${start}-`
     if (start > 0 && validator !== undefined) headers['if-range'] = validator
   }
-  const response = await request(url, headers, signal, options.onRedirect).catch((error: unknown) => {
+  const response = await request(url, {headers, signal}, options.onRedirect).catch((error: unknown) => {
     throw error instanceof UserError ? error : new Interrupted(describe(error), {cause: error})
   })
   if (response.status === 416) {

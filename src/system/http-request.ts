@@ -15,13 +15,12 @@ export class Interrupted extends Error {}
  */
 export async function request(
   url: string,
-  headers: Record<string, string>,
-  signal: AbortSignal,
+  {headers, signal, method}: {readonly headers: Record<string, string>; readonly signal: AbortSignal; readonly method?: 'HEAD'},
   onRedirect?: (host: string) => void
 ): Promise<Response> {
   let at = new URL(url)
   for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
-    const response = await fetch(at.href, {headers, signal, redirect: 'manual'})
+    const response = await fetch(at.href, {headers, signal, method, redirect: 'manual'})
     const location = response.headers.get('location')
     if (response.status < 300 || response.status > 399 || response.status === 304 || location === null) return response
     await response.body?.cancel()
@@ -38,6 +37,22 @@ export async function request(
     code: 'REDIRECT',
     hint: 'Its host is set up wrongly. Fetch the file by other means and name it instead.'
   })
+}
+
+/** The bytes that a host states for a file; undefined where it states none or does not answer in 10 seconds. */
+export async function statedLength(url: string, outer?: AbortSignal): Promise<number | undefined> {
+  const {signal, stop} = idleSignal(10, outer)
+  try {
+    const headers = {'accept-encoding': 'identity', 'user-agent': 'dinov2'}
+    const response = await request(url, {headers, signal, method: 'HEAD'})
+    const length = response.ok ? response.headers.get('content-length') : null
+    return length !== null && /^\d+$/.test(length) ? Number(length) : undefined
+  } catch {
+    outer?.throwIfAborted()
+    return undefined
+  } finally {
+    stop()
+  }
 }
 
 /** A signal that aborts after so many seconds without `alive()`, or when `outer` does. */

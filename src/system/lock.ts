@@ -9,6 +9,7 @@ import {readFileSync, rmSync} from 'node:fs'
 import {link, readFile, rename, rm, writeFile} from 'node:fs/promises'
 import {hostname} from 'node:os'
 import {basename, dirname, join} from 'node:path'
+import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
 import {writeError} from './atomic.js'
 import {jsonObjectOr} from './json.js'
@@ -54,6 +55,26 @@ export const lockRun = (run: string): Promise<Lock> => takeLock(join(run, lockNa
 /** Takes an output that grows as the file `partial`. Throws as `takeLock`. */
 export const lockOutput = (partial: string, output: string): Promise<Lock> =>
   takeLock(join(dirname(partial), `.${basename(partial)}.lock`), output, `writing ${output}`)
+
+/**
+ * As `lockOutput`, but waits while another process has it; `onWait` hears once who that is. Throws as `takeLock` where
+ * the lock cannot be written, and when `signal` aborts.
+ */
+export async function awaitOutput(
+  partial: string,
+  output: string,
+  {signal, onWait}: {readonly signal?: AbortSignal; readonly onWait?: (sentence: string) => void}
+): Promise<Lock> {
+  for (let waits = 0; ; waits++) {
+    try {
+      return await lockOutput(partial, output)
+    } catch (error) {
+      if (!(error instanceof UserError) || error.code !== 'RUN_LOCKED') throw error
+      if (waits === 0) onWait?.(`${error.message} Waiting until it has ended.`)
+    }
+    await pause(200, undefined, {signal})
+  }
+}
 
 /**
  * Takes `place` for this process, by the lock file at `path`; `doing` is what another one does there. `release` gives

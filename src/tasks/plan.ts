@@ -5,7 +5,8 @@ import {UserError} from '../config/errors.js'
 import {holdsImages, isParquetName} from '../data/sources/parquet.js'
 import {countImages} from '../data/sources/source.js'
 import {openBackbone} from '../files/checkpoint/backbone.js'
-import {findReleased} from '../files/checkpoint/model-zoo.js'
+import {findModelFile} from '../files/checkpoint/fetch-missing.js'
+import {PlannedDownload, plannedSentence, type Download} from '../system/permitted-downloads.js'
 
 export type PlanOptions = {
   /** The inputs by what they are for, e.g. `images`, `train`, `queries`; sets without inputs are left out. */
@@ -25,6 +26,8 @@ export type WorkPlan = {
   readonly reads: readonly {readonly set: string; readonly images?: number; readonly bytes?: number}[]
   readonly models: readonly {readonly model: string; readonly parameters: number; readonly memory: number}[]
   readonly files: readonly {readonly file: string; readonly bytes: number}[]
+  /** Models and heads that are not on this machine; their sizes are not known before. */
+  readonly downloads: readonly Download[]
   readonly computes: string
   readonly writes: readonly string[]
 }
@@ -48,6 +51,11 @@ async function sizeOf(files: readonly string[]): Promise<number> {
     if (found.isFile()) bytes += found.size
   }
   return bytes
+}
+
+/** Bytes of a file that is read beside the model. Throws `PlannedDownload` for a released head that is not here. */
+async function bytesOf(file: string): Promise<number> {
+  return sizeOf([(await findModelFile(file, ['classifier', 'depth', 'segmentation'])) ?? file])
 }
 
 /** Parameters of a backbone, and the bytes of its weights in float32. Throws as `openBackbone`. */
@@ -76,17 +84,22 @@ export async function planWork({reads, nul, models: named = [], files = [], comp
     else sets.push(inputs.includes('-') ? {set} : {set, bytes: await sizeOf(inputs)})
   }
   const weights: WorkPlan['models'][number][] = []
-  for (const model of models) weights.push(await weigh(model))
+  const downloads: Download[] = []
+  const unlessMissing = (error: unknown): void => {
+    if (!(error instanceof PlannedDownload)) throw error
+    downloads.push(error.download)
+  }
+  for (const model of models) await weigh(model).then(found => weights.push(found), unlessMissing)
   const others: WorkPlan['files'][number][] = []
-  for (const file of files) if (file !== undefined) others.push({file, bytes: findReleased(file) ? 0 : await sizeOf([file])})
-  return {reads: sets, models: weights, files: others, computes, writes: writes.filter(name => name !== undefined)}
+  for (const file of files) if (file !== undefined) await bytesOf(file).then(bytes => others.push({file, bytes}), unlessMissing)
+  return {reads: sets, models: weights, files: others, downloads, computes, writes: writes.filter(name => name !== undefined)}
 }
 
 const size = (bytes: number): string =>
   bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e3).toFixed(1)} kB`
 
 /** A plan in sentences: what would be read, computed and written. */
-export function planLines({reads, models, files, computes, writes}: WorkPlan): string[] {
+export function planLines({reads, models, files, downloads, computes, writes}: WorkPlan): string[] {
   const sets = reads.map(({set, images, bytes}) =>
     images !== undefined
       ? `${set === 'images' ? '' : `${set}: `}${counted(images, 'image')}`
@@ -98,7 +111,8 @@ export function planLines({reads, models, files, computes, writes}: WorkPlan): s
   const others = files.map(({file, bytes}) => `${file}${bytes > 0 ? ` (${size(bytes)})` : ''}`)
   const targets = writes.map(name => (name === '-' ? 'stdout' : name))
   return [
-    `would read ${[...sets, ...weights, ...others].join('; ')}`,
+    ...downloads.map(plannedSentence),
+    `would read ${[...sets, ...weights, ...others, ...downloads.map(({model}) => model)].join('; ')}`,
     `would compute ${computes}`,
     targets.length > 0 ? `would write ${targets.join(', ')}` : 'would write the report to stdout'
   ]

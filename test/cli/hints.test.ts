@@ -38,7 +38,6 @@ const reachedElsewhere: Readonly<Record<string, readonly string[]>> = {
   'src/tasks/curate/retrieve.ts': ['seeds'],
   'src/tasks/curate/plan.ts': ['features'],
   'src/tasks/embed/transform.ts': ['crop', 'resize', 'size'],
-  'src/tasks/models.ts': ['force'],
   'src/tasks/search/index-options.ts': ['replace'],
   'src/tasks/train/resume.ts': ['accept-changes', 'config']
 }

@@ -11,8 +11,8 @@ import {openReader} from '../../system/file-reader.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
-import {fetchMissing} from './fetch-missing.js'
-import {findReleased, modelsFolder, STARTER, starterFile} from './model-zoo.js'
+import {fetchMissing, findModelFile} from './fetch-missing.js'
+import {findReleased, STARTER, starterFile} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
@@ -106,13 +106,7 @@ async function openAny(path: string, options: CheckpointOptions): Promise<Opened
       code: 'NO_INPUT',
       hint: `The names of released models: dinov2 models list. --model ${STARTER} is a small one that is always here.`
     })
-  const pulled = join(modelsFolder(), released.file)
-  if ((await stat(pulled).catch(() => undefined)) || (await fetchMissing(path))) return openFile(pulled, options)
-  throw new UserError(`The released model ${released.name} is not on this machine.`, {
-    exit: 3,
-    code: 'NO_INPUT',
-    hint: `Fetch it with \`dinov2 models pull ${released.name}\`.`
-  })
+  return openFile((await findModelFile(path, [released.kind]))!, options)
 }
 
 /** The folder of a hub model in the cache; where it is not there and downloads are permitted, it is fetched first. */

@@ -1,64 +1,72 @@
 /** Downloading a model that was named and is not on this machine, where the command that runs permits it. */
-import {mkdir, stat} from 'node:fs/promises'
+import {stat} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {lockOutput} from '../../system/lock.js'
-import {permittedDownloads, type PermittedDownloads} from '../../system/permitted-downloads.js'
+import {bytesText, permittedDownloads, PlannedDownload, type PermittedDownloads} from '../../system/permitted-downloads.js'
 import {hubFolder, isHubId} from './hub-cache.js'
-import {findReleased, modelsFolder} from './model-zoo.js'
+import {findReleased, modelsFolder, type Released} from './model-zoo.js'
 import type {ModelPullReport, PullRequest} from './pull-model.js'
 
 /**
  * Fetches a released file or a model of the hub as `models pull` does; → whether it is there now. Nothing is fetched
  * without permission, under `HF_HUB_OFFLINE`, or where the first part of the name is a folder here: that is the path
- * of a file that was mistyped, which should not be sent to the hub. Throws as `pullModel` and `pullHubModel`.
+ * of a file that was mistyped, which should not be sent to the hub. Throws as `pullModel` and `pullHubModel`, and
+ * `PlannedDownload` under `--dry-run`.
  */
 export async function fetchMissing(name: string): Promise<boolean> {
   const downloads = permittedDownloads()
   if (!downloads) return false
   const {isOffline} = await import('./pull-hub-model.js')
   if (isOffline()) return false
-  const released = findReleased(name)
-  if (!released && (!isHubId(name) || (await stat(name.split('/')[0]!).catch(() => undefined)))) return false
-  const {pullModel} = await import('./pull-model.js')
-  const folder = released ? modelsFolder() : hubFolder()
-  if (downloads.dryRun)
-    throw new UserError(
-      `${name} is not on this machine; without --dry-run it would be downloaded first (${length(released?.bytes)}) to ${folder}.`,
-      {
-        exit: 3,
-        code: 'NO_INPUT',
-        hint: `To see the rest of the plan, fetch it with \`dinov2 models pull ${name}\`.`
-      }
-    )
-  await mkdir(folder, {recursive: true})
-  const lock = await lockOutput(join(folder, name.replaceAll('/', '--')), name)
-  try {
-    await downloads.whileStoppable(signal => fetchNow(name, folder, downloads, signal))
-    return true
-  } finally {
-    await lock.release()
-  }
+  if (!findReleased(name) && (!isHubId(name) || (await stat(name.split('/')[0]!).catch(() => undefined)))) return false
+  await downloads.whileStoppable(signal => fetchNow(name, downloads, signal))
+  return true
 }
 
-async function fetchNow(name: string, folder: string, {note, show}: PermittedDownloads, signal: AbortSignal): Promise<void> {
-  const baseUrl = process.env['DINOV2_BASE_URL'] || undefined
-  const onRedirect = (host: string): void => note(`${name} is redirected to ${host}`)
+/**
+ * The file that a name means: a file of that name, else a released one of the wanted kinds where pulled models lie,
+ * which is fetched where it is missing. → undefined where it is neither. Throws `UserError` (exit 3) where a released
+ * file is missing and may not be fetched, and as `fetchMissing`.
+ */
+export async function findModelFile(name: string, kinds: readonly Released['kind'][]): Promise<string | undefined> {
+  if (await stat(name).catch(() => undefined)) return name
+  const released = findReleased(name)
+  if (!released || !kinds.includes(released.kind)) return undefined
+  const pulled = join(modelsFolder(), released.file)
+  if ((await stat(pulled).catch(() => undefined)) || (await fetchMissing(name))) return pulled
+  const what = released.kind === 'backbone' ? 'model' : 'head'
+  throw new UserError(`The released ${what} ${released.name} is not on this machine.`, {
+    exit: 3,
+    code: 'NO_INPUT',
+    hint: `Fetch it with \`dinov2 models pull ${released.name}\`.`
+  })
+}
+
+/** Fetches, or under `--dry-run` throws what would be fetched. */
+async function fetchNow(name: string, {note, show, dryRun}: PermittedDownloads, signal: AbortSignal): Promise<void> {
   const {pullModel} = await import('./pull-model.js')
   const {pullHubModel} = await import('./pull-hub-model.js')
+  const baseUrl = process.env['DINOV2_BASE_URL'] || undefined
   const pull = (more: Partial<PullRequest>): Promise<ModelPullReport> =>
     findReleased(name)
-      ? pullModel({name, baseUrl, signal, onRedirect, ...more})
-      : pullHubModel({id: name, signal, onRedirect, ...more}).catch((error: unknown) => notFetched(name, error))
-  const {url, bytes} = await pull({dryRun: true})
-  note(`${name} is not on this machine: it is downloaded from ${url} (${length(bytes)}) to ${folder}`)
-  const bar = show(name)
-  await pull({onProgress: ({bytes: done, total}) => bar.update(done, total)}).finally(() => bar.stop())
+      ? pullModel({name, baseUrl, signal, ...more})
+      : pullHubModel({id: name, signal, ...more}).catch((error: unknown) => notFetched(name, error))
+  const folder = findReleased(name) ? modelsFolder() : hubFolder()
+  if (dryRun) {
+    const {url, bytes} = await pull({dryRun})
+    throw new PlannedDownload({model: name, url, bytes, folder})
+  }
+  let bar: ReturnType<PermittedDownloads['show']> | undefined
+  await pull({
+    onBegin({url, bytes}) {
+      note(`${name} is not on this machine: it is downloaded from ${url} (${bytesText(bytes)}) to ${folder}`)
+      bar = show(name)
+    },
+    onRedirect: host => note(`${name} is redirected to ${host}`),
+    onWait: note,
+    onProgress: ({bytes, total}) => bar?.update(bytes, total)
+  }).finally(() => bar?.stop())
 }
-
-/** Bytes as people say them. */
-const length = (bytes: number | undefined): string =>
-  bytes === undefined ? 'length unknown' : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.ceil(bytes / 1e3)} kB`
 
 /** Says of a name that may be a mistyped path that it is no file either. Throws the error, with that in front. */
 function notFetched(name: string, error: unknown): never {

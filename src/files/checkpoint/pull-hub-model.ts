@@ -6,24 +6,21 @@
  * checksum that the hub states for it, and the commit is named last, so that a model is there whole or not at all.
  */
 import {createHash} from 'node:crypto'
-import {mkdir, rename, rm, stat, symlink, writeFile} from 'node:fs/promises'
-import {join} from 'node:path'
+import {mkdir, mkdtemp, readlink, rename, rm, stat, symlink, writeFile} from 'node:fs/promises'
+import {tmpdir} from 'node:os'
+import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {hubFolder, parseHubId} from './hub-cache.js'
-import {download, type DownloadProgress} from '../../system/download.js'
+import {download} from '../../system/download.js'
 import {isCount, isObject, readJsonObject, type JsonObject} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
-import type {ModelPullReport} from './pull-model.js'
+import {awaitOutput} from '../../system/lock.js'
+import type {ModelPullReport, PullRequest} from './pull-model.js'
 
-export type HubPullRequest = {
+export type HubPullRequest = Omit<PullRequest, 'name' | 'output' | 'baseUrl'> & {
   readonly id: string
   /** Address of the hub; by default `HF_ENDPOINT`, else huggingface.co. */
   readonly endpoint?: string
-  readonly dryRun?: boolean
-  readonly force?: boolean
-  readonly signal?: AbortSignal
-  readonly onProgress?: (progress: DownloadProgress) => void
-  readonly onRedirect?: (host: string) => void
 }
 
 type HubFile = {readonly name: string; readonly bytes: number; readonly sha256?: string; readonly blob: string}
@@ -56,10 +53,10 @@ function fileOf(id: string, entry: unknown): HubFile[] {
 async function describeModel(
   id: string,
   address: string,
-  folder: string,
   {signal, onRedirect}: HubPullRequest
 ): Promise<{commit: string; licence: string; files: readonly HubFile[]}> {
-  const temporary = join(folder, `.description-${process.pid}.json`)
+  const folder = await mkdtemp(join(tmpdir(), 'dinov2-hub-'))
+  const temporary = join(folder, 'description.json')
   try {
     await download(address, temporary, {maxBytes: MAX_JSON, force: true, signal, onRedirect})
     const {sha, siblings, cardData} = await readJsonObject(temporary, 'BAD_ANSWER')
@@ -71,7 +68,7 @@ async function describeModel(
     const licence = isObject(cardData) && typeof cardData['license'] === 'string' ? cardData['license'] : 'licence not stated'
     return {commit: sha, licence, files}
   } finally {
-    await rm(temporary, {force: true})
+    await rm(folder, {recursive: true, force: true})
   }
 }
 
@@ -91,7 +88,7 @@ const lengthOf = async (path: string): Promise<number | undefined> => (await sta
  * files, and as `download`.
  */
 export async function pullHubModel(request: HubPullRequest): Promise<ModelPullReport> {
-  const {id, dryRun, force, signal, onProgress, onRedirect} = request
+  const {id, dryRun, force, signal, onWait, onBegin} = request
   if (isOffline())
     throw new UserError(`${id} is not fetched, because HF_HUB_OFFLINE is set.`, {
       code: 'OFFLINE',
@@ -100,48 +97,63 @@ export async function pullHubModel(request: HubPullRequest): Promise<ModelPullRe
   const endpoint = (request.endpoint ?? (process.env['HF_ENDPOINT'] || 'https://huggingface.co')).replace(/(?<!\/)\/+$/, '')
   const {owner, name, revision} = parseHubId(id)
   const home = join(hubFolder(), `models--${owner}--${name}`)
-  await mkdir(join(home, 'blobs'), {recursive: true})
-  const url = `${endpoint}/api/models/${owner}/${name}/revision/${encodeURIComponent(revision)}?blobs=true`
-  const {commit, licence, files} = await describeModel(id, url, home, request)
-  const snapshot = join(home, 'snapshots', commit)
+  const url = `${endpoint}/${owner}/${name}`
+  const description = `${endpoint}/api/models/${owner}/${name}/revision/${encodeURIComponent(revision)}?blobs=true`
+  const {commit, licence, files} = await describeModel(id, description, request)
   const total = files.reduce((sum, {bytes}) => sum + bytes, 0)
   const weights = files.filter(file => file.name.endsWith('.safetensors'))
-  const report = {
-    name: id,
-    url: `${endpoint}/${owner}/${name}`,
-    path: snapshot,
-    licence,
-    bytes: total,
-    sha256: weights.length === 1 ? weights[0]!.sha256 : undefined
-  }
+  const path = join(home, 'snapshots', commit)
+  const report = {name: id, url, path, licence, bytes: total, sha256: weights.length === 1 ? weights[0]!.sha256 : undefined}
   if (dryRun) return {...report, fetched: false}
-  await mkdir(snapshot, {recursive: true})
-  let [done, fetched] = [0, false]
+
+  await mkdir(join(home, 'blobs'), {recursive: true})
+  await mkdir(path, {recursive: true})
+  const lock = await awaitOutput(join(home, 'download'), id, {signal, onWait})
+  try {
+    const missing: HubFile[] = []
+    for (const file of files) if (force || (await lengthOf(join(home, 'blobs', file.blob))) !== file.bytes) missing.push(file)
+    if (missing.length > 0) onBegin?.({url, bytes: total})
+    await fetchBlobs(missing, {...request, from: `${url}/resolve/${commit}`, folder: join(home, 'blobs'), total})
+    for (const file of files) await linkTo(join('..', '..', 'blobs', file.blob), join(path, file.name))
+    if (revision !== commit) await nameCommit(join(home, 'refs', ...revision.split('/')), commit)
+    return {...report, fetched: missing.length > 0}
+  } finally {
+    await lock.release()
+  }
+}
+
+/** Fetches files one after another into `folder`, named by their checksums. Throws as `download`. */
+async function fetchBlobs(
+  files: readonly HubFile[],
+  {from, folder, total, signal, onProgress, onRedirect}: HubPullRequest & {from: string; folder: string; total: number}
+): Promise<void> {
+  let done = total - files.reduce((sum, {bytes}) => sum + bytes, 0)
   for (const file of files) {
-    const path = join(home, 'blobs', file.blob)
-    if (force || (await lengthOf(path)) !== file.bytes) {
-      const before = done
-      await download(`${endpoint}/${owner}/${name}/resolve/${commit}/${file.name}`, path, {
-        expectedBytes: file.bytes,
-        sha256: file.sha256,
-        force: true,
-        signal,
-        onRedirect,
-        onProgress: ({bytes}) => onProgress?.({bytes: before + bytes, total})
-      })
-      if (file.sha256 === undefined) await assertGitBlob(path, file)
-      fetched = true
-    }
+    const before = done
+    const blob = join(folder, file.blob)
+    await download(`${from}/${file.name}`, blob, {
+      expectedBytes: file.bytes,
+      sha256: file.sha256,
+      force: true,
+      signal,
+      onRedirect,
+      onProgress: ({bytes}) => onProgress?.({bytes: before + bytes, total})
+    })
+    if (file.sha256 === undefined) await assertGitBlob(blob, file)
     done += file.bytes
-    const link = join(snapshot, file.name)
-    await rm(link, {force: true})
-    await symlink(join('..', '..', 'blobs', file.blob), link)
   }
-  if (revision !== commit) {
-    await mkdir(join(home, 'refs', ...revision.split('/').slice(0, -1)), {recursive: true})
-    const ref = join(home, 'refs', ...revision.split('/'))
-    await writeFile(`${ref}.${process.pid}`, commit)
-    await rename(`${ref}.${process.pid}`, ref)
-  }
-  return {...report, fetched}
+}
+
+/** Makes a link; one that is there already is left, for another process may be reading by it. */
+async function linkTo(target: string, link: string): Promise<void> {
+  if ((await readlink(link).catch(() => undefined)) === target) return
+  await rm(link, {force: true})
+  await symlink(target, link)
+}
+
+/** Writes the commit of a branch, whole or not at all. */
+async function nameCommit(ref: string, commit: string): Promise<void> {
+  await mkdir(dirname(ref), {recursive: true})
+  await writeFile(`${ref}.${process.pid}`, commit)
+  await rename(`${ref}.${process.pid}`, ref)
 }

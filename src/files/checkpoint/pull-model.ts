@@ -4,6 +4,8 @@ import {basename, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {download, type DownloadProgress} from '../../system/download.js'
 import {openReader} from '../../system/file-reader.js'
+import {statedLength} from '../../system/http-request.js'
+import {awaitOutput} from '../../system/lock.js'
 import {byteLimit, findReleased, modelsFolder, RELEASED_BASE, type Released} from './model-zoo.js'
 
 /** Where a released file lies on its host. */
@@ -23,6 +25,10 @@ export type PullRequest = {
   readonly onProgress?: (progress: DownloadProgress) => void
   /** Called before bytes are taken from another host than that of the address. */
   readonly onRedirect?: (host: string) => void
+  /** Called once where another process is fetching the same file, which is waited for. */
+  readonly onWait?: (sentence: string) => void
+  /** Called before the first byte of a file that is not here is asked for. */
+  readonly onBegin?: (file: {readonly url: string; readonly bytes: number | undefined}) => void
 }
 
 export type ModelPullReport = {
@@ -30,7 +36,7 @@ export type ModelPullReport = {
   readonly url: string
   readonly path: string
   readonly licence: string
-  /** Unknown under dry run for files whose length is known to the server alone. */
+  /** Unknown under dry run where neither this program nor the server states it. */
   readonly bytes: number | undefined
   /** False when it was here already, or under dry run. */
   readonly fetched: boolean
@@ -49,42 +55,52 @@ export type ModelPullReport = {
  *
  * Throws `UserError`: no such model (exit 2), the named output exists without `force` (exit 2), and as `download`.
  */
-export async function pullModel({
-  name,
-  output,
-  baseUrl = RELEASED_BASE,
-  force,
-  dryRun,
-  signal,
-  onProgress,
-  onRedirect
-}: PullRequest): Promise<ModelPullReport> {
+export async function pullModel(request: PullRequest): Promise<ModelPullReport> {
+  const {name, output, baseUrl = RELEASED_BASE, force, dryRun, signal, onProgress, onRedirect, onWait, onBegin} = request
   const entry = findReleased(name)
   if (!entry) throw new UserError(`${name} is no released model.`, {exit: 2, code: 'NO_MODEL', hint: 'Their names: dinov2 models list'})
   const folder = output === undefined ? modelsFolder() : (await isFolder(output)) ? output : undefined
   const path = folder === undefined ? output! : join(folder, entry.file)
   const url = addressOf(entry, baseUrl)
   const report = {name: entry.name, url, path, licence: entry.licence}
-  const there = await stat(path).catch(() => undefined)
-  if (there?.isFile() && output === undefined && !force) return {...report, bytes: there.size, fetched: false}
-  if (there && !force)
-    throw new UserError(`${path} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
-  if (dryRun) return {...report, bytes: entry.bytes, fetched: false}
+  const findHere = async (): Promise<ModelPullReport | undefined> => {
+    const found = await stat(path).catch(() => undefined)
+    if (found?.isFile() && output === undefined && !force) return {...report, bytes: found.size, fetched: false}
+    if (found && !force)
+      throw new UserError(`${path} exists already.`, {
+        exit: 2,
+        code: 'OUTPUT_EXISTS',
+        hint: 'Give another name, or replace it: dinov2 models pull … --force'
+      })
+    return undefined
+  }
+  const here = await findHere()
+  if (here) return here
+  const length = (): Promise<number | undefined> => (entry.bytes === undefined ? statedLength(url, signal) : Promise.resolve(entry.bytes))
+  if (dryRun) return {...report, bytes: await length(), fetched: false}
 
   if (output === undefined) await mkdir(modelsFolder(), {recursive: true})
-  const {bytes, sha256} = await download(url, path, {
-    onProgress,
-    onRedirect,
-    force,
-    expectedBytes: entry.bytes,
-    maxBytes: byteLimit(entry),
-    sha256: entry.sha256,
-    signal
-  })
-  await checkKind(path, url)
-  const recorded = entry.sha256 === undefined
-  if (recorded) await writeFile(`${path}.sha256`, `${sha256}  ${basename(path)}\n`)
-  return {...report, bytes, sha256, recorded, fetched: true}
+  const lock = await awaitOutput(path, path, {signal, onWait})
+  try {
+    const meanwhile = await findHere() // another process has fetched it
+    if (meanwhile) return meanwhile
+    if (onBegin) onBegin({url, bytes: await length()})
+    const {bytes, sha256} = await download(url, path, {
+      onProgress,
+      onRedirect,
+      force,
+      expectedBytes: entry.bytes,
+      maxBytes: byteLimit(entry),
+      sha256: entry.sha256,
+      signal
+    })
+    await checkKind(path, url)
+    const recorded = entry.sha256 === undefined
+    if (recorded) await writeFile(`${path}.sha256`, `${sha256}  ${basename(path)}\n`)
+    return {...report, bytes, sha256, recorded, fetched: true}
+  } finally {
+    await lock.release()
+  }
 }
 
 export const isFolder = async (path: string): Promise<boolean> => (await stat(path).catch(() => undefined))?.isDirectory() ?? false

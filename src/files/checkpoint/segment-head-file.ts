@@ -4,6 +4,7 @@
  * of `pickle.ts`; whatever else lies in them stays unread.
  */
 import {UserError} from '../../config/errors.js'
+import {findModelFile} from './fetch-missing.js'
 import {openHead, type HeadTensors} from './head-file.js'
 import {openPth} from './pth.js'
 import type {TensorEntry} from './tensor-entry.js'
@@ -45,10 +46,11 @@ const wrong = (path: string, what: string, hint?: string): UserError =>
   new UserError(`${path} is no segmentation head: ${what}.`, {exit: 2, code: 'WRONG_HEAD', hint})
 
 /**
- * Opens one of ours or, by the ending `.pth`, a published one. Throws a `UserError` naming what is missing or does not
- * fit, and what `openHead` throws.
+ * Opens one of ours or, by its name or the ending `.pth`, a published one. Throws a `UserError` naming what is missing
+ * or does not fit, and what `openHead` throws.
  */
-export async function openSegmentHead(path: string, backbone?: string): Promise<OpenedSegmentHead> {
+export async function openSegmentHead(name: string, backbone?: string): Promise<OpenedSegmentHead> {
+  const path = (await findModelFile(name, ['segmentation'])) ?? name
   if (/\.(pth|pt|bin|ckpt)$/i.test(path)) return openPublished(path)
   const {tensors, spec, trainedOn} = await openHead(path, {task: 'segment', backbone})
   const wanted = spec as SegmentHeadSpec

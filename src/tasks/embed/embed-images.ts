@@ -18,9 +18,12 @@ import {
   type EmbeddingFormat,
   type Shard
 } from '../../files/embeddings/embeddings.js'
+import {PlannedDownload, type Download} from '../../system/permitted-downloads.js'
 import {listShard, shardRange, withinRange, type ShardRequest} from './shard.js'
 import {assertImagesFit} from './pass-memory.js'
 import {embed, leaveOutDone, loadEmbedder, defaultBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
+
+export {plannedSentence} from '../../system/permitted-downloads.js'
 
 export type EmbedInputs = {
   readonly inputs: readonly string[]
@@ -192,10 +195,10 @@ export type EmbedEstimate = {
 const trialImages = 16
 
 /**
- * Counts the images, holding none of them, and embeds the first few to predict time and memory. Throws as
- * `embedImages`.
+ * Counts the images, holding none of them, and embeds the first few to predict time and memory, where the model
+ * is here. Throws as `embedImages`.
  */
-export async function estimateEmbedding(work: EmbedInputs): Promise<EmbedEstimate> {
+export async function estimateEmbedding(work: EmbedInputs): Promise<EmbedEstimate | {images: number; download: Download}> {
   let count = 0
   const first: ImageRef[] = []
   for await (const chunk of listChunks(work.inputs, work)) {
@@ -205,7 +208,12 @@ export async function estimateEmbedding(work: EmbedInputs): Promise<EmbedEstimat
   }
   if (count === 0) throw noImages(work.inputs)
   const shard = work.shard && work.shard.count > 1 ? await listShard(work.shard, work) : undefined
-  const {embedder, engine, batch} = await startModel(work)
+  const started = await startModel(work).catch((error: unknown) => {
+    if (error instanceof PlannedDownload) return error
+    throw error
+  })
+  if (started instanceof PlannedDownload) return {images: count, download: started.download}
+  const {embedder, engine, batch} = started
   using held = embedder
   const {imagesPerSecond} = await measureSpeed(first, held, {batch: Math.min(batch, trialImages), ...decodeOptions(work)})
   const memory = process.resourceUsage().maxRSS * 1024

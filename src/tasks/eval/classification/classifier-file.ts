@@ -6,14 +6,11 @@
  * four and the mean (5 C). In shape comments: K classes, F features, C width of the backbone.
  */
 import {counted} from '../../../config/counted.js'
-import {access} from 'node:fs/promises'
-import {join} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import type {Transform} from '../../../data/image/geometry.js'
 import {openCheckpoint} from '../../../files/checkpoint/checkpoint.js'
-import {fetchMissing} from '../../../files/checkpoint/fetch-missing.js'
+import {findModelFile} from '../../../files/checkpoint/fetch-missing.js'
 import {openHead} from '../../../files/checkpoint/head-file.js'
-import {findReleased, modelsFolder} from '../../../files/checkpoint/model-zoo.js'
 import {protocolSlices, type FeatureSlice} from '../../../heads/linear-grid.js'
 import type {Backbone} from '../../embed/load-backbone.js'
 import type {FeatureSettings} from '../../embed/embedder.js'
@@ -50,24 +47,6 @@ export type OpenedClassifier = {
 
 const wrong = (message: string, hint: string): UserError => new UserError(message, {exit: 2, code: 'WRONG_HEAD', hint})
 
-/** The file that a name means: itself, or a released classifier that was pulled. */
-async function fileOf(name: string): Promise<string> {
-  const there = (path: string): Promise<boolean> =>
-    access(path).then(
-      () => true,
-      () => false
-    )
-  const released = findReleased(name)
-  if (released?.kind !== 'classifier' || (await there(name))) return name
-  const pulled = join(modelsFolder(), released.file)
-  if ((await there(pulled)) || (await fetchMissing(name))) return pulled
-  throw new UserError(`The released classifier ${released.name} is not on this machine.`, {
-    exit: 3,
-    code: 'NO_HEAD',
-    hint: `dinov2 models pull ${released.name}`
-  })
-}
-
 /**
  * Opens a classifier for a backbone. `classes` names the classes of a published one, in its order; without, they are
  * numbers.
@@ -80,7 +59,7 @@ export async function openClassifier(
   backbone: Pick<Backbone, 'config' | 'fingerprint'>,
   classes?: readonly string[]
 ): Promise<OpenedClassifier> {
-  const path = await fileOf(name)
+  const path = (await findModelFile(name, ['classifier'])) ?? name
   if (/\.(pth|pt|bin)$/i.test(path)) return published(path, backbone, classes)
   const {tensors, spec} = await openHead(path, {task: 'classify', backbone: backbone.fingerprint})
   const {pool, layers, normalize, transform, start, length, classes: names} = spec as ClassifierSpec

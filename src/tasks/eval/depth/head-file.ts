@@ -6,13 +6,11 @@
  * final norm, and the range of depth, which is that of the data set in the file's name unless it is given. The hub's
  * linear constructor always takes 80 m, also for heads trained to 10 m; here NYU heads have 10 m.
  */
-import {stat} from 'node:fs/promises'
-import {basename, join} from 'node:path'
+import {basename} from 'node:path'
 import {UserError} from '../../../config/errors.js'
-import {fetchMissing} from '../../../files/checkpoint/fetch-missing.js'
+import {findModelFile} from '../../../files/checkpoint/fetch-missing.js'
 import {openHead, type HeadTensors} from '../../../files/checkpoint/head-file.js'
 import {openPth} from '../../../files/checkpoint/pth.js'
-import {findReleased, modelsFolder} from '../../../files/checkpoint/model-zoo.js'
 import type {TensorEntry} from '../../../files/checkpoint/tensor-entry.js'
 import type {VitConfig} from '../../../model/config.js'
 import type {DepthBins} from '../../../heads/depth-head.js'
@@ -87,21 +85,14 @@ export async function readDepthHead(name: string, options: DepthHeadOptions): Pr
 
 /** The file that a name of `--head` means: itself, or a released head that was pulled. */
 async function findHeadFile(name: string): Promise<string> {
-  if (await stat(name).catch(() => undefined)) return name
-  const released = findReleased(name)
-  if (released?.kind !== 'depth')
+  const path = await findModelFile(name, ['depth'])
+  if (path === undefined)
     throw new UserError(`There is no head ${name}.`, {
       exit: 3,
       code: 'NO_INPUT',
       hint: 'Give lin1 or lin4 to train one, a file, or the name of a released depth head (dinov2 models list).'
     })
-  const pulled = join(modelsFolder(), released.file)
-  if ((await stat(pulled).catch(() => undefined)) || (await fetchMissing(name))) return pulled
-  throw new UserError(`The released head ${released.name} is not on this machine.`, {
-    exit: 3,
-    code: 'NO_INPUT',
-    hint: `dinov2 models pull ${released.name}`
-  })
+  return path
 }
 
 /** The range of a published head: given, or that of the data set in its name. */
