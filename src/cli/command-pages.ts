@@ -1,4 +1,4 @@
-/** A Markdown page for each command, from the declarations that `--help` shows. */
+/** A Markdown page for each command, from the declarations that `--help` shows and a guide where there is one. */
 import {exitStatuses, flagGroupOrder, groupOrder, type Shown} from './help.js'
 
 type FlagDeclaration = {
@@ -50,7 +50,7 @@ function flagTables(flags: Readonly<Record<string, FlagDeclaration>>): string {
     .join('\n')
 }
 
-function page(command: Shown, bin: string): string {
+function page(command: Shown, bin: string, guide: string | undefined): string {
   const named = Object.entries((command.args ?? {}) as Readonly<Record<string, ArgDeclaration>>).filter(([, arg]) => !arg.hidden)
   const spoken = named.map(([name, {required, multiple}]) => {
     const word = `${name.toUpperCase()}${multiple ? '…' : ''}`
@@ -68,7 +68,7 @@ function page(command: Shown, bin: string): string {
   >
   return [
     `# ${bin} ${commandName(command.id)}\n`,
-    `<!-- Written by \`npm run command-pages\` from the declaration of the command. -->\n`,
+    `<!-- Written by \`npm run command-pages\` from the declaration of the command${guide === undefined ? '' : ` and docs/guides/${fileOf(command.id)}`}. -->\n`,
     `${filled(command.summary ?? '')}\n`,
     `\`\`\`sh\n${[bin, commandName(command.id), ...spoken, '[FLAGS]'].join(' ')}\n\`\`\`\n`,
     ...(command.description ? [`${filled(command.description).replaceAll('<', '&lt;')}\n`] : []),
@@ -78,12 +78,16 @@ function page(command: Shown, bin: string): string {
     `## Exit status\n\n| status | |\n| --- | --- |\n${exitStatuses(command)
       .map(([status, meaning]) => `| ${status} | ${cell(meaning)} |`)
       .join('\n')}\n`,
+    ...(guide === undefined ? [] : [`## Guide\n\n${guide.trim()}\n`]),
     `\`${bin} schema ${commandName(command.id)}\` prints the JSON Schema of the report; [all commands](README.md).\n`
   ].join('\n')
 }
 
-/** The pages by file name, with a table of them all in `README.md`. */
-export function commandPages(commands: readonly Shown[], bin: string): ReadonlyMap<string, string> {
+/**
+ * The pages by file name, with a table of them all in `README.md`. `guides` are texts by the same file names, which
+ * stand at the end of their pages.
+ */
+export function commandPages(commands: readonly Shown[], bin: string, guides: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
   const shown = commands.filter(({hidden}) => !hidden).sort((a, b) => (a.id < b.id ? -1 : 1))
   const rank = (group: string): number => (groupOrder.includes(group) ? groupOrder.indexOf(group) : groupOrder.length)
   const groups = [...new Set(shown.map(({group = 'Other'}) => group))].sort((a, b) => rank(a) - rank(b))
@@ -96,6 +100,6 @@ export function commandPages(commands: readonly Shown[], bin: string): ReadonlyM
   const head = `# Commands\n\n<!-- Written by \`npm run command-pages\` from the declarations of the commands. -->\n\nWhat all of them promise stands in [contract.md](../contract.md).\n`
   return new Map([
     ['README.md', [head, ...tables].join('\n')],
-    ...shown.map((command): [string, string] => [fileOf(command.id), page(command, bin)])
+    ...shown.map((command): [string, string] => [fileOf(command.id), page(command, bin, guides.get(fileOf(command.id)))])
   ])
 }
