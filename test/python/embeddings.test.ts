@@ -26,8 +26,9 @@ const rows = Array.from({length: 2500}, (_, i): Row => {
 })
 
 test('pyarrow, NumPy and safetensors open what we write', async () => {
-  const paths = ['v.arrow', 'v.parquet', 'v.npy', 'v.jsonl', 'v.safetensors'].map(name => join(dir, name))
-  for (const path of paths.filter(name => !name.endsWith('.jsonl'))) {
+  const names = ['v.arrow', 'v.parquet', 'v.npy', 'v.jsonl', 'v.safetensors', 't.csv', 't.jsonl']
+  const paths = names.map(name => join(dir, name))
+  for (const path of paths.filter(name => !name.endsWith('v.jsonl'))) {
     await writeEmbeddings(path, rows, meta, 100)
   }
   const {stdout} = await run(testPython(), [scriptOf('open_embeddings.py'), ...paths], {maxBuffer: 1 << 28})
@@ -53,13 +54,14 @@ test('pyarrow, NumPy and safetensors open what we write', async () => {
       rows.map(row => row.fields['good']),
       name
     )
-    assert.deepEqual(
-      table['extra'],
-      rows.map((_, i) => (i > 2400 ? `{"late":[${i}]}` : null)),
-      name
-    )
+    assert.deepEqual(table['columns'], ['id', 'label', 'depth', 'good', 'vector'], name)
     assert.deepEqual(table['vectors'], vectors, name)
   }
+  // No column but ids, fields and numbers: records stand apart, and nothing stands for fields that only come late.
+  assert.deepEqual(found['csv_columns'], ['id', 'label', 'depth', 'good', ...Array.from({length: D}, (_, d) => `v${d}`)])
+  assert.deepEqual([...(found['jsonl_columns'] as string[])].sort(), ['depth', 'good', 'id', 'label', 'late', 'vector'])
+  assert.deepEqual([...(found['npy_columns'] as string[])].sort(), ['depth', 'good', 'id', 'label', 'late'])
+  assert.deepEqual(found['list_columns'], ['depth', 'good', 'id', 'label', 'late'])
   assert.equal(found['row_groups'], 2)
   assert.equal(found['npy_type'], 'float32')
   for (const name of ['npy', 'safetensors']) {

@@ -1,6 +1,6 @@
 """Opens embedding files as a Python user would and prints what is in them as one JSON object.
 
-    python open_embeddings.py ARROW PARQUET NPY LIST SAFETENSORS
+    python open_embeddings.py ARROW PARQUET NPY LIST SAFETENSORS CSV JSONL
 """
 
 import json
@@ -8,7 +8,9 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.ipc
+import pyarrow.json
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 from safetensors import safe_open
@@ -20,13 +22,13 @@ def table(t):
         "labels": t.column("label").to_pylist(),
         "depths": t.column("depth").to_pylist(),
         "good": t.column("good").to_pylist(),
-        "extra": t.column("extra").to_pylist(),
+        "columns": t.column_names,
         "type": str(t.schema.field("vector").type),
         "vectors": np.stack(t.column("vector").to_numpy()).astype(float).tolist(),
     }
 
 
-arrow, parquet, npy, listing, safetensors = sys.argv[1:]
+arrow, parquet, npy, listing, safetensors, table_csv, table_jsonl = sys.argv[1:]
 with pa.OSFile(arrow) as file:
     stream = pa.ipc.open_stream(file)
     arrow_meta = json.loads(stream.schema.metadata[b"dinov2"])
@@ -52,6 +54,10 @@ json.dump(
         "safetensors": tensors["vectors"].astype(float).tolist(),
         "safetensors_ids": [json.loads(line)["id"] for line in tensors["rows"].tobytes().decode().splitlines()],
         "safetensors_meta": safetensors_meta,
+        "csv_columns": pyarrow.csv.read_csv(table_csv).column_names,
+        "jsonl_columns": pyarrow.json.read_json(table_jsonl).column_names,
+        "npy_columns": pyarrow.json.read_json(listing).column_names,
+        "list_columns": sorted({key for line in tensors["rows"].tobytes().decode().splitlines() for key in json.loads(line)}),
     },
     sys.stdout,
 )

@@ -2,15 +2,17 @@
  * Fields of rows as columns of a table, for the formats that have a schema (Arrow, Parquet, CSV).
  *
  * The columns are fixed by the first batch: a field whose values there are all strings, all numbers or all booleans
- * becomes a column of that kind. Whatever does not fit later (a field never seen before, a value of another kind, a
- * list or an object) travels as JSON in one more column, `extra`, and comes back from there: nothing is lost and
- * nothing is refused. A field that has the name of one of our own columns travels in `extra` as well.
+ * becomes a column of that kind. Whatever does not fit (a field never seen before, a value of another kind, a list or
+ * an object, a field that has the name of one of our own columns) travels as JSON in one more column, `extra`, which a
+ * table has where its first batch needs it, and otherwise beside the rows: nothing is lost and nothing is refused.
  */
 import {isObject, parseJson} from '../../system/json.js'
 import type {Fields} from './rows.js'
 
 export type ColumnKind = 'string' | 'number' | 'boolean'
 export type Column = {readonly name: string; readonly kind: ColumnKind}
+/** The columns of a table, and whether it has a column `extra` for what fits none of them. */
+export type Table = {readonly columns: readonly Column[]; readonly hasExtra: boolean}
 export type CellValue = string | number | boolean | null
 
 /** Our own columns; JSON Lines use the same words as keys. */
@@ -22,7 +24,7 @@ const kindOf = (value: unknown): ColumnKind | undefined =>
     : undefined
 
 /** Chooses the columns from the first batch, in order of first appearance. `refused` names belong to the format. */
-export function planColumns(fields: readonly Fields[], refused: (name: string) => boolean = () => false): Column[] {
+function planColumns(fields: readonly Fields[], refused: (name: string) => boolean): Column[] {
   const kinds = new Map<string, ColumnKind | 'mixed'>()
   for (const row of fields) {
     for (const [name, value] of Object.entries(row)) {
@@ -33,6 +35,15 @@ export function planColumns(fields: readonly Fields[], refused: (name: string) =
     }
   }
   return [...kinds].flatMap(([name, kind]) => (kind === 'mixed' ? [] : [{name, kind}]))
+}
+
+/**
+ * Chooses the columns from the first batch, and a column `extra` where a row of it has more; so a table has no column
+ * that is empty from its beginning. `refused` and `emptyIsMissing`: see `planColumns` and `splitFields`.
+ */
+export function planTable(fields: readonly Fields[], refused: (name: string) => boolean = () => false, emptyIsMissing = false): Table {
+  const columns = planColumns(fields, refused)
+  return {columns, hasExtra: fields.some(row => splitFields(columns, row, emptyIsMissing).extra !== null)}
 }
 
 /**

@@ -1,8 +1,12 @@
-/** The cells `dinov2` of a CSV file: how its vectors were made in the first row, a checksum of the vector in each. */
+/**
+ * The record of a CSV table: beside it, or in its cells `dinov2`, how its vectors were made in the first row and a
+ * checksum of the vector in each.
+ */
 import {UserError} from '../../config/errors.js'
 import {isObject, jsonObjectOr, parseJson} from '../../system/json.js'
 import type {ColumnKind} from './columns.js'
 import {metaFromJson, recordCheck, type EmbeddingMeta} from './provenance.js'
+import type {RecordBeside} from './record-beside.js'
 
 /** Bytes of a table that were cut off or changed. */
 export const damagedTable = (name: string, why: string, cause?: unknown): UserError =>
@@ -20,6 +24,8 @@ export type Said = {
   /** Whether texts carry a quote where a spreadsheet would take them for formulas. */
   readonly safe: boolean
 }
+
+const areKinds = (kinds: unknown): boolean => isObject(kinds) && Object.values(kinds).every(kind => kind === 'number' || kind === 'boolean')
 
 /** Reads the cell of the first row. Throws `UserError` where it is not one, or is damaged. */
 export function recordOf(cell: string | undefined, name: string): Said {
@@ -41,9 +47,15 @@ export function recordOf(cell: string | undefined, name: string): Said {
   const meta = metaFromJson(found as object, name)
   const {kinds, crc32, record_crc32: own, safe} = found
   if (own !== undefined && own !== recordCheck(meta)) throw damagedTable(name, 'the record in its first row does not match its checksum')
-  const known = isObject(kinds) && Object.values(kinds).every(kind => kind === 'number' || kind === 'boolean')
-  if (kinds !== undefined && !known) throw damagedTable(name, 'the record in its first row does not say what its columns hold')
+  if (kinds !== undefined && !areKinds(kinds)) throw damagedTable(name, 'the record in its first row does not say what its columns hold')
   return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: typeof crc32 === 'string' ? crc32 : undefined, safe: safe === true}
+}
+
+/** What the record beside a table says of the whole. Throws `UserError` where it is damaged. */
+export function saidBeside({meta, all}: RecordBeside, name: string): Said {
+  const {kinds, safe} = all
+  if (kinds !== undefined && !areKinds(kinds)) throw damagedTable(name, 'the record beside it does not say what its columns hold')
+  return {meta, kinds: (kinds ?? {}) as Said['kinds'], check: undefined, safe: safe === true}
 }
 
 /**

@@ -1,76 +1,39 @@
 /**
- * Embeddings as CSV (RFC 4180): `id`, one column a field, `dinov2`, then `v0` … `v{D-1}`.
+ * Embeddings as CSV (RFC 4180): `id`, one column a field, then `v0` … `v{D-1}`.
  *
- * The record of how the vectors were made stands in the `dinov2` cell of the first row; in the other rows that cell
- * holds a checksum of the vector. So the file stays a plain table that spreadsheets and data frames open without an
- * option to skip a line, and a changed or cut number is noticed. The record also says which columns hold numbers and
- * booleans, which CSV cannot. What of a row fits no column stands as JSON in a column `extra` before `dinov2`, which
- * is there only where the first batch needs it; otherwise beside the checksum in the row's cell. Tables of other
- * programs may have semicolons or tabs, decimal commas beside semicolons, other names of columns (`emb_0`, `emb_1`,
+ * A file is a plain table with the record of how the vectors were made beside it (`record-beside.ts`); the record also
+ * says which columns hold numbers and booleans, which CSV cannot. What of a row fits no column stands as JSON in a
+ * column `extra`, which is there only where the first batch needs it, or in a file beside the table
+ * (`late-fields.ts`). On a pipe, and in files of earlier versions, the record stands in a column `dinov2`: in the
+ * first row's cell, with a checksum of the vector and late fields in that of each. Tables of other programs may have semicolons or tabs, decimal commas beside semicolons, other names of columns (`emb_0`, `emb_1`,
  * …) and pandas' index column.
  */
 import {parse} from 'csv-parse'
-import {truncate} from 'node:fs/promises'
+import {stat, truncate} from 'node:fs/promises'
 import {pipeline, Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import {parseOwnJson} from '../../system/json.js'
+import {crcText} from '../../system/crc32.js'
 import {fileBytes} from '../../system/plain-file.js'
-import {ByteReader, type Sink} from './bytes.js'
-import {joinFields, planColumns, splitFields, type CellValue, type Column} from './columns.js'
-import {csvLayout, readSafeText, safeText, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
-import {damagedTable, recordOf, rowRecordOf, type Said} from './csv-record.js'
-import type {EmbeddingWriter, Format, OpenedRows, Recovered} from './format.js'
-import {shortestDecimal, vectorCheck} from './jsonl.js'
-import {plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {ByteReader} from './bytes.js'
+import {joinFields, type CellValue, type Column, type Table} from './columns.js'
+import {csvLayout, readSafeText, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
+import {damagedTable, recordOf, rowRecordOf, saidBeside, type Said} from './csv-record.js'
+import {csvWriter} from './csv-write.js'
+import type {Format, OpenedRows, PartialFiles, Recovered} from './format.js'
+import {lateEndBefore, LateFields, lateFileOf, lateSide} from './late-fields.js'
+import {unknownProvenance} from './provenance.js'
+import {
+  assertWholeTable,
+  begunRecord,
+  recordOfTable,
+  recordSide,
+  sumRows,
+  TableCheck,
+  vectorCheck,
+  type RecordBeside
+} from './record-beside.js'
 import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
-
-const quoteCell = (text: string): string => (/[",\r\n]/.test(text) || text !== text.trim() ? `"${text.replaceAll('"', '""')}"` : text)
-const isVectorName = (name: string): boolean => /^v\d+$/.test(name)
-
-/**
- * Writes one line a row; `begun` are the columns of a file that is being continued. `safe`: no text is a formula to a
- * spreadsheet.
- */
-function csvWriter(sink: Sink, meta: EmbeddingMeta, begun: Recovered | undefined, safe: boolean): EmbeddingWriter {
-  const textCell = (text: string): string => quoteCell(safe ? safeText(text) : text)
-  let columns = begun?.columns
-  let hasExtra = begun?.hasExtra ?? false
-  let first = begun === undefined
-  const begin = async (fields: EmbeddingBatch['fields']): Promise<void> => {
-    columns = planColumns(fields, isVectorName)
-    hasExtra = fields.some(row => splitFields(columns!, row, true).extra !== null)
-    const plain = ['id', ...columns.map(column => column.name), ...(hasExtra ? ['extra'] : []), 'dinov2']
-    const names = [...plain, ...Array.from({length: meta.dim}, (_, d) => `v${d}`)]
-    await sink.write(names.map(textCell).join(',') + '\n')
-  }
-  /** The first row's cell: record, kinds of the columns, and checksum. */
-  const record = (check: string): string => {
-    const kinds = Object.fromEntries(columns!.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
-    return JSON.stringify({...plainMeta(meta), kinds, safe: safe || undefined, crc32: check, record_crc32: recordCheck(meta)})
-  }
-  return {
-    async write({ids, vectors, fields}) {
-      if (!columns) await begin(fields)
-      let text = ''
-      for (const [i, id] of ids.entries()) {
-        const {cells, extra} = splitFields(columns!, fields[i]!, true)
-        const vector = vectors.subarray(i * meta.dim, (i + 1) * meta.dim)
-        const check = vectorCheck(vector)
-        const own = first ? record(check) : hasExtra || extra === null ? check : JSON.stringify({crc32: check, extra: parseOwnJson(extra)})
-        first = false
-        const left = [id, ...cells, ...(hasExtra ? [extra] : []), own].map(cell =>
-          typeof cell === 'string' ? textCell(cell) : String(cell ?? '')
-        )
-        text += `${[...left, ...Array.from(vector, shortestDecimal)].join(',')}\n`
-      }
-      await sink.write(text)
-    },
-    async finish() {
-      if (!columns) await begin([])
-    }
-  }
-}
 
 // ---- reading ------------------------------------------------------------------------------------------------------
 
@@ -161,8 +124,9 @@ class RowParser {
         `row ${row} has ${cells.length} cells, but there are ${this.width} columns, separated by ${separatorNames[this.separator]}`
       )
     const vector = Float32Array.from(layout.vector, (column, d) => this.#number(cells[column]!, `number ${d} of its vector`, row))
-    const {check, rest} = row === 0 ? {check: said.check, rest: null} : said.meta ? rowRecordOf(cells[layout.record]!, name, row) : {}
-    if (check !== undefined && check !== vectorCheck(vector))
+    const {check, rest} =
+      row === 0 ? {check: said.check, rest: null} : said.meta && layout.record >= 0 ? rowRecordOf(cells[layout.record]!, name, row) : {}
+    if (check !== undefined && check !== crcText(vectorCheck(vector)))
       throw damagedTable(name, `the vector of row ${row} does not match its checksum`)
     const values = this.columns.map(({name: title, kind}, c): CellValue => {
       const cell = cells[this.#fields[c]!.column]!
@@ -191,8 +155,10 @@ class RowParser {
  */
 async function readCsv(
   bytes: ByteReader,
-  name: string
-): Promise<OpenedRows & {readonly columns: readonly Column[]; readonly csvSafe: boolean; readonly hasExtra: boolean}> {
+  name: string,
+  path?: string
+): Promise<OpenedRows & {readonly table: Table; readonly csvSafe: boolean; readonly lateRows: () => number}> {
+  const found = await recordOfTable(path)
   const separator = separatorOf(Buffer.from(await bytes.peek(1 << 16)).toString('utf8'))
   const records = new Records(bytes, name, separator)
   try {
@@ -201,38 +167,88 @@ async function readCsv(
     const dim = layout.vector.length
     const first = await records.next()
     if (!first && layout.record >= 0 && !records.endsWithLine) throw damagedTable(name, 'its first line is cut off')
-    const said = recordOf(layout.record < 0 ? undefined : first?.[layout.record], name)
+    // A table with a record in its rows belongs to none beside it.
+    const beside = layout.record < 0 ? found : undefined
+    const said = beside ? saidBeside(beside, name) : recordOf(layout.record < 0 ? undefined : first?.[layout.record], name)
     if (said.meta && said.meta.dim !== dim)
       throw damagedTable(name, `its record says ${said.meta.dim} numbers a row, but it has the columns of ${dim}`)
     const parser = new RowParser(name, header.length, layout, said, separator)
+    const late = await lateOf(beside, path, name)
+    const check = new TableCheck()
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
       let pending: Row[] = []
       try {
         for (let cells = first, row = 0; cells; cells = await records.next(), row++) {
-          pending.push(parser.row(cells, row))
+          const parsed = parser.row(cells, row)
+          const more = await late.of(row)
+          check.add(parsed.vector)
+          pending.push(more ? {...parsed, fields: {...parsed.fields, ...more}} : parsed)
           if (pending.length === rowsPerBatch(dim)) {
             yield batchOf(pending)
             pending = []
           }
         }
         if (said.meta && !records.endsWithLine) throw damagedTable(name, 'its last line is cut off')
+        if (beside) {
+          assertWholeTable(name, path!, beside, check)
+          late.end()
+        }
         if (pending.length > 0) yield batchOf(pending)
       } finally {
         records.close()
+        await late.close()
       }
     }
     return {
       meta: said.meta ?? unknownProvenance(dim),
-      columns: parser.columns,
+      table: {columns: parser.columns, hasExtra: layout.extra >= 0},
       csvSafe: said.safe,
-      hasExtra: layout.extra >= 0,
+      lateRows: () => late.lines,
       rows: rows(),
-      close: async () => records.close()
+      close: async () => {
+        records.close()
+        await late.close()
+      }
     }
   } catch (error) {
     records.close()
     throw error
   }
+}
+
+/** The fields beside a table, where its record says that there are some, or it is growing. */
+async function lateOf(beside: RecordBeside | undefined, path: string | undefined, name: string): Promise<LateFields> {
+  const file = beside && lateFileOf(path!)
+  const there =
+    file !== undefined &&
+    (await stat(file).then(
+      found => found.isFile(),
+      () => false
+    ))
+  const expected = beside?.all['late_fields'] ?? 0
+  if (beside && !there && expected !== 0)
+    throw damagedTable(name, `${file!}, which holds fields of ${String(expected)} of its rows, is not there`)
+  return new LateFields(there && (beside?.rows === undefined || expected !== 0) ? file : undefined, name)
+}
+
+/** What of an interrupted table is whole. Throws `UserError` (exit 2) where it was begun in another way. */
+async function recoverCsv({partial, sides}: PartialFiles, batch: number, safe: boolean): Promise<Recovered | undefined> {
+  const meta = await begunRecord(sides[0]!.partial)
+  const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
+  if (!meta || found.rows === 0) return undefined
+  await truncate(partial, found.end)
+  const lateEnd = await lateEndBefore(sides[1]!.partial, found.rows)
+  await truncate(sides[1]!.partial, lateEnd)
+  const opened = await readCsv(new ByteReader(fileBytes(partial)), partial, partial)
+  const check = await sumRows(opened)
+  if (opened.csvSafe !== safe)
+    throw new UserError(`${partial} was begun ${opened.csvSafe ? 'with' : 'without'} --csv-safe.`, {
+      exit: 2,
+      code: 'CANNOT_RESUME',
+      hint: `Go on ${opened.csvSafe ? 'with' : 'without'} it, or start anew with --force.`
+    })
+  const sideEnds = [(await stat(sides[0]!.partial)).size, lateEnd]
+  return {...found, sideEnds, table: opened.table, meta, check, lateRows: opened.lateRows()}
 }
 
 const csvFormat = (safe: boolean): Format<'csv'> => ({
@@ -242,22 +258,10 @@ const csvFormat = (safe: boolean): Format<'csv'> => ({
   streams: true,
   binary: false,
   begins: head => /^(\uFEFF)?["\w,;\t][^\0]*[,;\t\r\n]/.test(head.toString('utf8')),
-  open: ({bytes, name}) => readCsv(bytes, name),
-  write: async ({sink}, meta, begun) => csvWriter(sink, meta, begun, safe),
-  async recover({partial}, {batch}) {
-    const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
-    if (found.rows === 0) return undefined
-    await truncate(partial, found.end)
-    const {meta, columns, csvSafe, hasExtra, close} = await readCsv(new ByteReader(fileBytes(partial)), partial)
-    await close!()
-    if (csvSafe !== safe)
-      throw new UserError(`${partial} was begun ${csvSafe ? 'with' : 'without'} --csv-safe.`, {
-        exit: 2,
-        code: 'CANNOT_RESUME',
-        hint: `Go on ${csvSafe ? 'with' : 'without'} it, or start anew with --force.`
-      })
-    return {...found, sideEnds: [], columns, hasExtra, meta}
-  }
+  open: ({bytes, name, path}) => readCsv(bytes, name, path),
+  write: async (target, meta, begun) => csvWriter(target, meta, begun, safe),
+  sideFiles: target => [recordSide(target), lateSide(target)],
+  recover: (files, {batch}) => recoverCsv(files, batch, safe)
 })
 
 export const csv = csvFormat(false)

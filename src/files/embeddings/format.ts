@@ -4,8 +4,9 @@
  */
 import type {FileHandle} from 'node:fs/promises'
 import type {ByteReader, Sink} from './bytes.js'
-import type {Column} from './columns.js'
+import type {Table} from './columns.js'
 import type {EmbeddingMeta} from './provenance.js'
+import type {TableCheck} from './record-beside.js'
 import type {EmbeddingBatch} from './rows.js'
 
 /** Where rows are read from. */
@@ -40,15 +41,19 @@ export type Recovered = {
   readonly end: number
   readonly sideEnds: readonly number[]
   readonly meta: EmbeddingMeta
-  readonly columns?: readonly Column[]
-  /** Whether a table has the column `extra`. */
-  readonly hasExtra?: boolean
+  readonly table?: Table
+  /** Of a text table with its record beside it: what its rows sum up to, and how many rows have late fields. */
+  readonly check?: TableCheck
+  readonly lateRows?: number
   /** The schema message of an Arrow stream, as it stands there. */
   readonly schema?: Uint8Array
 }
 
-/** A file that grows beside the output: under `partial` while it grows, under `final` afterwards (or removed). */
-export type SideFile = {readonly partial: string; readonly final?: string}
+/**
+ * A file that grows beside the output: under `partial` while it grows, under `final` afterwards (or removed).
+ * `optional`: it is removed where nothing was written to it.
+ */
+export type SideFile = {readonly partial: string; readonly final?: string; readonly optional?: boolean}
 
 /**
  * Where a writer writes: what is appended to, and for outputs that can be continued the file itself and its side
@@ -77,6 +82,8 @@ export type Format<Name extends string = string> = {
   write(target: Target, meta: EmbeddingMeta, begun?: Recovered): Promise<EmbeddingWriter>
   /** Files beside the output. */
   sideFiles?(target: string): readonly SideFile[]
+  /** The ids of the rows of an interrupted output, where they stand in a side file. */
+  rowIds?(files: PartialFiles): AsyncGenerator<string>
   /**
    * Finds what of an interrupted output is whole, in batches of `batch` rows; undefined when nothing is. Absent
    * where an output cannot be continued.

@@ -1,20 +1,31 @@
 /**
- * Embeddings as JSON Lines: `{"id", …fields, "dinov2": {…}, "vector": […]}`.
+ * Embeddings as JSON Lines: `{"id", …fields, "vector": […]}`.
  *
- * Every row carries the record of how it was made and a checksum of its vector, so `shuf`, `head`, `grep` and `cat`
- * leave a file that still knows its model, and mixing or a changed digit is noticed even within one file. Ids and
- * fields may be edited. Numbers are the shortest decimals that name the same float32.
+ * A file has the record of how it was made beside it, so that data frames see ids, fields and vectors only. On a pipe
+ * every row carries it under `dinov2`, with a checksum of its vector, so what `shuf`, `head`, `grep` and `cat` make of
+ * rows still names their model, and mixing or a changed digit is noticed. Ids and fields may be edited. Numbers are the shortest decimals that name the same float32.
  */
-import {truncate} from 'node:fs/promises'
+import {stat, truncate} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
-import {crc32, crcText} from '../../system/crc32.js'
+import {crcText} from '../../system/crc32.js'
 import {isObject} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
-import {ByteReader, type Sink} from './bytes.js'
-import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
+import {ByteReader} from './bytes.js'
+import type {EmbeddingWriter, Format, OpenedRows, Recovered, Target} from './format.js'
 import {assertSameProvenance, metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {
+  assertWholeTable,
+  begunRecord,
+  finishRecord,
+  recordOfTable,
+  recordSide,
+  sumRows,
+  TableCheck,
+  vectorCheck,
+  writeRecord
+} from './record-beside.js'
 import {fieldMembers, rowFields, idOf, parseObject, recoverLines} from './row-lines.js'
-import {batchOf, floatBytes, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
+import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
 /** The shortest decimal that reads back as the same float32; null stands for what is not finite. */
 export function shortestDecimal(x: number): string {
@@ -26,24 +37,27 @@ export function shortestDecimal(x: number): string {
   return String(Number(x.toPrecision(9)))
 }
 
-/** The checksum of one vector [D], as its decimals read back: negative zero is written as zero. */
-export const vectorCheck = (vector: Float32Array): string => crcText(crc32(floatBytes(Float32Array.from(vector, x => x + 0))))
-
 /** Writes one line a row. */
-function jsonlWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
+function jsonlWriter({sink, sides: [side]}: Target, meta: EmbeddingMeta, begun?: Recovered): EmbeddingWriter {
   const record = metaToJson(meta).slice(0, -1)
+  const check = begun?.check ?? new TableCheck()
   return {
     async write({ids, vectors, fields}) {
       const D = meta.dim
+      if (side && check.rows === 0) await writeRecord(side, meta, {})
       let text = ''
       for (const [i, id] of ids.entries()) {
         const vector = vectors.subarray(i * D, (i + 1) * D)
         const numbers = Array.from(vector, shortestDecimal).join(',')
-        text += `{"id":${JSON.stringify(id)},${fieldMembers(fields[i]!)}"dinov2":${record},"crc32":"${vectorCheck(vector)}"},"vector":[${numbers}]}\n`
+        const own = side ? '' : `"dinov2":${record},"crc32":"${crcText(vectorCheck(vector))}"},`
+        check.add(vector)
+        text += `{"id":${JSON.stringify(id)},${fieldMembers(fields[i]!)}${own}"vector":[${numbers}]}\n`
       }
       await sink.write(text)
     },
-    async finish() {}
+    async finish() {
+      if (side) await finishRecord(side, meta, check, {})
+    }
   }
 }
 
@@ -53,7 +67,7 @@ const isNotFinite = (value: unknown): boolean => value === null || (typeof value
 /** A parsed line: its row, its record as text (empty without one), and whether it names its row itself. */
 type Line = {readonly row: Row; readonly record: string; readonly named: boolean}
 
-function parseRow(line: string, name: string, number: number): Line {
+function parseRow(line: string, name: string, number: number, ours: boolean): Line {
   const row = parseObject(line, name, number)
   const {vector, dinov2} = row
   if (!Array.isArray(vector) || vector.length === 0 || !vector.every(x => typeof x === 'number')) {
@@ -74,21 +88,22 @@ function parseRow(line: string, name: string, number: number): Line {
   if (dinov2 !== undefined) {
     const {crc32: check, ...rest} = isObject(dinov2) ? dinov2 : {}
     record = JSON.stringify(isObject(dinov2) ? rest : dinov2)
-    if (check !== undefined && check !== vectorCheck(numbers))
+    if (check !== undefined && check !== crcText(vectorCheck(numbers)))
       throw new UserError(`The vector in line ${number} of ${name} does not match its checksum.`, {
         code: 'EMBEDDINGS_DAMAGED',
         hint: 'It was changed after it was written. Write it again, or remove "crc32" from its record where the change is meant.'
       })
   }
   return {
-    row: {id: named ? idOf(row, name, number) : String(number - 1), vector: numbers, fields: rowFields(row, dinov2 !== undefined)},
+    row: {id: named ? idOf(row, name, number) : String(number - 1), vector: numbers, fields: rowFields(row, ours || dinov2 !== undefined)},
     record,
     named
   }
 }
 
 /** Reads rows; a first look takes the record from the first row. Throws `UserError` naming the line at fault. */
-async function readJsonl(bytes: ByteReader, name: string): Promise<OpenedRows> {
+async function readJsonl(bytes: ByteReader, name: string, path?: string): Promise<OpenedRows> {
+  const beside = await recordOfTable(path)
   const lines = bytes.lines()
   let number = 0
   const next = async (): Promise<Line | undefined> => {
@@ -96,17 +111,20 @@ async function readJsonl(bytes: ByteReader, name: string): Promise<OpenedRows> {
       const {value, done} = await lines.next()
       if (done) return undefined
       number++
-      if (value.trim() !== '') return parseRow(value, name, number)
+      if (value.trim() !== '') return parseRow(value, name, number, beside !== undefined)
     }
   }
   const metaOf = ({record}: Line): EmbeddingMeta =>
-    record === '' ? unknownProvenance(dim) : metaFromJson(record, `Line ${number} of ${name}`)
+    record === '' ? (beside?.meta ?? unknownProvenance(dim)) : metaFromJson(record, `Line ${number} of ${name}`)
   const first = await next()
   const dim = first?.row.vector.length ?? 0
   const meta = first ? metaOf(first) : unknownProvenance(0)
   if (meta.dim !== dim) throw lengthError(name, number, dim, meta.dim, 'its record says')
   const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
     const known = new Set(first ? [first.record] : [])
+    const check = new TableCheck()
+    // Rows that carry their own record belong to none beside them.
+    const whole = beside && first?.record === '' ? beside : undefined
     let pending: Row[] = []
     try {
       for (let line = first; line; line = await next()) {
@@ -116,12 +134,14 @@ async function readJsonl(bytes: ByteReader, name: string): Promise<OpenedRows> {
           assertSameProvenance({name: `the beginning of ${name}`, meta}, {name: `line ${number}`, meta: metaOf(line)})
           known.add(line.record)
         }
+        check.add(line.row.vector)
         pending.push(line.row)
         if (pending.length === rowsPerBatch(dim)) {
           yield batchOf(pending)
           pending = []
         }
       }
+      if (whole) assertWholeTable(name, path!, whole, check)
       if (pending.length > 0) yield batchOf(pending)
     } finally {
       await lines.return(undefined)
@@ -143,14 +163,16 @@ export const jsonl: Format<'jsonl'> = {
   streams: true,
   binary: false,
   begins: head => /^(\uFEFF)?\s*\{/.test(head.toString('utf8')),
-  open: ({bytes, name}) => readJsonl(bytes, name),
-  write: async ({sink}, meta) => jsonlWriter(sink, meta),
-  async recover({partial}, {batch}) {
+  open: ({bytes, name, path}) => readJsonl(bytes, name, path),
+  write: async (target, meta, begun) => jsonlWriter(target, meta, begun),
+  sideFiles: target => [recordSide(target)],
+  async recover({partial, sides}, {batch}) {
+    const meta = await begunRecord(sides[0]!.partial)
+    if (!meta) return undefined
     const found = await recoverLines(partial, {multiple: batch})
     if (found.rows === 0) return undefined
     await truncate(partial, found.end)
-    const {meta, close} = await readJsonl(new ByteReader(fileBytes(partial)), partial)
-    await close!()
-    return {...found, sideEnds: [], meta}
+    const check = await sumRows(await readJsonl(new ByteReader(fileBytes(partial)), partial))
+    return {...found, sideEnds: [(await stat(sides[0]!.partial)).size], meta, check}
   }
 }

@@ -10,14 +10,14 @@
 import {stat, type FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
-import {isObject, jsonObjectOr, parseJson} from '../../system/json.js'
-import {fileBytes, openPlain, readText} from '../../system/plain-file.js'
+import {fileBytes, openPlain} from '../../system/plain-file.js'
 import {ByteReader, crcOfFile, fileSink, readAt, writeAt} from './bytes.js'
 import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, SideFile, Source, Target} from './format.js'
 import {NPY_HEADER_BYTES, NPY_MAGIC, npyDataAt, npyHeader, parseNpyHeader, type NpyArray} from './npy-header.js'
 import {numbersToFloat32} from './numbers.js'
-import {metaFromJson, plainMeta, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
-import {lineRows, recoverLines, rowLine, type LineRow} from './row-lines.js'
+import {metaFromJson, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
+import {begunRecord, readRecord, writeRecord} from './record-beside.js'
+import {lineIds, lineRows, recoverLines, rowLine, type LineRow} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
 const stem = (path: string): string => path.replace(/\.npy$/i, '')
@@ -41,12 +41,7 @@ async function npyWriter({file, sides}: Target, meta: EmbeddingMeta, begun: Reco
   let rows = begun?.rows ?? 0
   let vectorsCrc = rows === 0 ? 0 : await crcOfFile(array, NPY_HEADER_BYTES, rowsAt)
   let idsCrc = rows === 0 ? 0 : await idsCrcOf(list, begun!.sideEnds[0]!)
-  const writeRecord = async (more: object): Promise<void> => {
-    const text = Buffer.from(`${JSON.stringify({dinov2: plainMeta(meta), ...more}, null, 2)}\n`)
-    await record.truncate(0)
-    await writeAt(record, text, 0)
-  }
-  if (rows === 0) await writeRecord({})
+  if (rows === 0) await writeRecord(record, meta, {})
   return {
     async write({ids, vectors, fields}) {
       if (rows === 0) await writeAt(array, npyHeader(0, meta.dim), 0)
@@ -59,7 +54,8 @@ async function npyWriter({file, sides}: Target, meta: EmbeddingMeta, begun: Reco
     },
     async finish() {
       await writeAt(array, npyHeader(rows, meta.dim), 0)
-      await writeRecord({rows, crc32: {vectors: crcText(vectorsCrc), ids: crcText(idsCrc), record: recordCheck(meta)}})
+      const sums = {vectors: crcText(vectorsCrc), ids: crcText(idsCrc), record: recordCheck(meta)}
+      await writeRecord(record, meta, {rows, crc32: sums})
     }
   }
 }
@@ -81,11 +77,8 @@ async function recover(
   {meta, batch}: {meta: EmbeddingMeta; batch: number}
 ): Promise<Recovered | undefined> {
   const [list, recordFile] = [sides[0]!.partial, sides[1]!.partial]
-  const record = await readText(recordFile).then(
-    text => jsonObjectOr(text)?.['dinov2'],
-    () => undefined // it was not begun, or not in this way
-  )
-  if (!isObject(record)) return undefined
+  const begun = await begunRecord(recordFile)
+  if (!begun) return undefined
   const lines = await recoverLines(list, {multiple: batch})
   const whole = Math.min(
     lines.rows,
@@ -96,7 +89,7 @@ async function recover(
     rows,
     end: NPY_HEADER_BYTES + rows * meta.dim * 4,
     sideEnds: [end, (await stat(recordFile)).size],
-    meta: metaFromJson(record as object, recordFile)
+    meta: begun
   }
 }
 
@@ -104,33 +97,6 @@ async function recover(
 
 const damaged = (message: string): UserError =>
   new UserError(message, {code: 'EMBEDDINGS_DAMAGED', hint: 'It was cut off, or changed by hand; write it again.'})
-
-/** What the record beside an array says; without counts and checksums in files of earlier versions. */
-type Record = {readonly meta: EmbeddingMeta; readonly rows?: number; readonly vectors?: string; readonly ids?: string}
-
-async function recordBeside(path: string): Promise<Record | undefined> {
-  const file = metaFileOf(path)
-  const text = await readText(file).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined
-    throw error
-  })
-  if (text === undefined) return undefined
-  let found: unknown
-  try {
-    found = parseJson(text)
-  } catch {
-    throw damaged(`${file}, which belongs to ${path}, is not JSON.`)
-  }
-  if (!isObject(found) || !isObject(found['dinov2']))
-    throw damaged(`${file}, which belongs to ${path}, has no record of how its vectors were made.`)
-  const {rows, crc32: sums} = found
-  const sum = (key: string): string | undefined => (isObject(sums) && typeof sums[key] === 'string' ? (sums[key] as string) : undefined)
-  if (rows !== undefined && !Number.isSafeInteger(rows)) throw damaged(`${file} counts ${JSON.stringify(rows)} rows.`)
-  const meta = metaFromJson(found['dinov2'], file)
-  if (sum('record') !== undefined && sum('record') !== recordCheck(meta))
-    throw damaged(`The record in ${file} does not match its checksum.`)
-  return {meta, rows: rows as number | undefined, vectors: sum('vectors'), ids: sum('ids')}
-}
 
 /** Ids and fields of an array's rows, in step with them; rows without a list are named by their number. */
 class RowNames {
@@ -217,7 +183,7 @@ async function readNpy({bytes, name, path, size}: Source): Promise<OpenedRows> {
   const wanted = dataAt + count * dim * dtype.bytes
   if (size !== undefined && size !== wanted)
     throw damaged(`${name} should have ${wanted} bytes for ${count} rows of ${dim}, but it has ${size}.`)
-  const record = path === undefined ? undefined : await recordBeside(path)
+  const record = path === undefined ? undefined : await readRecord(metaFileOf(path), path)
   const list = path === undefined ? undefined : sidecarOf(path)
   const isList =
     list !== undefined &&
@@ -238,9 +204,9 @@ async function readNpy({bytes, name, path, size}: Source): Promise<OpenedRows> {
     const names = new RowNames(name, lines, list ?? '', count, first)
     const sum = {crc: 0}
     const end = async (): Promise<void> => {
-      names.end(record?.ids)
-      if (record?.vectors !== undefined && record.vectors !== crcText(sum.crc))
-        throw damaged(`The vectors of ${name} do not match their checksum.`)
+      names.end(record?.sum('ids'))
+      const vectors = record?.sum('vectors')
+      if (vectors !== undefined && vectors !== crcText(sum.crc)) throw damaged(`The vectors of ${name} do not match their checksum.`)
       if ((await bytes.take(1)).length > 0) throw damaged(`${name} goes on behind its ${count} rows.`)
     }
     try {
@@ -291,5 +257,6 @@ export const npy: Format<'npy'> = {
   open: readNpy,
   write: npyWriter,
   sideFiles,
-  recover
+  recover,
+  rowIds: ({sides}) => lineIds(sides[0]!.partial)
 }

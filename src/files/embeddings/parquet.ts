@@ -4,16 +4,18 @@
  *
  * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the
  * rows; the schema that it stores beside the data keeps the fixed-size list, and the record of how the vectors were
- * made stands in the key-value metadata under `dinov2`, with number and checksums of the rows. hyparquet-writer was
+ * made stands in the key-value metadata under `dinov2`, with number and checksums of the rows. Fields of later rows for
+ * which there is no column stand as JSON between the last row group and the table of contents. hyparquet-writer was
  * tried: it cannot mark the list as fixed, and it shreds every vector through nested arrays (20,000 rows of 384: 2.9
  * s and 300 MB against 1.2 s and 120 MB). Parquet keeps its table of contents at the end, so a file that was cut off
  * cannot be continued.
  */
 import {UserError} from '../../config/errors.js'
 import {GuardedWorker} from '../../system/guarded-worker.js'
+import {isObject, jsonObjectOr, type JsonObject} from '../../system/json.js'
 import {openPlain} from '../../system/plain-file.js'
 import {readAt, type Sink} from './bytes.js'
-import {planColumns, type Column} from './columns.js'
+import {planTable, splitFields, type Table} from './columns.js'
 import {ContentCheck} from './content-check.js'
 import {withPath} from './spool.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
@@ -49,20 +51,37 @@ class TailSink {
     this.#tail ??= []
   }
 
-  /** Writes what was kept, with `text` in the place of `placeholder`, which is as long. */
-  async end(placeholder: string, text: string): Promise<void> {
+  /**
+   * Writes what was kept, with `text` in the place of `placeholder`, which is as long, and `before` in front of the
+   * table of contents, where other readers do not look.
+   */
+  async end(placeholder: string, text: string, before: Uint8Array): Promise<void> {
     const bytes = Buffer.concat(this.#tail ?? [])
     for (let at = bytes.lastIndexOf(placeholder); at >= 0; at = bytes.lastIndexOf(placeholder, at - 1)) {
       bytes.write(text, at, 'latin1')
       if (at === 0) break
     }
-    await this.sink.write(bytes)
+    const contents = bytes.length - 8 - bytes.readUInt32LE(bytes.length - 8)
+    await this.sink.write(Buffer.concat([bytes.subarray(0, contents), before, bytes.subarray(contents)]))
   }
+}
+
+/** Ends the block of fields that no column holds; its length stands before it. */
+const LATE_MAGIC = 'DINOFLDS'
+
+/** Fields that no column holds as JSON by their row, in a block that is found from its end; nothing where there are none. */
+function lateBlock(members: readonly string[]): Buffer {
+  if (members.length === 0) return Buffer.alloc(0)
+  const json = Buffer.from(`{${members.join(',')}}`)
+  const length = Buffer.alloc(4)
+  length.writeUInt32LE(json.length)
+  return Buffer.concat([json, length, Buffer.from(LATE_MAGIC)])
 }
 
 /** Writes batches to `sink`; the table of contents comes with `finish`. */
 function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
-  let columns: Column[] | undefined
+  let table: Table | undefined
+  const late: string[] = []
   let input: WritableStreamDefaultWriter<WasmBatch> | undefined
   let pumped: Promise<void> | undefined
   const check = new ContentCheck()
@@ -71,7 +90,7 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
   const output = new TailSink(sink)
 
   const begin = async (first: EmbeddingBatch['fields']): Promise<void> => {
-    columns = planColumns(first)
+    table = planTable(first)
     const {Compression, EnabledStatistics, transformParquetStream, WriterPropertiesBuilder} = await import('parquet-wasm')
     const properties = new WriterPropertiesBuilder()
       .setCompression(Compression.UNCOMPRESSED)
@@ -94,26 +113,31 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
   }
   const send = async (batch: EmbeddingBatch): Promise<void> => {
     const [{Table}, {encodeStream}] = await Promise.all([import('parquet-wasm'), import('./arrow/write.js')])
-    const table = Table.fromIPCStream(encodeStream(meta, columns!, [batch]))
-    const [first] = table.recordBatches()
-    table.free()
+    const encoded = Table.fromIPCStream(encodeStream(meta, table!, [batch]))
+    const [first] = encoded.recordBatches()
+    encoded.free()
     await input!.write(first!)
   }
   return {
     async write(batch) {
-      if (!columns) await begin(batch.fields)
+      if (!table) await begin(batch.fields)
+      if (!table!.hasExtra)
+        for (const [i, fields] of batch.fields.entries()) {
+          const {extra} = splitFields(table!.columns, fields)
+          if (extra !== null) late.push(`"${check.rows + i}":${extra}`)
+        }
       check.add(batch)
       await Promise.race([send(batch), pumped!.then(() => {})])
     },
     async finish() {
-      if (!columns) {
+      if (!table) {
         await begin([])
         await send({ids: [], vectors: new Float32Array(0), fields: []})
       }
       output.hold()
       await input!.close()
       await pumped
-      await output.end(placeholder, text())
+      await output.end(placeholder, text(), lateBlock(late))
     }
   }
 }
@@ -171,14 +195,24 @@ class Decoder {
 /** The table of contents of a file with a record, as far as this is looked for. */
 const MAX_CONTENTS = 16 << 20
 
-/** Whether the table of contents holds the bytes of our record, whatever the decoder makes of them. */
-async function holdsRecord(path: string): Promise<boolean> {
+/**
+ * What stands at the end of a file, whatever the decoder makes of it: whether the table of contents holds the bytes of
+ * our record, and fields that no column holds, by their row.
+ */
+async function tailOf(path: string, name: string): Promise<{readonly holdsRecord: boolean; readonly late: JsonObject}> {
   const handle = await openPlain(path)
   try {
     const {size} = await handle.stat()
     const end = await readAt(handle, Math.max(0, size - 8), Math.min(8, size))
     const length = Math.min(end.length === 8 ? end.readUInt32LE(0) : 0, MAX_CONTENTS, Math.max(0, size - 8))
-    return (await readAt(handle, size - 8 - length, length)).includes(`"${CHECK_KEY}":"rows=`)
+    const holdsRecord = (await readAt(handle, size - 8 - length, length)).includes(`"${CHECK_KEY}":"rows=`)
+    const at = size - 8 - length - 12
+    const mark = holdsRecord && at > 0 ? await readAt(handle, at, 12) : Buffer.alloc(0)
+    if (mark.toString('latin1', 4) !== LATE_MAGIC) return {holdsRecord, late: {}}
+    const bytes = Math.min(mark.readUInt32LE(0), at)
+    const late = jsonObjectOr((await readAt(handle, at - bytes, bytes)).toString('utf8'))
+    if (!late || !Object.values(late).every(isObject)) throw damaged(name, 'its fields that fit no column are not JSON')
+    return {holdsRecord, late}
   } finally {
     await handle.close()
   }
@@ -194,7 +228,8 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
     const metadata = new Map(opened.metadata)
     const record = metadata.get('dinov2')
     const {count} = opened
-    if (record === undefined && (opened.writer.startsWith('dinov2 ') || (await holdsRecord(path))))
+    const {holdsRecord, late} = await tailOf(path, name)
+    if (record === undefined && (opened.writer.startsWith('dinov2 ') || holdsRecord))
       throw damaged(name, 'its record of how its vectors were made is gone')
     if (!Number.isSafeInteger(count) || count < 0) throw damaged(name, `it counts ${count} rows`)
     const layout = await readLayout(opened.schema, name, metadata)
@@ -204,7 +239,9 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
       const check = new ContentCheck()
       try {
         for (let answer = await decoder.next(); answer.kind === 'rows'; answer = await decoder.next()) {
-          for await (const batch of readBatches(answer.bytes, layout, name, check.rows)) {
+          for await (const read of readBatches(answer.bytes, layout, name, check.rows)) {
+            const before = check.rows
+            const batch = {...read, fields: read.fields.map((row, i) => ({...row, ...(late[before + i] as object | undefined)}))}
             check.add(batch)
             if (check.rows > count) throw damaged(name, `it counts ${count} rows, but has more`)
             // The last batch is only given once the checksum has been compared.

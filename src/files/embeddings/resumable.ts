@@ -9,7 +9,6 @@ import {ByteReader, fileSink} from './bytes.js'
 import type {Format, Recovered, SideFile} from './format.js'
 import type {EmbeddingFormat} from './formats.js'
 import {describeProvenance, provenanceDifferences, type EmbeddingMeta} from './provenance.js'
-import {lineRows} from './row-lines.js'
 import type {EmbeddingBatch} from './rows.js'
 
 /** An output of rows. Exactly one of `commit` and `keep` ends it. */
@@ -117,7 +116,7 @@ async function growing(
     async *resumedIds() {
       let left = rows
       if (left === 0) return
-      for await (const id of sides.length > 0 ? lineIds(sides[0]!.partial) : rowIds(format, partial)) {
+      for await (const id of format.rowIds?.({partial, sides}) ?? rowIds(format, partial)) {
         yield id
         if (--left === 0) return
       }
@@ -131,10 +130,12 @@ async function growing(
       over = true
       await file.sync()
       await file.close()
-      for (const [i, {partial: growing, final}] of sides.entries()) {
-        if (final !== undefined) await handles[i]!.sync()
+      for (const [i, {partial: growing, final, optional}] of sides.entries()) {
+        const kept = final !== undefined && !(optional && (await handles[i]!.stat()).size === 0)
+        if (kept) await handles[i]!.sync()
         await handles[i]!.close()
-        await (final === undefined ? rm(growing) : rename(growing, final))
+        await (kept ? rename(growing, final) : rm(growing))
+        if (!kept && final !== undefined) await rm(final, {force: true}) // of a run before
       }
       await rename(partial, target)
       await syncFolder(dirname(target))
@@ -154,13 +155,9 @@ async function growing(
   }
 }
 
-async function* lineIds(list: string): AsyncGenerator<string> {
-  for await (const {id} of lineRows(new ByteReader(fileBytes(list)), list, {ours: true})) yield id
-}
-
 async function* rowIds(format: Format, path: string): AsyncGenerator<string> {
   const bytes = new ByteReader(fileBytes(path))
-  const {rows, close} = await format.open({name: path, bytes})
+  const {rows, close} = await format.open({name: path, bytes, path})
   try {
     for await (const {ids} of rows) yield* ids
   } finally {

@@ -5,7 +5,7 @@
 import {UserError} from '../../config/errors.js'
 import {isObject, parseJson} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
-import type {ByteReader} from './bytes.js'
+import {ByteReader} from './bytes.js'
 import {reservedNames} from './columns.js'
 import type {Fields} from './rows.js'
 
@@ -89,6 +89,11 @@ export async function* lineRows(bytes: ByteReader, name: string, {ours = false} 
     if (!named && row['id'] !== undefined) idOf({}, name, 1)
     yield {id, fields: rowFields(row, own), record: row['dinov2']}
   }
+}
+
+/** The ids of a list of ours. */
+export async function* lineIds(list: string): AsyncGenerator<string> {
+  for await (const {id} of lineRows(new ByteReader(fileBytes(list)), list, {ours: true})) yield id
 }
 
 /**

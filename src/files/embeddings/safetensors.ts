@@ -16,7 +16,7 @@ import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, Targe
 import {checkExtent, damaged, readHeader, setHeaderCheck, type Entry, type Header} from './safetensors-header.js'
 import {dtype, numbersToFloat32, type Dtype} from './numbers.js'
 import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
-import {lineRows, recoverLines, rowLine} from './row-lines.js'
+import {lineIds, lineRows, recoverLines, rowLine} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
 // ---- writing ------------------------------------------------------------------------------------------------------
@@ -242,5 +242,6 @@ export const safetensors: Format<'safetensors'> = {
   open: source => withPath(source, path => readSafetensors(path, source.name)),
   write: safetensorsWriter,
   sideFiles: target => [{partial: `${target}.rows.partial`}],
-  recover
+  recover,
+  rowIds: ({sides}) => lineIds(sides[0]!.partial)
 }

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {createReadStream} from 'node:fs'
-import {appendFile, mkdtemp, readFile, rm, stat, truncate, writeFile} from 'node:fs/promises'
+import {appendFile, mkdir, mkdtemp, readFile, rename, rm, stat, truncate, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {PassThrough} from 'node:stream'
@@ -25,6 +25,7 @@ import {
   type Row
 } from '../../../src/files/embeddings/embeddings.js'
 import {shortestDecimal} from '../../../src/files/embeddings/jsonl.js'
+import {projectFolder} from '../../support/scratch.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'embeddings-'))))
@@ -96,21 +97,42 @@ async function writeAll(path: string, rows: readonly EmbeddingBatch[]): Promise<
   await output.commit()
 }
 
+/** What goes to a pipe. */
+async function written(format: EmbeddingFormat, some: readonly EmbeddingBatch[], change: Partial<EmbeddingMeta> = {}): Promise<string> {
+  const stdout = new PassThrough()
+  const output = await createEmbeddings('-', {meta: {...meta, ...change}, format, stdout})
+  for (const batch of some) await output.write(batch)
+  await output.commit()
+  stdout.end()
+  return Buffer.concat(await all(stdout)).toString('utf8')
+}
+
+const jsonLines = async (path: string): Promise<unknown[]> =>
+  (await readFile(path, 'utf8'))
+    .trimEnd()
+    .split('\n')
+    .map(line => JSON.parse(line) as unknown)
+
 test('csv has a column extra only where its first batch needs it, and files that have it empty are read', async () => {
   const header = (text: string): string => text.slice(0, text.indexOf(',v0'))
   const late = join(dir, 'late.csv')
   const lateBatches = [batchOf([...rowsOf(batches[0]!)].slice(0, 2)), batches[1]!]
   await writeAll(late, lateBatches)
   assert.deepEqual(plain((await read(late)).rows), plain(lateBatches.flatMap(batch => [...rowsOf(batch)])))
-  assert.equal(header(await readFile(late, 'utf8')), 'id,label,depth,ok,dinov2')
+  assert.equal(header(await readFile(late, 'utf8')), 'id,label,depth,ok')
+  assert.deepEqual(await jsonLines(`${late}.fields.jsonl`), [
+    {row: 2, fields: {label: 7, late: 'x', box: [1, 2, {a: null}]}},
+    {row: 3, fields: {vector: 'mine', id: 'other', extra: {a: 1}, dinov2: 'no', v0: 'v'}}
+  ])
   const early = join(dir, 'early.csv')
   await writeAll(early, [...batches].reverse())
-  assert.match(header(await readFile(early, 'utf8')), /,extra,dinov2$/)
+  assert.match(header(await readFile(early, 'utf8')), /,extra$/)
+  await assert.rejects(stat(`${early}.fields.jsonl`), {code: 'ENOENT'})
   assert.deepEqual(plain((await read(early)).rows), plain([...batches].reverse().flatMap(batch => [...rowsOf(batch)])))
   // Files of earlier versions have the column always.
-  const plainRows = join(dir, 'plain.csv')
-  await writeAll(plainRows, [batchOf([row(0), row(1)])])
-  const old = (await readFile(plainRows, 'utf8')).replace('id,dinov2', 'id,extra,dinov2').replaceAll(/^((?!id,)[^,]+),/gm, '$1,,')
+  const old = (await written('csv', [batchOf([row(0), row(1)])]))
+    .replace('id,dinov2', 'id,extra,dinov2')
+    .replaceAll(/^((?!id,)[^,]+),/gm, '$1,,')
   assert.match(old, /^id,extra,dinov2,v0/)
   await writeFile(join(dir, 'old.csv'), old)
   assert.deepEqual(plain((await read(join(dir, 'old.csv'))).rows), plain([row(0), row(1)]))
@@ -118,8 +140,7 @@ test('csv has a column extra only where its first batch needs it, and files that
 
 test('csv refuses a later row whose record is neither a checksum nor one with fields', async () => {
   const path = join(dir, 'wrong.csv')
-  await writeAll(path, [batchOf([row(0)]), batches[1]!])
-  const text = await readFile(path, 'utf8')
+  const text = await written('csv', [batchOf([row(0)]), batches[1]!])
   const wrong = text.replace('""extra"":{', '""extras"":{')
   assert.notEqual(wrong, text)
   await writeFile(path, wrong)
@@ -204,6 +225,87 @@ describe('formats', () => {
 })
 
 const keysSorted = (value: object): string[] => [...Object.keys(value), 'resize', 'crop'].sort()
+
+describe('a table of text and the record beside it', () => {
+  for (const format of ['csv', 'jsonl'] as const) {
+    test(`${format}: no row carries the record; rows may be reordered and labels edited, numbers and rows may not go`, async () => {
+      const path = join(dir, `beside.${format}`)
+      await write(path)
+      const text = await readFile(path, 'utf8')
+      const record = JSON.parse(await readFile(`${path}.meta.json`, 'utf8')) as {dinov2: EmbeddingMeta; rows: number}
+      assert.deepEqual([record.dinov2.fingerprint, record.rows], [meta.fingerprint, 6])
+      assert.doesNotMatch(text.slice(0, text.indexOf('\n')), /dinov2|crc32/)
+      const lines = text.trimEnd().split('\n')
+      const change = async (to: string): Promise<{meta: EmbeddingMeta; rows: Row[]}> => {
+        await writeFile(path, to)
+        return read(path)
+      }
+      assert.equal((await change(text.replace('cat', 'lynx'))).rows[0]!.fields['label'], 'lynx')
+      await assert.rejects(change(lines.slice(0, -1).join('\n') + '\n'), {
+        code: 'EMBEDDINGS_DAMAGED',
+        message: /has 5 rows, but .*meta\.json counts 6/
+      })
+      const number = shortestDecimal(expected[5]!.vector[D - 1]!)
+      await assert.rejects(change(text.replace(number, '0.125')), {message: /vectors of .* are not those/})
+      if (format === 'jsonl') assert.equal((await change([...lines].reverse().join('\n') + '\n')).rows[0]!.id, expected[5]!.id)
+      await rm(`${path}.meta.json`)
+      const bare = await change(lines.slice(0, -1).join('\n') + '\n')
+      assert.deepEqual([bare.meta.fingerprint, bare.rows.length], [null, 5])
+      // What a shell wrote over the file carries its own record, whatever stands beside it.
+      await write(path)
+      assert.deepEqual((await change(await written(format, [batches[0]!], {fingerprint: '3'.repeat(64)}))).meta.fingerprint, '3'.repeat(64))
+    })
+  }
+  test('csv: fields beside it that are gone, or belong to other rows, are noticed', async () => {
+    const path = join(dir, 'fields.csv')
+    await writeAll(path, [batchOf([row(0)]), batches[1]!])
+    const late = await readFile(`${path}.fields.jsonl`, 'utf8')
+    await writeFile(`${path}.fields.jsonl`, late.replace('"row":2', '"row":9'))
+    await assert.rejects(read(path), {code: 'EMBEDDINGS_DAMAGED', message: /goes on behind its last row/})
+    await rm(`${path}.fields.jsonl`)
+    await assert.rejects(read(path), {
+      code: 'EMBEDDINGS_DAMAGED',
+      message: /fields\.jsonl, which holds fields of 2 of its rows, is not there/
+    })
+    // A run without such fields leaves none of an earlier one.
+    await writeFile(`${path}.fields.jsonl`, late)
+    await writeAll(path, [batchOf([row(0)])])
+    await assert.rejects(stat(`${path}.fields.jsonl`), {code: 'ENOENT'})
+  })
+  test('a changed field that stands beside the columns of Arrow and Parquet is noticed', async () => {
+    for (const format of ['arrow', 'parquet']) {
+      const path = join(dir, `late.${format}`)
+      await writeAll(path, [batchOf([row(0)]), batchOf([row(1, {late: 'first'})])])
+      assert.deepEqual((await read(path)).rows[1]!.fields, {late: 'first'})
+      const bytes = await readFile(path)
+      const at = bytes.indexOf('first')
+      bytes[at] = 70
+      await writeFile(path, bytes)
+      await assert.rejects(read(path), {code: 'EMBEDDINGS_DAMAGED'}, format)
+    }
+  })
+})
+
+test('files of earlier versions are read', async () => {
+  const files = JSON.parse(await readFile(join(projectFolder(), 'test/files/embeddings/earlier.json'), 'utf8')) as Record<string, string>
+  const old = join(dir, 'earlier')
+  await mkdir(old)
+  for (const [name, bytes] of Object.entries(files)) await writeFile(join(old, name), Buffer.from(bytes, 'base64'))
+  await rename(join(old, 'v.npy'), join(old, 'n.npy'))
+  for (const name of ['v.arrow', 'v.parquet', 'v.csv', 'v.jsonl', 'v.safetensors', 'n.npy']) {
+    const found = await read(join(old, name))
+    assert.deepEqual([found.meta.fingerprint, found.meta.preprocessing], ['a'.repeat(64), {resize: 256, crop: 224}], name)
+    assert.deepEqual(
+      plain(found.rows),
+      [
+        {id: 'img/0.jpg', vector: [0, 0.5], fields: {label: 'cat', size: 3}},
+        {id: 'img/1.jpg', vector: [1, -0.5], fields: {label: 'dog'}},
+        {id: 'img/2.jpg', vector: [2, -1.5], fields: {late: [1, 'x'], dinov2: 'mine'}}
+      ],
+      name
+    )
+  }
+})
 
 describe('an interrupted output', () => {
   for (const format of ['arrow', 'jsonl', 'csv', 'npy', 'safetensors'] as const) {
@@ -318,8 +420,8 @@ describe('mixing', () => {
     assert.equal(await drain([a, b], {ignoreLength: true}), 6)
   })
   test('two JSON Lines files put together by cat are noticed at the line', async () => {
-    const [a, b] = [await other('c0.jsonl', {}), await other('c1.jsonl', {fingerprint: '2'.repeat(64)})]
-    await appendFile(a, await readFile(b))
+    const a = join(dir, 'c0.jsonl')
+    await writeFile(a, (await written('jsonl', [batches[0]!])) + (await written('jsonl', [batches[0]!], {fingerprint: '2'.repeat(64)})))
     await assert.rejects(drain([a]), {message: /beginning of .*c0\.jsonl.*line 4/s})
   })
 })

@@ -80,6 +80,8 @@ export class MessageReader {
 }
 
 const CHECK_KEY = 'dinov2.check'
+/** Fields of rows of a batch that no column holds, as JSON by their place in the batch. */
+export const LATE_KEY = 'dinov2.fields'
 
 /** The figures of a batch, which its checksum covers beside its body. */
 export type BatchFigures = {readonly rows: number; readonly nodes: readonly number[]; readonly buffers: readonly number[]}
@@ -90,22 +92,27 @@ export const figuresOf = (batch: FlatTable): BatchFigures => ({
   buffers: batch.int64s(2, 2)
 })
 
-/** The metadata of a batch of ours: how many rows came before it in its stream, and its checksum. */
+/**
+ * The metadata of a batch of ours: how many rows came before it in its stream, its checksum, and `late`, the fields
+ * that no column holds.
+ */
 export function checkOf(
   schemaHead: Uint8Array,
   before: number,
   {rows, nodes, buffers}: BatchFigures,
-  body: Uint8Array
+  body: Uint8Array,
+  late?: string
 ): Map<string, string> {
-  const figures = Buffer.from([before, rows, ...nodes, ...buffers].join(' '))
+  const figures = Buffer.from([before, rows, ...nodes, ...buffers, ...(late === undefined ? [] : [late])].join(' '))
   const sum = crc32(body, crc32(figures, crc32(schemaHead)))
-  return new Map([[CHECK_KEY, `${before} ${sum.toString(16).padStart(8, '0')}`]])
+  const check = [CHECK_KEY, `${before} ${sum.toString(16).padStart(8, '0')}`] as const
+  return new Map(late === undefined ? [check] : [check, [LATE_KEY, late]])
 }
 
 /** Compares a batch with its checksum, where it has one. Throws `RangeError` where they differ. */
 export function verifyBatch(schemaHead: Uint8Array, before: number, {header, metadata, body}: Message, required: boolean): void {
   const found = metadata.get(CHECK_KEY)
   if (found === undefined && !required) return
-  if (found !== checkOf(schemaHead, before, figuresOf(header), body).get(CHECK_KEY))
+  if (found !== checkOf(schemaHead, before, figuresOf(header), body, metadata.get(LATE_KEY)).get(CHECK_KEY))
     throw new RangeError(`the batch behind row ${before} does not match its checksum`)
 }

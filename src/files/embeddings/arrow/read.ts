@@ -1,5 +1,6 @@
 /** Embeddings read from an Arrow stream, from several put together, or from an Arrow file (Feather). */
 import {UserError} from '../../../config/errors.js'
+import {isObject, jsonObjectOr} from '../../../system/json.js'
 import {ByteReader} from '../bytes.js'
 import type {OpenedRows} from '../format.js'
 import {assertSameProvenance, metaFromJson, unknownProvenance, type EmbeddingMeta} from '../provenance.js'
@@ -8,7 +9,7 @@ import {BatchCursor, columnData, type ColumnData} from './column-data.js'
 import {unpacker} from './compression.js'
 import type {FlatTable} from './flatbuffer.js'
 import {openArrowFile, type ArrowFile} from './file.js'
-import {figuresOf, MessageReader, verifyBatch, type Message} from './messages.js'
+import {figuresOf, LATE_KEY, MessageReader, verifyBatch, type Message} from './messages.js'
 import {batchFrom, layoutOf, RECORD_KEY, type Layout} from './rows.js'
 import {DICTIONARY_BATCH, readSchema, RECORD_BATCH, SCHEMA, UnreadType, type ArrowField, type ArrowSchema} from './schema.js'
 
@@ -137,8 +138,16 @@ async function take(message: Message, stream: Stream, name: string, first: numbe
   const columns = await columnsOf(message.header, message.body, stream.schema.fields, stream)
   const n = message.header.int64(0)
   const rows = n === 0 ? undefined : batchFrom(columns, n, stream.layout, name, first + stream.rows)
+  const late = stream.meta && message.metadata.get(LATE_KEY)
   stream.rows += n
-  return rows
+  return rows && late !== undefined ? withLateFields(rows, late) : rows
+}
+
+/** A batch with the fields that stand in its metadata. Throws `RangeError` where they are none. */
+function withLateFields(batch: EmbeddingBatch, text: string): EmbeddingBatch {
+  const late = jsonObjectOr(text)
+  if (!late || !Object.values(late).every(isObject)) throw new RangeError('a batch has metadata that are no fields')
+  return {...batch, fields: batch.fields.map((row, i) => (Object.hasOwn(late, i) ? {...row, ...(late[i] as object)} : row))}
 }
 
 /** All rows of a stream, and of those that were put behind it. */

@@ -2,7 +2,7 @@
 import {stat} from 'node:fs/promises'
 import {fileBytes} from '../../../system/plain-file.js'
 import {ByteReader} from '../bytes.js'
-import type {Column} from '../columns.js'
+import type {Table} from '../columns.js'
 import type {Recovered} from '../format.js'
 import {metaFromJson} from '../provenance.js'
 import {MessageReader, verifyBatch, type Message} from './messages.js'
@@ -11,8 +11,13 @@ import {RECORD_KEY} from './rows.js'
 import {readSchema, RECORD_BATCH, SCHEMA, type ArrowSchema} from './schema.js'
 
 /** The columns of fields that a stream of ours was begun with: all but id, extra and vector. */
-const columnsOf = ({fields}: ArrowSchema): Column[] =>
-  fields.slice(1, -2).map(({name, type}) => ({name, kind: type.kind === 'text' ? 'string' : type.kind === 'bool' ? 'boolean' : 'number'}))
+function tableOf({fields}: ArrowSchema): Table {
+  const columns = fields
+    .slice(1, -1)
+    .map(({name, type}) => ({name, kind: type.kind === 'text' ? 'string' : type.kind === 'bool' ? 'boolean' : 'number'}) as const)
+  const hasExtra = columns.at(-1)?.name === 'extra'
+  return {columns: hasExtra ? columns.slice(0, -1) : columns, hasExtra}
+}
 
 /**
  * Finds where the last whole record batch ends, how many rows come before, and with which columns the stream was
@@ -39,7 +44,7 @@ export async function recoverArrow(path: string): Promise<Recovered | undefined>
       }
       end = reader.offset
     }
-    return {rows, end, sideEnds: [], columns: columnsOf(schema), meta: metaFromJson(record, path), schema: first.head}
+    return {rows, end, sideEnds: [], table: tableOf(schema), meta: metaFromJson(record, path), schema: first.head}
   } catch (error) {
     throw arrowError(path, error)
   } finally {

@@ -1,12 +1,13 @@
 /**
- * Embeddings written as an Arrow stream: `id` (utf8), one column a field, `extra` (JSON), `vector` (fixed-size list
- * of float32).
+ * Embeddings written as an Arrow stream: `id` (utf8), one column a field, `extra` (JSON) where the first batch needs
+ * it, `vector` (fixed-size list of float32). Without `extra`, fields of later rows that fit no column stand in the
+ * metadata of their batch.
  *
  * A batch of rows is one record batch, encoded by itself and appended, so a stream of any length needs the memory of
  * one batch.
  */
 import type {Sink} from '../bytes.js'
-import {planColumns, splitFields, type CellValue, type Column} from '../columns.js'
+import {planTable, splitFields, type CellValue, type Table} from '../columns.js'
 import type {EmbeddingWriter, Recovered} from '../format.js'
 import {metaToJson, type EmbeddingMeta} from '../provenance.js'
 import {floatBytes, type EmbeddingBatch} from '../rows.js'
@@ -26,11 +27,11 @@ function framed(head: Uint8Array): Buffer {
 }
 
 /** The schema message of a stream with these columns, without its frame. */
-export function schemaHead(meta: EmbeddingMeta, columns: readonly Column[]): Buffer {
+function schemaHead(meta: EmbeddingMeta, {columns, hasExtra}: Table): Buffer {
   const fields = columns.map(({name, kind}) =>
     kind === 'string' ? textColumn(name, true) : kind === 'number' ? float64Column(name) : boolColumn(name)
   )
-  const all = [textColumn('id', false), ...fields, textColumn('extra', true), vectorColumn('vector', meta.dim)]
+  const all = [textColumn('id', false), ...fields, ...(hasExtra ? [textColumn('extra', true)] : []), vectorColumn('vector', meta.dim)]
   const metadata = new Map([
     [RECORD_KEY, metaToJson(meta)],
     [CHECKED_KEY, 'crc32']
@@ -86,19 +87,20 @@ function addTexts(body: Body, cells: readonly (string | null)[]): void {
   body.buffer(Buffer.concat(parts))
 }
 
-function addCells(body: Body, kind: Column['kind'], cells: readonly CellValue[]): void {
+function addCells(body: Body, kind: Table['columns'][number]['kind'], cells: readonly CellValue[]): void {
   if (kind === 'string') return addTexts(body, cells as readonly (string | null)[])
   addValidity(body, cells)
   body.buffer(kind === 'number' ? bytesOf(Float64Array.from(cells, cell => Number(cell ?? 0))) : bits(cells, cell => cell === true))
 }
 
+/** Rests of rows as one JSON object by their place in the batch; undefined where no row has one. */
+function lateFields(rests: readonly (string | null)[]): string | undefined {
+  const members = rests.flatMap((rest, i) => (rest === null ? [] : [`"${i}":${rest}`]))
+  return members.length === 0 ? undefined : `{${members.join(',')}}`
+}
+
 /** One batch as a message and its body; `before` rows came before it in the stream. */
-export function encodeBatch(
-  schema: Uint8Array,
-  columns: readonly Column[],
-  {ids, vectors, fields}: EmbeddingBatch,
-  before: number
-): Buffer {
+function encodeBatch(schema: Uint8Array, {columns, hasExtra}: Table, {ids, vectors, fields}: EmbeddingBatch, before: number): Buffer {
   const body = new Body()
   const split = fields.map(row => splitFields(columns, row))
   addTexts(body, ids)
@@ -108,10 +110,8 @@ export function encodeBatch(
       kind,
       split.map(({cells}) => cells[c]!)
     )
-  addTexts(
-    body,
-    split.map(({extra}) => extra)
-  )
+  const rests = split.map(({extra}) => extra)
+  if (hasExtra) addTexts(body, rests)
   body.node(ids.length, 0)
   body.buffer(new Uint8Array(0))
   body.node(vectors.length, 0)
@@ -120,15 +120,16 @@ export function encodeBatch(
   const figures: BatchFigures = {rows: ids.length, nodes: body.nodes, buffers: body.buffers}
   const bytes = body.bytes()
   const header = [{int64: ids.length}, {int64s: body.nodes, each: 2}, {int64s: body.buffers, each: 2}]
-  return Buffer.concat([framed(writeMessage(RECORD_BATCH, header, bytes.length, checkOf(schema, before, figures, bytes))), bytes])
+  const metadata = checkOf(schema, before, figures, bytes, hasExtra ? undefined : lateFields(rests))
+  return Buffer.concat([framed(writeMessage(RECORD_BATCH, header, bytes.length, metadata)), bytes])
 }
 
 /** A whole stream of these batches. */
-export function encodeStream(meta: EmbeddingMeta, columns: readonly Column[], batches: readonly EmbeddingBatch[]): Buffer {
-  const schema = schemaHead(meta, columns)
+export function encodeStream(meta: EmbeddingMeta, table: Table, batches: readonly EmbeddingBatch[]): Buffer {
+  const schema = schemaHead(meta, table)
   let before = 0
   const messages = batches.map(batch => {
-    const bytes = encodeBatch(schema, columns, batch, before)
+    const bytes = encodeBatch(schema, table, batch, before)
     before += batch.ids.length
     return bytes
   })
@@ -140,22 +141,22 @@ export function encodeStream(meta: EmbeddingMeta, columns: readonly Column[], ba
  * is not written again.
  */
 export function arrowWriter(sink: Sink, meta: EmbeddingMeta, begun?: Recovered): EmbeddingWriter {
-  let columns = begun?.columns
+  let table = begun?.table
   let schema: Uint8Array | undefined = begun?.schema
   let before = begun?.rows ?? 0
   const begin = async (first: EmbeddingBatch['fields']): Promise<void> => {
-    columns = planColumns(first)
-    schema = schemaHead(meta, columns)
+    table = planTable(first)
+    schema = schemaHead(meta, table)
     await sink.write(framed(schema))
   }
   return {
     async write(batch) {
-      if (!columns) await begin(batch.fields)
-      await sink.write(encodeBatch(schema!, columns!, batch, before))
+      if (!table) await begin(batch.fields)
+      await sink.write(encodeBatch(schema!, table!, batch, before))
       before += batch.ids.length
     },
     async finish() {
-      if (!columns) await begin([])
+      if (!table) await begin([])
       await sink.write(endOfStream)
     }
   }
