@@ -8,6 +8,7 @@ import {ImageCommand, KEPT_ROWS} from '../../src/cli/image-command.js'
 import {segmentationHeadFlags} from '../../src/cli/segmentation-flags.js'
 
 export default class PredictSegment extends ImageCommand {
+  static override dataFlag = 'rows'
   static override summary = 'Segment images with a trained head: mask PNGs and JSON Lines.'
   static override description =
     'The head is one of seg-eval --head-out, or a published one (.pth); its record says which blocks, sizes, windows and scales to use. Masks have the size of the image, hold the ids of the masks that the head was trained on, and carry its colours as a palette; they are laid out under the folder as the images are. The rows on stdout name the mask and give the share of every class.'
@@ -33,8 +34,6 @@ export default class PredictSegment extends ImageCommand {
     const images = this.inputs(args.images)
     if (flags['dry-run'])
       return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'a mask of each image', [flags.output, flags.rows])
-    if (flags.json && flags.rows === '-')
-      throw new UserError('--json and the rows both want stdout.', {exit: 2, code: 'USAGE', hint: 'Give --rows FILE.'})
     const {resume, size} = flags
     if (resume && flags.output === undefined)
       throw new UserError('Without a folder of masks no rows are kept that --resume could go on from.', {

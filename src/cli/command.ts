@@ -75,6 +75,8 @@ export abstract class Command extends OclifCommand {
    * where the report is the result; `always` where rows go to stdout whatever `--output` names.
    */
   static dataToStdout: boolean | 'always' = true
+  /** The flag that says where rows go. */
+  static dataFlag = 'output'
 
   #flags: Record<string, unknown> = {}
   #sources: Sources = {}
@@ -414,8 +416,8 @@ export abstract class Command extends OclifCommand {
 
   #json(value: unknown): void {
     if (this.silentProcess !== undefined) return
-    const output = this.#flags['output'] ?? this.#early('output') ?? (this.ctor.flags?.['output'] as Flag | undefined)?.default
-    const {dataToStdout} = this.#class
+    const {dataToStdout, dataFlag} = this.#class
+    const output = this.#flags[dataFlag] ?? this.#early(dataFlag) ?? (this.ctor.flags?.[dataFlag] as Flag | undefined)?.default
     const taken = dataToStdout === 'always' || (output === '-' && dataToStdout)
     const stream = taken ? process.stderr : process.stdout
     stream.write(JSON.stringify(value) + '\n')

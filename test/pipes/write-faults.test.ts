@@ -163,8 +163,8 @@ function contents(path: string): Map<string, string> {
     else all.set(name, comparable(readFileSync(at).toString('latin1')))
   }
   if (existsSync(path)) visit(path, '')
-  for (const side of [`${path}.jsonl`, `${path.replace(/\.npy$/, '')}.jsonl`])
-    if (path.endsWith('.npy') && existsSync(side)) visit(side, 'side')
+  for (const side of [path.replace(/\.npy$/, '.jsonl'), `${path}.meta.json`, path.replace(/\.npy$/, '.meta.json')])
+    if (side !== path && existsSync(side)) visit(side, side.slice(path.length - 4))
   return all
 }
 

@@ -74,9 +74,13 @@ export async function openEmbeddings(
   }
 }
 
+/** An input without a byte in it. */
+export const emptyInput = (name: string): UserError =>
+  new UserError(`${name} is empty.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the command that writes it fail?'})
+
 const notEmbeddings = (name: string, empty: boolean): UserError =>
   empty
-    ? new UserError(`${name} is empty.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the command that writes it fail?'})
+    ? emptyInput(name)
     : new UserError(`${name} is not a file of embeddings.`, {
         exit: 2,
         code: 'NOT_EMBEDDINGS',

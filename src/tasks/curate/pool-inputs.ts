@@ -7,7 +7,7 @@ import {ImageSpool} from '../../data/sources/image-spool.js'
 import {holdsImages, isParquetName} from '../../data/sources/parquet.js'
 import {listChunks, type ImageRef} from '../../data/sources/source.js'
 import {ByteReader} from '../../files/embeddings/bytes.js'
-import {detectFormat} from '../../files/embeddings/embeddings.js'
+import {detectFormat, emptyInput} from '../../files/embeddings/embeddings.js'
 import {fileBytes} from '../../system/plain-file.js'
 import type {PoolOptions} from './pool.js'
 
@@ -29,6 +29,12 @@ function startsEmbeddings(head: Uint8Array): boolean {
   return true
 }
 
+/** Whether there is a file of this name without a byte in it. */
+async function isEmptyFile(name: string): Promise<boolean> {
+  const found = await stat(name).catch(() => undefined)
+  return found?.isFile() === true && found.size === 0
+}
+
 async function isEmbeddingFile(name: string): Promise<boolean> {
   const ending = extname(name).toLowerCase()
   if (embeddingEndings.has(ending)) return true
@@ -45,16 +51,21 @@ async function isEmbeddingFile(name: string): Promise<boolean> {
 /** What inputs are; `stdin` is what is left to read of it, from its first byte. */
 export type InspectedInputs = {readonly embeddings: boolean; readonly stdin: Readable}
 
-/** Finds out what the inputs are. Throws `UserError` (exit 2) where some are images and some embeddings. */
+/**
+ * Finds out what the inputs are. Throws `UserError` where some are images and some embeddings (exit 2), and where all
+ * are empty (exit 3), because then they are neither.
+ */
 export async function inspectInputs(inputs: readonly string[], stdin: Readable): Promise<InspectedInputs> {
-  const inspected: {name: string; embeddings: boolean}[] = []
+  const inspected: {name: string; embeddings: boolean; empty: boolean}[] = []
   let unread = stdin
   for (const name of inputs)
     if (name === '-') {
       const bytes = new ByteReader(stdin)
-      inspected.push({name: 'stdin', embeddings: startsEmbeddings(await bytes.peek(HEAD_BYTES))})
+      const head = await bytes.peek(HEAD_BYTES)
+      inspected.push({name: 'stdin', embeddings: startsEmbeddings(head), empty: head.length === 0})
       unread = Readable.from(bytes.chunks())
-    } else inspected.push({name, embeddings: await isEmbeddingFile(name)})
+    } else inspected.push({name, embeddings: await isEmbeddingFile(name), empty: await isEmptyFile(name)})
+  if (inspected.length > 0 && inspected.every(({empty}) => empty)) throw emptyInput(inspected.map(({name}) => name).join(', '))
   const [first, other] = [inspected[0], inspected.find(({embeddings}) => embeddings !== inspected[0]?.embeddings)]
   if (first && other)
     throw new UserError(
