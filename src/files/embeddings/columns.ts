@@ -12,7 +12,7 @@ import type {Fields} from './rows.js'
 export type ColumnKind = 'string' | 'number' | 'boolean'
 export type Column = {readonly name: string; readonly kind: ColumnKind}
 /** The columns of a table, and whether it has a column `extra` for what fits none of them. */
-export type Table = {readonly columns: readonly Column[]; readonly hasExtra: boolean}
+export type TableColumns = {readonly columns: readonly Column[]; readonly hasExtra: boolean}
 export type CellValue = string | number | boolean | null
 
 /** Our own columns; JSON Lines use the same words as keys. */
@@ -41,7 +41,11 @@ function planColumns(fields: readonly Fields[], refused: (name: string) => boole
  * Chooses the columns from the first batch, and a column `extra` where a row of it has more; so a table has no column
  * that is empty from its beginning. `refused` and `emptyIsMissing`: see `planColumns` and `splitFields`.
  */
-export function planTable(fields: readonly Fields[], refused: (name: string) => boolean = () => false, emptyIsMissing = false): Table {
+export function planTable(
+  fields: readonly Fields[],
+  refused: (name: string) => boolean = () => false,
+  emptyIsMissing = false
+): TableColumns {
   const columns = planColumns(fields, refused)
   return {columns, hasExtra: fields.some(row => splitFields(columns, row, emptyIsMissing).extra !== null)}
 }

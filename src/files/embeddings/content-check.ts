@@ -34,3 +34,21 @@ export class ContentCheck {
     return `rows=${String(this.#rows).padStart(16, '0')} names=${crcText(this.#names)} vectors=${crcText(this.#vectors)}`
   }
 }
+
+/** The checksum of one vector [D], as its decimals read back: negative zero is written as zero. */
+export const vectorCheck = (vector: Float32Array): number => crc32(floatBytes(Float32Array.from(vector, x => x + 0)))
+
+/** Number of rows, and the sum of the checksums of their vectors, whatever the order of rows. */
+export class TableCheck {
+  #sum = 0
+  rows = 0
+
+  add(vector: Float32Array): void {
+    this.rows++
+    this.#sum = (this.#sum + vectorCheck(vector)) >>> 0
+  }
+
+  toString(): string {
+    return crcText(this.#sum)
+  }
+}

@@ -1,12 +1,13 @@
 /** CSV written: to a file with its record beside it, to a pipe with the record in a column `dinov2`. */
 import {parseOwnJson} from '../../system/json.js'
 import {fileSink, type Sink} from './bytes.js'
-import {planTable, splitFields, type Table} from './columns.js'
+import {planTable, splitFields, type TableColumns} from './columns.js'
 import {safeText} from './csv-header.js'
 import type {EmbeddingWriter, Recovered, Target} from './format.js'
 import {shortestDecimal} from './jsonl.js'
 import {plainMeta, recordCheck, type EmbeddingMeta} from './provenance.js'
-import {finishRecord, TableCheck, vectorCheck, writeRecord} from './record-beside.js'
+import {TableCheck, vectorCheck} from './content-check.js'
+import {finishRecord, writeRecord} from './record-beside.js'
 import {crcText} from '../../system/crc32.js'
 import type {EmbeddingBatch} from './rows.js'
 
@@ -17,7 +18,7 @@ const isVectorName = (name: string): boolean => /^v\d+$/.test(name)
 type Record = {
   /** Whether a row has a cell `dinov2`. */
   readonly inRows: boolean
-  begin(table: Table): Promise<void>
+  begin(table: TableColumns): Promise<void>
   /** Takes a row; gives its cell `dinov2`. `rest`: JSON of fields for which there is no column, or null. */
   row(vector: Float32Array, rest: string | null): string
   /** After each batch. */
@@ -26,12 +27,12 @@ type Record = {
 }
 
 /** Columns that hold numbers and booleans, which CSV cannot say. */
-const kindsOf = ({columns}: Table): object =>
+const kindsOf = ({columns}: TableColumns): object =>
   Object.fromEntries(columns.filter(({kind}) => kind !== 'string').map(({name, kind}) => [name, kind]))
 
 /** The record in the cell of the first row, a checksum and late fields in that of each. */
 function recordInRows(meta: EmbeddingMeta, safe: boolean): Record {
-  let table: Table
+  let table: TableColumns
   let first = true
   return {
     inRows: true,
@@ -85,7 +86,7 @@ function recordBeside([record, lateFile]: Target['sides'], meta: EmbeddingMeta, 
 async function writeRows(
   sink: Sink,
   {ids, vectors, fields}: EmbeddingBatch,
-  {columns, hasExtra}: Table,
+  {columns, hasExtra}: TableColumns,
   record: Record,
   textCell: (text: string) => string
 ): Promise<void> {
@@ -112,7 +113,7 @@ export function csvWriter({sink, sides}: Target, meta: EmbeddingMeta, begun: Rec
   const textCell = (text: string): string => quoteCell(safe ? safeText(text) : text)
   const record = sides.length > 0 ? recordBeside(sides, meta, safe, begun) : recordInRows(meta, safe)
   let table = begun?.table
-  const begin = async (fields: EmbeddingBatch['fields']): Promise<Table> => {
+  const begin = async (fields: EmbeddingBatch['fields']): Promise<TableColumns> => {
     table = planTable(fields, isVectorName, true)
     const plain = [
       'id',

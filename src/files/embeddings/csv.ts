@@ -15,23 +15,15 @@ import {UserError} from '../../config/errors.js'
 import {crcText} from '../../system/crc32.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader} from './bytes.js'
-import {joinFields, type CellValue, type Column, type Table} from './columns.js'
+import {joinFields, type CellValue, type Column, type TableColumns} from './columns.js'
 import {csvLayout, readSafeText, separatorNames, separatorOf, type CsvLayout} from './csv-header.js'
 import {damagedTable, recordOf, rowRecordOf, saidBeside, type Said} from './csv-record.js'
 import {csvWriter} from './csv-write.js'
 import type {Format, OpenedRows, PartialFiles, Recovered} from './format.js'
 import {lateEndBefore, LateFields, lateFileOf, lateSide} from './late-fields.js'
 import {unknownProvenance} from './provenance.js'
-import {
-  assertWholeTable,
-  begunRecord,
-  recordOfTable,
-  recordSide,
-  sumRows,
-  TableCheck,
-  vectorCheck,
-  type RecordBeside
-} from './record-beside.js'
+import {TableCheck, vectorCheck} from './content-check.js'
+import {assertWholeTable, begunRecord, recordOfTable, recordSide, sumRows, type RecordBeside} from './record-beside.js'
 import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 
@@ -157,7 +149,7 @@ async function readCsv(
   bytes: ByteReader,
   name: string,
   path?: string
-): Promise<OpenedRows & {readonly table: Table; readonly csvSafe: boolean; readonly lateRows: () => number}> {
+): Promise<OpenedRows & {readonly table: TableColumns; readonly csvSafe: boolean; readonly lateRows: () => number}> {
   const found = await recordOfTable(path)
   const separator = separatorOf(Buffer.from(await bytes.peek(1 << 16)).toString('utf8'))
   const records = new Records(bytes, name, separator)

@@ -4,9 +4,9 @@
  */
 import type {FileHandle} from 'node:fs/promises'
 import type {ByteReader, Sink} from './bytes.js'
-import type {Table} from './columns.js'
+import type {TableColumns} from './columns.js'
+import type {TableCheck} from './content-check.js'
 import type {EmbeddingMeta} from './provenance.js'
-import type {TableCheck} from './record-beside.js'
 import type {EmbeddingBatch} from './rows.js'
 
 /** Where rows are read from. */
@@ -41,7 +41,7 @@ export type Recovered = {
   readonly end: number
   readonly sideEnds: readonly number[]
   readonly meta: EmbeddingMeta
-  readonly table?: Table
+  readonly table?: TableColumns
   /** Of a text table with its record beside it: what its rows sum up to, and how many rows have late fields. */
   readonly check?: TableCheck
   readonly lateRows?: number

@@ -13,17 +13,8 @@ import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader} from './bytes.js'
 import type {EmbeddingWriter, Format, OpenedRows, Recovered, Target} from './format.js'
 import {assertSameProvenance, metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
-import {
-  assertWholeTable,
-  begunRecord,
-  finishRecord,
-  recordOfTable,
-  recordSide,
-  sumRows,
-  TableCheck,
-  vectorCheck,
-  writeRecord
-} from './record-beside.js'
+import {TableCheck, vectorCheck} from './content-check.js'
+import {assertWholeTable, begunRecord, finishRecord, recordOfTable, recordSide, sumRows, writeRecord} from './record-beside.js'
 import {fieldMembers, rowFields, idOf, parseObject, recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
 

@@ -15,7 +15,7 @@ import {GuardedWorker} from '../../system/guarded-worker.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../system/json.js'
 import {openPlain} from '../../system/plain-file.js'
 import {readAt, type Sink} from './bytes.js'
-import {planTable, splitFields, type Table} from './columns.js'
+import {planTable, splitFields, type TableColumns} from './columns.js'
 import {ContentCheck} from './content-check.js'
 import {withPath} from './spool.js'
 import type {EmbeddingWriter, Format, OpenedRows} from './format.js'
@@ -80,7 +80,7 @@ function lateBlock(members: readonly string[]): Buffer {
 
 /** Writes batches to `sink`; the table of contents comes with `finish`. */
 function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
-  let table: Table | undefined
+  let table: TableColumns | undefined
   const late: string[] = []
   let input: WritableStreamDefaultWriter<WasmBatch> | undefined
   let pumped: Promise<void> | undefined

@@ -7,13 +7,13 @@
  */
 import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
-import {crc32, crcText} from '../../system/crc32.js'
 import {isObject, jsonObjectOr, parseJson, type JsonObject} from '../../system/json.js'
 import {readText} from '../../system/plain-file.js'
 import {writeAt} from './bytes.js'
+import {TableCheck} from './content-check.js'
 import type {OpenedRows, SideFile} from './format.js'
 import {metaFromJson, plainMeta, recordCheck, type EmbeddingMeta} from './provenance.js'
-import {floatBytes, rowsOf} from './rows.js'
+import {rowsOf} from './rows.js'
 
 const PARTIAL = '.partial'
 
@@ -80,24 +80,6 @@ export async function begunRecord(file: string): Promise<EmbeddingMeta | undefin
     () => undefined
   )
   return isObject(record) ? metaFromJson(record, file) : undefined
-}
-
-/** The checksum of one vector [D], as its decimals read back: negative zero is written as zero. */
-export const vectorCheck = (vector: Float32Array): number => crc32(floatBytes(Float32Array.from(vector, x => x + 0)))
-
-/** Number of rows, and the sum of the checksums of their vectors, whatever the order of rows. */
-export class TableCheck {
-  #sum = 0
-  rows = 0
-
-  add(vector: Float32Array): void {
-    this.rows++
-    this.#sum = (this.#sum + vectorCheck(vector)) >>> 0
-  }
-
-  toString(): string {
-    return crcText(this.#sum)
-  }
 }
 
 /** What the rows of an interrupted table sum up to. */

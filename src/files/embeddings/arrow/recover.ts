@@ -2,7 +2,7 @@
 import {stat} from 'node:fs/promises'
 import {fileBytes} from '../../../system/plain-file.js'
 import {ByteReader} from '../bytes.js'
-import type {Table} from '../columns.js'
+import type {TableColumns} from '../columns.js'
 import type {Recovered} from '../format.js'
 import {metaFromJson} from '../provenance.js'
 import {MessageReader, verifyBatch, type Message} from './messages.js'
@@ -11,7 +11,7 @@ import {RECORD_KEY} from './rows.js'
 import {readSchema, RECORD_BATCH, SCHEMA, type ArrowSchema} from './schema.js'
 
 /** The columns of fields that a stream of ours was begun with: all but id, extra and vector. */
-function tableOf({fields}: ArrowSchema): Table {
+function tableOf({fields}: ArrowSchema): TableColumns {
   const columns = fields
     .slice(1, -1)
     .map(({name, type}) => ({name, kind: type.kind === 'text' ? 'string' : type.kind === 'bool' ? 'boolean' : 'number'}) as const)

@@ -7,7 +7,7 @@
  * one batch.
  */
 import type {Sink} from '../bytes.js'
-import {planTable, splitFields, type CellValue, type Table} from '../columns.js'
+import {planTable, splitFields, type CellValue, type TableColumns} from '../columns.js'
 import type {EmbeddingWriter, Recovered} from '../format.js'
 import {metaToJson, type EmbeddingMeta} from '../provenance.js'
 import {floatBytes, type EmbeddingBatch} from '../rows.js'
@@ -27,7 +27,7 @@ function framed(head: Uint8Array): Buffer {
 }
 
 /** The schema message of a stream with these columns, without its frame. */
-function schemaHead(meta: EmbeddingMeta, {columns, hasExtra}: Table): Buffer {
+function schemaHead(meta: EmbeddingMeta, {columns, hasExtra}: TableColumns): Buffer {
   const fields = columns.map(({name, kind}) =>
     kind === 'string' ? textColumn(name, true) : kind === 'number' ? float64Column(name) : boolColumn(name)
   )
@@ -87,7 +87,7 @@ function addTexts(body: Body, cells: readonly (string | null)[]): void {
   body.buffer(Buffer.concat(parts))
 }
 
-function addCells(body: Body, kind: Table['columns'][number]['kind'], cells: readonly CellValue[]): void {
+function addCells(body: Body, kind: TableColumns['columns'][number]['kind'], cells: readonly CellValue[]): void {
   if (kind === 'string') return addTexts(body, cells as readonly (string | null)[])
   addValidity(body, cells)
   body.buffer(kind === 'number' ? bytesOf(Float64Array.from(cells, cell => Number(cell ?? 0))) : bits(cells, cell => cell === true))
@@ -100,7 +100,12 @@ function lateFields(rests: readonly (string | null)[]): string | undefined {
 }
 
 /** One batch as a message and its body; `before` rows came before it in the stream. */
-function encodeBatch(schema: Uint8Array, {columns, hasExtra}: Table, {ids, vectors, fields}: EmbeddingBatch, before: number): Buffer {
+function encodeBatch(
+  schema: Uint8Array,
+  {columns, hasExtra}: TableColumns,
+  {ids, vectors, fields}: EmbeddingBatch,
+  before: number
+): Buffer {
   const body = new Body()
   const split = fields.map(row => splitFields(columns, row))
   addTexts(body, ids)
@@ -125,7 +130,7 @@ function encodeBatch(schema: Uint8Array, {columns, hasExtra}: Table, {ids, vecto
 }
 
 /** A whole stream of these batches. */
-export function encodeStream(meta: EmbeddingMeta, table: Table, batches: readonly EmbeddingBatch[]): Buffer {
+export function encodeStream(meta: EmbeddingMeta, table: TableColumns, batches: readonly EmbeddingBatch[]): Buffer {
   const schema = schemaHead(meta, table)
   let before = 0
   const messages = batches.map(batch => {
