@@ -3,7 +3,8 @@
  *
  * A file has the record of how it was made beside it, so that data frames see ids, fields and vectors only. On a pipe
  * every row carries it under `dinov2`, with a checksum of its vector, so what `shuf`, `head`, `grep` and `cat` make of
- * rows still names their model, and mixing or a changed digit is noticed. Ids and fields may be edited. Numbers are the shortest decimals that name the same float32.
+ * rows still names their model, and mixing or a changed digit is noticed. Ids and fields may be edited. Numbers are
+ * the shortest decimals that name the same float32.
  */
 import {stat, truncate} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'

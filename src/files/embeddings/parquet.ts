@@ -2,12 +2,12 @@
  * Embeddings as Parquet: the same columns as the Arrow stream, in row groups of 2,048 rows, uncompressed (float
  * vectors do not compress).
  *
- * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the
- * rows; the schema that it stores beside the data keeps the fixed-size list, and the record of how the vectors were
- * made stands in the key-value metadata under `dinov2`, with number and checksums of the rows. Fields of later rows for
+ * parquet-wasm takes the record batches and writes each row group as it fills, so memory does not grow with the rows;
+ * the schema that it stores beside the data keeps the fixed-size list, and the record of how the vectors were made
+ * stands in the key-value metadata under `dinov2`, with number and checksums of the rows. Fields of later rows for
  * which there is no column stand as JSON between the last row group and the table of contents. hyparquet-writer was
- * tried: it cannot mark the list as fixed, and it shreds every vector through nested arrays (20,000 rows of 384: 2.9
- * s and 300 MB against 1.2 s and 120 MB). Parquet keeps its table of contents at the end, so a file that was cut off
+ * tried: it cannot mark the list as fixed, and it shreds every vector through nested arrays (20,000 rows of 384: 2.9 s
+ * and 300 MB against 1.2 s and 120 MB). Parquet keeps its table of contents at the end, so a file that was cut off
  * cannot be continued.
  */
 import {UserError} from '../../config/errors.js'
@@ -69,7 +69,10 @@ class TailSink {
 /** Ends the block of fields that no column holds; its length stands before it. */
 const LATE_MAGIC = 'DINOFLDS'
 
-/** Fields that no column holds as JSON by their row, in a block that is found from its end; nothing where there are none. */
+/**
+ * Fields that no column holds as JSON by their row, in a block that is found from its end; nothing where there are
+ * none.
+ */
 function lateBlock(members: readonly string[]): Buffer {
   if (members.length === 0) return Buffer.alloc(0)
   const json = Buffer.from(`{${members.join(',')}}`)

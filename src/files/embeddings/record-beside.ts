@@ -98,7 +98,9 @@ export async function finishRecord(handle: FileHandle, meta: EmbeddingMeta, chec
 export const recordOfTable = (path: string | undefined): Promise<RecordBeside | undefined> =>
   path === undefined ? Promise.resolve(undefined) : readRecord(recordOf(path), path)
 
-/** Compares a table of text that was read to its end with the record beside it. Throws `UserError` where they differ. */
+/**
+ * Compares a table of text that was read to its end with the record beside it. Throws `UserError` where they differ.
+ */
 export function assertWholeTable(name: string, path: string, {rows, sum}: RecordBeside, check: TableCheck): void {
   const file = recordOf(path)
   const hint = `Write it again, or remove ${file} where the change is meant: then nothing is known of how the vectors were made.`
