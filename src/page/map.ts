@@ -45,7 +45,8 @@ export class MapTab {
   }
 
   get #size(): ViewSize {
-    return {width: this.#canvas.clientWidth, height: this.#canvas.clientHeight}
+    const {clientWidth: width, clientHeight: height} = this.#canvas
+    return {width, height, below: Math.min(height / 3, byId('legend').offsetHeight)}
   }
 
   get #seenView(): View {
@@ -168,7 +169,10 @@ export class MapTab {
     byId('zoom-out').addEventListener('click', () => zoomBy(1 / 1.6))
     byId('whole').addEventListener('click', () => this.#setView(undefined))
     this.#colour.addEventListener('change', () => this.#recolour())
-    this.#list.addEventListener('change', () => this.#relist())
+    this.#list.addEventListener('change', () => {
+      this.#pick(undefined) // what was picked would stand above the list
+      this.#relist()
+    })
     this.#length.addEventListener('change', () => this.#relist())
     new ResizeObserver(() => this.redraw()).observe(this.#canvas)
   }
@@ -202,7 +206,7 @@ function writeLegend({data}: MapPoints, by: ColourBy): void {
   }
   const entries =
     by === 'outlier'
-      ? [entry(css(rampColour(0)), 'amid its likes'), entry(css(rampColour(0.5)), ''), entry(css(rampColour(1)), 'unlike all others')]
+      ? [entry(css(rampColour(0)), 'like many others'), entry(css(rampColour(0.5)), ''), entry(css(rampColour(1)), 'unlike all others')]
       : by === 'label'
         ? data.labels.slice(0, MOST_NAMED).map((name, i) => entry(css(categoryColour(i)), name))
         : []

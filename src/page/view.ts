@@ -2,10 +2,18 @@
 
 export type View = {readonly scale: number; readonly x: number; readonly y: number}
 
-export type ViewSize = {readonly width: number; readonly height: number}
+export type ViewSize = {
+  readonly width: number
+  readonly height: number
+  /** Pixels at the lower edge that something else covers. */
+  readonly below?: number
+}
 
-/** The whole map, with a rim. */
-export const wholeView = ({width, height}: ViewSize): View => ({scale: 0.9 * Math.min(width, height), x: 0.5, y: 0.5})
+/** The whole map, with a rim, above what covers the lower edge. */
+export function wholeView({width, height, below = 0}: ViewSize): View {
+  const scale = 0.9 * Math.min(width, height - below)
+  return {scale, x: 0.5, y: 0.5 + below / (2 * scale)}
+}
 
 /** Zooms by `factor`, the place below pixel (px, py) standing still. */
 export function zoomed(view: View, {width, height}: ViewSize, factor: number, px: number, py: number): View {

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import {describe, test} from 'node:test'
-import {attentionMaps} from '../../src/model/attention-maps.js'
+import {attentionMaps, patchesWithAttention} from '../../src/model/attention-maps.js'
 import {forward} from '../../src/model/vit.js'
 import {attentionForward} from '../../src/tensor/ops/attention.js'
 import {layerNormForward} from '../../src/tensor/ops/layer-norm.js'
@@ -89,4 +89,21 @@ describe('attention maps', () => {
       images.dispose()
       disposeTree(params)
     })
+})
+
+test('patches with attention are what forward and the maps of the last block give', async () => {
+  await onPlain()
+  const params = initVit(config, 4, 1)
+  const images = put(normal('pictures', [B, 8, 12, 3]))
+  const before = counted()
+  const {patches, attention} = patchesWithAttention(params, images, config)
+  assert.equal(counted(), before + 2)
+  assert.deepEqual([patches.shape, attention.shape], [[B, N, config.width], [B, config.heads, N]]) // prettier-ignore
+  const expected = forward(params, images, config)
+  assert.ok(apart(await take(patches), await take(expected.patches)) < 1e-5)
+  const maps = attentionMaps(params, images, config, 2) //                                      [B, H, 1 + R, S]
+  const ofClass = reshape(slice(maps, [0, 0, 0, 1 + R], [B, config.heads, 1, N]), [B, config.heads, N])
+  assert.ok(apart(await take(attention), await take(ofClass)) < 1e-5)
+  for (const leaf of [expected.cls, expected.registers, expected.prenorm, maps, images]) leaf.dispose()
+  disposeTree(params)
 })
