@@ -41,6 +41,9 @@ export type LentNetwork<N> = {
 type PendingMap = {readonly wait: () => ParamMap}
 
 export class Sharding {
+  /** Whether blocks travel while others compute; `bench/processes` measures what that gains by leaving it out. */
+  static overlaps = true
+
   readonly #shapes: ReadonlyMap<string, readonly number[]>
 
   constructor(
@@ -71,6 +74,7 @@ export class Sharding {
     const namesOf = (i: number): string[] => [...pieces.keys()].filter(name => name.startsWith(`backbone.blocks.${i}.`))
     const coming = new Map<number, PendingMap>()
     const blockOf = (i: number): PendingMap => coming.get(i) ?? this.#beginGather(pieces, namesOf(i), this.precision)
+    const {overlaps} = Sharding
     let sums: PendingMap | undefined
     const finishSums = (): void => {
       if (sums) onGradients?.(sums.wait())
@@ -82,7 +86,7 @@ export class Sharding {
         use: (i, work, next) => {
           const block = blockOf(i).wait()
           coming.delete(i)
-          if (next !== undefined) coming.set(next, blockOf(next))
+          if (next !== undefined && overlaps) coming.set(next, blockOf(next))
           try {
             return work(unflatten<{backbone: {blocks: Record<number, Block>}}>([...block]).backbone.blocks[i]!)
           } finally {
@@ -95,6 +99,7 @@ export class Sharding {
             new Map([...flatten(grads)].map(([name, grad]) => [`backbone.blocks.${i}.${name}`, grad])),
             this.precision
           )
+          if (!overlaps) finishSums()
         }
       },
       dispose: () => {
