@@ -44,14 +44,14 @@ export default class Curate extends CurateCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Curate)
-    const {curate, parseSeeds} = await import('../../src/tasks/curate/run.js')
-    const planning = {parseSeeds, cluster: unprefixed('cluster', flags)}
+    const task = await import('../../src/tasks/curate/run.js')
+    const planning = {...task, cluster: unprefixed('cluster', flags)}
     const plan = this.#stages(flags).map(stage => {
       const planned = planStage(stage, unprefixed(stage, flags), planning)
       const findsCopies = stage === 'dedup' || stage === 'decontaminate'
       return findsCopies && planned.features === 'auto' ? {...planned, features: 'perceptual' as const} : planned
     })
-    return this.curated({curate}, args.images, flags, plan)
+    return this.curated(task, args.images, flags, plan)
   }
 
   /**

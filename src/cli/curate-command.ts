@@ -2,6 +2,7 @@
 import {UserError} from '../config/errors.js'
 import type {RejectedImage} from '../data/sources/image-ref.js'
 import type {Output} from '../system/output.js'
+import type {ShardEvent, ShardOptions, ShardReport} from '../tasks/curate/feature-shard.js'
 import type {CurateEvent, CurateOptions, CurateReport} from '../tasks/curate/run.js'
 import type {PlannedStage} from '../tasks/curate/plan.js'
 import {Command, type BadImages} from './command.js'
@@ -12,7 +13,11 @@ import {transformOf} from './feature-flags.js'
 /** The part of the task that this layer calls; a command imports it. */
 export type CurateTask = {
   curate(options: CurateOptions): AsyncGenerator<CurateEvent, CurateReport>
+  curateShard(options: ShardOptions): AsyncGenerator<ShardEvent, ShardReport>
 }
+
+/** What is curated, and by which stages. */
+type Curated = {readonly inputs: readonly string[]; readonly plan: readonly PlannedStage[]; readonly bad: BadImages}
 
 type CurateOutputs = {readonly kept: Output; readonly rejected: Output | undefined; readonly page: Output | undefined}
 
@@ -34,9 +39,10 @@ export abstract class CurateCommand extends Command {
     const inputs = this.inputs(named, 'images or embeddings')
     if ([...inputs, ...plan.flatMap(otherInputs)].filter(name => name === '-').length > 1)
       throw new UserError('stdin (-) is named twice; it can be read once.', {exit: 2, code: 'USAGE'})
-    const outputs = await this.#outputs(values)
     const bad = this.badImages(values)
-    const report = await this.#follow(task.curate(this.#options(inputs, values, plan, outputs, bad)), bad)
+    if (values.shard) return this.#describeShard(task, {inputs, plan, bad}, values, values.shard)
+    const outputs = await this.#outputs(values)
+    const report = await this.#follow(task.curate(this.#options({inputs, plan, bad}, values, outputs)), bad)
     if (!report) return {finished: false}
     const {kept, rejected, page} = outputs
     for (const output of [kept, rejected, page]) if (output?.target !== undefined) await output.commit()
@@ -66,14 +72,44 @@ export abstract class CurateCommand extends Command {
     return outputs
   }
 
-  #options(
-    inputs: readonly string[],
+  /** Computes the features of a part of the pool, and no stage. */
+  async #describeShard(
+    task: CurateTask,
+    what: Curated,
     values: CurateFlagValues,
-    plan: readonly PlannedStage[],
-    {kept, rejected, page}: CurateOutputs,
-    bad: BadImages
-  ): CurateOptions {
+    shard: NonNullable<CurateFlagValues['shard']>
+  ): Promise<object> {
+    if (this.sources['output'] !== 'default')
+      throw new UserError('With --shard no row is kept yet, so there is nothing to write to -o.', {
+        exit: 2,
+        code: 'USAGE',
+        hint: 'Leave -o out here; when all shards are there, the same command with -o and without --shard runs the stages.'
+      })
+    const report = await this.#follow(task.curateShard({...this.#inputOptions(what, values), shard}), what.bad)
+    if (!report) return {finished: false}
+    const {images, unreadable, pool, files} = report
+    this.note(
+      `features of ${images - unreadable} of ${pool} images (shard ${shard.index}/${shard.count})${unreadable > 0 ? `, ${unreadable} unreadable` : ''}, in ${files.join(' and ')}`
+    )
+    return {shard, ...report, finished: true}
+  }
+
+  #options(what: Curated, values: CurateFlagValues, {kept, rejected, page}: CurateOutputs): CurateOptions {
     const {materialize: how, to, force} = values
+    return {
+      ...this.#inputOptions(what, values),
+      seed: values.seed ?? 0,
+      kept: {output: kept.target, write: writerTo(kept)},
+      rejected: rejected && {output: rejected.target, write: writerTo(rejected)},
+      page: page && {write: writerTo(page), title: `Curation of ${what.inputs.join(', ')}`},
+      materialize: how === undefined ? undefined : {how, folder: to!, perShard: values['shard-size'], force}
+    }
+  }
+
+  #inputOptions(
+    {inputs, plan, bad}: Curated,
+    values: CurateFlagValues
+  ): Pick<CurateOptions, 'pool' | 'features' | 'plan' | 'checkRejected' | 'signal'> {
     const {signal} = this
     const reported = new Set<string>()
     const onRejected = ({pathBase64, ...image}: RejectedImage): void => {
@@ -105,18 +141,13 @@ export abstract class CurateCommand extends Command {
         signal
       },
       plan,
-      seed: values.seed ?? 0,
-      kept: {output: kept.target, write: writerTo(kept)},
-      rejected: rejected && {output: rejected.target, write: writerTo(rejected)},
-      page: page && {write: writerTo(page), title: `Curation of ${inputs.join(', ')}`},
-      materialize: how === undefined ? undefined : {how, folder: to!, perShard: values['shard-size'], force},
       checkRejected: () => bad.finish(),
       signal
     }
   }
 
   /** Shows the progress of a run; its report, or undefined where a signal ended it. */
-  async #follow(events: AsyncGenerator<CurateEvent, CurateReport>, bad: BadImages): Promise<CurateReport | undefined> {
+  async #follow<Report>(events: AsyncGenerator<CurateEvent, Report>, bad: BadImages): Promise<Report | undefined> {
     let label = ''
     let progress = this.progress({unit: 'images', label: 'listing'})
     const show = (name: string, done: number, total: number, unit: string): void => {

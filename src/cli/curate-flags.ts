@@ -1,6 +1,7 @@
 /** The flags that every command of curation takes; those of single stages stand in `curate-stage-flags.ts`. */
 import {Args, Errors, Flags, type Interfaces} from './oclif.js'
 import {badFlags, configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag} from './flags.js'
+import {partFlag, type Part} from './shard-flag.js'
 import {modelForImagesFlag, pixelFlags, vectorFlags} from './feature-flags.js'
 
 /** Reads `512M`, `4G` or a number of bytes. Throws a usage error on anything else. */
@@ -53,6 +54,14 @@ export const curateFlags = {
     helpValue: 'DIR',
     summary: 'Keep features of images in this folder and take them from there the next time.'
   }),
+  shard: Flags.custom<Part>({
+    ...partFlag,
+    dependsOn: ['cache'],
+    exclusive: ['rejected', 'html', 'materialize'],
+    helpGroup: 'FEATURES',
+    summary:
+      'Only compute the features of the I-th of N parts of the pool, counted from 0, and keep them in --cache (auto: from SLURM_ARRAY_TASK_ID, or RANK and WORLD_SIZE). The same command without --shard takes them from there.'
+  })(),
   memory: bytes({
     ...withDefault(2 * 2 ** 30, '2G'),
     helpGroup: 'FEATURES',

@@ -50,6 +50,9 @@ const curation = object(
   },
   {materialized: object({folder: text, files: whole, missing: whole}), engine}
 )
+const featureShard = object({
+  ...{shard: object({index: whole, count: whole}), pool: whole, images: whole, unreadable: whole, files: list(text), finished: flag}
+})
 const picture = (properties: Readonly<Record<string, JsonSchema>>, optional: Readonly<Record<string, JsonSchema>> = {}): JsonSchema =>
   either(object({output: text, ...properties}, optional), plan)
 const index = object(
@@ -61,7 +64,7 @@ const download = object({name: text, url: text, path: text, licence: text, fetch
 /** Reports, by the command; `curate` stands for its stages too. */
 const reports: Readonly<Record<string, JsonSchema>> = {
   completion: object({shell: text, commands: whole, script: text}),
-  curate: either(curation, plan),
+  curate: either(curation, featureShard, plan),
   'depth-eval': evaluation('depth'),
   distill: either(training, cost, object({download: missing}), object({students: list(anything)}), list(cost)),
   doctor: object({

@@ -2,7 +2,7 @@
 import {Errors, Flags} from './oclif.js'
 import {launchOf} from '../system/launch.js'
 
-type Part = {readonly index: number; readonly count: number}
+export type Part = {readonly index: number; readonly count: number}
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** The part by what a scheduler or launcher says: a task of a Slurm array, or one of several processes. */
@@ -32,9 +32,11 @@ export function parseShard(text: string, environment: Environment = process.env)
   throw new Errors.CLIError(`expected i/n with i from 0 to n - 1, such as 0/8, or auto, but received ${text}`, {exit: 2})
 }
 
+/** How a flag that names a part is read. */
+export const partFlag = {parse: async (input: string) => parseShard(input), helpValue: 'I/N'}
+
 export const shardFlag = Flags.custom<Part>({
-  parse: async input => parseShard(input),
-  helpValue: 'I/N',
+  ...partFlag,
   summary:
     'Do the I-th of N parts of the inputs, counted from 0 (auto: from SLURM_ARRAY_TASK_ID, or RANK and WORLD_SIZE); {shard} in the name of the output becomes I. Files of all parts, given together, are read as one.'
 })()

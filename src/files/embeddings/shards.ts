@@ -60,7 +60,7 @@ export function shardsInOrder<T extends Part>(parts: readonly T[]): T[] {
         .join(
           ', '
         )}${missing.length > 8 ? `, … (${missing.length} in all)` : ''} ${missing.length === 1 ? 'is' : 'are'} missing beside ${firstName}.`,
-      `Give all ${count} files at once; one that was not finished is made by dinov2 embed --shard ${missing[0]}/${count}.`
+      `All ${count} are read together; one that was not finished is made by the command of the others, with --shard ${missing[0]}/${count}.`
     )
   return [...found].sort(([a], [b]) => a - b).map(([, part]) => part)
 }

@@ -11,7 +11,7 @@ import {measureImages, type Measures} from '../../data/loader/measure-images.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
-import type {EmbeddingMeta} from '../../files/embeddings/embeddings.js'
+import type {EmbeddingMeta, Shard} from '../../files/embeddings/embeddings.js'
 import {MatrixBuilder, type MatrixRows} from '../../files/search-index/matrix-file.js'
 import {normalizeRows} from '../../search/exact.js'
 import {defaultBatch, embed, loadEmbedder, type Embedder, type FeatureSettings} from '../embed/embedder.js'
@@ -96,18 +96,27 @@ export class FeatureMaker {
     return kind === 'perceptual' ? perceptualMeta(this.options.toolVersion) : (await this.embedder()).meta
   }
 
+  /** Images that are computed at once. */
+  async batch(kind: FeatureKind): Promise<number> {
+    if (kind === 'perceptual') return 1
+    const {config, transform} = await this.embedder()
+    const {device} = await this.engine()
+    return this.options.batch ?? defaultBatch(config, transform, device)
+  }
+
   /**
    * Computes features of `images`, row by row. Images that cannot be read go to `onRejected` and have no row; `good`
-   * holds the numbers of the others.
+   * holds the numbers of the others. Where they are those of a shard, only its file of the cache is read and written.
    */
   async *describe(
     images: ImageList,
     kind: FeatureKind,
-    onRejected: (bad: RejectedImage) => void
+    onRejected: (bad: RejectedImage) => void,
+    shard?: Shard
   ): AsyncGenerator<FeatureEvent, DescribedRows> {
     const {memory, cache, signal} = this.options
     const meta = await this.meta(kind)
-    const cached = cache === undefined ? undefined : await openFeatureFile(cache, meta, memory / 4)
+    const cached = cache === undefined ? undefined : await openFeatureFile(cache, meta, memory / 4, shard)
     const fresh = new MatrixBuilder(meta.dim, memory / 4)
     const freshMeasures: Measures[] = []
     const freshRow = new Map<number, number>()
@@ -157,8 +166,13 @@ export class FeatureMaker {
       good: Int32Array.from(good),
       measures: kind === 'perceptual' ? measures : undefined
     }
-    if (cache !== undefined && freshRow.size > 0 && !signal?.aborted)
-      await writeFeatureFile(cache, meta, {images, good: described.good, rows: described.features.rows, measures: described.measures})
+    if (cache !== undefined && (freshRow.size > 0 || shard) && !signal?.aborted)
+      await writeFeatureFile(
+        cache,
+        meta,
+        {images, good: described.good, rows: described.features.rows, measures: described.measures},
+        shard
+      )
     return described
   }
 
@@ -176,8 +190,7 @@ export class FeatureMaker {
       return
     }
     const embedder = await this.embedder()
-    const {device} = await this.engine()
-    const batch = this.options.batch ?? defaultBatch(embedder.config, embedder.transform, device)
+    const batch = await this.batch(kind)
     for await (const {ids, vectors, fields} of embed(refs, embedder, {batch, ...decoding, signal}))
       yield {refs: ids.map((id, i) => ({id, path: id, fields: fields[i]!})), vectors: normalizeRows(vectors, embedder.meta.dim)}
   }

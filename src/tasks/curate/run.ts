@@ -16,6 +16,7 @@ import {parseSeeds} from './retrieve.js'
 import type {StageEvent, StageName} from './stage.js'
 import {writeRows, type RowOutput} from './write-rows.js'
 
+export {curateShard} from './feature-shard.js'
 export {parseSeeds}
 
 export type CurateOptions = {

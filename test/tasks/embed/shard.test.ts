@@ -2,19 +2,18 @@
 import assert from 'node:assert/strict'
 import {readFileSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
-import {before, describe, it} from 'node:test'
+import {after, before, describe, it} from 'node:test'
 import {parseShard} from '../../../src/cli/shard-flag.js'
 import {shardRange} from '../../../src/tasks/embed/shard.js'
 import {drawnFolder} from '../../support/drawn-images.js'
-import {folder, realBinary, run, shell} from '../../support/program.js'
+import {CommandServer, folder, realBinary, shell, type Ended} from '../../support/program.js'
 import {saveTiny} from '../../support/tiny-backbone.js'
 
 const dir = folder()
-const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1'}
-const program = (words: string, more: Record<string, string> = {}): ReturnType<typeof run> =>
-  run(realBinary, words.split(' '), {cwd: dir, env: {...env, ...more}})
-const embed = (words: string, more?: Record<string, string>): ReturnType<typeof run> =>
-  program(`embed ${words} --model tiny.safetensors --size 56 --batch 2 -q`, more)
+const server = new CommandServer({cwd: dir, env: {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1'}})
+after(() => server.end())
+const program = (words: string): Promise<Ended> => server.run(...words.split(' '))
+const embed = (words: string): Promise<Ended> => program(`embed ${words} --model tiny.safetensors --size 56 --batch 2 -q`)
 const parts = (...numbers: number[]): string => numbers.map(n => `part-${n}.arrow`).join(' ')
 
 before(async () => {
