@@ -2,7 +2,7 @@
 import {UserError} from '../config/errors.js'
 import type {RejectedImage} from '../data/sources/image-ref.js'
 import type {Output} from '../system/output.js'
-import type {ShardEvent, ShardOptions, ShardReport} from '../tasks/curate/feature-shard.js'
+import type {FeatureStepOptions, ShardEvent, ShardOptions, ShardReport} from '../tasks/curate/feature-shard.js'
 import type {CurateEvent, CurateOptions, CurateReport} from '../tasks/curate/run.js'
 import type {PlannedStage} from '../tasks/curate/plan.js'
 import {Command, type BadImages} from './command.js'
@@ -106,10 +106,7 @@ export abstract class CurateCommand extends Command {
     }
   }
 
-  #inputOptions(
-    {inputs, plan, bad}: Curated,
-    values: CurateFlagValues
-  ): Pick<CurateOptions, 'pool' | 'features' | 'plan' | 'checkRejected' | 'signal'> {
+  #inputOptions({inputs, plan, bad}: Curated, values: CurateFlagValues): FeatureStepOptions {
     const {signal} = this
     const reported = new Set<string>()
     const onRejected = ({pathBase64, ...image}: RejectedImage): void => {

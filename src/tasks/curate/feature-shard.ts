@@ -6,13 +6,22 @@ import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
 import {shardRange, type ShardRequest} from '../embed/shard.js'
 import {cacheFile} from './feature-cache.js'
-import {FeatureMaker, type FeatureEvent, type FeatureKind} from './features.js'
+import {FeatureMaker, type FeatureEvent, type FeatureKind, type FeatureMakerOptions} from './features.js'
 import {openPool} from './open-pool.js'
-import {neededFeatures} from './plan.js'
-import type {Pool} from './pool.js'
-import type {CurateOptions} from './run.js'
+import {neededFeatures, type PlannedStage} from './plan.js'
+import type {Pool, PoolOptions} from './pool.js'
 
-export type ShardOptions = Pick<CurateOptions, 'pool' | 'features' | 'plan' | 'checkRejected' | 'signal'> & {readonly shard: ShardRequest}
+/** A pool, and how the features that its stages need are computed. */
+export type FeatureStepOptions = {
+  readonly pool: PoolOptions
+  readonly features: FeatureMakerOptions
+  readonly plan: readonly PlannedStage[]
+  /** Called when all images have been looked at: it throws where too many are bad. */
+  readonly checkRejected: () => Promise<void>
+  readonly signal: AbortSignal
+}
+
+export type ShardOptions = FeatureStepOptions & {readonly shard: ShardRequest}
 
 export type ShardReport = {
   readonly pool: number

@@ -5,13 +5,14 @@
  * the same pool, settings and seed give the same bytes.
  */
 import type {EngineInfo} from '../../engine/start.js'
-import {FeatureMaker, type FeatureMakerOptions} from './features.js'
+import type {FeatureStepOptions} from './feature-shard.js'
+import {FeatureMaker} from './features.js'
 import {materialize, type MaterializeOptions} from './materialize.js'
 import {openPool} from './open-pool.js'
 import type {CurationOutcome, FinishedStage, StageReport} from './outcome.js'
 import {curationPage} from './page.js'
 import {neededFeatures, runStage, stageFeatures, type PlannedStage} from './plan.js'
-import type {Pool, PoolOptions} from './pool.js'
+import type {Pool} from './pool.js'
 import {parseSeeds} from './retrieve.js'
 import type {StageEvent, StageName} from './stage.js'
 import {writeRows, type RowOutput} from './write-rows.js'
@@ -19,19 +20,13 @@ import {writeRows, type RowOutput} from './write-rows.js'
 export {curateShard} from './feature-shard.js'
 export {parseSeeds}
 
-export type CurateOptions = {
-  readonly pool: PoolOptions
-  readonly features: FeatureMakerOptions
-  readonly plan: readonly PlannedStage[]
+export type CurateOptions = FeatureStepOptions & {
   readonly seed: number
   readonly kept: RowOutput
   /** Where rejected rows go; undefined: they are not written. */
   readonly rejected?: RowOutput
   readonly page?: {readonly write: (text: string) => Promise<void>; readonly title: string}
   readonly materialize?: MaterializeOptions
-  /** Called after all stages and before anything is written: it throws where too many images are bad. */
-  readonly checkRejected: () => Promise<void>
-  readonly signal: AbortSignal
 }
 
 export type CurateEvent =
