@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# A long list embedded by an array of jobs, a part each: sbatch examples/slurm/embed.sh. Parts that are there are left.
+# A long list embedded by an array of jobs, a part each: sbatch examples/slurm/embed.sh. A part that is cut off goes on where it was.
 #SBATCH --job-name=dinov2-embed
 #SBATCH --array=0-15
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
+#SBATCH --requeue
 set -euo pipefail
-list=${LIST:-images.txt} model=${MODEL:-dinov2_vits14} parts=${SLURM_ARRAY_TASK_COUNT:-16} part=${SLURM_ARRAY_TASK_ID:-0}
+list=${LIST:-images.txt} model=${MODEL:-dinov2_vits14}
 mkdir -p parts
-out=parts/$(printf %03d "$part").arrow
-split --number="l/$((part + 1))/$parts" "$list" |
-  dinov2 embed - --model "$model" --threads "${SLURM_CPUS_PER_TASK:-8}" --resume -o "$out"
+dinov2 embed "$list" --model "$model" --threads "${SLURM_CPUS_PER_TASK:-8}" --shard auto --resume -o 'parts/{shard}.arrow'

@@ -12,6 +12,7 @@ import type {RunEvent, RunOptions} from '../tasks/train/run-types.js'
 import {Command} from './command.js'
 import {launchOf, type Launch} from '../system/launch.js'
 import type {EngineChoice, PrecisionChoice} from './flags.js'
+import {hasBegun} from './has-begun.js'
 import type {Progress} from './progress.js'
 import type {BadImages} from './rejected-inputs.js'
 
@@ -110,9 +111,9 @@ export abstract class TrainingCommand extends Command {
     this.#launch = launchOf()
   }
 
-  /** Whether the launcher started the processes anew after one failed (torchrun --max-restarts): the run goes on. */
-  protected get isRestarted(): boolean {
-    return (this.#launch?.restart ?? 0) > 0
+  /** Whether the launcher started the processes anew after one failed, and there is something to go on from. */
+  #goesOn(run = ''): boolean {
+    return (this.#launch?.restart ?? 0) > 0 && hasBegun(run)
   }
 
   /** Other processes have nothing to write about images: what they meet is counted by the first. */
@@ -163,7 +164,7 @@ export abstract class TrainingCommand extends Command {
       config,
       output: runFolderOf(flags),
       force,
-      resume: flags.resume || this.isRestarted,
+      resume: flags.resume || this.#goesOn(flags.output),
       batch,
       processes,
       evaluation: {images: flags['eval-images'], val: flags['eval-val'], every: flags['eval-every']},
@@ -176,10 +177,11 @@ export abstract class TrainingCommand extends Command {
   }
 
   /** How a run is carried out, by flags. */
-  protected runOptions({force, resume: asked, 'accept-changes': acceptChanges}: TrainingFlags, bad: BadImages) {
+  protected runOptions({output, force, resume: asked, 'accept-changes': acceptChanges}: TrainingFlags, bad: BadImages) {
+    const goesOn = this.#goesOn(output)
     return {
-      force: force && !this.isRestarted,
-      resume: asked || this.isRestarted,
+      force: force && !goesOn,
+      resume: asked || goesOn,
       acceptChanges,
       version: this.config.version,
       signal: this.signal,

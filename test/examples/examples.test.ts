@@ -67,19 +67,43 @@ test('transformers opens an export', async () => {
   assert.ok(cosine > 0.999, `cosine ${cosine}`)
 })
 
-test('shell scripts parse, and name flags that there are; the Makefile goes from images to an index', async () => {
+/** Options of launchers and of Slurm that examples use, as their manuals have them. */
+const launcherOptions: Readonly<Record<string, readonly string[]>> = {
+  sbatch: ['job-name', 'array', 'nodes', 'ntasks-per-node', 'gpus', 'gpus-per-node', 'cpus-per-task', 'time', 'signal', 'requeue'],
+  torchrun: ['nproc-per-node', 'nnodes', 'rdzv-endpoint', 'max-restarts', 'no-python']
+}
+
+const optionsOf = (text: string): string[] => [...text.matchAll(/(?<![\w-])--([a-z][\w-]*)/g)].map(([, name]) => name!)
+
+/** The scripts in shell of a document, and the files of the folder of examples. */
+const scripts = (): [name: string, text: string][] => [
+  ...readdirSync(join(root, 'examples/slurm')).map((name): [string, string] => [
+    name,
+    readFileSync(join(root, 'examples/slurm', name), 'utf8')
+  ]),
+  ...[...readFileSync(join(root, 'docs/scale.md'), 'utf8').matchAll(/^```sh\n([^]*?)^```/gm)].map(([, text], i): [string, string] => [
+    `docs/scale.md, script ${i + 1}`,
+    text!
+  ])
+]
+
+test('scripts for Slurm, torchrun and mpirun parse, and name options that there are; the Makefile goes from images to an index', async () => {
   const run = promisify(execFile)
-  for (const name of readdirSync(join(root, 'examples/slurm'))) {
-    const file = join(root, 'examples/slurm', name)
-    await run('bash', ['-n', file])
-    const lines = readFileSync(file, 'utf8')
-      .split('\n')
-      .filter(line => /dinov2 (pretrain|embed)/.test(line))
-    assert.ok(lines.length > 0, name)
-    for (const line of lines) {
-      const [, command] = /dinov2 (\w+)/.exec(line)!
-      const {stdout: help} = await dinov2(command!, '--help')
-      for (const [flag] of line.slice(line.indexOf(command!)).matchAll(/--[a-z][\w-]*/g)) assert.ok(help.includes(flag), `${name}: ${flag}`)
+  const helps = new Map<string, string>()
+  const all = scripts()
+  assert.ok(all.length >= 7)
+  for (const [name, text] of all) {
+    await run('bash', ['-n', '-c', text])
+    for (const line of text.split('\n')) {
+      if (line.startsWith('#SBATCH'))
+        for (const option of optionsOf(line)) assert.ok(launcherOptions['sbatch']!.includes(option), `${name}: ${option}`)
+      const [before, command, after] = /^(.*?)\bdinov2 ([a-z-]+)(.*)$/.exec(line)?.slice(1) ?? []
+      if (command === undefined || line.startsWith('#')) continue
+      if (before!.startsWith('torchrun'))
+        for (const option of optionsOf(before!)) assert.ok(launcherOptions['torchrun']!.includes(option), `${name}: ${option}`)
+      if (!helps.has(command)) helps.set(command, (await dinov2(command, '--help')).stdout)
+      for (const option of optionsOf(after!.replace(/ # .*/, '')))
+        assert.ok(helps.get(command)!.includes(`--${option}`), `${name}: ${option}`)
     }
   }
   const makefile = join(root, 'examples/Makefile')

@@ -36,9 +36,9 @@ export class ServersTogether {
   }
 
   /** Runs a command in all processes, with the arguments that `args` gives each; they meet at a port of their own. */
-  async run(args: (rank: number) => readonly string[]): Promise<Ended[]> {
-    const env = {MASTER_PORT: String(await freePort())}
-    return Promise.all(this.#servers.map((server, rank) => server.runIn(env, args(rank))))
+  async run(args: (rank: number) => readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended[]> {
+    const meeting = {MASTER_PORT: String(await freePort()), ...env}
+    return Promise.all(this.#servers.map((server, rank) => server.runIn(meeting, args(rank))))
   }
 
   async end(): Promise<void> {

@@ -324,6 +324,12 @@ describe('processes that fail', {timeout: 600_000}, () => {
     assert.match(first!.stderr, /Process 1 of 2 failed: .*empty/)
   })
 
+  test('processes that a launcher starts again before anything was written begin anew', async () => {
+    for (const {status, stderr} of await two.run(() => args('early', 4), {TORCHELASTIC_RESTART_COUNT: '1'}))
+      assert.ok([0, 6].includes(status!), stderr)
+    assert.equal(metricsOf('early').length, 4)
+  })
+
   test('a process that stops responding', async () => {
     const {children, ended} = await startTogether(2, () => [
       ...args('stopped', 4, ...long),
