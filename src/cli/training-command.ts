@@ -12,7 +12,7 @@ import type {RunEvent, RunOptions} from '../tasks/train/run-types.js'
 import {Command} from './command.js'
 import {launchOf, type Launch} from '../system/launch.js'
 import type {EngineChoice, PrecisionChoice} from './flags.js'
-import {hasBegun} from './has-begun.js'
+import {goesOnAfterRestart} from './restarted.js'
 import type {Progress} from './progress.js'
 import type {BadImages} from './rejected-inputs.js'
 
@@ -111,11 +111,6 @@ export abstract class TrainingCommand extends Command {
     this.#launch = launchOf()
   }
 
-  /** Whether the launcher started the processes anew after one failed, and there is something to go on from. */
-  #goesOn(run = ''): boolean {
-    return (this.#launch?.restart ?? 0) > 0 && hasBegun(run)
-  }
-
   /** Other processes have nothing to write about images: what they meet is counted by the first. */
   override badImages(flags: Parameters<Command['badImages']>[0]): BadImages {
     return super.badImages(this.silentProcess === undefined ? flags : {...flags, bad: undefined})
@@ -164,7 +159,7 @@ export abstract class TrainingCommand extends Command {
       config,
       output: runFolderOf(flags),
       force,
-      resume: flags.resume || this.#goesOn(flags.output),
+      resume: flags.resume || goesOnAfterRestart(this.#launch, flags.output),
       batch,
       processes,
       evaluation: {images: flags['eval-images'], val: flags['eval-val'], every: flags['eval-every']},
@@ -178,7 +173,7 @@ export abstract class TrainingCommand extends Command {
 
   /** How a run is carried out, by flags. */
   protected runOptions({output, force, resume: asked, 'accept-changes': acceptChanges}: TrainingFlags, bad: BadImages) {
-    const goesOn = this.#goesOn(output)
+    const goesOn = goesOnAfterRestart(this.#launch, output)
     return {
       force: force && !goesOn,
       resume: asked || goesOn,
