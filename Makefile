@@ -74,7 +74,7 @@ demo: $(OUT)/first.html $(MODEL)
 	@cat $(OUT)/linear.txt
 	@echo "Look at $(OUT)/index.html, which links everything that was made; the model runs in a page with: $(DINOV2) explore --serve -o $(OUT)/site"
 
-after: $(STUDENT) $(OUT)/scores $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png $(OUT)/site/index.html $(OUT)/index.html
+after: $(STUDENT) $(OUT)/scores $(OUT)/neighbours.jsonl $(OUT)/neighbours.html $(OUT)/neighbours.png $(OUT)/pca.png $(OUT)/report.html $(OUT)/depth.png $(OUT)/regions.png $(OUT)/site/index.html $(OUT)/onnx/config.json $(OUT)/index.html
 
 $(OUT)/scores: $(OUT)/knn.json $(OUT)/linear.json $(OUT)/retrieval.json $(OUT)/depth.json $(OUT)/regions.json
 	touch $@
@@ -168,6 +168,10 @@ $(OUT)/depth.png: $(OUT)/depth.json
 
 $(OUT)/regions.png: $(OUT)/regions.json
 	$(DINOV2) visualize segment $(SCENES)/val --model $(MODEL) --head $(OUT)/regions.safetensors --limit 8 -o $@ --force
+
+# The model for onnxruntime and transformers.js.
+$(OUT)/onnx/config.json: $(MODEL)
+	$(DINOV2) export $< --to onnx --size 96 -o $(OUT)/onnx --force
 
 # The pictures as a map, in a page in which the model computes.
 $(OUT)/site/index.html: $(OUT)/features.arrow $(MODEL)

@@ -2,17 +2,17 @@
 import assert from 'node:assert/strict'
 import {mkdir, readFile} from 'node:fs/promises'
 import {join} from 'node:path'
-import {before, test} from 'node:test'
+import {after, before, test} from 'node:test'
 import sharp, {type Sharp} from 'sharp'
-import {folder, realBinary, run as runProgram} from '../../support/program.js'
-import {drawnImage} from '../../support/drawn-images.js'
+import {CommandServer, folder} from '../../support/program.js'
+import {drawnFolder, drawnImage} from '../../support/drawn-images.js'
 import {clusteredRows, testMeta, writeEmbeddings} from '../../support/vectors.js'
 
 type Row = Record<string, unknown> & {readonly id: string}
 
 const dir = folder()
-const run = (...args: string[]) =>
-  runProgram(realBinary, ['curate', ...args], {cwd: dir, env: {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1'}})
+const program = new CommandServer({cwd: dir, env: {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '0'}})
+const run = (...args: string[]) => program.run('curate', ...args)
 const rows = (text: string): Row[] =>
   text
     .split('\n')
@@ -20,6 +20,7 @@ const rows = (text: string): Row[] =>
     .map(line => JSON.parse(line) as Row)
 const file = async (name: string): Promise<Row[]> => rows(await readFile(join(dir, name), 'utf8'))
 
+after(() => program.end())
 before(async () => {
   const made = clusteredRows(60, 0, {dim: 16, classes: 3, folder: 'pics'})
   // Row 7 is of no cluster; row 20 is labelled as another class.
@@ -83,5 +84,28 @@ test('filter: dark, overexposed and greyscale images go out where their rules ar
     const gone = (await file('gone.jsonl')).filter(({reason: why}) => reason.test(why as string))
     assert.deepEqual(gone.map(({id}) => id), [`photos/${name}`]) // prettier-ignore
     assert.ok((await file('out.jsonl')).some(({id}) => id === 'photos/colour.png'))
+  }
+})
+
+test('their lists are images to every other command, as they are', async () => {
+  await drawnFolder(join(dir, 'labelled'), ['one', 'two'], 3)
+  const model = ['--model', 'starter', '--size', '48']
+  for (const stage of ['outliers', 'mislabelled']) {
+    const list = `${stage}.jsonl`
+    const made = await run(stage, 'labelled', '--model', 'starter', '-o', list)
+    assert.equal(made.status, 0, made.stderr)
+    assert.equal((await file(list)).length, 6)
+    for (const args of [
+      ['embed', list, ...model, '-o', `${stage}.arrow`],
+      ['curate', 'filter', list, '-o', `${stage}-filter.jsonl`],
+      ['curate', 'dedup', list, '--model', 'starter', '-o', `${stage}-dedup.jsonl`],
+      ['knn-eval', '--train', list, '--val', list, ...model, '-o', `${stage}-knn.json`],
+      ['visualize', 'pca', list, ...model, '-o', `${stage}.png`],
+      ['explore', list, '--model', 'starter', '-o', `${stage}-site`]
+    ]) {
+      const {status, stderr} = await program.run(...args)
+      assert.equal(status, 0, `${args.join(' ')}: ${stderr}`)
+      assert.doesNotMatch(stderr, /skipped|could not be read|refused/, args.join(' '))
+    }
   }
 })
