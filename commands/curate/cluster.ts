@@ -20,6 +20,6 @@ export default class CurateCluster extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateCluster)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('cluster', flags, task)])
+    return this.curated(task, args.images, flags, [planStage('cluster', flags, task)], () => import('../../src/tasks/plan.js'))
   }
 }

@@ -20,6 +20,6 @@ export default class CurateDecontaminate extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateDecontaminate)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('decontaminate', flags, task)])
+    return this.curated(task, args.images, flags, [planStage('decontaminate', flags, task)], () => import('../../src/tasks/plan.js'))
   }
 }

@@ -22,6 +22,6 @@ export default class CurateDedup extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateDedup)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('dedup', flags, task)])
+    return this.curated(task, args.images, flags, [planStage('dedup', flags, task)], () => import('../../src/tasks/plan.js'))
   }
 }

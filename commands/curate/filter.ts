@@ -22,6 +22,6 @@ export default class CurateFilter extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateFilter)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('filter', flags, task)])
+    return this.curated(task, args.images, flags, [planStage('filter', flags, task)], () => import('../../src/tasks/plan.js'))
   }
 }

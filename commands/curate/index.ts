@@ -51,7 +51,7 @@ export default class Curate extends CurateCommand {
       const findsCopies = stage === 'dedup' || stage === 'decontaminate'
       return findsCopies && planned.features === 'auto' ? {...planned, features: 'perceptual' as const} : planned
     })
-    return this.curated(task, args.images, flags, plan)
+    return this.curated(task, args.images, flags, plan, () => import('../../src/tasks/plan.js'))
   }
 
   /**

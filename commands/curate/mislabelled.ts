@@ -20,6 +20,6 @@ export default class CurateMislabelled extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateMislabelled)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('mislabelled', flags, task)])
+    return this.curated(task, args.images, flags, [planStage('mislabelled', flags, task)], () => import('../../src/tasks/plan.js'))
   }
 }

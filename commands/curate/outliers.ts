@@ -20,6 +20,6 @@ export default class CurateOutliers extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateOutliers)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('outliers', flags, task)])
+    return this.curated(task, args.images, flags, [planStage('outliers', flags, task)], () => import('../../src/tasks/plan.js'))
   }
 }

@@ -21,6 +21,6 @@ export default class CurateRetrieve extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateRetrieve)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('retrieve', flags, task)])
+    return this.curated(task, args.images, flags, [planStage('retrieve', flags, task)], () => import('../../src/tasks/plan.js'))
   }
 }

@@ -21,6 +21,12 @@ export default class CurateSample extends CurateCommand {
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(CurateSample)
     const task = await import('../../src/tasks/curate/run.js')
-    return this.curated(task, args.images, flags, [planStage('sample', flags, {...task, cluster: flags})])
+    return this.curated(
+      task,
+      args.images,
+      flags,
+      [planStage('sample', flags, {...task, cluster: flags})],
+      () => import('../../src/tasks/plan.js')
+    )
   }
 }

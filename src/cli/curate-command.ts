@@ -19,6 +19,9 @@ export type CurateTask = {
 /** What is curated, and by which stages. */
 type Curated = {readonly inputs: readonly string[]; readonly plan: readonly PlannedStage[]; readonly bad: BadImages}
 
+/** What reports the work of --dry-run; a command imports it. */
+type Planning = Pick<typeof import('../tasks/plan.js'), 'planLines' | 'planWork'>
+
 type CurateOutputs = {readonly kept: Output; readonly rejected: Output | undefined; readonly page: Output | undefined}
 
 /** Writes text to an output, and waits while it is full. */
@@ -34,11 +37,13 @@ export abstract class CurateCommand extends Command {
     task: CurateTask,
     named: readonly string[] | string | undefined,
     values: CurateFlagValues,
-    plan: readonly PlannedStage[]
+    plan: readonly PlannedStage[],
+    planning: () => Promise<Planning>
   ): Promise<object> {
     const inputs = this.inputs(named, 'images or embeddings')
     if ([...inputs, ...plan.flatMap(otherInputs)].filter(name => name === '-').length > 1)
       throw new UserError('stdin (-) is named twice; it can be read once.', {exit: 2, code: 'USAGE'})
+    if (values['dry-run']) return this.#reportCuration(inputs, values, plan, planning())
     const bad = this.badImages(values)
     if (values.shard) return this.#describeShard(task, {inputs, plan, bad}, values, values.shard)
     const outputs = await this.#outputs(values)
@@ -54,6 +59,25 @@ export abstract class CurateCommand extends Command {
       `${report.kept} of ${report.pool} kept${parts.length > 0 ? ` (${parts.join(', ')})` : ''}${kept.toStdout ? '' : `, in ${kept.target}`}`
     )
     return {output: kept.target, rejectedRows: rejected?.target, ...report}
+  }
+
+  /** Reports what a run would read, compute and write, for --dry-run. */
+  #reportCuration(
+    inputs: readonly string[],
+    {model, null: nul, only, since, output, rejected, html, to}: CurateFlagValues,
+    plan: readonly PlannedStage[],
+    planning: Promise<Planning>
+  ): Promise<object> {
+    const others = plan.flatMap(otherInputs).filter(name => name !== '-')
+    return this.reportPlan(planning, {
+      reads: {images: inputs, ...(others.length > 0 && {'other sets': others})},
+      nul,
+      imagesOrVectors: true,
+      models: [model],
+      files: [only, since],
+      computes: `the ${plan.length === 1 ? 'stage' : 'stages'} ${plan.map(({stage}) => stage).join(', ')}`,
+      writes: [output, rejected, html, to]
+    })
   }
 
   /** Opens the outputs. Throws a usage error where more than one goes to stdout. */

@@ -77,7 +77,8 @@ export const curateFlags = {
   ...seedFlag,
   json: reportFlags.json,
   quiet: reportFlags.quiet,
-  verbose: reportFlags.verbose
+  verbose: reportFlags.verbose,
+  'dry-run': reportFlags['dry-run']
 }
 
 /** Values of the flags that every command of curation takes. */

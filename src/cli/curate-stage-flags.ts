@@ -61,7 +61,8 @@ export const stageFlags = {
       ...withDefault(0.99, '0.99'),
       helpGroup: 'STAGE',
       helpValue: 'SHARE',
-      summary: 'With --calibrate: share of pairs above the threshold that are to be copies.'
+      summary:
+        'With --calibrate: share of pairs above the threshold that are to be copies, among the copies that it makes. On copies of another kind the share differs; look at --html.'
     }),
     'calibration-images': Flags.integer({
       min: 2,

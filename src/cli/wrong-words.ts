@@ -40,11 +40,12 @@ const verbs = new Set(['run', 'start', 'build', 'make', 'create', 'new', 'exec']
  * or folder of that name is taken as such.
  */
 export function assertNoVerb(id: string, [verb, next]: readonly string[], bin: string): void {
-  if (verb === undefined || next === undefined || next.startsWith('-') || !verbs.has(verb) || existsSync(verb)) return
+  if (verb === undefined || !verbs.has(verb) || existsSync(verb)) return
+  const input = next === undefined || next.startsWith('-') ? 'photos' : next
   const command = id.replaceAll(':', ' ')
   throw new UserError(`There is no command ${command} ${verb}, and no file or folder ${verb}.`, {
     exit: 2,
     code: 'USAGE',
-    hint: `Leave out ${verb}: ${bin} ${command} ${next}. See ${bin} ${command} --help.`
+    hint: `Leave out ${verb}: ${bin} ${command} ${input}. See ${bin} ${command} --help.`
   })
 }

@@ -12,6 +12,11 @@ export type PlanOptions = {
   /** The inputs by what they are for, e.g. `images`, `train`, `queries`; sets without inputs are left out. */
   readonly reads: Readonly<Record<string, readonly string[] | undefined>>
   readonly nul?: boolean
+  /**
+   * Inputs are images, without a backbone too, or vectors. Of a list (`.jsonl`, `.csv`), which may hold either, the
+   * bytes are reported.
+   */
+  readonly imagesOrVectors?: boolean
   /** Backbones; without one, and without a head, inputs are files of vectors or others whose sizes are reported. */
   readonly models?: readonly (string | undefined)[]
   /** Further files that are read. */
@@ -33,6 +38,8 @@ export type WorkPlan = {
 }
 
 const VECTORS = /\.(arrow|arrows|feather|npy|safetensors|index)$/i
+
+const LIST = /\.(jsonl|ndjson|csv)$/i
 
 /** Whether an input is a file of vectors, or an index. */
 const isVectors = async (name: string): Promise<boolean> => VECTORS.test(name) || (isParquetName(name) && !(await holdsImages(name)))
@@ -74,12 +81,21 @@ async function weigh(model: string): Promise<WorkPlan['models'][number]> {
  * Looks at inputs and models: counts images without decoding one, and reads the headers of models. Throws `UserError`
  * where an input or a model is not there or cannot be opened.
  */
-export async function planWork({reads, nul, models: named = [], files = [], computes, writes}: PlanOptions): Promise<WorkPlan> {
+export async function planWork({
+  reads,
+  nul,
+  models: named = [],
+  files = [],
+  computes,
+  writes,
+  imagesOrVectors = false
+}: PlanOptions): Promise<WorkPlan> {
   const models = named.filter(model => model !== undefined)
   const sets: WorkPlan['reads'][number][] = []
   for (const [set, inputs = []] of Object.entries(reads)) {
     if (inputs.length === 0) continue
-    const hasImages = models.length > 0 && (await Promise.all(inputs.map(isVectors))).includes(false)
+    const kinds = await Promise.all(inputs.map(async name => (await isVectors(name)) || (imagesOrVectors && LIST.test(name))))
+    const hasImages = (models.length > 0 || imagesOrVectors) && kinds.includes(false) && !(imagesOrVectors && inputs.includes('-'))
     if (hasImages) sets.push({set, images: await countImages(inputs, {nul})})
     else sets.push(inputs.includes('-') ? {set} : {set, bytes: await sizeOf(inputs)})
   }

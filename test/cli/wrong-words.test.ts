@@ -32,8 +32,11 @@ test('a verb behind a command is refused, unless a file has its name', () => {
     (error: Error & {hint?: string}) => /no command curate run/.test(error.message) && /dinov2 curate photos/.test(error.hint ?? '')
   )
   assertNoVerb('curate', ['photos', 'run'], 'dinov2')
-  assertNoVerb('curate', ['run'], 'dinov2')
-  assertNoVerb('curate', ['run', '-o', 'kept.jsonl'], 'dinov2')
+  for (const rest of [['run'], ['run', '-o', 'kept.jsonl']])
+    assert.throws(
+      () => assertNoVerb('curate', rest, 'dinov2'),
+      (error: Error & {hint?: string}) => /no command curate run/.test(error.message) && /dinov2 curate photos\./.test(error.hint ?? '')
+    )
   const folder = mkdtempSync(join(tmpdir(), 'run-'))
   assert.doesNotThrow(() => assertNoVerb('curate', [folder, 'photos'], 'dinov2'))
 })

@@ -44,6 +44,10 @@ const lines: readonly (readonly [line: readonly string[], read: RegExp, written:
   [['depth-eval', '--train', 'photos', '--val', 'single', ...model, '-o', 'd.json'], /train: 6 images; val: 1 image;/, 'd.json'],
   [['retrieval-eval', 'photos', ...model, '--predictions', 'r.jsonl'], /6 images/, 'r.jsonl'],
   [['search', 'vectors.csv', 'vectors.csv', '-o', 'found.jsonl'], /queries of 0\.0 kB/, 'found.jsonl'],
+  [['curate', 'photos', '-o', 'kept.jsonl', '--rejected', 'out.jsonl'], /6 images/, 'kept.jsonl, out.jsonl'],
+  [['curate', 'dedup', 'photos', ...model, '-o', 'kept.jsonl'], /6 images; tiny/, 'kept.jsonl'],
+  [['curate', 'decontaminate', 'photos', '--against', 'single', '-o', 'kept.jsonl'], /6 images; other sets: 1 image/, 'kept.jsonl'],
+  [['curate', 'cluster', 'vectors.csv', '-o', 'kept.jsonl'], /read/, 'kept.jsonl'],
   [['index', 'vectors.csv', '-o', 'new.index'], /embeddings of 0\.0 kB/, 'new.index']
 ]
 

@@ -3,10 +3,11 @@
  *
  * A file is a plain table with the record of how the vectors were made beside it (`record-beside.ts`); the record also
  * says which columns hold numbers and booleans, which CSV cannot. What of a row fits no column stands as JSON in a
- * column `extra`, which is there only where the first batch needs it, or in a file beside the table (`late-
- * fields.ts`). On a pipe, and in files of earlier versions, the record stands in a column `dinov2`: in the first row's
- * cell, with a checksum of the vector and late fields in that of each. Tables of other programs may have semicolons or
- * tabs, decimal commas beside semicolons, other names of columns (`emb_0`, `emb_1`, …) and pandas' index column.
+ * column `extra`, which is there only where the first batch needs it, or in a file beside the table (see
+ * `late-fields.ts`). On a pipe, and in files of earlier versions, the record stands in a column `dinov2`: in the first
+ * row's cell, with a checksum of the vector and late fields in that of each. Tables of other programs may have
+ * semicolons or tabs, decimal commas beside semicolons, other names of columns (`emb_0`, `emb_1`, …) and pandas' index
+ * column.
  */
 import {parse} from 'csv-parse'
 import {stat, truncate} from 'node:fs/promises'

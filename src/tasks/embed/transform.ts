@@ -59,6 +59,10 @@ export function transformNotes({resize, crop}: Transform, own: Preprocessing): s
 /** Up to this size in pixels, a model gives better features at twice the size; docs/small-data.md has the figures. */
 const SMALL_SIZE = 64
 
+/** Recommends a size in the log of what has no transform of its own; `size` undefined: images keep theirs. */
+export const notesOnSize = (size: number | undefined, own: Preprocessing): string[] =>
+  own.source === undefined || size === undefined ? [] : sizeAdvice(size, own)
+
 /** Recommends a size where images are smaller than the model was made for, or could well be larger. */
 function sizeAdvice(size: number, {crop: ownCrop, resize: ownResize, source}: Preprocessing): string[] {
   const own = ownCrop ?? ownResize

@@ -16,6 +16,7 @@ import {saveHead} from '../../../files/checkpoint/head-file.js'
 import type {LinearDepthHead} from '../../../heads/depth-head.js'
 import {refuseExisting} from '../../../system/atomic.js'
 import {backboneMaps} from '../../embed/image-features.js'
+import {notesOnSize} from '../../embed/transform.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {depthContext, isTrained, type DepthContext, type DepthEvalOptions} from './context.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
@@ -61,6 +62,7 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Eval
     const opened = isTrained(options) ? undefined : await openDepthHead(options.head, {backbone, min, max})
     if (opened) owned.push(opened)
     const context = depthContext(options, backbone, engine, opened)
+    if (!opened) for (const note of notesOnSize(context.data.size, backbone.preprocessing)) options.engine.note?.(note)
     const source = photoFeatures(backboneMaps(backbone, context.dense, {name: 'model', device: engine.device, batch}))
     const pass = train.length > 0 ? yield* firstPass(context, train, sets, opened ? undefined : source) : undefined
     if (pass) owned.push(pass)

@@ -15,6 +15,7 @@ import {foldSegmentHead} from '../../../heads/segment-head.js'
 import {refuseExisting} from '../../../system/atomic.js'
 import {disposeTree} from '../../../tensor/tree.js'
 import {histogramMaps, pixelMaps, untrainedBackbone} from '../../embed/image-features.js'
+import {notesOnSize} from '../../embed/transform.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {scoresOf} from '../../../metrics/iou.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
@@ -54,6 +55,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<EvalEven
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   using head = opened ? await loadSegmentHead(options.head!, backbone, options.model) : undefined
   const context = segContext({options, backbone, engine, sets, classes}, head)
+  if (!head) for (const note of notesOnSize(context.protocol.size, backbone.preprocessing)) options.engine.note?.(note)
   const model = yield* scoreModel(context, head)
   const outcomes = [...model.outcomes]
   if (sets.train) {
