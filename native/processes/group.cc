@@ -139,7 +139,17 @@ std::tuple<at::Tensor, int64_t> beginAllToAll(const at::Tensor& x) {
   return {out, keepBegun(work, from, out)};
 }
 
+/** Whole numbers of the host, of each process its own; all of them, one process behind the other. */
+std::vector<int64_t> gatherNumbers(c10::IntArrayRef own) {
+  auto& g = joined();
+  auto from = at::tensor(own, at::kLong), out = at::empty({g.wish.size * from.numel()}, at::kLong);
+  finish(g.cpu->_allgather_base(out, from));
+  return std::vector<int64_t>(out.data_ptr<int64_t>(), out.data_ptr<int64_t>() + out.numel());
+}
+
+/** 0 stands for a collective that was done when it began, as on a device that computes nothing beside it. */
 void waitFor(int64_t number) {
+  if (number == 0) return;
   auto& g = joined();
   auto found = g.begun.find(number);
   TORCH_CHECK(found != g.begun.end(), "no collective of number ", number, " is under way");
@@ -154,6 +164,7 @@ TORCH_LIBRARY(dinov2_processes, library) {
   library.def("all_gather(Tensor x) -> Tensor", allGather);
   library.def("begin_all_gather(Tensor x) -> (Tensor, int)", beginAllGather);
   library.def("begin_all_to_all(Tensor x) -> (Tensor, int)", beginAllToAll);
+  library.def("gather_numbers(int[] own) -> int[]", gatherNumbers);
   library.def("wait(int number) -> ()", waitFor);
 }
 

@@ -13,7 +13,6 @@ import {embedderOf} from '../../src/tasks/embed/embedder.js'
 import {LossScale} from '../../src/tasks/train/loss-scale.js'
 import {NotFiniteStep} from '../../src/tasks/train/non-finite.js'
 import {carriedOver} from '../../src/tasks/train/resume.js'
-import {trainingPrecision} from '../../src/tasks/train/setup.js'
 import type {StepReport} from '../../src/tasks/train/student-pass.js'
 import {trainStep} from '../../src/tasks/train/train-step.js'
 import type {Precision} from '../../src/tensor/ops/precision.js'
@@ -113,20 +112,10 @@ test('the scale halves at an overflow, doubles after 2000 good steps, and is kep
   assert.equal(scale.kept().value, 1)
 })
 
-test('a processor, distillation and several processes refuse what they do not compute in', async () => {
+test('a processor refuses what it does not compute in', async () => {
   for (const precision of ['tf32', 'fp16'])
     await assert.rejects(
       startEngine({engine: 'torch', device: 'cpu', precision, note: () => undefined}),
       (error: UserError) => error.exit === 5 && new RegExp(`^${precision} is a format of NVIDIA GPUs, .* on cpu$`).test(error.message)
-    )
-  assert.equal(trainingPrecision('fp16', {command: 'pretrain'}), 'fp16')
-  assert.equal(trainingPrecision('tf32', {command: 'distill', processes: {}}), 'tf32')
-  for (const [command, processes, says] of [
-    ['distill', undefined, /^distill computes in fp32, tf32 or bf16, not in fp16/],
-    ['pretrain', {}, /^Several processes compute in fp32, tf32 or bf16, not in fp16/]
-  ] as const)
-    assert.throws(
-      () => trainingPrecision('fp16', {command, processes}),
-      (error: UserError) => error.exit === 2 && says.test(error.message)
     )
 })

@@ -417,6 +417,35 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_flash_attention_backward", torch::CppFunction::makeFromBoxedFunction<&flashBackward>());
 }
 
+// ------------------------------------------------------------------------------------------------ several processes
+
+/** A collective that begins, as one that is done at once: waits on the host, and gives 0 for the number to wait for. */
+void beginAndWait(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto x = argumentsOf(op, stack)[0].toTensor();
+  at::Tensor own;
+  {
+    Open open(x);
+    own = onHost(x).clone();
+  }
+  torch::jit::Stack inner{own};
+  op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &inner);
+  torch::jit::Stack number{inner[1]};
+  c10::Dispatcher::singleton().findSchemaOrThrow("dinov2_processes::wait", "").callBoxed(&number);
+  const auto found = inner[0].toTensor();
+  auto out = at::empty(found.sizes(), found.options().device(device));
+  {
+    Open open(out);
+    onHost(out).copy_(found);
+  }
+  torch::jit::push(*stack, out, int64_t(0));
+}
+
+/** NCCL's place: the addon of processes computes them between CPUs. */
+TORCH_LIBRARY_IMPL(dinov2_processes, PrivateUse1, library) {
+  for (const char* name : {"all_reduce", "broadcast", "all_gather"}) library.impl(name, torch::CppFunction::makeFromBoxedFunction<&compute>());
+  for (const char* name : {"begin_all_gather", "begin_all_to_all"}) library.impl(name, torch::CppFunction::makeFromBoxedFunction<&beginAndWait>());
+}
+
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return kSim; }
   c10::Device exchangeDevice(c10::Device) const override { return device; }

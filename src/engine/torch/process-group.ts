@@ -128,6 +128,15 @@ async function registerCollectives(): Promise<void> {
       return track(handle)
     })
   registerKernel({
+    kernelName: 'Dinov2GatherNumbers',
+    backendName: 'torch',
+    kernelFunc: ({attrs}: {attrs?: unknown}) => {
+      const {own, answer} = attrs as {own: readonly number[]; answer: {all?: readonly number[]}}
+      answer.all = (run('dinov2_processes::gather_numbers', own) as (number | bigint)[]).map(Number)
+      return []
+    }
+  } as unknown as KernelConfig)
+  registerKernel({
     kernelName: 'Dinov2Wait',
     backendName: 'torch',
     kernelFunc: ({attrs}: {attrs?: unknown}) => {

@@ -7,8 +7,9 @@
 import {adamw, clipFactor, ema, gradientNorm, scaleAll, unlessSkipped} from '../../optim/adamw.js'
 import type {AdamOptions, ParamMap} from '../../optim/adamw.js'
 import {paramGroup} from '../../optim/groups.js'
-import {add as plus, concat, dispose, div, maximum, reshape, slice, tidy} from '../../tensor/tf.js'
+import {add as plus, concat, dispose, div, maximum, mul, slice, sqrt, square, stack, tidy} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D} from '../../tensor/tf.js'
+import {sumOverProcesses} from '../../tensor/ops/collectives.js'
 import {disposeTree} from '../../tensor/tree.js'
 import {checkFinite} from './non-finite.js'
 import {readMeasured} from './steps-ahead.js'
@@ -20,9 +21,15 @@ const moduleOf = (path: string): string => path.slice(0, path.indexOf('.'))
 const modulesOf = (named: ParamMap): string[] => [...new Set([...named.keys()].map(moduleOf))]
 const gradientsOf = (grads: ParamMap, module: string): ParamMap => new Map([...grads].filter(([path]) => moduleOf(path) === module))
 
-/** What was measured, and behind it the gradient norm of each sub-module, in one vector; consumes `values`. */
-function withNorms(values: Tensor1D, norms: readonly Scalar[]): Tensor1D {
-  const all = tidy(() => concat([values, ...norms.map(x => reshape(x, [1]) as Tensor1D)]))
+/**
+ * What was measured, and behind it the gradient norm of each sub-module, in one vector; consumes `values`. Of
+ * gradients that are spread over processes the norm is that of all pieces.
+ */
+function withNorms(values: Tensor1D, grads: ParamMap, modules: readonly string[], {sharding, processes}: StepSettings): Tensor1D {
+  const all = tidy(() => {
+    const own = stack(modules.map(name => gradientNorm(gradientsOf(grads, name).values()))) as Tensor1D // [modules]
+    return concat([values, sharding && processes ? sqrt(sumOverProcesses<Tensor1D>(square(own), processes)) : own])
+  })
   dispose(values)
   return all
 }
@@ -42,14 +49,11 @@ export function applyGradients<Report extends {readonly losses: Readonly<Record<
 ): {state: TrainState; report: Report; gradNorms: Record<string, number>} {
   const {lossScale = 1, clipGrad} = settings
   const modules = modulesOf(state.student)
-  const norms = modules.map(name => gradientNorm(gradientsOf(grads, name).values()))
   const start = values.size
-  const numbers = readMeasured({values: withNorms(values, norms), report: all => all}) // the one time that a step waits
-  dispose(norms)
+  const all = withNorms(values, grads, modules, settings)
+  const numbers = readMeasured({values: all, report: read => read}) // the one time that a step waits
   const report = reportOf(numbers.subarray(0, start))
-  const gradNorms = Object.fromEntries(
-    modules.map((name, i) => [name, (settings.sharding?.norm(numbers[start + i]!) ?? numbers[start + i]!) / lossScale])
-  )
+  const gradNorms = Object.fromEntries(modules.map((name, i) => [name, numbers[start + i]! / lossScale]))
   // A step that is not finite is not taken: the state stays as it was.
   const sick = checkFinite(report.losses, gradNorms, grads)
   if (sick) {
@@ -81,24 +85,25 @@ export function applyUnread<Report>(
     readonly add: (step: MeasuredStep<Report & {gradNorms: Record<string, number>}>) => Scalar
   }
 ): TrainState {
+  const {lossScale = 1, clipGrad} = settings
   const modules = modulesOf(state.student)
-  const norms = modules.map(name => gradientNorm(gradientsOf(grads, name).values()))
   const start = values.size
-  const numbers = withNorms(values, norms)
+  const numbers = withNorms(values, grads, modules, settings)
   const scales = tidy(() => {
-    const most = settings.clipGrad > 0 ? settings.clipGrad : Infinity
-    const all = maximum<Tensor1D>(div(plus(slice(numbers, [start], [modules.length]), 1e-6), most), 1) // [modules]
+    const most = lossScale * (clipGrad > 0 ? clipGrad : Infinity) // as large as the gradients themselves
+    const clip = maximum<Tensor1D>(div(plus(slice(numbers, [start], [modules.length]), 1e-6 * lossScale), most), 1) // [modules]
+    const all = lossScale === 1 ? clip : mul<Tensor1D>(clip, lossScale)
     return modules.map((_, i) => slice(all, [i], [1]))
   })
   const skip = add({
     values: numbers,
     report: read => ({
       ...report(read.subarray(0, start)),
-      gradNorms: Object.fromEntries(modules.map((name, i) => [name, read[start + i]!]))
+      gradNorms: Object.fromEntries(modules.map((name, i) => [name, read[start + i]! / lossScale]))
     })
   })
   const next = moveState(state, grads, rates, settings, centers, {skip, scale: path => scales[modules.indexOf(moduleOf(path))]!})
-  dispose([...norms, ...scales])
+  dispose(scales)
   return next
 }
 

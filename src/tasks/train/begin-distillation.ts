@@ -17,7 +17,7 @@ import {describeTeacherMismatch, teacherSide} from './distill-trainer.js'
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun} from './resume.js'
 import {isFollower, joinProcesses, withShareOfThreads} from './with-processes.js'
-import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
+import {gatherImages, openRun, startTrainingEngine} from './setup.js'
 import {loadTeacher, type Teacher, type TeacherPlan} from './teacher.js'
 
 /** A student that is about to learn; `run` is its folder, undefined in a trial. */
@@ -60,8 +60,7 @@ export async function beginDistillation(
   for (const {run} of students) if (run !== undefined && !isFollower(options)) await openRun(run, {force, resume, make: false})
   options.onImages?.(images.length)
   const engine = await startTrainingEngine(withShareOfThreads(options.engine))
-  const {device} = engine
-  const precision = trainingPrecision(engine.precision, {command: 'distill'})
+  const {device, precision} = engine
   const begun = {images, engine, precision}
   if (output === undefined && batch !== 'auto') {
     note(describeTeacher({...teacherPlan, precision}, students[0]!.settings))

@@ -18,7 +18,7 @@ import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} 
 import {assertMinutesDecide, stepsForMinutes} from './steps-for-minutes.js'
 import type {TrainingProcesses} from './processes.js'
 import {isFollower, joinProcesses, withShareOfThreads, type CommonGround} from './with-processes.js'
-import {gatherImages, openRun, startTrainingEngine, trainingPrecision} from './setup.js'
+import {gatherImages, openRun, startTrainingEngine} from './setup.js'
 
 export type BeginOptions = {
   readonly inputs: readonly string[]
@@ -79,8 +79,7 @@ export async function beginPretraining(
   if (output !== undefined && !isFollower(options)) await openRun(output, {force, resume, make: false})
   options.onImages?.(images.length)
   const engine = await startTrainingEngine(withShareOfThreads(options.engine))
-  const {device} = engine
-  const precision = trainingPrecision(engine.precision, {command: 'pretrain', processes: options.processes})
+  const {device, precision} = engine
   const limit = options.memoryLimit ?? (await memoryForRun(device))
   if (isModelOpen(resolved, options)) {
     const chosen = settingsOfChosenRecipe(resolved, {images: images.length, device, precision, limit})

@@ -14,7 +14,8 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {dispose} from '../../tensor/tf.js'
 import {flatten} from '../../tensor/tree.js'
 import {withAllPatchesInLoss} from './batch-parts.js'
-import {featureStep} from './feature-distill-step.js'
+import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
+import {featureStep, launchFeatureStep} from './feature-distill-step.js'
 import type {FeatureReport} from './feature-distill-step.js'
 import {memoryParts} from './memory-usage.js'
 import {explainBriefly, explainNonFinite} from './non-finite.js'
@@ -32,11 +33,14 @@ import {
 import type {Sharding} from './sharding.js'
 import {freeBatch, stepBatch} from './step-batch.js'
 import type {StepReport} from './student-pass.js'
-import type {TrainState} from './step-types.js'
+import type {StepRates, StepSettings, TrainState} from './step-types.js'
 import {teacherCropSide} from './teacher.js'
-import type {TeacherPlan, TeacherTargetCache} from './teacher.js'
-import {trainStep} from './train-step.js'
-import type {Trainer} from './run-types.js'
+import type {FeatureTargets, TeacherPlan, TeacherTargetCache} from './teacher.js'
+import {launchStep, trainStep} from './train-step.js'
+import type {Guide} from './train-step.js'
+import {TrainerSteps} from './trainer-steps.js'
+import type {StepTaker} from './trainer-steps.js'
+import type {StepResult, Trainer} from './run-types.js'
 
 export type DistillReport = StepReport | FeatureReport
 
@@ -106,77 +110,142 @@ export function distillTrainer(
     settings,
     plan,
     precision,
-    processes
-  }: {readonly settings: Settings; readonly plan: Derived; readonly precision: Precision; readonly processes?: Processes},
+    processes,
+    worksAhead
+  }: {
+    readonly settings: Settings
+    readonly plan: Derived
+    readonly precision: Precision
+    readonly processes?: Processes
+    /** Whether numbers of a step may be read later: on a device that works while the host goes on. */
+    readonly worksAhead?: boolean
+  },
   sharding?: Sharding
 ): Trainer<DistillReport> {
   const fixed = {...stepSettings(settings, plan, precision, processes), sharding}
-  const {batch_size_per_gpu: B} = settings.train
   const crops = cropSettings(settings)
-  const grid = plan.vit.grid
-  const byHeads = cache.teacher.heads !== undefined
+  const taker = cache.teacher.heads ? headsTaker : featuresTaker
+  const steps = new TrainerSteps(state, taker(cache, fixed, {settings, plan}), {precision, worksAhead})
   return {
     get stepsTaken() {
-      return state.step
+      return steps.state.step
     },
-    stateDict: () => stateDict(state, sharding),
+    stateDict: () => stateDict(steps.state, sharding),
     setStep(step) {
-      state = {...state, step}
+      steps.state = {...steps.state, step}
     },
-    step(made) {
-      const whole = unmaskedBatch(made, 2 * B, grid * grid)
-      const none = {indices: new Int32Array(0), weights: new Float32Array(0)} // a loss of no weight is not computed
-      const batch = stepBatch(
-        byHeads && settings.ibot.loss_weight === 0 ? {...whole, ...none} : whole,
-        B,
-        crops,
-        plan.vit.patch,
-        settings.train.grad_accumulation
-      )
-      try {
-        const rates = ratesAt(plan, made.step)
-        if (byHeads) {
-          const stepped = trainStep(state, batch, rates, fixed, undefined, (parts, widths) =>
-            cache.targets(made.step, parts, grid, widths, rates, fixed)
-          )
-          state = stepped.state
-          return {report: stepped.report, measured: stepMeasurements(stepped.report), rates: scheduleMetrics(rates)}
-        }
-        const {huber} = settings.distill
-        let done = (): void => undefined
-        const stepped = featureStep(state, batch, rates, {...fixed, huber}, parts => {
-          const wanted = cache.features(made.step, parts, grid)
-          done = wanted.done
-          return wanted
-        })
-        done()
-        state = stepped.state
-        const {losses, clsCosine} = stepped.report
-        const {teacher_temp: _, last_layer_lr: _last, ...shown} = scheduleMetrics(rates)
-        return {
-          report: stepped.report,
-          measured: {
-            ...losses,
-            ...gradNormMetrics(stepped.report),
-            ...(clsCosine === undefined ? {} : {cls_cosine: clsCosine})
-          },
-          rates: shown
-        }
-      } finally {
-        freeBatch(batch)
-      }
-    },
+    step: made => steps.take(made),
+    lossScale: steps.lossScale,
+    ahead: steps.ahead,
     explain: (error, {globals}) => {
       if (sharding) return explainBriefly(error)
-      const found = explainNonFinite(error, state, {globals, side: crops.globalSize, vit: plan.vit, precision})
+      const found = explainNonFinite(error, steps.state, {globals, side: crops.globalSize, vit: plan.vit, precision})
       return {...found, layer: found.layer.replace('of the teacher', 'of the student’s average')}
     },
-    model: () => state.teacher,
-    gatherModel: sharding && (() => sharding.wholeOnHost(state.teacher)),
-    lendModel: sharding && (() => sharding.lend(state.teacher)),
-    memory: () => memoryParts(state, precision),
-    dispose: () => freeState(state)
+    model: () => steps.state.teacher,
+    gatherModel: sharding && (() => sharding.wholeOnHost(steps.state.teacher)),
+    lendModel: sharding && (() => sharding.lend(steps.state.teacher)),
+    memory: () => memoryParts(steps.state, precision),
+    dispose: () => {
+      steps.dispose()
+      freeState(steps.state)
+    }
   }
+}
+
+type Course = {readonly settings: Settings; readonly plan: Derived}
+
+/** Calls `take` with the tensors of a batch, which are let go afterwards, and the rates of its step. */
+function withBatch<T>(
+  made: CropBatch,
+  {settings, plan}: Course,
+  patchLoss: boolean,
+  take: (batch: StepBatch | LazyBatch, rates: StepRates) => T
+): T {
+  const {batch_size_per_gpu: B, grad_accumulation: parts} = settings.train
+  const whole = unmaskedBatch(made, 2 * B, plan.vit.grid ** 2)
+  const none = {indices: new Int32Array(0), weights: new Float32Array(0)} // a loss of no weight is not computed
+  const batch = stepBatch(patchLoss ? whole : {...whole, ...none}, B, cropSettings(settings), plan.vit.patch, parts)
+  try {
+    return take(batch, ratesAt(plan, made.step))
+  } finally {
+    freeBatch(batch)
+  }
+}
+
+/** Steps towards the targets of a teacher's heads. */
+function headsTaker(cache: TeacherTargetCache, fixed: StepSettings, course: Course): StepTaker<DistillReport> {
+  const patchLoss = course.settings.ibot.loss_weight !== 0
+  const guideOf =
+    (step: number, rates: StepRates): Guide =>
+    (parts, widths) =>
+      cache.targets(step, parts, course.plan.vit.grid, widths, rates, fixed)
+  return {
+    take: (now, made, lossScale) =>
+      withBatch(made, course, patchLoss, (batch, rates) => {
+        const taken = trainStep(now, batch, rates, {...fixed, lossScale}, undefined, guideOf(made.step, rates))
+        return {state: taken.state, result: headResult(taken.report, rates)}
+      }),
+    launch: (now, made, {add, lossScale}) =>
+      withBatch(made, course, patchLoss, (batch, rates) =>
+        launchStep(now, batch, rates, {...fixed, lossScale}, undefined, {
+          add: ({values, report}) => add({values, report: numbers => headResult(report(numbers), rates)}),
+          guide: guideOf(made.step, rates)
+        })
+      )
+  }
+}
+
+/** Steps towards a teacher's features. */
+function featuresTaker(cache: TeacherTargetCache, fixed: StepSettings, course: Course): StepTaker<DistillReport> {
+  const {huber} = course.settings.distill
+  /** Takes a step whose features the teacher may let go afterwards. */
+  const withFeatures = <T>(step: number, take: (teach: (parts: readonly BatchPart[]) => FeatureTargets) => T): T => {
+    let done = (): void => undefined
+    const taken = take(parts => {
+      const wanted = cache.features(step, parts, course.plan.vit.grid)
+      done = wanted.done
+      return wanted
+    })
+    done()
+    return taken
+  }
+  return {
+    take: (now, made, lossScale) =>
+      withBatch(made, course, true, (batch, rates) => {
+        const own = {...fixed, huber, lossScale}
+        const taken = withFeatures(made.step, teach => featureStep(now, batch, rates, own, teach))
+        return {state: taken.state, result: featureResult(taken.report, rates)}
+      }),
+    launch: (now, made, {add, lossScale}) =>
+      withBatch(made, course, true, (batch, rates) =>
+        withFeatures(made.step, teach =>
+          launchFeatureStep(
+            now,
+            batch,
+            rates,
+            {...fixed, huber, lossScale},
+            {
+              add: ({values, report}) => add({values, report: numbers => featureResult(report(numbers), rates)}),
+              teach
+            }
+          )
+        )
+      )
+  }
+}
+
+const headResult = (report: StepReport, rates: StepRates): StepResult<DistillReport> => ({
+  report,
+  measured: stepMeasurements(report),
+  rates: scheduleMetrics(rates)
+})
+
+function featureResult(report: FeatureReport, rates: StepRates): StepResult<DistillReport> {
+  const {losses, clsCosine} = report
+  const {teacher_temp: _, last_layer_lr: _last, ...shown} = scheduleMetrics(rates)
+  const measured = {...losses, ...gradNormMetrics(report), ...(clsCosine === undefined ? {} : {cls_cosine: clsCosine})}
+  return {report, measured, rates: shown}
 }
 
 /**

@@ -23,7 +23,7 @@ import type {DistillReport} from './distill-trainer.js'
 import {trainingOf} from './follow-training.js'
 import {onlineEval} from './online-eval.js'
 import type {OnlineEvalOptions} from './online-eval.js'
-import {computingOf, cropSettings} from './pretrain-state.js'
+import {computingOf, cropSettings, worksAhead} from './pretrain-state.js'
 import {TeacherTargetCache} from './teacher.js'
 import type {Teacher} from './teacher.js'
 import {shardingOf} from './sharding.js'
@@ -91,7 +91,12 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
       const {settings, plan} = student
       const spreading = shardingOf(settings, precision, processes)
       const state = await initStudent(settings, plan, teacher, spreading.spread)
-      const learner = distillTrainer(state, cache, {settings, plan, precision, processes}, spreading.sharding)
+      const learner = distillTrainer(
+        state,
+        cache,
+        {settings, plan, precision, processes, worksAhead: worksAhead(engine)},
+        spreading.sharding
+      )
       runs.push(
         trainingOf<DistillReport>(runTraining)(learner, {
           ...options,
@@ -101,7 +106,8 @@ export async function* distill(options: DistillOptions): AsyncGenerator<DistillE
           computing,
           teacherFingerprint: teacher.fingerprint,
           signal: stop.signal,
-          batches: start => shared.from(start)
+          batches: start => shared.from(start),
+          inStep: students.length > 1
         })
       )
     }
@@ -149,8 +155,9 @@ async function* interleaveRuns(
         continue
       }
       const event = next.value
-      if (event.kind === 'step' || event.kind === 'resumed') steps.set(student, event.step)
-      yield {student, event}
+      if (event.kind === 'step' || event.kind === 'resumed' || event.kind === 'launched')
+        steps.set(student, Math.max(steps.get(student)!, event.step))
+      if (event.kind !== 'launched') yield {student, event}
     } catch (error) {
       failure ??= {error}
       steps.delete(student)

@@ -23,11 +23,12 @@ import {flatten, unflatten} from '../../tensor/tree.js'
 import {freeParts, splitBatch, tokenRows} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
 import {addGradients, inParameterOrder, meanCosine, measuredOverProcesses, regularize, regularizerLosses} from './gradient-sums.js'
+import {withScaledLosses} from './loss-scale.js'
 import type {StepRates, StepSettings, TrainState} from './step-types.js'
 import {readMeasured} from './steps-ahead.js'
-import type {MeasuredStep} from './steps-ahead.js'
+import type {MeasuredStep, StepsAhead} from './steps-ahead.js'
 import type {StepReport} from './student-pass.js'
-import {applyGradients} from './apply-gradients.js'
+import {applyGradients, applyUnread} from './apply-gradients.js'
 import {deleteMaskTokenGradient, lendStudent} from './train-step.js'
 import type {FeatureTargets} from './teacher.js'
 
@@ -63,14 +64,39 @@ export function featureStep(
   settings: FeatureDistillSettings,
   teach: (parts: readonly BatchPart[]) => FeatureTargets
 ): {state: TrainState; report: FeatureReport} {
+  const {grads, measured} = passOfState(state, batch, settings, teach)
+  const {state: next, report, gradNorms} = applyGradients(state, grads, measured, rates, settings)
+  return {state: next, report: {...report, gradNorms}}
+}
+
+/** `featureStep` whose numbers are read later; as `launchStep`. */
+export function launchFeatureStep(
+  state: TrainState,
+  batch: StepBatch | LazyBatch,
+  rates: StepRates,
+  settings: FeatureDistillSettings,
+  ahead: Pick<StepsAhead<FeatureReport>, 'add'> & {readonly teach: (parts: readonly BatchPart[]) => FeatureTargets}
+): TrainState {
+  const {grads, measured} = passOfState(state, batch, settings, ahead.teach)
+  return applyUnread(state, grads, measured, rates, settings, {centers: undefined, add: step => ahead.add(step)})
+}
+
+type Pass = {grads: ParamMap; measured: MeasuredStep<Omit<FeatureReport, 'gradNorms'>>}
+
+/** The student's pass of a state, whole or spread over the processes. */
+function passOfState(
+  state: TrainState,
+  batch: StepBatch | LazyBatch,
+  settings: FeatureDistillSettings,
+  teach: (parts: readonly BatchPart[]) => FeatureTargets
+): Pass {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
   const lent = settings.sharding && lendStudent<FeatureNetwork>(state, settings.sharding)
   const own = lent ? {...settings, access: {student: lent.access}} : settings
   const {grads, measured} = featurePass(lent?.network ?? unflatten<FeatureNetwork>(state.student), parts, teach(parts), own)
   freeParts(parts)
   deleteMaskTokenGradient(grads)
-  const {state: next, report, gradNorms} = applyGradients(state, lent?.pieces(grads) ?? grads, measured, rates, settings)
-  return {state: next, report: {...report, gradNorms}}
+  return {grads: lent?.pieces(grads) ?? grads, measured}
 }
 
 /** Losses and the gradient of every parameter of a student, by path, for the given targets of a batch in parts. */
@@ -85,12 +111,9 @@ export function featureGradients(
 }
 
 /** `featureGradients` whose numbers nobody has waited for. */
-function featurePass(
-  student: FeatureNetwork,
-  parts: readonly BatchPart[],
-  targets: FeatureTargets,
-  settings: FeatureDistillSettings
-): {grads: ParamMap; measured: MeasuredStep<Omit<FeatureReport, 'gradNorms'>>} {
+function featurePass(student: FeatureNetwork, parts: readonly BatchPart[], targets: FeatureTargets, given: FeatureDistillSettings): Pass {
+  const {lossScale = 1} = given
+  const settings = {...given, ...withScaledLosses(given)}
   const {vit, precision, processes = oneProcess} = settings
   const copy = castParams(student.backbone, precision)
   const layers = {cls: low(student.cls_projector, precision), patch: low(student.patch_projector, precision)}
@@ -106,10 +129,13 @@ function featurePass(
   dispose([sums.losses, sums.cls])
   const grads = inParameterOrder(student, sums.grads)
   if (!settings.access) sumAllOverProcesses([...grads.values()], processes)
-  const report = (values: Float32Array): Omit<FeatureReport, 'gradNorms'> => ({
-    losses: withTotal({cls_loss: values[0]!, patch_loss: values[1]!, ...regularizerLosses(values, 2)}),
-    clsCosine: meanCosine(values[2 + regularizers.length]!, B)
-  })
+  const report = (values: Float32Array): Omit<FeatureReport, 'gradNorms'> => {
+    const losses = values.map(value => value / lossScale)
+    return {
+      losses: withTotal({cls_loss: losses[0]!, patch_loss: losses[1]!, ...regularizerLosses(losses, 2)}),
+      clsCosine: meanCosine(values[2 + regularizers.length]!, B)
+    }
+  }
   return {grads, measured: {values: numbers, report}}
 }
 

@@ -10,8 +10,8 @@ import type {VitConfig} from '../../model/config.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
-import {argMax, dispose, matMul, tidy} from '../../tensor/tf.js'
-import type {Tensor2D} from '../../tensor/tf.js'
+import {argMax, cast, concat, dispose, matMul, reshape, tidy} from '../../tensor/tf.js'
+import type {Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {unflatten} from '../../tensor/tree.js'
 import {castHead} from './teacher-targets.js'
 import type {Network} from './step-types.js'
@@ -61,16 +61,18 @@ export function inspectTeacher(
   const network = unflatten<Network>(teacher)
   const backbone = castForInference(network.backbone, precision)
   const head = castHead(network.dino_head, 'fp32')
-  const [rows, choices] = tidy(() => {
+  const both = tidy(() => {
     const cls = clsTokens(backbone.params, normalizePixels(globals.subarray(0, n * bytes), [n, side, side]), vit) // [N, C]
     const {z} = headForward(cls, head.low) // [N, D]
-    return [cls, argMax(matMul(z as Tensor2D, head.w, false, true), 1)] // [N, C], [N]
+    const choices = cast<Tensor1D>(argMax<Tensor1D>(matMul(z as Tensor2D, head.w, false, true), 1), 'float32') // [N], whole numbers below 2²⁴
+    return concat([reshape(cls, [-1]) as Tensor1D, choices])
   })
   dispose([...backbone.owned, ...head.owned])
-  const features = rows.dataSync<'float32'>()
-  const chosen = new Set(choices.dataSync())
+  const numbers = both.dataSync<'float32'>()
+  dispose(both)
+  const features = numbers.subarray(0, n * vit.width)
+  const chosen = new Set(numbers.subarray(n * vit.width))
   const [width, prototypes] = [vit.width, network.dino_head.last_layer.weight_v.shape[0]]
-  dispose([rows, choices])
   return {
     feature_rank: Math.max(0, effectiveRank(features, n, width) - 1) / (Math.min(n, width) - 1),
     prototype_use: (chosen.size - 1) / (evenSpread(n, prototypes) - 1)

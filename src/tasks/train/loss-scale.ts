@@ -20,15 +20,29 @@ export class LossScale {
 
   /** Takes a step with the scale that fits. Throws what `step` throws where no scale helps. */
   take<T>(step: (scale: number) => T): T {
-    for (;;)
+    for (;;) {
+      const before = this.kept()
       try {
-        const taken = step(this.#value)
-        if (++this.#since === PATIENCE) this.#set(this.#value * 2)
-        return taken
+        return step(this.next())
       } catch (error) {
-        if (!(error instanceof NotFiniteStep && error.isOfGradients) || this.#value <= 1) throw error
-        this.#set(this.#value / 2)
+        this.restore(before)
+        if (!(error instanceof NotFiniteStep && error.isOfGradients) || !this.halve(before)) throw error
       }
+    }
+  }
+
+  /** The scale of the next step, which counts as one without overflow until `halve` says otherwise. */
+  next(): number {
+    const value = this.#value
+    if (++this.#since === PATIENCE) this.#set(value * 2)
+    return value
+  }
+
+  /** Goes on from half of what was kept before a step that overflowed. False where no smaller scale is left. */
+  halve(before: ReturnType<LossScale['kept']>): boolean {
+    if (before.value <= 1) return false
+    this.#set(before.value / 2)
+    return true
   }
 
   #set(value: number): void {

@@ -14,7 +14,7 @@ import {runTraining} from './training-loop.js'
 import {pretrainTrainer} from './pretrain-trainer.js'
 import type {RunEvent, RunOptions} from './run-types.js'
 import type {StepReport} from './student-pass.js'
-import {cropSettings, computingOf, initState} from './pretrain-state.js'
+import {cropSettings, computingOf, initState, worksAhead} from './pretrain-state.js'
 
 export type PretrainOptions = Omit<RunOptions, 'crops' | 'computing'> & {
   readonly precision: Precision
@@ -32,8 +32,8 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<Pretra
   const {processes} = options
   const spreading = shardingOf(settings, precision, processes)
   const state = await initState(settings, plan, goingOn ? '' : undefined, spreading.spread)
-  const worksAhead = engine !== undefined && engine.device !== 'cpu' && engine.engine === 'torch' && !processes
-  yield* trainingOf<StepReport>(runTraining)(pretrainTrainer(state, {...options, worksAhead}, spreading.sharding), {
+  const learner = pretrainTrainer(state, {...options, worksAhead: worksAhead(engine)}, spreading.sharding)
+  yield* trainingOf<StepReport>(runTraining)(learner, {
     ...options,
     crops: cropSettings(settings),
     computing: computingOf(precision, engine, processes)

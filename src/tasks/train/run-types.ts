@@ -40,10 +40,15 @@ export type Trainer<Report> = {
   /**
    * Where the device works while the host goes on: steps that are read later. `settle` gives the results of those
    * since the last reading; where `notFinite` names a step, that one and all after it were left out, and the state is
-   * as before it.
+   * as before it. Steps whose gradients overflowed in float16 are launched again with a smaller loss scale, but where
+   * this process settles `alone`.
    */
   readonly ahead?:
-    {launch(made: CropBatch): void; settle(): {readonly taken: readonly StepResult<Report>[]; readonly notFinite?: number}} | undefined
+    | {
+        launch(made: CropBatch): void
+        settle(alone?: boolean): {readonly taken: readonly StepResult<Report>[]; readonly notFinite?: number}
+      }
+    | undefined
   /** How losses are scaled, where they are; a checkpoint keeps it. */
   readonly lossScale?: Pick<LossScale, 'kept' | 'restore'> | undefined
   /** Where a step that could not be taken stopped being finite. */
@@ -103,6 +108,8 @@ export type RunOptions = {
    * one so far.
    */
   readonly teacherFingerprint?: string
+  /** Whether other runs take each step beside this one, and so are to hear of it as soon as it is launched. */
+  readonly inStep?: boolean
   /** Batches from a step on, where they do not come from `images` alone for this run. */
   readonly batches?: (start: number) => Batches<CropBatch>
   readonly onRejected?: (bad: RejectedImage) => void
@@ -119,6 +126,8 @@ export type RunEvent<Report> =
       /** How the rest differs from the run so far, as sentences; empty where it does not. */
       readonly changes: readonly string[]
     }
+  /** A step is under way, whose numbers are read later; of a run that takes its steps beside others. */
+  | {readonly kind: 'launched'; readonly step: number}
   | {
       readonly kind: 'step'
       readonly step: number

@@ -1,23 +1,11 @@
 /** What most work begins with: an engine, and the images that were named. */
-import {UserError} from '../../config/errors.js'
 import {readyNative} from '../../data/augment/native-crops.js'
 import {imageTable} from '../../data/sources/image-table.js'
 import type {ImageTable} from '../../data/sources/image-table.js'
 import {listImages, noImages} from '../../data/sources/source.js'
 import type {SourceNote} from '../../data/sources/source.js'
-import type {Precision} from '../../tensor/ops/precision.js'
 import {startEngine} from '../../engine/start.js'
 import type {EngineInfo, EngineRequest} from '../../engine/start.js'
-
-/**
- * A precision that training computes in. Throws a usage error on fp16, whose losses are scaled, where that is not
- * done.
- */
-export function trainingPrecision(precision: Precision, {command, processes}: {command: string; processes?: unknown}): Precision {
-  if (precision !== 'fp16' || (command === 'pretrain' && !processes)) return precision
-  const who = processes ? 'Several processes compute' : `${command} computes`
-  throw new UserError(`${who} in fp32, tf32 or bf16, not in fp16.`, {exit: 2, code: 'USAGE', hint: 'Try --precision bf16.'})
-}
 
 export {openRun} from '../../files/run/run-folder.js'
 

@@ -15,7 +15,7 @@ import type {Settings} from '../../config/table.js'
 import type {Block} from '../../model/block.js'
 import type {BlockAccess, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
-import {beginExchangeOfRows, beginGather, sumOverProcesses} from '../../tensor/ops/collectives.js'
+import {beginExchangeOfRows, beginGather} from '../../tensor/ops/collectives.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
 import {cast} from '../../tensor/ops/precision.js'
 import {bytesOfNumber} from '../../tensor/ops/precision.js'
@@ -160,11 +160,6 @@ export class Sharding {
     )
     for (const [name, grad] of more) if (!sums.has(name)) sums.set(name, grad)
     known.forEach((name, i) => sums.set(name, added[i]!))
-  }
-
-  /** The norm of all pieces of a tensor, from that of the pieces of this process. */
-  norm(own: number): number {
-    return Math.sqrt(tidy(() => sumOverProcesses(scalar(own * own), this.processes).dataSync()[0]!))
   }
 
   /** The places of maps of pieces, by `group.name`. */

@@ -28,11 +28,12 @@ export async function beginTogether<Report>(
   if (processes.rank > 0 && first!.path !== null) await load(first!.path)
   const student = [...learner.stateDict()].filter(([name, {read}]) => name.startsWith('student.') && !read) // none is whole where all are spread
   const norm = globalNorm(student.map(([, {get}]) => get()))
-  const all = await processes.exchange({norm, step: learner.stepsTaken})
-  const rank = all.findIndex(other => other.norm !== all[0]!.norm || other.step !== all[0]!.step)
+  const {value: scale, since} = learner.lossScale?.kept() ?? {value: 1, since: 0}
+  const all = await processes.exchange({norm, step: learner.stepsTaken, scale, since})
+  const rank = all.findIndex(other => (['norm', 'step', 'scale', 'since'] as const).some(name => other[name] !== all[0]![name]))
   if (rank <= 0) return first!.resumes
   throw new UserError(
-    `Process ${rank} begins with other weights than process 0: at step ${all[rank]!.step} with norm ${all[rank]!.norm}, and at step ${all[0]!.step} with norm ${all[0]!.norm}.`,
+    `Process ${rank} begins with other weights than process 0: at step ${all[rank]!.step} with norm ${all[rank]!.norm} and loss scale ${all[rank]!.scale}, and at step ${all[0]!.step} with norm ${all[0]!.norm} and loss scale ${all[0]!.scale}.`,
     {code: 'PROCESSES_DIFFER', hint: 'All processes must read the same run folder and the same files of weights.'}
   )
 }
@@ -61,17 +62,21 @@ export async function nextBatch(
 }
 
 /**
- * Waits until every process has its batch. → whether any wants to stop, of which the step that follows is the last;
- * undefined for one process, which may still change its mind.
+ * Waits until every process has its batch. → whether any wants to stop, of which the step that follows is the last,
+ * undefined for one process, which may still change its mind; and whether steps are to be read because one process has
+ * not read any for long (`overdue`).
  */
-export async function agreeOnStep({processes, signal, shouldContinue, onRejected}: RunOptions): Promise<boolean | undefined> {
-  if (!processes) return undefined
+export async function agreeOnStep(
+  {processes, signal, shouldContinue, onRejected}: RunOptions,
+  overdue: boolean
+): Promise<{readonly stop: boolean | undefined; readonly overdue: boolean}> {
+  if (!processes) return {stop: undefined, overdue}
   const stop = signal?.aborted === true || (processes.rank === 0 && shouldContinue?.() === false)
-  const all = await processes.exchange({stop, sent: processes.sent})
+  const all = await processes.exchange({stop, overdue, sent: processes.sent})
   if (processes.rank === 0)
     for (const {message} of processes.messages(all.map(({sent}) => sent)))
       if (message['rejected']) onRejected?.(message['rejected'] as RejectedImage)
-  return all.some(other => other.stop)
+  return {stop: all.some(other => other.stop), overdue: all.some(other => other.overdue)}
 }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * Steps as a run takes them: read one by one, or, where the device works while the host goes on, several at once. They
  * are read when a line of metrics, a score or a checkpoint is due, and at least once a second, so that progress is
- * seen.
+ * seen; of several processes all read at the same step.
  *
  * A step that turns out not to be finite was left out by the device with all after it. It is taken once more, from its
  * own images, and then says what a step says that was read at once.
@@ -9,15 +9,20 @@
 import {UserError} from '../../config/errors.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {progressOf} from '../../loss/terms.js'
-import type {CheckpointWriter} from './checkpoint-writer.js'
-import type {Averages} from './metrics-log.js'
-import {NotFiniteStep} from './non-finite.js'
-import {refuseStep} from './run-failures.js'
 import type {RunEvent, RunOptions, StepResult, Trainer} from './run-types.js'
 import {trainingBatches} from './training-batches.js'
 
 /** Steps are read at least so often, in milliseconds. */
 const MOST_UNREAD = 1000
+
+/** Where the numbers of steps go, and what is said where one is not finite. */
+export type StepSink = {
+  readonly onStep: (measured: StepResult<unknown>['measured'], time: {readonly seconds: number; readonly waited: number}) => void
+  /** Called before an error of a step is thrown; → the error of one that is not finite. */
+  readonly refuse: (error: unknown, made: CropBatch) => Promise<unknown>
+  /** A sentence with the last good checkpoint, for hints. */
+  readonly lastGood: () => string
+}
 
 export class StepReader<Report> {
   /** What the schedules said of the step that was read last. */
@@ -28,12 +33,17 @@ export class StepReader<Report> {
   constructor(
     private readonly learner: Trainer<Report>,
     private readonly options: RunOptions,
-    private readonly to: {readonly averages: Averages; readonly checkpoints: CheckpointWriter}
+    private readonly to: StepSink
   ) {}
 
+  /** Whether steps have not been read for so long that nobody sees progress. */
+  get isOverdue(): boolean {
+    return performance.now() - this.#read > MOST_UNREAD
+  }
+
   /**
-   * Takes a step; → the events of the steps that were read, all of them where `due` says so of this one. Throws a
-   * `UserError` (exit 6) where one is not finite, when the checkpoint under way is written.
+   * Takes a step; → the events of the steps that were read, all of them where `due` says so of this one, which all
+   * processes of a run say alike. Throws a `UserError` (exit 6) where one is not finite.
    */
   async take(made: CropBatch, due: (step: number) => boolean): Promise<RunEvent<Report>[]> {
     const {learner} = this
@@ -41,25 +51,28 @@ export class StepReader<Report> {
     const result = learner.ahead ? void learner.ahead.launch(made) : await this.#stepOrRefusal(made)
     this.#launched.push({step: learner.stepsTaken, seconds: (performance.now() - from) / 1000 + made.waitSeconds, waited: made.waitSeconds})
     if (result) return this.#events([result])
-    return due(learner.stepsTaken) || performance.now() - this.#read > MOST_UNREAD ? this.settle() : []
+    return due(learner.stepsTaken) ? this.settle() : []
   }
 
-  /** Reads what has not been read. */
-  async settle(): Promise<RunEvent<Report>[]> {
+  /**
+   * Reads what has not been read. With `alone` a step that is not finite is not taken again, which all processes would
+   * have to do together.
+   */
+  async settle({alone = false} = {}): Promise<RunEvent<Report>[]> {
     const {ahead} = this.learner
     if (!ahead || this.#launched.length === 0) return []
     const from = performance.now()
-    const {taken, notFinite} = ahead.settle()
+    const {taken, notFinite} = ahead.settle(alone)
     this.#launched.at(-1)!.seconds += (performance.now() - from) / 1000
     this.#read = performance.now()
-    if (notFinite !== undefined) return this.#takeAgain(notFinite)
+    if (notFinite !== undefined && !alone) return this.#takeAgain(notFinite)
     return this.#events(taken)
   }
 
   #events(results: readonly StepResult<Report>[]): RunEvent<Report>[] {
     return results.map(({report, measured, rates}) => {
       const {step, seconds, waited} = this.#launched.shift()!
-      this.to.averages.add(measured, {seconds, waited})
+      this.to.onStep(measured, {seconds, waited})
       this.rates = rates
       return {kind: 'step', step, report, progress: progressOf(measured), dataWait: waited, seconds}
     })
@@ -76,19 +89,16 @@ export class StepReader<Report> {
     throw new UserError(`Step ${step + 1} is not finite, and finite when it is taken again.`, {
       exit: 6,
       code: 'NOT_FINITE',
-      hint: `${this.to.checkpoints.lastGood}The device does not compute the same numbers twice: check it with dinov2 engine verify.`
+      hint: `${this.to.lastGood()}The device does not compute the same numbers twice: check it with dinov2 engine verify.`
     })
   }
 
   /** Takes one step and reads it. */
   async #stepOrRefusal(made: CropBatch): Promise<StepResult<Report>> {
-    const {checkpoints} = this.to
     try {
       return this.learner.step(made)
     } catch (error) {
-      await checkpoints.settle()
-      if (!(error instanceof NotFiniteStep)) throw error
-      throw await refuseStep(this.options.run, this.learner.explain(error, made), made, checkpoints.lastGood)
+      throw await this.to.refuse(error, made)
     }
   }
 }

@@ -4,7 +4,7 @@
  *
  * What a step measured stays on the device. So does the question whether all of it is finite: where it is not, the
  * device leaves this step out and all that follow, until the host reads, learns which step it was, and finds the state
- * as it was before it. One process alone works ahead; several agree on every step.
+ * as it was before it. Of several processes all see the same numbers, for they are sums over all of them.
  */
 import {callInPlaceKernel} from '../../tensor/ops/in-place.js'
 import {cast, concat, dispose, fill, maximum, mul, notEqual, sum, tidy} from '../../tensor/tf.js'
@@ -50,22 +50,26 @@ export class StepsAhead<Report> {
   }
 
   /**
-   * Reads all steps since the last reading, in one copy. → The reports of the steps that were taken; where they are
-   * fewer than the steps that waited, the next one is not finite, and it and all after it were left out.
+   * Reads all steps since the last reading, in one copy. → The reports of the steps that were taken; where there is
+   * one that is not finite, that one's too, which was left out with all after it.
    */
-  settle(): Report[] {
+  settle(): {readonly taken: Report[]; readonly failed?: Report} {
     const waiting = this.#waiting
-    if (waiting.length === 0) return []
+    if (waiting.length === 0) return {taken: []}
     const numbers = tidy(() => concat(waiting.map(({values}) => values)).dataSync<'float32'>())
-    const reports: Report[] = []
+    const taken: Report[] = []
+    let failed: Report | undefined
     let start = 0
     for (const {values, report} of waiting) {
       const own = numbers.subarray(start, (start += values.size))
-      if (!own.every(Number.isFinite)) break
-      reports.push(report(own))
+      if (!own.every(Number.isFinite)) {
+        failed = report(own)
+        break
+      }
+      taken.push(report(own))
     }
     this.dispose()
-    return reports
+    return {taken, failed}
   }
 
   dispose(): void {

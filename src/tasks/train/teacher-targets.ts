@@ -12,13 +12,13 @@ import {castMlp, headForward, prototypes} from '../../model/head.js'
 import type {Head} from '../../model/head.js'
 import {castParams, normedTokens} from '../../model/vit.js'
 import type {ImageView} from '../../model/vit.js'
-import {gatherOverProcesses, oneProcess} from '../../tensor/ops/collectives.js'
+import {gatherNumbers, oneProcess} from '../../tensor/ops/collectives.js'
 import {castLike} from '../../tensor/ops/precision.js'
 import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {constant} from '../../tensor/ops/constant.js'
 import {takeRows} from '../../tensor/ops/rows.js'
-import {concat, dispose, slice, tensor2d, tidy} from '../../tensor/tf.js'
+import {concat, dispose, slice, tidy} from '../../tensor/tf.js'
 import type {Scalar, Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {tokenRows} from './batch-parts.js'
 import type {BatchPart} from './batch-parts.js'
@@ -180,11 +180,9 @@ export type ChunkWidths = {
 export function chunkWidths(student: Network, parts: readonly BatchPart[], processes = oneProcess): ChunkWidths {
   const own = ownWidths(student, parts)
   if (processes.size === 1) return own
-  const all = tidy(() => {
-    const rows = [2, 0].map(n => parts.reduce((total, {b, indices}) => total + (n === 0 ? indices.length : n * b), 0))
-    return gatherOverProcesses(tensor2d([[own.dino, own.ibot, ...rows]]), processes).dataSync<'float32'>() // [n, 4]
-  })
-  const column = (i: number): number[] => Array.from({length: processes.size}, (_, rank) => all[4 * rank + i]!)
+  const rows = [2, 0].map(n => parts.reduce((total, {b, indices}) => total + (n === 0 ? indices.length : n * b), 0))
+  const all = gatherNumbers([own.dino, own.ibot, ...rows], processes)
+  const column = (i: number): number[] => all.map(numbers => numbers[i]!)
   const sum = (values: number[]): number => values.reduce((a, b) => a + b, 0)
   return {dino: Math.min(...column(0)), ibot: Math.min(...column(1)), rows: {cls: sum(column(2)), patches: sum(column(3))}}
 }

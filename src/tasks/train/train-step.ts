@@ -23,7 +23,7 @@ import {chunkWidths, computeTeacherTargets} from './teacher-targets.js'
 import type {ChunkWidths, TeacherTargets} from './teacher-targets.js'
 
 /** Targets in the place of those of the state's own teacher. */
-type Guide = (parts: readonly BatchPart[], widths: ChunkWidths) => TeacherTargets
+export type Guide = (parts: readonly BatchPart[], widths: ChunkWidths) => TeacherTargets
 
 /**
  * Takes one step. Consumes `state` and returns the next one, with what was measured; the batch stays the caller's.
@@ -46,9 +46,7 @@ export function trainStep(
   random?: Rng,
   guide?: Guide
 ): {state: TrainState; report: StepReport} {
-  const found = settings.sharding
-    ? shardedPass(state, batch, rates, {...settings, sharding: settings.sharding}, random, guide)
-    : pass(state, batch, rates, settings, random, guide)
+  const found = passOf(state, batch, rates, settings, random, guide)
   const {state: next, report, gradNorms} = applyGradients(state, found.grads, found.measured, rates, settings, found.centers)
   return {state: next, report: {...report, gradNorms, masked: found.masked}}
 }
@@ -62,10 +60,10 @@ export function launchStep(
   batch: StepBatch | LazyBatch,
   rates: StepRates,
   settings: StepSettings,
-  random: Rng,
-  ahead: Pick<StepsAhead<StepReport>, 'add'>
+  random: Rng | undefined,
+  ahead: Pick<StepsAhead<StepReport>, 'add'> & {readonly guide?: Guide}
 ): TrainState {
-  const {grads, measured, centers, masked} = pass(state, batch, rates, settings, random)
+  const {grads, measured, centers, masked} = passOf(state, batch, rates, settings, random, ahead.guide)
   return applyUnread(state, grads, measured, rates, settings, {
     centers,
     add: ({values, report}) => ahead.add({values, report: numbers => ({...report(numbers), masked})})
@@ -74,6 +72,12 @@ export function launchStep(
 
 /** What the passes of a step give: gradients, what was measured, the next centres. */
 type Pass = {grads: ParamMap; measured: MeasuredStep<PassReport>; centers: TrainState['centers']; masked: number}
+
+/** The passes of a state, whole or spread over the processes. */
+const passOf = (...[state, batch, rates, settings, random, guide]: Parameters<typeof pass>): Pass =>
+  settings.sharding
+    ? shardedPass(state, batch, rates, {...settings, sharding: settings.sharding}, random, guide)
+    : pass(state, batch, rates, settings, random, guide)
 
 /** Targets, and the student's pass. */
 function pass(

@@ -22,9 +22,11 @@ import {CheckpointWriter, latestValidCheckpoint} from './checkpoint-writer.js'
 import {assessHealth, windowSize, HealthWatch, type Scale} from './health.js'
 import {improvementOf} from './improvement.js'
 import {Averages, logLine, MetricsLog} from './metrics-log.js'
+import {NotFiniteStep} from './non-finite.js'
 import type {Metrics} from './metrics-log.js'
 import {assertSameCourse, carriedOver, compareSetups, imageSet, loadStateDict, stateRecord} from './resume.js'
 import type {Change, RecordedSetup} from './resume.js'
+import {refuseStep} from './run-failures.js'
 import type {Evaluation, RunEvent, RunOptions, Trainer} from './run-types.js'
 import {agreeOnStep, beginTogether, nextBatch, rejectionsOf} from './step-agreement.js'
 import {saveFinal} from './save-final.js'
@@ -142,22 +144,31 @@ async function* takeSteps<Report>(
     await write({metrics: {step, ...scores}})
     return {kind: 'scores', step, scores, seconds: (performance.now() - from) / 1000}
   }
-  const steps = new StepReader(learner, options, {averages, checkpoints})
+  const steps = new StepReader(learner, options, {
+    onStep: (measured, time) => averages.add(measured, time),
+    lastGood: () => checkpoints.lastGood,
+    refuse: async (error, made) => {
+      await checkpoints.settle()
+      return error instanceof NotFiniteStep ? refuseStep(options.run, learner.explain(error, made), made, checkpoints.lastGood) : error
+    }
+  })
   const everys = [train.log_every, train.checkpoint_every, ...(evaluation ? [evaluation.every] : [])]
   let written = learner.stepsTaken // the step of the last checkpoint
   if (evaluation?.before && learner.stepsTaken === 0) yield await evaluate(evaluation)
   for (;;) {
     const next = await nextBatch(batches, options).catch(async (error: unknown) => {
-      await steps.settle()
+      await steps.settle({alone: options.processes !== undefined})
       if (learner.stepsTaken > written && !learner.gatherModel) await checkpoint()
       await checkpoints.settle()
       throw withoutImages(error, learner.stepsTaken, checkpoints.lastGood)
     })
     if (next.done) return false
     const made = next.value
-    const agreed = await agreeOnStep(options)
-    yield* await steps.take(made, step => step === plan.steps || everys.some(every => step % every === 0))
+    const {stop: agreed, overdue} = await agreeOnStep(options, steps.isOverdue)
+    const events = await steps.take(made, step => overdue || step === plan.steps || everys.some(every => step % every === 0))
     const {stepsTaken: step} = learner
+    if (options.inStep && learner.ahead) yield {kind: 'launched', step}
+    yield* events
     if (step % train.log_every === 0 || step === plan.steps) {
       const line = logLine(step, averages.take(), {...steps.rates, ...learner.inspect?.(made)}, plan.batch, learner.memory?.() ?? {})
       await write(line)

@@ -6,7 +6,7 @@
  * functions in the same order with tensors of the same shapes.
  */
 import {concat, engine, slice, tidy} from '../tf.js'
-import type {Tensor, Tensor2D} from '../tf.js'
+import type {NamedAttrMap, Tensor, Tensor2D} from '../tf.js'
 import {callInPlaceKernel} from './in-place.js'
 import {callKernel} from './kernel.js'
 
@@ -37,6 +37,15 @@ export function sumAllOverProcesses(tensors: readonly Tensor[], {size}: Processe
 /** x [b, …] of all processes, one below the other in order of their ranks: [n·b, …]. The caller owns the result. */
 export const gatherOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
   size === 1 ? x.clone() : (needed(callKernel('Dinov2AllGather', {x}), 'Dinov2AllGather')[0] as T)
+
+/** Numbers of the host, of each process its own: all of them by rank. No device is asked. */
+export function gatherNumbers(own: readonly number[], {size}: Processes): readonly (readonly number[])[] {
+  if (size === 1) return [own]
+  const answer: {all?: readonly number[]} = {}
+  engine().runKernel('Dinov2GatherNumbers', {}, {own, answer} as unknown as NamedAttrMap)
+  const all = needed(answer.all, 'Dinov2GatherNumbers')
+  return Array.from({length: size}, (_, rank) => all.slice(rank * own.length, (rank + 1) * own.length))
+}
 
 /** How an engine's kernel names a collective that it has begun. */
 export type Begun = {number: number}

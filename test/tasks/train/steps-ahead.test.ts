@@ -61,7 +61,7 @@ for (const [engine, on] of engines) {
         freeBatch(batch)
       }
       assert.equal(ahead.waiting, 3)
-      const found = ahead.settle()
+      const found = ahead.settle().taken
       assert.equal(found.length, 3)
       for (const [i, {losses, gradNorms, teacherEntropy, masked}] of found.entries()) {
         for (const [name, value] of Object.entries(expected[i]!.losses)) assert.ok(Math.abs(losses[name as 'total'] - value) < 1e-5, name)
@@ -88,7 +88,7 @@ for (const [engine, on] of engines) {
     const launch = (batch: ReturnType<typeof batchOf>): void => void (state = launchStep(state, batch, rates, settings, rng(0), ahead))
     const good = batchOf(variant)
     launch(good)
-    assert.equal(ahead.settle().length, 1)
+    assert.equal(ahead.settle().taken.length, 1)
     launch(good)
     const before = await numbers(state)
     const first = good.globals
@@ -99,9 +99,9 @@ for (const [engine, on] of engines) {
     launch(good)
     sick.globals.dispose()
     for (const [name, values] of await numbers(state)) assert.deepEqual(values, before.get(name), name)
-    assert.equal(ahead.settle().length, 1, 'only the first of the three was taken')
+    assert.equal(ahead.settle().taken.length, 1, 'only the first of the three was taken')
     launch(good)
-    assert.equal(ahead.settle().length, 1, 'after the reading steps are taken again')
+    assert.equal(ahead.settle().taken.length, 1, 'after the reading steps are taken again')
     assert.notDeepEqual((await numbers(state)).get('0.backbone.norm.weight'), before.get('0.backbone.norm.weight'))
     freeBatch(good)
     freeState(state)
