@@ -36,7 +36,7 @@ const at = (path: string): string => join(root, path)
 const scratch = mkdtempSync(join(tmpdir(), 'dinov2-bench-gpu-'))
 const onGpu = device.startsWith('cuda')
 
-type Row = readonly [part: string, what: string, ours: string, beside: string]
+type Row = readonly [part: string, what: string, ours: string, beside: string, aim?: string]
 const rows: Row[] = []
 const add = (...row: Row): void => {
   rows.push(row)
@@ -78,6 +78,12 @@ async function busyWhile<T>(work: Promise<T>): Promise<{result: T; busy: number 
     .filter(share => share > 0)
   return {result, busy: shares.length > 0 ? shares.sort((a, b) => a - b)[shares.length >> 1]! / 100 : undefined}
 }
+
+/** Whether an aim is met, in words. */
+const aim = (what: string, reached: number | undefined, least: number, show: (value: number) => string): string =>
+  reached === undefined ? `${what}: not measured` : `${what}: ${show(reached)}, ${reached >= least ? 'met' : 'missed'}`
+const times = (value: number): string => `${value.toFixed(2)} times`
+const percent = (value: number): string => `${Math.round(100 * value)} %`
 
 type Measured = {imagesPerSecond: number; peakBytes: number | null; precision?: string}
 const words = ({imagesPerSecond, peakBytes}: Measured, busy?: number): string =>
@@ -142,7 +148,8 @@ const parts: Record<string, () => Promise<void>> = {
         'pretrain',
         `${name}, batch ${batch}`,
         found ? `${words(found, busy)} (${found.precision})` : `failed: ${result.last}`,
-        'not measured: bench/peers/pretrain.py runs on the CPU alone'
+        'not measured: bench/peers/pretrain.py runs on the CPU alone',
+        `${aim('1.3 times the reference at half its memory', undefined, 1.3, times)}; ${aim('GPU busy at least 90 %', busy, 0.9, percent)}`
       )
     }
   },
@@ -205,7 +212,8 @@ async function embedOne(name: string, recipe: string, size: number): Promise<voi
     'embed',
     `${name}, ${size} px, batch ${batch}, pixels to cls`,
     found ? `${words(found, busy)} (${found.precision})` : `failed: ${result.last}`,
-    beside
+    beside,
+    aim('at least PyTorch, compiled', found && theirs && found.imagesPerSecond / theirs.imagesPerSecond, 1, times)
   )
 }
 
@@ -215,9 +223,9 @@ try {
     await parts[part]()
   }
   const table = [
-    '| part | what | dinov2 | PyTorch, compiled |',
-    '| --- | --- | --- | --- |',
-    ...rows.map(row => `| ${row.join(' | ')} |`)
+    '| part | what | dinov2 | PyTorch, compiled | aim |',
+    '| --- | --- | --- | --- | --- |',
+    ...rows.map(([part, what, ours, beside, wanted = '']) => `| ${[part, what, ours, beside, wanted].join(' | ')} |`)
   ].join('\n')
   process.stdout.write(`${table}\n`)
   if (values.append) appendFileSync(at('bench/RESULTS.md'), `\n## On ${device}\n\n${table}\n`)

@@ -18,11 +18,12 @@ export type Together = {readonly children: readonly ReturnType<typeof start>[]; 
 export async function startTogether(
   size: number,
   args: (rank: number) => readonly string[],
-  env: Readonly<Record<string, string>> = {}
+  env: Readonly<Record<string, string>> = {},
+  program = realBinary
 ): Promise<Together> {
   const port = String(await freePort())
   const children = Array.from({length: size}, (_, rank) =>
-    start(realBinary, args(rank), {env: {...numbersOf(rank, size), MASTER_PORT: port, ...env}})
+    start(program, args(rank), {env: {...numbersOf(rank, size), MASTER_PORT: port, ...env}})
   )
   return {children, ended: Promise.all(children.map(({ended}) => ended))}
 }

@@ -15,9 +15,10 @@ import type {ParamMap} from '../../optim/adamw.js'
 import {linearBackward, linearForward} from '../../tensor/ops/linear.js'
 import type {Linear} from '../../tensor/ops/linear.js'
 import {oneProcess, sumAllOverProcesses} from '../../tensor/ops/collectives.js'
+import {constant} from '../../tensor/ops/constant.js'
 import {cast, castLike} from '../../tensor/ops/precision.js'
 import {addRows, takeRows} from '../../tensor/ops/rows.js'
-import {add, concat, dispose, fill, slice, stack, sum, tensor1d, tidy, zeros} from '../../tensor/tf.js'
+import {add, concat, dispose, fill, slice, stack, sum, tidy, zeros} from '../../tensor/tf.js'
 import type {Scalar, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
 import {freeParts, splitBatch, tokenRows} from './batch-parts.js'
@@ -171,20 +172,20 @@ function addPart(
   dispose(images)
   const T = y.shape
   const found = tidy(() => {
-    const through = (rows: Int32Array, layer: Linear, own: Tensor2D, weight: number) => {
-      const x = takeRows(y, tensor1d(rows, 'int32'))
+    const at = constant<Tensor1D>(Int32Array.from([...cls, ...patches]), [cls.length + patches.length])
+    const through = (start: number, count: number, layer: Linear, own: Tensor2D, weight: number) => {
+      const x = takeRows(y, slice(at, [start], [count]))
       const into = castLike(x, layer.weight)
       const p: Tensor2D = cast(linearForward(into, layer), 'fp32')
-      const {losses, gradient} = featureLoss(p, own, fill([rows.length], weight / (rows.length * (B / b))) as Tensor1D, huber)
+      const {losses, gradient} = featureLoss(p, own, fill([count], weight / (count * (B / b))) as Tensor1D, huber)
       const {x: dx, ...grads} = linearBackward(gradient, into, layer.weight)
       return {x, loss: sum<Scalar>(losses), dx: cast(dx, 'fp32'), grads}
     }
     const own = (rows: Tensor2D, each: number): Tensor2D => slice(rows, [2 * done * each, 0], [2 * b * each, -1])
-    const ofCls = through(cls, layers.cls, own(targets.cls, 1), dinoWeight)
-    const ofPatches = through(patches, layers.patch, own(targets.patches, N), ibotWeight)
+    const ofCls = through(0, cls.length, layers.cls, own(targets.cls, 1), dinoWeight)
+    const ofPatches = through(cls.length, patches.length, layers.patch, own(targets.patches, N), ibotWeight)
     const regularized = regularize(ofCls.x, b / B, settings)
     const dcls = regularized.gradient ? add<Tensor2D>(ofCls.dx, regularized.gradient) : ofCls.dx // [2b, C]
-    const at = tensor1d(Int32Array.from([...cls, ...patches]), 'int32')
     return {
       dy: addRows(fill(T, 0) as Tensor2D, at, concat([dcls, ofPatches.dx])),
       losses: add<Tensor1D>(sums.losses, concat([stack([ofCls.loss, ofPatches.loss]) as Tensor1D, regularized.losses])),
