@@ -81,7 +81,7 @@ for (const [what, begin] of [
   ['pretrain', train],
   ['distill', teach]
 ] as const)
-  test(`${what}: the same bytes at each memory level, and when resumed`, {timeout: 120_000}, async () => {
+  test(`${what}: the same bytes at each memory level, and when resumed`, {timeout: 300_000}, async () => {
     const prefix = what === 'pretrain' ? '' : 'student-'
     const levels = ['fast', 'balanced', 'small']
     for (const ended of await Promise.all(levels.map(level => begin(`${prefix}${level}`, level)))) ok(ended)
@@ -149,7 +149,7 @@ test('features are those of the CPU, cluster and search alike', async () => {
   assert.ok(hits.stdout.trim().split('\n').length >= 18)
 })
 
-test('every evaluation runs, and gives what it gives on the CPU', {timeout: 120_000}, async () => {
+test('every evaluation runs, and gives what it gives on the CPU', {timeout: 300_000}, async () => {
   await same('knn-eval', ...sets('.'), '-k', '3', '--size', '28')
   const alone = [
     ['linear-eval', ...sets('.'), '--cached', '--size', '28', '--steps', '20'],
