@@ -35,7 +35,7 @@ export function sumAllOverProcesses(tensors: readonly Tensor[], {size}: Processe
 }
 
 /** x [b, …] of all processes, one below the other in order of their ranks: [n·b, …]. The caller owns the result. */
-export const gatherOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
+const gatherOverProcesses = <T extends Tensor>(x: T, {size}: Processes): T =>
   size === 1 ? x.clone() : (needed(callKernel('Dinov2AllGather', {x}), 'Dinov2AllGather')[0] as T)
 
 /** Numbers of the host, of each process its own: all of them by rank. No device is asked. */
