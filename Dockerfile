@@ -11,7 +11,7 @@ WORKDIR /source
 COPY package.json package-lock.json ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY . ./
-RUN npm pack --pack-destination /packed
+RUN mkdir /packed && npm pack --pack-destination /packed
 
 FROM node:22-bookworm-slim
 ARG CUDA=

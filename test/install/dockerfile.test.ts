@@ -31,6 +31,8 @@ test('the Dockerfile builds from what is there, and asks the program for flags t
     []
   )
   assert.equal(all[0]!.name, 'FROM')
+  const packs = all.find(({text}) => text.includes('--pack-destination'))
+  assert.match(packs!.text, /mkdir (\S+) && npm pack --pack-destination \1$/, 'npm pack does not make its folder')
   const ignored = readFileSync(join(root, '.dockerignore'), 'utf8').trim().split('\n')
   const stages = new Set<string>()
   const named = new Set<string>() // of ARG and ENV in the present stage
