@@ -17,6 +17,7 @@ import {describeTeacherMismatch, teacherSide} from './distill-trainer.js'
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun} from './resume.js'
 import {isFollower, joinProcesses, withShareOfThreads} from './with-processes.js'
+import {slowEngineWarning} from './slow-engine.js'
 import {gatherImages, openRun, startTrainingEngine} from './setup.js'
 import {loadTeacher, type Teacher, type TeacherPlan} from './teacher.js'
 
@@ -83,6 +84,9 @@ export async function beginDistillation(
     }
     for (const {name, settings, plan} of students)
       for (const sentence of describeTeacherMismatch(settings, plan, teacher)) note(name === undefined ? sentence : `${name}: ${sentence}`)
+    const costs = students.map(({settings, plan}) => ({settings, plan, teacher: teacherCost(settings, precision, teacherPlan)}))
+    const slow = output === undefined ? undefined : slowEngineWarning(costs, {engine, precision})
+    if (slow) note(slow)
     if (options.processes)
       await joinProcesses(options.processes, {
         ...begun,

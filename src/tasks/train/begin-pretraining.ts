@@ -18,6 +18,7 @@ import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} 
 import {assertMinutesDecide, stepsForMinutes} from './steps-for-minutes.js'
 import type {TrainingProcesses} from './processes.js'
 import {isFollower, joinProcesses, withShareOfThreads, type CommonGround} from './with-processes.js'
+import {slowEngineWarning} from './slow-engine.js'
 import {gatherImages, openRun, startTrainingEngine} from './setup.js'
 
 export type BeginOptions = {
@@ -108,6 +109,8 @@ export async function beginPretraining(
   // A trial says what is needed, whether it is there or not; a batch that was found fits.
   if (output !== undefined && batch !== 'auto')
     await assertMemory({students: [{settings, plan}], precision, device}, {recipes: pretrainRecipes(), limit})
+  const slow = output === undefined ? undefined : slowEngineWarning([{settings, plan}], {engine, precision})
+  if (slow) note(slow)
   if (options.processes)
     await joinProcesses(options.processes, {...options, version: options.version ?? '', settings: [settings], images, engine, precision})
   return {images, engine, precision, settings, plan}
