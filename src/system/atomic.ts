@@ -10,6 +10,7 @@ import {closeSync, existsSync, openSync, rmSync, statSync} from 'node:fs'
 import {mkdir, open, readdir, realpath, rename, rm, stat, type FileHandle} from 'node:fs/promises'
 import {basename, dirname, join, resolve} from 'node:path'
 import {UserError} from '../config/errors.js'
+import {isNoRoom} from './no-room.js'
 import {isTempFile, registerTempFile, releaseTempFile} from './temporary-files.js'
 
 export type AtomicOptions = {
@@ -19,7 +20,7 @@ export type AtomicOptions = {
 
 /** An output under construction; exactly one of `commit` and `abort` ends it, and a second call does nothing. */
 export type AtomicOutput = {
-  /** Open for reading and writing at any position. */
+  /** Open for reading and writing at any position; a full disk, met in writing, is an error that names the output. */
   readonly handle: FileHandle
   /** Where the bytes lie until `commit`. */
   readonly temporary: string
@@ -83,6 +84,7 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
     if (releaseTempFile(temporary)) rmSync(temporary, {force: true})
     throw beginError(path, error)
   })
+  nameFailures(handle, path)
   let open_ = true
   const close = async (): Promise<void> => {
     open_ = false
@@ -107,6 +109,16 @@ export async function openAtomic(path: string, options: AtomicOptions = {}): Pro
       })
     }
   }
+}
+
+/** Makes what fails in writing to a file an error that names the output. */
+function nameFailures(handle: FileHandle, path: string): void {
+  const named =
+    <A extends unknown[], R>(write: (...args: A) => Promise<R>): ((...args: A) => Promise<R>) =>
+    async (...args) =>
+      write.apply(handle, args).catch((error: unknown) => Promise.reject(writeError(path, error) as Error))
+  const {write, appendFile, writeFile, truncate} = handle
+  Object.assign(handle, {write: named(write), appendFile: named(appendFile), writeFile: named(writeFile), truncate: named(truncate)})
 }
 
 /** Removes a temporary file or folder, unless it has its final name already. */
@@ -265,9 +277,17 @@ function beginError(path: string, error: unknown): unknown {
   }
 }
 
-/** A full disk or a pipe in the place of a file, as a sentence; other errors pass unchanged. */
+/**
+ * A full disk or a pipe in the place of a file, as a sentence about `path`, also where one about a file inside it was
+ * made already; other errors pass unchanged.
+ */
 export function writeError(path: string, error: unknown): unknown {
   switch ((error as {code?: string}).code) {
+    case 'DISK_FULL':
+    case 'FILE_TOO_LARGE': {
+      const {cause} = error as Error
+      return isNoRoom(cause) ? writeError(path, cause) : error
+    }
     case 'ENOSPC':
     case 'EDQUOT':
       return new UserError(`No room left on the disk for ${path}.`, {

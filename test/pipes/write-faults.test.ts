@@ -335,14 +335,18 @@ for (const [name, writer] of Object.entries(alike)) {
 }
 
 describe('a limit on the size of files (ulimit -f)', () => {
-  const names = Object.keys(writers).filter(name => /^embed to|^index|^a head/.test(name))
-  for (const name of names)
-    it(`${name}: a sentence, a status that is not 0, and no cut file`, async () => {
+  /** Of fewer bytes than the limit. */
+  const small = /^(search|.*-eval|report|curate.*|visualize neighbours|predict .*|visualize match to rows|samples draw)$/
+  for (const [name, writer] of Object.entries({...writers, ...alike}))
+    it(`${name}: a sentence that names the output, a status that is not 0, and no cut file`, async () => {
       const place = join(dir, `limited-${name.replaceAll(' ', '-')}`)
       await mkdir(place)
-      const {status, stderr} = await limited.run(...to(writers[name]!, join(place, `out${writers[name]!.ending}`)))
+      const output = join(place, `out${writer.ending}`)
+      const {status, stderr} = await limited.run(...to(writer, output))
+      if (status === 0 && small.test(name)) return
       assert.ok(status !== null && status !== 0 && status !== 70, `status ${status}: ${stderr}`)
-      assert.match(stderr, /large|big|limit/i)
+      assert.match(stderr, /larger than a file may be|ulimit -f/)
+      assert.ok(stderr.includes(output), stderr)
       assert.deepEqual(
         readdirSync(place).filter(entry => !entry.endsWith('.partial')),
         []

@@ -12,7 +12,7 @@ import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/sta
 import {assertSameProvenance} from '../../files/embeddings/embeddings.js'
 import type {SiteData, SiteModel} from '../../page/site.js'
 import {rowAt, type Vectors} from '../../search/exact.js'
-import {openAtomicFolder} from '../../system/atomic.js'
+import {openAtomicFolder, writeError} from '../../system/atomic.js'
 import {loadEmbedder, settingsOf, type Embedder, type FeatureSettings} from '../embed/embedder.js'
 import {measurePoints, type Measured, type MeasureEvent, type MapOptions} from './measure.js'
 import {writeModel} from './model-files.js'
@@ -201,7 +201,7 @@ export async function* explore(options: ExploreOptions, finish: () => Promise<vo
     }
   } catch (error) {
     await site.abort()
-    throw error
+    throw writeError(output, error)
   }
 }
 

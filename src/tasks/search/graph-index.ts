@@ -129,9 +129,9 @@ async function writeGraph(
     const path = join(folder, 'graph')
     graph.save(path)
     await graphFits(path, header, lines).catch((cause: unknown) => {
-      throw new UserError(`The graph of the index could not be written whole to ${folder} (${(cause as Error).message}).`, {
+      throw new UserError(`The graph of ${target ?? 'the index'} could not be written whole to ${folder} (${(cause as Error).message}).`, {
         code: 'DISK_FULL',
-        hint: 'Free some space on that disk, or name an output on another.',
+        hint: 'Free some space on that disk, look at the limit on the size of files (ulimit -f), or name an output elsewhere.',
         cause
       })
     })

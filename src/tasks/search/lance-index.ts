@@ -10,7 +10,7 @@
 import {cp} from 'node:fs/promises'
 import {resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {openAtomicFolder, refuseExisting} from '../../system/atomic.js'
+import {openAtomicFolder, refuseExisting, writeError} from '../../system/atomic.js'
 import {openAll, assertSameProvenance, type Embeddings, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
 import {fieldsToText, isAddress, LanceTable, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
 import {nearestNeighbours, normalizeRows, oneBlock, type Metric} from '../../search/exact.js'
@@ -93,8 +93,9 @@ export async function* indexLance(options: LanceOptions): AsyncGenerator<IndexEv
     const report = yield* buildTable(folder.temporary, options, base)
     await folder.commit()
     return report
-  } finally {
+  } catch (error) {
     await folder.abort()
+    throw writeError(target, error)
   }
 }
 
