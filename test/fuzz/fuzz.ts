@@ -5,8 +5,10 @@
  */
 import {mkdir, readFile, writeFile} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
+import {setImmediate as turn} from 'node:timers/promises'
 import {parseArgs} from 'node:util'
 import {UserError} from '../../src/config/errors.js'
+import {answerAtOnce, putFile, spill} from './files-at-once.js'
 import {mutant} from './mutate.js'
 import {imageParsers} from './image-parsers.js'
 import {modelParsers} from './model-parsers.js'
@@ -17,11 +19,22 @@ import {tableParsers} from './table-parsers.js'
 /** All that is fuzzed. */
 export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers, ...modelParsers, ...imageParsers, ...tableParsers]
 
+answerAtOnce()
+// Most inputs are refused, and most of the time of an error goes into its stack; a finding is read once more with one.
+const STACK = 20
+Error.stackTraceLimit = 0
+
 /** One input may take this long: files of a few kilobytes. */
 const MAX_MS = 2000
 
 export type Finding = {readonly parser: string; readonly n: number; readonly what: string; readonly bytes: Buffer}
-export type FuzzReport = {readonly accepted: number; readonly refused: number; readonly findings: readonly Finding[]}
+export type FuzzReport = {
+  readonly accepted: number
+  readonly refused: number
+  readonly findings: readonly Finding[]
+  /** The number of the first mutant that was not tried. */
+  readonly next: number
+}
 
 export type FuzzOptions = {
   readonly seed?: number
@@ -35,8 +48,8 @@ export type FuzzOptions = {
 
 /** Reads one file whose bytes are `bytes`; `expected` is what the whole one says, absent where it says nothing. */
 async function tryBytes(parser: Parser, path: string, bytes: Buffer, expected?: string): Promise<{accepted: boolean; what?: string}> {
-  await writeFile(path, bytes)
-  const [begun, cpu] = [performance.now(), process.cpuUsage()]
+  put(parser, path, bytes)
+  const begun = performance.now()
   let accepted = true
   let what: string | undefined
   try {
@@ -44,13 +57,36 @@ async function tryBytes(parser: Parser, path: string, bytes: Buffer, expected?: 
     if (!parser.editable && expected !== undefined && found !== expected) what = `taken for whole: ${found.slice(0, 200)}`
   } catch (error) {
     accepted = false
-    if (!(error instanceof UserError)) what = `a defect: ${(error as Error).stack ?? String(error)}`
+    if (!(error instanceof UserError)) what = `a defect: ${await stackOf(parser, path, bytes, error)}`
   }
   const took = performance.now() - begun
-  // other processes slow this one down: what counts is its own work, or a wait without end
+  return {accepted, what: what ?? (took > MAX_MS && (await takesLong(parser, path, bytes)) ? `took ${Math.round(took)} ms` : undefined)}
+}
+
+async function stackOf(parser: Parser, path: string, bytes: Buffer, first: unknown): Promise<string> {
+  put(parser, path, bytes)
+  Error.stackTraceLimit = STACK
+  const again: unknown = await parser.read(path).then(
+    () => first,
+    (error: unknown) => error
+  )
+  Error.stackTraceLimit = 0
+  return again instanceof Error ? (again.stack ?? again.message) : String(again)
+}
+
+function put(parser: Parser, path: string, bytes: Buffer): void {
+  putFile(path, bytes)
+  if (parser.onDisk) spill()
+}
+
+/** Reads once more: other processes slow this one down; what counts is its own work, or a wait without end. */
+async function takesLong(parser: Parser, path: string, bytes: Buffer): Promise<boolean> {
+  put(parser, path, bytes)
+  const [begun, cpu] = [performance.now(), process.cpuUsage()]
+  await parser.read(path).catch(() => undefined)
+  const took = performance.now() - begun
   const {user, system} = process.cpuUsage(cpu)
-  const long = took > MAX_MS && ((user + system) / 1000 > MAX_MS || took > 10 * MAX_MS)
-  return {accepted, what: what ?? (long ? `took ${Math.round(took)} ms` : undefined)}
+  return took > MAX_MS && ((user + system) / 1000 > MAX_MS || took > 10 * MAX_MS)
 }
 
 /** Where the file of a parser lies in `folder`. */
@@ -73,11 +109,13 @@ export async function fuzz(
     const path = await placeOf(parser, folder)
     const starts: {first: Buffer; expected?: string}[] = seeds.map(first => ({first}))
     for (const first of whole) {
-      await writeFile(path, first)
+      put(parser, path, first)
       starts.push({first, expected: await parser.read(path)})
     }
     const end = performance.now() + milliseconds
-    for (let n = from; n < from + inputs && performance.now() < end; n++) {
+    let n = from
+    for (; n < from + inputs && performance.now() < end; n++) {
+      if (n % 64 === 0) await turn() // timers and messages of threads come in between
       for (const {first, expected} of starts) {
         const changed = mutant(first, seed, n, parser.structured)
         const bytes = parser.seal?.(changed) ?? changed
@@ -87,7 +125,7 @@ export async function fuzz(
         if (tried.what !== undefined) findings.push({parser: parser.name, n, what: tried.what, bytes})
       }
     }
-    return {accepted, refused, findings}
+    return {accepted, refused, findings, next: n}
   })
 }
 

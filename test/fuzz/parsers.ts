@@ -39,6 +39,8 @@ export type Parser = {
   readonly ending?: string
   /** Where the file lies in its folder, for readers of whole folders; by default one of no matter. */
   readonly file?: string
+  /** Whether something that does not go through `node:fs` of this thread reads the file. */
+  readonly onDisk?: boolean
   /** Changes that keep the form of the file, tried in turn with blind ones. */
   readonly structured?: readonly Mutator[]
   /** Makes checksums of a changed file right again, so that what lies behind them is reached. */
@@ -159,6 +161,7 @@ export const parsers: readonly Parser[] = [
     seeds: async folder => [await embeddings(folder, format)],
     read: readRows,
     structured: structuredOf[format],
+    onDisk: format === 'parquet',
     // Text may be cut behind a line, and ids and fields of it edited; an array alone has no checksum.
     editable: format === 'jsonl' || format === 'csv' || format === 'npy'
   })),

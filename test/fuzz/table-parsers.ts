@@ -113,6 +113,7 @@ export const tableParsers: readonly Parser[] = [
     name: 'parquet-images',
     inputs: 12,
     ending: '.parquet',
+    onDisk: true,
     editable: true,
     lenient: true,
     structured: [numbers],
