@@ -4,7 +4,7 @@
  */
 import {createWriteStream} from 'node:fs'
 import {join} from 'node:path'
-import {finished} from 'node:stream/promises'
+import {pipeline} from 'node:stream/promises'
 import {pack, type Pack} from 'tar-stream'
 
 /** Samples: parts by ending, e.g. `{jpg: …, json: …}`. */
@@ -25,18 +25,21 @@ export async function writeShards(folder: string, samples: AsyncIterable<TarSamp
     if (!open) {
       const tar = pack()
       const file = createWriteStream(join(folder, `${String(shards++).padStart(6, '0')}.tar`))
-      open = {tar, done: finished(tar.pipe(file))}
+      const done = pipeline(tar, file)
+      done.catch(() => undefined) // met where the next part is written
+      open = {tar, done}
       inShard = 0
     }
     for (const [ending, bytes] of Object.entries(parts)) {
-      const {tar} = open
-      await new Promise<void>((resolve, reject) => {
+      const {tar, done} = open
+      const written = new Promise<void>((resolve, reject) => {
         tar.entry(
           {name: `${key}.${ending}`, size: bytes.length, mtime: new Date(0), mode: 0o644},
           Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
           error => (error ? reject(error) : resolve())
         )
       })
+      await Promise.race([written, done.then(() => written)]) // a full disk ends the file, and the part is never taken
     }
     inShard++
   }

@@ -2,15 +2,17 @@
  * One file from an address to the disk: resumed where an earlier try stopped, checked, and only then given its name.
  *
  * While bytes arrive they lie in `TARGET.part`; what the server said of the file (address, ETag or date, length) lies
- * beside it in `TARGET.part.json`, so that a later call goes on only with bytes of the same version. The target itself
- * is whole or absent at every moment.
+ * beside it in `TARGET.part.json`, so that a later call goes on only with bytes of the same version. One process at a
+ * time fetches a target. The target itself is whole or absent at every moment.
  */
 import {createHash} from 'node:crypto'
 import {open, rename, rm, stat, statfs, writeFile} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
+import {assertFolderOf, syncFolder} from './atomic.js'
 import {jsonObjectOr, type JsonObject} from './json.js'
+import {lockOutput} from './lock.js'
 import {isNoRoom} from './no-room.js'
 import {fileBytes, readText} from './plain-file.js'
 import {describe, idleSignal, Interrupted, refusal, request} from './http-request.js'
@@ -50,14 +52,26 @@ type Note = {url: string; etag?: string; date?: string; total?: number}
  * or to another scheme, a body that must be inflated is refused, and the known length, else `maxBytes`, is a cap from
  * the first byte on.
  *
- * Throws `UserError`: target exists (exit 2), address not found or refused, no network, length or checksum other than
- * stated, no room on the disk (exit 1). An abort of `signal` throws its reason and leaves the part for the next call.
+ * Throws `UserError`: target exists, or another process fetches it (exit 2), address not found or refused, no network,
+ * another length or checksum than stated, no room on the disk (exit 1). An abort of `signal` throws its reason and
+ * leaves the part for the next call.
  */
 export async function download(url: string, target: string, options: DownloadOptions = {}): Promise<{bytes: number; sha256: string}> {
-  const {sha256, signal, force = false, attempts = 4} = options
+  const {force = false} = options
   if (!force && (await size(target)) !== undefined)
     throw new UserError(`${target} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
   if (!/^https?:/.test(url)) throw new UserError(`Expected an http or https address but received ${url}.`, {exit: 2, code: 'BAD_ADDRESS'})
+  assertFolderOf(target)
+  const lock = await lockOutput(`${target}.part`, target)
+  try {
+    return await fetchAndCheck(url, target, options)
+  } finally {
+    await lock.release()
+  }
+}
+
+async function fetchAndCheck(url: string, target: string, options: DownloadOptions): Promise<{bytes: number; sha256: string}> {
+  const {sha256, signal, attempts = 4} = options
   const part = `${target}.part`
   for (let attempt = 1; ; attempt++) {
     signal?.throwIfAborted()
@@ -276,12 +290,6 @@ async function checksum(path: string, signal?: AbortSignal): Promise<string> {
 async function discard(part: string): Promise<void> {
   await rm(part, {force: true})
   await rm(`${part}.json`, {force: true})
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  await folder.sync().catch(() => undefined) // not every file system can sync a folder
-  await folder.close()
 }
 
 const size = async (path: string): Promise<number | undefined> => (await stat(path).catch(() => undefined))?.size

@@ -11,7 +11,7 @@ import {hostname} from 'node:os'
 import {basename, dirname, join} from 'node:path'
 import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
-import {writeError} from './atomic.js'
+import {writeError} from './write-error.js'
 import {jsonObjectOr} from './json.js'
 
 type Owner = {
@@ -56,6 +56,12 @@ export const lockRun = (run: string): Promise<Lock> => takeLock(join(run, lockNa
 export const lockOutput = (partial: string, output: string): Promise<Lock> =>
   takeLock(join(dirname(partial), `.${basename(partial)}.lock`), output, `writing ${output}`)
 
+/** Locks that this process is taking. */
+const taking = new Set<string>()
+
+const takenBySeveral = (place: string): UserError =>
+  new UserError(`${place} is being taken by several processes at once.`, {exit: 2, code: 'RUN_LOCKED', hint: 'Try again.'})
+
 /**
  * As `lockOutput`, but waits while another process has it; `onWait` hears once who that is. Throws as `takeLock` where
  * the lock cannot be written, and when `signal` aborts.
@@ -83,6 +89,8 @@ export async function awaitOutput(
  */
 async function takeLock(path: string, place: string, doing: string): Promise<Lock> {
   const own = `${path}.${process.pid}`
+  if (taking.has(own)) throw takenBySeveral(place)
+  taking.add(own)
   const mine = JSON.stringify({pid: process.pid, host: hostname(), began: beginning(process.pid) ?? ''} satisfies Owner) + '\n'
   try {
     await rm(own, {force: true}) // of a process that had this number before
@@ -90,6 +98,7 @@ async function takeLock(path: string, place: string, doing: string): Promise<Loc
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     await rm(own, {force: true}).catch(() => undefined)
+    taking.delete(own)
     const full = writeError(place, error)
     if (full instanceof UserError) throw full
     throw new UserError(`${place} cannot be written (${code}), nor a lock beside it.`, {
@@ -143,8 +152,9 @@ async function takeLock(path: string, place: string, doing: string): Promise<Loc
       if ((await readFile(aside, 'utf8').catch(() => text)) !== text) await link(aside, path).catch(() => undefined) // somebody was quicker: theirs stays
       await rm(aside, {force: true})
     }
-    throw new UserError(`${place} is being taken by several processes at once.`, {exit: 2, code: 'RUN_LOCKED', hint: 'Try again.'})
+    throw takenBySeveral(place)
   } finally {
+    taking.delete(own)
     await rm(own, {force: true})
   }
 }

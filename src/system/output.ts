@@ -9,7 +9,8 @@ import {dirname, resolve} from 'node:path'
 import {Writable} from 'node:stream'
 import {finished} from 'node:stream/promises'
 import {UserError} from '../config/errors.js'
-import {openAtomic, writeError} from './atomic.js'
+import {openAtomic} from './atomic.js'
+import {writeError} from './write-error.js'
 
 /**
  * An output being written. Call `commit` when it is whole, `discard` when it will not be; both may be called more than

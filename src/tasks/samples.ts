@@ -9,6 +9,7 @@ import {CLASSES, REGIONS, type Picture, type StyleName} from '../synthetic/pictu
 import {encodeGrey16, encodeGrey8, encodeImage} from '../data/image/encode.js'
 import {atomicFolder, refuseExisting} from '../system/atomic.js'
 import {download} from '../system/download.js'
+import {lockOutput} from '../system/lock.js'
 import {PHOTO_SETS, photoSet, untar, type PhotoSet} from '../files/photo-sets.js'
 
 export {PHOTO_SETS, photoSet}
@@ -170,11 +171,21 @@ export type SamplePullReport = {output: string; set: string; licence: string; ho
  * The archives lie in `OUTPUT.download` meanwhile, so that an interrupted call goes on where it stopped; they are
  * removed at the end.
  */
-export async function pullSamples({set, output, force, signal, onBytes, onPhoto, onRedirect}: PullOptions): Promise<SamplePullReport> {
+export async function pullSamples(options: PullOptions): Promise<SamplePullReport> {
+  const {output, force} = options
   await guard(output, force)
   if (!(await stat(dirname(output)).catch(() => undefined))?.isDirectory())
     throw new UserError(`The folder of ${output} does not exist.`, {exit: 2, code: 'NO_FOLDER', hint: `mkdir -p ${dirname(output)}`})
   const cache = `${output.replace(/(?<!\/)\/+$/, '')}.download`
+  const lock = await lockOutput(cache, output)
+  try {
+    return await pullInto(cache, options)
+  } finally {
+    await lock.release()
+  }
+}
+
+async function pullInto(cache: string, {set, output, force, signal, onBytes, onPhoto, onRedirect}: PullOptions): Promise<SamplePullReport> {
   await mkdir(cache, {recursive: true})
   const total = set.archives.reduce((sum, {bytes}) => sum + bytes, 0)
   const files: string[] = []

@@ -119,6 +119,21 @@ test('a missing file, a refusing host, a dead host and a wrong address are sente
   await assert.rejects(download('ftp://host/x', join(folder, 'a')), {code: 'BAD_ADDRESS', exit: 2})
 })
 
+test('of two that fetch one target one is refused, and the other has it whole', async () => {
+  answer = (_request, response) => {
+    response.writeHead(200, {etag: '"v1"', 'content-length': body.length})
+    response.write(body.subarray(0, 100_000), () => setTimeout(() => response.end(body.subarray(100_000)), 100))
+  }
+  const target = join(folder, 'a')
+  const both = await Promise.allSettled([download(url, target, {sha256}), download(url, target, {sha256, force: true})])
+  assert.deepEqual(both.map(({status}) => status).sort(), ['fulfilled', 'rejected'])
+  const {reason} = both.find(({status}) => status === 'rejected') as PromiseRejectedResult
+  assert.equal((reason as {code: string}).code, 'RUN_LOCKED')
+  assert.equal(asked.length, 1)
+  assert.deepEqual(await readFile(target), body)
+  assert.deepEqual(await readdir(folder), ['a'])
+})
+
 test('an abort stops at once and the next call goes on', async () => {
   const control = new AbortController()
   answer = (request, response) => {

@@ -2,6 +2,7 @@
 import {mkdir, rm, stat, writeFile} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {atomicFile} from '../../system/atomic.js'
 import {download, type DownloadProgress} from '../../system/download.js'
 import {openReader} from '../../system/file-reader.js'
 import {statedLength} from '../../system/http-request.js'
@@ -96,7 +97,7 @@ export async function pullModel(request: PullRequest): Promise<ModelPullReport> 
     })
     await checkKind(path, url)
     const recorded = entry.sha256 === undefined
-    if (recorded) await writeFile(`${path}.sha256`, `${sha256}  ${basename(path)}\n`)
+    if (recorded) await atomicFile(`${path}.sha256`, file => writeFile(file, `${sha256}  ${basename(path)}\n`), {force: true})
     return {...report, bytes, sha256, recorded, fetched: true}
   } finally {
     await lock.release()

@@ -13,7 +13,7 @@
 import {mkdir, readdir, rm} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {writeError} from '../../system/atomic.js'
+import {writeError} from '../../system/write-error.js'
 import {createSafetensors, openSafetensors} from './safetensors.js'
 import {float32Bytes, elements} from './tensor-entry.js'
 

@@ -1,8 +1,9 @@
 /** Outputs that grow as `OUT.partial` and can be continued behind their last whole row. */
-import {open, rename, rm, stat, writeFile, type FileHandle} from 'node:fs/promises'
+import {rename, rm, stat, writeFile, type FileHandle} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {assertFolderOf, writeError} from '../../system/atomic.js'
+import {assertFolderOf, syncFolder} from '../../system/atomic.js'
+import {writeError} from '../../system/write-error.js'
 import {lockOutput} from '../../system/lock.js'
 import {fileBytes, openGrowing} from '../../system/plain-file.js'
 import {ByteReader, fileSink} from './bytes.js'
@@ -196,10 +197,4 @@ async function openPartial(path: string, anew: boolean, target: string): Promise
       })
     throw error
   })
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r').catch(() => undefined) // a folder may be writable without being readable
-  await folder?.sync().catch(() => undefined) // not every file system can sync a folder
-  await folder?.close()
 }

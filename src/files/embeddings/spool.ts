@@ -2,7 +2,7 @@
 import {open, rm} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import {writeError} from '../../system/atomic.js'
+import {writeError} from '../../system/write-error.js'
 import {fileSink} from './bytes.js'
 import type {OpenedRows, Source} from './format.js'
 

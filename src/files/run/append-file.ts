@@ -7,7 +7,7 @@
  */
 import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
-import {writeError} from '../../system/atomic.js'
+import {writeError} from '../../system/write-error.js'
 import {openGrowing} from '../../system/plain-file.js'
 
 export class AppendFile {

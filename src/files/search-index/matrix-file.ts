@@ -6,7 +6,7 @@
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
-import {writeError} from '../../system/atomic.js'
+import {writeError} from '../../system/write-error.js'
 import {openPlainSync} from '../../system/plain-file.js'
 
 /** Rows [N, D] that are read in stretches or one by one. */
