@@ -185,8 +185,8 @@ $(OUT)/report.html: $(MODEL) $(OUT)/knn.json
 PAGES := site/index.html:'A map of the pictures. To try the model in the page too: node bin/run.js explore --serve -o $(OUT)/site' first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
   report.html:'How training went: losses, health, scores' neighbours.html:'Nearest neighbours by the trained model' pca.png:'Patch features as colors' \
   linear.html:'Classes read out by one linear layer, beside all baselines' depth.html:'Depth on drawn scenes' depth.png:'Depth maps' \
-  regions.html:'Regions on drawn scenes' regions.png:'Region maps'
-$(OUT)/index.html: $(OUT)/scores $(OUT)/site/index.html $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
+  regions.html:'Regions on drawn scenes' regions.png:'Region maps' onnx/README.md:'The model as ONNX, for onnxruntime and transformers.js'
+$(OUT)/index.html: $(OUT)/scores $(OUT)/onnx/config.json $(OUT)/site/index.html $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
 	@{ echo '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dinov2: the demo</title>'; \
 	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto; font-size: 13px } img { max-width: 100% }</style>'; \
 	  echo '<h1>What the demo made</h1><ul>'; \
