@@ -10,6 +10,7 @@ import type {CostEstimate} from '../tasks/train/cost-estimate.js'
 import type {TrainingProcesses} from '../tasks/train/processes.js'
 import type {RunEvent, RunOptions} from '../tasks/train/run-types.js'
 import {Command} from './command.js'
+import {formatCostEstimate} from './cost-words.js'
 import {launchOf, type Launch} from '../system/launch.js'
 import type {EngineChoice, PrecisionChoice} from './flags.js'
 import {goesOnAfterRestart} from './restarted.js'
@@ -55,31 +56,6 @@ type TrainingFlags = {
   readonly 'eval-every': number
 }
 
-/** A cost estimate in words: what is needed, and how that is known. */
-function formatCostEstimate(estimate: CostEstimate, batch: number): [string, string] {
-  const hours = estimate.seconds / 3600
-  const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`
-  const {estimated} = estimate
-  const {state, copies, activations, base} = estimate.parts
-  return [
-    `${counted(estimate.images, 'image')}, ${counted(estimate.steps, 'step')} of ${batch}, ${(estimate.parameters / 1e6).toFixed(1)} M parameters with heads: ` +
-      `${estimate.secondsPerStep.toFixed(3)} s a step${estimated === undefined ? ` (${Math.round(100 * estimate.dataWait)} % of it waiting for images)` : ''}, ` +
-      `${hours >= 1 ? `${hours.toFixed(1)} hours` : `${(estimate.seconds / 60).toFixed(1)} minutes`} in all; checkpoints of ${gib(estimate.checkpointBytes)}` +
-      (estimate.processBytes === undefined
-        ? estimated === undefined
-          ? ''
-          : `; ${gib(estimate.peakBytes!)} of memory on the device`
-        : `; ${gib(estimate.processBytes)} of memory at the peak`) +
-      (activations === undefined
-        ? ''
-        : `: state ${gib(state)}, copies of weights ${gib(copies)}, activations and gradients ${gib(activations)}` +
-          (base === undefined ? '' : `, the rest of the process ${gib(base + (estimate.processBytes! - estimate.parts.process!))}`)),
-    estimated === undefined
-      ? `measured on ${estimate.machine}`
-      : `an estimate, for no step was tried: ${estimated}. ${(estimate.flopsPerStep / 1e12).toPrecision(3)} TFLOP a step on ${estimate.machine}; waiting for images is not in it`
-  ]
-}
-
 /** The run folder of a command that is no trial. Throws a usage error where none is named. */
 export function runFolderOf({
   output,
@@ -97,9 +73,13 @@ export function runFolderOf({
   })
 }
 
+/** So many warnings are shown of each process but the first. */
+const SHOWN_WARNINGS = 3
+
 /** A command that trains, in one process or in several that `torchrun`, `mpirun` or `srun` has started. */
 export abstract class TrainingCommand extends Command {
   #launch: Launch | undefined
+  #warnings = 0
 
   /** Processes other than the first stay silent, unless each trains by itself. */
   protected override get silentProcess(): number | undefined {
@@ -107,8 +87,21 @@ export abstract class TrainingCommand extends Command {
   }
 
   protected override async init(): Promise<void> {
-    await super.init()
     this.#launch = launchOf()
+    await super.init()
+  }
+
+  /** Of a process that stays silent the first warnings are shown, with its number; the others are counted. */
+  override warn(input: Error | string): Error | string {
+    if (this.silentProcess === undefined) return super.warn(input)
+    this.#warnings++
+    return this.#warnings > SHOWN_WARNINGS ? input : super.warn(input)
+  }
+
+  protected override async _run<T>(): Promise<T> {
+    const result = await super._run<T>()
+    if (this.#warnings > SHOWN_WARNINGS) super.warn(`${this.#warnings} warnings in all, of which the first ${SHOWN_WARNINGS} are shown`)
+    return result
   }
 
   /** Other processes have nothing to write about images: what they meet is counted by the first. */

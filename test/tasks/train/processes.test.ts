@@ -299,6 +299,15 @@ describe('processes that fail', {timeout: 600_000}, () => {
     }
   })
 
+  test('warnings of another process have its number, and are counted where there are many', async () => {
+    const old = Array.from({length: 5}, () => ['--set', 'train.accumulate=1']).flat()
+    const ended = two.run(rank => [...args('warned', 4, ...old), ...(rank === 1 ? ['--seed', '5'] : [])])
+    const [first, second] = await endsWithin(ended, 60)
+    assert.equal(first!.stderr.match(/^warning: --set: train\.accumulate is deprecated/gm)?.length, 5, first!.stderr)
+    assert.equal(second!.stderr.match(/^process 1: warning: --set: train\.accumulate is deprecated/gm)?.length, 3, second!.stderr)
+    assert.match(second!.stderr, /^process 1: warning: 5 warnings in all, of which the first 3 are shown$/m)
+  })
+
   test('a process that does not come', async () => {
     const ended = two.run(rank => (rank === 1 ? ['--version'] : [...args('absent', 4), '--set', 'train.process_timeout=3']))
     const [first] = await endsWithin(ended, 90)
