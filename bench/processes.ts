@@ -13,11 +13,12 @@
  * named.
  */
 import {spawn, spawnSync} from 'node:child_process'
-import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
+import {mkdtempSync, readFileSync, rmSync} from 'node:fs'
 import {cpus, tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {parseArgs} from 'node:util'
+import {writeBlockRecipe} from './block-recipe.js'
 
 const {positionals, values} = parseArgs({
   allowPositionals: true,
@@ -39,17 +40,7 @@ const [batch, steps] = [Number(values.batch), Number(values.steps)]
 const binary = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const peerFile = fileURLToPath(new URL('../../bench/peers/processes.py', import.meta.url))
 const scratch = mkdtempSync(join(tmpdir(), 'dinov2-processes-'))
-const recipe = join(scratch, 'recipe.yaml')
-writeFileSync(
-  recipe,
-  `
-dino: {head_n_prototypes: 4096, head_bottleneck_dim: 256, head_hidden_dim: 1024}
-train: {OFFICIAL_EPOCH_LENGTH: 100, log_every: 1, workers: 1, centering: sinkhorn_knopp, checkpoint_every: 1000000}
-student: {arch: custom, embed_dim: ${values.width}, depth: ${values.depth}, num_heads: ${Number(values.width) / 64}, patch_size: 14}
-optim: {epochs: 1, warmup_epochs: 0, freeze_last_layer_epochs: 0}
-crops: {local_crops_number: 4, global_crops_size: 112, local_crops_size: 56}
-`
-)
+const recipe = writeBlockRecipe(scratch, {width: Number(values.width), depth: Number(values.depth), epoch: 100})
 const hasNamespaces = process.platform === 'linux' && spawnSync('unshare', ['-n', 'true']).status === 0
 
 /** Runs `command` in every process of one training. → bytes over the loopback device; -1 where unknown. */

@@ -8,11 +8,12 @@
  * ddp and one of fsdp take turns in all conditions, fsdp with and without overlap.
  */
 import {spawnSync} from 'node:child_process'
-import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
+import {mkdtempSync, readFileSync, rmSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {parseArgs} from 'node:util'
+import {writeBlockRecipe} from './block-recipe.js'
 
 const {positionals, values} = parseArgs({
   allowPositionals: true,
@@ -37,17 +38,7 @@ const [batch, turns, width, depth] = [values.batch, values.turns, values.width, 
 const entry = fileURLToPath(new URL('./alternate-conditions.js', import.meta.url))
 const network = fileURLToPath(new URL('../../bench/peers/slow-network.py', import.meta.url))
 const scratch = mkdtempSync(join(tmpdir(), 'dinov2-step-time-'))
-const recipe = join(scratch, 'recipe.yaml')
-writeFileSync(
-  recipe,
-  `
-dino: {head_n_prototypes: 4096, head_bottleneck_dim: 256, head_hidden_dim: 1024}
-train: {OFFICIAL_EPOCH_LENGTH: 1000, log_every: 1, workers: 1, centering: sinkhorn_knopp, checkpoint_every: 1000000}
-student: {arch: custom, embed_dim: ${width}, depth: ${depth}, num_heads: ${width / 64}, patch_size: 14}
-optim: {epochs: 1, warmup_epochs: 0, freeze_last_layer_epochs: 0}
-crops: {local_crops_number: 4, global_crops_size: 112, local_crops_size: 56}
-`
-)
+const recipe = writeBlockRecipe(scratch, {width, depth, epoch: 1000})
 
 /** Seconds of the steps of each condition, with overlap and without. */
 type Seconds = {on: number[]; off: number[]}[]
