@@ -19,19 +19,25 @@ OUT    := demo
 
 # ------------------------------------------------------------------------------------------------------------------- setup
 
-setup: node_modules/.package-lock.json dist/stamp
+# Three compilations of one thread each (the graph index, the program, the page of explore) run side by side.
+GRAPH := node_modules/hnswlib-node/build/Release/addon.node
+
+setup: node_modules/.package-lock.json
+	@$(MAKE) -j3 --no-print-directory $(GRAPH) build
 	$(DINOV2) engine install torch --yes
 
 node_modules/.package-lock.json: package-lock.json
 	npm ci --ignore-scripts
+	touch $@
+
+$(GRAPH): node_modules/.package-lock.json
 	npm rebuild hnswlib-node
 	touch $@
 
 SOURCES := $(shell find bin src commands configs scripts test bench -name '*.ts' -o -name '*.js' -o -name '*.yaml' -o -name '*.html' -o -name '*.css') tsconfig.json package.json
 build: dist/stamp
 dist/stamp: $(SOURCES) node_modules/.package-lock.json
-	npx tsc -p .
-	npx tsc -p src/page
+	npx tsc -p src/page & page=$$!; npx tsc -p . && wait $$page
 	node scripts/bundle.js
 	touch $@
 
@@ -182,7 +188,7 @@ $(OUT)/report.html: $(MODEL) $(OUT)/knn.json
 	$(DINOV2) report $(OUT)/run -o $@ --force
 
 # One page that links all others.
-PAGES := site/index.html:'A map of the pictures. To try the model in the page too: node bin/run.js explore --serve -o $(OUT)/site' first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
+PAGES := site/index.html:'A map of the pictures' first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
   report.html:'How training went: losses, health, scores' neighbours.html:'Nearest neighbours by the trained model' pca.png:'Patch features as colors' \
   linear.html:'Classes read out by one linear layer, beside all baselines' depth.html:'Depth on drawn scenes' depth.png:'Depth maps' \
   regions.html:'Regions on drawn scenes' regions.png:'Region maps' onnx/README.md:'The model as ONNX, for onnxruntime and transformers.js'
@@ -191,7 +197,7 @@ $(OUT)/index.html: $(OUT)/scores $(OUT)/onnx/config.json $(OUT)/site/index.html 
 	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto; font-size: 13px } img { max-width: 100% }</style>'; \
 	  echo '<h1>What the demo made</h1><ul>'; \
 	  for entry in $(PAGES); do page=$${entry%%:*}; if [ -e "$(OUT)/$$page" ]; then echo "<li><a href=\"$$page\">$${entry#*:}</a>"; fi; done; \
-	  echo '</ul><h2>Scores of one linear layer on frozen features</h2><pre>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt; echo '</pre><p><img src="pca.png" alt="Patch features as colors">'; } > $@
+	  echo '</ul><p>To try the model itself in the map: <code>$(DINOV2) explore --serve -o $(OUT)/site</code></p><h2>Scores of one linear layer on frozen features</h2><pre>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt; echo '</pre><p><img src="pca.png" alt="Patch features as colors">'; } > $@
 
 # -------------------------------------------------------------------------------------------------------------------- test
 

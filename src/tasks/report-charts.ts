@@ -61,10 +61,14 @@ function seriesOf(runs: readonly RunFolder[], names: readonly string[]): Series[
   )
 }
 
-/** A chart of every group of metrics that a run has recorded. */
+/** Whether a loss is 0 on every line of every run, as that of a term whose weight is 0. */
+const isLeftOut = (runs: readonly RunFolder[], name: string): boolean =>
+  isLoss(name) && runs.every(({lines}) => lines.every(({values}) => (values.get(name) ?? 0) === 0))
+
+/** A chart of every group of metrics that a run has recorded, but for losses that were left out of training. */
 export function metricCharts(runs: readonly RunFolder[]): Markup[] {
   const taken = new Set<string>()
-  const all = [...new Set(runs.flatMap(({lines}) => namesOf(lines)))].filter(name => !PASSED_OVER.test(name))
+  const all = [...new Set(runs.flatMap(({lines}) => namesOf(lines)))].filter(name => !PASSED_OVER.test(name) && !isLeftOut(runs, name))
   const charts: Markup[] = []
   const draw = (title: string, y: string, names: readonly string[], fromZero = false): void => {
     if (names.length === 0) return

@@ -86,7 +86,8 @@ export async function reportRuns({runs: paths, title, readSettings}: ReportOptio
   })
 
   const charts = metricCharts(runs)
-  const heading = title ?? (runs.length === 1 ? `Run ${runs[0]!.name}` : `${runs.length} runs: ${runs.map(({name}) => name).join(', ')}`)
+  const heading =
+    title ?? (runs.length === 1 ? `Training run ${runs[0]!.name}` : `${runs.length} runs: ${runs.map(({name}) => name).join(', ')}`)
   const health = runs.map(
     ({name, broken, lines}, i) =>
       html`${runs.length > 1 && html`<h3>${name}</h3>`}

@@ -136,6 +136,7 @@ test('a page of two runs: curves, differences, results, settings; all self-conta
   assert.doesNotMatch(page, /<b>|<script|(src|href)="(?!data:)/)
   for (const text of ['Total loss', 'iBOT loss', 'Learning rate', '0.5583', 'optim.base_lr', '0.008', 'knn.json', 'two &lt;b&gt;'])
     assert.ok(page.includes(text), text)
+  assert.ok(!page.includes('KoLeo loss'), 'a loss that is 0 throughout has no chart')
   assert.ok((page.match(/<svg/g) ?? []).length >= 6)
   const one = await reportRuns({
     runs: [join(folder, 'one')],
