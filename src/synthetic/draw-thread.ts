@@ -2,7 +2,8 @@
  * A thread that draws pictures: `draw-in-threads.ts` starts it. It posts one answer for each picture, in the order in
  * which they were asked for.
  */
-import {isMainThread, parentPort, workerData} from 'node:worker_threads'
+import {isMainThread, workerData} from 'node:worker_threads'
+import {answerRequests} from '../system/thread-answers.js'
 import {drawPicture, drawWithMaps, type Picture} from './picture.js'
 import type {Maps} from './render.js'
 
@@ -22,8 +23,5 @@ export type Drawn = {readonly pixels: Uint8Array} & Partial<Maps>
 export const draw = (picture: Picture, {size, seed, maps}: DrawSetup): Drawn =>
   maps ? drawWithMaps(picture, size, seed) : {pixels: drawPicture(picture, size, seed)}
 
-if (!isMainThread && parentPort && (workerData as {draws?: DrawSetup} | null)?.draws) {
-  const port = parentPort
-  const setup = (workerData as {draws: DrawSetup}).draws
-  port.on('message', (picture: Picture) => port.postMessage(draw(picture, setup)))
-}
+if (!isMainThread && (workerData as {draws?: DrawSetup} | null)?.draws)
+  answerRequests((picture: Picture) => draw(picture, (workerData as {draws: DrawSetup}).draws))

@@ -157,7 +157,7 @@ const structuredOf: Readonly<Record<EmbeddingFormat, readonly Mutator[]>> = {
 export const parsers: readonly Parser[] = [
   ...formatNames.map((format): Parser => ({
     name: format,
-    inputs: format === 'parquet' ? 12 : 2000,
+    inputs: 2000,
     seeds: async folder => [await embeddings(folder, format)],
     read: readRows,
     structured: structuredOf[format],

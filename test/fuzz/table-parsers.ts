@@ -111,7 +111,7 @@ export const tableParsers: readonly Parser[] = [
   foreign('file', () => [arrowFile('views'), arrowFile('nested')]),
   {
     name: 'parquet-images',
-    inputs: 12,
+    inputs: 2000,
     ending: '.parquet',
     onDisk: true,
     editable: true,

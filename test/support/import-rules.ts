@@ -120,7 +120,7 @@ export const folders: Readonly<Record<string, FolderRule>> = {
     node: false
   },
   system: {
-    holds: 'the operating system: whole-or-absent files, paths, child processes, compilation, downloads',
+    holds: 'the operating system: whole-or-absent files, paths, child processes, threads, compilation, downloads',
     imports: ['config'],
     node: true
   }
@@ -180,7 +180,7 @@ export const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = 
   [/^pbf$/, /^src\/files\/onnx\/pbf\.d\.ts$/],
   [/^cli-progress$/, /^src\/cli\/progress\.ts$/],
   [/^yaml$/, /^src\/config\//],
-  [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|fzstd|tar-stream)$/, /^src\/(files|data)\//]
+  [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|fzstd|tar-stream)$/, /^src\/((files|data)\/|system\/parquet-file\.)/]
 ]
 
 const list = (names: readonly string[]): string => names.map(name => `\`${name}\``).join(', ')

@@ -6,7 +6,8 @@
  * that is thrown is a defect of ours. Results depend on the item alone, so it does not matter which worker gets it, or
  * how many there are.
  */
-import {isMainThread, parentPort, workerData} from 'node:worker_threads'
+import {isMainThread, workerData} from 'node:worker_threads'
+import {answerRequests} from '../../system/thread-answers.js'
 import {multiCrop, type CropSettings} from '../augment/multi-crop.js'
 import {shrinkOf} from '../augment/crop-params.js'
 import {ImageCache, type CacheHandle} from './cache.js'
@@ -49,9 +50,6 @@ export type Answer =
       readonly ground?: 'white' | 'black'
     }
   | {readonly reason: string}
-
-export type Request = {readonly job: number; readonly items: readonly Item[]}
-export type Reply = {readonly job: number; readonly answers: readonly Answer[]} | {readonly job: number; readonly defect: string}
 
 const groundOf = ({ground}: DecodedImage): Pick<DecodedImage, 'ground'> => (ground ? {ground} : {})
 
@@ -100,21 +98,7 @@ export function makeHandler(setup: Setup): (items: readonly Item[]) => Promise<A
   }
 }
 
-if (!isMainThread && parentPort && (workerData as {images?: Setup} | null)?.images) {
-  const port = parentPort
-  const handle = makeHandler((workerData as {images: Setup}).images)
-  let last = Promise.resolve()
-  port.on('message', ({job, items}: Request) => {
-    // One request after the other: memory stays that of one image, and the order of work is that of the requests.
-    last = last.then(async () => {
-      try {
-        const answers = await handle(items)
-        port.postMessage({job, answers} satisfies Reply, [
-          ...new Set(answers.flatMap(a => ('data' in a ? [a.data.buffer as ArrayBuffer] : [])))
-        ])
-      } catch (error) {
-        port.postMessage({job, defect: (error as Error).message} satisfies Reply)
-      }
-    })
-  })
-}
+if (!isMainThread && (workerData as {images?: Setup} | null)?.images)
+  answerRequests(makeHandler((workerData as {images: Setup}).images), answers =>
+    answers.flatMap(answer => ('data' in answer ? [answer.data.buffer as ArrayBuffer] : []))
+  )

@@ -19,7 +19,6 @@ export type ParquetImagesAnswer =
   | {readonly kind: 'rows'; readonly rows: readonly ParquetRow[]}
   | {readonly kind: 'some'; readonly rows: readonly (ParquetRow | undefined)[]}
   | {readonly kind: 'end'}
-  | {readonly kind: 'failed'; readonly why: string}
 
 /** Images are large: so many are decoded at once. */
 const ROWS = 16
@@ -29,8 +28,6 @@ export const isParquetName = (name: string): boolean => /\.(parquet|pq)$/i.test(
 
 /** A damaged file, as an error inside: the reader turns it into a problem that is counted. */
 class DamagedParquet extends Error {}
-
-const clause = (why: string): string => why.split('\n')[0]!.replace(/\.$/, '')
 
 /** One opened Parquet file of images. */
 export class ParquetImages {
@@ -43,10 +40,10 @@ export class ParquetImages {
 
   /** Opens a file. Throws `UserError` (exit 2) where it has no images, `DamagedParquet` where it cannot be read. */
   static async open(path: string, name: string): Promise<ParquetImages> {
-    const workerData: ParquetImagesJob = {path, name, batchRows: ROWS}
+    const job: ParquetImagesJob = {path, name, batchRows: ROWS}
     const worker = await GuardedWorker.start<ParquetImagesRequest, ParquetImagesAnswer>({
       module: new URL('./parquet-worker.js', import.meta.url),
-      workerData,
+      job,
       path,
       purpose: 'Reading Parquet',
       failure: why => new DamagedParquet(why)
@@ -59,7 +56,7 @@ export class ParquetImages {
           code: 'NO_IMAGES',
           hint: 'Images are a column of encoded bytes or a struct of bytes and path; embeddings go to index, search and the evaluations.'
         })
-      if (answer.kind !== 'opened') throw new DamagedParquet(answer.kind === 'failed' ? clause(answer.why) : 'its decoder fails')
+      if (answer.kind !== 'opened') throw new DamagedParquet('its decoder fails')
       if (!Number.isSafeInteger(answer.count) || answer.count < 0) throw new DamagedParquet(`it counts ${answer.count} rows`)
       return new ParquetImages(answer.count, answer.left, worker)
     } catch (error) {
@@ -73,14 +70,14 @@ export class ParquetImages {
     const answer = await this.worker.ask('next')
     if (answer.kind === 'rows') return answer.rows
     if (answer.kind === 'end') return undefined
-    throw new DamagedParquet(answer.kind === 'failed' ? clause(answer.why) : 'its decoder fails')
+    throw new DamagedParquet('its decoder fails')
   }
 
   /** The images of rows, by number in rising order; undefined for rows that there are not. */
   async rows(numbers: readonly number[]): Promise<readonly (ParquetRow | undefined)[]> {
     const answer = await this.worker.ask({rows: numbers})
     if (answer.kind === 'some') return answer.rows
-    throw new DamagedParquet(answer.kind === 'failed' ? clause(answer.why) : 'its decoder fails')
+    throw new DamagedParquet('its decoder fails')
   }
 
   close(): Promise<void> {

@@ -1,34 +1,25 @@
 /**
- * Decodes one Parquet file in a thread of its own: what makes the WebAssembly decoder trap, or run without end, ends
- * this thread and nothing else.
- *
- * Asked by any message, it answers first with what the file says of itself, then with one stretch of rows a message,
- * as bytes of an Arrow stream.
+ * Decodes Parquet files of embeddings in a thread of their own. Asked for the next answer, it says first what the file
+ * says of itself, then one stretch of rows a request, as bytes of an Arrow stream.
  */
-import {openAsBlob} from 'node:fs'
-import {parentPort, workerData} from 'node:worker_threads'
-import {ParquetFile} from 'parquet-wasm'
+import {serveSessions} from '../../system/guarded-sessions.js'
+import {OpenParquet} from '../../system/parquet-file.js'
 import type {ParquetAnswer, ParquetJob} from './parquet.js'
 
-type WasmBatch = ReturnType<import('parquet-wasm').Table['recordBatches']>[number]
-
-const {path, batchRows} = workerData as ParquetJob
-
-async function* answers(): AsyncGenerator<ParquetAnswer> {
-  const file = await ParquetFile.fromFile(await openAsBlob(path))
-  const figures = file.metadata().fileMetadata()
-  const metadata = [...figures.keyValueMetadata()] as [string, string][]
-  yield {kind: 'opened', count: figures.numRows(), writer: figures.createdBy() ?? '', metadata, schema: file.schema().intoIPCStream()}
-  const batches = (await file.stream({batchSize: batchRows})) as unknown as AsyncIterable<WasmBatch>
-  for await (const batch of batches) yield {kind: 'rows', bytes: batch.intoIPCStream()}
-  yield {kind: 'end'}
-}
-
-const all = answers()
-parentPort!.postMessage({kind: 'ready'} satisfies ParquetAnswer)
-parentPort!.on('message', () => {
-  all.next().then(
-    ({value}) => parentPort!.postMessage(value),
-    (error: unknown) => parentPort!.postMessage({kind: 'failed', why: error instanceof Error ? error.message : String(error)})
-  )
+serveSessions<ParquetJob, 'next', ParquetAnswer>(({path, batchRows}) => {
+  let opened: OpenParquet | undefined
+  return {
+    async answer() {
+      if (opened) {
+        const bytes = await opened.next({batchSize: batchRows})
+        return bytes ? {kind: 'rows', bytes} : {kind: 'end'}
+      }
+      opened = await OpenParquet.open(path)
+      const figures = opened.file.metadata().fileMetadata()
+      const metadata = [...figures.keyValueMetadata()] as [string, string][]
+      const schema = opened.file.schema().intoIPCStream()
+      return {kind: 'opened', count: figures.numRows(), writer: figures.createdBy() ?? '', metadata, schema}
+    },
+    close: async () => opened?.close() ?? true
+  }
 })

@@ -150,7 +150,6 @@ function parquetWriter(sink: Sink, meta: EmbeddingMeta): EmbeddingWriter {
 /** What the decoding thread is given, and what it answers. */
 export type ParquetJob = {readonly path: string; readonly batchRows: number}
 export type ParquetAnswer =
-  | {readonly kind: 'ready'}
   | {
       readonly kind: 'opened'
       readonly count: number
@@ -160,39 +159,20 @@ export type ParquetAnswer =
     }
   | {readonly kind: 'rows'; readonly bytes: Uint8Array}
   | {readonly kind: 'end'}
-  | {readonly kind: 'failed'; readonly why: string}
 
 const damaged = (name: string, why: string, cause?: unknown): UserError =>
-  new UserError(`${name} is not a whole Parquet file: ${why.replace(/\.$/, '')}.`, {
+  new UserError(`${name} is not a whole Parquet file: ${why}.`, {
     code: 'EMBEDDINGS_DAMAGED',
     hint: 'It was cut off or changed; write it again.',
     cause
   })
 
-/** The decoder of one file, in a thread of its own. */
-class Decoder {
-  private constructor(
-    readonly name: string,
-    readonly worker: GuardedWorker<'next', ParquetAnswer>
-  ) {}
-
-  static async start(path: string, name: string): Promise<Decoder> {
-    const workerData: ParquetJob = {path, batchRows: 256}
-    const module = new URL('./parquet-worker.js', import.meta.url)
-    const failure = (why: string, cause?: unknown): UserError => damaged(name, why, cause)
-    return new Decoder(name, await GuardedWorker.start({module, workerData, path, purpose: 'Reading Parquet', failure}))
-  }
-
-  /** The next answer. Throws `UserError` where the decoder fails, ends by itself, or takes too long. */
-  async next(): Promise<ParquetAnswer> {
-    const answer = await this.worker.ask('next')
-    if (answer.kind === 'failed') throw damaged(this.name, answer.why.split('\n')[0]!)
-    return answer
-  }
-
-  close(): Promise<void> {
-    return this.worker.close()
-  }
+/** The decoder of the file at `path`, in a thread of its own. */
+function startDecoder(path: string, name: string): Promise<GuardedWorker<'next', ParquetAnswer>> {
+  const job: ParquetJob = {path, batchRows: 256}
+  const module = new URL('./parquet-worker.js', import.meta.url)
+  const failure = (why: string, cause?: unknown): UserError => damaged(name, why, cause)
+  return GuardedWorker.start({module, job, path, purpose: 'Reading Parquet', failure})
 }
 
 /** The table of contents of a file with a record, as far as this is looked for. */
@@ -224,9 +204,9 @@ async function tailOf(path: string, name: string): Promise<{readonly holdsRecord
 /** Reads the file at `path`, some rows at a time. Throws `UserError` when it is damaged or has no vectors. */
 async function readParquet(path: string, name: string): Promise<OpenedRows> {
   const {readBatches, readLayout} = await import('./arrow/read.js')
-  const decoder = await Decoder.start(path, name)
+  const decoder = await startDecoder(path, name)
   try {
-    const opened = await decoder.next()
+    const opened = await decoder.ask('next')
     if (opened.kind !== 'opened') throw damaged(name, 'its decoder fails')
     const metadata = new Map(opened.metadata)
     const record = metadata.get('dinov2')
@@ -241,7 +221,7 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
       const check = new ContentCheck()
       try {
-        for (let answer = await decoder.next(); answer.kind === 'rows'; answer = await decoder.next()) {
+        for (let answer = await decoder.ask('next'); answer.kind === 'rows'; answer = await decoder.ask('next')) {
           for await (const read of readBatches(answer.bytes, layout, name, check.rows)) {
             const before = check.rows
             const batch = {...read, fields: read.fields.map((row, i) => ({...row, ...(late[before + i] as object | undefined)}))}
