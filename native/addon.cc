@@ -19,6 +19,8 @@
 #include <torch/version.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <sstream>
 #include <string>
@@ -625,12 +627,22 @@ napi_value synchronize(napi_env env, napi_callback_info) {
   });
 }
 
+/** leave(status): ends the process as it is, without the destructors of libtorch and of Node, which take 0.05 s. */
+napi_value leave(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<1> args(env, info);
+    std::fflush(nullptr);
+    std::_Exit(static_cast<int>(number(env, args[0])));
+  });
+}
+
 napi_value init(napi_env env, napi_value exports) {
   dinov2::countCpuMemory();
   const std::pair<const char*, napi_callback> functions[] = {
       {"resolve", resolve}, {"schema", schema}, {"call", call}, {"fromBytes", fromBytes}, {"fromParts", fromParts}, {"toBytes", toBytes}, {"release", release},
       {"shape", shape}, {"type", type}, {"memory", memory}, {"resetPeak", resetPeak}, {"setDevice", setDevice},
-      {"setThreads", setThreads}, {"setTf32", setTf32}, {"seed", seed}, {"describe", describeEngine}, {"synchronize", synchronize}};
+      {"setThreads", setThreads}, {"setTf32", setTf32}, {"seed", seed}, {"describe", describeEngine}, {"synchronize", synchronize},
+      {"leave", leave}};
   for (const auto& [name, function] : functions) {
     napi_value value;
     napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);

@@ -144,6 +144,7 @@ describe('foreign bytes', () => {
       'src/engine/tensorflow/find.ts',
       'src/engine/torch/find.ts',
       'src/engine/torch/self-check.ts',
+      'src/engine/torch/python-torch.ts',
       'src/system/lock.ts',
       'src/system/compile.ts'
     ]

@@ -9,6 +9,7 @@ import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
 import {nearestName} from '../config/nearest.js'
 import {assertRoomToRun} from '../system/free-memory.js'
+import {leaveAtOnce} from '../system/leave.js'
 import {report} from './errors.js'
 import {visible} from './visible-text.js'
 import {assertNoVerb} from './wrong-words.js'
@@ -64,6 +65,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
   }
   await flush()
   await leaving // the report of an error that came with the last write
+  leaveAtOnce()
   process.exit()
 }
 

@@ -6,6 +6,7 @@ import {builtNative} from '../augment/native-crops.js'
 import type {Transform} from '../image/geometry.js'
 import {rejectedImage, type ImageRef} from '../sources/image-ref.js'
 import {chunkSize, deferFailure, nextTurn, seconds, wireRef} from './chunks.js'
+import {lookAhead} from './look-ahead.js'
 import {LoadCounts, type Batches, type LoadOptions} from './load-stats.js'
 import {defaultWorkers, WorkerPool} from './worker-pool.js'
 import type {Answer} from './worker.js'
@@ -20,6 +21,9 @@ export type PixelBatch = {
   readonly height: number
   readonly width: number
 }
+
+/** So many images are decoded in this thread. */
+const FEW = 4
 
 export type PixelOptions = LoadOptions & {readonly transform: Transform}
 
@@ -40,12 +44,15 @@ async function* streamPixels(
   options: PixelOptions,
   counts: LoadCounts
 ): AsyncGenerator<PixelBatch, void, undefined> {
-  const {batch, transform, workers = defaultWorkers(), prefetch = 3, maxPixels, onRejected} = options
+  const {batch, transform, prefetch = 3, maxPixels, onRejected} = options
+  const head = options.workers === undefined && batch > FEW ? await lookAhead(refs, FEW + 1) : undefined
+  // A thread takes longer to start than a few images to decode.
+  const workers = head?.ended ? 0 : (options.workers ?? defaultWorkers())
   const native = options.native === false ? undefined : builtNative()
   counts.native = native !== undefined
   const pool = new WorkerPool({kind: 'pixels', transform, maxPixels, native}, workers)
   const size = chunkSize(batch, workers)
-  const decoded = new DecodedChunks(refs, pool, {size, limit: Math.max(1, prefetch) * batch + size})
+  const decoded = new DecodedChunks(head?.all ?? refs, pool, {size, limit: Math.max(1, prefetch) * batch + size})
   const group = new PixelGroup()
   let waitingSince = seconds()
   const take = (): PixelBatch => {

@@ -5,6 +5,7 @@
  * go by `scoped`. The operators' argument order and defaults are those of ATen's own schemas.
  */
 import {createRequire} from 'node:module'
+import {leaveBy} from '../../system/leave.js'
 
 /** A tensor inside libtorch. */
 export type Handle = number
@@ -42,6 +43,7 @@ type Addon = {
   seed(value: number): void
   describe(): {version: string; threads: number; cpu: string; cudaDevices: number; device: string; tf32: boolean}
   synchronize(): void
+  leave(status: number): void
 }
 
 /** Numbers of ATen's scalar types. */
@@ -58,7 +60,10 @@ export function loadAddon(path: string): Addon {
   // shares the cores, that waits for threads that are not running: a training step was measured to take seven times as
   // long. A short spin costs an idle machine nothing.
   if (process.env['OMP_WAIT_POLICY'] === undefined) process.env['GOMP_SPINCOUNT'] ??= '20000'
-  addon ??= createRequire(import.meta.url)(path) as Addon
+  if (!addon) {
+    addon = createRequire(import.meta.url)(path) as Addon
+    leaveBy(addon.leave)
+  }
   return addon
 }
 

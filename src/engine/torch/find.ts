@@ -6,11 +6,11 @@
  * presence of libraries); torch's own Python code never runs.
  */
 import {existsSync, readFileSync, readdirSync} from 'node:fs'
-import {dirname, join, resolve} from 'node:path'
+import {join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {dataFolder} from '../../system/paths.js'
-import {runCommand} from '../../system/run-command.js'
 import {sitePackages} from '../venv.js'
+import {torchOfPython} from './python-torch.js'
 
 /** One libtorch on this machine. */
 export type TorchInfo = {
@@ -68,20 +68,6 @@ export const recentEnough = (version: string): boolean => {
   return major > OLDEST_TORCH[0] || (major === OLDEST_TORCH[0] && minor >= OLDEST_TORCH[1])
 }
 
-const PROBE = `import sys
-sys.path = [p for p in sys.path if p]
-from importlib.util import find_spec
-spec = find_spec('torch')
-print(spec.origin if spec and spec.origin else '')
-print(sys.executable)`
-
-/** Asks `python3` where its torch lies, without importing it. About 0.1 s. */
-async function ofPython(): Promise<{root: string; python: string} | null> {
-  const {status, stdout} = await runCommand('python3', ['-c', PROBE], {timeout: 20_000})
-  const [origin, python] = stdout.split('\n')
-  return status === 0 && origin && python ? {root: dirname(origin), python} : null
-}
-
 /**
  * The complete libtorch in the private environment. pip writes RECORD last: without it an installation was
  * interrupted.
@@ -101,11 +87,11 @@ export type Search = {
 }
 
 /**
- * Looks for a libtorch in the three places.
+ * Looks for a libtorch in the three places. Python is asked anew unless `fresh` is false.
  * A folder that `DINOV2_TORCH` names and that does not serve is an error of status 5: what was asked for by name is
  * never replaced quietly.
  */
-export async function searchTorch(env: Readonly<Record<string, string | undefined>> = process.env): Promise<Search> {
+export async function searchTorch(env: Readonly<Record<string, string | undefined>> = process.env, {fresh = true} = {}): Promise<Search> {
   const oldest = OLDEST_TORCH.join('.')
   const passedOver: string[] = []
   const named = env['DINOV2_TORCH']
@@ -123,7 +109,7 @@ export async function searchTorch(env: Readonly<Record<string, string | undefine
     if (!recentEnough(found.version)) throw new UserError(`DINOV2_TORCH names torch ${found.version}; expected ${oldest} or newer`, absent)
     return {torch: found, passedOver}
   }
-  const python = await ofPython()
+  const python = (await torchOfPython({fresh}))?.torch
   const imported = python && read(python.root, 'python3', python.python)
   if (imported && recentEnough(imported.version)) return {torch: imported, passedOver}
   if (imported) passedOver.push(`torch ${imported.version} of ${imported.python} is older than ${oldest}`)
@@ -137,7 +123,7 @@ export async function searchTorch(env: Readonly<Record<string, string | undefine
 
 /** The libtorch to use, or an error of status 5 that says where it was looked for and which command installs one. */
 export async function findTorch(): Promise<TorchInfo> {
-  const {torch, passedOver} = await searchTorch()
+  const {torch, passedOver} = await searchTorch(process.env, {fresh: false})
   if (torch) return torch
   const looked = passedOver.length > 0 ? passedOver.join('; ') : `python3 imports no torch and ${privateTorch()} is not there`
   throw new UserError(`libtorch is not here: ${looked}`, {
