@@ -12,6 +12,7 @@ import {encodeGrey16, encodeGrey8} from '../../src/data/image/encode.js'
 import {isPlainSrgb} from '../../src/data/image/icc-profile.js'
 import {encodeMask} from '../../src/data/image/png-write.js'
 import {readDepth, readMask} from '../../src/data/targets/depth-and-mask-files.js'
+import {golden} from '../support/scratch.js'
 import {bmp, draw, gif, jpeg, png, tiff, webp} from '../support/drawn.js'
 import type {Parser} from './parsers.js'
 import {moved, npyHeader, numbers} from './structured.js'
@@ -77,6 +78,16 @@ const pngSeeds = async (): Promise<Buffer[]> => [
   await pipe().ensureAlpha(0.5).toColourspace('rgb16').png().toBuffer(),
   await pipe().png({progressive: true}).toBuffer()
 ]
+
+/** A bitmap of eight bits in run-length codes: a run and a copy a line. */
+function runLengthBmp(): Buffer {
+  const plain = bmp(image, 8)
+  const start = plain.readUInt32LE(10)
+  const lines = Array.from({length: 16}, (_, y) => [20, 9 * y, 0, 4, 1, 2, 3, 4, 0, 0])
+  const file = Buffer.concat([plain.subarray(0, start), Buffer.from([...lines.flat(), 0, 1])])
+  file.writeUInt32LE(1, 30)
+  return file
+}
 
 /** An array of NumPy's with one number a pixel. */
 function npy(dtype: string, shape: string, bytes: Uint8Array): Buffer {
@@ -159,7 +170,17 @@ export const imageParsers: readonly Parser[] = [
     await pipe().tiff({compression: 'jpeg'}).toBuffer()
   ]),
   picture('avif', async () => [await pipe().avif({effort: 0}).toBuffer()], {inputs: 100}),
-  picture('bmp', async () => ([1, 4, 8, 24, 32] as const).map(depth => bmp(image, depth))),
+  picture('bmp', async () => [...([1, 4, 8, 24, 32] as const).map(depth => bmp(image, depth)), runLengthBmp()]),
+  picture('pnm', async () => [
+    Buffer.concat([Buffer.from('P6\n24 16\n255\n'), image.data]),
+    Buffer.concat([Buffer.from('P5 24 16 65535\n'), Buffer.alloc(2 * 24 * 16, 7)]),
+    Buffer.concat([Buffer.from('P4\n24 16\n'), Buffer.alloc(3 * 16, 0x5a)]),
+    Buffer.from(`P2\n# grey\n4 3\n15\n${[...ids.subarray(0, 12)].join(' ')}\n`)
+  ]),
+  picture('tiff-zstd', async () => {
+    const {pictures} = JSON.parse(await readFile(golden('tiff.json'), 'utf8')) as {pictures: Record<string, string>}
+    return Object.values(pictures).map(file => Buffer.from(file, 'base64'))
+  }),
   picture('icc', async () => [(await sharp(await withProfiles().png().toBuffer()).metadata()).icc!], {
     inputs: 2000,
     read: async path => String(isPlainSrgb(await readFile(path)))

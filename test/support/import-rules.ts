@@ -180,7 +180,8 @@ export const packageHomes: readonly (readonly [name: RegExp, home: RegExp])[] = 
   [/^pbf$/, /^src\/files\/onnx\/pbf\.d\.ts$/],
   [/^cli-progress$/, /^src\/cli\/progress\.ts$/],
   [/^yaml$/, /^src\/config\//],
-  [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|fzstd|tar-stream)$/, /^src\/((files|data)\/|system\/parquet-file\.)/]
+  [/^fzstd$/, /^src\/system\/zstd\.ts$/],
+  [/^(apache-arrow|parquet-wasm|csv-parse(\/.*)?|tar-stream)$/, /^src\/((files|data)\/|system\/parquet-file\.)/]
 ]
 
 const list = (names: readonly string[]): string => names.map(name => `\`${name}\``).join(', ')

@@ -9,7 +9,8 @@ const NAMES: Readonly<Record<ImageFormat, string>> = {
   webp: 'a WebP',
   tiff: 'a TIFF',
   avif: 'an AVIF',
-  bmp: 'a BMP'
+  bmp: 'a BMP',
+  pnm: 'a PNM'
 }
 
 /** A format with its article, for messages. */
@@ -19,11 +20,18 @@ export const tooManyPixels = (width: number, height: number, limit: number): Ref
   new RefusedImage(`it has ${width} × ${height} pixels, more than the limit of ${limit}`)
 
 /**
- * What decoders report as a warning although pixels are missing or wrong. Bytes between the segments of a JPEG and
- * unknown tags of a TIFF are not among it.
+ * Warnings that cost no pixel: bytes in front of the end of a JPEG (`checkedJpeg` has taken out those of its
+ * header), odd numbers in its header; and in the directory of a TIFF what the decoder puts right. All others are
+ * damage.
  */
-const DAMAGE =
-  /bad Huffman|premature end|progression sequence|before marker 0xd[0-7]|Discarding \d|IO error|bad seek|Line length mismatch|Premature EOL|Invalid frame data|Read error|Decoding error/i
+const HARMLESS =
+  /extraneous bytes before marker 0xd9|Adobe color transform|SOS parameters|JFIF revision|ascending order|Bogus|ignoring and calculating|Photometric|SamplesPerPixel|incorrect count|Old-style LZW|not terminated with EOI|subsampling values/i
+
+/** Whether all that a decoder reports is harmless. */
+function isHarmless(message: string): boolean {
+  const lines = message.split('\n').filter(line => line.trim() !== '' && !line.startsWith('Warning treated as error'))
+  return lines.length > 0 && lines.every(line => HARMLESS.test(line))
+}
 
 /**
  * Decodes so that damage is an error. The decoder's mildest setting takes a picture with missing parts for good, and
@@ -33,7 +41,7 @@ export async function decodeStrictly<T>(decode: (failOn: 'warning' | 'error') =>
   try {
     return await decode('warning')
   } catch (error) {
-    if (error instanceof Error && DAMAGE.test(error.message)) throw error
+    if (!(error instanceof Error) || !isHarmless(error.message)) throw error
     return decode('error')
   }
 }
@@ -50,6 +58,8 @@ export function explainFailure(format: ImageFormat, message: string): string {
     .replace(/^\w+: /, '')
     .trim()
   const cut = /premature end|unexpected end|truncat|read error|not enough|bad seek|EOF|too short|IO error/i.test(message)
+  if (/data precision/i.test(detail))
+    return `it is ${NAMES[format]} of more than 8 bits a sample, which is not read; save it with 8 bits, or as PNG`
   if (NO_MEMORY.test(detail)) return `there is not enough memory to decode it (${detail})`
   return `it is ${NAMES[format]} that is ${cut ? 'cut off or damaged' : 'damaged or of a kind that is not read'}${detail ? ` (${detail})` : ''}`
 }

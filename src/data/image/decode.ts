@@ -18,16 +18,19 @@ import {decodeBmp} from './bmp.js'
 import {cropBorders} from './borders.js'
 import {decodeStrictly, explainFailure, nameOf, tooManyPixels} from './decode-strictly.js'
 import {fitGeometry, type Transform} from './geometry.js'
-import {gifProblem} from './gif-check.js'
+import {decodeGif} from './gif.js'
 import {isPlainSrgb} from './icc-profile.js'
+import {checkedJpeg} from './jpeg-check.js'
 import type {NativePixels} from '../augment/native-crops.js'
 import {hiddenOrientation, turnUpright} from './orientation.js'
 import {pngProblem} from './png.js'
+import {decodePnm} from './pnm.js'
 import {readBytes, RefusedImage} from './read-bytes.js'
 import {resample, type Raster} from './resample.js'
 import {sniff, type ImageFormat} from './sniff.js'
-import {tiffProblem} from './tiff-tags.js'
+import {firstTiffPicture} from './tiff-picture.js'
 import {dropAlpha} from './transparency.js'
+import {webpProblem} from './webp-check.js'
 
 export {fitGeometry, type Transform} from './geometry.js'
 export {readBytes, RefusedImage} from './read-bytes.js'
@@ -99,6 +102,12 @@ async function shrunkSize(
   return by > 1 ? {width: Math.floor(autoOrient.width / by), height: Math.floor(autoOrient.height / by)} : undefined
 }
 
+/** A GIF, its colours kept below its transparency. */
+function colouredGif(bytes: Uint8Array, maxPixels: number): DecodedImage {
+  const {channels, ...image} = decodeGif(bytes, maxPixels)
+  return channels === 4 ? dropAlpha(image, channels) : image
+}
+
 /** Grey repeated in three channels. */
 function repeatGrey({width, height, data}: Raster): Raster {
   const out = new Uint8Array(width * height * 3) // [height, width, 3]
@@ -106,21 +115,30 @@ function repeatGrey({width, height, data}: Raster): Raster {
   return {width, height, data: out}
 }
 
-/** What is wrong with a file although the decoder would take it, as a clause. */
-const PROBLEMS: Readonly<Partial<Record<ImageFormat, (bytes: Uint8Array) => string | undefined>>> = {
-  gif: gifProblem,
-  png: pngProblem,
-  tiff: tiffProblem
+/** The bytes themselves, where a search for what is wrong with them finds nothing. */
+const checkedBy =
+  (problemOf: (bytes: Uint8Array) => string | undefined) =>
+  (bytes: Uint8Array): Uint8Array => {
+    const problem = problemOf(bytes)
+    if (problem !== undefined) throw new RefusedImage(problem)
+    return bytes
+  }
+
+/** What the decoder is given. They raise RefusedImage for damage that it would take for a picture. */
+const CHECKS: Readonly<Partial<Record<ImageFormat, (bytes: Uint8Array) => Uint8Array>>> = {
+  jpeg: checkedJpeg,
+  png: checkedBy(pngProblem),
+  webp: checkedBy(webpProblem),
+  tiff: firstTiffPicture
 }
 
 async function decodeWithSharp(
-  bytes: Uint8Array,
+  file: Uint8Array,
   format: ImageFormat,
   maxPixels: number,
   shrink: DecodeOptions['shrink']
 ): Promise<DecodedImage> {
-  const problem = PROBLEMS[format]?.(bytes)
-  if (problem !== undefined) throw new RefusedImage(problem)
+  const bytes = CHECKS[format]?.(file) ?? file
   const {ignored, first} = await profileUse(bytes, format)
   const size = format === 'jpeg' && shrink ? await shrunkSize(bytes, shrink) : undefined
   const render = (ignoreIcc: boolean) =>
@@ -139,9 +157,10 @@ async function decodeWithSharp(
   })
   const image = {width: info.width, height: info.height, data}
   const channels = info.channels as number
-  if (channels < 1 || channels > 4) throw new RefusedImage(`it is ${nameOf(format)} of ${channels} channels, which is not read`)
+  if (channels < 1 || channels > 4)
+    throw new RefusedImage(`it is ${nameOf(format)} of ${channels} channels, which is not read; save the three that show`)
   const colours: DecodedImage = channels === 3 ? image : channels === 1 ? repeatGrey(image) : dropAlpha(image, channels as 2 | 4)
-  return {...turnUpright(colours, hiddenOrientation(format, bytes)), ...(colours.ground ? {ground: colours.ground} : {})}
+  return {...turnUpright(colours, hiddenOrientation(format, file)), ...(colours.ground ? {ground: colours.ground} : {})}
 }
 
 let groundReported = false
@@ -168,13 +187,13 @@ export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS, shrink}:
   if (width * height > maxPixels) throw tooManyPixels(width, height, maxPixels)
   try {
     if (format === 'bmp') return decodeBmp(bytes)
-    const image = await decodeWithSharp(bytes, format, maxPixels, shrink)
+    if (format === 'pnm') return decodePnm(bytes, maxPixels)
+    const image = format === 'gif' ? colouredGif(bytes, maxPixels) : await decodeWithSharp(bytes, format, maxPixels, shrink)
     if (image.ground && isMainThread) reportGround(ref.id, image.ground)
     return image
   } catch (error) {
     if (error instanceof RefusedImage) throw error
     const {message} = error as Error
-    if (format === 'bmp') throw new RefusedImage(message)
     if (/pixel limit/i.test(message)) {
       const size = await sharp(bytes, {limitInputPixels: false}).metadata()
       throw tooManyPixels(size.width, size.height, maxPixels)

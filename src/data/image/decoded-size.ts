@@ -2,6 +2,7 @@
 import sharp from 'sharp'
 import type {ImageRef} from '../sources/image-ref.js'
 import {MAX_PIXELS} from './decode.js'
+import {pnmSize} from './pnm.js'
 import {readBytes} from './read-bytes.js'
 import type {Size} from './resample.js'
 import {sniff} from './sniff.js'
@@ -12,6 +13,10 @@ export async function decodedSize(ref: ImageRef): Promise<Size | undefined> {
     const bytes = readBytes(ref)
     const found = sniff(bytes.subarray(0, 4096), ref.id)
     if ('reason' in found) return undefined
+    if (found.format === 'pnm') {
+      const {width, height} = pnmSize(bytes)
+      return width * height > MAX_PIXELS ? undefined : {width, height}
+    }
     if (found.format === 'bmp') return {width: found.width ?? 0, height: found.height ?? 0}
     const {autoOrient} = await sharp(bytes, {limitInputPixels: false}).metadata()
     return autoOrient.width * autoOrient.height > MAX_PIXELS ? undefined : autoOrient

@@ -1,16 +1,19 @@
 /**
  * What a file is by its first bytes: which decoder reads it, or a sentence saying what was found instead of an image.
  *
- * The name plays no part (a PNG called .jpg is a PNG), with one exception: camera raw files, which would pass for TIFF
- * and give their thumbnail.
+ * The name plays no part (a PNG called .jpg is a PNG), but for camera raw files, which would pass for TIFF and give
+ * their thumbnail, and for the name of Targa, which has no mark.
  */
 
 /** Formats that are decoded. */
-export type ImageFormat = 'jpeg' | 'png' | 'gif' | 'webp' | 'tiff' | 'avif' | 'bmp'
+export type ImageFormat = 'jpeg' | 'png' | 'gif' | 'webp' | 'tiff' | 'avif' | 'bmp' | 'pnm'
 
 export type Found = {readonly format: ImageFormat; readonly width?: number; readonly height?: number} | {readonly reason: string}
 
 const CAMERA_RAW = /\.(dng|nef|nrw|cr2|cr3|arw|srf|sr2|orf|rw2|raf|pef|srw|erf|kdc|dcr|mos|iiq|3fr|mef|mrw|x3f)$/i
+
+/** Targa has no mark at its beginning. */
+const TARGA = /\.(tga|icb|vda|vst)$/i
 
 const startsWith = (bytes: Uint8Array, magic: string, at = 0): boolean => {
   if (bytes.length < at + magic.length) return false
@@ -36,8 +39,20 @@ const REFUSED: readonly (readonly [magic: string, reason: string])[] = [
   ['\0\0\0\x0cJXL \r\n\x87\n', 'it is JPEG XL, which this build cannot decode; convert it to PNG or JPEG'],
   ['\xff\x0a', 'it is JPEG XL, which this build cannot decode; convert it to PNG or JPEG'],
   ['8BPS', 'it is a Photoshop document; export it as PNG or JPEG'],
-  ['\0\0\x01\0', 'it is a Windows icon, which is not read'],
-  ['SIMPLE  =', 'it is a FITS file, which is not read'],
+  ['\0\0\x01\0', 'it is a Windows icon, which is not read; convert it to PNG'],
+  ['SIMPLE  =', 'it is a FITS file, which is not read; save its picture as TIFF'],
+  ['icns', 'it is an icon of macOS, which is not read; convert it to PNG'],
+  ['DDS ', 'it is a DirectDraw surface, which is not read; convert it to PNG'],
+  ['qoif', 'it is QOI, which is not read; convert it to PNG'],
+  ['\x01\xda', 'it is an SGI picture, which is not read; convert it to PNG'],
+  ['\x0a\x05\x01', 'it is PCX, which is not read; convert it to PNG'],
+  ['II\xbc', 'it is JPEG XR, which is not read; convert it to PNG or JPEG'],
+  ['Image type: ', 'it is an IFUNC picture (IM), which is not read; convert it to PNG'],
+  ['gimp xcf', 'it is a document of GIMP; export it as PNG or JPEG'],
+  ['NRRD', 'it is NRRD, which is not read; save its slices as PNG or TIFF'],
+  ['P7\n', 'it is a portable arbitrary map (PAM), which is not read; convert it to PNG'],
+  ['Pf\n', 'it is a portable float map (PFM), which is not read; save it as TIFF or .npy'],
+  ['PF\n', 'it is a portable float map (PFM), which is not read; save it as TIFF or .npy'],
   ['\x93NUMPY', 'it is a NumPy array, not an image'],
   ['\x89HDF', 'it is an HDF5 file, not an image'],
   ['\x76\x2f\x31\x01', 'it is OpenEXR, which this build cannot decode; convert it to PNG'],
@@ -58,6 +73,7 @@ function media(bytes: Uint8Array): Found {
   const length = Math.min(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0), bytes.length)
   const brands = [brand(8)]
   for (let at = 16; at + 4 <= length; at += 4) brands.push(brand(at))
+  if (brands[0] === 'avis') return {reason: 'it is an animated AVIF, which this build cannot decode; save its first picture as PNG or AVIF'}
   if (brands.includes('avif') || brands.includes('avis')) return {format: 'avif'}
   if (brands.some(b => HEIC.has(b))) return {reason: 'it is HEIC (HEVC-coded), which this build cannot decode; convert it to JPEG'}
   if (brands.includes('mif1') || brands.includes('msf1'))
@@ -117,7 +133,7 @@ function bitmapSize(bytes: Uint8Array): Found {
 /**
  * What the bytes are (the first 4096 are enough); width and height where they stand in a fixed place of the header.
  *
- * `name` is looked at for camera raw endings only.
+ * `name` is looked at for the endings of camera raw files and Targa only.
  */
 export function sniff(bytes: Uint8Array, name = ''): Found {
   if (bytes.length === 0) return {reason: 'the file is empty'}
@@ -145,8 +161,9 @@ export function sniff(bytes: Uint8Array, name = ''): Found {
     const words = text(bytes)
     return words && bytes.length < 54 ? {reason: words} : bitmapSize(bytes)
   }
-  if (/^P[1-7]\s/.test(String.fromCharCode(...bytes.subarray(0, 3))))
-    return {reason: 'it is a portable bitmap (PNM), which this build cannot decode; convert it to PNG'}
+  if (/^P[1-6][\s#]/.test(String.fromCharCode(...bytes.subarray(0, 3)))) return {format: 'pnm'}
+  if (startsWith(bytes, 'DICM', 128)) return {reason: 'it is DICOM, which is not read; export its pictures as PNG or TIFF'}
+  if (TARGA.test(name)) return {reason: 'it is a Targa picture, which is not read; convert it to PNG'}
   if (bytes.subarray(0, 1024).every(byte => byte === 0)) return {reason: 'it holds nothing but zeros (an interrupted download?)'}
   return {reason: text(bytes) ?? 'its content is of no known kind of image'}
 }

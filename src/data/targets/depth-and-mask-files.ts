@@ -1,14 +1,17 @@
 /**
  * Maps that lie beside images: masks of class ids and maps of depth, with their numbers as they are stored.
  *
- * Depth is read from 16-bit PNG (millimetres by default), TIFF of floating-point or whole numbers, and
- * `.npy`; masks from PNG (grey levels or palette indices), TIFF and `.npy`. The kind is known by content, not by name.
- * Lossy formats are refused: a JPEG of class ids is no mask. A map that cannot be used is refused with a clause, as
- * images are, so that it counts as one bad input.
+ * Depth is read from 16-bit PNG and PGM (millimetres by default), TIFF of floating-point or whole numbers, and
+ * `.npy`; masks from PNG and BMP (grey levels or palette indices), TIFF, PGM and `.npy`. The kind is known by
+ * content, not by name. Lossy formats are refused: a JPEG of class ids is no mask. A map that cannot be used is
+ * refused with a clause, as images are, so that it counts as one bad input.
  */
 import {MAX_PIXELS, readBytes, RefusedImage, type DecodeOptions} from '../image/decode.js'
+import {readBmpIndices} from '../image/bmp.js'
 import {decodeTiffNumbers} from '../image/decode-numbers.js'
+import {nameOf} from '../image/decode-strictly.js'
 import {PngProblem, pngSize, readPng} from '../image/png.js'
+import {readPnm} from '../image/pnm.js'
 import type {ImageRef} from '../sources/image-ref.js'
 import {sniff} from '../image/sniff.js'
 
@@ -89,6 +92,7 @@ function readNpyMap(bytes: Uint8Array, maxPixels: number): Numbers {
   const length = bytes.length < start ? Infinity : wide ? view.getUint32(8, true) : view.getUint16(8, true)
   if (start + length > bytes.length) throw new RefusedImage('it is a NumPy array cut off in its header')
   const head = Buffer.from(bytes.subarray(start, start + length)).toString('latin1')
+  if (/[^\x20-\x7e\n\t]/.test(head)) throw new RefusedImage('it is a NumPy array whose header is damaged')
   const type = /'descr':\s*'([^']+)'/.exec(head)?.[1] ?? 'unknown'
   const little = type[0] !== '>'
   const reader = /^[<>|=]/.test(type) ? npyKinds[type.slice(1)] : undefined
@@ -130,11 +134,20 @@ async function readNumbers(ref: MapRef, {maxPixels = MAX_PIXELS}: DecodeOptions)
     }
   }
   if (found.format === 'tiff') {
-    const image = await decodeTiffNumbers(bytes, {maxPixels})
-    return {...image, bits: 8 * image.data.BYTES_PER_ELEMENT}
+    return decodeTiffNumbers(bytes, {maxPixels})
+  }
+  if (found.format === 'bmp') {
+    const {width = 0, height = 0} = found
+    if (width * height > maxPixels) throw tooMany(width, height, maxPixels)
+    return {...readBmpIndices(bytes), kind: 'whole'}
+  }
+  if (found.format === 'pnm') {
+    const image = readPnm(bytes, maxPixels)
+    if (image.channels > 1) throw new RefusedImage('it is a pixmap in colours (PPM), where one number a pixel is wanted; save it as PGM')
+    return {...image, bits: image.top > 255 ? 16 : 8, kind: 'whole'}
   }
   throw new RefusedImage(
-    `it is ${found.format === 'avif' ? 'an' : 'a'} ${found.format.toUpperCase()}, a format for pictures; maps are PNG, TIFF or .npy, which keep their numbers`
+    `it is ${nameOf(found.format)}, a format for pictures; maps are PNG, TIFF, PGM, BMP or .npy, which keep their numbers`
   )
 }
 
@@ -172,7 +185,7 @@ export async function readDepth(ref: MapRef, {scale, ...options}: DepthOptions =
   const metres = new Float32Array(width * height)
   let known = 0
   for (let i = 0; i < metres.length; i++) {
-    const value = data[i]! * unit
+    const value = Math.fround(data[i]! * unit)
     if (!(value > 0 && value < Infinity)) continue // NaN fails both
     metres[i] = value
     known++

@@ -8,7 +8,7 @@ import * as arrow from 'apache-arrow'
 import {openEmbeddings} from '../../../src/files/embeddings/embeddings.js'
 import {arrowBomb, arrowFile, arrowStream} from '../../fuzz/arrow-streams.js'
 import {unpackLz4} from '../../../src/files/embeddings/arrow/compression.js'
-import {unpackZstd} from '../../../src/files/embeddings/arrow/zstd.js'
+import {unpackZstd} from '../../../src/system/zstd.js'
 
 let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'foreign-'))))

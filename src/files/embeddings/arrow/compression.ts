@@ -2,8 +2,7 @@
  * Compressed buffers of Arrow batches: LZ4 frames and Zstandard.
  *
  * Each buffer begins with the length that it unpacks to, which is held against what the codec can make of so many
- * bytes before memory is taken for it. Formats: LZ4 frame 1.6.4 and block format; Zstandard RFC 8878, through fzstd,
- * because Node.js has it only from version 22.15 on.
+ * bytes before memory is taken for it. Formats: LZ4 frame 1.6.4 and block format; Zstandard by `system/zstd.ts`.
  */
 import {safeNumber} from './flatbuffer.js'
 
@@ -16,7 +15,7 @@ type Unpack = (packed: Buffer, length: number) => Buffer
 
 /** Loads a codec; what it returns unpacks a buffer, given how many bytes the batch may still unpack to. */
 export async function unpacker(codec: Codec): Promise<(buffers: readonly Buffer[]) => Buffer[]> {
-  const unpack: Unpack = codec === 'lz4' ? unpackLz4 : (await import('./zstd.js')).unpackZstd
+  const unpack: Unpack = codec === 'lz4' ? unpackLz4 : (await import('../../../system/zstd.js')).unpackZstd
   return buffers => {
     let left = MAX_UNPACKED
     return buffers.map(buffer => {

@@ -6,7 +6,7 @@
  */
 import {decompress} from 'fzstd'
 
-const damaged = (why: string): RangeError => new RangeError(`a column of it does not unpack (Zstandard: ${why})`)
+const damaged = (why: string): RangeError => new RangeError(`data of it do not unpack (Zstandard: ${why})`)
 
 /** Where a frame's blocks begin, its last block begins, and its blocks end; and where the frame ends. */
 type Frame = {readonly lastBlock: number; readonly blocksEnd: number; readonly end: number}
