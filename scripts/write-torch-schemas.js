@@ -19,11 +19,15 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const files = new Map(process.argv.slice(2).map(text => /** @type {[string, string]} */ (text.split('='))))
 if (files.size === 0) throw new Error('expected VERSION=FILE arguments, one for each version of torch')
 
-/** Names in quotes behind `op(`, `ops(`, `run(`, `inPlace(`, and those that tables of kernels hold. */
+/**
+ * All words in quotes, and with `.Tensor` behind, for names also stand in tables and are put together there. What is no
+ * operator is not found below; a test says which operators are called.
+ */
 const sources = readdirSync(join(root, 'src/engine/torch'), {recursive: true, encoding: 'utf8'})
   .filter(name => name.endsWith('.ts'))
   .map(name => readFileSync(join(root, 'src/engine/torch', name), 'utf8'))
-const called = new Set(sources.flatMap(text => [...text.matchAll(/\b(?:op|ops|run|inPlace)\(\s*'([\w.]+)'/g)].map(([, name]) => name)))
+const words = sources.flatMap(text => [...text.matchAll(/'([a-z_]\w*(?:\.\w+)?)'/g)].map(([, word]) => word))
+const called = new Set(words.flatMap(word => [word, `${word}.Tensor`]))
 
 /** @type {Record<string, Record<string, string>>} schema → the versions in which an operator is declared so */
 const out = {}

@@ -17,7 +17,45 @@ before(onTorch)
 
 type Call = {readonly name: string; readonly where: string; readonly args: readonly ts.Expression[]}
 
-/** Calls of `op`, `ops`, `run` and `inPlace` with the name written out. */
+/** Strings that stand in an expression as values, also in the table that a name in it stands for. */
+function stringsIn(node: ts.Node, source: ts.SourceFile): string[] {
+  if (ts.isStringLiteral(node)) return [node.text]
+  if (ts.isPropertyAssignment(node)) return stringsIn(node.initializer, source)
+  if (ts.isIdentifier(node))
+    return source.statements.flatMap(statement =>
+      ts.isVariableStatement(statement)
+        ? statement.declarationList.declarations.flatMap(({name, initializer}) =>
+            initializer && name.getText(source) === node.text ? stringsIn(initializer, source) : []
+          )
+        : []
+    )
+  const found: string[] = []
+  ts.forEachChild(node, child => void found.push(...stringsIn(child, source)))
+  return found
+}
+
+/** The operators that a name may stand for: a text, a name of a loop over a table, or a parameter of a few texts. */
+function namesOf(name: ts.Expression, source: ts.SourceFile): string[] {
+  if (ts.isStringLiteral(name)) return [name.text]
+  if (ts.isTemplateExpression(name)) {
+    const [span] = name.templateSpans
+    return namesOf(span!.expression, source).map(text => `${name.head.text}${text}${span!.literal.text}`)
+  }
+  const wanted = name.getText(source)
+  for (let node: ts.Node = name; node.parent; node = node.parent) {
+    const {parent} = node
+    if (ts.isForOfStatement(parent) && new RegExp(`\\b${wanted}\\b`).test(parent.initializer.getText(source)))
+      return stringsIn(parent.expression, source).filter(text => /^[a-z_]/.test(text))
+    const parameter = ts.isFunctionLike(parent) ? parent.parameters.find(one => one.name.getText(source) === wanted) : undefined
+    if (parameter?.type && ts.isUnionTypeNode(parameter.type))
+      return parameter.type.types.flatMap(type =>
+        ts.isLiteralTypeNode(type) && ts.isStringLiteral(type.literal) ? [type.literal.text] : []
+      )
+  }
+  return []
+}
+
+/** Calls of `op`, `ops`, `run` and `inPlace`, one for each operator that they may name. */
 function calls(): Call[] {
   const folder = join(packageFolder(), 'src/engine/torch')
   const found: Call[] = []
@@ -27,14 +65,18 @@ function calls(): Call[] {
       ts.forEachChild(node, visit)
       if (!ts.isCallExpression(node) || !ts.isIdentifier(node.expression) || !/^(op|ops|run|inPlace)$/.test(node.expression.text)) return
       const [name, ...args] = node.arguments
-      if (!name || !ts.isStringLiteral(name) || name.text.startsWith('dinov2_processes::')) return
-      const {line} = source.getLineAndCharacterOfPosition(node.getStart())
-      found.push({name: name.text, where: `${file}:${line + 1}`, args})
+      if (!name || /^['`]dinov2_processes::|^`dinov2::/.test(name.getText(source))) return
+      const where = `${file}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`
+      const names = namesOf(name, source)
+      if (names.length === 0 && name.getText(source) !== 'check') unread.push(`${where} ${name.getText(source)}`) // of oneDNN
+      found.push(...names.map(one => ({name: one, where, args})))
     }
     visit(source)
   }
   return found
 }
+/** Calls whose operator cannot be told from the source. */
+const unread: string[] = []
 
 type Formal = {readonly type: string; readonly optional: boolean}
 
@@ -100,7 +142,8 @@ function fault({name, args}: Call, schema = declared(name)): string | undefined 
 test('every call fits the declaration of its operator', () => {
   const all = calls()
   assert.ok(all.length > 300, `only ${all.length} calls were found`)
-  for (const name of ['_flash_attention_forward', '_efficient_attention_backward', '_fused_adamw_', '_addmm_activation'])
+  assert.deepEqual(unread, [])
+  for (const name of ['_flash_attention_forward', '_fused_adamw_', '_addmm_activation', 'erf', 'le.Tensor', 'amin', 'cumprod', 'all.dim'])
     assert.ok(
       all.some(call => call.name === name),
       name
