@@ -22,10 +22,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "copies.h"
 #include "memory.h"
 
 namespace {
@@ -439,10 +441,12 @@ Bytes bytesOf(napi_env env, napi_value value) {
 
 /** A new tensor of the host; where it goes on to a GPU, in memory that the GPU reads while the host goes on. */
 at::Tensor onHost(at::IntArrayRef shape, at::ScalarType type) {
-  return at::empty(shape, at::TensorOptions().dtype(type).device(c10::kCPU).pinned_memory(currentDevice.is_cuda()));
+  return at::empty(shape, at::TensorOptions().dtype(type).device(c10::kCPU).pinned_memory(dinov2::hasStreams(currentDevice)));
 }
 
-at::Tensor toDevice(at::Tensor tensor) { return currentDevice.is_cpu() ? tensor : tensor.to(currentDevice, currentDevice.is_cuda()); }
+at::Tensor toDevice(at::Tensor tensor) {
+  return currentDevice.is_cpu() ? tensor : tensor.to(currentDevice, /*non_blocking=*/dinov2::hasStreams(currentDevice));
+}
 
 /** fromBytes(typedArray, scalarType, shape) → handle of a tensor on the current device that holds a copy. */
 napi_value fromBytes(napi_env env, napi_callback_info info) {
@@ -463,25 +467,40 @@ napi_value fromBytes(napi_env env, napi_callback_info info) {
 /** Where each part of `fromParts` begins: at a multiple of this many bytes, so that any scalar type can begin there. */
 constexpr size_t kAlign = 16;
 
-/** fromParts(typedArrays) → handle of one vector of bytes on the current device, all parts behind each other. */
+/**
+ * fromParts(typedArrays, beside) → handle of one vector of bytes on the current device, all parts behind each other;
+ * `beside`: copied while the device goes on with what it has to compute.
+ */
 napi_value fromParts(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    Arguments<1> args(env, info);
+    Arguments<2> args(env, info);
     std::vector<Bytes> parts;
     size_t total = 0;
     for (auto item : list(env, args[0])) {
       parts.push_back(bytesOf(env, item));
       total += (parts.back().length + kAlign - 1) / kAlign * kAlign;
     }
+    const auto fill = [&parts](char* into) {
+      for (const auto& part : parts) {
+        if (part.length) std::memcpy(into, part.data, part.length);
+        into += (part.length + kAlign - 1) / kAlign * kAlign;
+      }
+    };
     c10::InferenceMode guard;
+    if (boolean(env, args[1]) && total > 0 && dinov2::hasStreams(currentDevice))
+      return js(env, keep(dinov2::copyBeside(total, currentDevice, fill)));
     auto tensor = onHost({static_cast<int64_t>(total)}, at::kByte);
-    auto* into = static_cast<char*>(tensor.data_ptr());
-    for (const auto& part : parts) {
-      if (part.length) std::memcpy(into, part.data, part.length);
-      into += (part.length + kAlign - 1) / kAlign * kAlign;
-    }
+    fill(static_cast<char*>(tensor.data_ptr()));
     return js(env, keep(toDevice(std::move(tensor))));
   });
+}
+
+napi_value bufferOf(napi_env env, const at::Tensor& tensor) {
+  void* data = nullptr;
+  napi_value buffer;
+  check(env, napi_create_arraybuffer(env, tensor.nbytes(), &data, &buffer), "not enough memory to read a tensor back");
+  if (tensor.nbytes()) std::memcpy(data, tensor.data_ptr(), tensor.nbytes());
+  return buffer;
 }
 
 /** toBytes(handle, scalarType) → ArrayBuffer with the values in row-major order, converted to that type. */
@@ -490,12 +509,40 @@ napi_value toBytes(napi_env env, napi_callback_info info) {
     Arguments<2> args(env, info);
     const auto type = static_cast<at::ScalarType>(static_cast<int>(number(env, args[1])));
     c10::InferenceMode guard;
-    const auto tensor = at_handle(number(env, args[0])).to(c10::kCPU, type).contiguous();
-    void* data = nullptr;
-    napi_value buffer;
-    check(env, napi_create_arraybuffer(env, tensor.nbytes(), &data, &buffer), "not enough memory to read a tensor back");
-    if (tensor.nbytes()) std::memcpy(data, tensor.data_ptr(), tensor.nbytes());
-    return buffer;
+    return bufferOf(env, at_handle(number(env, args[0])).to(c10::kCPU, type).contiguous());
+  });
+}
+
+/** Copies to the host that have begun, by number; never destroyed, as `slots`. */
+std::map<uint32_t, dinov2::Reading>& readings = *new std::map<uint32_t, dinov2::Reading>();
+
+/** beginReading(handle, scalarType) → number of a copy to the host that has begun, for `endReading`. */
+napi_value beginReading(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments<2> args(env, info);
+    const auto type = static_cast<at::ScalarType>(static_cast<int>(number(env, args[1])));
+    c10::InferenceMode guard;
+    static uint32_t next = 0;
+    const auto id = next++;
+    readings.emplace(id, dinov2::Reading(at_handle(number(env, args[0])), type));
+    return js(env, static_cast<double>(id));
+  });
+}
+
+/** endReading(number) → ArrayBuffer as of `toBytes`, or null where the copy has not ended; it does not wait. */
+napi_value endReading(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    Arguments<1> args(env, info);
+    const auto found = readings.find(static_cast<uint32_t>(number(env, args[0])));
+    TORCH_CHECK(found != readings.end(), "there is no such reading");
+    napi_value out;
+    if (!found->second.ended()) {
+      napi_get_null(env, &out);
+      return out;
+    }
+    out = bufferOf(env, found->second.values());
+    readings.erase(found);
+    return out;
   });
 }
 
@@ -639,7 +686,7 @@ napi_value leave(napi_env env, napi_callback_info info) {
 napi_value init(napi_env env, napi_value exports) {
   dinov2::countCpuMemory();
   const std::pair<const char*, napi_callback> functions[] = {
-      {"resolve", resolve}, {"schema", schema}, {"call", call}, {"fromBytes", fromBytes}, {"fromParts", fromParts}, {"toBytes", toBytes}, {"release", release},
+      {"resolve", resolve}, {"schema", schema}, {"call", call}, {"fromBytes", fromBytes}, {"fromParts", fromParts}, {"toBytes", toBytes}, {"beginReading", beginReading}, {"endReading", endReading}, {"release", release},
       {"shape", shape}, {"type", type}, {"memory", memory}, {"resetPeak", resetPeak}, {"setDevice", setDevice},
       {"setThreads", setThreads}, {"setTf32", setTf32}, {"seed", seed}, {"describe", describeEngine}, {"synchronize", synchronize},
       {"leave", leave}};

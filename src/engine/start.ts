@@ -46,6 +46,9 @@ let running: EngineInfo | undefined
 /** The engine that was started last; undefined before one was. */
 export const runningEngine = (): EngineInfo | undefined => running
 
+/** Whether a device computes while the host goes on, so that its numbers are better read later. */
+export const worksAhead = (engine = running): boolean => engine?.engine === 'torch' && engine.device !== 'cpu'
+
 /** What a native library and its threads reserve. */
 const LIBRARY_ADDRESSES = 1.5e9
 

@@ -117,6 +117,7 @@ for (const [precision, drop, depth, most] of [
     for (const name of ['toDevice', 'toHost', 'within', 'operators'] as const)
       assert.ok(cost[name] <= most[name], `${name} ${cost[name]}, expected at most ${most[name]}\n${JSON.stringify(cost)}`)
     assert.equal(cost.calls[`aten::${attention}`], 2 * depth) // teacher and student
+    assert.deepEqual([...new Set(cost.trace)], ['to the device'], 'the host waits for nothing')
     assertEmpty()
   })
 

@@ -5,6 +5,10 @@
  * on the wrong side ends the process with SIGSEGV, as on a GPU it would end with wrong numbers. Every operator runs on
  * the CPU, through libtorch's boxed fallback. What a GPU refuses is refused here: operands on two devices, views
  * through an operator, more memory than there is. Copies, operator calls and bytes are counted.
+ *
+ * Operators run at once. Copies that nobody waits for run late: they stand in the queue of their stream, with what they
+ * copy into spoilt, until the stream has to go on or somebody waits for an event behind them. Memory that such a copy
+ * has not filled, or that the allocator gave to one stream and another one uses, ends the call with an error.
  */
 #define NAPI_VERSION 8
 #include <node_api.h>
@@ -23,6 +27,7 @@
 #include <ATen/ops/view_as_real_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <sys/mman.h>
 #include <torch/library.h>
@@ -30,8 +35,11 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -50,10 +58,55 @@ struct Counts {
 std::map<std::string, double>& calls = *new std::map<std::string, double>();
 bool inOperator = false;
 
+// --------------------------------------------------------------------------------------------------------- streams
+
+using Place = uint64_t;
+
+/** What a stream has still to do, in order; place n is behind the first n things that were asked of it. */
+struct Queue {
+  std::deque<std::function<void()>> work;
+  Place done = 0;
+  Place asked() const { return done + work.size(); }
+};
+std::map<c10::StreamId, Queue>& queues = *new std::map<c10::StreamId, Queue>();
+c10::StreamId current = 0;
+
+struct Event {
+  c10::StreamId stream;
+  Place place;
+  int queries = 0;
+};
+
+/** What happened since the last reset: copies as they are asked for, and the host as it waits or finds a copy done. */
+std::vector<std::string>& trace = *new std::vector<std::string>();
+/** Who forgets what a right program does: `streams` and `host` to wait for events, `allocator` which streams use memory. */
+std::string forgetful;
+
+void runTo(c10::StreamId stream, Place place) {
+  c10::InferenceMode guard;
+  auto& queue = queues[stream];
+  while (queue.done < place && !queue.work.empty()) {
+    const auto work = std::move(queue.work.front());
+    queue.work.pop_front();
+    queue.done++;
+    work();
+  }
+}
+void drain() { runTo(current, queues[current].asked()); }
+void drainAll() {
+  for (auto& [stream, queue] : queues) runTo(stream, queue.asked());
+}
+
 // ---------------------------------------------------------------------------------------------------------- memory
 
 /** Never destroyed, as libtorch's own allocators: tensors may be released while a process ends. */
-std::unordered_map<void*, size_t>& sizes = *new std::unordered_map<void*, size_t>();
+struct Block {
+  size_t bytes;
+  c10::StreamId stream;          // to which the allocator gave it
+  std::set<c10::StreamId> users;  // others that it was told of
+  int unfilled = 0;              // copies into it that have not run
+};
+std::unordered_map<void*, Block>& blocks = *new std::unordered_map<void*, Block>();
 c10::CachingAllocator::Stat& held = *new c10::CachingAllocator::Stat();
 /** DINOV2_TEST_SIM_MEMORY: bytes of memory at the start. */
 size_t limit = [] {
@@ -64,11 +117,11 @@ size_t limit = [] {
 size_t whole(size_t bytes) { return ((bytes ? bytes : 1) + kPage - 1) / kPage * kPage; }
 
 void release(void* data) {
-  const auto found = sizes.find(data);
-  if (found == sizes.end()) return;
-  munmap(data, whole(found->second));
-  held.decrease(found->second);
-  sizes.erase(found);
+  const auto found = blocks.find(data);
+  if (found == blocks.end()) return;
+  munmap(data, whole(found->second.bytes));
+  held.decrease(found->second.bytes);
+  blocks.erase(found);
 }
 
 struct Allocator final : c10::DeviceAllocator {
@@ -78,7 +131,7 @@ struct Allocator final : c10::DeviceAllocator {
                        limit - held.current, " bytes is free.");
     void* data = mmap(nullptr, whole(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     TORCH_CHECK(data != MAP_FAILED, "sim: the host has no memory left");
-    sizes[data] = bytes;
+    blocks[data] = {bytes, current, {}};
     held.increase(bytes);
     return {data, data, &release, device};
   }
@@ -86,7 +139,10 @@ struct Allocator final : c10::DeviceAllocator {
   void copy_data(void*, const void*, size_t) const override { TORCH_CHECK(false, "sim: a storage is copied by the host"); }
   bool initialized() override { return true; }
   void emptyCache(c10::MempoolId_t) override {}
-  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  void recordStream(const c10::DataPtr& data, c10::Stream stream) override {
+    const auto found = blocks.find(data.get());
+    if (found != blocks.end() && forgetful != "allocator") found->second.users.insert(stream.id());
+  }
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override {
     c10::CachingDeviceAllocator::DeviceStats stats;
     stats.allocated_bytes[0] = held;
@@ -99,13 +155,41 @@ struct Allocator final : c10::DeviceAllocator {
 };
 Allocator& allocator = *new Allocator();
 
+/** Memory of the host that copies may read and write late. */
+std::set<const void*>& pinned = *new std::set<const void*>();
+void releasePinned(void* data) {
+  pinned.erase(data);
+  std::free(data);
+}
+struct PinnedAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    void* data = std::aligned_alloc(64, (bytes / 64 + 1) * 64);
+    pinned.insert(data);
+    return {data, data, &releasePinned, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &releasePinned; }
+  void copy_data(void* into, const void* from, size_t bytes) const override { default_copy_data(into, from, bytes); }
+};
+PinnedAllocator& pinnedAllocator = *new PinnedAllocator();
+
+/** Refuses to use memory on a stream that may not: its contents are under way, or may be given away meanwhile. */
+void refuseUse(const void* data) {
+  const auto found = blocks.find(const_cast<void*>(data));
+  if (found == blocks.end()) return;
+  const auto& block = found->second;
+  TORCH_CHECK(block.unfilled == 0, "sim: memory is used before the copy into it has ended; the stream does not wait for the copy's event");
+  TORCH_CHECK(block.stream == current || block.users.count(current), "sim: stream ", current, " uses memory of stream ", block.stream,
+              ", of which the allocator does not know");
+}
+
 /** Makes a tensor's memory readable to the host for as long as this lives. */
 struct Open {
   void* data = nullptr;
   size_t bytes = 0;
-  explicit Open(const at::Tensor& tensor) {
+  explicit Open(const at::Tensor& tensor, bool checked = true) {
     if (tensor.device().type() != kSim || !tensor.storage().nbytes()) return;
     data = const_cast<void*>(tensor.storage().data());
+    if (checked) refuseUse(data);
     bytes = whole(tensor.storage().nbytes());
     mprotect(data, bytes, PROT_READ | PROT_WRITE);
   }
@@ -123,10 +207,36 @@ at::Tensor onHost(const at::Tensor& tensor) {
 
 // ------------------------------------------------------------------------------------------- copies and new tensors
 
-at::Tensor copyFrom(const at::Tensor& self, const at::Tensor& into, bool) {
-  if (!inOperator) (self.is_cpu() ? counts.toDevice : into.is_cpu() ? counts.toHost : counts.within)++;
-  Open from(self), to(into);
+void copyNow(const at::Tensor& self, const at::Tensor& into, bool checked = true) {
+  Open from(self, checked), to(into, checked);
   onHost(into).copy_(onHost(self));
+}
+
+/** Spoils what a late copy will fill, so that nobody reads the right numbers too early. */
+void spoil(const at::Tensor& into) {
+  Open open(into, false);
+  const auto tensor = onHost(into);
+  if (tensor.is_contiguous()) std::memset(tensor.data_ptr(), 0xAB, tensor.nbytes());
+}
+
+at::Tensor copyFrom(const at::Tensor& self, const at::Tensor& into, bool nonBlocking) {
+  const bool in = self.is_cpu(), out = into.is_cpu();
+  if (!inOperator) (in ? counts.toDevice : out ? counts.toHost : counts.within)++;
+  if (!inOperator && (in || out)) trace.push_back(in ? "to the device" : "to the host");
+  const bool late = nonBlocking && !inOperator && ((in && pinned.count(self.storage().data())) || (out && pinned.count(into.storage().data())));
+  if (!late) {
+    drain();
+    if (out && !inOperator) trace.push_back("the host waits");
+    copyNow(self, into);
+    return into;
+  }
+  spoil(into);
+  if (in) blocks.at(const_cast<void*>(into.storage().data())).unfilled++;
+  queues[current].work.push_back([self, into, in] {
+    if (in) blocks.at(const_cast<void*>(into.storage().data())).unfilled--;
+    else TORCH_CHECK(blocks.at(const_cast<void*>(self.storage().data())).unfilled == 0, "sim: a result is read before the copy into it has ended");
+    copyNow(self, into, false);
+  });
   return into;
 }
 
@@ -211,6 +321,7 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       for (const at::Tensor& tensor : value.toTensorList()) refuseHostOperand(op, tensor);
   }
   const bool nested = inOperator;
+  drain();
   if (!nested) {
     counts.operators++;
     calls[op.schema().overload_name().empty() ? op.schema().name() : op.schema().name() + "." + op.schema().overload_name()]++;
@@ -324,6 +435,7 @@ void backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, 
 }
 
 std::vector<c10::IValue> argumentsOf(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  drain();
   counts.operators++;
   calls[op.schema().name()]++;
   return torch::jit::pop(*stack, op.schema().arguments().size());
@@ -452,16 +564,48 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Device getDevice() const override { return device; }
   void setDevice(c10::Device) const override {}
   void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::Stream getStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
-  c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
-  void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
-  void block(void*, const c10::Stream&) const override {}
-  bool queryEvent(void*) const override { return true; }
-  void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
-  bool queryStream(const c10::Stream&) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override {}
-  void synchronizeDevice(const c10::DeviceIndex) const override {}
+  static c10::Stream stream(c10::StreamId id) { return c10::Stream(c10::Stream::UNSAFE, device, id); }
+  c10::Stream getStream(c10::Device) const override { return stream(current); }
+  c10::Stream getDefaultStream(c10::Device) const override { return stream(0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device, bool) const override {
+    static c10::StreamId last = 0;
+    return stream(++last);
+  }
+  c10::Stream exchangeStream(c10::Stream next) const override {
+    const auto before = stream(current);
+    current = next.id();
+    return before;
+  }
+  void record(void** event, const c10::Stream& at, const c10::DeviceIndex, const c10::EventFlag) const override {
+    if (!*event) *event = new Event();
+    *static_cast<Event*>(*event) = {at.id(), queues[at.id()].asked()};
+  }
+  void block(void* event, const c10::Stream& at) const override {
+    if (forgetful == "streams") return;
+    const auto known = *static_cast<Event*>(event);
+    queues[at.id()].work.push_back([known] { runTo(known.stream, known.place); });
+  }
+  /** The device comes to an event when it was asked for it twice. */
+  bool queryEvent(void* event) const override {
+    auto& known = *static_cast<Event*>(event);
+    if (queues[known.stream].done >= known.place) return true;
+    if (++known.queries < 3) return false;
+    trace.push_back("the host finds it done");
+    runTo(known.stream, known.place);
+    return true;
+  }
+  void synchronizeEvent(void* event) const override {
+    const auto& known = *static_cast<Event*>(event);
+    if (forgetful == "host" || queues[known.stream].done >= known.place) return;
+    trace.push_back("the host waits");
+    runTo(known.stream, known.place);
+  }
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override { delete static_cast<Event*>(event); }
+  void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& at) const override { allocator.recordStream(data, at); }
+  bool queryStream(const c10::Stream& at) const override { return queues[at.id()].work.empty(); }
+  void synchronizeStream(const c10::Stream& at) const override { runTo(at.id(), queues[at.id()].asked()); }
+  void synchronizeDevice(const c10::DeviceIndex) const override { drainAll(); }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
@@ -469,6 +613,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   bool isAvailable() const override { return true; }
   bool isBuilt() const override { return true; }
+  bool isPinnedPtr(const void* data) const override { return pinned.count(data) > 0; }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinnedAllocator; }
 } hooks;
 
 // -------------------------------------------------------------------------------------------------------- JavaScript
@@ -479,8 +625,9 @@ void set(napi_env env, napi_value object, const char* name, double value) {
   napi_set_named_property(env, object, name, number);
 }
 
-/** counts() → {toDevice, toHost, within, operators, bytes, calls: {name: times}} since the last reset. */
+/** counts() → {toDevice, toHost, within, operators, bytes, calls: {name: times}, trace: […]} since the last reset. */
 napi_value readCounts(napi_env env, napi_callback_info) {
+  drainAll();  // which lets go what late copies hold
   napi_value out, names;
   napi_create_object(env, &out);
   napi_create_object(env, &names);
@@ -491,12 +638,32 @@ napi_value readCounts(napi_env env, napi_callback_info) {
   set(env, out, "bytes", static_cast<double>(held.current));
   for (const auto& [name, times] : calls) set(env, names, name.c_str(), times);
   napi_set_named_property(env, out, "calls", names);
+  napi_value events;
+  napi_create_array(env, &events);
+  for (uint32_t i = 0; i < trace.size(); i++) {
+    napi_value text;
+    napi_create_string_utf8(env, trace[i].data(), trace[i].size(), &text);
+    napi_set_element(env, events, i, text);
+  }
+  napi_set_named_property(env, out, "trace", events);
   return out;
 }
 
 napi_value reset(napi_env, napi_callback_info) {
   counts = Counts();
   calls.clear();
+  trace.clear();
+  return nullptr;
+}
+
+/** forget(who): `streams`, `host` or `allocator` do wrong from now on; an empty name ends it. */
+napi_value forget(napi_env env, napi_callback_info info) {
+  size_t count = 1, length = 0;
+  napi_value value;
+  char name[32];
+  napi_get_cb_info(env, info, &count, &value, nullptr, nullptr);
+  napi_get_value_string_utf8(env, value, name, sizeof(name), &length);
+  forgetful.assign(name, length);
   return nullptr;
 }
 
@@ -553,7 +720,7 @@ napi_value init(napi_env env, napi_value exports) {
     registered = true;
   }
   const std::pair<const char*, napi_callback> functions[] = {
-      {"counts", readCounts}, {"reset", reset}, {"setLimit", setLimit}, {"falsify", falsifyOperator}, {"uncoveredViews", uncoveredViews}};
+      {"counts", readCounts}, {"reset", reset}, {"setLimit", setLimit}, {"forget", forget}, {"falsify", falsifyOperator}, {"uncoveredViews", uncoveredViews}};
   for (const auto& [name, function] : functions) {
     napi_value value;
     napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);

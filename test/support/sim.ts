@@ -19,6 +19,8 @@ export type SimCounts = {
   readonly bytes: number
   /** How often each operator ran. */
   readonly calls: Readonly<Record<string, number>>
+  /** Copies as they were asked for, and where the host waited for the device or found a copy done, in order. */
+  readonly trace: readonly ('to the device' | 'to the host' | 'the host waits' | 'the host finds it done')[]
 }
 
 export type Sim = {
@@ -29,6 +31,11 @@ export type Sim = {
   setLimit(bytes: number): void
   /** Multiplies all that an operator of ATen gives or changes in place from now on, as a wrong kernel; 1 ends it. */
   falsify(operator: string, factor: number): void
+  /**
+   * From now on streams or the host do not wait for events, or the allocator is not told which streams use memory, as
+   * in a program that forgets to; an empty name ends it.
+   */
+  forget(who: 'streams' | 'host' | 'allocator' | ''): void
   /** Operators of libtorch that give views and that the device cannot run. */
   uncoveredViews(): string[]
 }

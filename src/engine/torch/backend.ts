@@ -48,6 +48,12 @@ export function storedAs(dtype: DataType): number {
   }
 }
 
+/** The scalar type with which values come back to the host. */
+const readAs = (dtype: DataType): number => (dtype === 'bool' ? scalarType.uint8 : storedAs(dtype))
+
+const valuesOf = (buffer: ArrayBuffer, dtype: DataType): BackendValues =>
+  dtype === 'float32' ? new Float32Array(buffer) : dtype === 'int32' ? new Int32Array(buffer) : new Uint8Array(buffer)
+
 class TorchBackend extends KernelBackend {
   private readonly entries: DataStorage<Entry>
   private readonly waiting = new Set<Entry>()
@@ -80,12 +86,12 @@ class TorchBackend extends KernelBackend {
 
   /**
    * Takes `bytes` to the device, and all arrays that wait along with them, in one copy; → a vector of bytes for each,
-   * the caller's.
+   * the caller's. `beside`: the copy runs while the device goes on with what it has to compute.
    */
-  upload(bytes: readonly Uint8Array[]): Handle[] {
+  upload(bytes: readonly Uint8Array[], {beside = false} = {}): Handle[] {
     const entries = [...this.waiting]
     const parts = [...bytes, ...entries.map(({waiting}) => waiting!.bytes)]
-    const whole = torch().fromParts(parts)
+    const whole = torch().fromParts(parts, beside)
     let start = 0
     const views = parts.map(({byteLength}) => {
       const view = run('slice.Tensor', whole, 0, start, start + byteLength, 1) as Handle
@@ -149,12 +155,26 @@ class TorchBackend extends KernelBackend {
     if (strings) return strings
     if (scalar !== undefined) return dtype === 'int32' ? Int32Array.of(scalar) : Float32Array.of(scalar)
     if (waiting) return waiting.bytes.slice()
-    const buffer = torch().toBytes(handle, dtype === 'bool' ? scalarType.uint8 : storedAs(dtype))
-    return dtype === 'float32' ? new Float32Array(buffer) : dtype === 'int32' ? new Int32Array(buffer) : new Uint8Array(buffer)
+    return valuesOf(torch().toBytes(handle, readAs(dtype)), dtype)
   }
 
+  /** On a device other than the CPU the copy begins at once, and the host goes on until the device has come to it. */
   override read(dataId: DataId): Promise<BackendValues> {
-    return Promise.resolve(this.readSync(dataId))
+    const {handle, dtype} = this.entries.get(dataId)
+    if (onCpu() || handle === 0) return Promise.resolve(this.readSync(dataId))
+    const reading = torch().beginReading(handle, readAs(dtype))
+    return new Promise((resolve, reject) => {
+      const look = (): void => {
+        try {
+          const buffer = torch().endReading(reading)
+          if (buffer) resolve(valuesOf(buffer, dtype))
+          else setImmediate(look)
+        } catch (error) {
+          reject(error as Error)
+        }
+      }
+      setImmediate(look)
+    })
   }
 
   override disposeData(dataId: DataId, force = false): boolean {

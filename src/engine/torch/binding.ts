@@ -30,8 +30,13 @@ type Addon = {
   schema(operator: number): string
   call(operator: number, ...args: Argument[]): unknown
   fromBytes(bytes: ArrayBufferView, type: number, shape: readonly number[]): Handle
-  fromParts(parts: readonly ArrayBufferView[]): Handle
+  /** `beside`: the copy runs while the device goes on with what it has to compute. */
+  fromParts(parts: readonly ArrayBufferView[], beside: boolean): Handle
   toBytes(tensor: Handle, type: number): ArrayBuffer
+  /** Begins a copy to the host; → its number. */
+  beginReading(tensor: Handle, type: number): number
+  /** What was read; null where the copy has not ended. */
+  endReading(reading: number): ArrayBuffer | null
   release(tensor: Handle): void
   shape(tensor: Handle): number[]
   type(tensor: Handle): number

@@ -20,8 +20,9 @@ import {
 } from '../../files/embeddings/embeddings.js'
 import {PlannedDownload, type Download} from '../../system/permitted-downloads.js'
 import {listShard, shardRange, withinRange, type ShardRequest} from './shard.js'
+import {leaveOutDone} from './leave-out-done.js'
 import {assertImagesFit} from './pass-memory.js'
-import {embed, leaveOutDone, loadEmbedder, defaultBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
+import {embed, loadEmbedder, defaultBatch, type Embedder, type EmbedOptions, type FeatureSettings} from './embedder.js'
 
 export {plannedSentence} from '../../system/permitted-downloads.js'
 

@@ -15,11 +15,13 @@
 import {counted} from '../../config/counted.js'
 import {relative} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {deferFailure} from '../../data/loader/chunks.js'
 import {pixelBatches, type PixelBatch} from '../../data/loader/pixel-batches.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {Batches} from '../../data/loader/load-stats.js'
 import type {Transform} from '../../data/image/geometry.js'
 import type {ImageRef} from '../../data/sources/source.js'
+import {worksAhead} from '../../engine/start.js'
 import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../../files/embeddings/embeddings.js'
 import {assertFinite} from '../../files/embeddings/rows.js'
 import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
@@ -236,57 +238,32 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
     onRejected
   })
   const rows = async function* (): AsyncGenerator<EmbeddingBatch, void, undefined> {
-    for await (const made of pixels) {
-      if (signal?.aborted) return
-      const vectors = await embedder.vectors(made, made.refs.length)
-      const ids = made.refs.map(ref => ref.id)
-      assertFinite({ids, vectors}, 'the output of the model')
-      yield {ids, vectors, fields: made.refs.map(fieldsOf)}
+    let before: Promise<EmbeddingBatch> | undefined // computed by a device while the next batch is made ready
+    try {
+      for (;;) {
+        const next = deferFailure(pixels.next())
+        const endsOrFails = next.then(({done}) => done === true).catch(() => true)
+        if (before && (await Promise.race([before.then(() => true), endsOrFails]))) {
+          yield await before // its rows do not wait for what comes later
+          before = undefined
+        }
+        const {done, value} = await next
+        const current = done || signal?.aborted ? undefined : deferFailure(rowsOf(value, embedder))
+        if (before) yield await before
+        if (!current) return
+        before = worksAhead() ? current : undefined
+        if (!before) yield await current
+      }
+    } finally {
+      await pixels.return()
     }
   }
   return Object.assign(rows(), {stats: () => pixels.stats()})
 }
 
-/**
- * Leaves out the images that an earlier run has done: `ids` are those of its rows, in order.
- *
- * An image that stands between them without a row was refused then, and must be refused again: it is decoded once more
- * and reported to `onRejected`. Where it turns out to be good, or a done image is missing, the list is not the one of
- * the earlier run. Throws `UserError` (exit 2) naming the image.
- */
-export async function* leaveOutDone(
-  refs: AsyncIterable<ImageRef>,
-  ids: AsyncGenerator<string>,
-  transform: Transform,
-  onRejected: (bad: RejectedImage) => void
-): AsyncGenerator<ImageRef> {
-  const changed = (sentence: string): UserError =>
-    new UserError(sentence, {
-      exit: 2,
-      code: 'LIST_CHANGED',
-      hint: 'Give the inputs of the earlier run in their order, new ones behind them; or --force to start anew.'
-    })
-  const {loadPixels, RefusedImage} = await import('../../data/image/decode.js')
-  let next = await ids.next()
-  try {
-    for await (const ref of refs) {
-      if (next.done) yield ref
-      else if (ref.id === next.value) next = await ids.next()
-      else {
-        const reason = await loadPixels(ref, transform).then(
-          () => undefined,
-          (error: unknown) => {
-            if (error instanceof RefusedImage) return error.message
-            throw error
-          }
-        )
-        if (reason === undefined) throw changed(`${ref.id} stands where the earlier run had ${next.value}.`)
-        const path = typeof ref.path === 'string' ? ref.path : ref.id
-        onRejected({id: ref.id, path, reason, pathBase64: ref.pathBase64})
-      }
-    }
-    if (!next.done) throw changed(`${next.value} has a row of the earlier run, but is not among the inputs.`)
-  } finally {
-    await ids.return(undefined)
-  }
+async function rowsOf(made: PixelBatch, embedder: Embedder): Promise<EmbeddingBatch> {
+  const vectors = await embedder.vectors(made, made.refs.length)
+  const ids = made.refs.map(ref => ref.id)
+  assertFinite({ids, vectors}, 'the output of the model')
+  return {ids, vectors, fields: made.refs.map(fieldsOf)}
 }

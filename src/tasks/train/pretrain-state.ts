@@ -156,9 +156,6 @@ export const computingOf = (precision: Precision, engine: EngineInfo | undefined
   ...(engine ? {engine: `${engine.engine} ${engine.version}`, device: engine.device, threads: engine.threads} : {})
 })
 
-/** Whether a device computes while the host goes on, so that numbers of steps are read together. */
-export const worksAhead = (engine: EngineInfo | undefined): boolean => engine?.engine === 'torch' && engine.device !== 'cpu'
-
 /** What a step over prototypes measured, as metrics name it. */
 export const stepMeasurements = (report: Omit<StepReport, 'masked'>): Record<string, number> => ({
   ...report.losses,

@@ -5,7 +5,7 @@
  * sequences stochastic depth keeps. So the state of a run is its parameters, moments, centres and its step, and a
  * resumed run goes on as if it had never stopped. The run around the steps is `run.ts`.
  */
-import type {EngineInfo} from '../../engine/start.js'
+import {worksAhead, type EngineInfo} from '../../engine/start.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {trainingOf} from './follow-training.js'
 import {latestValidCheckpoint} from './checkpoint-writer.js'
@@ -14,7 +14,7 @@ import {runTraining} from './training-loop.js'
 import {pretrainTrainer} from './pretrain-trainer.js'
 import type {RunEvent, RunOptions} from './run-types.js'
 import type {StepReport} from './student-pass.js'
-import {cropSettings, computingOf, initState, worksAhead} from './pretrain-state.js'
+import {cropSettings, computingOf, initState} from './pretrain-state.js'
 
 export type PretrainOptions = Omit<RunOptions, 'crops' | 'computing'> & {
   readonly precision: Precision

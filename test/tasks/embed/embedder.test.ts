@@ -22,12 +22,12 @@ import {
   embed,
   embedderOf,
   fieldsOf,
-  leaveOutDone,
   loadEmbedder,
   settingsOf,
   defaultFeatures,
   type FeatureSettings
 } from '../../../src/tasks/embed/embedder.js'
+import {leaveOutDone} from '../../../src/tasks/embed/leave-out-done.js'
 import {normalizePixels} from '../../../src/tensor/ops/patches.js'
 import {memory, tidy} from '../../../src/tensor/tf.js'
 import {drawnFolder, drawnImage} from '../../support/drawn-images.js'

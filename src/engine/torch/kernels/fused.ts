@@ -28,13 +28,16 @@ const normalized = (bytes: Handle, centre: Handle, scale: Handle): Handle => {
   return y
 }
 
-/** Several arrays of bytes, to the device in one copy; [B, H, W, 3] each. */
+/** Several arrays of bytes, to the device in one copy beside what it computes; [B, H, W, 3] each. */
 defineMany('Dinov2Pixels', ({centre, scale}, {images}) => {
   const all = images as readonly {readonly pixels: Uint8Array; readonly shape: readonly number[]}[]
   const bytes = onCpu()
     ? all.map(({pixels, shape}) => track(torch().fromBytes(pixels, scalarType.uint8, shape)))
     : backend()
-        .upload(all.map(({pixels}) => pixels)) // centre and scale, which wait, go along
+        .upload(
+          all.map(({pixels}) => pixels),
+          {beside: true}
+        ) // centre and scale, which wait, go along
         .map((view, i) => op('view', track(view), all[i]!.shape))
   return bytes.map(x => [normalized(x, handleOf(centre!), handleOf(scale!)), 'float32'] as const)
 })
