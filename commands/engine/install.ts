@@ -14,7 +14,7 @@ The size of a download is said before it starts. Where all is there already, thi
   static override examples = [
     '<%= config.bin %> engine install torch',
     '<%= config.bin %> engine install torch --cuda --yes',
-    '<%= config.bin %> engine install tensorflow'
+    '<%= config.bin %> engine install tensorflow --dry-run'
   ]
   static override args = {
     engine: Args.string({required: true, ignoreStdin: true, options: ['torch', 'tensorflow'], description: 'Which engine.'})
@@ -23,16 +23,23 @@ The size of a download is said before it starts. Where all is there already, thi
     cuda: Flags.boolean({summary: 'The build for NVIDIA GPUs, several gigabytes; otherwise the one for the CPU.'}),
     force: Flags.boolean({char: 'f', summary: 'Remove the private environment and start afresh.'}),
     yes: Flags.boolean({char: 'y', summary: 'Do not ask before a download. Nothing is asked where stdin is not a terminal.'}),
+    'dry-run': reportFlags['dry-run'],
     json: reportFlags.json,
     quiet: reportFlags.quiet
   }
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(EngineInstall)
-    const {installEngine} = await import('../../src/tasks/engine/install.js')
+    const {installEngine, planInstallation} = await import('../../src/tasks/engine/install.js')
+    const engine = args.engine as InstallRequest['engine']
+    if (flags['dry-run']) {
+      const plan = await planInstallation({engine, cuda: flags.cuda, force: flags.force})
+      for (const sentence of plan) this.print(sentence)
+      return {engine, plan}
+    }
     const asks = process.stdin.isTTY && !flags.yes
     const report = await installEngine({
-      engine: args.engine as InstallRequest['engine'],
+      engine,
       cuda: flags.cuda,
       force: flags.force,
       note: sentence => this.note(sentence),

@@ -84,6 +84,8 @@ export type Engine<Name extends string = string> = {
     readonly compilesAddons: boolean
     /** Installs what is missing; → the folder or file it is taken from. */
     install(options: InstallOptions): Promise<string>
+    /** What `install` would do, a sentence each; nothing is fetched or written. */
+    plan(options: Pick<InstallOptions, 'cuda' | 'force'>): Promise<readonly string[]>
   }
   /** Looks for it; loads and compiles nothing. */
   describe(devices: Devices): Promise<Omit<EngineDescription, 'engine' | 'title'>>

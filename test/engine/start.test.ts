@@ -1,5 +1,8 @@
 /** Starting engines: what is chosen, what is refused, and that what starts computes. */
 import assert from 'node:assert/strict'
+import {mkdtempSync, readdirSync, rmSync} from 'node:fs'
+import {tmpdir} from 'node:os'
+import {join} from 'node:path'
 import {test} from 'node:test'
 import EngineInstall from '../../commands/engine/install.js'
 import {UserError} from '../../src/config/errors.js'
@@ -9,6 +12,7 @@ import {autoPrecision, type Engine} from '../../src/engine/engine.js'
 import {cpuHasBf16} from '../../src/engine/machine.js'
 import {engineOf, engines} from '../../src/engine/registry.js'
 import {startEngine} from '../../src/engine/start.js'
+import {planInstallation} from '../../src/tasks/engine/install.js'
 import {
   conv2d,
   dispose,
@@ -73,6 +77,25 @@ test('flags offer the engines of the registry, and engine install those that are
     EngineInstall.args.engine.options,
     engines.flatMap(({name, installation}: Engine) => (installation ? [name] : []))
   )
+})
+
+test('engine install says what it would do, and does none of it', async () => {
+  const data = process.env['XDG_DATA_HOME']
+  const place = mkdtempSync(join(tmpdir(), 'dinov2-plan-'))
+  process.env['XDG_DATA_HOME'] = place
+  try {
+    for (const {name, installation} of engines as readonly Engine[])
+      if (!installation) await assert.rejects(planInstallation({engine: name as 'wasm', cuda: false, force: false}), /nothing to install/)
+      else {
+        const plan = (await planInstallation({engine: name as 'torch', cuda: true, force: true})).join('\n')
+        assert.match(plan, new RegExp(`would go to ${place}.*: about .* to download`))
+      }
+    assert.deepEqual(readdirSync(place), [])
+  } finally {
+    if (data === undefined) delete process.env['XDG_DATA_HOME']
+    else process.env['XDG_DATA_HOME'] = data
+    rmSync(place, {recursive: true})
+  }
 })
 
 /** Values whose gradients need kernels that the wasm backend lacks. */

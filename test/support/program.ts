@@ -43,7 +43,7 @@ export function fixtureBinary(): string {
 }
 
 export type Ended = {readonly status: number | null; readonly signal: string | null; readonly stdout: string; readonly stderr: string}
-export type Options = {readonly env?: Record<string, string>; readonly input?: string | null; readonly cwd?: string}
+export type Options = {readonly env?: Record<string, string>; readonly input?: string | Uint8Array | null; readonly cwd?: string}
 
 /** The environment without what would change the program or its colours. */
 const ownEnvironment = (): NodeJS.ProcessEnv =>

@@ -51,11 +51,12 @@ const NO_MEMORY = /error creating thread|out of memory|memory allocation|unable 
 
 /** One clause out of what libvips reports. */
 export function explainFailure(format: ImageFormat, message: string): string {
-  const first = message.split('\n').find(line => line.trim() !== '' && !line.startsWith('Warning treated as error')) ?? ''
+  const lines = message.split('\n').filter(line => line.trim() !== '' && !/^(Warning treated as error|error in tile)/.test(line))
+  const first = lines.find(line => !HARMLESS.test(line)) ?? lines[0] ?? ''
   const detail = first
     .replace(/^Input (buffer|file) (has corrupt header:?|contains unsupported image format)/i, '')
     .trim()
-    .replace(/^\w+: /, '')
+    .replace(/^(error )?\w+: /, '')
     .trim()
   const cut = /premature end|unexpected end|truncat|read error|not enough|bad seek|EOF|too short|IO error/i.test(message)
   if (/data precision/i.test(detail))

@@ -16,6 +16,10 @@ export const tensorflowEngine: Engine<'tensorflow'> = {
     async install(options) {
       const {installTensorflow} = await import('./install.js')
       return (await installTensorflow(options)).binding
+    },
+    async plan(options) {
+      const {planTensorflow} = await import('./install.js')
+      return planTensorflow(options)
     }
   },
   describe,

@@ -64,6 +64,29 @@ export async function installTensorflow({cuda, force, note, confirm}: InstallOpt
   return {binding: privateBinding(), version: wheel.version}
 }
 
+/** What `installTensorflow` would do. */
+export function planTensorflow({cuda, force}: Pick<InstallOptions, 'cuda' | 'force'>): string[] {
+  const npm = tensorflowPackage()
+  const wheel = privateWheel()
+  const sentences = [
+    npm
+      ? `@tensorflow/tfjs-node-gpu ${npm.version} is here (${npm.folder})`
+      : `@tensorflow/tfjs-node-gpu ${PACKAGE_VERSION} would go to ${privatePackage()} (30 MB to download, 150 MB on disk)`
+  ]
+  const own = npm && packageBinding(npm.folder)
+  if (own && existsSync(own) && !lstatSync(own).isSymbolicLink() && !force && !cuda)
+    return [...sentences, `the package brings its own binding (${own})`]
+  sentences.push(
+    wheel && !force && (wheel.cuda || !cuda)
+      ? `TensorFlow ${wheel.version} is here (${wheel.folder})`
+      : `TensorFlow ${TENSORFLOW_VERSION} would go to ${privateTensorflow()}: ${TENSORFLOW_SIZES[cuda ? 'cuda' : 'cpu']}`
+  )
+  return [
+    ...sentences,
+    existsSync(privateBinding()) && !force ? 'the binding is compiled' : 'the binding would be compiled (about 15 seconds)'
+  ]
+}
+
 /** Puts the npm package into a folder of its own under the data folder, without its install step, which downloads. */
 async function installPackage(note: Note): Promise<TensorflowPackage> {
   const folder = privatePackage()

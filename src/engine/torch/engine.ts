@@ -21,6 +21,11 @@ export const torchEngine: Engine<'torch'> = {
       const torch = await installTorch(options)
       await buildAddon(torch, options.note)
       return torch.root
+    },
+    async plan(options) {
+      const {planTorch} = await import('./install.js')
+      const {sentence, torch} = await planTorch(options)
+      return [sentence, torch && builtAddon(torch) ? 'its addon is compiled' : 'its addon would be compiled with g++']
     }
   },
   describe,

@@ -54,6 +54,14 @@ export async function installTorch({cuda, force, note, confirm}: InstallOptions)
   return renewVenv(privateTorch(), () => fill(cuda, note))
 }
 
+/** What `installTorch` would do, and the libtorch that would serve where nothing is fetched. */
+export async function planTorch({cuda, force}: Pick<InstallOptions, 'cuda' | 'force'>): Promise<{sentence: string; torch?: TorchInfo}> {
+  const {torch} = await searchTorch()
+  return torch && !force && (torch.cuda || !cuda)
+    ? {sentence: `libtorch ${torch.version} is here (${torch.root})`, torch}
+    : {sentence: `PyTorch ${TORCH_VERSION} would go to ${privateTorch()}: ${TORCH_SIZES[cuda ? 'cuda' : 'cpu']}`}
+}
+
 /** Makes the private environment and puts PyTorch into it. */
 async function fill(cuda: boolean, note: Note): Promise<TorchInfo> {
   const python = await ensureVenv(privateTorch())

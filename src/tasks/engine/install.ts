@@ -24,13 +24,28 @@ export type InstallReport = {
  * is there. Errors of status 5: what stood in the way, and what to do.
  */
 export async function installEngine({engine, ...options}: InstallRequest): Promise<InstallReport> {
-  const {installation} = engineOf(engine)
-  if (!installation)
-    throw new UserError(`The ${engine} engine comes with the package; there is nothing to install.`, {exit: 2, code: 'USAGE'})
+  const installation = installationOf(engine)
   const where = await installation.install(options)
   if (installation.compilesAddons) await readyNative(options.note)
   const {version, device, precision, threads} = await smokeTest(engine, options.cuda ? 'cuda' : 'auto')
   return {engine, version, where, device, precision, threads}
+}
+
+/** What `installEngine` would do, a sentence each. Raises UserError as it does where there is nothing to install. */
+export async function planInstallation({
+  engine,
+  cuda,
+  force
+}: Pick<InstallRequest, 'engine' | 'cuda' | 'force'>): Promise<readonly string[]> {
+  return installationOf(engine).plan({cuda, force})
+}
+
+/** How an engine gets onto a machine. Raises UserError, exit 2, where it comes with the package. */
+function installationOf(engine: EngineName): NonNullable<ReturnType<typeof engineOf>['installation']> {
+  const {installation} = engineOf(engine)
+  if (!installation)
+    throw new UserError(`The ${engine} engine comes with the package; there is nothing to install.`, {exit: 2, code: 'USAGE'})
+  return installation
 }
 
 /** A product and a gradient with known values, computed by the engine in another process. */

@@ -132,6 +132,7 @@ async function* readPoints(
 ): AsyncGenerator<PointEvent, {read: ReadPoints; embedder: Embedder | undefined}> {
   const {model, features, toolVersion} = options
   const {kind, stdin} = await inspectPoints(options)
+  const given = {...options, stdin} // what is left of it: its beginning was looked at
   const load = (settings: FeatureSettings): Promise<Embedder> =>
     loadEmbedder(model!, {...settings, precision: engine.precision, toolVersion, note: options.engine.note})
   if (kind === 'images') {
@@ -142,9 +143,8 @@ async function* readPoints(
         hint: 'Give --model, e.g. --model starter.'
       })
     const embedder = await load(features)
-    return {read: yield* pointsOfImages(options, embedder, engine), embedder}
+    return {read: yield* pointsOfImages(given, embedder, engine), embedder}
   }
-  const given = {...options, stdin}
   const read = yield* kind === 'index' ? pointsOfIndex(given) : pointsOfEmbeddings(given)
   if (model === undefined) return {read, embedder: undefined}
   const name = options.inputs.join(', ')

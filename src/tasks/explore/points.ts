@@ -66,8 +66,8 @@ export async function* pointsOfImages(
   embedder: Embedder,
   {device}: EngineInfo
 ): AsyncGenerator<PointEvent, ReadPoints> {
-  const {inputs, nul, onSkipped, onRejected, signal, workers, maxPixels} = options
-  const refs = listImages(inputs, {nul, onSkipped})
+  const {inputs, nul, stdin, onSkipped, onRejected, signal, workers, maxPixels} = options
+  const refs = listImages(inputs, {nul, stdin, onSkipped})
   const first = await refs.next()
   if (first.done) throw noImages(inputs)
   const packed = new PackedImages()

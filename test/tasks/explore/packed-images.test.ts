@@ -5,7 +5,7 @@ import {join} from 'node:path'
 import {after, test} from 'node:test'
 import {drawnImage} from '../../support/drawn-images.js'
 import {imageColumn, parquetOf} from '../../support/parquet.js'
-import {CommandServer, folder} from '../../support/program.js'
+import {CommandServer, folder, realBinary, run} from '../../support/program.js'
 import {tarOf} from '../../support/tar.js'
 
 const dir = folder()
@@ -31,6 +31,10 @@ test('images of a shard and of a Parquet file have the small pictures of those i
     )
     pictures.push(readFileSync(join(dir, site, 'pictures-0.jpg')))
   }
+  const given = ['--model', 'starter', '--size', '32', '--engine', 'wasm', '-o', 'site-piped']
+  const {status, stderr} = await run(realBinary, ['explore', '-', ...given], {cwd: dir, input: readFileSync(join(dir, 'photos.tar'))})
+  assert.equal(status, 0, stderr)
+  pictures.push(readFileSync(join(dir, 'site-piped', 'pictures-0.jpg')))
   assert.ok(pictures[0]!.length > 1000)
   for (const packed of pictures.slice(1)) assert.ok(packed.equals(pictures[0]!))
 })
