@@ -4,9 +4,10 @@ import {attentionForms} from './attention.js'
 import type {ListedForm} from './fused-form.js'
 import * as layers from './fused-forms.js'
 import * as updates from './fused-updates.js'
+import * as maps from './map-forms.js'
 
 const onHeads: readonly ListedForm[] = attentionForms
-const others: readonly ListedForm[] = [...Object.values(layers), ...Object.values(updates)]
+const others: readonly ListedForm[] = [...Object.values(layers), ...Object.values(updates), ...Object.values(maps)]
 
 /** Every fused form; those of attention are asked about for a width of heads. */
 export const fusedForms: readonly {readonly form: ListedForm; readonly width: number}[] = [

@@ -13,6 +13,7 @@ import {backend} from '../backend.js'
 import {define, defineMany, handleOf, track, castTo, typeOfPrecision} from './define.js'
 import {hasNativeKernel, onCpu, onednnTakes} from './device.js'
 import {geluForm, geluGradForm, indexAddForm, layerNormForm, layerNormGradForm, linearGeluForm, swiGluGradForm} from './fused-forms.js'
+import {pixelLossForm, resizeForm, resizeGradForm} from './map-forms.js'
 
 const {bfloat16, float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
@@ -251,25 +252,20 @@ define('Dinov2AddRows', ({x, rows, y, factors}, {factor}) => {
 const channelsFirst = (x: Handle): Handle => op('permute', x, [0, 3, 1, 2])
 const channelsLast = (x: Handle): Handle => op('contiguous', op('permute', x, [0, 2, 3, 1]))
 
-define('Dinov2Resize', ({x}, {size, alignCorners}) =>
-  channelsLast(op('upsample_bilinear2d', channelsFirst(handleOf(x!)), size as number[], alignCorners as boolean, null, null))
-)
+define('Dinov2Resize', ({x}, {size, alignCorners}) => {
+  const [, H, W] = x!.shape as [number, number, number]
+  const shape = {from: [H, W], size: size as [number, number], aligned: alignCorners as boolean} as const
+  return channelsLast(resizeForm.run(typeOf(handleOf(x!)), [channelsFirst(handleOf(x!))], shape)[0]!)
+})
 
 define('Dinov2ResizeGrad', ({dy}, {from, alignCorners}) => {
-  const [B, Y, X, C] = dy!.shape as [number, number, number, number]
-  const [H, W] = from as [number, number]
-  return channelsLast(
-    op('upsample_bilinear2d_backward', channelsFirst(handleOf(dy!)), [Y, X], [B, C, H, W], alignCorners as boolean, null, null)
-  )
+  const [, Y, X] = dy!.shape as [number, number, number]
+  const shape = {from: from as [number, number], size: [Y, X], aligned: alignCorners as boolean} as const
+  return channelsLast(resizeGradForm.run(typeOf(handleOf(dy!)), [channelsFirst(handleOf(dy!))], shape)[0]!)
 })
 
 /** Cross-entropy of rows with class numbers, summed, and its gradient. */
 defineMany('Dinov2PixelLoss', ({scores, labels}, {ignore}) => {
-  const logs = op('_log_softmax', handleOf(scores!), 1, false)
-  const target = castTo(handleOf(labels!), scalarType.int64)
-  const sumUp = 2 // reduction
-  const [loss, weight] = ops('nll_loss_forward', logs, target, null, sumUp, ignore as number)
-  const one = op('ones_like', loss!)
-  const slope = op('nll_loss_backward', one, logs, target, null, sumUp, ignore as number, weight!)
-  return [loss!, op('_log_softmax_backward_data', slope, logs, 1, float32)]
+  const [loss, gradient] = pixelLossForm.run(float32, [castTo(handleOf(scores!), float32), handleOf(labels!)], ignore as number)
+  return [loss!, gradient!]
 })

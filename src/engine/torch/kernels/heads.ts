@@ -6,10 +6,10 @@
 import type {Tensor} from '../../../tensor/tf.js'
 import {inPlace, op, ops, scalarType, torch} from '../binding.js'
 import type {Handle} from '../binding.js'
-import {constantHandle} from './constants.js'
 import {define, defineMany, handleOf, castTo, typeOfPrecision} from './define.js'
 import {hasNativeKernel} from './device.js'
-import {columnLossForm, indexAddForm, logSumOfRowsForm, rowNormsForm, sinkhornForm, targetsForm} from './fused-forms.js'
+import {columnLossForm, logSumOfRowsForm, rowNormsForm, sinkhornForm, targetsForm} from './fused-forms.js'
+import {koleoForm} from './map-forms.js'
 
 const {float32} = scalarType
 const typeOf = (x: Handle): number => torch().type(x)
@@ -107,21 +107,6 @@ define('Dinov2RowNorms', ({x}) => lengths(handleOf(x!)))
 
 /** The loss of `loss/koleo.ts` and its gradient. */
 defineMany('Dinov2Koleo', ({x}, {eps}) => {
-  const [B, small] = [x!.shape[0]!, eps as number]
-  const length = op('clamp_min', lengths(handleOf(x!)), small)
-  const u = op('div.Tensor', handleOf(x!), length)
-  const diagonal = constantHandle(
-    Float32Array.from({length: B * B}, (_, i) => (i % (B + 1) === 0 ? -3 : 0)),
-    [B, B]
-  )
-  const near = op('argmax', op('addmm', diagonal, u, op('t', u), 1, 1), 1, false) // never a row itself: u·u ≤ 1
-  const gap = op('sub.Tensor', u, op('index_select', u, 0, near), 1)
-  inPlace('add_.Scalar', gap, small, 1)
-  const distance = lengths(gap)
-  const kept = op('add.Scalar', distance, small, 1)
-  const loss = op('mul.Scalar', op('sum', op('log', kept)), -1 / B)
-  const slope = op('div.Tensor', gap, op('mul.Scalar', op('mul.Tensor', distance, kept), -B)) // d loss / d gap
-  const du = indexAddForm.run(float32, [slope, near, slope], -1)[0]!
-  const along = op('sum.dim_IntList', op('mul.Tensor', du, u), [1], true)
-  return [[loss, 'float32'], op('div.Tensor', op('addcmul', du, u, along, -1), length)]
+  const [loss, gradient] = koleoForm.run(float32, [handleOf(x!)], eps as number)
+  return [[loss!, 'float32'], gradient!]
 })
