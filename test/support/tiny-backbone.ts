@@ -19,7 +19,7 @@ export const tiny: VitConfig = {
 }
 
 /** Writes the backbone to `path`. Weights are large enough for images to differ in their features. */
-export async function saveTiny(path: string, seed = 0, config: VitConfig = tiny): Promise<void> {
+export async function saveTiny(path: string, seed = 0, config: VitConfig = tiny, metadata: Record<string, string> = {}): Promise<void> {
   const tensors = [...expectedShapes(config)].map(([name, shape]) => {
     const random = rng(seed, name)
     const scale = /norm\d?\.weight$/.test(name) ? 0 : name === 'pos_embed' ? 0.1 : 0.2
@@ -27,5 +27,5 @@ export async function saveTiny(path: string, seed = 0, config: VitConfig = tiny)
     const data = Float32Array.from({length: shape.reduce((a, b) => a * b, 1)}, () => offset + scale * random.normal())
     return {name, shape, data}
   })
-  await saveBackbone(path, config, tensors, {}, {force: true})
+  await saveBackbone(path, config, tensors, metadata, {force: true})
 }

@@ -93,8 +93,8 @@ export async function curationPage({pool, stages, kept, stageFields}: CurationOu
     )}
     ${refused}`
   const style = `.place { width: ${side}px; height: ${side}px; display: grid; place-items: center; background: var(--panel); }
-.row { gap: 0.4rem; } .row figure { width: ${side}px; } .row figcaption { font-size: 0.68rem; line-height: 1.25; overflow-wrap: anywhere; }
-.kept .place { outline: 3px solid var(--c0); } .kept figcaption { font-weight: 600; }
+.row { gap: 0.4rem; } .row figure { width: ${side}px; } .row figcaption { margin-top: 0.2rem; font-size: 0.68rem; line-height: 1.25; overflow-wrap: anywhere; }
+.kept .place { outline: 3px solid var(--c0); outline-offset: -3px; } .kept figcaption { font-weight: 600; }
 .funnel td { border: 0; padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: middle; } .bar { width: 28rem; max-width: 50vw; } .bar i { display: block; height: 1.1rem; min-width: 2px; background: var(--c0); border-radius: 3px; }`
   return page({title, body, style})
 }

@@ -156,6 +156,21 @@ test('published heads of mmcv checkpoints, linear and DPT, on a backbone of thei
   assert.equal(memory().numTensors, before)
 })
 
+test('a size is recommended where images are smaller than the model was made for', async t => {
+  await onTorch()
+  const root = await rooms(t)
+  const model = join(root, 'recorded.safetensors')
+  await saveTiny(model, 0, tiny, {resize: '98', crop: '98'})
+  const recommended = async (size: number): Promise<string[]> => {
+    const notes: string[] = []
+    const given = settings(root, {model, size, recipe: {steps: 1, batch: 1}, baselines: []})
+    await run({...given, engine: {...given.engine, note: note => notes.push(note)}})
+    return notes.filter(note => note.startsWith('recommended'))
+  }
+  assert.match((await recommended(42)).join(), /^recommended: --size 98, for which .*recorded\.safetensors was made; [^,]*$/)
+  assert.deepEqual(await recommended(98), [])
+})
+
 test('bad pairs are named once, each with its reason, and left out', async t => {
   await onTorch()
   const root = await rooms(t)

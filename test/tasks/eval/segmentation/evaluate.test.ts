@@ -68,6 +68,16 @@ async function run(given: SegEvalOptions): Promise<EvalResult<SegReport> & {bad:
 }
 
 describe('seg-eval', () => {
+  it('recommends a size where images are smaller than the model was made for', async () => {
+    const model = join(folder, 'recorded.safetensors')
+    await saveTiny(model, 0, tiny, {resize: '96', crop: '96'})
+    const notes: string[] = []
+    await run(options({model, steps: 1, engine: {...engine, note: note => notes.push(note)}}))
+    const recommended = notes.filter(note => note.startsWith('recommended'))
+    assert.equal(recommended.length, 1)
+    assert.match(recommended[0]!, /^recommended: --size 96, for which .*recorded\.safetensors was made; features of smaller images/)
+  })
+
   it('trains on cached features, scores with baselines, keeps the head, and draws a page', async () => {
     const headOut = join(folder, 'head.safetensors')
     const result = await run(
