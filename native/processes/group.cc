@@ -39,6 +39,8 @@ namespace {
 
 using std::chrono::milliseconds;
 using Bytes = std::vector<uint8_t>;
+/** Of waiting for other processes, where whoever awaits it looks after them by their counters. */
+constexpr milliseconds kLong = std::chrono::hours(24 * 365);
 
 /** What a process asks for when it joins. */
 struct Wish {
@@ -359,6 +361,28 @@ napi_value join(napi_env env, napi_callback_info info) {
   });
 }
 
+/** await(keys): what stands under these keys, one behind the other as a JSON array. Resolves when all are there. */
+napi_value awaitKeys(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    Arguments args(env, info);
+    uint32_t count = 0;
+    TORCH_CHECK(napi_get_array_length(env, args[0], &count) == napi_ok, "expected a list of keys");
+    std::vector<std::string> keys;
+    for (uint32_t i = 0; i < count; i++) {
+      napi_value key;
+      napi_get_element(env, args[0], i, &key);
+      keys.push_back(text(env, key));
+    }
+    return promise(env, [keys] {
+      const auto store = connect(group->wish, false);  // while keys are awaited, a store answers nobody else
+      store->setTimeout(kLong);
+      std::string out = "[";
+      for (const auto& value : store->multiGet(keys)) out += (out.size() > 1 ? "," : "") + std::string(value.begin(), value.end());
+      return out + "]";
+    });
+  });
+}
+
 /** exchange(text, room): the texts of all processes, each of `room` bytes at most, one behind the other as a JSON array. */
 napi_value exchange(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
@@ -371,7 +395,7 @@ napi_value exchange(napi_env env, napi_callback_info info) {
       auto from = at::zeros({room}, at::kByte), all = at::empty({room * g.wish.size}, at::kByte);
       std::memcpy(from.data_ptr(), own.data(), own.size());
       c10d::AllgatherOptions options;
-      options.timeout = std::chrono::hours(24 * 365);  // whoever awaits it looks after the others by their counters
+      options.timeout = kLong;
       finish(g.cpu->_allgather_base(all, from, options));
       std::string out = "[";
       for (int i = 0; i < g.wish.size; i++) {
@@ -433,19 +457,36 @@ napi_value tick(napi_env env, napi_callback_info) {
   return nullptr;
 }
 
-/** beats() → {alive, ticks}: the counters of each process; 0 where it has not come. */
-napi_value beats(napi_env env, napi_callback_info) {
+/** Counters in the store; 0 where a process has not come. */
+std::vector<int64_t> counters(c10d::Store& store, const std::vector<std::string>& keys) {
+  if (!store.check(keys))
+    for (const auto& key : keys) store.add(key, 0);
+  std::vector<int64_t> out;
+  for (const auto& value : store.multiGet(keys)) out.push_back(std::stoll(std::string(value.begin(), value.end())));
+  return out;
+}
+
+/** beats(ranks) → {alive, ticks}: the counters of these processes; 0 where one has not come. */
+napi_value beats(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    napi_value alive, ticks, out;
+    Arguments args(env, info);
+    uint32_t count = 0;
+    TORCH_CHECK(napi_get_array_length(env, args[0], &count) == napi_ok, "expected a list of ranks");
+    std::vector<std::string> keys;
+    for (auto key : {aliveKey, ticksKey})
+      for (uint32_t i = 0; i < count; i++) {
+        napi_value rank;
+        napi_get_element(env, args[0], i, &rank);
+        keys.push_back(key(static_cast<int>(number(env, rank))));
+      }
+    const auto found = counters(*group->store, keys);
+    napi_value lists[2], out;
     napi_create_object(env, &out);
-    napi_create_array_with_length(env, group->wish.size, &alive);
-    napi_create_array_with_length(env, group->wish.size, &ticks);
-    for (int i = 0; i < group->wish.size; i++) {
-      napi_set_element(env, alive, i, js(env, static_cast<double>(group->store->add(aliveKey(i), 0))));
-      napi_set_element(env, ticks, i, js(env, static_cast<double>(group->store->add(ticksKey(i), 0))));
+    for (uint32_t kind = 0; kind < 2; kind++) {
+      napi_create_array_with_length(env, count, &lists[kind]);
+      for (uint32_t i = 0; i < count; i++) napi_set_element(env, lists[kind], i, js(env, static_cast<double>(found[kind * count + i])));
+      napi_set_named_property(env, out, kind == 0 ? "alive" : "ticks", lists[kind]);
     }
-    napi_set_named_property(env, out, "alive", alive);
-    napi_set_named_property(env, out, "ticks", ticks);
     return out;
   });
 }
@@ -469,7 +510,7 @@ napi_value leave(napi_env env, napi_callback_info info) {
 napi_value init(napi_env env, napi_value exports) {
   // What fails is told in a sentence by whoever called; c10d would print a trace of its own before it.
   if (!getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
-  const std::pair<const char*, napi_callback> functions[] = {{"meet", meetStore}, {"join", join},   {"exchange", exchange}, {"put", put},    {"putFirst", putFirst},
+  const std::pair<const char*, napi_callback> functions[] = {{"meet", meetStore}, {"join", join},   {"await", awaitKeys}, {"exchange", exchange}, {"put", put},    {"putFirst", putFirst},
                                                              {"read", read},      {"failure", failure}, {"tick", tick}, {"beats", beats}, {"close", closeGroup},  {"leave", leave}};
   for (const auto& [name, function] : functions) {
     napi_value value;

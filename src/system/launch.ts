@@ -4,6 +4,7 @@
  * Nothing here connects to anything. Where no launcher started this process, or it started one alone, there is no
  * launch, and nothing of process groups is loaded.
  */
+import {createHash} from 'node:crypto'
 import {UserError} from '../config/errors.js'
 
 export type Launch = {
@@ -51,6 +52,16 @@ function firstHost(list: string): string {
   return head! + (rest === undefined ? '' : /^\d+/.exec(rest)![0])
 }
 
+/** What tells the processes of one start from those of another on the same machines, where the launcher says it. */
+function idOf(environment: Environment, launcher: string): string {
+  const {TORCHELASTIC_RUN_ID: run, PMIX_NAMESPACE: start, SLURM_JOB_ID: job, SLURM_STEP_ID: step = '0'} = environment
+  if (launcher === 'torchrun') return run ?? 'run'
+  return launcher === 'srun' && job !== undefined ? `${job}.${step}` : (start ?? 'run')
+}
+
+/** A port for the processes of one start, so that two starts on one machine do not meet. */
+const portOf = (id: string): number => (id === 'run' ? 29500 : 20000 + (createHash('sha256').update(id).digest().readUInt32LE() % 10000))
+
 /**
  * The launch of this process; undefined where it is alone. Throws a usage error where the environment contradicts
  * itself.
@@ -72,6 +83,8 @@ export function launchOf(environment: Environment = process.env): Launch | undef
   const localRank = whole(launcher.localRank, 0)
   const nodes = environment['SLURM_STEP_NODELIST'] ?? environment['SLURM_JOB_NODELIST']
   const host = environment['MASTER_ADDR'] ?? (launcher.name === 'srun' && nodes ? firstHost(nodes) : undefined)
+  const step = whole('SLURM_STEP_ID', 0)
+  const id = idOf(environment, launcher.name)
   const localSize = Math.max(1, whole(launcher.localSize, 1))
   if (host === undefined && localSize !== size)
     throw new UserError(`${size} processes on several machines need MASTER_ADDR, the name of the machine of process 0.`, {
@@ -85,9 +98,9 @@ export function launchOf(environment: Environment = process.env): Launch | undef
     localRank,
     localSize,
     host: host ?? '127.0.0.1',
-    port: whole('MASTER_PORT', 20000 + (whole('SLURM_JOB_ID', 9500) % 10000)),
+    port: whole('MASTER_PORT', launcher.name === 'srun' ? 20000 + ((whole('SLURM_JOB_ID', 9500) + 101 * step) % 10000) : portOf(id)),
     restart: whole('TORCHELASTIC_RESTART_COUNT', 0),
     keepsStore: rank === 0 && environment['TORCHELASTIC_USE_AGENT_STORE'] !== 'True',
-    id: environment['TORCHELASTIC_RUN_ID'] ?? environment['SLURM_JOB_ID'] ?? 'run'
+    id
   }
 }

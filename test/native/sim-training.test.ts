@@ -18,7 +18,12 @@ before(async () => {
 
 /** Steps of two processes, which end together. */
 async function together(request: SimRequest): Promise<SimSteps[]> {
-  const {ended} = await startTogether(2, () => [JSON.stringify(request)], {DINOV2_TEST_SIM: addon, OMP_NUM_THREADS: '1'}, program)
+  const {ended} = await startTogether(
+    2,
+    () => [JSON.stringify(request)],
+    {DINOV2_TEST_SIM: addon, OMP_NUM_THREADS: '1'},
+    () => program
+  )
   return (await ended).map(({status, stdout, stderr}) => {
     assert.equal(status, 0, stderr)
     return JSON.parse(stdout.trim().split('\n').at(-1)!) as SimSteps

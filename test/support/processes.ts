@@ -3,7 +3,7 @@ import {createServer} from 'node:net'
 import {CommandServer, realBinary, start, type Ended} from './program.js'
 
 /** A port of this machine that nobody listens at. */
-const freePort = (): Promise<number> =>
+export const freePort = (): Promise<number> =>
   new Promise((resolve, reject) => {
     const server = createServer().once('error', reject)
     server.listen(0, '127.0.0.1', () => {
@@ -19,11 +19,11 @@ export async function startTogether(
   size: number,
   args: (rank: number) => readonly string[],
   env: Readonly<Record<string, string>> = {},
-  program = realBinary
+  program: (rank: number) => string = () => realBinary
 ): Promise<Together> {
   const port = String(await freePort())
   const children = Array.from({length: size}, (_, rank) =>
-    start(program, args(rank), {env: {...numbersOf(rank, size), MASTER_PORT: port, ...env}})
+    start(program(rank), args(rank), {env: {...numbersOf(rank, size), MASTER_PORT: port, ...env}})
   )
   return {children, ended: Promise.all(children.map(({ended}) => ended))}
 }

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import {spawn, type ChildProcess} from 'node:child_process'
 import {once} from 'node:events'
-import {mkdtempSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
+import {mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {fileURLToPath} from 'node:url'
@@ -37,6 +37,17 @@ export function fixtureBinary(): string {
   }
   writeFileSync(join(root, 'package.json'), JSON.stringify(manifest))
   symlinkSync(fileURLToPath(new URL('./commands', import.meta.url)), join(root, 'commands'))
+  const main = new URL('../../src/cli/main.js', import.meta.url).href
+  writeFileSync(join(root, 'run.js'), `import {main} from ${JSON.stringify(main)}\nawait main(import.meta.url)\n`)
+  return join(root, 'run.js')
+}
+
+/** The binary of a copy of the program that says another version of itself. */
+export function otherVersion(version: string): string {
+  const [root, original] = [folder(), fileURLToPath(new URL('../../../', import.meta.url))]
+  const manifest = JSON.parse(readFileSync(join(original, 'package.json'), 'utf8')) as object
+  writeFileSync(join(root, 'package.json'), JSON.stringify({...manifest, version}))
+  for (const name of ['dist', 'configs', 'native', 'node_modules']) symlinkSync(join(original, name), join(root, name))
   const main = new URL('../../src/cli/main.js', import.meta.url).href
   writeFileSync(join(root, 'run.js'), `import {main} from ${JSON.stringify(main)}\nawait main(import.meta.url)\n`)
   return join(root, 'run.js')

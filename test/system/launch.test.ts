@@ -33,6 +33,9 @@ describe('launchOf', () => {
     const local = {OMPI_COMM_WORLD_RANK: '0', OMPI_COMM_WORLD_SIZE: '2', OMPI_COMM_WORLD_LOCAL_RANK: '0', OMPI_COMM_WORLD_LOCAL_SIZE: '2'}
     const {host, keepsStore} = launchOf(local)!
     assert.deepEqual([host, keepsStore], ['127.0.0.1', true])
+    const [one, other] = ['111', '222'].map(start => launchOf({...local, PMIX_NAMESPACE: start})!)
+    assert.notEqual(one!.id, other!.id, 'two starts at the same time do not meet')
+    assert.notEqual(one!.port, other!.port)
     assert.throws(
       () => launchOf({...local, OMPI_COMM_WORLD_LOCAL_SIZE: '1'}),
       (error: unknown) => error instanceof UserError && error.exit === 2 && /MASTER_ADDR/.test(error.message)
@@ -44,6 +47,9 @@ describe('launchOf', () => {
       launchOf({SLURM_PROCID: '5', SLURM_STEP_NUM_TASKS: '8', SLURM_LOCALID: '1', SLURM_STEP_NODELIST: list, SLURM_JOB_ID: '1234567'})!
     assert.deepEqual([of('gpu[03-04,07],login').host, of('a1,b2').host, of('solo').host], ['gpu03', 'a1', 'solo'])
     assert.equal(of('solo').port, 24567)
+    assert.equal(of('solo').id, '1234567.0')
+    const step = {SLURM_PROCID: '0', SLURM_STEP_NUM_TASKS: '2', SLURM_STEP_NODELIST: 'solo', SLURM_JOB_ID: '1234567', SLURM_STEP_ID: '3'}
+    assert.deepEqual([launchOf(step)!.port, launchOf(step)!.id], [24870, '1234567.3'], 'two steps of one job do not meet')
     assert.equal(of('solo').rank, 5)
   })
 

@@ -19,18 +19,19 @@ import {findTorch} from './find.js'
 type Addon = {
   meet(host: string, port: number, prefix: string, rank: number, size: number, isServer: boolean, timeoutMs: number): Promise<string>
   join(device: string): Promise<string>
+  await(keys: readonly string[]): Promise<string>
   exchange(text: string, room: number): Promise<string>
   put(key: string, value: string): void
   putFirst(key: string, value: string): string
   read(key: string): string | null
   failure(): string | null
   tick(): void
-  beats(): {alive: number[]; ticks: number[]}
+  beats(ranks: readonly number[]): {alive: number[]; ticks: number[]}
   close(): void
   leave(status: number): void
 }
 
-/** The processes of a run, as far as libtorch connects them. Everything but `join`, `exchange` answers at once. */
+/** The processes of a run, as far as libtorch connects them. All but `join`, `await` and `exchange` answer at once. */
 export type ProcessGroup = Omit<Addon, 'meet'> & {
   /** The version of libtorch. */
   readonly version: string
@@ -52,6 +53,7 @@ export async function meetProcesses(launch: Launch, {timeout, note}: {timeout: n
       await registerCollectives()
       return joined
     },
+    await: addon.await,
     exchange: addon.exchange,
     put: addon.put,
     putFirst: addon.putFirst,

@@ -24,6 +24,8 @@ export type StateTensor = {readonly name: string; readonly shape: readonly numbe
 const MAX_BYTES_IN_FLIGHT = 64 * 2 ** 20
 
 const folder = (run: string): string => join(run, 'checkpoints')
+/** The checkpoint of this file name in a run folder. */
+export const checkpointPath = (run: string, name: string): string => join(folder(run), name)
 const nameOf = (step: number): string => `step-${String(step).padStart(7, '0')}.safetensors`
 const pattern = /^step-(\d+)\.safetensors$/
 const halfWritten = /^\.step-\d+\.safetensors\.tmp-\d+-\d+$/

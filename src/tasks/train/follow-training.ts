@@ -4,6 +4,7 @@
  */
 import {UserError} from '../../config/errors.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
+import {checkpointPath} from '../../files/checkpoint/training-state.js'
 import {NotFiniteStep} from './non-finite.js'
 import {assertSameCourse, carriedOver, compareSetups, imageSet, loadStateDict} from './resume.js'
 import type {RunEvent, RunOptions, Trainer} from './run-types.js'
@@ -15,7 +16,8 @@ import {trainingBatches} from './training-batches.js'
 async function* followTraining<Report>(learner: Trainer<Report>, options: RunOptions): AsyncGenerator<RunEvent<Report>> {
   const {plan, settings, processes, evaluation, acceptChanges = false} = options
   try {
-    const goesOn = await beginTogether(processes, learner, {path: undefined, resumes: false}, async path => {
+    const goesOn = await beginTogether(processes, learner, {path: undefined, resumes: false}, async name => {
+      const path = checkpointPath(options.run, name)
       const own = {
         settings,
         plan,

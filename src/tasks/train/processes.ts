@@ -14,9 +14,7 @@ import type {Note} from '../../system/compile.js'
 import {isObject, jsonObjectOr} from '../../system/json.js'
 import type {Launch} from '../../system/launch.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
-
-/** What every process says of itself when it joins; all must say the same. */
-export type Hello = Readonly<Record<string, unknown>>
+import {describeDifferences, differencesBetween, type Hello} from './process-hello.js'
 
 /** Bytes of what a process says in an exchange. */
 const ROOM = 2048
@@ -36,6 +34,8 @@ export class TrainingProcesses implements Processes {
   readonly #ticking: NodeJS.Timeout
   #sent = 0
   readonly #read: number[]
+  /** The processes that this one looks after: process 0, and those before and after this one in a ring. */
+  readonly #watched: readonly number[]
   #isLeaving = false
 
   private constructor(
@@ -47,6 +47,8 @@ export class TrainingProcesses implements Processes {
     this.rank = launch.rank
     this.size = launch.size
     this.#read = new Array<number>(launch.size).fill(0)
+    const {rank, size} = launch
+    this.#watched = [...new Set([0, (rank + size - 1) % size, (rank + 1) % size])].filter(other => other !== rank)
     this.#ticking = setInterval(() => group.tick(), LOOK / 2).unref()
   }
 
@@ -69,25 +71,28 @@ export class TrainingProcesses implements Processes {
   }
 
   /**
-   * Connects all processes, and compares what each says of itself with process 0. Throws a `UserError`: a process did
-   * not come in time (exit 1), or differs (exit 2), with its number and in what.
+   * Compares what each process says of itself with process 0, and connects all. They compare in the store, before any
+   * connection is made that other versions might make in another way. Throws a `UserError`: a process did not come in
+   * time (exit 1), or differs (exit 2), with its number and in what.
    */
   async join(device: string, hello: Hello): Promise<void> {
-    const own = {...hello, libtorch: this.group.version}
-    this.group.put(`hello/${this.rank}`, JSON.stringify(own))
+    const own = {...hello, 'the version of libtorch': this.group.version}
+    if (this.rank === 0) this.group.put('hello', JSON.stringify(own))
+    const [first] = await this.#await<Hello>(['hello'])
+    this.group.put(`differences/${this.rank}`, JSON.stringify(differencesBetween(own, first!)))
+    const words = describeDifferences(await this.#await(Array.from({length: this.size}, (_, rank) => `differences/${rank}`)))
+    if (words !== undefined)
+      throw new UserError(words, {
+        exit: 2,
+        code: 'PROCESSES_DIFFER',
+        hint: 'Start all processes with the same program, libtorch, settings and images.'
+      })
     await this.#wait(this.group.join(device))
-    const first = jsonObjectOr(this.group.read('hello/0') ?? '{}') ?? {}
-    const differences = differing(own, first).map(
-      ([name, here, there]) => `${name} is ${here} in process ${this.rank} and ${there} in process 0`
-    )
-    const all = await this.exchange({differences: differences.join('; ').slice(0, 1500)})
-    const rank = all.findIndex(({differences: text}) => text !== '')
-    if (rank < 0) return
-    throw new UserError(`Process ${rank} differs from process 0: ${all[rank]!.differences}.`, {
-      exit: 2,
-      code: 'PROCESSES_DIFFER',
-      hint: 'Start all processes with the same program, settings and images.'
-    })
+  }
+
+  /** What all have put under these keys, when it is there. */
+  async #await<T>(keys: readonly string[]): Promise<T[]> {
+    return valuesOf<T>(await this.#wait(this.group.await(keys)))
   }
 
   /**
@@ -95,8 +100,7 @@ export class TrainingProcesses implements Processes {
    * where one has failed, is gone, or shows no sign of life.
    */
   async exchange<T extends object>(own: T): Promise<T[]> {
-    const all = await this.#wait(this.group.exchange(JSON.stringify(own), ROOM))
-    return jsonObjectOr(`{"all":${all}}`)!['all'] as T[]
+    return valuesOf<T>(await this.#wait(this.group.exchange(JSON.stringify(own), ROOM)))
   }
 
   /** Keeps a message of this process for process 0, which reads it at the next `messages`. */
@@ -135,7 +139,10 @@ export class TrainingProcesses implements Processes {
     this.group.close()
   }
 
-  /** Waits for the others while looking after them. */
+  /**
+   * Waits for the others while looking after some of them: each is looked after by two others or all, so that the store
+   * is asked as often per process however many there are. Who finds one stuck says so in the store, where all see it.
+   */
   async #wait<T>(work: Promise<T>): Promise<T> {
     let looking: NodeJS.Timeout | undefined
     const moved = new Map<number, {ticks: number; at: number}>()
@@ -145,12 +152,13 @@ export class TrainingProcesses implements Processes {
         if (failure) return reject(this.#errorOf(failure))
         let ticks: number[]
         try {
-          ;({ticks} = this.group.beats())
+          ;({ticks} = this.group.beats(this.#watched))
         } catch {
           return // the store is gone; the connections will tell
         }
         const now = performance.now()
-        for (const [rank, count] of ticks.entries()) {
+        for (const [i, count] of ticks.entries()) {
+          const rank = this.#watched[i]!
           const last = moved.get(rank)
           if (last?.ticks !== count) moved.set(rank, {ticks: count, at: now})
           else if (now - last.at > this.timeout * 1000)
@@ -202,15 +210,16 @@ export class TrainingProcesses implements Processes {
   /** Finds out which process made a collective fail. */
   async #blame(error: unknown): Promise<UserError> {
     let failure: Failure | undefined
+    const ranks = Array.from({length: this.size}, (_, rank) => rank)
     try {
       this.group.put(`error/${this.rank}`, firstLine(error))
-      const before = this.group.beats().alive
+      const before = this.group.beats(ranks).alive
       for (let waited = 0; waited < GONE && !failure; waited += LOOK / 2) {
         await sleep(LOOK / 2)
         failure = this.#failure()
       }
       if (!failure) {
-        const after = this.group.beats().alive
+        const after = this.group.beats(ranks).alive
         const gone = after.findIndex((count, rank) => rank !== this.rank && count === before[rank])
         const late = after.findIndex((_, rank) => rank !== this.rank && this.group.read(`error/${rank}`) === null)
         if (gone >= 0) failure = {rank: gone, reason: before[gone] === 0 ? this.#absence() : 'it has ended, or its machine does not answer'}
@@ -250,12 +259,5 @@ const fromCollective = (error: unknown): boolean =>
 
 const firstLine = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0]!.slice(0, 500)
 
-/** Names of what differs between two values, with both, e.g. `train.seed`. */
-function differing(here: unknown, there: unknown, name = ''): [name: string, here: string, there: string][] {
-  if (isObject(here) && isObject(there))
-    return [...new Set([...Object.keys(here), ...Object.keys(there)])].flatMap(key =>
-      differing(here[key], there[key], name === '' ? key : `${name.replace(/^settings\.?/, '')}${name === 'settings' ? '' : '.'}${key}`)
-    )
-  const [a, b] = [JSON.stringify(here) ?? 'absent', JSON.stringify(there) ?? 'absent']
-  return a === b ? [] : [[name, a, b]]
-}
+/** The values of a JSON array that the addon gives. */
+const valuesOf = <T>(list: string): T[] => jsonObjectOr(`{"all":${list}}`)!['all'] as T[]

@@ -2,6 +2,7 @@
  * What the processes of a run agree on between steps: where they begin, that all have their images, when to stop, and
  * what process 0 is to report of the others. One process alone agrees with itself.
  */
+import {basename} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
@@ -15,17 +16,18 @@ type Beginning = {readonly path: string | undefined; readonly resumes: boolean}
 
 /**
  * Tells all processes how process 0 begins, and compares their weights when `load` has filled them from its
- * checkpoint. → whether it goes on. Throws a `UserError` where they differ.
+ * checkpoint, given as a file name: the run folder may have another path in each process. → whether it goes on. Throws
+ * a `UserError` where they differ.
  */
 export async function beginTogether<Report>(
   processes: TrainingProcesses | undefined,
   learner: Trainer<Report>,
   {path, resumes}: Beginning,
-  load: (path: string) => Promise<void> = async () => undefined
+  load: (name: string) => Promise<void> = async () => undefined
 ): Promise<boolean> {
   if (!processes) return resumes
-  const [first] = await processes.exchange({path: path ?? null, resumes})
-  if (processes.rank > 0 && first!.path !== null) await load(first!.path)
+  const [first] = await processes.exchange({checkpoint: path === undefined ? null : basename(path), resumes})
+  if (processes.rank > 0 && first!.checkpoint !== null) await load(first!.checkpoint)
   const student = [...learner.stateDict()].filter(([name, {read}]) => name.startsWith('student.') && !read) // none is whole where all are spread
   const norm = globalNorm(student.map(([, {get}]) => get()))
   const {value: scale, since} = learner.lossScale?.kept() ?? {value: 1, since: 0}

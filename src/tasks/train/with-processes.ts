@@ -26,9 +26,14 @@ export async function withProcesses<T>(
     processes.close()
     return result
   } catch (error) {
-    throw await processes.ending(error)
+    if (!isVerdict(error)) throw await processes.ending(error)
+    processes.close()
+    throw error
   }
 }
+
+/** Whether an error is what a run that all processes have finished is found to be worth: none of them has failed. */
+const isVerdict = (error: unknown): boolean => error instanceof UserError && error.code === 'UNHEALTHY'
 
 /** Whether another process writes the files of the run. */
 export const isFollower = ({processes}: {readonly processes?: TrainingProcesses | undefined}): boolean => (processes?.rank ?? 0) > 0
@@ -78,8 +83,8 @@ export async function joinProcesses(
     })
   const set = imageSet(images)
   await processes.join(engine.device, {
-    version,
-    ...(settings.length === 1 ? {settings: settings[0]} : {students: settings}),
+    'the version of dinov2': version,
+    ...(settings.length === 1 ? {settings: settings[0]} : Object.fromEntries(settings.map((own, i) => [`student ${i + 1}`, own]))),
     images: set.images,
     'the list of images': set.fingerprint,
     device: engine.device.replace(/:\d+$/, ''),

@@ -1,6 +1,6 @@
 /**
  * Training started by the launchers themselves: torchrun, which comes with libtorch, starts again after a process was
- * killed; mpirun where it is installed. Both get what the README says and nothing else.
+ * killed; mpirun and srun where they are installed. They get what the README says and nothing else.
  */
 import assert from 'node:assert/strict'
 import {execFile, spawnSync, type ExecFileException} from 'node:child_process'
@@ -11,7 +11,9 @@ import {setTimeout as sleep} from 'node:timers/promises'
 import {encodeImage} from '../../../src/data/image/encode.js'
 import {findTorch, privateTorch} from '../../../src/engine/torch/find.js'
 import {rng} from '../../../src/tensor/random.js'
-import {folder, realBinary} from '../../support/program.js'
+import {freePort} from '../../support/processes.js'
+import {folder, realBinary, start} from '../../support/program.js'
+import {startSlurm} from '../../support/slurm.js'
 
 const root = folder()
 const at = (...names: string[]): string => join(root, ...names)
@@ -48,13 +50,13 @@ const steps = (name: string): number[] =>
 
 type Launched = {status: number | null; stderr: string}
 
-function launch(command: string, args: readonly string[]): Promise<Launched> {
+function launch(command: string, args: readonly string[], own: Readonly<Record<string, string>> = {}): Promise<Launched> {
   // What the launcher of this test run may have set must not reach the launcher under test.
   const env = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^(RANK|WORLD_SIZE|LOCAL_|MASTER_|OMPI_|SLURM_)/.test(name))
   )
   return new Promise(resolve =>
-    execFile(command, [...args], {env, maxBuffer: 1 << 26}, (error: ExecFileException | null, _stdout, stderr) =>
+    execFile(command, [...args], {env: {...env, ...own}, maxBuffer: 1 << 26}, (error: ExecFileException | null, _stdout, stderr) =>
       resolve({status: error ? (typeof error.code === 'number' ? error.code : 1) : 0, stderr})
     )
   )
@@ -63,10 +65,10 @@ function launch(command: string, args: readonly string[]): Promise<Launched> {
 /** Six steps teach nothing, which status 6 says at the end; a launcher passes it on or calls it a failure. */
 const finished = (name: string): boolean => existsSync(at(name, 'final', 'backbone.safetensors'))
 
-test('torchrun starts two processes, and starts them again where one was killed; they go on from the checkpoint', async () => {
+test('torchrun starts two processes, and starts them again where one was killed; they go on from the checkpoint; a verdict is a failure', async () => {
   const {python} = await findTorch()
   const torchrun = join(dirname(python ?? join(privateTorch(), 'bin', 'python')), 'torchrun')
-  const args = ['--nproc-per-node', '2', '--max-restarts', '1', '--monitor-interval', '0.2', '--no-python']
+  const args = ['--nproc-per-node', '2', '--max-restarts', '2', '--monitor-interval', '0.2', '--no-python']
   const long = ['--set', 'train.steps=80', '--set', 'train.checkpoint_every=3']
   const ended = launch(torchrun, [...args, ...pretrain('restarted', ...long)])
   const checkpoints = at('restarted', 'checkpoints')
@@ -80,6 +82,10 @@ test('torchrun starts two processes, and starts them again where one was killed;
   process.kill(children[1]!, 'SIGKILL')
   const {status, stderr} = await ended
   assert.ok(finished('restarted'), `${status}: ${stderr}`)
+  // The second restart is of a run that is finished, and says the same of it without a step.
+  assert.equal(stderr.match(/The run ended unhealthy; /g)?.length, 2, stderr)
+  assert.equal(status, 1)
+  assert.match(stderr, /exitcode *: 6 /)
   const seen = steps('restarted')
   assert.deepEqual(
     seen,
@@ -100,4 +106,35 @@ test('mpirun starts two processes', {skip: !mpirun && 'Open MPI is not installed
   ])
   assert.ok(finished('mpi'), `${status}: ${stderr}`)
   assert.deepEqual(steps('mpi'), [1, 2, 3, 4, 5, 6])
+})
+
+test('srun starts two processes; without Slurm, with what it sets', async () => {
+  const command = pretrain('slurm', '--set', 'train.steps=6', '--set', 'train.parallel=fsdp')
+  const slurm = await startSlurm(at('cluster'))
+  try {
+    if (slurm) {
+      const {stderr, status} = await launch('srun', ['-n', '2', '--overcommit', ...command], slurm.env)
+      assert.ok([0, 6].includes(status!), stderr)
+      assert.equal(stderr.match(/after 6 steps/g)?.length, 1, stderr)
+    } else {
+      const job = String(await freePort()) // decides at which port they meet
+      const set = {
+        SLURM_NTASKS: '2',
+        SLURM_STEP_NUM_TASKS: '2',
+        SLURM_STEP_TASKS_PER_NODE: '2',
+        SLURM_STEP_NODELIST: 'localhost',
+        SLURM_JOB_ID: job
+      }
+      const all = [0, 1].map(
+        rank => start(realBinary, command.slice(2), {env: {...set, SLURM_PROCID: `${rank}`, SLURM_LOCALID: `${rank}`}}).ended
+      )
+      const [first, second] = await Promise.all(all)
+      assert.ok([0, 6].includes(first!.status!), first!.stderr)
+      assert.deepEqual([second!.status, second!.stderr], [0, ''])
+    }
+  } finally {
+    await slurm?.end()
+  }
+  assert.ok(finished('slurm'))
+  assert.deepEqual(steps('slurm'), [1, 2, 3, 4, 5, 6])
 })

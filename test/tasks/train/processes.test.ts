@@ -14,7 +14,7 @@ import {encodeImage} from '../../../src/data/image/encode.js'
 import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import {LIMITS, updateError} from '../../../src/tasks/verify/checks.js'
 import {rng} from '../../../src/tensor/random.js'
-import {CommandServer, folder, said, type Ended} from '../../support/program.js'
+import {CommandServer, folder, otherVersion, realBinary, said, type Ended} from '../../support/program.js'
 import {ServersTogether, startTogether} from '../../support/processes.js'
 
 const all = process.env['DINOV2_TEST_PROCESSES'] === 'all'
@@ -297,6 +297,22 @@ describe('processes that fail', {timeout: 600_000}, () => {
       assert.equal(status, 2, stderr)
       assert.match(stderr, /Process 1 differs from process 0: train\.seed is 5 in process 1 and 0 in process 0\./)
     }
+  })
+
+  test('ranks with different versions of the program: which has which', async () => {
+    const other = otherVersion('0.0.1')
+    const {ended} = await startTogether(
+      2,
+      () => args('versions', 4),
+      {},
+      rank => (rank === 1 ? other : realBinary)
+    )
+    for (const {status, stderr} of await endsWithin(ended, 60)) {
+      assert.equal(status, 2, stderr)
+      assert.match(stderr, /Process 1 differs from process 0: the version of dinov2 is "0\.0\.1" in process 1 and "[^"]+" in process 0\./)
+      assert.match(stderr, /Start all processes with the same program/)
+    }
+    assert.ok(!existsSync(at('versions')), 'no run folder is made')
   })
 
   test('warnings of another process have its number, and are counted where there are many', async () => {
