@@ -68,7 +68,8 @@ Several --student files are taught side by side from one pass of the teacher, ea
       const begun = await beginDistillation(this.#settings!, this.beginOptions(args.images, flags, bad, processes))
       const {students, teacher, precision} = begun
       try {
-        if (output === undefined || !teacher) return await this.#reportCosts(begun, flags.tflops)
+        if (output === undefined || !teacher)
+          return await this.#reportCosts(begun, {tflops: flags.tflops, processCount: this.processesOf(flags)})
         const request = this.evalRequest(flags, processes)
         const {evaluateTeacher, evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
         const evaluations = request && (await evaluationsFor(students, request, precision))
@@ -125,12 +126,12 @@ Several --student files are taught side by side from one pass of the teacher, ea
   }
 
   /** What --dry-run reports of each student. */
-  async #reportCosts({students, ...begun}: BegunDistillation, tflops: number | undefined): Promise<unknown> {
+  async #reportCosts({students, ...begun}: BegunDistillation, asked: {tflops: number | undefined; processCount: number}): Promise<unknown> {
     const {estimateDistillCost} = await import('../src/tasks/train/distill-estimate.js')
     const teacher = this.#settings!.teacher
     const estimates: unknown[] = []
     for (const {name, settings, plan} of students) {
-      const estimate = this.reportCost(await estimateDistillCost({...begun, teacher, tflops, settings, plan}), plan.batch, name)
+      const estimate = this.reportCost(await estimateDistillCost({...begun, ...asked, teacher, settings, plan}), plan.batch, name)
       estimates.push(name === undefined ? estimate : {student: name, ...estimate})
     }
     if (estimates.length > 1) this.note('each student alone; side by side the pass of the teacher and the crops are shared.')

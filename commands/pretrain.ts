@@ -65,7 +65,7 @@ Without --config, a run that is resumed has the settings of its own config.yaml.
       const {settings, plan, precision} = begun
       if (output === undefined) {
         const {estimateCost} = await import('../src/tasks/train/cost-estimate.js')
-        return this.reportCost(await estimateCost({...begun, tflops: flags.tflops}), plan.batch)
+        return this.reportCost(await estimateCost({...begun, tflops: flags.tflops, processCount: this.processesOf(flags)}), plan.batch)
       }
       const {evaluationsFor} = await import('../src/tasks/train/attach-eval.js')
       const asked = this.evalRequest(flags, processes)

@@ -29,7 +29,9 @@ const training = object(
     teacher_scores: mapOf(number)
   }
 )
-const cost = object({machine: text, flopsPerStep: number}, {estimated: text})
+const processCost = object({state: number, step: number, tensors: number, sent: number})
+const several = object({count: whole, ddp: processCost, fsdp: processCost})
+const cost = object({machine: text, flopsPerStep: number}, {estimated: text, several})
 
 const interval = list(number, 'Low and high end of the 95 % bootstrap interval.')
 const score = object({features: text, set: text, images: whole, intervals: mapOf(either(interval, anything))})

@@ -117,8 +117,9 @@ export abstract class TrainingCommand extends Command {
     loading: Promise<Pick<typeof import('../tasks/train/with-processes.js'), 'withProcesses'>>,
     output: string | undefined,
     work: (processes: TrainingProcesses | undefined) => Promise<T>
-  ): Promise<T> {
+  ): Promise<T | undefined> {
     if (this.settings.train.parallel === 'none') this.#launch = undefined
+    if (output === undefined && this.silentProcess !== undefined) return undefined // process 0 makes the trial
     if (!this.#launch || output === undefined) return work(undefined)
     const {withProcesses} = await loading
     return withProcesses({settings: this.settings, note: sentence => this.note(sentence)}, work)
@@ -191,6 +192,11 @@ export abstract class TrainingCommand extends Command {
       onRejected: ({path, reason}) => this.warn(`${path} is left out of the evaluation: ${reason}`),
       onSkipped: skipped => this.detail(JSON.stringify(skipped))
     }
+  }
+
+  /** Processes that a trial is about: so many as are asked for, or as a launcher has started. */
+  protected processesOf({processes}: {readonly processes?: number | undefined}): number {
+    return processes ?? this.#launch?.size ?? 1
   }
 
   /** Reports a cost estimate in words, and gives it back. */

@@ -69,6 +69,14 @@ export const trainingFlags = {
     summary:
       'With --dry-run: hours on a device that achieves N TFLOP/s, counted and not tried. Devices that share a step take as long as one.'
   }),
+  processes: Flags.integer({
+    min: 1,
+    dependsOn: ['dry-run'],
+    helpGroup: 'ENGINE',
+    helpValue: 'N',
+    summary:
+      'With --dry-run: memory and traffic of each of N processes too, for ddp and fsdp. By default as many as a launcher has started.'
+  }),
   ...badFlags,
   ...reportFlags
 }

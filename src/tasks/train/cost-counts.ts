@@ -12,6 +12,7 @@ import {regularizers} from '../../loss/terms.js'
 import type {VitConfig} from '../../model/config.js'
 import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
+import {isProduct} from './sharding.js'
 import {MAX_CACHED_LOGITS_BYTES} from './teacher-targets.js'
 
 export type CostCounts = {
@@ -24,6 +25,17 @@ export type CostCounts = {
   readonly copies: number
   /** Bytes at the highest point of a step besides: what blocks save, gradients, logits that are kept, scratch. */
   readonly activations: number
+  /** Parameters of the student's blocks, and those of them in linear layers. */
+  readonly blocks: number
+  readonly products: number
+} & StepPeaks
+
+/** Bytes at the two highest points of a step, of which `activations` is the higher. */
+type StepPeaks = {
+  /** All logits are there, and gradients of last layers alone. */
+  readonly heads: number
+  /** Nearly all gradients are there, which are not in this number. */
+  readonly backward: number
 }
 
 /** Images that go through a backbone: how many, and their tokens. */
@@ -110,18 +122,28 @@ export function countCost(settings: Settings, plan: Derived, precision: Precisio
   const counts = stepCounts(settings, plan, teacher)
   const {heads} = counts
   let backbone = 0
-  for (const shape of expectedShapes(plan.vit).values()) backbone += shape.reduce((a, b) => a * b, 1)
+  let [blocks, products] = [0, 0]
+  for (const [name, shape] of expectedShapes(plan.vit)) {
+    const size = shape.reduce((a, b) => a * b, 1)
+    backbone += size
+    if (name.startsWith('blocks.')) blocks += size
+    if (isProduct(name)) products += size
+  }
   const parameters = backbone + heads.reduce((sum, {all}) => sum + all, 0)
   const prototypes = plan.dinoHead.prototypes + (plan.ibotHead ?? plan.dinoHead).prototypes
   const low = bytesOfNumber(precision) // bytes of a number in products
   const linear = backbone - 4 * plan.vit.width * plan.vit.depth
   const [last, mlps] = [heads.reduce((sum, head) => sum + head.last, 0), heads.reduce((sum, head) => sum + head.mlp, 0)]
+  const peaks = countPeaks(counts, low)
   return {
     parameters,
+    blocks,
+    products,
+    ...peaks,
     flops: countFlops(counts),
     state: 16 * parameters + (settings.train.centering === 'centering' ? 4 * prototypes : 0),
     copies: (low === 2 ? 2 * (linear + mlps) : 0) + low * last + (teacher?.bytes ?? 0),
-    activations: countActivations(counts, parameters, low)
+    activations: Math.max(peaks.heads, peaks.backward + 4 * parameters, 4 * parameters)
   }
 }
 
@@ -149,14 +171,10 @@ function countFlops({settings, plan, teacher, globals, locals, heads, masked, sh
 }
 
 /**
- * Bytes at the highest point of a step, which is one of two: all logits are there and nothing is computed back yet, or
- * nearly all gradients are there. A part of a batch (`train.grad_accumulation`) is what goes through at once.
+ * Bytes at the two points of a step of which one is the highest: all logits are there and nothing is computed back
+ * yet, or nearly all gradients are there. A part of a batch (`train.grad_accumulation`) is what goes through at once.
  */
-function countActivations(
-  {settings, plan, teacher, globals, locals, heads, masked, share}: StepCounts,
-  parameters: number,
-  low: number
-): number {
+function countPeaks({settings, plan, teacher, globals, locals, heads, masked, share}: StepCounts, low: number): StepPeaks {
   const {train, crops} = settings
   const {width: C, hidden, ffn, depth} = plan.vit
   const part = 1 / train.grad_accumulation
@@ -182,5 +200,5 @@ function countActivations(
   const cached = areCached ? logits.reduce((sum, bytes) => sum + (bytes > MAX_CACHED_LOGITS_BYTES ? 0 : bytes), 0) : 0
   const pixels = part * 4 * 3 * (globals.count * crops.global_crops_size ** 2 + locals.count * crops.local_crops_size ** 2)
   const lastGradients = 4 * heads.reduce((sum, head) => sum + head.last, 0)
-  return Math.max(depth * saved + cached + lastGradients + pixels, depth * saved * 0.5 + within + 4 * parameters, 4 * parameters)
+  return {heads: depth * saved + cached + lastGradients + pixels, backward: depth * saved * 0.5 + within}
 }

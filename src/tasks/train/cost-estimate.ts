@@ -17,6 +17,8 @@ import type {Tensor4D} from '../../tensor/tf.js'
 import {disposeTree} from '../../tensor/tree.js'
 import {countCost, forwardFlops} from './cost-counts.js'
 import type {CropGroup, TeacherCost} from './cost-counts.js'
+import {costOfProcesses} from './cost-processes.js'
+import type {ProcessesCost} from './cost-processes.js'
 import {probeCost, secondsPerByteWritten} from './cost-probe.js'
 import type {MeasuredCost, CostProbeOptions} from './cost-probe.js'
 import {BASE_PROCESS_BYTES, FREE_SHARE, gib} from './memory-fit.js'
@@ -68,6 +70,8 @@ export type CostEstimate = MeasuredCost & {
   readonly flopsPerStep: number
   /** Why no step was tried and the numbers are an estimate; undefined where they were measured. */
   readonly estimated?: string
+  /** What each of several processes would need, where several are asked about. */
+  readonly several?: ProcessesCost
 }
 
 /** A probe takes some steps, so none is tried where one alone would take longer. */
@@ -84,6 +88,8 @@ export async function estimateCost(
   options: CostProbeOptions & {
     readonly engine: Pick<EngineInfo, 'engine' | 'version' | 'device' | 'threads'>
     readonly tflops?: number
+    /** Processes that share a step, each with the images that the settings give one. */
+    readonly processCount?: number
     readonly teacher?: TeacherCost
     /** Makes what learns, where steps are tried; pretraining where absent. */
     readonly begin?: () => Promise<Trainer<unknown>>
@@ -91,6 +97,8 @@ export async function estimateCost(
   }
 ): Promise<CostEstimate> {
   const {engine, tflops, settings, plan, precision} = options
+  const {processCount = 1} = options
+  const several = processCount > 1 ? costOfProcesses(settings, plan, precision, processCount, options.teacher) : undefined
   const sizes = countCost(settings, plan, precision, options.teacher)
   const onCpu = engine.device === 'cpu'
   const title = onCpu ? cpuDevice().title : ((await cudaDevices()).find(({name}) => name === engine.device)?.title ?? engine.device)
@@ -124,6 +132,7 @@ export async function estimateCost(
       },
       machine: where,
       flopsPerStep: sizes.flops,
+      several,
       estimated: why
     }
   }
@@ -141,5 +150,5 @@ export async function estimateCost(
     if (each > limit) return estimate(`a step takes about ${each.toPrecision(2)} s, too long to try some; ${achieved}`, perSecond)
   }
   const learner = await options.begin?.()
-  return {...(await probeCost({...options, ...(learner ? {learner} : {})})), machine, flopsPerStep: sizes.flops}
+  return {...(await probeCost({...options, ...(learner ? {learner} : {})})), machine, flopsPerStep: sizes.flops, several}
 }

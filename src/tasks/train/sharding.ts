@@ -27,7 +27,7 @@ import {flatten, unflatten} from '../../tensor/tree.js'
 import type {HostTensor, TensorSlot} from './state-dict.js'
 
 /** Linear layers of blocks, which enter products in the precision of the run. */
-const isProduct = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\.(weight|bias)$/.test(name)
+export const isProduct = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\.(weight|bias)$/.test(name)
 
 /** A network while a step uses it: all but its blocks, and the blocks one at a time. */
 export type LentNetwork<N> = {

@@ -12,6 +12,7 @@ import {after, before, describe, test} from 'node:test'
 import {setTimeout as sleep} from 'node:timers/promises'
 import {encodeImage} from '../../../src/data/image/encode.js'
 import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
+import type {CostEstimate} from '../../../src/tasks/train/cost-estimate.js'
 import {LIMITS, updateError} from '../../../src/tasks/verify/checks.js'
 import {rng} from '../../../src/tensor/random.js'
 import {CommandServer, folder, otherVersion, realBinary, said, type Ended} from '../../support/program.js'
@@ -157,6 +158,13 @@ describe('several processes', {timeout: 600_000}, () => {
     assert.ok(Math.abs(two.state - one.state / 2) <= 1.5, `${two.state} of ${one.state} MiB`)
     const counted = two.state + parameters / 2 + Math.max(0, activations) + (5 * parameters) / depth // pieces, gradients, blocks under way
     assert.ok(two.tensors <= counted + 1, `${two.tensors} MiB, counted ${counted}: ${JSON.stringify([one, two])}`)
+    const asked = ['--dry-run', '--tflops', '1', '--processes', '2', '--json']
+    const trial = await single.run(...args('none', 2, ...model, '--set', 'train.parallel=fsdp', ...asked))
+    assert.equal(trial.status, 0, trial.stderr)
+    const {several} = JSON.parse(trial.stdout) as CostEstimate
+    const predicted = several!.fsdp.tensors / 2 ** 20
+    assert.ok(Math.abs(several!.fsdp.state / 2 ** 20 - two.state) <= 1.5, `state: ${two.state} MiB, predicted ${JSON.stringify(several)}`)
+    assert.ok(Math.abs(predicted / two.tensors - 1) <= 0.2, `${two.tensors} MiB, predicted ${predicted}`)
     assert.ok(counted + 1 < two.state + parameters / 2 + Math.max(0, activations) + parameters, 'a whole student would be seen')
   })
 
