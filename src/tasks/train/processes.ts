@@ -140,8 +140,8 @@ export class TrainingProcesses implements Processes {
   }
 
   /**
-   * Waits for the others while looking after some of them: each is looked after by two others or all, so that the store
-   * is asked as often per process however many there are. Who finds one stuck says so in the store, where all see it.
+   * Waits for the others while looking after some of them: each is looked after by two or by all, so that none asks
+   * the store more often where there are more. Who finds one stuck says so in the store, where all see it.
    */
   async #wait<T>(work: Promise<T>): Promise<T> {
     let looking: NodeJS.Timeout | undefined
