@@ -3,7 +3,7 @@
  *
  * While bytes arrive they lie in `TARGET.part`; what the server said of the file (address, ETag or date, length) lies
  * beside it in `TARGET.part.json`, so that a later call goes on only with bytes of the same version. One process at a
- * time fetches a target. The target itself is whole or absent at every moment.
+ * time fetches a target; others wait for it. The target itself is whole or absent at every moment.
  */
 import {createHash} from 'node:crypto'
 import {open, rename, rm, stat, statfs, writeFile} from 'node:fs/promises'
@@ -12,7 +12,7 @@ import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
 import {assertFolderOf, syncFolder} from './atomic.js'
 import {jsonObjectOr, type JsonObject} from './json.js'
-import {lockOutput} from './lock.js'
+import {awaitOutput, type Lock, type WaitOptions} from './lock.js'
 import {isNoRoom} from './no-room.js'
 import {fileBytes, readText} from './plain-file.js'
 import {describe, idleSignal, Interrupted, refusal, request} from './http-request.js'
@@ -24,7 +24,7 @@ export type DownloadProgress = {
   readonly total: number | undefined
 }
 
-export type DownloadOptions = {
+export type DownloadOptions = WaitOptions & {
   readonly onProgress?: (progress: DownloadProgress) => void
   /** Length that the file must have; another one is refused, and not a byte more is taken from the server. */
   readonly expectedBytes?: number
@@ -36,7 +36,8 @@ export type DownloadOptions = {
   readonly onRedirect?: (host: string) => void
   /** SHA-256 in hexadecimal; another one is refused and the bytes are thrown away. */
   readonly sha256?: string
-  readonly signal?: AbortSignal
+  /** What `lockDownload` gave, where the caller holds it for longer; it is not released here. */
+  readonly lock?: Lock
   /** Replace a target that is there already. */
   readonly force?: boolean
   /** Tries in all when the connection drops or the server answers 5xx; each goes on where the last stopped. */
@@ -52,22 +53,29 @@ type Note = {url: string; etag?: string; date?: string; total?: number}
  * or to another scheme, a body that must be inflated is refused, and the known length, else `maxBytes`, is a cap from
  * the first byte on.
  *
- * Throws `UserError`: target exists, or another process fetches it (exit 2), address not found or refused, no network,
+ * Throws `UserError`: target exists, also by another process that was waited for (exit 2), address not found or refused, no network,
  * another length or checksum than stated, no room on the disk (exit 1). An abort of `signal` throws its reason and
  * leaves the part for the next call.
  */
 export async function download(url: string, target: string, options: DownloadOptions = {}): Promise<{bytes: number; sha256: string}> {
-  const {force = false} = options
-  if (!force && (await size(target)) !== undefined)
-    throw new UserError(`${target} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
   if (!/^https?:/.test(url)) throw new UserError(`Expected an http or https address but received ${url}.`, {exit: 2, code: 'BAD_ADDRESS'})
+  await assertAbsent(target, options)
   assertFolderOf(target)
-  const lock = await lockOutput(`${target}.part`, target)
+  const lock = options.lock ?? (await lockDownload(target, options))
   try {
+    await assertAbsent(target, options)
     return await fetchAndCheck(url, target, options)
   } finally {
-    await lock.release()
+    if (!options.lock) await lock.release()
   }
+}
+
+/** Takes `target` for a download, and waits while another process fetches it. Throws as `awaitOutput`. */
+export const lockDownload = (target: string, options: WaitOptions): Promise<Lock> => awaitOutput(`${target}.part`, target, options)
+
+async function assertAbsent(target: string, {force = false}: DownloadOptions): Promise<void> {
+  if (!force && (await size(target)) !== undefined)
+    throw new UserError(`${target} exists already.`, {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give another name, or --force to replace it.'})
 }
 
 async function fetchAndCheck(url: string, target: string, options: DownloadOptions): Promise<{bytes: number; sha256: string}> {

@@ -62,15 +62,17 @@ const taking = new Set<string>()
 const takenBySeveral = (place: string): UserError =>
   new UserError(`${place} is being taken by several processes at once.`, {exit: 2, code: 'RUN_LOCKED', hint: 'Try again.'})
 
+export type WaitOptions = {
+  readonly signal?: AbortSignal
+  /** Called once where another process has what is waited for, with a sentence that names it. */
+  readonly onWait?: (sentence: string) => void
+}
+
 /**
  * As `lockOutput`, but waits while another process has it; `onWait` hears once who that is. Throws as `takeLock` where
  * the lock cannot be written, and when `signal` aborts.
  */
-export async function awaitOutput(
-  partial: string,
-  output: string,
-  {signal, onWait}: {readonly signal?: AbortSignal; readonly onWait?: (sentence: string) => void}
-): Promise<Lock> {
+export async function awaitOutput(partial: string, output: string, {signal, onWait}: WaitOptions): Promise<Lock> {
   for (let waits = 0; ; waits++) {
     try {
       return await lockOutput(partial, output)

@@ -119,17 +119,38 @@ test('a missing file, a refusing host, a dead host and a wrong address are sente
   await assert.rejects(download('ftp://host/x', join(folder, 'a')), {code: 'BAD_ADDRESS', exit: 2})
 })
 
-test('of two that fetch one target one is refused, and the other has it whole', async () => {
+test('of two that fetch one target one waits, says for whom, and then finds it there', async () => {
   answer = (_request, response) => {
     response.writeHead(200, {etag: '"v1"', 'content-length': body.length})
     response.write(body.subarray(0, 100_000), () => setTimeout(() => response.end(body.subarray(100_000)), 100))
   }
   const target = join(folder, 'a')
-  const both = await Promise.allSettled([download(url, target, {sha256}), download(url, target, {sha256, force: true})])
+  const waits: string[] = []
+  const onWait = (sentence: string): unknown => waits.push(sentence)
+  const both = await Promise.allSettled([download(url, target, {sha256, onWait}), download(url, target, {sha256, onWait})])
   assert.deepEqual(both.map(({status}) => status).sort(), ['fulfilled', 'rejected'])
   const {reason} = both.find(({status}) => status === 'rejected') as PromiseRejectedResult
-  assert.equal((reason as {code: string}).code, 'RUN_LOCKED')
+  assert.equal((reason as {code: string}).code, 'OUTPUT_EXISTS')
+  assert.equal(waits.length, 1)
+  assert.match(waits[0]!, /a is being taken by several processes at once\. Waiting|is writing .*a\. Waiting until it has ended\.$/)
   assert.equal(asked.length, 1)
+  assert.deepEqual(await readFile(target), body)
+  assert.deepEqual(await readdir(folder), ['a'])
+})
+
+test('a target that is replaced is fetched by one after the other, and a wait is ended by an abort', async () => {
+  answer = (_request, response) => {
+    response.writeHead(200, {etag: '"v1"', 'content-length': body.length})
+    response.write(body.subarray(0, 100_000), () => setTimeout(() => response.end(body.subarray(100_000)), 300))
+  }
+  const target = join(folder, 'a')
+  const first = download(url, target, {sha256, force: true})
+  const second = download(url, target, {sha256, force: true, signal: AbortSignal.timeout(20_000)})
+  const control = new AbortController()
+  const third = download(url, target, {sha256, force: true, signal: control.signal, onWait: () => control.abort(new Error('enough'))})
+  await assert.rejects(third, (error: Error) => error.name === 'AbortError' || error.message === 'enough')
+  await Promise.all([first, second])
+  assert.equal(asked.length, 2)
   assert.deepEqual(await readFile(target), body)
   assert.deepEqual(await readdir(folder), ['a'])
 })

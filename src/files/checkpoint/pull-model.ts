@@ -3,10 +3,9 @@ import {mkdir, rm, stat, writeFile} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {atomicFile} from '../../system/atomic.js'
-import {download, type DownloadProgress} from '../../system/download.js'
+import {download, lockDownload, type DownloadProgress} from '../../system/download.js'
 import {openReader} from '../../system/file-reader.js'
 import {statedLength} from '../../system/http-request.js'
-import {awaitOutput} from '../../system/lock.js'
 import {byteLimit, findReleased, modelsFolder, RELEASED_BASE, type Released} from './model-zoo.js'
 
 /** Where a released file lies on its host. */
@@ -81,12 +80,13 @@ export async function pullModel(request: PullRequest): Promise<ModelPullReport> 
   if (dryRun) return {...report, bytes: await length(), fetched: false}
 
   if (output === undefined) await mkdir(modelsFolder(), {recursive: true})
-  const lock = await awaitOutput(path, path, {signal, onWait})
+  const lock = await lockDownload(path, {signal, onWait})
   try {
     const meanwhile = await findHere() // another process has fetched it
     if (meanwhile) return meanwhile
     if (onBegin) onBegin({url, bytes: await length()})
     const {bytes, sha256} = await download(url, path, {
+      lock,
       onProgress,
       onRedirect,
       force,
