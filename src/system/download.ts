@@ -53,9 +53,9 @@ type Note = {url: string; etag?: string; date?: string; total?: number}
  * or to another scheme, a body that must be inflated is refused, and the known length, else `maxBytes`, is a cap from
  * the first byte on.
  *
- * Throws `UserError`: target exists, also by another process that was waited for (exit 2), address not found or refused, no network,
- * another length or checksum than stated, no room on the disk (exit 1). An abort of `signal` throws its reason and
- * leaves the part for the next call.
+ * Throws `UserError`: target exists, also by another process that was waited for (exit 2), address not found or
+ * refused, another length or checksum than stated, no room on the disk (exit 1). An abort of `signal` throws its
+ * reason and leaves the part for the next call.
  */
 export async function download(url: string, target: string, options: DownloadOptions = {}): Promise<{bytes: number; sha256: string}> {
   if (!/^https?:/.test(url)) throw new UserError(`Expected an http or https address but received ${url}.`, {exit: 2, code: 'BAD_ADDRESS'})

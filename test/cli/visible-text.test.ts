@@ -21,9 +21,6 @@ describe('text for people', () => {
     writeFileSync(join(dir, 'bad.yaml'), '"k\\e[31m": 1\n')
     for (const words of [
       ['curate', 'filter', '.', '-v', '--max-bad', '100%'],
-      ['curate', 'filter', `missing-${name}`],
-      ['index', name],
-      ['embed', '.', '--model', name],
       ['embed', '.', '--model', 'x', '--config', 'bad.yaml'],
       ['search', `\x1b[2J`, 'q.arrow'],
       [`cur\x1b[2Jate`]

@@ -69,7 +69,9 @@ before(async () => {
 
 for (const kind of ['pipe', 'zero', 'folder'])
   describe(`a ${kind === 'zero' ? 'device without end' : kind} in the place of`, () => {
-    for (const [number, [name, {words, ending}]] of Object.entries(places).entries())
+    for (const [number, [name, {words, ending}]] of Object.entries(places).entries()) {
+      // file-flags.test.ts tries a pipe on every flag, by one kind of file each
+      if (kind === 'pipe' && !/^(embeddings as|a shard|a zipped|an index)/.test(name)) continue
       it(name, async () => {
         const out = `out-${kind}-${number}`
         const {status, signal, stderr, waited} = await server.run(
@@ -82,6 +84,7 @@ for (const kind of ['pipe', 'zero', 'folder'])
         assert.ok(stderr.includes(`${kind}${ending}`), stderr)
         assert.ok(!existsSync(join(dir, out)), 'it leaves an output')
       })
+    }
   })
 
 describe('a pipe that the shell has opened', () => {

@@ -2,7 +2,7 @@
 import {mkdir, rm, stat, writeFile} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {atomicFile} from '../../system/atomic.js'
+import {assertFolderOf, atomicFile} from '../../system/atomic.js'
 import {download, lockDownload, type DownloadProgress} from '../../system/download.js'
 import {openReader} from '../../system/file-reader.js'
 import {statedLength} from '../../system/http-request.js'
@@ -76,6 +76,7 @@ export async function pullModel(request: PullRequest): Promise<ModelPullReport> 
   }
   const here = await findHere()
   if (here) return here
+  if (output !== undefined) assertFolderOf(path)
   const length = (): Promise<number | undefined> => (entry.bytes === undefined ? statedLength(url, signal) : Promise.resolve(entry.bytes))
   if (dryRun) return {...report, bytes: await length(), fetched: false}
 

@@ -218,6 +218,7 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
     const layout = await readLayout(opened.schema, name, metadata)
     const meta = record === undefined ? undefined : metaFromJson(record, name)
     const said = (meta as {readonly [CHECK_KEY]?: unknown} | undefined)?.[CHECK_KEY]
+    if (meta && said === undefined) throw damaged(name, 'its record has no checksum of its rows')
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
       const check = new ContentCheck()
       try {
@@ -228,7 +229,7 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
             check.add(batch)
             if (check.rows > count) throw damaged(name, `it counts ${count} rows, but has more`)
             // The last batch is only given once the checksum has been compared.
-            if (check.rows === count && said !== undefined && said !== `${check.toString()} record=${recordCheck(meta!)}`)
+            if (check.rows === count && meta && said !== `${check.toString()} record=${recordCheck(meta)}`)
               throw damaged(name, 'its rows do not match their checksum')
             yield batch
           }
