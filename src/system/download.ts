@@ -36,8 +36,7 @@ export type DownloadOptions = WaitOptions & {
   readonly onRedirect?: (host: string) => void
   /** SHA-256 in hexadecimal; another one is refused and the bytes are thrown away. */
   readonly sha256?: string
-  /** What `lockDownload` gave, where the caller holds it for longer; it is not released here. */
-  readonly lock?: Lock
+  readonly lock?: Lock // what `lockDownload` gave; the caller releases it
   /** Replace a target that is there already. */
   readonly force?: boolean
   /** Tries in all when the connection drops or the server answers 5xx; each goes on where the last stopped. */
@@ -259,10 +258,8 @@ function writeFailed(part: string, error: unknown): never {
     })
   if ((error as {code?: string}).code === 'ENOENT')
     throw new UserError(`The folder of ${part} does not exist.`, {exit: 2, code: 'NO_FOLDER', cause: error})
-  throw new UserError(`${part} could not be written: ${error instanceof Error ? error.message : String(error)}.`, {
-    code: 'WRITE',
-    cause: error
-  })
+  const why = error instanceof Error ? error.message : String(error)
+  throw new UserError(`${part} could not be written: ${why}.`, {code: 'WRITE', cause: error})
 }
 
 async function checkRoom(target: string, needed: number): Promise<void> {
