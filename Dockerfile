@@ -4,6 +4,8 @@
 #   docker run --rm -v "$PWD:/work" dinov2 embed photos --model starter -o photos.parquet
 
 FROM node:22-bookworm-slim AS build
+# Any version of Debian's compiler serves, and a pinned one is gone from the mirrors with the next update.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ \
  && rm -rf /var/lib/apt/lists/*
@@ -16,6 +18,7 @@ RUN mkdir /packed && npm pack --pack-destination /packed
 FROM node:22-bookworm-slim
 ARG CUDA=
 # g++ compiles the addon of the torch engine, and Python brings libtorch.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ make python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*

@@ -63,6 +63,22 @@ test('a report that lacks a field or has one of another type is refused', () => 
   assertSchema('search', 'report', good)
   assert.throws(() => assertSchema('search', 'report', {queries: 1}))
   assert.throws(() => assertSchema('search', 'report', {...good, rows: '2'}))
+  assert.throws(() => assertSchema('search', 'report', {...good, more: 1}), 'a field that the schema lacks')
   assertSchema('list', 'report', {path: 'a.jpg', label: 'x', anything: [1]})
   assert.throws(() => assertSchema('list', 'report', {label: 'x'}))
+})
+
+test('schemas of reports and errors are closed, within too; those of rows are open', async () => {
+  /** Objects of a schema that name properties and would take others; stages of curation count what they do. */
+  const open = (schema: unknown): number => {
+    if (typeof schema !== 'object' || schema === null) return 0
+    const {properties, additionalProperties} = schema as {properties?: object; additionalProperties?: unknown}
+    const own = properties && additionalProperties !== false && !('before' in properties) ? 1 : 0
+    return Object.values(schema).reduce<number>((sum, part) => sum + open(part), own)
+  }
+  const {stdout} = await run(realBinary, ['schema'])
+  for (const name of stdout.trim().split('\n'))
+    if (name !== 'settings' && name !== 'list') assert.equal(open(outputSchema(name, 'report')), 0, name)
+  assert.ok(open(outputSchema('search', 'rows')) > 0)
+  assert.ok(open(outputSchema('list', 'report')) > 0)
 })
