@@ -1,6 +1,6 @@
 # dinov2 from a fresh clone.
 #
-#   make demo                 set everything up, then go the whole way on real pictures (about 11 minutes on 2 cores; with AVX-512, training takes a quarter of the time)
+#   make demo                 set everything up, then go the whole way on real pictures (about 10 minutes on 2 cores; with AVX-512, training takes a quarter of the time)
 #   make demo IMAGES=photos   the same on a folder of yours; sub-folders that name classes are used for scoring only
 #   make test                 everything that is held true
 #   make bundle               one archive for machines without a network
