@@ -78,7 +78,7 @@ demo: $(OUT)/first.html $(MODEL)
 	@echo "Scores, a smaller student, search, pictures and a map of them (4 minutes; two commands at a time, so lines come late)"
 	@DINOV2_THREADS=$(HALF) $(MAKE) -j2 --output-sync=target --no-print-directory after
 	@echo
-	@echo "Done. Features beside raw pixels, a histogram of colors, the untrained model, and the model that comes with the program:"
+	@echo "Done. Features beside raw pixels, a histogram of colours, the untrained model, and the model that comes with the program:"
 	@cat $(OUT)/linear.txt
 	@echo "Look at $(OUT)/index.html, which links everything that was made; the model runs in a page with: $(DINOV2) explore --serve -o $(OUT)/site"
 

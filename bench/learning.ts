@@ -1,6 +1,6 @@
 /**
  * What a recipe learns from a folder of images, for a given time of the processor: several recipes, several seeds,
- * beside raw pixels, a histogram of colors and the untrained model.
+ * beside raw pixels, a histogram of colours and the untrained model.
  *
  * usage: node dist/bench/learning.js TRAIN --arm "NAME: FLAGS OF pretrain"… [--val VAL] [--seeds 0,1,2] [--size 96]
  * [--threads 1] [-o FOLDER] [--linear]. TRAIN holds a folder a class; the names are used for scoring alone. Without

@@ -28,8 +28,8 @@ import {count, flatten, leaves} from '../src/tensor/tree.js'
 export const techniques = {
   depth: 'every branch computed for all sequences, as stochastic depth by masking does',
   attention: 'attention as two batched products with a softmax between, and its gradient likewise',
-  loss: 'cross-entropy, Sinkhorn–Knopp and weight normalisation as compositions of operators',
-  norm: 'layer normalisation and its gradient as libtorch has them, the residual added apart',
+  loss: 'cross-entropy, Sinkhorn–Knopp and weight normalization as compositions of operators',
+  norm: 'layer normalization and its gradient as libtorch has them, the residual added apart',
   rows: 'rows of kept sequences picked, scaled, rounded and added by an operator each',
   gelu: 'the gradient of GELU as libtorch has it',
   sums: 'gradients of biases and LayerScale by general reductions'

@@ -1,5 +1,5 @@
 /**
- * One optimisation step of `dinov2 pretrain` beside the reference's modules in PyTorch: images a second and memory, on
+ * One optimization step of `dinov2 pretrain` beside the reference's modules in PyTorch: images a second and memory, on
  * this machine.
  *
  * usage: REF=… PYTHON=… node dist/bench/pretrain.js [--arch s] [--batch 8] [--precision bf16] [--repeats 3]

@@ -53,7 +53,7 @@ Numbers are written as float32, or with --fp16 in half precision. A .pth is read
     }),
     'min-depth': depthFlags['min-depth'],
     'max-depth': depthFlags['max-depth'],
-    normalize: Flags.boolean({summary: 'Normalise pixels inside the model, which then takes values from 0 to 1 (onnx).'}),
+    normalize: Flags.boolean({summary: 'Normalize pixels inside the model, which then takes values from 0 to 1 (onnx).'}),
     resize: Flags.integer({
       min: 1,
       helpValue: 'PIXELS',

@@ -19,7 +19,7 @@ namespace {
 using namespace dinov2;
 
 // ------------------------------------------------------------------------------------------------------------
-// normalisers
+// normalizers
 
 /** log Σ exp(s/τ − v) of one row of k scores; v may be absent. */
 template <typename S>
@@ -231,7 +231,7 @@ at::Tensor columnLoss(at::Tensor& gradient, const at::Tensor& s, const at::Tenso
 }
 
 // ---------------------------------------------------------------------------------------------------- weight
-// normalisation
+// normalization
 
 template <typename S>
 DINOV2_INLINE void weightNormRowBody(const float* v, float g, int64_t D, S* out) {

@@ -1,5 +1,5 @@
 /**
- * Loops over the rows of a pass: layer normalisation, the gradient of GELU, and what stochastic depth does around
+ * Loops over the rows of a pass: layer normalization, the gradient of GELU, and what stochastic depth does around
  * them.
  *
  * Each goes once over memory where libtorch's operators go two to five times, reads and writes bfloat16 or float32 as

@@ -1,5 +1,5 @@
 /**
- * What the native loops share: numbers as they are stored, an exponential that compilers vectorise, and the widest
+ * What the native loops share: numbers as they are stored, an exponential that compilers vectorize, and the widest
  * instructions at hand.
  *
  * A loop is written once as a `…Body` template that is always inlined; `DINOV2_LOOP` makes three copies of it

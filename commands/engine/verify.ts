@@ -8,7 +8,7 @@ export default class EngineVerify extends Command {
   static override group = 'Engine'
   static override dataToStdout = false
   static override summary = 'Prove that an engine computes what the reference implementation computed.'
-  static override description = `Takes weights and inputs from a folder of recorded tensors, computes features, gradients, losses, parameter groups, schedules and whole optimisation steps anew, and compares each with what is recorded. Prints one line for each part of the recording, with its largest error beside the limit, and a line for each comparison that fails; -v prints all comparisons. In fp32, features and losses have to agree within 1e-5 of the largest entry, gradients within 1e-4, updates of parameters over the recorded steps within 3e-3 in relative L2 norm. bf16 is judged by cosines. --precision auto checks every precision that the engine has.`
+  static override description = `Takes weights and inputs from a folder of recorded tensors, computes features, gradients, losses, parameter groups, schedules and whole optimization steps anew, and compares each with what is recorded. Prints one line for each part of the recording, with its largest error beside the limit, and a line for each comparison that fails; -v prints all comparisons. In fp32, features and losses have to agree within 1e-5 of the largest entry, gradients within 1e-4, updates of parameters over the recorded steps within 3e-3 in relative L2 norm. bf16 is judged by cosines. --precision auto checks every precision that the engine has.`
   static override statuses = {1: 'something does not agree'}
   static override examples = [
     '<%= config.bin %> engine verify',

@@ -8,7 +8,7 @@ export default class SamplesDraw extends Command {
   static override dataToStdout = false
   static override summary = 'Draw a labelled folder of sample pictures.'
   static override description =
-    'Sixteen classes of rendered things and textures (bottle, box, bricks, chair, cobbles, fish, flower, house, mug, mushroom, planks, ring, star, tree, weave, wheel) with pose, light, colors, background and scale drawn anew for each picture and independent of the class: something to train and test on where no photos are at hand. Things are large and grounds plain; two classes share each palette, and the light hides it, so that a good method beats a comparison of pixels or colors soon. --hard draws any color anywhere, textured grounds and clutter. Writes DIR/{train,val}/<class>/<number>.png; the same seed gives the same bytes, and a larger set holds a smaller one. --maps adds the truth of every pixel under the same names: DIR/depth (16-bit PNG, for depth-eval --depths) and DIR/masks (background, floor, wall, thing, for seg-eval --masks).'
+    'Sixteen classes of rendered things and textures (bottle, box, bricks, chair, cobbles, fish, flower, house, mug, mushroom, planks, ring, star, tree, weave, wheel) with pose, light, colours, background and scale drawn anew for each picture and independent of the class: something to train and test on where no photos are at hand. Things are large and grounds plain; two classes share each palette, and the light hides it, so that a good method beats a comparison of pixels or colours soon. --hard draws any colour anywhere, textured grounds and clutter. Writes DIR/{train,val}/<class>/<number>.png; the same seed gives the same bytes, and a larger set holds a smaller one. --maps adds the truth of every pixel under the same names: DIR/depth (16-bit PNG, for depth-eval --depths) and DIR/masks (background, floor, wall, thing, for seg-eval --masks).'
   static override examples = [
     '<%= config.bin %> samples draw -o drawn',
     '<%= config.bin %> samples draw -o few --classes star,mug,bricks --per-class 20 --val-per-class 5 --size 64',
@@ -23,7 +23,7 @@ export default class SamplesDraw extends Command {
     format: Flags.option({options: ['png', 'jpg'] as const})({default: 'png', summary: 'File format; jpg is of quality 92.'}),
     hard: Flags.boolean({
       summary:
-        'Draw vivid colors, textured grounds and clutter: small recipes learn to sort such pictures by color, and much more training is needed.'
+        'Draw vivid colours, textured grounds and clutter: small recipes learn to sort such pictures by colour, and much more training is needed.'
     }),
     maps: Flags.boolean({summary: 'Also write depth and masks of every picture.'}),
     ...seedFlag,

@@ -18,7 +18,7 @@ export default class VisualizePca extends VisualizeCommand {
   static override flags = {
     model: modelFlag,
     size: patchSizeFlag,
-    foreground: Flags.boolean({default: true, allowNo: true, summary: 'Color only what stands in front.'}),
+    foreground: Flags.boolean({default: true, allowNo: true, summary: 'Colour only what stands in front.'}),
     smooth: smoothFlag,
     ...visualizeFlags(12)
   }

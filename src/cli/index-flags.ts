@@ -33,7 +33,7 @@ export const indexFlags = {
   }),
   metric: Flags.option({options: ['cosine', 'ip', 'l2'] as const})({
     helpGroup: 'INDEX',
-    summary: 'cosine (the default; vectors are normalised), inner product, or Euclidean distance.'
+    summary: 'cosine (the default; vectors are normalized), inner product, or Euclidean distance.'
   }),
   m: Flags.integer({
     min: 2,

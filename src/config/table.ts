@@ -70,7 +70,7 @@ const range = (value: readonly [number, number], says: string): RangeSetting => 
  */
 const head = (who: string) => ({
   head_n_prototypes: integer(65_536, {min: 2}, `Prototypes K of the ${who} head: the length of its output.`),
-  head_bottleneck_dim: integer(256, {min: 1}, `Width of the ${who} head before its normalised last layer.`),
+  head_bottleneck_dim: integer(256, {min: 1}, `Width of the ${who} head before its normalized last layer.`),
   head_nlayers: integer(3, {min: 1, max: 16}, `Layers of the ${who} head before the last layer.`),
   head_hidden_dim: integer(2048, {min: 1}, `Hidden width of the ${who} head.`)
 })
@@ -247,13 +247,13 @@ export const settingsTable = {
     jitter_prob: number(
       0.8,
       {max: 1},
-      'How often the colors of a crop are jittered: brightness, contrast, saturation and hue, in random order.'
+      'How often the colours of a crop are jittered: brightness, contrast, saturation and hue, in random order.'
     ),
     jitter_brightness: number(0.4, {max: 1}, 'Brightness is multiplied by a factor between 1 less this and 1 plus this.'),
     jitter_contrast: number(0.4, {max: 1}, 'The same for contrast.'),
     jitter_saturation: number(0.2, {max: 1}, 'The same for saturation.'),
-    jitter_hue: number(0.1, {max: 0.5}, 'Hue is turned by at most this part of the color circle, either way.'),
-    grayscale_prob: number(0.2, {max: 1}, 'How often a crop loses its colors.'),
+    jitter_hue: number(0.1, {max: 0.5}, 'Hue is turned by at most this part of the colour circle, either way.'),
+    grayscale_prob: number(0.2, {max: 1}, 'How often a crop loses its colours.'),
     solarize_prob: number(0.2, {max: 1}, 'How often the second global crop is solarized: bytes from 128 on are inverted.'),
     horizontal_flip_prob: number(0.5, {max: 1}, 'How often a crop is mirrored left to right.'),
     vertical_flip_prob: number(

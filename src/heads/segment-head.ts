@@ -1,9 +1,9 @@
 /**
- * The linear segmentation head (docs/spec.md §5.5): batch normalisation of every channel, then a 1×1 convolution to
+ * The linear segmentation head (docs/spec.md §5.5): batch normalization of every channel, then a 1×1 convolution to
  * class scores, which are stretched over the image.
  *
  * The features are frozen, so mean and variance of a batch depend on no parameter, and all gradients follow from two
- * small sums: with x̂ the normalised rows, G = dyᵀ·x̂ and s = Σ dy,
+ * small sums: with x̂ the normalized rows, G = dyᵀ·x̂ and s = Σ dy,
  *
  *     z = x̂ ⊙ γ + β,  y = z·Wᵀ + b:    dW = G ⊙ γ + s βᵀ,  db = s,  dγ = Σₖ W ⊙ G,  dβ = Wᵀ·s
  *
@@ -19,7 +19,7 @@ export type SegmentHead = {
   conv_seg: {weight: Tensor2D /* [K, D] */; bias: Tensor1D /* [K] */}
 }
 
-/** PyTorch's defaults for batch normalisation. */
+/** PyTorch's defaults for batch normalization. */
 const batchNormEps = 1e-5
 const momentum = 0.1
 
@@ -40,7 +40,7 @@ export function initSegmentHead(channels: number, classes: number, seed: number)
 }
 
 /**
- * The head as one linear layer, batch normalisation by its running statistics: the form for prediction. The caller
+ * The head as one linear layer, batch normalization by its running statistics: the form for prediction. The caller
  * owns it.
  */
 export function foldSegmentHead({bn, conv_seg: {weight, bias}}: SegmentHead): {weight: Tensor2D /* [K, D] */; bias: Tensor1D /* [K] */} {
@@ -54,7 +54,7 @@ export function foldSegmentHead({bn, conv_seg: {weight, bias}}: SegmentHead): {w
 /** matrix [K, D] · vector [D] → [K]. */
 const times = (matrix: Tensor2D, vector: Tensor1D): Tensor1D => reshape(matMul(matrix, reshape(vector, [-1, 1])), [-1])
 
-/** What the backward half needs: normalised rows, and the running statistics that follow from this batch. */
+/** What the backward half needs: normalized rows, and the running statistics that follow from this batch. */
 export type SegmentTrace = {readonly normal: Tensor2D /* [T, D] */}
 
 /**
@@ -104,7 +104,7 @@ export function segmentBackward(dy: Tensor2D, {normal}: SegmentTrace, {bn, conv_
 
 /**
  * The parameters that are trained, by name; the same tensors as in the head. `putBack` takes them in again after the
- * optimiser replaced them.
+ * optimizer replaced them.
  */
 export const trainable = ({bn, conv_seg}: SegmentHead): Map<string, Tensor> =>
   new Map<string, Tensor>([

@@ -1,5 +1,5 @@
 /**
- * From normalised pictures to class maps: features of every patch, a linear head, scores stretched over the picture;
+ * From normalized pictures to class maps: features of every patch, a linear head, scores stretched over the picture;
  * by sliding windows, at several scales, mirrored (docs/spec.md §5.5).
  *
  * Rules of mmsegmentation's `slide_inference` and test-time augmentation: a window's scores are stretched to the
@@ -43,7 +43,7 @@ function logitMaps(maps: Tensor4D, head: FoldedHead): Tensor4D {
   return tidy(() => reshape(linearForward(reshape(maps, [n * h * w, D]), head), [n, h, w, head.bias.shape[0]]))
 }
 
-/** Scores of one normalised picture [1, H, W, 3] at its own size, from windows that overlap: [1, H, W, K]. */
+/** Scores of one normalized picture [1, H, W, 3] at its own size, from windows that overlap: [1, H, W, K]. */
 export function slidingLogits(image: Tensor4D, features: WindowFeatures, head: FoldedHead, {crop, stride}: SegmentProtocol): Tensor4D {
   const [, H, W] = image.shape
   const K = head.bias.shape[0]
@@ -87,7 +87,7 @@ export type Prediction = {readonly width: number; readonly height: number; reado
 
 /**
  * The likeliest class of every pixel at a size, after all ways of the protocol to look at a picture. `look` gives the
- * normalised picture [1, H, W, 3] of a short side, mirrored or not, which is disposed here.
+ * normalized picture [1, H, W, 3] of a short side, mirrored or not, which is disposed here.
  */
 export async function classMap(
   {width, height}: {readonly width: number; readonly height: number},

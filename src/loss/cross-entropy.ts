@@ -61,7 +61,7 @@ export type LossOptions = {
 
 /**
  * Weighted cross-entropy of rows z [R, D] scored against prototypes w [K, D]; the weights are [R]. Two passes over
- * pieces of columns: the first finds the normalisers, the second losses and gradients, so that neither scores nor
+ * pieces of columns: the first finds the normalizers, the second losses and gradients, so that neither scores nor
  * targets nor gradients of scores ever exist whole. Products are taken in the precision of `w`.
  */
 export function prototypeLoss(

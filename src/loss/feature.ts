@@ -21,7 +21,7 @@ export const standardizeRows = (x: Tensor2D): Tensor2D =>
 export type FeatureLoss = {losses: Tensor1D /* [n], weighted */; gradient: Tensor2D /* [n, C], of their sum with respect to p */}
 
 /**
- * Loss of projected student rows p [n, C] against standardised teacher rows t [n, C] with weights [n]; `beta` weighs
+ * Loss of projected student rows p [n, C] against standardized teacher rows t [n, C] with weights [n]; `beta` weighs
  * the Huber term.
  */
 export function featureLoss(p: Tensor2D, t: Tensor2D, weights: Tensor1D, beta: number): FeatureLoss {

@@ -15,7 +15,7 @@ import type {VitConfig} from './config.js'
 import {forward, type Vit} from './vit.js'
 
 /**
- * Attention of the first 1 + R tokens in block `block` (counted from 0) of normalised images [B, H, W, 3] to all
+ * Attention of the first 1 + R tokens in block `block` (counted from 0) of normalized images [B, H, W, 3] to all
  * tokens: [B, heads, 1 + R, S] float32, rows sum to 1. The caller owns it. Throws a RangeError for a block that the
  * model does not have, and for sides that are no multiples of the patch.
  */

@@ -46,7 +46,7 @@ export type BlockOptions = {readonly heads: number; readonly attn?: DropPathSamp
 /**
  * What the forward half keeps for the backward half, by row of the branches and in order of memory:
  * `fast` the inputs of both branches, packed qkv, attention output and pre-activation of the feed-forward layer, so
- * that only normalised rows and activations are computed anew; `balanced` the block's input, packed qkv and attention
+ * that only normalized rows and activations are computed anew; `balanced` the block's input, packed qkv and attention
  * output; `small` the block's input alone.
  */
 export type MemoryLevel = 'fast' | 'balanced' | 'small'

@@ -1,7 +1,7 @@
 /**
  * Patch features for dense tasks: maps of what chosen blocks say of every patch, for images of any size.
  *
- * An image whose sides are no multiples of the patch is padded with zeros on both sides, after normalisation and so
+ * An image whose sides are no multiples of the patch is padded with zeros on both sides, after normalization and so
  * with the mean colour, as the published depth and segmentation heads were trained (docs/spec.md §5.5). What reads the
  * maps stretches them over the image without its padding, as those heads did: see `mapSize`.
  *
@@ -54,7 +54,7 @@ export function padToPatches(images: Tensor4D, patch: number): Tensor4D {
 }
 
 /**
- * Normalised images [B, H, W, 3] (`normalizePixels`) of any size → maps [B, h, w, D] float32, which the caller owns.
+ * Normalized images [B, H, W, 3] (`normalizePixels`) of any size → maps [B, h, w, D] float32, which the caller owns.
  * Throws a RangeError for blocks the model does not have.
  */
 export function denseMaps(

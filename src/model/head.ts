@@ -1,6 +1,6 @@
 /**
- * The projection head of DINO and iBOT (docs/spec.md §2.1): an MLP with exact GELU, L2 normalisation, then a
- * weight-normalised linear layer onto K prototypes without bias.
+ * The projection head of DINO and iBOT (docs/spec.md §2.1): an MLP with exact GELU, L2 normalization, then a
+ * weight-normalized linear layer onto K prototypes without bias.
  *
  * The last product is left to the losses, which take it in pieces, so that the K-wide logits of all rows need not
  * exist at once. R rows, C input width, D bottleneck width, K prototypes.
@@ -73,7 +73,7 @@ export function headBackward(dz: Tensor2D, {inputs, pres, raw}: HeadSaved, {mlp}
   })
 }
 
-/** The prototypes g·v/‖v‖ [K, D] (weight normalisation, Salimans and Kingma 2016), held in `precision`. */
+/** The prototypes g·v/‖v‖ [K, D] (weight normalization, Salimans and Kingma 2016), held in `precision`. */
 export const prototypes = ({last_layer: {weight_g, weight_v}}: Head, precision: Precision = 'fp32'): Tensor2D =>
   (callKernel('Dinov2Prototypes', {v: weight_v, g: weight_g}, {precision})?.[0] ??
     tidy(() => cast(mul<Tensor2D>(weight_v, div(weight_g, norm(weight_v, 2, 1, true))), precision))) as Tensor2D

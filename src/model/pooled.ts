@@ -29,7 +29,7 @@ export function pooled(outputs: readonly {readonly cls: Tensor2D; readonly patch
 }
 
 /**
- * The vectors of normalised images [B, H, W, 3]: outputs of `blocks` (counted from 0), pooled; → [B, D], the caller's.
+ * The vectors of normalized images [B, H, W, 3]: outputs of `blocks` (counted from 0), pooled; → [B, D], the caller's.
  */
 export function imageVectors(
   params: Vit,

@@ -34,7 +34,7 @@ export function offsetWeights(from: number, target: number, offset: number): Flo
   return weights
 }
 
-/** Weights [target, from] of size mode: support 2·max(1, from/target), normalised to sum one. */
+/** Weights [target, from] of size mode: support 2·max(1, from/target), normalized to sum one. */
 export function sizeWeights(from: number, target: number): Float32Array {
   const ratio = from / target
   const stretch = Math.max(1, ratio)

@@ -35,7 +35,7 @@ export type Vit = {
   norm: Norm
 }
 
-/** One batch of images of one size, normalised; where a mask [B, N] is one, the mask token stands in for the patch. */
+/** One batch of images of one size, normalized; where a mask [B, N] is one, the mask token stands in for the patch. */
 export type ImageView = {readonly images: Tensor4D /* [B, H, W, 3] */; readonly masks?: Tensor2D}
 
 /** Normed tokens of one view, and all of them before the final norm (docs/spec.md §1.6). */
@@ -181,7 +181,7 @@ function splitTokens(y: Tensor2D, {count: B, rows, columns}: Grid, {width: C, re
 }
 
 /**
- * Normalised images [B, H, W, 3] → features, which the caller owns.
+ * Normalized images [B, H, W, 3] → features, which the caller owns.
  * Throws a RangeError where a side is not a multiple of the patch.
  */
 export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks, stream = 'fp32'}: ForwardOptions = {}): Features {
@@ -195,7 +195,7 @@ export function forward(params: Vit, images: Tensor4D, config: VitConfig, {masks
 }
 
 /**
- * The normed cls tokens [B, C] of normalised images [B, H, W, 3], float32: what `forward` gives as `cls`, without
+ * The normed cls tokens [B, C] of normalized images [B, H, W, 3], float32: what `forward` gives as `cls`, without
  * computing what the last block would only do for the other tokens. The caller owns the result.
  */
 export function clsTokens(

@@ -28,7 +28,7 @@ export type LoadedModel = LoadedHeads & {
   readonly classifier?: ReadonlyMap<string, Weight>
 }
 
-/** An image resized and cut as `transform` says, its values normalised as the model wants them: [1, H, W, 3]. */
+/** An image resized and cut as `transform` says, its values normalized as the model wants them: [1, H, W, 3]. */
 function prepared(image: GivenImage, transform: Transform, {mean, std}: SiteModel): Tensor4D {
   const {size, window} = fitGeometry(image.width, image.height, transform)
   const pixels = resample(image, size, {window})

@@ -35,8 +35,8 @@ function resultSize({width, height}: Size, channels = 1): Size {
 }
 
 /**
- * Maps of images normalised by ImageNet's mean and deviation, as heads take them: padded like that, then brought to
- * the normalisation of a model that has its own.
+ * Maps of images normalized by ImageNet's mean and deviation, as heads take them: padded like that, then brought to
+ * the normalization of a model that has its own.
  */
 function mapsOf({model, params}: Backbone, images: Tensor4D, settings: DenseSettings): Tensor4D {
   const {config, mean, std} = model

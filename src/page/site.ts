@@ -37,7 +37,7 @@ export type SiteDepth = {
   readonly size: number | null
 }
 
-/** A linear segmentation head: its weights [K, D] and bias [K], batch normalisation folded in, lie in a file. */
+/** A linear segmentation head: its weights [K, D] and bias [K], batch normalization folded in, lie in a file. */
 export type SiteRegions = {
   readonly weights: string
   readonly bytes: number

@@ -4,7 +4,7 @@ import {html, type Markup} from './html.js'
 export type Series = {
   readonly name: string
   readonly points: readonly (readonly [x: number, y: number])[]
-  /** Number of its color, the place among the series if absent. */
+  /** Number of its colour, the place among the series if absent. */
   readonly color?: number
   /** Number of its dashes; 0, a whole line, if absent. */
   readonly dash?: number

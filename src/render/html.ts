@@ -58,7 +58,7 @@ export const rampBar = (ramp: Colormap, low: string, high: string): Markup =>
     ><span>${low}</span
     ><i
       role="img"
-      aria-label="Colors from ${low} to ${high}"
+      aria-label="Colours from ${low} to ${high}"
       style="background:linear-gradient(to right,${colormapStops(ramp)
         .map(color => `rgb(${color.join(',')})`)
         .join(',')})"

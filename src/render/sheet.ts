@@ -1,5 +1,5 @@
 /**
- * Sheets: pictures in rows with their titles, captions and color bars, as one picture. Every PNG that a command draws
+ * Sheets: pictures in rows with their titles, captions and colour bars, as one picture. Every PNG that a command draws
  * is laid out here.
  */
 import type {Raster} from '../data/image/resample.js'
@@ -11,7 +11,7 @@ export type Panel = {
   readonly picture: Raster
   /** One line above the picture; shortened where it is wider. */
   readonly caption?: string
-  /** The bar of the colors under the picture, with what stands at its ends. */
+  /** The bar of the colours under the picture, with what stands at its ends. */
   readonly bar?: {readonly ramp: Colormap; readonly low: string; readonly high: string}
 }
 
@@ -23,7 +23,7 @@ export type SheetOptions = {
   readonly columns?: number
   /** Lines at the top of the sheet. */
   readonly notes?: readonly string[]
-  /** Colors with their names, below the notes. */
+  /** Colours with their names, below the notes. */
   readonly legend?: readonly {readonly name: string; readonly color: TextColor}[]
 }
 
@@ -77,7 +77,7 @@ function drawBlock(canvas: Raster, {title, rows}: SheetBlock, left: number, top:
   }
 }
 
-/** Names of colors in lines of at most `width` pixels: where each stands. */
+/** Names of colours in lines of at most `width` pixels: where each stands. */
 function legendPlaces(names: readonly string[], width: number, scale: number, line: number): {places: [number, number][]; height: number} {
   let [x, y] = [0, 0]
   const places = names.map((name): [number, number] => {

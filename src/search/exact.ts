@@ -8,7 +8,7 @@
  * In shape comments: Q queries, N rows, D numbers a vector.
  */
 
-/** cosine: of the angle (vectors are normalised on the way in); ip: inner product; l2: Euclidean distance. */
+/** cosine: of the angle (vectors are normalized on the way in); ip: inner product; l2: Euclidean distance. */
 export type Metric = 'cosine' | 'ip' | 'l2'
 
 /**
@@ -185,7 +185,7 @@ const queriesPerPass = 4
 
 /**
  * The k nearest of `vectors` for each query [Q, D]; fewer when there are fewer rows. For cosine both sides must have
- * been normalised.
+ * been normalized.
  */
 export function nearestNeighbours(vectors: Vectors, queries: Float32Array, k: number, options: ExactOptions = {}): Neighbours[] {
   const {metric = 'cosine', before = (a, b) => a < b, skip, innerProduct: products} = options

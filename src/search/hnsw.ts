@@ -3,7 +3,7 @@
  * the one file that touches it.
  *
  * The graph is built in one thread from a fixed seed, so the same rows in the same order give the same bytes. Cosine
- * is an inner product of vectors that were normalised on the way in, as in the exact search, so both speak of the same
+ * is an inner product of vectors that were normalized on the way in, as in the exact search, so both speak of the same
  * numbers.
  */
 import {createRequire} from 'node:module'

@@ -18,7 +18,7 @@ export type Stance =
 
 export type Kind = {
   readonly stance: Stance
-  /** The turns about y, in radians, at which the kind can be recognised; any where absent. */
+  /** The turns about y, in radians, at which the kind can be recognized; any where absent. */
   readonly yaw?: readonly [from: number, to: number]
   readonly make: (chance: Chance) => Solid
 }

@@ -50,7 +50,7 @@ export type ExportRequest = {
   readonly crop?: number
   /** A crop of this side and the resizing that goes with it. */
   readonly size?: number
-  /** For onnx: trained heads, and whether pixels are normalised in the graph. */
+  /** For onnx: trained heads, and whether pixels are normalized in the graph. */
   readonly heads?: readonly string[]
   readonly normalize?: boolean
   /** For onnx: the range of a depth head in metres, where its file does not say. */
@@ -196,7 +196,7 @@ function exportedPreprocessing(
     return even
   }
   if (to === 'meta' && asked.source !== undefined) {
-    const size = isImageNet(asked) ? '' : ' They have to normalise images by this mean and deviation.'
+    const size = isImageNet(asked) ? '' : ' They have to normalize images by this mean and deviation.'
     notes.push(`Other programs find no preprocessing in a .pth (${describePreprocessing({...asked, source: undefined})}).${size}`)
   }
   if (to === 'timm' && asked.source !== undefined && asked.crop !== grid * patch)

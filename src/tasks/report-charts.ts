@@ -1,4 +1,4 @@
-/** The charts of a report: which metrics stand together, and one color for each run in all of them. */
+/** The charts of a report: which metrics stand together, and one colour for each run in all of them. */
 import {lossTerms} from '../loss/terms.js'
 import type {MetricLine, RunFolder} from '../files/run/run-folder.js'
 import {lineChart, type Series} from '../render/chart.js'
@@ -48,7 +48,7 @@ export const isTotalLoss = (name: string): boolean => CHARTS[0]!.names.test(name
 export const isEvaluation = (name: string): boolean => EVALUATION.test(name) && !/loss/.test(name)
 
 /**
- * The curves of one chart. A run has the same color in all charts; its metrics in one chart differ by their dashes.
+ * The curves of one chart. A run has the same colour in all charts; its metrics in one chart differ by their dashes.
  */
 function seriesOf(runs: readonly RunFolder[], names: readonly string[]): Series[] {
   const several = runs.length > 1

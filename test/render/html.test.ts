@@ -102,7 +102,7 @@ test('a long curve is thinned by averages, holes are left out, an empty one says
   assert.ok(chart.includes('&lt;b&gt;') && !/NaN|Infinity/.test(chart))
 })
 
-test('the axes of a chart are named, and a series keeps the color and dashes that it was given', () => {
+test('the axes of a chart are named, and a series keeps the colour and dashes that it was given', () => {
   const points = [
     [0, 1],
     [1, 2]

@@ -1,4 +1,4 @@
-/** Sheets of pictures: titles, captions and color bars lie where they belong, and the letters can be distinguished. */
+/** Sheets of pictures: titles, captions and colour bars lie where they belong, and letters can be distinguished. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import type {Raster} from '../../src/data/image/resample.js'

@@ -101,7 +101,7 @@ test('rows collected in pieces come back whole', () => {
   for (const i of [0, 1, 1023, 1024, 4999]) assert.deepEqual(rowAt(vectors, i), rows.subarray(i * D, (i + 1) * D))
 })
 
-test('a row of zeros stays zero when normalised, others get length 1', () => {
+test('a row of zeros stays zero when normalized, others get length 1', () => {
   const rows = normalizeRows(Float32Array.of(0, 0, 3, 4), 2)
   assert.deepEqual([...rows], [0, 0, Math.fround(0.6), Math.fround(0.8)])
 })

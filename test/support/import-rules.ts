@@ -54,7 +54,7 @@ export const folders: Readonly<Record<string, FolderRule>> = {
     node: true
   },
   model: {
-    holds: 'the vision transformer: blocks, heads, positions, initialisation, stochastic depth',
+    holds: 'the vision transformer: blocks, heads, positions, initialization, stochastic depth',
     imports: ['tensor'],
     node: false
   },

@@ -127,7 +127,7 @@ const normalized = (pixels: Float32Array): Float32Array => pixels.map((value, i)
 
 /**
  * What this program computes on the running engine of two images of noise, written as tensors beside `pixel_values`
- * [2, 3, side, side]; `isNormalized` says whether those are normalised.
+ * [2, 3, side, side]; `isNormalized` says whether those are normalized.
  */
 export async function writeExpected(
   path: string,

@@ -345,7 +345,7 @@ describe('pixels', () => {
   const random = rng(1, 'bytes')
   const bytes = Uint8Array.from({length: B * H * W * 3}, () => random.int(256))
 
-  test('are normalised by channel', async () => {
+  test('are normalized by channel', async () => {
     const expected = {
       shape: [B, H, W, 3],
       data: Float32Array.from(bytes, (byte, i) => (byte / 255 - imageMean[i % 3]!) / imageStd[i % 3]!)
@@ -396,7 +396,7 @@ describe('native loops in bf16, beside float32 on the same numbers', () => {
   const low = <X extends Tensor2D>(x: X): X => tidy(() => cast(x, 'bf16'))
   const wide = (x: Tensor2D): Tensor2D => cast(x, 'fp32')
 
-  test('layer normalisation of bf16 rows into bf16, and its gradient added to picked rows', async () => {
+  test('layer normalization of bf16 rows into bf16, and its gradient added to picked rows', async () => {
     await onTorch()
     const all = tidy(() => {
       const [x, onto] = [low(put(normal('x', [n, width], 2, 1))), put(normal('onto', [rows, width]))]

@@ -3,7 +3,7 @@
  * drawn before any of it is done.
  *
  * Follows the published training code in distribution: crop and resize (bicubic), flip, colour jitter in random order,
- * grey, blur, and for the second large view solarisation. Turns and vertical flips, which that code lacks, come last
+ * grey, blur, and for the second large view solarization. Turns and vertical flips, which that code lacks, come last
  * and only where they are asked for. Everything random comes from one generator for each view, so
  * views do not shift one another's draws and a plan is a pure function of seed, position, settings and the size of the
  * image.
@@ -59,7 +59,7 @@ export const BLUR = {released: [0, 0.9, 0.5], paper: [1, 0.1, 0.5]} as const
 
 const JITTER = {brightness: 0.4, contrast: 0.4, saturation: 0.2, hue: 0.1, probability: 0.8}
 
-/** Bytes from here on are turned over by solarisation. */
+/** Bytes from here on are turned over by solarization. */
 export const SOLARIZE_FROM = 128
 
 /**
@@ -125,7 +125,7 @@ export function drawJitter(random: Rng, strength: {brightness: number; contrast:
   return [...order].map(which => changes[which]!).filter(({kind}) => kind === 'grey' || strength[kind] > 0)
 }
 
-/** Which view: it decides size, scale, blur and solarisation. */
+/** Which view: it decides size, scale, blur and solarization. */
 export type CropView = 'global1' | 'global2' | 'local'
 
 /** All that is drawn for one view, in the order in which it is done. */

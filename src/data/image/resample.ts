@@ -4,9 +4,9 @@
  *
  * The reference transforms resize with Pillow, so features agree file to feature only where the pixels do. The rules:
  * separable cubic convolution with a = -0.5 (Keys, 1981), the support stretched by the scale when shrinking
- * (antialiasing), weights normalised in double precision and rounded to 22 fractional bits, columns first and rows
+ * (antialiasing), weights normalized in double precision and rounded to 22 fractional bits, columns first and rows
  * second (the other way round where the height shrinks by more than twice as many pixels as the width: so Pillow 13;
- * older ones never turn), each rounded to 8 bits. libvips' own cubic kernel differs: it quantises sub-pixel positions
+ * older ones never turn), each rounded to 8 bits. libvips' own cubic kernel differs: it quantizes sub-pixel positions
  * and shrinks by boxes first. Only the asked-for window of the output is computed, and only the source pixels under it
  * are read.
  */

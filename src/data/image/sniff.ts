@@ -112,7 +112,7 @@ function text(bytes: Uint8Array): string | undefined {
     .toLowerCase()
   if (words.includes('\ufffd') && !words.startsWith('<')) return undefined // not UTF-8: bytes that happen to avoid the controls
   if (isSvg(words))
-    return 'it is an SVG drawing; drawings are not rasterised here (XML from strangers can be made to do harm), so export it as PNG'
+    return 'it is an SVG drawing; drawings are not rasterized here (XML from strangers can be made to do harm), so export it as PNG'
   if (words.startsWith('<!doctype html') || words.startsWith('<html') || words.includes('<body'))
     return 'it is an HTML page, not an image (a saved error page?)'
   if (words.startsWith('<')) return 'it is XML, not an image'

@@ -5,7 +5,7 @@
  * The descriptor is the low frequencies of the picture brought to 32 × 32 grey pixels (DCT, frequencies below 16,
  * without the mean). Each is multiplied by its frequency, because the spectrum of photographs falls as one over
  * frequency, and replaced by its root with its sign, so that no few of them decide. It is divided by its length, to
- * which a little is added: a picture without detail (a flat ground, a gradient) has nothing to be recognised by, and
+ * which a little is added: a picture without detail (a flat ground, a gradient) has nothing to be recognized by, and
  * its descriptor stays short. Re-encoding, resizing, blur, brightness and colour change it little; a crop, a rotation
  * or a border changes it wholly. Inner products above `perceptualThreshold` mean copies.
  */

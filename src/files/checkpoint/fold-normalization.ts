@@ -4,7 +4,7 @@ import type {NamedTensor} from './backbone.js'
 import {isImageNet, type Normalization} from './preprocessing.js'
 
 /**
- * The tensors of a backbone as a model that takes images normalised by ImageNet's values and computes the same.
+ * The tensors of a backbone as a model that takes images normalized by ImageNet's values and computes the same.
  *
  * With x = (p − m) / s for pixels p and ImageNet's m and s, the model's own input is (p − m′) / s′ = x · s / s′ +
  * (m − m′) / s′: a factor on each channel of the patch kernel [C, 3, P, P], and a sum over its entries in the bias

@@ -179,7 +179,7 @@ function card(
       `cls, patches = tokens[:, 0], tokens[:, ${1 + config.registers}:]`,
       '```'
     ].join('\n'),
-    `Images are resized to ${resize} pixels along the shorter edge (bicubic)${crop === undefined ? '' : `, cut to ${crop} × ${crop} from the centre`} and normalised with ${isImageNet(normalization) ? 'the mean and deviation of ImageNet' : `mean ${normalization.mean.join(', ')} and deviation ${normalization.std.join(', ')}`}.`,
+    `Images are resized to ${resize} pixels along the shorter edge (bicubic)${crop === undefined ? '' : `, cut to ${crop} × ${crop} from the centre`} and normalized with ${isImageNet(normalization) ? 'the mean and deviation of ImageNet' : `mean ${normalization.mean.join(', ')} and deviation ${normalization.std.join(', ')}`}.`,
     ...(config.interpolateOffset !== 0 || config.interpolateAntialias !== config.registers > 0
       ? [
           `At other sizes than ${side} × ${side}, transformers resamples the positions a little differently than the original model does, and features differ slightly.`

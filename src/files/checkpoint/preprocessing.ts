@@ -5,7 +5,7 @@
  * of a timm folder, and the metadata of our own safetensors files. A model that records nothing gets DINOv2's
  * evaluation protocol (docs/spec.md §4.1): short side 256, centre crop 224, mean and deviation of ImageNet.
  *
- * Pixels are normalised by ImageNet's values everywhere in this program. Where a model has others, `foldNormalization`
+ * Pixels are normalized by ImageNet's values everywhere in this program. Where a model has others, `foldNormalization`
  * multiplies the difference into its patch embedding, so that every command computes the same function of the pixels.
  */
 import {valueText} from '../../system/json.js'

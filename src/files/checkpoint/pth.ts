@@ -114,7 +114,7 @@ async function recordedMetadata(record: StorageBytes | undefined): Promise<Recor
 /** How deep dictionaries of tensors are looked for: `checkpoint → model → teacher → state_dict` has three. */
 const MAX_DEPTH = 6
 
-/** Moments and rates of an optimiser may have the names of the weights that they belong to. */
+/** Moments and rates of an optimizer may have the names of the weights that they belong to. */
 const besideModels = /^(?:optimi[sz]ers?|optim|(?:lr_)?schedulers?|(?:grad_)?scaler|amp)(?:_states?)?$/i
 
 /** The dictionaries of tensors in a checkpoint, by their keys joined with dots. */

@@ -89,7 +89,7 @@ const notEmbeddings = (name: string, empty: boolean): UserError =>
 
 /**
  * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names
- * the two that differ. `ignoreLength`: normalised and plain vectors may stand together. Shards of a list are read in
+ * the two that differ. `ignoreLength`: normalized and plain vectors may stand together. Shards of a list are read in
  * its order; one that is missing or there twice is refused by name.
  */
 export async function openAll(

@@ -148,7 +148,7 @@ function describePart(meta: EmbeddingMeta, key: (typeof provenanceKeys)[number])
     case 'dim':
       return `${meta.dim} numbers a row`
     case 'normalized':
-      return meta.normalized ? 'normalised' : 'not normalised'
+      return meta.normalized ? 'normalized' : 'not normalized'
   }
 }
 
@@ -172,13 +172,13 @@ const mismatchNames: Readonly<Record<string, string>> = {
   layers: 'two choices of layers',
   shape: 'two patch grids',
   dim: 'two vector lengths',
-  normalized: 'normalised and plain vectors'
+  normalized: 'normalized and plain vectors'
 }
 
 /**
  * Refuses to mix vectors that were made in two ways.
  *
- * `ignoreLength`: normalised and plain vectors may meet (where only directions count). Throws `UserError` (exit 2)
+ * `ignoreLength`: normalized and plain vectors may meet (where only directions count). Throws `UserError` (exit 2)
  * naming both sides.
  */
 export function assertSameProvenance(

@@ -18,7 +18,7 @@ export type LanceHeader = {
   readonly dim: number
   readonly meta: EmbeddingMeta
   /**
-   * The inverted lists: how many, pieces that a vector is quantised in, rows they were trained on, and how they are
+   * The inverted lists: how many, pieces that a vector is quantized in, rows they were trained on, and how they are
    * searched.
    */
   readonly lists?: {readonly partitions: number; readonly pieces: number; readonly trained: number} & ListSearchParams

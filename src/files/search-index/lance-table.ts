@@ -2,7 +2,7 @@
  * An index as a LanceDB table: a folder or an address of an object store, for more rows than memory holds.
  *
  *     PLACE/rows.lance    id (utf8), fields (JSON), vector (float32 [dim]); for many rows inverted lists with product
- *     quantisation (IVF-PQ) over `vector`
+ *     quantization (IVF-PQ) over `vector`
  *     PLACE/about.lance   one row of JSON, the header: how the vectors were made, how a search looks, and which
  *     version of `rows` it speaks of
  *

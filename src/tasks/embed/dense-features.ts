@@ -29,7 +29,7 @@ export function blocksOf({depth}: VitConfig, layers: number | readonly number[])
 }
 
 /**
- * Normalised images [B, H, W, 3] (`normalizePixels`) of any size → maps [B, h, w, D] float32, which the caller owns.
+ * Normalized images [B, H, W, 3] (`normalizePixels`) of any size → maps [B, h, w, D] float32, which the caller owns.
  *
  * The residual stream is held in the backbone's precision, as for embedding. Throws a RangeError for blocks the model
  * does not have.

@@ -40,7 +40,7 @@ export type ImageFeatures<Out extends Tensor = Tensor> = {
   /** Numbers of a vector, or channels of a map. */
   readonly dim: number
   readonly precision: Precision
-  /** Normalised images of one size [B, H, W, 3] → [B, D] or [B, h, w, D], the caller's. */
+  /** Normalized images of one size [B, H, W, 3] → [B, D] or [B, h, w, D], the caller's. */
   compute(images: Tensor4D): Out
   [Symbol.dispose](): void
 }
@@ -137,12 +137,12 @@ export const pixelMaps = ({patch}: Pick<VitConfig, 'patch'>): MapFeatures =>
 const BINS = 4
 
 /**
- * The baseline `histogram` for maps: how often each color occurs in a patch (4 bins a channel, square roots of shares)
- * and the position of the patch. It says nothing of the shapes within a patch.
+ * The baseline `histogram` for maps: how often each colour occurs in a patch (4 bins a channel, square roots of
+ * shares) and the position of the patch. It says nothing of the shapes within a patch.
  */
 export function histogramMaps({patch}: Pick<VitConfig, 'patch'>): MapFeatures {
   const bins = BINS ** 3
-  /** Normalised values of channel `c` → the number of their bin. */
+  /** Normalized values of channel `c` → the number of their bin. */
   const binOf = (values: Tensor, c: number): Tensor =>
     floor(clipByValue(mul(add(mul(values, imageStd[c]!), imageMean[c]!), BINS), 0, BINS - 1e-3))
   const read = (rows: Tensor2D): Tensor => {

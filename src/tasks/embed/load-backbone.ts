@@ -29,7 +29,7 @@ export type Backbone = {
   /** What the file says of itself. */
   readonly metadata: Readonly<Record<string, string>>
   /**
-   * How its images are prepared. Mean and deviation are already in the weights: they take images normalised by
+   * How its images are prepared. Mean and deviation are already in the weights: they take images normalized by
    * ImageNet's, unless `foldsNormalization` was false.
    */
   readonly preprocessing: Preprocessing
@@ -47,7 +47,7 @@ export type BackboneOptions = {
    * quicker.
    */
   readonly trainable?: boolean
-  /** False: the caller normalises images by the model's own mean and deviation. */
+  /** False: the caller normalizes images by the model's own mean and deviation. */
   readonly foldsNormalization?: boolean
   /** Receives what the log should say of mean and deviation that are not ImageNet's. */
   readonly note?: (sentence: string) => void

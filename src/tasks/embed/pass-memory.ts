@@ -45,7 +45,7 @@ export function passBytes({patch, width: C, heads}: VitConfig, pass: PassSize, p
   const perChannel = isTorch ? BYTES_PER_CHANNEL.torch[bytesOfNumber(precision)] : BYTES_PER_CHANNEL.others
   const weights = 2 * 4 * images * heads * N * N
   const attention = isTorch ? Math.min(weights, TORCH_ATTENTION_BYTES) : weights
-  const pixels = images * height * width * 3 * 9 // as bytes, as numbers, and normalised
+  const pixels = images * height * width * 3 * 9 // as bytes, as numbers, and normalized
   return images * N * C * (perChannel + 4 * (layers - 1)) + attention + pixels
 }
 

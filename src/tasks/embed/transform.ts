@@ -35,7 +35,7 @@ export function resolveTransform(request: TransformRequest, own: Pick<Preprocess
   return {resize, crop, ...borders}
 }
 
-/** The transform and the normalisation as they stand in the record of embeddings. */
+/** The transform and the normalization as they stand in the record of embeddings. */
 export const preprocessingRecord = (
   {resize, crop, patch, cropBorders}: Transform,
   normalization: Normalization

@@ -25,7 +25,7 @@ export type OnnxRequest = {
   readonly force?: boolean
   /** Linear layers in half precision. */
   readonly fp16?: boolean
-  /** Whether pixels between 0 and 1 are normalised in the graph. */
+  /** Whether pixels between 0 and 1 are normalized in the graph. */
   readonly normalize?: boolean
   readonly license?: string
   readonly toolVersion: string

@@ -39,7 +39,7 @@ export function onnxCard({config, side, heads, files, fp16, normalize, license, 
     [
       '`pixel_values` (input)',
       `batch × 3 × ${side} × ${side}`,
-      normalize ? 'red, green, blue from 0 to 1' : `the same, normalised by ${scale}`
+      normalize ? 'red, green, blue from 0 to 1' : `the same, normalized by ${scale}`
     ],
     [
       '`last_hidden_state`',
@@ -54,7 +54,7 @@ export function onnxCard({config, side, heads, files, fp16, normalize, license, 
     `# DINOv2 vision transformer as ONNX`,
     `Width ${width}, ${counted(depth, 'block')}, patches of ${patch} pixels, for images of ${side} × ${side}; the batch is free. Operators of opset 17, all in float32${fp16 ? ' but linear layers, which are in half precision' : ''}. Files: ${files.map(name => `onnx/${name}`).join(', ')}.`,
     ['| | | |', '| --- | --- | --- |', ...rows.map(cells => `| ${cells.join(' | ')} |`)].join('\n'),
-    `Images are resized to ${resize} pixels along the shorter edge (bicubic), cut to ${side} × ${side} from the centre${normalize ? ' and divided by 255; the graph normalises them' : `, divided by 255 and normalised by ${scale}`}: \`preprocessor_config.json\`. transformers.js resizes by another bicubic filter than Pillow, so its vectors differ a little where images are not of that size already.`,
+    `Images are resized to ${resize} pixels along the shorter edge (bicubic), cut to ${side} × ${side} from the centre${normalize ? ' and divided by 255; the graph normalizes them' : `, divided by 255 and normalized by ${scale}`}: \`preprocessor_config.json\`. transformers.js resizes by another bicubic filter than Pillow, so its vectors differ a little where images are not of that size already.`,
     ...heads.flatMap(({notes}) => notes),
     [
       '```js',

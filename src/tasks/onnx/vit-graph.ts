@@ -25,7 +25,7 @@ export type VitGraphOptions = {
 
 /** The tokens of chosen places of the graph. */
 export type VitGraph = {
-  /** The normalised images, [B, 3, Y, Y]. */
+  /** The normalized images, [B, 3, Y, Y]. */
   readonly pixels: string
   /** All tokens after block i, [B, S, C], with or without the final norm. */
   tokens(block: number, norm: boolean): string
@@ -33,7 +33,7 @@ export type VitGraph = {
   cls(tokens: string, output?: string): string
   /** The patches of tokens [B, S, C]: [B, N, C]. */
   patches(tokens: string, output?: string): string
-  /** The same backbone over other normalised images [·, 3, y, y]; weights are shared. */
+  /** The same backbone over other normalized images [·, 3, y, y]; weights are shared. */
   over(pixels: string, side: number): VitGraph
 }
 
@@ -41,7 +41,7 @@ type Context = VitGraphOptions & {readonly g: GraphBuilder}
 
 const NORM_EPS = 1e-6
 
-/** Adds the nodes of the backbone. `pixels` is normalised: [B, 3, Y, Y] float32. */
+/** Adds the nodes of the backbone. `pixels` is normalized: [B, 3, Y, Y] float32. */
 export function addVit(g: GraphBuilder, pixels: string, options: VitGraphOptions): VitGraph {
   const {config, side, read} = options
   const context = {...options, g}

@@ -4,7 +4,7 @@
  *
  * What is held is some rows that wait to be written (64 MB of vectors), 16 to 32 bytes for each id (so that none comes
  * twice), and the rows that are kept back to measure recall. Few rows are searched exactly; for many, inverted lists
- * with product quantisation are trained, and how many lists a search reads follows from what it finds of the rows kept
+ * with product quantization are trained, and how many lists a search reads follows from what it finds of the rows kept
  * back.
  */
 import {cp} from 'node:fs/promises'
@@ -56,7 +56,7 @@ export type LanceReport = Omit<IndexReport, 'kind' | 'ef'> & {
   readonly lists?: LanceHeader['lists']
 }
 
-/** Rows that quantisation cannot do without: it has 256 codes. */
+/** Rows that quantization cannot do without: it has 256 codes. */
 const minTrainingRows = 256
 /** Lists are trained anew once the rows are this many times those they were trained on. */
 const retrainGrowth = 2
@@ -225,7 +225,7 @@ async function removeIds(table: LanceTable, options: LanceOptions, name: string)
 }
 
 /**
- * Into how many pieces a vector is cut for quantisation: the divisor of its length that is nearest to pieces of eight
+ * Into how many pieces a vector is cut for quantization: the divisor of its length that is nearest to pieces of eight
  * numbers.
  */
 export function subvectorCount(dim: number): number {

@@ -44,7 +44,7 @@ export type Searcher = {
   /** Refuses queries that were made in another way than the rows. Throws `UserError` naming both. */
   check(queries: {readonly name: string; readonly meta: EmbeddingMeta}): void
   /**
-   * The k nearest of each query, best first. The batch's vectors are normalised in place where the index measures
+   * The k nearest of each query, best first. The batch's vectors are normalized in place where the index measures
    * angles.
    */
   search(queries: EmbeddingBatch, options: SearchOptions): Promise<SearchHit[][]>

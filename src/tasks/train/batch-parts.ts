@@ -8,7 +8,7 @@ import type {ImageView} from '../../model/vit.js'
 import {concat, dispose, keep, slice, tensor1d, tidy} from '../../tensor/tf.js'
 import type {Tensor1D, Tensor2D, Tensor4D} from '../../tensor/tf.js'
 
-/** One collated batch (docs/spec.md §4.2); crops are normalised and crop-major. */
+/** One collated batch (docs/spec.md §4.2); crops are normalized and crop-major. */
 export type StepBatch = {
   readonly globals: Tensor4D /* [2B, G, G, 3] */
   readonly locals?: Tensor4D /* [m·B, S, S, 3] */

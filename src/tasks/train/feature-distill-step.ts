@@ -41,7 +41,7 @@ export type FeatureDistillSettings = StepSettings & {
   readonly huber: number
 }
 
-/** What a step measured; losses as they are optimised, `total` their sum. */
+/** What a step measured; losses as they are optimized, `total` their sum. */
 export type FeatureReport = Pick<StepReport, 'gradNorms' | 'clsCosine'> & {
   readonly losses: Losses<'cls_loss' | 'patch_loss'>
 }

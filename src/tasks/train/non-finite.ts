@@ -18,7 +18,7 @@ import {unflatten} from '../../tensor/tree.js'
 /** A step that was not taken. The state is as before it. */
 export class NotFiniteStep extends Error {
   constructor(
-    /** Losses of the step, weighted as they are optimised. */
+    /** Losses of the step, weighted as they are optimized. */
     readonly losses: Readonly<Record<string, number>>,
     readonly gradNorms: Readonly<Record<string, number>>,
     /** Parameters whose gradient is not finite, in the order of the forward pass. */

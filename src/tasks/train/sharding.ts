@@ -6,7 +6,7 @@
  * gradients are summed over the processes at once, and each keeps the piece of its own. Both travel while another
  * block computes: the gather of the next block begins before the work of a block, and the gradients of a block are
  * waited for when those of the next are there. Embedding, final norm and heads are gathered for the pass of their
- * network. Optimiser and average work on pieces by element, as on whole tensors.
+ * network. Optimizer and average work on pieces by element, as on whole tensors.
  *
  * What enters products in bf16 is gathered in bf16, and gradients of those layers, which come out of products in bf16,
  * are sent in bf16; they are added up in float32. Pieces, moments and averages are float32.

@@ -46,7 +46,7 @@ import type {MeasuredStep} from './steps-ahead.js'
 import {MAX_CACHED_LOGITS_BYTES, castHead, chunkWidths, headInputs} from './teacher-targets.js'
 import type {CastHead, ChunkWidths} from './teacher-targets.js'
 
-/** What a step measured. Losses are weighted as they are optimised; `total` is their sum. */
+/** What a step measured. Losses are weighted as they are optimized; `total` is their sum. */
 export type StepReport = {
   readonly losses: Losses<'dino_local' | 'dino_global' | 'ibot'>
   /** Gradient norm of each sub-module before clipping. */

@@ -47,7 +47,7 @@ export type TeacherPlan = {
   readonly parameters: number
   /** Bytes that it takes while it teaches. */
   readonly bytes: (precision: Precision) => number
-  /** Mean and deviation of the channels that its images are normalised by, where they are not those of ImageNet. */
+  /** Mean and deviation of the channels that its images are normalized by, where they are not those of ImageNet. */
   readonly normalisation?: Normalization
 }
 
@@ -203,7 +203,7 @@ function teacherTokens({backbone, vit, normalisation}: Teacher, part: BatchPart,
   }
 }
 
-/** Images normalised as ImageNet's are, normalised by another mean and deviation; [n, H, W, 3]. */
+/** Images normalized as ImageNet's are, normalized by another mean and deviation; [n, H, W, 3]. */
 const renormalize = (images: Tensor4D, {mean, std}: Normalization): Tensor4D =>
   tidy(() => {
     const scale = tensor1d(std.map((value, i) => imageStd[i]! / value)) // [3]

@@ -1,5 +1,5 @@
 /**
- * One optimisation step of DINOv2 (docs/spec.md §2.2): teacher targets, student pass, losses, gradients, clipping,
+ * One optimization step of DINOv2 (docs/spec.md §2.2): teacher targets, student pass, losses, gradients, clipping,
  * AdamW, teacher average.
  *
  * No tape: forward and backward halves are called in order and each lets go of what it no longer needs. The state is

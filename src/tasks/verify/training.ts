@@ -136,7 +136,7 @@ function batchOf(batches: Tensors, i: number, file: string): StepBatch {
   }
 }
 
-/** Losses as they are optimised, and gradient norms before clipping. A recorded number that nothing computes fails. */
+/** Losses as they are optimized, and gradient norms before clipping. A recorded number that nothing computes fails. */
 function* judgeStep(part: string, {losses, gradNorms, masked}: StepReport, recorded: RecordedStep): Generator<Check> {
   const computed: Readonly<Record<string, number>> = {
     ...losses,

@@ -110,7 +110,7 @@ export function percentOf(share: number): string {
   return figure > 0 && figure < 0.001 ? '< 0.001 %' : `${Number(figure.toPrecision(2))} %`
 }
 
-/** The values that 5 and 99 of a hundred patches do not exceed: what lies between differs in color. */
+/** The values that 5 and 99 of a hundred patches do not exceed: what lies between differs in colour. */
 function scaleOf(values: Float32Array): [low: number, high: number] {
   const sorted = Float32Array.from(values).sort()
   const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!
@@ -120,7 +120,7 @@ function scaleOf(values: Float32Array): [low: number, high: number] {
 type Strip = {
   readonly id: string
   readonly photo: Raster
-  /** A row for each that looks; `low` and `high` are the shares of attention at both ends of the colors. */
+  /** A row for each that looks; `low` and `high` are the shares of attention at both ends of the colours. */
   readonly rows: readonly {
     readonly who: string
     readonly maps: readonly {readonly picture: Raster; readonly low: string; readonly high: string}[]
@@ -181,7 +181,7 @@ async function stripsHtml(strips: readonly Strip[], {block, heads, size, onPatch
     body: html`<h1>Attention</h1>
       <p>
         Attention in block ${block}, in images with a short side of ${size} pixels: the mean of its ${counted(heads, 'head')}, and each
-        head. Every map has its own color scale, from the 5th to the 99th percentile of the shares of attention that its patches receive.
+        head. Every map has its own colour scale, from the 5th to the 99th percentile of the shares of attention that its patches receive.
       </p>
       ${sections}`
   })

@@ -72,7 +72,7 @@ export async function visualizeDepth(
   return {content, report: {images: all.length, shown}}
 }
 
-/** Each image with its prediction, truth and errors beside each other, and what the colors mean under them. */
+/** Each image with its prediction, truth and errors beside each other, and what the colours mean under them. */
 function pngSheet(all: readonly Shown[]): Promise<Uint8Array> {
   const sheet = drawSheet(
     all.map(({id, picture, errors}) => ({title: `${basename(id)}${errors ? `: ${errorText(errors)}` : ''}`, rows: [panelsOf(picture)]}))

@@ -21,10 +21,10 @@ export type PcaOptions = RunOnImagesOptions & {
   readonly format: 'png' | 'html'
 }
 
-/** Below this share of patches in front, a picture would be mostly black: all patches are colored instead. */
+/** Below this share of patches in front, a picture would be mostly black: all patches are coloured instead. */
 const MIN_FOREGROUND = 0.15
 
-/** Below this share of patches in front, one image is black; where half of the images are, all patches are colored. */
+/** Below this share of patches in front, one image is black; where half of them are, all patches are coloured. */
 const BLACK_IMAGE = 0.05
 
 /** Why the pictures would be mostly black, as a clause; undefined where they would not be. */
@@ -97,7 +97,7 @@ export async function visualizePca(options: PcaOptions): Promise<{content: Uint8
     size,
     patches,
     foreground: options.foreground && !black ? inFront / patches : undefined,
-    notes: black ? [`${black}, so all patches are colored, as with --no-foreground`] : [],
+    notes: black ? [`${black}, so all patches are coloured, as with --no-foreground`] : [],
     explained: colouring.explained.map(share => Number(share.toFixed(4))),
     fingerprint
   }

@@ -45,7 +45,7 @@ export type ImageResults<T> = {
 export const defaultSize = ({grid, patch}: VitConfig): number => grid * patch * Math.max(1, Math.ceil(16 / grid))
 
 /**
- * Decodes the images, normalises them and hands each [1, H, W, 3] to what `prepare` makes of the backbone. The input
+ * Decodes the images, normalizes them and hands each [1, H, W, 3] to what `prepare` makes of the backbone. The input
  * tensor is disposed afterwards.
  *
  * Throws a `UserError`: no images (exit 3), a missing engine (exit 5), a model that is not one, a size below two

@@ -1,5 +1,5 @@
 /**
- * Layer normalisation over the last axis (Ba et al. 2016), eps 1e-6 in every vision transformer here. T rows, C
+ * Layer normalization over the last axis (Ba et al. 2016), eps 1e-6 in every vision transformer here. T rows, C
  * channels.
  */
 import {add, customGrad, mean, mul, rsqrt, square, sub, sum, tidy} from '../tf.js'

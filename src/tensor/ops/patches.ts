@@ -1,4 +1,4 @@
-/** From pixels to rows that a linear layer can take: normalising, and cutting into patches. */
+/** From pixels to rows that a linear layer can take: normalizing, and cutting into patches. */
 import {mul, reshape, sub, tensor, tensor1d, tidy, transpose} from '../tf.js'
 import type {Tensor1D, Tensor2D, Tensor4D} from '../tf.js'
 import {callKernel} from './kernel.js'

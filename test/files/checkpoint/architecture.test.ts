@@ -1,4 +1,4 @@
-/** What an architecture is recognised by, which tensors it needs, and how a misfit is explained. */
+/** What an architecture is recognized by, which tensors it needs, and how a misfit is explained. */
 import assert from 'node:assert/strict'
 import {readFile} from 'node:fs/promises'
 import {test} from 'node:test'
@@ -36,7 +36,7 @@ test('the released models have as many parameters as Meta counts', () => {
   assert.equal(parameters(registers), 22_056_576 + 4 * 384)
 })
 
-test('an architecture is recognised by its own shapes and metadata', () => {
+test('an architecture is recognized by its own shapes and metadata', () => {
   for (const config of [
     small,
     registers,

@@ -148,7 +148,7 @@ const cases: [string, Partial<VitConfig>][] = [
   ['vit_chunked', {ffn: 'mlp', registers: 0}]
 ]
 for (const [name, wanted] of cases)
-  test(`${name}: the architecture is recognised, and every format gives the same tensors back`, async t => {
+  test(`${name}: the architecture is recognized, and every format gives the same tensors back`, async t => {
     const folder = await scratch(t)
     const {config, checkpoint} = await openBackbone(golden(`${name}.pth`), {overrides})
     t.after(() => checkpoint.close())

@@ -53,7 +53,7 @@ test('the metadata of our own files read back as they were written', () => {
   assert.throws(() => recordedPreprocessing({resize: '9x', crop: '3'}, 'f'), {code: 'BAD_CHECKPOINT'})
 })
 
-test('a folded patch embedding computes of ImageNet-normalised pixels what the model computes of its own', async () => {
+test('a folded patch embedding computes of ImageNet-normalized pixels what the model computes of its own', async () => {
   const own = {mean: mean as [number, number, number], std: std as [number, number, number]}
   const [C, P] = [2, 2]
   const weight = Float32Array.from({length: C * 3 * P * P}, (_, i) => Math.sin(i))

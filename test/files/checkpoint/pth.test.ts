@@ -332,7 +332,7 @@ test('a real file cut or scratched anywhere gives a sentence or its tensors, nev
   }
 })
 
-test('other files are recognised, with a way out', async t => {
+test('other files are recognized, with a way out', async t => {
   const folder = await scratch(t)
   const cases: [string, Buffer, RegExp, RegExp][] = [
     ['empty', Buffer.alloc(0), /is empty/, /again/],
@@ -558,7 +558,7 @@ test('a pickle longer than what is read at first is read to its end', async t =>
   assert.equal(file.roots.get('')!.size, 2000)
 })
 
-test('dictionaries of tensors are found some levels deep; those of optimisers are not taken for models', async t => {
+test('dictionaries of tensors are found some levels deep; those of optimizers are not taken for models', async t => {
   const one = tensor('0', 12, [12], [1])
   const nested = dict({
     epoch: op.int(3),

@@ -414,9 +414,9 @@ describe('mixing', () => {
     ]
     assert.equal(await drain([a, b]), 6)
   })
-  test('normalised and plain vectors meet only where directions alone count', async () => {
+  test('normalized and plain vectors meet only where directions alone count', async () => {
     const [a, b] = [await other('l0.arrow', {}), await other('l1.npy', {normalized: true})]
-    await assert.rejects(drain([a, b]), {message: /normalised and plain/})
+    await assert.rejects(drain([a, b]), {message: /normalized and plain/})
     assert.equal(await drain([a, b], {ignoreLength: true}), 6)
   })
   test('two JSON Lines files put together by cat are noticed at the line', async () => {

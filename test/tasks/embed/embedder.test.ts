@@ -125,7 +125,7 @@ describe('what a vector is', () => {
       assert.equal(memory().numTensors, before_)
     })
   }
-  test('normalised: every vector has length 1, of patches every token', async () => {
+  test('normalized: every vector has length 1, of patches every token', async () => {
     for (const [pool, length] of [
       ['cls', C],
       ['patch', C]

@@ -17,7 +17,7 @@ function image(order: 'rows' | 'columns'): Uint8Array {
   return bytes
 }
 
-test('the histogram of a patch counts its colors and says nothing of where they lie in it; the pixels do', async () => {
+test('the histogram of a patch counts its colours and says nothing of where they lie in it; the pixels do', async () => {
   await onPlain()
   const before = memory().numTensors
   const read = (maps: MapFeatures, order: 'rows' | 'columns'): Float32Array => {

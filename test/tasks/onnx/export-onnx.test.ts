@@ -54,7 +54,7 @@ test('the folder has the files of transformers.js and optimum, and says what goe
   assert.equal(report.parameters, 45_344)
 })
 
-test('half precision, a second file and normalisation inside are said where transformers.js looks', async () => {
+test('half precision, a second file and normalization inside are said where transformers.js looks', async () => {
   const half = await exported({size: 56, fp16: true, normalize: true, externalAbove: 100})
   assert.deepEqual(half.json('config.json')['transformers.js_config'], {dtype: 'fp16', use_external_data_format: true})
   assert.equal(half.json('preprocessor_config.json')['do_normalize'], false)

@@ -8,7 +8,7 @@ import {cropSettings} from '../../../src/tasks/train/pretrain-state.js'
 const defaults = resolveSettings()
 const changed = (path: string, value: unknown) => cropSettings(withSetting(defaults, path, value, 'test').settings)
 
-test('by default, colors are jittered as published (docs/spec.md §4) and nothing is turned', () => {
+test('by default, colours are jittered as published (docs/spec.md §4) and nothing is turned', () => {
   const {jitter, grey, solarize, flip, verticalFlip, quarterTurns} = cropSettings(defaults.settings)
   assert.deepEqual(jitter, {brightness: 0.4, contrast: 0.4, saturation: 0.2, hue: 0.1, probability: 0.8})
   assert.deepEqual(

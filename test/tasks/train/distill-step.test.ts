@@ -249,7 +249,7 @@ test('features: a student whose projected tokens are the teacher’s has no loss
   assert.equal(counted(), start)
 })
 
-test('another normalisation: the teacher sees the image as its own mean and deviation would have made it', async () => {
+test('another normalization: the teacher sees the image as its own mean and deviation would have made it', async () => {
   await onTorch()
   const start = counted()
   const teacher = teacherOf(configs.plain, false)

@@ -1,5 +1,5 @@
 /**
- * Fused forms of layers and losses: normalisation, GELU, rows that are added up, cross-entropy and Sinkhorn–Knopp over
+ * Fused forms of layers and losses: normalization, GELU, rows that are added up, cross-entropy and Sinkhorn–Knopp over
  * columns of prototypes. `fused-form.ts` says how they are held against their references.
  *
  * T rows, C channels, K prototypes, R rows of a student, n of a teacher.
@@ -91,7 +91,7 @@ export const layerNormForm = fusedForm<Three, number>({
 export const layerNormGradForm = fusedForm<Six>({
   name: 'layer norm gradient',
   operators: ['native_layer_norm_backward'],
-  limits: new Map([[float32, 2e-4]]), // training normalises float32 alone
+  limits: new Map([[float32, 2e-4]]), // training normalizes float32 alone
   trials: type => {
     const [dy, x] = [wavesOf(type, [9, 64], 0.7311), wavesOf(type, [9, 64], 0.8311)]
     const [mean, rstd] = [waves([9, 1], 0.9311), op('exp', waves([9, 1], 1.0311))]

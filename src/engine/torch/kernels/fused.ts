@@ -156,7 +156,7 @@ const usesNativeNorm = (x: Handle, weight: Handle): boolean =>
   typeOf(weight) === float32 && typeOf(x) !== scalarType.float16 && hasNativeKernel('norm')
 
 /**
- * Rows and parameters in one format, for GPUs refuse to normalise rows of one by parameters of another. A CPU takes
+ * Rows and parameters in one format, for GPUs refuse to normalize rows of one by parameters of another. A CPU takes
  * them as they are.
  */
 const inOneFormat = (x: Handle, weight: Handle, bias: Handle): [Handle, Handle, Handle] =>

@@ -1,6 +1,6 @@
 /**
  * Kernels of the heads and their losses, whose rows are K prototypes wide and are taken by pieces of columns:
- * cross-entropy, Sinkhorn–Knopp, weight normalisation (see `loss/cross-entropy.ts`, `loss/targets.ts`,
+ * cross-entropy, Sinkhorn–Knopp, weight normalization (see `loss/cross-entropy.ts`, `loss/targets.ts`,
  * `model/head.ts`). On a CPU the addon's own loops go once over memory where operators go five times.
  */
 import type {Tensor} from '../../../tensor/tf.js'

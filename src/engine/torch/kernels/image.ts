@@ -1,5 +1,5 @@
 /**
- * Convolution, pooling, normalisation over batches, and resizing. TensorFlow.js hands images as [B, Y, X, C]; libtorch
+ * Convolution, pooling, normalization over batches, and resizing. TensorFlow.js hands images as [B, Y, X, C]; libtorch
  * wants [B, C, Y, X].
  */
 import {backend_util} from '../../../tensor/tf.js'

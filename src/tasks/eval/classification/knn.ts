@@ -4,7 +4,7 @@
  *
  * Vectors are brought to length 1; neighbours are the rows of largest inner product; the vote is in `search/knn.ts`.
  * Without a val or test set every train image is classified by the others. Two baselines stand beside the model on the
- * same images: its pixels (32 × 32, normalised as for the network), and the same architecture with fresh weights,
+ * same images: its pixels (32 × 32, normalized as for the network), and the same architecture with fresh weights,
  * which shows what the architecture alone contributes.
  */
 import {counted} from '../../../config/counted.js'

@@ -6,7 +6,7 @@
  * the mirrored image, compared at the valid pixels within the crop, image by image, images averaged. A head predicts
  * metres only where cameras and scenes are as in training. So every set is scored again with the scale fitted
  * (median), and with scale and shift fitted in depth, and in disparity, image by image. Baselines see the same
- * training pairs: the mean depth, the mean depth by place, a linear head of color and place, and a head of the same
+ * training pairs: the mean depth, the mean depth by place, a linear head of colour and place, and a head of the same
  * kind on the same architecture with fresh weights.
  */
 import {UserError} from '../../../config/errors.js'

@@ -22,7 +22,7 @@ export type FeatureSource = {
   compute(photos: readonly Raster[]): Tensor4D
 }
 
-/** Photos of one size as normalised pixels, [B, H, W, 3]. */
+/** Photos of one size as normalized pixels, [B, H, W, 3]. */
 function pixelsOf(photos: readonly Raster[]): Tensor4D {
   const {width, height} = photos[0]!
   const all = new Uint8Array(photos.length * width * height * 3)

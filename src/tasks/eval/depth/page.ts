@@ -1,6 +1,6 @@
 /**
  * The report of a depth evaluation as one page: tables, and the best, typical and worst images of every set with their
- * depth in colors.
+ * depth in colours.
  */
 import {counted} from '../../../config/counted.js'
 import {evalPage} from '../../../render/eval-page.js'

@@ -1,5 +1,5 @@
 /**
- * Pictures of depth: photo, prediction, truth and error side by side, in one range of colors, and what the colors
+ * Pictures of depth: photo, prediction, truth and error side by side, in one range of colours, and what the colours
  * mean.
  */
 

@@ -92,9 +92,9 @@ async function idsOf(
 }
 
 /**
- * What the ids in the masks of these pairs mean. Colors come from the file of classes, else from the first mask with a
- * palette. Throws a `UserError`: a file of classes that is missing or wrong, no mask that can be read (exit 3; all are
- * reported to `onRejected` before), fewer than two classes.
+ * What the ids in the masks of these pairs mean. Colours come from the file of classes, else from the first mask with
+ * a palette. Throws a `UserError`: a file of classes that is missing or wrong, no mask that can be read (exit 3; all
+ * are reported to `onRejected` before), fewer than two classes.
  */
 async function findClasses(all: readonly Pair[], masks: string | undefined, options: ClassOptions): Promise<FoundClasses> {
   const {file, ignore, reduceZero, maxPixels, onRejected} = options

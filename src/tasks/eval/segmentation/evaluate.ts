@@ -3,8 +3,8 @@
  * one that is trained, and scores it.
  *
  * Candidates beside the model, on the same images: the most frequent class of the train set; the pixels of each patch
- * and the histogram of its colors, both with its position, through the same head; and the same architecture with fresh
- * weights, which shows what the architecture alone contributes.
+ * and the histogram of its colours, both with its position, through the same head; and the same architecture with
+ * fresh weights, which shows what the architecture alone contributes.
  */
 import {counted} from '../../../config/counted.js'
 import type {Pair} from '../../../data/targets/pairs.js'

@@ -69,7 +69,7 @@ async function section(kind: SegExample['kind'], examples: readonly SegExample[]
     <div style="display:grid;gap:0.8rem">${figures}</div>`
 }
 
-/** Tables with the color of each class before its name. */
+/** Tables with the colour of each class before its name. */
 const colored = (tables: NonNullable<EvalPage['tables']>, palette: Uint8Array): NonNullable<EvalPage['tables']> =>
   tables.map(table =>
     table.rows[0]![0] === 'class'

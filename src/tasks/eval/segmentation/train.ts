@@ -195,7 +195,7 @@ async function drawViews(
       tidy(() => {
         const images = normalizePixels(bytes, [some.length, crop, crop])
         const whole = some.every(({height, width}) => height === crop && width === crop)
-        const seen = whole ? images : mul<Tensor4D>(images, tensor(validMask(some, crop), [some.length, crop, crop, 1])) // padding is zero after normalisation
+        const seen = whole ? images : mul<Tensor4D>(images, tensor(validMask(some, crop), [some.length, crop, crop, 1])) // padding is zero after normalization
         return reshape(features.compute(seen), [-1, features.dim]) as Tensor2D
       })
     )

@@ -1,6 +1,6 @@
 /**
- * The baseline `histogram`: how often each color occurs in an image, which says nothing of shape or place. Where it
- * scores as high as a model, color alone tells the classes apart.
+ * The baseline `histogram`: how often each colour occurs in an image, which says nothing of shape or place. Where it
+ * scores as high as a model, colour alone tells the classes apart.
  *
  * Rows are square roots of shares: the inner product of two of them is the Bhattacharyya coefficient of their
  * histograms, and each has length 1.

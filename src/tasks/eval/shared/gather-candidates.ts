@@ -1,6 +1,6 @@
 /**
  * The candidates of an evaluation of vectors: the model, the same architecture untrained, raw pixels and a histogram
- * of colors, each with the rows of every set; or the rows of files of embeddings, which stand for the model.
+ * of colours, each with the rows of every set; or the rows of files of embeddings, which stand for the model.
  */
 import {UserError} from '../../../config/errors.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'

@@ -2,8 +2,8 @@
  * Rows with labels, as evaluations want them: vectors of images by a model, their pixels, or rows of files of
  * embeddings, each with its class.
  *
- * Three baselines show what a score is worth: raw pixels (32 × 32, normalised as for the network), a histogram of
- * colors, and the model's own architecture with fresh weights, which shows what the architecture alone contributes.
+ * Three baselines show what a score is worth: raw pixels (32 × 32, normalized as for the network), a histogram of
+ * colours, and the model's own architecture with fresh weights, which shows what the architecture alone contributes.
  */
 import {valueText} from '../../../system/json.js'
 import {UserError} from '../../../config/errors.js'

@@ -19,7 +19,7 @@ export const span = ([low, high]: Interval, format: (value: number) => string = 
 const titles: Readonly<Record<string, string>> = {
   majority: 'most frequent class',
   pixels: 'raw pixels',
-  histogram: 'color histogram',
+  histogram: 'colour histogram',
   untrained: 'untrained model',
   chance: 'random order',
   mean: 'mean depth',

@@ -1,4 +1,4 @@
-/** The histogram of colors, against counting by hand. */
+/** The histogram of colours, against counting by hand. */
 import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {colorHistogram, histogramDim} from '../../../../src/tasks/eval/shared/color-histogram.js'
