@@ -265,6 +265,14 @@ double number(napi_env env, napi_value value) {
   return out;
 }
 
+std::vector<napi_value> list(napi_env env, napi_value value) {
+  uint32_t length = 0;
+  TORCH_CHECK(napi_get_array_length(env, value, &length) == napi_ok, "expected an array");
+  std::vector<napi_value> out(length);
+  for (uint32_t i = 0; i < length; i++) TORCH_CHECK(napi_get_element(env, value, i, &out[i]) == napi_ok, "unreadable element");
+  return out;
+}
+
 napi_value js(napi_env env, const std::string& value) {
   napi_value out;
   napi_create_string_utf8(env, value.data(), value.size(), &out);
@@ -361,24 +369,25 @@ napi_value join(napi_env env, napi_callback_info info) {
   });
 }
 
+/** Values that are JSON, as a JSON array. */
+std::string jsonArray(const std::vector<std::string>& values) {
+  std::string out = "[";
+  for (const auto& value : values) out += (out.size() > 1 ? "," : "") + value;
+  return out + "]";
+}
+
 /** await(keys): what stands under these keys, one behind the other as a JSON array. Resolves when all are there. */
 napi_value awaitKeys(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     Arguments args(env, info);
-    uint32_t count = 0;
-    TORCH_CHECK(napi_get_array_length(env, args[0], &count) == napi_ok, "expected a list of keys");
     std::vector<std::string> keys;
-    for (uint32_t i = 0; i < count; i++) {
-      napi_value key;
-      napi_get_element(env, args[0], i, &key);
-      keys.push_back(text(env, key));
-    }
+    for (const auto key : list(env, args[0])) keys.push_back(text(env, key));
     return promise(env, [keys] {
       const auto store = connect(group->wish, false);  // while keys are awaited, a store answers nobody else
       store->setTimeout(kLong);
-      std::string out = "[";
-      for (const auto& value : store->multiGet(keys)) out += (out.size() > 1 ? "," : "") + std::string(value.begin(), value.end());
-      return out + "]";
+      std::vector<std::string> found;
+      for (const auto& value : store->multiGet(keys)) found.emplace_back(value.begin(), value.end());
+      return jsonArray(found);
     });
   });
 }
@@ -397,12 +406,12 @@ napi_value exchange(napi_env env, napi_callback_info info) {
       c10d::AllgatherOptions options;
       options.timeout = kLong;
       finish(g.cpu->_allgather_base(all, from, options));
-      std::string out = "[";
+      std::vector<std::string> texts;
       for (int i = 0; i < g.wish.size; i++) {
         const char* at = static_cast<const char*>(all.data_ptr()) + i * room;
-        out += (i ? "," : "") + std::string(at, strnlen(at, room));
+        texts.emplace_back(at, strnlen(at, room));
       }
-      return out + "]";
+      return jsonArray(texts);
     });
   });
 }
@@ -470,15 +479,11 @@ std::vector<int64_t> counters(c10d::Store& store, const std::vector<std::string>
 napi_value beats(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     Arguments args(env, info);
-    uint32_t count = 0;
-    TORCH_CHECK(napi_get_array_length(env, args[0], &count) == napi_ok, "expected a list of ranks");
+    const auto ranks = list(env, args[0]);
+    const auto count = static_cast<uint32_t>(ranks.size());
     std::vector<std::string> keys;
     for (auto key : {aliveKey, ticksKey})
-      for (uint32_t i = 0; i < count; i++) {
-        napi_value rank;
-        napi_get_element(env, args[0], i, &rank);
-        keys.push_back(key(static_cast<int>(number(env, rank))));
-      }
+      for (const auto rank : ranks) keys.push_back(key(static_cast<int>(number(env, rank))));
     const auto found = counters(*group->store, keys);
     napi_value lists[2], out;
     napi_create_object(env, &out);
