@@ -25,20 +25,20 @@ function subBlocks(bytes: Uint8Array, at: number): {data: Uint8Array; next: numb
  */
 function unpackLzw(data: Uint8Array, minimum: number, out: Uint8Array): number {
   const clear = 1 << minimum
-  const [prefix, last, lengths] = [new Int16Array(4097), new Uint8Array(4097), new Int32Array(4097)] // by code
-  for (let code = 0; code < clear; code++) [last[code], lengths[code]] = [code, 1]
+  /** What each code stands for: the pixels of `prefix`, then `last`. */
+  const prefix = new Int16Array(4096)
+  const [first, last] = [new Uint8Array(4096), new Uint8Array(4096)]
+  const lengths = new Int32Array(4096)
+  for (let code = 0; code < clear; code++) [first[code], last[code], lengths[code]] = [code, code, 1]
   let [next, size, previous, pixels, word, bits, at] = [clear + 2, minimum + 1, -1, 0, 0, 0, 0]
-  /** Writes the pixels of a code, from the last to the first, which it returns. */
-  const write = (code: number): number => {
+  /** Writes the pixels of a code, from the last to the first. */
+  const write = (code: number): void => {
     const length = lengths[code]!
-    let first = 0
     for (let k = length - 1; k >= 0; k--) {
-      first = last[code]!
-      if (pixels + k < out.length) out[pixels + k] = first
+      if (pixels + k < out.length) out[pixels + k] = last[code]!
       code = prefix[code]!
     }
     pixels += length
-    return first
   }
   while (pixels < out.length) {
     while (bits < size) {
@@ -55,24 +55,17 @@ function unpackLzw(data: Uint8Array, minimum: number, out: Uint8Array): number {
     }
     if (code === clear + 1) return pixels
     if (previous < 0 ? code >= clear : code > next || (code === next && next > 4095)) return -1
-    const isNew = code === next
-    if (isNew) [prefix[next], lengths[next]] = [previous, lengths[previous]! + 1]
-    if (isNew) last[next] = firstOf(previous, prefix, last, clear)
-    const first = write(code)
     if (previous >= 0 && next < 4096) {
-      ;[prefix[next], lengths[next], last[next]] = [previous, lengths[previous]! + 1, first]
+      // The code before and the first pixel of this one, which may be the new code itself.
+      ;[prefix[next], lengths[next], first[next]] = [previous, lengths[previous]! + 1, first[previous]!]
+      last[next] = first[code]!
       next++
       if (next === 1 << size && size < 12) size++
     }
+    write(code)
     previous = code
   }
   return out.length
-}
-
-/** The first pixel that a code stands for. */
-function firstOf(code: number, prefix: Int16Array, last: Uint8Array, clear: number): number {
-  while (code >= clear) code = prefix[code]!
-  return last[code]!
 }
 
 /** The lines of an interlaced picture in the order in which they are stored. */
