@@ -170,6 +170,14 @@ function withNeededTags(bytes: Uint8Array, needed: ReadonlySet<number>, {little,
   return out
 }
 
+function unpackPart(packed: Buffer, size: number): Buffer {
+  try {
+    return unpackZstd(packed, size)
+  } catch (error) {
+    throw new RefusedImage(`it is a TIFF that is damaged (${(error as Error).message})`)
+  }
+}
+
 /** A TIFF of Zstandard with the same strips or tiles behind it in Deflate, which loses and gains nothing. */
 function zstdToDeflate(bytes: Buffer, directory: TiffDirectory, tags: TiffTags): Buffer {
   const size = partSize(tags, 0)
@@ -202,15 +210,14 @@ function zstdToDeflate(bytes: Buffer, directory: TiffDirectory, tags: TiffTags):
     for (const [i, offset] of offsets.entries()) {
       const count = counts[i] ?? 0
       if (offset + count > bytes.length) throw new RefusedImage('it is a TIFF that is cut off or damaged (a strip lies behind its end)')
-      let unpacked
-      try {
-        unpacked = count === 0 ? Buffer.alloc(0) : unpackZstd(bytes.subarray(offset, offset + count), size) // nothing: a part left out
-      } catch (error) {
-        throw new RefusedImage(`it is a TIFF that is damaged (${(error as Error).message})`)
+      if (count === 0) {
+        sizes.push(0) // a part left out
+        places.push(0)
+        continue
       }
-      const packed = count === 0 ? unpacked : deflateSync(unpacked, {level: 0})
+      const packed = deflateSync(unpackPart(bytes.subarray(offset, offset + count), size), {level: 0})
       sizes.push(packed.length)
-      places.push(count === 0 ? 0 : add(packed))
+      places.push(add(packed))
     }
     values.set(offsetsTag, pack(places)).set(countsTag, pack(sizes))
   }
