@@ -9,7 +9,7 @@
 import {MAX_PIXELS, readBytes, RefusedImage, type DecodeOptions} from '../image/decode.js'
 import {readBmpIndices} from '../image/bmp.js'
 import {decodeTiffNumbers} from '../image/decode-numbers.js'
-import {nameOf} from '../image/decode-strictly.js'
+import {nameOf, tooManyPixels} from '../image/decode-strictly.js'
 import {PngProblem, pngSize, readPng} from '../image/png.js'
 import {readPnm} from '../image/pnm.js'
 import type {ImageRef} from '../sources/image-ref.js'
@@ -53,9 +53,6 @@ type Numbers = {
   readonly data: ArrayLike<number>
   readonly palette?: Uint8Array
 }
-
-const tooMany = (width: number, height: number, limit: number): RefusedImage =>
-  new RefusedImage(`it has ${width} × ${height} pixels, more than the limit of ${limit}`)
 
 const isNpy = (bytes: Uint8Array): boolean => bytes[0] === 0x93 && Buffer.from(bytes.subarray(1, 6)).toString('latin1') === 'NUMPY'
 
@@ -103,7 +100,7 @@ function readNpyMap(bytes: Uint8Array, maxPixels: number): Numbers {
   const [height, width] = sides
   if (sides.length !== 2 || !(height! > 0) || !(width! > 0))
     throw new RefusedImage(`it is a NumPy array of shape (${shape.join(', ')}), where height × width is wanted`)
-  if (width! * height! > maxPixels) throw tooMany(width!, height!, maxPixels)
+  if (width! * height! > maxPixels) throw tooManyPixels(width!, height!, maxPixels)
   const [size, kind, read] = reader
   const count = width! * height!
   if (bytes.length !== start + length + count * size)
@@ -125,7 +122,7 @@ async function readNumbers(ref: MapRef, {maxPixels = MAX_PIXELS}: DecodeOptions)
   if (found.format === 'png') {
     try {
       const {width, height} = pngSize(bytes)
-      if (width * height > maxPixels) throw tooMany(width, height, maxPixels)
+      if (width * height > maxPixels) throw tooManyPixels(width, height, maxPixels)
       const image = readPng(bytes)
       return {...image, kind: 'whole'}
     } catch (error) {
@@ -138,7 +135,7 @@ async function readNumbers(ref: MapRef, {maxPixels = MAX_PIXELS}: DecodeOptions)
   }
   if (found.format === 'bmp') {
     const {width = 0, height = 0} = found
-    if (width * height > maxPixels) throw tooMany(width, height, maxPixels)
+    if (width * height > maxPixels) throw tooManyPixels(width, height, maxPixels)
     return {...readBmpIndices(bytes), kind: 'whole'}
   }
   if (found.format === 'pnm') {
