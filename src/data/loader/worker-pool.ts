@@ -25,8 +25,7 @@ class Decoder {
 
   async run(items: readonly Item[]): Promise<readonly Answer[]> {
     this.load += items.length
-    const answers = await this.#thread.ask(items)
-    this.load -= items.length
+    const answers = await this.#thread.ask(items).finally(() => (this.load -= items.length))
     for (const [i, answer] of answers.entries()) if ('data' in answer && answer.ground) reportGround(items[i]!.ref.id, answer.ground)
     return answers
   }
