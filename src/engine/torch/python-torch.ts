@@ -7,21 +7,10 @@
  * scripts named `python3` nothing is kept, since nobody can say what they look at.
  */
 import {createHash} from 'node:crypto'
-import {
-  accessSync,
-  closeSync,
-  constants,
-  mkdirSync,
-  readFileSync,
-  readSync,
-  readdirSync,
-  realpathSync,
-  renameSync,
-  statSync,
-  writeFileSync
-} from 'node:fs'
+import {accessSync, closeSync, constants, readSync, readdirSync, realpathSync, statSync} from 'node:fs'
 import {basename, delimiter, dirname, join} from 'node:path'
 import {isObject, jsonObjectOr} from '../../system/json.js'
+import {keepAnswers, keptFile, readKeptAnswers} from '../../system/kept-answers.js'
 import {isOwn} from '../../system/own-files.js'
 import {cacheFolder} from '../../system/paths.js'
 import {openPlainSync} from '../../system/plain-file.js'
@@ -45,7 +34,7 @@ print(json.dumps({'torch': spec.origin if spec and spec.origin else None, 'pytho
 /** Answers that are kept at once: one for each Python, folder and set of variables. */
 const MOST_KEPT = 32
 
-const file = (): string => join(cacheFolder(), 'python-torch.json')
+const FILE = 'python-torch.json'
 
 /**
  * Asks `python3` where its torch lies, without importing it; undefined where there is no `python3` or it fails. With
@@ -145,16 +134,14 @@ function knownAnswer(key: string): Kept | undefined {
 
 /** All that is kept; nothing where others could have written it, or it is damaged. */
 function readKept(): Record<string, Kept> {
-  if (mtime(file()) === null || !isOwn([file(), cacheFolder()])) return {}
+  if (mtime(keptFile(FILE)) === null || !isOwn([keptFile(FILE), cacheFolder()])) return {}
   const whole = (one: unknown): one is Kept =>
     isObject(one) &&
     typeof one['python'] === 'string' &&
     (one['root'] === null || typeof one['root'] === 'string') &&
     Array.isArray(one['watched']) &&
     one['watched'].every(pair => Array.isArray(pair) && typeof pair[0] === 'string')
-  return Object.fromEntries(
-    Object.entries(jsonObjectOr(readFileSync(file(), 'utf8')) ?? {}).flatMap(([key, one]) => (whole(one) ? [[key, one]] : []))
-  )
+  return Object.fromEntries(Object.entries(readKeptAnswers(FILE)).flatMap(([key, one]) => (whole(one) ? [[key, one]] : [])))
 }
 
 /** Keeps an answer; what cannot be written is asked for again by the next process. */
@@ -162,10 +149,7 @@ function keep(key: string, {python, root, watched}: Answer): void {
   try {
     const others = Object.entries(readKept()).filter(([other]) => other !== key)
     const kept: Kept = {python, root, watched: watched.map(path => [path, mtime(path)])}
-    mkdirSync(cacheFolder(), {recursive: true})
-    const half = `${file()}.${process.pid}`
-    writeFileSync(half, `${JSON.stringify(Object.fromEntries([...others.slice(1 - MOST_KEPT), [key, kept]]))}\n`, {mode: 0o644})
-    renameSync(half, file())
+    keepAnswers(FILE, Object.fromEntries([...others.slice(1 - MOST_KEPT), [key, kept]]))
   } catch {
     return
   }

@@ -5,11 +5,9 @@
  * verdict is kept in the cache folder, so that each is asked for once; one that does not agree is left out, which is
  * said. A kernel that is not there at all is left out without a word.
  */
-import {existsSync, mkdirSync, readFileSync, renameSync, writeFileSync} from 'node:fs'
-import {dirname, join} from 'node:path'
 import {noteOnStderr} from '../../system/compile.js'
-import {isObject, jsonObjectOr} from '../../system/json.js'
-import {cacheFolder} from '../../system/paths.js'
+import {isObject} from '../../system/json.js'
+import {keepAnswers, readKeptAnswers} from '../../system/kept-answers.js'
 
 export type KernelVerdict = {
   /** `flash attention (bf16, heads of 64)`. */
@@ -19,14 +17,15 @@ export type KernelVerdict = {
   readonly error: number | 'NaN' | null
 }
 
-const file = (): string => join(cacheFolder(), 'kernels.json')
+const FILE = 'kernels.json'
 
 /** What has been kept, by device; nothing where the file is absent or damaged. */
 function readVerdicts(): Record<string, KernelVerdict[]> {
-  const kept = existsSync(file()) ? jsonObjectOr(readFileSync(file(), 'utf8')) : undefined
   const whole = (one: unknown): one is KernelVerdict =>
     isObject(one) && typeof one['kernel'] === 'string' && typeof one['serves'] === 'boolean' && 'error' in one
-  return Object.fromEntries(Object.entries(kept ?? {}).map(([where, list]) => [where, Array.isArray(list) ? list.filter(whole) : []]))
+  return Object.fromEntries(
+    Object.entries(readKeptAnswers(FILE)).map(([where, list]) => [where, Array.isArray(list) ? list.filter(whole) : []])
+  )
 }
 
 /** A device with its driver and a libtorch, by which verdicts are kept. */
@@ -47,15 +46,7 @@ export function checkKernelsOn(where: string | undefined): void {
 function keepVerdict(verdict: KernelVerdict): void {
   if (!place) return
   const all = readVerdicts()
-  const next = {...all, [place]: [...(all[place] ?? []).filter(({kernel}) => kernel !== verdict.kernel), verdict]}
-  try {
-    mkdirSync(dirname(file()), {recursive: true})
-    const half = `${file()}.${process.pid}`
-    writeFileSync(half, `${JSON.stringify(next, null, 1)}\n`)
-    renameSync(half, file())
-  } catch {
-    return
-  }
+  keepAnswers(FILE, {...all, [place]: [...(all[place] ?? []).filter(({kernel}) => kernel !== verdict.kernel), verdict]})
 }
 
 /**
