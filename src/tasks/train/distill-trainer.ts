@@ -68,7 +68,7 @@ export function describeTeacherMismatch(settings: Settings, {vit}: Derived, teac
   return [
     ...(side === own ? [] : [`the teacher sees global crops at ${side} pixels, the student at ${own}`]),
     ...(M === vit.grid ? [] : [`the teacher's ${M} × ${M} patches are resampled to the student's ${vit.grid} × ${vit.grid}`]),
-    ...(teacher.normalisation
+    ...(teacher.normalization
       ? ["images are normalized for the teacher by the mean and deviation that its file names, and for the student by ImageNet's"]
       : [])
   ]

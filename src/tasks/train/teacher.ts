@@ -48,7 +48,7 @@ export type TeacherPlan = {
   /** Bytes that it takes while it teaches. */
   readonly bytes: (precision: Precision) => number
   /** Mean and deviation of the channels that its images are normalized by, where they are not those of ImageNet. */
-  readonly normalisation?: Normalization
+  readonly normalization?: Normalization
 }
 
 export type Teacher = TeacherPlan & {
@@ -99,7 +99,7 @@ export async function planTeacher(path: string, from: DistillFrom): Promise<Teac
       parameters,
       bytes: precision =>
         bytesOfNumber(precision) === 2 ? 4 * (parameters - linear) + 2 * (linear + headNumbers) : 4 * (parameters + headNumbers),
-      ...(own && !isImageNet(own) ? {normalisation: {mean: own.mean, std: own.std}} : {})
+      ...(own && !isImageNet(own) ? {normalization: {mean: own.mean, std: own.std}} : {})
     }
   } finally {
     await checkpoint.close()
@@ -183,10 +183,10 @@ export const teacherCropSide = (side: number, {patch}: VitConfig): number => Mat
 type Tokens = {readonly cls: Tensor2D; readonly patches: (grid: number) => Tensor2D /* [2b·N, C] */; readonly dispose: () => void}
 
 /** The large crops of a part through the teacher, which sees them at `side` pixels, unmasked. */
-function teacherTokens({backbone, vit, normalisation}: Teacher, part: BatchPart, side: number): Tokens {
+function teacherTokens({backbone, vit, normalization}: Teacher, part: BatchPart, side: number): Tokens {
   const M = side / vit.patch
   const {cls, patches} = tidy(() => {
-    const globals = normalisation ? renormalize(part.globals(), normalisation) : part.globals()
+    const globals = normalization ? renormalize(part.globals(), normalization) : part.globals()
     const images = globals.shape[1] === side ? globals : resizeForward(globals, [side, side]) // [2b, side, side, 3]
     const y = normedTokens(backbone, {images}, vit) // [2b·tokens, C]
     const n = globals.shape[0]

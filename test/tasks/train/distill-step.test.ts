@@ -253,7 +253,7 @@ test('another normalization: the teacher sees the image as its own mean and devi
   await onTorch()
   const start = counted()
   const teacher = teacherOf(configs.plain, false)
-  const other: Teacher = {...teacher, normalisation: {mean: [0.5, 0.5, 0.5], std: [0.5, 0.25, 0.5]}}
+  const other: Teacher = {...teacher, normalization: {mean: [0.5, 0.5, 0.5], std: [0.5, 0.25, 0.5]}}
   const batch = batchAt(0)
   const parts = splitBatch(batch, 1)
   const [of, by] = [new TeacherTargetCache(other, [3], 12), new TeacherTargetCache(teacher, [3], 12)]
