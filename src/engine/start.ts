@@ -27,7 +27,7 @@ export async function startEngine(request: EngineRequest = {}): Promise<EngineIn
       const threads = counted(info.threads, 'thread')
       note(`engine ${info.engine} ${info.version} on ${info.device}, ${info.precision}, ${threads}`)
       const faster = refusals.find(refusal => refusal.engine.installation)
-      if (faster) note(`${faster.error.message}; a faster engine: ${faster.error.hint ?? 'dinov2 engine list'}`)
+      if (faster) note(`${faster.error.message}; \`dinov2 engine install ${faster.engine.name}\` brings a faster engine`)
       return info
     } catch (error) {
       if (!(error instanceof UserError) || error.exit !== 5) throw error

@@ -3,6 +3,7 @@ import {stat} from 'node:fs/promises'
 import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import {holdsImages, isParquetName} from '../data/sources/parquet.js'
+import {missingPathHint} from '../data/sources/missing-path.js'
 import {countImages} from '../data/sources/source.js'
 import {openBackbone} from '../files/checkpoint/backbone.js'
 import {findModelFile} from '../files/checkpoint/fetch-missing.js'
@@ -53,7 +54,7 @@ async function sizeOf(files: readonly string[]): Promise<number> {
       throw new UserError(`There is no file or folder ${file}.`, {
         exit: 3,
         code: 'NO_INPUT',
-        hint: 'Check the spelling and the folder you are in.'
+        hint: await missingPathHint(file)
       })
     if (found.isFile()) bytes += found.size
   }

@@ -13,6 +13,7 @@ import {walkFolder} from './folder.js'
 import {isNulList, type ListFormat} from './list-format.js'
 import {readList, type ListOptions} from './list.js'
 import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
+import {missingPathHint} from './missing-path.js'
 import {isParquetName, readParquetImages} from './parquet.js'
 import {withParquetRows} from './parquet-rows.js'
 import {isShardName, readShard, shardByHead} from './webdataset.js'
@@ -128,9 +129,7 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
       {
         exit: 3,
         code: 'NO_INPUT',
-        hint: /^https?:/.test(missing[0]!)
-          ? 'Addresses are not fetched; download the images first.'
-          : 'Check the spelling and the folder you are in.'
+        hint: /^https?:/.test(missing[0]!) ? 'Addresses are not fetched; download the images first.' : await missingPathHint(missing[0]!)
       }
     )
   return found

@@ -125,7 +125,7 @@ export async function searchTorch(env: Readonly<Record<string, string | undefine
 export async function findTorch(): Promise<TorchInfo> {
   const {torch, passedOver} = await searchTorch(process.env, {fresh: false})
   if (torch) return torch
-  const looked = passedOver.length > 0 ? passedOver.join('; ') : `python3 imports no torch and ${privateTorch()} is not there`
+  const looked = passedOver.length > 0 ? passedOver.join('; ') : 'python3 imports no torch, and none was installed by this program'
   throw new UserError(`libtorch is not here: ${looked}`, {
     exit: 5,
     code: 'NO_ENGINE',
