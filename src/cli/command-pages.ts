@@ -28,8 +28,9 @@ function flagRow(name: string, flag: FlagDeclaration): string {
   const value = flag.helpValue === undefined ? (flag.options ? '' : 'VALUE') : [flag.helpValue].flat().join(' ')
   const chosen = (flag.options ? flag.options.join('|') : value).replaceAll('|', '\\|')
   const shown = flag.type === 'boolean' ? `--${flag.allowNo ? '[no-]' : ''}${name}` : `--${name} ${chosen}`
-  const marks = `${flag.required ? ' Required.' : ''}${flag.multiple ? ' May be given several times.' : ''}${defaultOf(flag.default)}`
   const words = [flag.summary, flag.description].filter(Boolean).join(' ')
+  const several = flag.multiple && !words.includes('Repeatable') ? ' May be given several times.' : ''
+  const marks = `${flag.required ? ' Required.' : ''}${several}${defaultOf(flag.default)}`
   return `| ${flag.char ? `\`-${flag.char}\`, ` : ''}\`${shown}\` | ${cell(words)}${marks} |`
 }
 

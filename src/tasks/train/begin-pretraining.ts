@@ -83,7 +83,7 @@ export async function beginPretraining(
   const {device, precision} = engine
   const limit = options.memoryLimit ?? (await memoryForRun(device))
   if (isModelOpen(resolved, options)) {
-    const chosen = settingsOfChosenRecipe(resolved, {images: images.length, device, precision, limit})
+    const chosen = settingsOfChosenRecipe(resolved, {images: images.length, device, precision, limit, minutes: options.minutes})
     note(chosen.words)
     resolved = chosen.resolved
   }

@@ -5,6 +5,7 @@
  * intention; so large recipes ask for many images and a GPU. The order is that of size.
  */
 import type {ResolvedSettings} from '../../config/settings.js'
+import {counted} from '../../config/counted.js'
 import {derive} from '../../config/derived.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {gib, memoryNeeded} from './memory-fit.js'
@@ -15,8 +16,12 @@ export const PRETRAIN_RECIPES = [
   {name: 'vitl16-short', images: 1_000_000, gpu: true},
   {name: 'vits14', images: 100_000, gpu: true},
   {name: 'medium', images: 2_000, gpu: false},
-  {name: 'small', images: 0, gpu: false}
+  {name: 'small', images: 0, gpu: false},
+  {name: 'tiny', images: 0, gpu: false}
 ] as const
+
+/** On a processor, the least model reaches more than the others in less than so many minutes (docs/small-data.md). */
+const MINUTES_OF_TINY = 10
 
 /** Recipes of distillation, the same way; `width` is the least width of a teacher. */
 const DISTILL_RECIPES = [
@@ -24,26 +29,39 @@ const DISTILL_RECIPES = [
   {name: 'distill-small', width: 0, gpu: false}
 ] as const
 
+/** What a recipe is to suit; `limit` in bytes, `minutes` where the user gave a time. */
+export type RunToSuit = {
+  readonly images: number
+  readonly device: string
+  readonly precision: Precision
+  readonly limit: number | undefined
+  readonly minutes?: number | undefined
+}
+
 export type ChosenRecipe = {readonly name: string; readonly resolved: ResolvedSettings; readonly words: string}
 
 /**
  * The largest recipe of pretraining that suits so many images and fits into `limit` bytes; the smallest where none
- * does. `open` gives the settings of a recipe, with what the user set above them.
+ * does, or where a processor is given few `minutes`. `open` gives the settings of a recipe, with what the user set
+ * above them.
  */
 export function chooseRecipe(
   open: (name: string) => ResolvedSettings,
-  {images, device, precision, limit}: {images: number; device: string; precision: Precision; limit: number | undefined}
+  {images, device, precision, limit, minutes}: RunToSuit
 ): ChosenRecipe {
-  const suiting = PRETRAIN_RECIPES.filter(recipe => images >= recipe.images && (!recipe.gpu || device !== 'cpu'))
+  const quick = device === 'cpu' && minutes !== undefined && minutes < MINUTES_OF_TINY
+  const suiting = PRETRAIN_RECIPES.filter(
+    recipe => images >= recipe.images && (!recipe.gpu || device !== 'cpu') && (!quick || recipe.name === 'tiny')
+  )
   for (const {name} of suiting) {
     const resolved = open(name)
     const {settings} = resolved
     const plan = derive(settings)
     const needed = memoryNeeded({students: [{settings, plan}], precision, device})
-    if (limit !== undefined && needed > limit && name !== 'small') continue
+    if (limit !== undefined && needed > limit && name !== 'tiny') continue
     const free = limit === undefined ? '' : ` of ${gib(limit)} that may be used`
     const words =
-      `no --config: the recipe ${name} is taken, which suits ${images} ${images === 1 ? 'image' : 'images'} and ${device} ` +
+      `no --config: the recipe ${name} is taken, which suits ${counted(images, 'image')}${quick ? `, ${counted(minutes, 'minute')}` : ''} and ${device} ` +
       `(${plan.vit.width} wide, ${plan.vit.depth} blocks; ${plan.steps} steps of ${plan.batch} images; about ${gib(needed)}${free}). ` +
       `Choose another with --config ${PRETRAIN_RECIPES.map(recipe => recipe.name)
         .reverse()

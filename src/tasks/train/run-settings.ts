@@ -8,8 +8,7 @@ import {derive} from '../../config/derived.js'
 import {resolveFile, settingsOfFile} from '../../config/read-layers.js'
 import {overlaySettings, resolveRecorded, withSetting, type ResolvedSettings} from '../../config/settings.js'
 import {runNames} from '../../files/run/run-folder.js'
-import type {Precision} from '../../tensor/ops/precision.js'
-import {chooseRecipe, PRETRAIN_RECIPES} from './default-recipe.js'
+import {chooseRecipe, PRETRAIN_RECIPES, type RunToSuit} from './default-recipe.js'
 import {canonicalPath, isInferable, readOrigin, valueOf, withInferredSettings} from './init-weights.js'
 import type {WeightsOrigin} from './init-weights.js'
 import type {Recipes} from './memory-fit.js'
@@ -70,10 +69,8 @@ export const isModelOpen = ({sources}: ResolvedSettings, {config}: SettingsReque
   (config?.length ?? 0) === 0 && ![...sources].some(([path, source]) => source !== 'default' && /^(student|crops)\./.test(path))
 
 /** The settings of a run that names no model, and what was chosen, in words. */
-export const settingsOfChosenRecipe = (
-  given: ResolvedSettings,
-  suited: {images: number; device: string; precision: Precision; limit: number | undefined}
-): {resolved: ResolvedSettings; words: string} => chooseRecipe(name => overlaySettings(resolveFile(name), given), suited)
+export const settingsOfChosenRecipe = (given: ResolvedSettings, suited: RunToSuit): {resolved: ResolvedSettings; words: string} =>
+  chooseRecipe(name => overlaySettings(resolveFile(name), given), suited)
 
 /** Recipes of pretraining with what the user gave above them, but for sizes of batches and level of memory. */
 export function pretrainRecipes(): Recipes {

@@ -46,8 +46,8 @@ export async function stepsForMinutes(
     throw new UserError(`${steps === 0 ? 'No step' : `Only ${counted(steps, 'step')}`} would fit into ${minutes} minutes: ${step}.`, {
       exit: 2,
       code: 'TOO_SHORT',
-      hint: 'Give more minutes, a smaller recipe (--config small) or a smaller --batch.'
+      hint: 'Give more minutes, a smaller recipe (--config tiny) or a smaller --batch.'
     })
-  const few = steps < FEW ? `. Fewer than ${FEW} steps hardly leave the start: give more minutes, or a smaller recipe` : ''
+  const few = steps < FEW ? `. Fewer than ${FEW} steps hardly leave the start: give more minutes, or a smaller recipe (--config tiny)` : ''
   return {steps, words: `--minutes ${minutes}: ${counted(steps, 'step')}, for ${step}${few}`}
 }

@@ -70,10 +70,13 @@ describe('a run that names no recipe', () => {
   test('gets one by its number of images, its device and its memory', () => {
     assert.deepEqual([choose(1), choose(1999), choose(2000), choose(10 ** 7)], ['small', 'small', 'medium', 'medium'])
     assert.deepEqual([choose(500, 'cuda:0'), choose(10 ** 5, 'cuda:0'), choose(10 ** 6, 'cuda:0')], ['small', 'vits14', 'vitl16-short'])
-    assert.deepEqual([choose(10 ** 6, 'cuda:0', 4 * GiB), choose(10 ** 6, 'cuda:0', 2 ** 20)], ['medium', 'small'])
+    assert.deepEqual([choose(10 ** 6, 'cuda:0', 4 * GiB), choose(10 ** 6, 'cuda:0', 2 ** 20)], ['medium', 'tiny'])
     assert.equal(choose(10 ** 6, 'cuda:0', undefined), 'vitl16-short')
+    const inMinutes = (minutes: number, device: string): string =>
+      chooseRecipe(resolveFile, {images: 5000, device, precision: 'fp32', limit: 64 * GiB, minutes}).name
+    assert.deepEqual([inMinutes(5, 'cpu'), inMinutes(10, 'cpu'), inMinutes(5, 'cuda:0')], ['tiny', 'medium', 'medium'])
     const {words} = chooseRecipe(resolveFile, {images: 1, device: 'cpu', precision: 'fp32', limit: GiB})
-    assert.match(words, /^no --config: the recipe small is taken, which suits 1 image and cpu \(.* of 1\.0 GiB that may be used\)/)
+    assert.match(words, /^no --config: the recipe tiny is taken, which suits 1 image and cpu \(.* of 1\.0 GiB that may be used\)/)
   })
 
   test('but keeps the model that its settings describe', () => {
