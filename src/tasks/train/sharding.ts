@@ -24,6 +24,7 @@ import {addAll} from '../../tensor/ops/row-sum.js'
 import {add, concat, dispose, pad, reshape, scalar, slice, sum, tidy} from '../../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
+import {checksumOf} from './state-dict.js'
 import type {HostTensor, TensorSlot} from './state-dict.js'
 
 /** Linear layers of blocks, which enter products in the precision of the run. */
@@ -45,6 +46,8 @@ export class Sharding {
   static overlaps = true
 
   readonly #shapes: ReadonlyMap<string, readonly number[]>
+  /** Checksums of the whole tensors that this process was given, by their names in a checkpoint. */
+  readonly #given = new Map<string, string>()
 
   constructor(
     private readonly processes: Processes,
@@ -55,10 +58,11 @@ export class Sharding {
     this.#shapes = new Map([...full].map(([name, leaf]) => [name, leaf.shape]))
   }
 
-  /** The pieces of this process; consumes the whole tensors. */
+  /** The pieces of this process of a student; consumes the whole tensors. */
   shard(full: ParamMap): ParamMap {
     const own: ParamMap = new Map()
     for (const [name, leaf] of full) {
+      this.#given.set(`student.${name}`, checksumOf(leaf))
       own.set(name, this.#piece(leaf))
       dispose(leaf)
     }
@@ -166,7 +170,7 @@ export class Sharding {
   stateDictOf(groups: Readonly<Record<string, ParamMap>>): Map<string, TensorSlot> {
     return new Map(
       Object.entries(groups).flatMap(([group, pieces]) =>
-        [...pieces.keys()].map(name => [`${group}.${name}`, this.#slot(name, pieces)] as const)
+        [...pieces.keys()].map(name => [`${group}.${name}`, this.#slot(name, pieces, `${group}.${name}`)] as const)
       )
     )
   }
@@ -175,7 +179,7 @@ export class Sharding {
   wholeOnHost(pieces: ParamMap): Map<string, HostTensor> {
     return new Map(
       [...pieces.keys()].map(name => {
-        const {shape, read} = this.#slot(name, pieces)
+        const {shape, read} = this.#slot(name, pieces, name)
         const values = read!()
         return [name, {shape: shape!, data: async () => values}]
       })
@@ -183,7 +187,7 @@ export class Sharding {
   }
 
   /** The place of a sharded tensor in a checkpoint: whole when it is read, which all processes do at the same time. */
-  #slot(name: string, pieces: ParamMap): TensorSlot {
+  #slot(name: string, pieces: ParamMap, place: string): TensorSlot {
     return {
       shape: this.#shapes.get(name)!,
       get: () => pieces.get(name)!,
@@ -193,7 +197,9 @@ export class Sharding {
         dispose(whole!)
         return values
       },
+      checksum: () => this.#given.get(place),
       put: value => {
+        this.#given.set(place, checksumOf(value))
         dispose(pieces.get(name)!)
         pieces.set(name, this.#piece(value))
         dispose(value)

@@ -1,4 +1,6 @@
 /** The tensors of a training state by their names in a checkpoint. */
+import {createHash} from 'node:crypto'
+import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import type {StateTensor} from '../../files/checkpoint/training-state.js'
 import {dispose} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
@@ -10,7 +12,15 @@ export type TensorSlot = {
   /** Shape and numbers of the whole tensor, where `get` has a piece of it. */
   readonly shape?: readonly number[]
   readonly read?: () => Float32Array
+  /** Checksum of the whole tensor that this process began with, where `get` has a piece; undefined otherwise. */
+  readonly checksum?: () => string | undefined
 }
+
+/** SHA-256 of the numbers of a tensor, which are waited for. */
+export const checksumOf = (leaf: Tensor): string =>
+  createHash('sha256')
+    .update(float32Bytes(leaf.dataSync() as Float32Array))
+    .digest('hex')
 
 /** A tensor as far as files need it. */
 export type HostTensor = {readonly shape: readonly number[]; readonly data: () => Promise<Float32Array>}

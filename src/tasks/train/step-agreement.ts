@@ -2,14 +2,15 @@
  * What the processes of a run agree on between steps: where they begin, that all have their images, when to stop, and
  * what process 0 is to report of the others. One process alone agrees with itself.
  */
+import {createHash} from 'node:crypto'
 import {basename} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {Batches} from '../../data/loader/load-stats.js'
-import {globalNorm} from '../../optim/adamw.js'
 import type {TrainingProcesses} from './processes.js'
 import type {RunOptions, Trainer} from './run-types.js'
+import {checksumOf, type StateDict} from './state-dict.js'
 
 /** How a run begins: from which checkpoint, if any, and whether it goes on from an earlier start. */
 type Beginning = {readonly path: string | undefined; readonly resumes: boolean}
@@ -28,16 +29,26 @@ export async function beginTogether<Report>(
   if (!processes) return resumes
   const [first] = await processes.exchange({checkpoint: path === undefined ? null : basename(path), resumes})
   if (processes.rank > 0 && first!.checkpoint !== null) await load(first!.checkpoint)
-  const student = [...learner.stateDict()].filter(([name, {read}]) => name.startsWith('student.') && !read) // none is whole where all are spread
-  const norm = globalNorm(student.map(([, {get}]) => get()))
   const {value: scale, since} = learner.lossScale?.kept() ?? {value: 1, since: 0}
-  const all = await processes.exchange({norm, step: learner.stepsTaken, scale, since})
-  const rank = all.findIndex(other => (['norm', 'step', 'scale', 'since'] as const).some(name => other[name] !== all[0]![name]))
+  const all = await processes.exchange({weights: stateChecksum(learner.stateDict()), step: learner.stepsTaken, scale, since})
+  const rank = all.findIndex(other => (['weights', 'step', 'scale', 'since'] as const).some(name => other[name] !== all[0]![name]))
   if (rank <= 0) return first!.resumes
-  throw new UserError(
-    `Process ${rank} begins with other weights than process 0: at step ${all[rank]!.step} with norm ${all[rank]!.norm} and loss scale ${all[rank]!.scale}, and at step ${all[0]!.step} with norm ${all[0]!.norm} and loss scale ${all[0]!.scale}.`,
-    {code: 'PROCESSES_DIFFER', hint: 'All processes must read the same run folder and the same files of weights.'}
-  )
+  const begins = ({weights, step, scale}: (typeof all)[0]): string =>
+    `at step ${step} with checksum ${weights.slice(0, 12)} and loss scale ${scale}`
+  throw new UserError(`Process ${rank} begins with other weights than process 0: ${begins(all[rank]!)}, and ${begins(all[0]!)}.`, {
+    code: 'PROCESSES_DIFFER',
+    hint: 'All processes must read the same run folder and the same files of weights.'
+  })
+}
+
+/** One checksum of all that a process begins with: tensors that it holds whole, and those it has kept pieces of. */
+function stateChecksum(places: StateDict): string {
+  const hash = createHash('sha256')
+  for (const [name, {get, read, checksum}] of places) {
+    const own = read ? checksum?.() : checksumOf(get())
+    if (own !== undefined) hash.update(`${name} ${own} `)
+  }
+  return hash.digest('hex')
 }
 
 /** The next batch. Throws a `UserError` where other processes would wait too long for this one's images. */

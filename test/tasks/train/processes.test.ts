@@ -218,6 +218,21 @@ describe('several processes', {timeout: 600_000}, () => {
     await assertEqualRuns('one', 'fewer')
   })
 
+  for (const parallel of ['ddp', 'fsdp'])
+    test(`a process that goes on from weights with other last digits is named (${parallel})`, async () => {
+      const name = (rank: number): string => `goes-on-${parallel}-${rank}`
+      for (const [rank, from] of ['ddp2', 'one'].entries()) cpSync(at(from), at(name(rank)), {recursive: true})
+      assert.ok(!numbers(checkpoint('one', 4)).equals(numbers(checkpoint('ddp2', 4))), 'sums in another order have other last digits')
+      const more = ['--set', `train.parallel=${parallel}`, '--set', 'train.steps=5', '--accept-changes', '--resume']
+      for (const {status, stderr} of await two.run(rank => args(name(rank), 4, ...more))) {
+        assert.equal(status, 1, stderr)
+        const other =
+          /Process 1 begins with other weights than process 0: at step 4 with checksum (\w+) .*, and at step 4 with checksum (\w+) /
+        const [, its, first] = other.exec(stderr) ?? assert.fail(stderr)
+        assert.notEqual(its, first)
+      }
+    })
+
   test('other images a step, or KoLeo within a process, are another course', async () => {
     cpSync(at('ddp2'), at('refused'), {recursive: true})
     const batch = await single.run(...args('refused', 4, '--resume'))

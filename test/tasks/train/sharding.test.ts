@@ -116,3 +116,23 @@ test('in bf16, linear layers of blocks travel in two bytes a number, all else in
   dispose([...sums.values(), ...pieces.values()])
   assert.equal(counted(), before, 'nothing is left behind')
 })
+
+test('what each process began with has a checksum, before it kept a piece of it and where a checkpoint is read', async () => {
+  await onPlain()
+  const name = 'backbone.norm.weight'
+  const begun = (numbers: number[]) => {
+    const full: ParamMap = new Map([[name, tensor(numbers)]])
+    const sharding = new Sharding(first, 'fp32', full)
+    const student = sharding.shard(full)
+    const places = sharding.stateDictOf({student, teacher: new Map(student)})
+    return {places, of: (group: string) => places.get(`${group}.${name}`)!.checksum!(), end: () => dispose([...student.values()])}
+  }
+  // Process 0 keeps the first half, which is the same in both; so is the norm.
+  const [one, other] = [begun([1, 2, 3, 4]), begun([1, 2, 4, 3])]
+  assert.match(one.of('student')!, /^[0-9a-f]{64}$/)
+  assert.notEqual(one.of('student'), other.of('student'))
+  assert.equal(one.of('teacher'), undefined, 'it follows from the student')
+  one.places.get(`student.${name}`)!.put(tensor([1, 2, 4, 3]))
+  assert.equal(one.of('student'), other.of('student'))
+  for (const {end} of [one, other]) end()
+})
