@@ -156,7 +156,8 @@ describe('several processes', {timeout: 600_000}, () => {
     const parameters = one.state / 4 // the student: the state is it, its average and two moments
     const activations = one.tensors - one.state - parameters // beside the gradients
     assert.ok(Math.abs(two.state - one.state / 2) <= 1.5, `${two.state} of ${one.state} MiB`)
-    const counted = two.state + parameters / 2 + Math.max(0, activations) + (5 * parameters) / depth // pieces, gradients, blocks under way
+    // Pieces, gradients, blocks under way, and two that a thread of Gloo may still hold after they were waited for.
+    const counted = two.state + parameters / 2 + Math.max(0, activations) + (7 * parameters) / depth
     assert.ok(two.tensors <= counted + 1, `${two.tensors} MiB, counted ${counted}: ${JSON.stringify([one, two])}`)
     const asked = ['--dry-run', '--tflops', '1', '--processes', '2', '--json']
     const trial = await single.run(...args('none', 2, ...model, '--set', 'train.parallel=fsdp', ...asked))
