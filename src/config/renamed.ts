@@ -10,19 +10,22 @@ export const renamedSettings: Readonly<Record<string, string>> = {'train.accumul
 const renamedValues: Readonly<Record<string, Readonly<Record<string, string>>>> = {'train.decode': {shrunk: 'scaled'}}
 
 /** The value as it is called now. */
-export const currentValue = (path: string, value: unknown): unknown =>
-  (typeof value === 'string' ? renamedValues[path]?.[value] : undefined) ?? value
+export function currentValue(path: string, value: unknown): unknown {
+  const renamed = renamedValues[path] ?? {}
+  return typeof value === 'string' && Object.hasOwn(renamed, value) ? renamed[value] : value
+}
 
 type Sections = Readonly<Record<string, Readonly<Record<string, unknown>>>>
 
-/** Settings as a run recorded them, under their present names. */
+/** Settings as a run recorded them, under their present names. Names are foreign: none of them means a prototype. */
 export function currentSettings(recorded: Readonly<Record<string, unknown>>): Sections {
-  const sections: Record<string, Record<string, unknown>> = {}
+  const sections = new Map<string, Map<string, unknown>>()
   for (const [section, values] of Object.entries(recorded))
     for (const [key, value] of Object.entries(typeof values === 'object' && values !== null ? values : {}) as [string, unknown][]) {
       const path = renamedSettings[`${section}.${key}`] ?? `${section}.${key}`
       const [present, name] = path.split('.') as [string, string]
-      ;(sections[present] ??= {})[name] = currentValue(path, value)
+      if (!sections.has(present)) sections.set(present, new Map())
+      sections.get(present)!.set(name, currentValue(path, value))
     }
-  return sections
+  return Object.fromEntries([...sections].map(([section, values]) => [section, Object.fromEntries(values)]))
 }

@@ -24,15 +24,32 @@ function widen(bits: Uint16Array): Float32Array {
   return Float32Array.from(bits, value => table[value]!)
 }
 
-/** The numbers of a file by name. Throws an Error for a file that is cut off or holds other types. */
+const isSize = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
+
+/** Whether a part of the header says of a tensor what it must. */
+function isEntry(value: unknown): value is Entry {
+  const {dtype, shape, data_offsets: place} = (value ?? {}) as Partial<Entry>
+  const sizes = [shape, place].every(list => Array.isArray(list) && list.every(isSize))
+  return (dtype === 'F16' || dtype === 'F32') && sizes && place!.length === 2
+}
+
+/** The parts of a header. Throws an Error where it is no JSON object. */
+async function headerOf(bytes: Uint8Array<ArrayBuffer>): Promise<[name: string, entry: unknown][]> {
+  const header: unknown = await new Response(bytes).json().catch(() => undefined)
+  if (typeof header !== 'object' || header === null) throw new Error('The weights of the model are damaged.')
+  return Object.entries(header)
+}
+
+/** The numbers of a file by name. Throws an Error for a file that is cut off or damaged, or holds other types. */
 export async function readWeights(bytes: ArrayBuffer): Promise<Map<string, Weight>> {
   const view = new DataView(bytes)
   const length = bytes.byteLength < 8 ? Infinity : Number(view.getBigUint64(0, true))
   if (8 + length > bytes.byteLength) throw new Error('The weights of the model are cut off.')
-  const header = (await new Response(new Uint8Array(bytes, 8, length)).json()) as Record<string, Entry>
   const out = new Map<string, Weight>()
-  for (const [name, {dtype, shape, data_offsets}] of Object.entries(header)) {
+  for (const [name, entry] of await headerOf(new Uint8Array(bytes, 8, length))) {
     if (name === '__metadata__') continue
+    if (!isEntry(entry)) throw new Error(`The weights of ${name} are damaged.`)
+    const {dtype, shape, data_offsets} = entry
     const part = bytes.slice(8 + length + data_offsets[0], 8 + length + data_offsets[1])
     const size = shape.reduce((a, b) => a * b, 1)
     if (part.byteLength !== size * (dtype === 'F16' ? 2 : 4)) throw new Error(`The weights of ${name} are cut off.`)

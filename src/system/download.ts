@@ -277,8 +277,8 @@ const isNote = (note: JsonObject): note is Note =>
   ['etag', 'date'].every(key => note[key] === undefined || typeof note[key] === 'string') &&
   (note['total'] === undefined || Number.isSafeInteger(note['total']))
 
-async function readNote(part: string): Promise<Note | undefined> {
-  // absent, or cut short by a kill: start anew
+/** What is noted beside a part of a file of where it comes from; undefined where that is absent or damaged. */
+export async function readNote(part: string): Promise<Note | undefined> {
   const note = jsonObjectOr(await readText(`${part}.json`).catch(() => undefined))
   return note && isNote(note) ? note : undefined
 }

@@ -127,7 +127,7 @@ async function takeLock(path: string, place: string, doing: string): Promise<Loc
       }
       const text = await readFile(path, 'utf8').catch(() => undefined)
       if (text === undefined) continue // given back meanwhile
-      const owner = read(text)
+      const owner = ownerOf(text)
       if (owner && alive(owner))
         throw new UserError(
           owner.host === hostname()
@@ -175,7 +175,8 @@ async function put(own: string, path: string, text: string): Promise<boolean> {
   }
 }
 
-function read(text: string): Owner | undefined {
+/** Who holds a lock, by the text of its file; undefined where it is damaged. */
+export function ownerOf(text: string): Owner | undefined {
   const {pid, host, began} = jsonObjectOr(text) ?? {}
   return typeof pid === 'number' && typeof host === 'string' && typeof began === 'string' ? {pid, host, began} : undefined
 }

@@ -37,7 +37,10 @@ export function unflatten<T extends Tree>(named: Iterable<readonly [name: string
   for (const [name, leaf] of named) {
     const keys = name.split('.')
     let node = root
-    for (const key of keys.slice(0, -1)) node = (node[key] ??= {}) as Record<string, unknown>
+    for (const key of keys.slice(0, -1)) {
+      if (!Object.hasOwn(node, key)) Object.defineProperty(node, key, {value: {}, enumerable: true, writable: true}) // a name may be __proto__
+      node = node[key] as Record<string, unknown>
+    }
     node[keys[keys.length - 1]!] = leaf
   }
   const settle = (node: unknown): unknown => {

@@ -145,7 +145,8 @@ const columns: Readonly<Record<'views' | 'nested' | 'dictionary', readonly Colum
   dictionary: [
     texts('id', names),
     list('vector', [0, 2, 4, 6, 8, 10], floats('item', 10)),
-    column(field('label', types.text, [], [], dictionary), rows, [absent, Uint8Array.of(0, 1, 1, 0, 1)])
+    column(field('label', types.text, [], [], dictionary), rows, [absent, Uint8Array.of(0, 1, 1, 0, 1)]),
+    column(field('half', types.float, [{int16: 0}]), rows, [absent, new Uint8Array(Uint16Array.of(0, 0x3c00, 0xbc00, 1, 0x7bff).buffer)])
   ]
 }
 

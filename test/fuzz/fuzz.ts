@@ -14,10 +14,18 @@ import {imageParsers} from './image-parsers.js'
 import {modelParsers} from './model-parsers.js'
 import {moreParsers} from './more-parsers.js'
 import {inFolder, parsers as embeddingParsers, type Parser} from './parsers.js'
+import {recordParsers} from './record-parsers.js'
 import {tableParsers} from './table-parsers.js'
 
 /** All that is fuzzed. */
-export const parsers: readonly Parser[] = [...embeddingParsers, ...moreParsers, ...modelParsers, ...imageParsers, ...tableParsers]
+export const parsers: readonly Parser[] = [
+  ...embeddingParsers,
+  ...moreParsers,
+  ...modelParsers,
+  ...imageParsers,
+  ...tableParsers,
+  ...recordParsers
+]
 
 answerAtOnce()
 // Most inputs are refused, and most of the time of an error goes into its stack; a finding is read once more with one.
@@ -58,6 +66,11 @@ async function tryBytes(parser: Parser, path: string, bytes: Buffer, expected?: 
   } catch (error) {
     accepted = false
     if (!(error instanceof UserError)) what = `a defect: ${await stackOf(parser, path, bytes, error)}`
+  }
+  const left = Object.keys(Object.prototype)
+  if (left.length > 0) {
+    what = `every object has ${left.join()} from now on`
+    for (const name of left) delete (Object.prototype as Record<string, unknown>)[name]
   }
   const took = performance.now() - begun
   return {accepted, what: what ?? (took > MAX_MS && (await takesLong(parser, path, bytes)) ? `took ${Math.round(took)} ms` : undefined)}

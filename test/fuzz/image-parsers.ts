@@ -3,11 +3,12 @@
  * image library, or read them by hand.
  */
 import {createHash} from 'node:crypto'
-import {crc32} from 'node:zlib'
+import {crc32, deflateSync} from 'node:zlib'
 import {readFile} from 'node:fs/promises'
 import sharp, {type Sharp} from 'sharp'
 import {UserError} from '../../src/config/errors.js'
 import {decodeRgb, RefusedImage} from '../../src/data/image/decode.js'
+import {decodedSize} from '../../src/data/image/decoded-size.js'
 import {encodeGrey16, encodeGrey8} from '../../src/data/image/encode.js'
 import {isPlainSrgb} from '../../src/data/image/icc-profile.js'
 import {encodeMask} from '../../src/data/image/png-write.js'
@@ -76,8 +77,67 @@ const pngSeeds = async (): Promise<Buffer[]> => [
   await withProfiles().png().toBuffer(),
   await pipe().png({palette: true, colours: 16}).toBuffer(),
   await pipe().ensureAlpha(0.5).toColourspace('rgb16').png().toBuffer(),
-  await pipe().png({progressive: true}).toBuffer()
+  await pipe().png({progressive: true}).toBuffer(),
+  ...(await packedTexts())
 ]
+
+/** A chunk of a PNG. */
+function chunk(kind: string, body: Buffer): Buffer {
+  const out = Buffer.concat([Buffer.alloc(4), Buffer.from(kind, 'latin1'), body, Buffer.alloc(4)])
+  out.writeUInt32BE(body.length, 0)
+  out.writeUInt32BE(crc32(out.subarray(4, -4)), out.length - 4)
+  return out
+}
+
+/** PNGs that say how they are turned in texts that are packed: EXIF in hexadecimal digits, and XMP. */
+async function packedTexts(): Promise<Buffer[]> {
+  const plain = await png(image)
+  const exif = Buffer.from('Exif\0\0II*\0\b\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0', 'latin1')
+  const raw = deflateSync(`\nexif\n${String(exif.length).padStart(8)}\n${exif.toString('hex')}\n`)
+  const texts = [
+    chunk('zTXt', Buffer.concat([Buffer.from('Raw profile type exif\0\0'), raw])),
+    chunk('iTXt', Buffer.concat([Buffer.from('XML:com.adobe.xmp\0\x01\0\0\0', 'latin1'), deflateSync(xmp)]))
+  ]
+  return texts.map(text => Buffer.concat([plain.subarray(0, 33), text, plain.subarray(33)]))
+}
+
+/** A bitmap whose channels lie where its masks say. */
+function maskedBmp(): Buffer {
+  const plain = bmp(image, 32)
+  const masks = Buffer.alloc(12)
+  for (const [i, mask] of [0xff, 0xff00, 0xff0000].entries()) masks.writeUInt32LE(mask, 4 * i)
+  const file = Buffer.concat([plain.subarray(0, 54), masks, plain.subarray(54)])
+  file.writeUInt32LE(66, 10)
+  file.writeUInt32LE(3, 30)
+  return file
+}
+
+const profiles = async (): Promise<Buffer[]> => [
+  (await sharp(await withProfiles().png().toBuffer()).metadata()).icc!,
+  (await sharp(await pipe().withIccProfile('srgb').png().toBuffer()).metadata()).icc!
+]
+
+/** A profile with the name and primaries of sRGB, whose tone curve is a table of `count` numbers, 1 a power of x. */
+function withTable(profile: Buffer, count: 1 | 10): Buffer {
+  const table = Buffer.alloc(12 + 2 * count)
+  table.write('curv', 'latin1')
+  table.writeUInt32BE(count, 8)
+  for (let k = 0; k < count; k++) table.writeUInt16BE(count === 1 ? 563 : Math.round(65535 * (k / 9) ** 2.2), 12 + 2 * k)
+  const out = Buffer.concat([profile, table])
+  out.write('sRGB', 4, 'latin1')
+  const primaries = new Map(
+    Object.entries({rXYZ: [0.4361, 0.2225, 0.0139], gXYZ: [0.3851, 0.7169, 0.0971], bXYZ: [0.1431, 0.0606, 0.7141]})
+  )
+  for (let i = 0; i < out.readUInt32BE(128); i++) {
+    const tag = 132 + 12 * i
+    const [name, at] = [out.toString('latin1', tag, tag + 4), out.readUInt32BE(tag + 4)]
+    for (const [k, value] of (primaries.get(name) ?? []).entries()) out.writeInt32BE(Math.round(value * 65536), at + 8 + 4 * k)
+    if (!/^[rgb]TRC$/.test(name)) continue
+    out.writeUInt32BE(profile.length, tag + 4)
+    out.writeUInt32BE(table.length, tag + 8)
+  }
+  return out
+}
 
 /** A bitmap of eight bits in run-length codes: a run and a copy a line. */
 function runLengthBmp(): Buffer {
@@ -98,6 +158,10 @@ function npy(dtype: string, shape: string, bytes: Uint8Array): Buffer {
 
 const floats = Float32Array.from({length: 24 * 16}, (_, i) => 1 + i / 7)
 const ids = Uint8Array.from({length: 24 * 16}, (_, i) => i % 5)
+/** Ids and depths in arrays of every other kind of number; zeros are ids and unknown depths in each. */
+const otherIds = (): Buffer[] =>
+  ['|i1', '|b1', '<u2', '<i2', '<u4', '<i4', '<u8', '<i8', '>u2'].map(dtype => npy(dtype, '4, 6', new Uint8Array(24 * Number(dtype[2]))))
+const otherDepths = (): Buffer[] => ['<f2', '<f8', '>f4', '<u2'].map(dtype => npy(dtype, '4, 6', new Uint8Array(24 * Number(dtype[2]))))
 /** A TIFF of 32-bit floating-point numbers in one strip. */
 function floatTiff(): Buffer {
   const entries: readonly (readonly [tag: number, type: 3 | 4, value: number])[] = [
@@ -170,7 +234,7 @@ export const imageParsers: readonly Parser[] = [
     await pipe().tiff({compression: 'jpeg'}).toBuffer()
   ]),
   picture('avif', async () => [await pipe().avif({effort: 0}).toBuffer()], {inputs: 100}),
-  picture('bmp', async () => [...([1, 4, 8, 24, 32] as const).map(depth => bmp(image, depth)), runLengthBmp()]),
+  picture('bmp', async () => [...([1, 4, 8, 24, 32] as const).map(depth => bmp(image, depth)), runLengthBmp(), maskedBmp()]),
   picture('pnm', async () => [
     Buffer.concat([Buffer.from('P6\n24 16\n255\n'), image.data]),
     Buffer.concat([Buffer.from('P5 24 16 65535\n'), Buffer.alloc(2 * 24 * 16, 7)]),
@@ -181,14 +245,30 @@ export const imageParsers: readonly Parser[] = [
     const {pictures} = JSON.parse(await readFile(golden('tiff.json'), 'utf8')) as {pictures: Record<string, string>}
     return Object.values(pictures).map(file => Buffer.from(file, 'base64'))
   }),
-  picture('icc', async () => [(await sharp(await withProfiles().png().toBuffer()).metadata()).icc!], {
-    inputs: 2000,
-    read: async path => String(isPlainSrgb(await readFile(path)))
+  picture('sizes', async () => [await png(image), await jpeg(image, 6), await tiff(image), bmp(image, 24), Buffer.from('P5 24 16 255\n')], {
+    read: async path => JSON.stringify(await decodedSize({id: 'x', path, fields: {}})) ?? 'not told'
   }),
+  picture('jpeg-small', async () => [await jpeg(image, 6), await withProfiles().jpeg().toBuffer()], {
+    read: refusing(async path => {
+      const {width, height, data} = await decodeRgb({id: 'x', path, fields: {}}, {maxPixels: 1 << 22, shrink: () => 2})
+      return `${width} × ${height} ${digest(data)}`
+    })
+  }),
+  picture(
+    'icc',
+    async () => [...(await profiles()), ...(await profiles()).flatMap(profile => [withTable(profile, 1), withTable(profile, 10)])],
+    {
+      inputs: 2000,
+      read: async path => String(isPlainSrgb(await readFile(path)))
+    }
+  ),
   map('mask-png', maskPngs, asMask, {inputs: 500, editable: false}),
   map('mask-png-sealed', maskPngs, asMask, {inputs: 500, seal: sealPng}),
-  map('mask-npy', async () => [npy('|u1', '16, 24', ids)], asMask, {inputs: 1000, structured: [npyHeader]}),
+  map('mask-npy', async () => [npy('|u1', '16, 24', ids), ...otherIds()], asMask, {inputs: 1000, structured: [npyHeader]}),
   map('depth-png', depthPng, asDepth, {inputs: 500, editable: false}),
   map('depth-tiff', async () => [floatTiff()], asDepth),
-  map('depth-npy', async () => [npy('<f4', '16, 24', new Uint8Array(floats.buffer))], asDepth, {inputs: 1000, structured: [npyHeader]})
+  map('depth-npy', async () => [npy('<f4', '16, 24', new Uint8Array(floats.buffer)), ...otherDepths()], asDepth, {
+    inputs: 1000,
+    structured: [npyHeader]
+  })
 ]

@@ -9,7 +9,7 @@ import {openSegmentHead} from '../../src/files/checkpoint/segment-head-file.js'
 import {readRun} from '../../src/files/run/run-folder.js'
 import {readState, writeState} from '../../src/files/checkpoint/training-state.js'
 import type {VitConfig} from '../../src/model/config.js'
-import {carriedOver, recordedSettings, settingsOfRun} from '../../src/tasks/train/resume.js'
+import {batchOfRun, carriedOver, recordedSettings, settingsOfRun} from '../../src/tasks/train/resume.js'
 import * as pickled from '../support/pickle-bytes.js'
 import {tiny} from '../support/tiny-backbone.js'
 import {openPth} from '../../src/files/checkpoint/pth.js'
@@ -81,6 +81,41 @@ const pth = (): Buffer => {
   return pickled.pth(pickled.pickle(all), {0: new Uint8Array(numbers(2).buffer), 1: new Uint8Array(numbers(2).buffer)})
 }
 
+const storage = new Uint8Array(numbers(2).buffer)
+const weight = pickled.tensor('0', 2, [2], [1])
+
+/** What torch.save wrote before version 1.6: pickles and storages one after the other. */
+const sequence = (): Buffer =>
+  pickled.pthSequence(pickled.pickle(pickled.dict({weight: pickled.tensor('0', 2, [2], [1], {part: pickled.op.none})})), {0: storage})
+
+/** A pickle of protocol 4: a frame, and a text whose length takes 64 bits. */
+function framed(): Buffer {
+  const long = (length: number): Buffer => {
+    const bytes = Buffer.alloc(8)
+    bytes.writeBigUInt64LE(BigInt(length))
+    return bytes
+  }
+  const {op} = pickled
+  const name = Buffer.concat([Buffer.of(0x8d), long(6), Buffer.from('weight')])
+  const body = Buffer.concat([op.emptyDict, name, weight, op.setItem, op.stop])
+  return pickled.pth(Buffer.concat([op.proto(4), Buffer.of(0x95), long(body.length), body]), {0: storage})
+}
+
+/** The archive with its directory's place in 64 bits, as torch.save writes files above 4 GiB. */
+function zip64(): Buffer {
+  const small = pickled.pth(pickled.pickle(pickled.dict({weight})), {0: storage})
+  const end = Buffer.from(small.subarray(small.length - 22))
+  const end64 = Buffer.alloc(56)
+  end64.write('PK\x06\x06', 'latin1')
+  for (const [i, value] of [end.readUInt16LE(8), end.readUInt16LE(10), end.readUInt32LE(12), end.readUInt32LE(16)].entries())
+    end64.writeBigUInt64LE(BigInt(value), 24 + 8 * i)
+  const locator = Buffer.alloc(20)
+  locator.write('PK\x06\x07', 'latin1')
+  locator.writeBigUInt64LE(BigInt(small.length - 22), 8)
+  end.writeUInt32LE(0xffffffff, 16)
+  return Buffer.concat([small.subarray(0, -22), end64, locator, end])
+}
+
 export const modelParsers: readonly Parser[] = [
   {
     name: 'backbone',
@@ -100,7 +135,7 @@ export const modelParsers: readonly Parser[] = [
     structured: [opcodes, numberFields, moved],
     ending: '.pth',
     editable: true, // its checksums are not filled in
-    seeds: async () => [pth()],
+    seeds: async () => [pth(), sequence(), framed(), zip64()],
     read: async path => {
       const file = await openPth(path)
       try {
@@ -162,7 +197,8 @@ export const modelParsers: readonly Parser[] = [
         (name, shape, values) => lines.push(`${name} ${shape.join()} ${values.join()}`)
       )
       recordedSettings(metadata['settings']!, path)
-      const settings = await settingsOfRun(dirname(dirname(path)))
+      const run = dirname(dirname(path))
+      const settings = [await settingsOfRun(run), await batchOfRun(run)]
       return `${step} ${JSON.stringify(carriedOver(metadata, path))} ${JSON.stringify(settings)}\n${lines.join('\n')}`
     }
   },

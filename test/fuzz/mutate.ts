@@ -4,7 +4,7 @@ import type {Mutator} from './structured.js'
 
 /** Values that lengths and counts are most often broken by. */
 const edges = [0, 1, 0x7f, 0x80, 0xff]
-const words = ['-1', '0', '1e999', 'NaN', 'null', '[]', '{}', '"x"', '4294967296', '9007199254740993', 'true', '0.5']
+const words = ['-1', '0', '1e999', 'NaN', 'null', '[]', '{}', '"x"', '4294967296', '9007199254740993', 'true', '0.5', '"constructor"']
 
 /** One changed copy of `bytes`, every other one by one of `structured`; the same for the same seed and number. */
 export function mutant(bytes: Buffer, seed: number, n: number, structured: readonly Mutator[] = []): Buffer {

@@ -7,6 +7,7 @@
 import {mkdtemp, readFile, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
+import {PassThrough} from 'node:stream'
 import {
   batchOf,
   createEmbeddings,
@@ -78,6 +79,34 @@ async function embeddings(folder: string, format: EmbeddingFormat): Promise<Buff
   await output.write(batchOf(all.slice(4)))
   await output.commit()
   return readFile(path)
+}
+
+/** As it goes to a pipe: with the record and checksums in the rows. */
+async function streamed(format: EmbeddingFormat): Promise<Buffer> {
+  const stdout = new PassThrough()
+  const parts: Buffer[] = []
+  stdout.on('data', (part: Buffer) => parts.push(part))
+  const output = await createEmbeddings('-', {meta, format, stdout})
+  await output.write(batchOfRows(4))
+  await output.write(batchOf(rows(6).slice(4)))
+  await output.commit()
+  return Buffer.concat(parts)
+}
+
+/** Arrays [2, 3] of numbers of other widths and byte orders. */
+const otherWidths = (): Buffer[] =>
+  (['<f2', '<f8', '>f4', '>f8'] as const).map(descr => {
+    const header = `{'descr': '${descr}', 'fortran_order': ${descr === '<f8' ? 'True' : 'False'}, 'shape': (2, 3), }`.padEnd(117) + '\n'
+    return Buffer.concat([Buffer.from(`\x93NUMPY\x01\0v\0${header}`, 'latin1'), Buffer.alloc(6 * Number(descr[2]), 0x3c)])
+  })
+
+/** Vectors of another program's, without ids. */
+function foreignVectors(dtype: 'F16' | 'BF16' | 'F64'): Buffer {
+  const bytes = Buffer.alloc(6 * (dtype === 'F64' ? 8 : 2), 0x3c)
+  const header = Buffer.from(JSON.stringify({vectors: {dtype, shape: [2, 3], data_offsets: [0, bytes.length]}}))
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(header.length))
+  return Buffer.concat([length, header, bytes])
 }
 
 /** Rows of a file as a text. */
@@ -171,6 +200,30 @@ export const parsers: readonly Parser[] = [
     seeds: async folder => [(await embeddings(folder, 'npy')).subarray(0, 128)],
     read: async path => JSON.stringify(parseNpyHeader(await readFile(path), path)),
     structured: [npyHeader],
+    editable: true
+  },
+  {
+    name: 'npy-widths',
+    inputs: 1000,
+    seeds: async () => otherWidths(),
+    read: readRows,
+    structured: [npyHeader],
+    editable: true
+  },
+  {
+    name: 'safetensors-widths',
+    inputs: 1000,
+    seeds: async () => (['F16', 'BF16', 'F64'] as const).map(foreignVectors),
+    read: readRows,
+    structured: [safetensorsHeader],
+    editable: true // no checksum
+  },
+  {
+    name: 'csv-stream',
+    inputs: 1000,
+    seeds: async () => [await streamed('csv')],
+    read: readRows,
+    structured: [lines],
     editable: true
   },
   indexParser('exact'),

@@ -82,6 +82,9 @@ const hostile: readonly (() => unknown)[] = [
   () => 4294967296,
   () => '',
   () => 'x',
+  () => 'constructor', // a record that is asked by a foreign name has what every object has
+  () => '__proto__',
+  () => 'toString',
   () => '\0\u202e\x1b[2J',
   () => '../../x',
   () => '1'.repeat(400),
@@ -220,7 +223,7 @@ export const npyHeader: Mutator = (bytes, random) => {
   for (let changes = 1 + random.int(2); changes > 0 && words.length > 0; changes--) {
     const {0: word, index} = pick(random, words)
     if (text.slice(index, index + word.length) !== word) continue
-    const other = pick(random, ['0', '1', '-1', '7', '24', '384', '4294967296', '1e3', "'<f4'", "'>f4'", "'|u1'", "'<f8'", "'<i4'", "'<f2'", "'O'", 'True', 'False', '(', ')', ',', '']) // prettier-ignore
+    const other = pick(random, ['0', '1', '-1', '7', '24', '384', '4294967296', '1e3', "'<f4'", "'>f4'", "'|u1'", "'<f8'", "'<i4'", "'<f2'", "'O'", "'<constructor'", "'|__proto__'", 'True', 'False', '(', ')', ',', '']) // prettier-ignore
     text = text.slice(0, index) + other + text.slice(index + word.length)
   }
   return Buffer.concat([bytes.subarray(0, 10), Buffer.from(text.trimEnd().padEnd(length - 1) + '\n', 'latin1').subarray(0, length), bytes.subarray(10 + length)]) // prettier-ignore

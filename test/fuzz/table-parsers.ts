@@ -74,7 +74,7 @@ const folder = (name: string, file: string, make: (folder: string) => Promise<Bu
 })
 
 /** The partial output that an interrupted `embed` leaves, gone on from. */
-const resumed = (format: 'arrow' | 'jsonl' | 'csv' | 'npy'): Parser => ({
+const resumed = (format: 'arrow' | 'jsonl' | 'csv' | 'npy' | 'safetensors'): Parser => ({
   name: `partial-${format}`,
   inputs: 500,
   file: partialOf(`out.${format}`),
@@ -141,7 +141,7 @@ export const tableParsers: readonly Parser[] = [
     const map = names.filter(name => name !== '__metadata__').map(name => [name, 'model-00001-of-00001.safetensors'])
     return Buffer.from(JSON.stringify({metadata: {total_size: bytes.length}, weight_map: Object.fromEntries(map) as object}))
   }),
-  ...(['arrow', 'jsonl', 'csv', 'npy'] as const).map(resumed),
+  ...(['arrow', 'jsonl', 'csv', 'npy', 'safetensors'] as const).map(resumed),
   {
     name: 'partial-predictions',
     inputs: 1000,

@@ -51,3 +51,16 @@ test('mapping keeps the form and hands over the path', () => {
   disposeTree(doubled)
   assert.equal(counted(), 0)
 })
+
+test('a foreign name reaches no other object', () => {
+  const tree = unflatten([
+    ['a.x', scalar(1)],
+    ['__proto__.polluted', scalar(2)]
+  ])
+  assert.equal((Object.prototype as Record<string, unknown>)['polluted'], undefined)
+  assert.deepEqual(
+    [...leaves(tree)].map(([path]) => path),
+    ['a.x', '__proto__.polluted']
+  )
+  disposeTree(tree)
+})

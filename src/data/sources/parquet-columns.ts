@@ -136,14 +136,18 @@ export function parquetRows(table: Table, columns: ParquetColumns): ParquetRow[]
   const ids = columns.id === undefined ? undefined : column(columns.id)
   const fields = columns.fields.map(field => ({...field, values: column(field.column)}))
   return Array.from({length: table.numRows}, (_, i) => {
-    const riding: Record<string, unknown> = {}
+    const riding: [name: string, value: unknown][] = []
     for (const {name, values, labels} of fields) {
       const value = plainValue(values.get(i), values.type)
       const shown = labels ? labelOf(value, labels) : value
-      if (shown !== null) riding[name] = shown
+      if (shown !== null) riding.push([name, shown])
     }
     const id = ids?.get(i) as unknown
-    return {...imageOf(images.get(i), columns.kind), fields: riding, id: id === null || id === undefined ? undefined : String(id)}
+    return {
+      ...imageOf(images.get(i), columns.kind),
+      fields: Object.fromEntries(riding),
+      id: id === null || id === undefined ? undefined : String(id)
+    }
   })
 }
 

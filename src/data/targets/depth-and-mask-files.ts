@@ -92,7 +92,7 @@ function readNpyMap(bytes: Uint8Array, maxPixels: number): Numbers {
   if (/[^\x20-\x7e\n\t]/.test(head)) throw new RefusedImage('it is a NumPy array whose header is damaged')
   const type = /'descr':\s*'([^']+)'/.exec(head)?.[1] ?? 'unknown'
   const little = type[0] !== '>'
-  const reader = /^[<>|=]/.test(type) ? npyKinds[type.slice(1)] : undefined
+  const reader = /^[<>|=]/.test(type) && Object.hasOwn(npyKinds, type.slice(1)) ? npyKinds[type.slice(1)] : undefined
   if (!reader) throw new RefusedImage(`it is a NumPy array of ${type}; whole numbers and floating-point ones are read`)
   const byColumns = /'fortran_order':\s*True/.test(head)
   const shape = (/'shape':\s*\(([^)]*)\)/.exec(head)?.[1] ?? '').split(',').flatMap(n => (n.trim() === '' ? [] : [Number(n)]))

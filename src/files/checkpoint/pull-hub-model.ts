@@ -49,24 +49,30 @@ function fileOf(id: string, entry: unknown): HubFile[] {
   return [{name, bytes: size, blob, sha256: typeof sha256 === 'string' ? sha256 : undefined}]
 }
 
-/** What the hub says of a revision: its commit, its licence, and the files that are wanted. */
-async function describeModel(
-  id: string,
-  address: string,
-  {signal, onRedirect}: HubPullRequest
-): Promise<{commit: string; licence: string; files: readonly HubFile[]}> {
+type HubModel = {readonly commit: string; readonly licence: string; readonly files: readonly HubFile[]}
+
+/**
+ * Reads the hub's description of a revision in a file: its commit, its licence, and the files that are wanted. Throws
+ * `UserError` where it is not as expected, and where none of the wanted files hold a model.
+ */
+export async function readDescription(id: string, path: string): Promise<HubModel> {
+  const {sha, siblings, cardData} = await readJsonObject(path, 'BAD_ANSWER')
+  if (typeof sha !== 'string' || !/^[0-9a-f]{40}$/.test(sha)) throw unexpected(id, 'it names no commit')
+  const files = (Array.isArray(siblings) ? siblings : []).flatMap(entry => fileOf(id, entry))
+  const names = new Set(files.map(({name}) => name))
+  if (!names.has('config.json') || !files.some(({name}) => name.endsWith('.safetensors')))
+    throw new UserError(`${id} has no config.json with weights as safetensors, which is what is read.`, {exit: 2, code: 'NO_MODEL'})
+  const licence = isObject(cardData) && typeof cardData['license'] === 'string' ? cardData['license'] : 'licence not stated'
+  return {commit: sha, licence, files}
+}
+
+/** Asks the hub for its description of a revision. */
+async function describeModel(id: string, address: string, {signal, onRedirect}: HubPullRequest): Promise<HubModel> {
   const folder = await mkdtemp(join(tmpdir(), 'dinov2-hub-'))
   const temporary = join(folder, 'description.json')
   try {
     await download(address, temporary, {maxBytes: MAX_JSON, force: true, signal, onRedirect})
-    const {sha, siblings, cardData} = await readJsonObject(temporary, 'BAD_ANSWER')
-    if (typeof sha !== 'string' || !/^[0-9a-f]{40}$/.test(sha)) throw unexpected(id, 'it names no commit')
-    const files = (Array.isArray(siblings) ? siblings : []).flatMap(entry => fileOf(id, entry))
-    const names = new Set(files.map(({name}) => name))
-    if (!names.has('config.json') || !files.some(({name}) => name.endsWith('.safetensors')))
-      throw new UserError(`${id} has no config.json with weights as safetensors, which is what is read.`, {exit: 2, code: 'NO_MODEL'})
-    const licence = isObject(cardData) && typeof cardData['license'] === 'string' ? cardData['license'] : 'licence not stated'
-    return {commit: sha, licence, files}
+    return await readDescription(id, temporary)
   } finally {
     await rm(folder, {recursive: true, force: true})
   }

@@ -42,7 +42,7 @@ function entryOf(name: string, found: unknown, file: string): Entry {
   if (!Array.isArray(shape) || !shape.every(isSize)) throw wrong(`has the shape ${JSON.stringify(shape) ?? 'nothing'}`)
   const [begin, end] = Array.isArray(offsets) && offsets.length === 2 && offsets.every(isSize) ? (offsets as [number, number]) : [1, 0]
   if (begin > end) throw wrong(`has the offsets ${JSON.stringify(offsets) ?? 'nothing'}`)
-  const bytes = shape.reduce<number>((product, size) => product * size, widths[kind] ?? NaN)
+  const bytes = shape.reduce<number>((product, size) => product * size, Object.hasOwn(widths, kind) ? widths[kind]! : NaN)
   if (!Number.isNaN(bytes) && bytes !== end - begin)
     throw wrong(`should have ${bytes} bytes for its shape ${JSON.stringify(shape)}, but has ${end - begin}`)
   return {dtype: kind, shape, begin, end}

@@ -116,9 +116,9 @@ type Tensors = {
 }
 
 function tensorsOf({tensors}: Header, name: string): Tensors {
-  const floats = [...tensors].filter(([, {dtype: kind, shape}]) => kind in dtypes && shape.length === 2)
+  const floats = [...tensors].filter(([, {dtype: kind, shape}]) => Object.hasOwn(dtypes, kind) && shape.length === 2)
   const vectors = tensors.get('vectors') ?? (floats.length === 1 && tensors.size === 1 ? floats[0]![1] : undefined)
-  const kind = vectors && dtypes[vectors.dtype]
+  const kind = vectors && Object.hasOwn(dtypes, vectors.dtype) ? dtypes[vectors.dtype] : undefined
   if (!vectors || !kind || vectors.shape.length !== 2) {
     const names = [...tensors].map(([key, {dtype: its, shape}]) => `${key} ${its} [${shape.join(', ')}]`)
     throw new UserError(

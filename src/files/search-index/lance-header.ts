@@ -2,6 +2,7 @@
 import {UserError} from '../../config/errors.js'
 import {isCount, isObject, isShare, parseJsonObject, type JsonObject} from '../../system/json.js'
 import {metaFromJson, type EmbeddingMeta} from '../embeddings/provenance.js'
+import type {Fields} from '../embeddings/rows.js'
 
 /**
  * How a search looks: how many inverted lists are read, and how many candidates a wanted neighbour are measured again
@@ -63,6 +64,22 @@ export function headerOf(text: string | undefined, place: string): LanceHeader &
     throw new UserError(`${place} is damaged: its header is not readable (${(cause as Error).message}).`, {
       code: 'INDEX_DAMAGED',
       hint: 'Make it again from the embeddings.',
+      cause
+    })
+  }
+}
+
+/** A row's fields as text. */
+export const fieldsToText = (fields: Fields): string => JSON.stringify(fields)
+
+/** A row's fields from their text. Throws `UserError` where the text is damaged. */
+export function fieldsFromText(text: string): Fields {
+  try {
+    return parseJsonObject(text)
+  } catch (cause) {
+    throw new UserError(`The index is damaged: the fields of a row are not good JSON (${(cause as Error).message}).`, {
+      code: 'INDEX_DAMAGED',
+      hint: 'Build it again with dinov2 index build.',
       cause
     })
   }

@@ -14,9 +14,7 @@
  * The package is optional; it is loaded when the first table is opened (`lance-library.ts`).
  */
 import {UserError} from '../../config/errors.js'
-import {parseJsonObject} from '../../system/json.js'
 import {plainMeta} from '../embeddings/provenance.js'
-import type {Fields} from '../embeddings/rows.js'
 import {schemaOf, tableOf, batchVectors} from './lance-arrow.js'
 import {headerOf, type LanceHeader, type ListSearchParams} from './lance-header.js'
 import {
@@ -293,7 +291,3 @@ export class LanceTable {
  * distance.
  */
 const listDistance = (metric: LanceHeader['metric']): LanceMetric => (metric === 'ip' ? 'dot' : 'l2')
-
-/** A row's fields as text, and back. */
-export const fieldsToText = (fields: Fields): string => JSON.stringify(fields)
-export const fieldsFromText = (text: string): Fields => parseJsonObject(text)

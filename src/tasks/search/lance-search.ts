@@ -2,7 +2,8 @@
  * Searching a LanceDB table: what the library proposes is measured again here, so that similarities are the same
  * numbers, and equally near rows come in the same order, as from an index in one file.
  */
-import {fieldsFromText, LanceTable, type LanceFound, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
+import {fieldsFromText} from '../../files/search-index/lance-header.js'
+import {LanceTable, type LanceFound, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import type {Metric} from '../../search/exact.js'
 

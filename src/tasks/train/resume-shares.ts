@@ -13,7 +13,8 @@ export function compareShares(
   now: number
 ): {course: string[]; digits: string[]} {
   const section = jsonObjectOr(metadata['settings'])?.['train']
-  const each = isObject(section) ? Number(section['batch_size_per_gpu'] ?? train.batch_size_per_gpu) : train.batch_size_per_gpu
+  const recorded = isObject(section) ? section['batch_size_per_gpu'] : undefined
+  const each = typeof recorded === 'number' ? recorded : train.batch_size_per_gpu
   const of = (n: number): string => (n === 1 ? '' : ` in each of ${n} processes`)
   if (each * before !== train.batch_size_per_gpu * now)
     return {

@@ -260,7 +260,12 @@ export function compareSetups(
           : 'the teacher has other weights than the one so far'
     )
   const before = jsonObjectOr(metadata['computing']) ?? {}
-  const shares = compareShares(metadata, settings, Number(before['processes'] ?? 1), computing.processes ?? 1)
+  const shares = compareShares(
+    metadata,
+    settings,
+    typeof before['processes'] === 'number' ? before['processes'] : 1,
+    computing.processes ?? 1
+  )
   course.push(...shares.course)
   digits.push(...shares.digits)
   for (const [name, value] of Object.entries(computing))

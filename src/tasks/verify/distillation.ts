@@ -3,8 +3,6 @@
  * gradient of every parameter of the student, and what the step made of it. Judged where the recording holds one.
  */
 import {existsSync} from 'node:fs'
-import {UserError} from '../../config/errors.js'
-import {parseJsonObject} from '../../system/json.js'
 import {readText} from '../../system/plain-file.js'
 import {castForInference} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
@@ -25,6 +23,7 @@ import type {StepBatch} from '../train/batch-parts.js'
 import type {Network, StepRates, StepSettings, TrainState} from '../train/step-types.js'
 import {images} from './backbone.js'
 import {check, compareTensor, LIMITS, maxError, updateError, type Check} from './checks.js'
+import {distillationKind, parseRecorded} from './recorded-kinds.js'
 import {need, type Golden, type RecordedTensor} from './golden.js'
 import {architectureOf, named} from './training.js'
 
@@ -59,12 +58,7 @@ type RecordedDistillation = {
 export async function* verifyDistillation(golden: Golden): AsyncGenerator<Check> {
   const file = golden.path('distill.json')
   if (!existsSync(file)) return
-  let recorded: RecordedDistillation
-  try {
-    recorded = parseJsonObject(await readText(file)) as RecordedDistillation
-  } catch (cause) {
-    throw new UserError(`${file} is not JSON: ${(cause as Error).message}`, {code: 'BAD_RECORDING', cause})
-  }
+  const recorded = parseRecorded(await readText(file), file, distillationKind) as RecordedDistillation
   yield* verifyHeads(await golden.tensors('distill_heads'), recorded)
   yield* verifyFeatures(await golden.tensors('distill_features'), recorded)
 }

@@ -6,11 +6,11 @@
  */
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {parseJsonObject} from '../../system/json.js'
 import {readText} from '../../system/plain-file.js'
 import {openSafetensors} from '../../files/checkpoint/safetensors.js'
 import {tensor} from '../../tensor/tf.js'
 import type {Tensor} from '../../tensor/tf.js'
+import {goldenKind, parseRecorded} from './recorded-kinds.js'
 
 export type RecordedTensor = {readonly shape: readonly number[]; readonly data: Float32Array}
 
@@ -88,8 +88,6 @@ export type GoldenIndex = {
   readonly schedule: RecordedSchedule
 }
 
-const INDEX_KEYS = ['vit', 'train', 'train_untied', 'param_groups', 'param_groups_train_untied', 'schedule'] as const
-
 export type Golden = {
   readonly folder: string
   readonly index: GoldenIndex
@@ -115,14 +113,7 @@ export async function openGolden(folder: string): Promise<Golden> {
       cause
     })
   }
-  let index: GoldenIndex
-  try {
-    index = parseJsonObject(text) as GoldenIndex
-  } catch (cause) {
-    throw new UserError(`${file} is not JSON: ${(cause as Error).message}`, {code: 'BAD_RECORDING', cause})
-  }
-  const missing = INDEX_KEYS.filter(key => !(key in index))
-  if (missing.length > 0) throw new UserError(`${file} lacks ${missing.join(', ')}.`, {code: 'BAD_RECORDING'})
+  const index = parseRecorded(text, file, goldenKind) as GoldenIndex
   return {
     folder,
     index,

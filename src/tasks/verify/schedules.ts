@@ -11,7 +11,7 @@ const LIMIT = 1e-12
  * Learning rate, weight decay, momentum and teacher temperature at the recorded iterations; then the groups of both
  * training runs.
  */
-export function* verifySchedules({index}: Golden): Generator<Check> {
+export function* verifySchedules({index}: Pick<Golden, 'index'>): Generator<Check> {
   const {config, values} = index.schedule
   const total = config.epochs * config.epoch_length
   const warm = config.warmup_teacher_temp_epochs * config.epoch_length

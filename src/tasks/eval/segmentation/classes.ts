@@ -33,7 +33,8 @@ export type ClassOptions = {
 /** Where the classes were found: the file, or undefined for the masks themselves. */
 export type FoundClasses = {readonly classes: Classes; readonly from?: string}
 
-async function readClasses(path: string, first: number): Promise<ClassLine[]> {
+/** The lines of a file of classes. Throws `UserError` where it cannot be read (exit 3), or is wrong (exit 2). */
+export async function readClasses(path: string, first: number): Promise<ClassLine[]> {
   let text: string
   try {
     text = await readText(path)
