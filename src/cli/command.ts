@@ -188,9 +188,10 @@ export abstract class Command extends OclifCommand {
 
   /**
    * The inputs that were named. Throws a `UserError` with status 3 when there are none, and 2 when stdin is named
-   * twice. stdin is read only where `-` says so: a command never waits for a pipe that nobody mentioned.
+   * twice, be it among the `others` that the command reads. stdin is read only where `-` says so: a command never
+   * waits for a pipe that nobody mentioned.
    */
-  inputs(named: readonly string[] | string | undefined, what = 'images'): string[] {
+  inputs(named: readonly string[] | string | undefined, what = 'images', others: readonly string[] = []): string[] {
     const inputs = named === undefined ? [] : typeof named === 'string' ? [named] : [...named]
     if (inputs.length === 0) {
       throw new UserError(`No ${what} were named.`, {
@@ -199,7 +200,7 @@ export abstract class Command extends OclifCommand {
         hint: `Name folders, files or lists, or - to read a list from stdin; see ${this.config.bin} ${this.#spokenId()} --help.`
       })
     }
-    const fromStdin = inputs.filter(input => input === '-').length
+    const fromStdin = [...inputs, ...others].filter(input => input === '-').length
     if (fromStdin > 1) throw new UserError('stdin (-) is named twice; it can be read once.', {exit: 2, code: 'USAGE'})
     if (fromStdin === 1 && process.stdin.isTTY) this.note('reading a list from the terminal; Ctrl-D ends it')
     return inputs

@@ -148,7 +148,7 @@ export abstract class TrainingCommand extends Command {
   ): BeginOptions {
     const {config, force, batch} = flags
     return {
-      inputs: this.inputs(images),
+      inputs: this.inputs(images, 'images', [...(flags['eval-images'] ?? []), ...(flags['eval-val'] ?? [])]),
       null: flags.null,
       config,
       output: runFolderOf(flags),
@@ -187,6 +187,7 @@ export abstract class TrainingCommand extends Command {
       processes,
       val: flags['eval-val'],
       every: flags['eval-every'],
+      lists: new Map(),
       signal: this.signal,
       note: sentence => this.note(sentence),
       onRejected: ({path, reason}) => this.warn(`${path} is left out of the evaluation: ${reason}`),

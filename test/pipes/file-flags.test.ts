@@ -5,17 +5,13 @@
  */
 import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
-import {writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {after, before, describe, it} from 'node:test'
 import {Config} from '../../src/cli/oclif.js'
 import {visible} from '../../src/cli/visible-text.js'
-import {drawnRooms} from '../support/drawn-depth.js'
-import {drawnFolder} from '../support/drawn-images.js'
-import {drawnScenes} from '../support/drawn-masks.js'
+import {commandLines as lines, drawInputs, short} from '../support/command-lines.js'
 import {CommandServer, folder} from '../support/program.js'
 import {projectFolder} from '../support/scratch.js'
-import {saveTiny} from '../support/tiny-backbone.js'
 
 const dir = folder()
 const env = {DINOV2_ENGINE: 'wasm', DINOV2_WORKERS: '1', DINOV2_BATCH: '4', HF_HUB_OFFLINE: '1'}
@@ -24,48 +20,6 @@ after(() => server.end())
 
 /** What a terminal would take for a colour and an order to turn the writing around. */
 const EVIL = '\x1b[31m\u202e'
-
-/** A whole command line of each command that names files, to which one flag is added, or in which one is replaced. */
-const model = '--model tiny.safetensors --size 28'
-const short = `${model} --baseline none`
-const lines: Readonly<Record<string, string>> = {
-  'depth-eval': `--train rooms/images/train --val rooms/images/val --depths rooms/depth ${short} --steps 1`,
-  distill: 'photos --teacher tiny.safetensors -o out',
-  embed: `photos ${model} -o out.arrow`,
-  explore: `photos ${model} -o out`,
-  export: 'tiny.safetensors --to meta -o out.pth',
-  'knn-eval': `--train photos --val photos ${short} -k 1`,
-  'linear-eval': `--train photos --val photos ${short} --steps 1 --cached`,
-  pretrain: 'photos -o out',
-  report: 'photos -o out.html',
-  'retrieval-eval': `photos ${short}`,
-  search: 'vectors.index vectors.jsonl -o out.jsonl',
-  'seg-eval': `--train scenes/images/train --val scenes/images/val --masks scenes/masks ${short} --steps 1`,
-  'curate:cluster': 'vectors.jsonl --levels 2 -o out.jsonl',
-  'curate:decontaminate': 'vectors.jsonl --against vectors.jsonl -o out.jsonl',
-  'curate:dedup': 'vectors.jsonl -o out.jsonl',
-  'curate:filter': 'photos -o out.jsonl',
-  curate: 'photos --stages filter -o out.jsonl',
-  'curate:mislabelled': 'vectors.jsonl -o out.jsonl',
-  'curate:outliers': 'vectors.jsonl -o out.jsonl',
-  'curate:retrieve': 'vectors.jsonl --seeds vectors.jsonl --per-seed 1 -o out.jsonl',
-  'curate:sample': 'vectors.jsonl --target 2 -o out.jsonl',
-  'engine:verify': '',
-  index: 'vectors.jsonl -o out.index',
-  'models:pull': 'dinov2_vits14 -o out.pth',
-  'predict:classify': `photos ${model} --head classes.safetensors -o out.jsonl`,
-  'predict:depth': `photos ${model} --head depth.safetensors -o out`,
-  'predict:segment': `photos ${model} --head segment.safetensors -o out`,
-  'samples:draw': '--per-class 1 --val-per-class 0 --size 32 -o out',
-  'samples:pull': 'flowers -o out',
-  'visualize:attention': `photos ${model} -o out.png`,
-  'visualize:depth': `photos ${model} --head depth.safetensors -o out.html`,
-  'visualize:match': `photos/one/000.png photos/two/000.png ${model} -o out.png`,
-  'visualize:neighbours': 'vectors.index vectors.jsonl -o out.html',
-  'visualize:pca': `photos ${model} -o out.png`,
-  'visualize:segment': `photos ${model} --head segment.safetensors -o out.html`,
-  'visualize:similarity': `photos ${model} -o out.html`
-}
 
 /** Lines for one flag, where it needs another one; null where the value is only the beginning of names. */
 const special: Readonly<Record<string, string | null>> = {
@@ -184,25 +138,7 @@ for (const {id, args, flags, hidden} of config.commands) {
 }
 
 before(async () => {
-  await saveTiny(join(dir, 'tiny.safetensors'))
-  await drawnFolder(join(dir, 'photos'), ['one', 'two'], 2)
-  for (const set of ['train', 'val']) {
-    await drawnRooms(join(dir, 'rooms'), set, 1)
-    await drawnScenes(join(dir, 'scenes'), set, 1)
-  }
-  const row = (n: number): string => JSON.stringify({id: `i${n}`, label: `l${n % 2}`, vector: [n, 1, -n, 2]})
-  writeFileSync(join(dir, 'vectors.jsonl'), [1, 2, 3, 4].map(row).join('\n'))
-  for (const made of [
-    'index vectors.jsonl -o vectors.index',
-    `embed photos ${model} -o photos.jsonl`,
-    'index photos.jsonl -o photos.index',
-    `linear-eval ${lines['linear-eval']} --head-out classes.safetensors`,
-    `depth-eval ${lines['depth-eval']} --head-out depth.safetensors`,
-    `seg-eval ${lines['seg-eval']} --head-out segment.safetensors`
-  ]) {
-    const {status, stderr} = await server.run(...made.split(' '), '-q')
-    assert.equal(status, 0, `${made}: ${stderr}`)
-  }
+  await drawInputs(dir, server)
   execFileSync(
     'mkfifo',
     [...new Set(['.jsonl', ...Object.values(endings)])].map(ending => join(dir, `pipe${EVIL}${ending}`))

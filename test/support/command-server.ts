@@ -3,6 +3,8 @@
  * request is a list of words with what it changes of the environment, each answer what a shell would have seen. The
  * process of `CommandServer`.
  */
+import {createReadStream} from 'node:fs'
+import type {Readable} from 'node:stream'
 import {fileURLToPath} from 'node:url'
 import {main} from '../../src/cli/main.js'
 
@@ -22,9 +24,14 @@ process.exit = (() => {
   throw ENDED
 }) as typeof process.exit
 
-process.on('message', ({args, env}: {args: string[]; env: Record<string, string>}) => {
+let input: Readable | undefined
+const stdin = process.stdin
+Object.defineProperty(process, 'stdin', {configurable: true, get: () => input ?? stdin})
+
+process.on('message', ({args, env, piped}: {args: string[]; env: Record<string, string>; piped?: string}) => {
   void (async () => {
     said = {stdout: '', stderr: ''}
+    input = piped === undefined ? undefined : createReadStream(piped)
     process.exitCode = undefined
     delete process.env['NO_COLOR']
     Object.assign(process.env, env)

@@ -98,8 +98,9 @@ export function start(
 export const run = (binary: string, args: readonly string[], options: Options = {}): Promise<Ended> => start(binary, args, options).ended
 
 /**
- * The real program in a process that stays: many commands without starting it for each. One command runs at a time and
- * reads nothing from stdin. A command that has not ended after `patience` milliseconds is killed; `waited` says so.
+ * The real program in a process that stays: many commands without starting it for each. One command runs at a time; on
+ * stdin it finds the file that `runIn` names, or nothing. A command that has not ended after `patience`
+ * milliseconds is killed; `waited` says so.
  */
 export class CommandServer {
   #child: ChildProcess | undefined
@@ -126,14 +127,18 @@ export class CommandServer {
     return this.runIn({}, args)
   }
 
-  /** Runs a command in an environment that differs in `env` from here on. */
-  runIn(env: Readonly<Record<string, string>>, args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
-    const ended = this.#last.then(() => this.#run(env, args))
+  /** Runs a command in an environment that differs in `env` from here on, with the file `piped` on stdin. */
+  runIn(env: Readonly<Record<string, string>>, args: readonly string[], piped?: string): Promise<Ended & {readonly waited: boolean}> {
+    const ended = this.#last.then(() => this.#run(env, args, piped))
     this.#last = ended.catch(() => undefined)
     return ended
   }
 
-  async #run(env: Readonly<Record<string, string>>, args: readonly string[]): Promise<Ended & {readonly waited: boolean}> {
+  async #run(
+    env: Readonly<Record<string, string>>,
+    args: readonly string[],
+    piped: string | undefined
+  ): Promise<Ended & {readonly waited: boolean}> {
     const {patience = 300_000} = this.options
     const child = (this.#child ??= await this.#start())
     const settled = new AbortController()
@@ -145,7 +150,7 @@ export class CommandServer {
       waited = true
       child.kill('SIGKILL')
     }, patience)
-    child.send({args, env})
+    child.send({args, env, piped})
     const [found] = await Promise.race([answer, ended.then(([status, signal]) => [{status, signal, stdout: '', stderr: ''}])])
     clearTimeout(timer)
     settled.abort()

@@ -6,6 +6,7 @@
  * another.
  */
 import {isUtf8} from 'node:buffer'
+import {isParquetName, isShardName} from './container-names.js'
 
 /** One image of the input, as `listImages` yields it. */
 export type ImageRef = {
@@ -26,8 +27,9 @@ export type ImageRef = {
    */
   readonly base?: string
   /**
-   * First folder under the given root (`photos/cat/1.jpg` found under `photos` → `cat`): the label of images that have
-   * no `label` field. Absent for lists and for files that lie in the root itself.
+   * First folder under the given root (`photos/cat/1.jpg` found under `photos` → `cat`), or inside a tar shard
+   * (`shard-folders.ts`): the label of images that have no `label` field. Absent for lists and for files that lie in
+   * the root itself.
    */
   readonly folder?: string
   /** The encoded image itself, for members of a compressed tar shard and rows of a Parquet file. */
@@ -50,12 +52,22 @@ export type ImageRef = {
 /** An image that could not be used, and why, in a clause. */
 export type RejectedImage = {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}
 
-/** What is reported of an image that could not be used. */
-export const rejectedImage = ({id, path, row, pathBase64}: ImageRef, reason: string): RejectedImage => ({
-  id,
-  path: typeof path === 'string' && path !== '' && row === undefined ? path : id,
+/** Whether the path of an image tells which one it is; that of a shard, a Parquet file or stdin does not. */
+const tellsImage = ({path, range, row}: ImageRef): boolean =>
+  typeof path === 'string' &&
+  path !== '' &&
+  range === undefined &&
+  row === undefined &&
+  path !== 'stdin' &&
+  !isShardName(path) &&
+  !isParquetName(path)
+
+/** What is reported of an image that could not be used, named by its path, or by its id where that tells more. */
+export const rejectedImage = (ref: ImageRef, reason: string): RejectedImage => ({
+  id: ref.id,
+  path: tellsImage(ref) ? (ref.path as string) : ref.id,
   reason,
-  ...(pathBase64 === undefined ? {} : {pathBase64})
+  ...(ref.pathBase64 === undefined ? {} : {pathBase64: ref.pathBase64})
 })
 
 /** What `listImages` reports on the way; none of it stops the list. */
@@ -108,6 +120,10 @@ export function refOf(
 /** A row of the input that names no image; it is refused with the sentence when its turn comes. */
 export const problemRef = (id: string, path: string | Buffer, problem: string): ImageRef => ({id, path, fields: NONE, problem})
 
+/** What to do about an image without a label. */
+export const LABEL_HINT =
+  'A label is the folder under the given root (train/cat/1.jpg under train), also inside a tar; the label field of a list; or the .cls or .json beside an image in a tar.'
+
 /** The label of an image: its `label` field, else the first folder under the given root, else undefined. */
 export function labelOf(ref: ImageRef): string | undefined {
   const {label} = ref.fields
@@ -115,5 +131,13 @@ export function labelOf(ref: ImageRef): string | undefined {
   return typeof label === 'number' || typeof label === 'boolean' ? String(label) : ref.folder
 }
 
-/** The folder that an id lies in: the label of embeddings that have no `label` field. */
-export const folderOf = (id: string): string | undefined => id.split('/').at(-2) || undefined
+/**
+ * The folder that an id lies in: the label of embeddings that have no `label` field. A shard, a Parquet file or stdin
+ * itself is no folder.
+ */
+export function folderOf(id: string): string | undefined {
+  const parts = id.split('/')
+  const folder = parts.at(-2)
+  if (!folder || isShardName(folder) || isParquetName(folder) || (folder === 'stdin' && parts.length === 2)) return undefined
+  return folder
+}

@@ -14,7 +14,7 @@ import {UserError} from '../../config/errors.js'
 import {isCount, parseFields} from '../../system/json.js'
 import {asUtf8, columnName, isNulList, PATH_NAMES, pathColumn, sniffList, tableDelimiter, type ListFormat} from './list-format.js'
 import {problemRef, refOf, type ImageRef} from './image-ref.js'
-import {isParquetName} from './parquet.js'
+import {isParquetName} from './container-names.js'
 
 export type ListOptions = {
   /** The list's own name, for the ids of rows that name nothing: `photos.jsonl:17`. */

@@ -23,9 +23,6 @@ export type ParquetImagesAnswer =
 /** Images are large: so many are decoded at once. */
 const ROWS = 16
 
-/** Whether a file is Parquet by its name. */
-export const isParquetName = (name: string): boolean => /\.(parquet|pq)$/i.test(name)
-
 /** A damaged file, as an error inside: the reader turns it into a problem that is counted. */
 class DamagedParquet extends Error {}
 

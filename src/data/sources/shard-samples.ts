@@ -78,6 +78,11 @@ export class SampleCollector {
     return made
   }
 
+  /** The paths of all images so far. */
+  *imageNames(): Generator<Buffer> {
+    for (const {images} of this.#groups.values()) for (const {name} of images) yield name
+  }
+
   /** The samples in the order of their first members, and the members that belong to none. */
   *samples(): Generator<ShardSample | LostMember> {
     for (const [key, group] of this.#groups) yield* samplesOf(Buffer.from(key, 'latin1'), group)

@@ -9,17 +9,18 @@ import {isAbsolute, dirname, join, resolve} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {assertPlain, fileBytes, isOpenPipe, openPlainSync} from '../../system/plain-file.js'
+import {isParquetName, isShardName} from './container-names.js'
 import {walkFolder} from './folder.js'
 import {isNulList, type ListFormat} from './list-format.js'
 import {readList, type ListOptions} from './list.js'
 import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
 import {missingPathHint} from './missing-path.js'
-import {isParquetName, readParquetImages} from './parquet.js'
+import {readParquetImages} from './parquet.js'
 import {withParquetRows} from './parquet-rows.js'
-import {isShardName, readShard, shardByHead} from './webdataset.js'
+import {readShard, shardByHead} from './webdataset.js'
 import {IdWatch} from './duplicate-ids.js'
 
-export {folderOf, labelOf, type ImageRef, type SourceNote} from './image-ref.js'
+export {LABEL_HINT, folderOf, labelOf, type ImageRef, type SourceNote} from './image-ref.js'
 
 export type SourceOptions = {
   /** What `-` reads; the process's own stdin if absent. */

@@ -21,6 +21,7 @@ import {isNoRoom} from '../../system/no-room.js'
 import {fileBytes, openPlainSync} from '../../system/plain-file.js'
 import {skipReason} from './ignored-files.js'
 import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
+import {classFolders} from './shard-folders.js'
 import {SampleCollector, type LostMember, type ShardSample} from './shard-samples.js'
 import {tarMembers, type TarMember} from './tar.js'
 
@@ -28,8 +29,6 @@ const MAX_MEMBER = 1 << 30
 const MAX_SIDE = 1 << 24
 const CHUNK = 256
 
-/** Whether a file is a shard by its name, compressed by gzip or not. */
-export const isShardName = (name: string): boolean => /\.(tar|tar\.gz|tgz)$/i.test(name)
 const isGzipped = (name: string): boolean => /gz$/i.test(name)
 
 /** Lets signals and timers have a turn: listing reads synchronously, which is several times as fast. */
@@ -127,16 +126,19 @@ export async function* readShard(
   const samples = new SampleCollector()
   let ready: ImageRef[] = []
   let shard: OpenShard | undefined
+  let folderIn: ReturnType<typeof classFolders> = () => undefined
   const toRef = (found: ShardSample | LostMember): ImageRef => {
     if ('reason' in found) return problemRef(nameOf(found.name), open, found.reason)
     const {key, image, fields} = found
+    const folder = folderIn(image.name)
     const id = nameOf(key)
     const odd = id.endsWith(key.toString('utf8')) ? {} : {pathBase64: Buffer.concat([Buffer.from(`${shown}/`), key]).toString('base64')}
     const range = {offset: image.offset, size: image.size}
-    if (!piped && !isGzipped(open)) return {id, path: open, ...odd, fields, range}
+    const plain = {id, path: open, ...odd, fields, folder}
+    if (!piped && !isGzipped(open)) return {...plain, range}
     const bytes = Buffer.alloc(image.size)
     readSync(shard!.file, bytes, 0, image.size, image.offset)
-    return {id, path: open, ...odd, fields, bytes}
+    return {...plain, bytes}
   }
   const problems: ImageRef[] = []
   try {
@@ -161,6 +163,7 @@ export async function* readShard(
     }
     if (shard.problem !== undefined && problems.at(-1)?.id !== shown)
       problems.push(problemRef(shown, open, `the shard is damaged (${shard.problem})`))
+    folderIn = classFolders(samples.imageNames())
     for (const found of samples.samples()) {
       ready.push(toRef(found))
       if (ready.length < CHUNK) continue

@@ -5,12 +5,14 @@
  * the same relative path with any ending. What the path of an image is relative to: the folder that was named; where
  * several were, the folder that holds them all, so that one folder of maps serves train and val (`images/train/a.jpg`,
  * `images/val/b.jpg` → `depth/train/a.png`, `depth/val/b.npy`). What only a list names, on stdin too, lies below no
- * such folder: of its path the longest end is taken that a map lies under. An image without a map, or with two, is
- * reported as a bad input with the reason.
+ * such folder: of its path the longest end is taken that a map lies under. So it is with members of a shard, whose
+ * path goes on from the shard's name without its ending (`train.tar` with `a.jpg`: `train/a`). An image without a map,
+ * or with two, is reported as a bad input with the reason.
  */
 import {promises as fs} from 'node:fs'
 import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
 import type {MapRef} from './depth-and-mask-files.js'
+import {isParquetName, isShardName} from '../sources/container-names.js'
 import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
 
 export type PairOptions = {
@@ -25,7 +27,16 @@ export type PairOptions = {
 /** An image and its map. */
 export type Pair = {readonly image: ImageRef; readonly map: MapRef}
 
-const LIST = /\.(txt|lst|list|jsonl|ndjson|csv|tsv)$/i
+/** Inputs whose place says nothing of where their images lie. */
+const isContainer = (name: string): boolean =>
+  /\.(txt|lst|list|jsonl|ndjson|csv|tsv)$/i.test(name) || isShardName(name) || isParquetName(name)
+
+/** The path of a member as if its shard had been unpacked into a folder of its name. */
+const withoutShardEnding = (id: string): string =>
+  id
+    .split('/')
+    .map((part, i, parts) => (i < parts.length - 1 && isShardName(part) ? part.replace(/\.(tar|tar\.gz|tgz)$/i, '') : part))
+    .join('/')
 
 /** Endings by which a file in a folder of maps may be one. */
 const MAPS = new Set(['.png', '.tif', '.tiff', '.npy'])
@@ -61,7 +72,7 @@ export function placeFinder(
     const folders = new Set<string>()
     const named = roots.filter(root => root !== '-')
     // Lists name their maps themselves; where there is anything else, they say nothing of how it is laid out.
-    const laid = named.filter(root => !LIST.test(root))
+    const laid = named.filter(root => !isContainer(root))
     for (const root of laid.length > 0 ? laid : named) {
       const full = resolve(root)
       const stats = await fs.stat(full).catch(() => undefined)
@@ -113,18 +124,21 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     listings.set(place, made)
     return made
   }
-  const inFolder = async (path: string): Promise<MapRef | {readonly reason: string}> => {
-    const {inside, only, within, below} = await placeOf(path)
-    const stem = stemOf(inside)
+  const inFolder = async (path: string, packed: boolean): Promise<MapRef | {readonly reason: string}> => {
+    const {inside, only, within, below: under} = await placeOf(path)
+    const below = under && !packed
+    const stems = packed ? [basename(path), stemOf(path)] : [stemOf(inside)] // keys of a shard have no ending
     const exact = within ? [dirname(inside), ...(only === undefined ? [] : [join(only, dirname(inside))])] : []
     const parts = dirname(resolve(path)).split(sep).slice(1)
     const ends = below ? [] : [...parts.map((_, i) => parts.slice(i).join(sep)), '']
     const places = [...exact, ...ends].map(place => join(folder!, place))
     for (const place of places) {
-      const names = (await listing(place)).get(stem) ?? []
+      const files = await listing(place)
+      const names = stems.map(stem => files.get(stem)).find(found => found !== undefined) ?? []
       if (names.length === 1) return {path: join(place, names[0]!)}
       if (names.length > 1) return {reason: `it has ${names.length} ${word}s: ${names.join(', ')} in ${place}`}
     }
+    const stem = stems[0]!
     const where = below
       ? `no ${join(places[0]!, stem)}.png, .tif or .npy`
       : `no ${stem}.png, .tif or .npy in ${folder!} under any end of its path`
@@ -138,7 +152,8 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     if (folder === undefined) return {reason: `it has no ${word}: its row has no field ${field}, and no folder of ${word}s was named`}
     if (typeof image.path !== 'string')
       return {reason: `its ${word} cannot be found, because its name is not UTF-8; name the ${word} in a list`}
-    return inFolder(image.bytes || image.range || image.copy ? image.id : image.path)
+    const packed = Boolean(image.bytes ?? image.range ?? image.copy)
+    return inFolder(packed ? withoutShardEnding(image.id) : image.path, packed)
   }
 }
 

@@ -5,7 +5,7 @@
 import {UserError} from '../../config/errors.js'
 import {labelVotes, neighbourTable, outlierScores, type NeighbourTable} from '../../curate/neighbour-measures.js'
 import {exactUpTo} from '../../curate/neighbours.js'
-import {folderOf, labelOf} from '../../data/sources/source.js'
+import {LABEL_HINT, folderOf, labelOf} from '../../data/sources/source.js'
 import {arithmeticFor, plural, roundedScore, runInParts, vectorsOf, type Context, type Stage, type StageEvent} from './stage.js'
 
 export type OutlierOptions = {
@@ -75,7 +75,7 @@ export async function* mislabelledStage(context: Context, options: OutlierOption
     throw new UserError(known.size === 0 ? 'No row has a label.' : `All rows have the label ${[...known][0]}.`, {
       exit: 2,
       code: 'NO_LABEL',
-      hint: 'A label is the folder under the given root (photos/cat/1.jpg under photos), or the label field of a list.'
+      hint: LABEL_HINT
     })
   const names = [...known].sort((a, b) => (a < b ? -1 : 1))
   const numbers = labels.map(label => (label === undefined ? -1 : names.indexOf(label)))

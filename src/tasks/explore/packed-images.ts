@@ -7,9 +7,8 @@ import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {ImageSpool} from '../../data/sources/image-spool.js'
 import type {ImageRef} from '../../data/sources/image-ref.js'
-import {isParquetName} from '../../data/sources/parquet.js'
+import {isParquetName, isShardName} from '../../data/sources/container-names.js'
 import {listImages} from '../../data/sources/source.js'
-import {isShardName} from '../../data/sources/webdataset.js'
 
 export class PackedImages {
   readonly #spool = new ImageSpool()

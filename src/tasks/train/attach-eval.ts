@@ -5,7 +5,7 @@ import type {SourceNote} from '../../data/sources/source.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {scoreTeacher} from './distill.js'
 import {teacherSide} from './distill-trainer.js'
-import {onlineEval, type OnlineEvalOptions} from './online-eval.js'
+import {onlineEval, type LabelledLists, type OnlineEvalOptions} from './online-eval.js'
 import type {TrainingProcesses} from './processes.js'
 import type {Teacher} from './teacher.js'
 import type {Evaluation} from './run-types.js'
@@ -15,6 +15,8 @@ export type EvalRequest = {
   readonly images: readonly string[]
   readonly val?: readonly string[] | undefined
   readonly every: number
+  /** Sets that were listed, for the evaluations that follow: stdin is read once. */
+  readonly lists: LabelledLists
   readonly signal?: AbortSignal
   /** Hears sentences about what is evaluated. */
   readonly note: (sentence: string) => void

@@ -11,7 +11,8 @@
 import {UserError} from '../../config/errors.js'
 import {pixelBatches} from '../../data/loader/pixel-batches.js'
 import type {ImageRef, RejectedImage} from '../../data/sources/image-ref.js'
-import {labelOf, listImages, noImages, type SourceNote} from '../../data/sources/source.js'
+import {ImageSpool} from '../../data/sources/image-spool.js'
+import {LABEL_HINT, labelOf, listImages, noImages, type SourceNote} from '../../data/sources/source.js'
 import type {VitConfig} from '../../model/config.js'
 import {clsTokens, castForInference} from '../../model/vit.js'
 import type {Vit} from '../../model/vit.js'
@@ -27,11 +28,17 @@ import type {TrainingProcesses} from './processes.js'
 import type {Evaluation} from './run-types.js'
 import type {LentNetwork} from './sharding.js'
 
+/** All images of a set, with their labels. */
+type LabelledList = {readonly refs: readonly ImageRef[]; readonly labels: readonly string[]}
+export type LabelledLists = Map<readonly string[], LabelledList>
+
 export type OnlineEvalOptions = {
   /** Labelled images: a folder of folders, or a list with a `label` field. */
   readonly images: readonly string[]
   /** Images to be classified by those; without it each is classified by the others. */
   readonly val?: readonly string[]
+  /** Sets that an evaluation before this one has listed; what is listed is added. */
+  readonly lists?: LabelledLists
   /** Steps between two evaluations. */
   readonly every: number
   readonly vit: VitConfig
@@ -65,21 +72,24 @@ type Labelled = {
   readonly most: number
 }
 
-/** All images of a set, with their labels. */
-async function listLabelled(inputs: readonly string[], {onSkipped}: OnlineEvalOptions): Promise<{refs: ImageRef[]; labels: string[]}> {
+async function listLabelled(inputs: readonly string[], {onSkipped, lists}: OnlineEvalOptions): Promise<LabelledList> {
+  const known = lists?.get(inputs)
+  if (known) return known
   const refs: ImageRef[] = []
   const labels: string[] = []
+  const spool = new ImageSpool()
   for await (const ref of listImages(inputs, onSkipped ? {onSkipped} : {})) {
     const label = labelOf(ref)
     if (label === undefined)
       throw new UserError(`${ref.id} has no label, so it cannot be scored.`, {
         exit: 2,
         code: 'NO_LABEL',
-        hint: 'A label is the folder under the given root (val/cat/1.jpg under val), or the label field of a list.'
+        hint: LABEL_HINT
       })
-    refs.push(ref)
+    refs.push(spool.keep(ref))
     labels.push(label)
   }
+  lists?.set(inputs, {refs, labels})
   return {refs, labels}
 }
 

@@ -6,7 +6,7 @@ import {join} from 'node:path'
 import {test, type TestContext} from 'node:test'
 import {gzipSync} from 'node:zlib'
 import {readBytes} from '../../../src/data/image/read-bytes.js'
-import {labelOf, listImages, type ImageRef} from '../../../src/data/sources/source.js'
+import {folderOf, labelOf, listImages, type ImageRef} from '../../../src/data/sources/source.js'
 import {folderFor} from '../../support/drawn.js'
 import {tarOf} from '../../support/tar.js'
 
@@ -49,6 +49,33 @@ test('labels come to their images from before, behind and far away', async t => 
         names.map(n => `I${n}`)
       )
     }
+})
+
+test('folders inside a shard are classes as they are where the shard is unpacked', async t => {
+  const images = (...names: string[]): Members => names.map(name => [name, 'I'] as const)
+  const cases: readonly (readonly [string, Members, (string | undefined)[]])[] = [
+    ['packed with the folder that was named', images('photos/cat/0.jpg', 'photos/dog/1.jpg'), ['cat', 'dog']],
+    ['packed inside of it', images('./cat/0.jpg', './dog/1.jpg'), ['cat', 'dog']],
+    ['with its whole path', images('/home/me/photos/cat/0.jpg', '/home/me/photos/dog/1.jpg'), ['cat', 'dog']],
+    ['with folders in the classes', images('cat/a/0.jpg', 'dog/b/c/1.jpg', 'dog/2.jpg'), ['cat', 'dog', 'dog']],
+    ['one class', images('cat/0.jpg', 'cat/1.jpg'), ['cat', 'cat']],
+    ['one class of a folder', images('train/cat/0.jpg', 'train/cat/1.jpg'), ['cat', 'cat']],
+    ['no folders', images('0.jpg', './1.jpg'), [undefined, undefined]],
+    ['images in the root', images('photos/0.jpg', 'photos/cat/1.jpg'), [undefined, 'cat']],
+    ['a label file counts before the folder', [...images('cat/0.jpg', 'dog/1.jpg'), ['cat/0.cls', '7']], ['7', 'dog']],
+    ['other members are no images', [...images('cat/0.jpg', 'dog/1.jpg'), ['notes.md', 'x']], ['cat', 'dog']]
+  ]
+  for (const [what, members, labels] of cases)
+    for (const name of ['s.tar', 's.tgz']) {
+      const tar = await tarOf(members)
+      const {rows} = await list(t, name, name === 's.tar' ? tar : gzipSync(tar))
+      assert.deepEqual(rows.map(labelOf), labels, `${what}, ${name}`)
+    }
+})
+
+test('the folder of an id is none where it is a shard, a Parquet file or stdin itself', () => {
+  for (const id of ['s.tar/0', 'a/s.tar.gz/0', 's.TGZ/0', 'a/p.parquet/3', 'stdin/0', '0.jpg']) assert.equal(folderOf(id), undefined, id)
+  for (const id of ['cat/0.jpg', 's.tar/cat/0', 'stdin/cat/0', 'a/stdin/cat/0.jpg']) assert.equal(folderOf(id), 'cat', id)
 })
 
 test('names with dots of their own keep their images and their side files', async t => {

@@ -23,7 +23,7 @@ export function groupOf(id: string, {group}: Fields, label: string | undefined, 
   const own = group === undefined || group === null || group === '' ? label : valueText(group)
   if (own === undefined)
     throw none(
-      'A group is the group field of a list, the folder under the given root, or part of the name (--group-prefix, --group-regex).'
+      'A group is the group field of a list, the folder under the given root (also inside a tar), or part of the name (--group-prefix, --group-regex).'
     )
   return own
 }

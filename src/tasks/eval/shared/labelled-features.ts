@@ -10,7 +10,7 @@ import {UserError} from '../../../config/errors.js'
 import {pixelBatches} from '../../../data/loader/pixel-batches.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {ImageSpool} from '../../../data/sources/image-spool.js'
-import {folderOf, labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
+import {LABEL_HINT, folderOf, labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
 import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
@@ -135,7 +135,7 @@ export function throwUnlabelled(id: string): never {
   throw new UserError(`${id} has no label.`, {
     exit: 2,
     code: 'NO_LABEL',
-    hint: 'A label is the folder under the given root (train/cat/1.jpg under train), or the label field of a list.'
+    hint: LABEL_HINT
   })
 }
 
