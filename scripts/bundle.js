@@ -10,6 +10,7 @@
  * took most of the time of `--help`. Last the program itself (`bundle-program.js`).
  */
 import {copyFile, mkdir, rm, writeFile} from 'node:fs/promises'
+import {basename} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {build} from 'esbuild'
 import {bundleProgram} from './bundle-program.js'
@@ -91,7 +92,7 @@ async function bundlePage() {
         name: 'tensorflow',
         setup(plugin) {
           plugin.onResolve({filter: /\/tfjs\/(core|wasm|webgpu)\.js$/}, ({path}) => ({
-            path: /(\w+)\.js$/.exec(path)[1],
+            path: basename(path, '.js'),
             namespace: 'tensorflow'
           }))
           plugin.onLoad({filter: /.*/, namespace: 'tensorflow'}, ({path}) => ({contents: tfjsOfPage[path], resolveDir: root}))

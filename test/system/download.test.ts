@@ -211,6 +211,21 @@ test('another host is reported before it is asked; other schemes and circles are
   await assert.rejects(download(url, join(folder, 'b')), {code: 'REDIRECT', message: /more than 10 times/})
 })
 
+test('what is no HTTP, and a length that is no number, are sentences', async () => {
+  for (const [said, why] of [
+    ['\0\x01\x02nothing\r\n\r\n', /Expected HTTP/],
+    ['HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\nPK', /Content-Length/],
+    [`HTTP/1.1 200 OK\r\nx: ${'a'.repeat(1 << 20)}\r\n\r\n`, /Headers Overflow/]
+  ] as const) {
+    answer = (_request, {socket}) => {
+      socket!.on('error', () => {})
+      socket!.end(said)
+    }
+    await assert.rejects(download(url, join(folder, 'a'), {attempts: 1}), {code: 'DOWNLOAD_FAILED', message: why})
+  }
+  assert.deepEqual(await readdir(folder), [])
+})
+
 test('a host that says nothing, or never ends its headers, is given up', async () => {
   const limits = {idleSeconds: 0.3, attempts: 1}
   answer = () => {}

@@ -140,7 +140,7 @@ export class MetricsLog {
 
 /** The names under which TensorBoard groups a line of metrics. */
 const tags: readonly (readonly [names: RegExp, group: string])[] = [
-  [new RegExp(`^(${lossTerms.map(({name}) => name).join('|')}|total|.*loss.*)$`), 'loss'],
+  [new RegExp(`^(${lossTerms.map(({name}) => name).join('|')}|total)$|loss`), 'loss'],
   [/^grad_norm_/, 'grad_norm'],
   [/^(lr|backbone_lr|last_layer_lr|wd|momentum|teacher_temp)$/, 'schedule'],
   [/^(images_per_second|data_wait|rss_mib|memory_.*)$/, 'machine'],
