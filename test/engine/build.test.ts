@@ -6,7 +6,7 @@ import {join} from 'node:path'
 import {after, beforeEach, test} from 'node:test'
 import {type UserError} from '../../src/config/errors.js'
 import {packageFolder} from '../../src/system/paths.js'
-import {buildAddon, builtAddon} from '../../src/engine/torch/build.js'
+import {buildAddon, builtAddon, missingCudaHeaders} from '../../src/engine/torch/build.js'
 import type {TorchInfo} from '../../src/engine/torch/find.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'dinov2-build-'))
@@ -89,4 +89,22 @@ test('without a compiler the error says what to install', async () => {
     buildAddon(torch, quiet),
     (error: UserError) => error.exit === 5 && error.code === 'NO_COMPILER' && /install/.test(error.hint ?? '')
   )
+})
+
+test("headers of CUDA are found in a toolkit, in the packages of PyTorch's wheels and in Triton, and what is missing is named", () => {
+  const put = (...path: string[]): void => {
+    mkdirSync(join(folder, ...path.slice(0, -1)), {recursive: true})
+    writeFileSync(join(folder, ...path), '')
+  }
+  put('nvidia', 'cu13', 'include', 'of-runtime.h')
+  put('nvidia', 'cu13', 'include', 'cccl', 'nv', 'of-cccl')
+  put('triton', 'backends', 'nvidia', 'include', 'crt', 'of-triton.h')
+  const headers = ['of-runtime.h', 'nv/of-cccl', 'crt/of-triton.h', 'of-toolkit.h']
+  assert.deepEqual(missingCudaHeaders(torch, headers), ['of-toolkit.h'])
+  const home = process.env['CUDA_HOME']
+  put('toolkit', 'include', 'of-toolkit.h')
+  process.env['CUDA_HOME'] = join(folder, 'toolkit')
+  assert.deepEqual(missingCudaHeaders(torch, headers), [])
+  if (home === undefined) delete process.env['CUDA_HOME']
+  else process.env['CUDA_HOME'] = home
 })

@@ -9,6 +9,11 @@
  * Operators run at once. Copies that nobody waits for run late: they stand in the queue of their stream, with what they
  * copy into spoilt, until the stream has to go on or somebody waits for an event behind them. Memory that such a copy
  * has not filled, or that the allocator gave to one stream and another one uses, ends the call with an error.
+ *
+ * Passes can be recorded (`dinov2_graphs::…`, as `native/graphs` has them for CUDA): calls are noted with the memory that
+ * they read and write, what they gave while they were recorded is spoilt, and a replay makes them again upon that memory.
+ * What CUDA cannot record is refused: copies from and to the host, and waiting. Memory from outside of a recording is not
+ * kept for it: a replay that reads what was let go meanwhile is told so.
  */
 #define NAPI_VERSION 8
 #include <node_api.h>
@@ -79,7 +84,7 @@ struct Event {
 
 /** What happened since the last reset: copies as they are asked for, and the host as it waits or finds a copy done. */
 std::vector<std::string>& trace = *new std::vector<std::string>();
-/** Who forgets what a right program does: `streams` and `host` to wait for events, `allocator` which streams use memory. */
+/** Who forgets what a right program does: `streams` and `host` to wait for events, `allocator` which streams use memory, `graphs` half of a recording. */
 std::string forgetful;
 
 void runTo(c10::StreamId stream, Place place) {
@@ -95,6 +100,36 @@ void runTo(c10::StreamId stream, Place place) {
 void drain() { runTo(current, queues[current].asked()); }
 void drainAll() {
   for (auto& [stream, queue] : queues) runTo(stream, queue.asked());
+}
+
+// -------------------------------------------------------------------------------------------------- recorded passes
+
+/** A tensor as a recording knows it: kept where the memory is its own, else only known by its place. */
+struct Operand {
+  at::Tensor own;
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage{c10::intrusive_ptr<c10::StorageImpl>()};
+  std::vector<int64_t> sizes, strides;
+  int64_t offset = 0;
+  at::TensorOptions options;
+};
+struct Recording {
+  std::vector<std::function<void()>> work;
+  std::set<const void*> memory;  // what was given out while it was recorded
+  c10::StreamId before = 0;
+  bool ended = false;
+};
+std::map<int64_t, Recording>& recordings = *new std::map<int64_t, Recording>();
+/** The recording under way. */
+Recording* recorded = nullptr;
+bool replaying = false;
+/** Memory of all recordings: no other stream is given it, so any may use it. */
+bool isRecorded(const void* data) {
+  for (const auto& [number, one] : recordings)
+    if (one.memory.count(data)) return true;
+  return false;
+}
+void refuseWhileRecording(const char* what) {
+  TORCH_CHECK(!recorded, "sim: operation not permitted when a stream is recorded: ", what);
 }
 
 // ---------------------------------------------------------------------------------------------------------- memory
@@ -132,6 +167,7 @@ struct Allocator final : c10::DeviceAllocator {
     void* data = mmap(nullptr, whole(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     TORCH_CHECK(data != MAP_FAILED, "sim: the host has no memory left");
     blocks[data] = {bytes, current, {}};
+    if (recorded) recorded->memory.insert(data);
     held.increase(bytes);
     return {data, data, &release, device};
   }
@@ -178,7 +214,8 @@ void refuseUse(const void* data) {
   if (found == blocks.end()) return;
   const auto& block = found->second;
   TORCH_CHECK(block.unfilled == 0, "sim: memory is used before the copy into it has ended; the stream does not wait for the copy's event");
-  TORCH_CHECK(block.stream == current || block.users.count(current), "sim: stream ", current, " uses memory of stream ", block.stream,
+  // While a pass is recorded nothing runs, and its own memory is given to nobody else.
+  TORCH_CHECK(recorded || isRecorded(data) || block.stream == current || block.users.count(current), "sim: stream ", current, " uses memory of stream ", block.stream,
               ", of which the allocator does not know");
 }
 
@@ -219,8 +256,42 @@ void spoil(const at::Tensor& into) {
   if (tensor.is_contiguous()) std::memset(tensor.data_ptr(), 0xAB, tensor.nbytes());
 }
 
+Operand operandOf(const at::Tensor& tensor) {
+  Operand found;
+  found.sizes = tensor.sizes().vec();
+  found.strides = tensor.strides().vec();
+  found.offset = tensor.storage_offset();
+  found.options = tensor.options();
+  if (!tensor.storage().nbytes() || tensor.is_cpu() || recorded->memory.count(tensor.storage().data())) found.own = tensor;
+  else found.storage = tensor.storage().getWeakStorageImpl();
+  return found;
+}
+
+at::Tensor at_operand(const Operand& operand) {
+  if (operand.own.defined()) return operand.own;
+  auto storage = operand.storage.lock();
+  TORCH_CHECK(storage, "sim: a replay reads memory that was let go since it was recorded");
+  auto tensor = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(std::move(storage)), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                                         operand.options.dtype());
+  tensor.unsafeGetTensorImpl()->set_storage_offset(operand.offset);
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(operand.sizes, operand.strides);
+  return tensor;
+}
+
+/** Notes a copy within the device. */
+void recordCopy(const at::Tensor& self, const at::Tensor& into) {
+  const auto from = operandOf(self), to = operandOf(into);
+  recorded->work.push_back([from, to] { copyNow(at_operand(from), at_operand(to)); });
+}
+
 at::Tensor copyFrom(const at::Tensor& self, const at::Tensor& into, bool nonBlocking) {
   const bool in = self.is_cpu(), out = into.is_cpu();
+  if (!inOperator && (in || out)) refuseWhileRecording("a copy from or to the host");
+  if (!inOperator && recorded) {
+    recordCopy(self, into);
+    copyNow(self, into);
+    return into;
+  }
   if (!inOperator) (in ? counts.toDevice : out ? counts.toHost : counts.within)++;
   if (!inOperator && (in || out)) trace.push_back(in ? "to the device" : "to the host");
   const bool late = nonBlocking && !inOperator && ((in && pinned.count(self.storage().data())) || (out && pinned.count(into.storage().data())));
@@ -312,8 +383,83 @@ void refuseAsGpu(const c10::FunctionSchema& schema, const torch::jit::Stack& sta
                 " but found ", given[2].toTensor().scalar_type());
 }
 
+/** Puts noted operands in the place of tensors, alone and in lists. */
+struct Argument {
+  c10::IValue plain;
+  std::vector<Operand> tensors;
+  bool isTensor = false, isList = false;
+  c10::IValue value() const {
+    if (isTensor) return at_operand(tensors[0]);
+    if (!isList) return plain;
+    c10::List<at::Tensor> list;
+    for (const auto& one : tensors) list.push_back(at_operand(one));
+    return list;
+  }
+};
+
+Argument argumentOf(const c10::IValue& value) {
+  Argument found;
+  found.isTensor = value.isTensor() && value.toTensor().defined();
+  found.isList = value.isTensorList();
+  if (found.isTensor) found.tensors.push_back(operandOf(value.toTensor()));
+  else if (found.isList) for (const at::Tensor& one : value.toTensorList()) found.tensors.push_back(operandOf(one));
+  else found.plain = value;
+  return found;
+}
+
+std::vector<at::Tensor> tensorsOf(const c10::IValue& value) {
+  if (value.isTensor() && value.toTensor().defined()) return {value.toTensor()};
+  std::vector<at::Tensor> found;
+  if (value.isTensorList()) for (const at::Tensor& one : value.toTensorList()) found.push_back(one);
+  return found;
+}
+
+/** Notes a call with the results that it gave: a replay makes it again and puts what it gives where those lie. */
+void recordCall(const c10::OperatorHandle& op, const std::vector<Argument>& arguments, c10::ArrayRef<c10::IValue> results) {
+  std::vector<std::vector<at::Tensor>> into;
+  for (const auto& value : results) into.push_back(tensorsOf(value));
+  recorded->work.push_back([op, arguments, into] {
+    torch::jit::Stack stack;
+    for (const auto& argument : arguments) stack.push_back(argument.value());
+    op.callBoxed(stack);
+    for (size_t i = 0; i < into.size(); i++) {
+      const auto found = tensorsOf(stack[i]);
+      for (size_t j = 0; j < found.size(); j++)
+        if (found[j].storage().data() != into[i][j].storage().data()) copyNow(found[j], into[i][j]);
+    }
+  });
+}
+
+/** Runs a boxed call of the device as itself, or notes it for the recording under way. */
+template <typename F>
+void orRecord(const c10::OperatorHandle& op, torch::jit::Stack* stack, F&& run) {
+  if (!recorded || inOperator) return run();
+  std::vector<Argument> arguments;
+  for (const auto& value : torch::jit::last(*stack, op.schema().arguments().size())) arguments.push_back(argumentOf(value));
+  std::vector<std::pair<at::Tensor, at::Tensor>> before;  // nothing outside of the recording changes while it is made
+  for (size_t i = 0; i < arguments.size(); i++)
+    if (op.schema().arguments()[i].alias_info() && op.schema().arguments()[i].alias_info()->isWrite())
+      for (const auto& tensor : tensorsOf(torch::jit::last(*stack, arguments.size())[i]))
+        if (!recorded->memory.count(tensor.storage().data())) {
+          Open open(tensor);
+          before.emplace_back(tensor, onHost(tensor).clone());
+        }
+  run();
+  recordCall(op, arguments, torch::jit::last(*stack, op.schema().returns().size()));
+  for (const auto& [tensor, values] : before) {
+    Open open(tensor);
+    onHost(tensor).copy_(values);
+  }
+}
+
+void computeNow(const c10::OperatorHandle& op, torch::jit::Stack* stack);
+
 /** Any operator, as one call of the device. */
 void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  orRecord(op, stack, [&] { computeNow(op, stack); });
+}
+
+void computeNow(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   TORCH_CHECK(!isView(op.schema()), op.schema().name(), " gives a view, for which sim has no kernel");
   for (const auto& value : torch::jit::last(*stack, op.schema().arguments().size())) {
     if (value.isTensor()) refuseHostOperand(op, value.toTensor());
@@ -322,7 +468,7 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
   const bool nested = inOperator;
   drain();
-  if (!nested) {
+  if (!nested && !replaying) {
     counts.operators++;
     calls[op.schema().overload_name().empty() ? op.schema().name() : op.schema().name() + "." + op.schema().overload_name()]++;
   }
@@ -436,8 +582,10 @@ void backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, 
 
 std::vector<c10::IValue> argumentsOf(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   drain();
-  counts.operators++;
-  calls[op.schema().name()]++;
+  if (!replaying) {
+    counts.operators++;
+    calls[op.schema().name()]++;
+  }
   return torch::jit::pop(*stack, op.schema().arguments().size());
 }
 
@@ -522,11 +670,16 @@ void flashBackward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   torch::jit::push(*stack, grads[0], grads[1], grads[2]);
 }
 
+template <void (*Run)(const c10::OperatorHandle&, torch::jit::Stack*)>
+void recordable(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  orRecord(op, stack, [&] { Run(op, stack); });
+}
+
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
-  library.impl("_efficient_attention_forward", torch::CppFunction::makeFromBoxedFunction<&efficientForward>());
-  library.impl("_efficient_attention_backward", torch::CppFunction::makeFromBoxedFunction<&efficientBackward>());
-  library.impl("_flash_attention_forward", torch::CppFunction::makeFromBoxedFunction<&flashForward>());
-  library.impl("_flash_attention_backward", torch::CppFunction::makeFromBoxedFunction<&flashBackward>());
+  library.impl("_efficient_attention_forward", torch::CppFunction::makeFromBoxedFunction<&recordable<&efficientForward>>());
+  library.impl("_efficient_attention_backward", torch::CppFunction::makeFromBoxedFunction<&recordable<&efficientBackward>>());
+  library.impl("_flash_attention_forward", torch::CppFunction::makeFromBoxedFunction<&recordable<&flashForward>>());
+  library.impl("_flash_attention_backward", torch::CppFunction::makeFromBoxedFunction<&recordable<&flashBackward>>());
 }
 
 // ------------------------------------------------------------------------------------------------ several processes
@@ -556,6 +709,70 @@ void beginAndWait(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 TORCH_LIBRARY_IMPL(dinov2_processes, PrivateUse1, library) {
   for (const char* name : {"all_reduce", "broadcast", "all_gather"}) library.impl(name, torch::CppFunction::makeFromBoxedFunction<&compute>());
   for (const char* name : {"begin_all_gather", "begin_all_to_all"}) library.impl(name, torch::CppFunction::makeFromBoxedFunction<&beginAndWait>());
+}
+
+// --------------------------------------------------------------------------------------------------- recorded passes
+
+int64_t beginRecording(const at::Tensor& x) {
+  TORCH_CHECK(!recorded && x.device().type() == kSim, "sim: one pass of the device is recorded at a time");
+  static int64_t next = 0;
+  static const c10::StreamId own = 1 << 20;
+  drainAll();
+  recorded = &recordings[next];
+  recorded->before = current;
+  current = own;
+  return next++;
+}
+
+void endRecording(int64_t number) {
+  auto& one = recordings.at(number);
+  TORCH_CHECK(recorded == &one, "sim: recording ", number, " has ended before");
+  // Nothing has run on a GPU: what was given out holds no results.
+  for (const void* data : one.memory) {
+    const auto found = blocks.find(const_cast<void*>(data));
+    if (found == blocks.end()) continue;
+    mprotect(found->first, whole(found->second.bytes), PROT_READ | PROT_WRITE);
+    std::memset(found->first, 0xFF, found->second.bytes);
+    mprotect(found->first, whole(found->second.bytes), PROT_NONE);
+  }
+  current = one.before;
+  one.ended = true;
+  recorded = nullptr;
+}
+
+void replayRecording(int64_t number) {
+  auto& one = recordings.at(number);
+  TORCH_CHECK(one.ended, "sim: recording ", number, " has not ended");
+  refuseWhileRecording("a replay");
+  drain();
+  counts.operators++;
+  calls["replay"]++;
+  replaying = true;
+  const bool nested = inOperator;
+  try {
+    for (size_t i = 0; i < one.work.size(); i++)
+      if (forgetful != "graphs" || 2 * i < one.work.size()) one.work[i]();
+  } catch (...) {
+    replaying = false;
+    inOperator = nested;
+    throw;
+  }
+  replaying = false;
+}
+
+void releaseRecording(int64_t number) {
+  auto& one = recordings.at(number);
+  if (recorded == &one) endRecording(number);
+  drainAll();
+  one.work.clear();  // which lets its tensors go while their memory is still known
+  recordings.erase(number);
+}
+
+TORCH_LIBRARY(dinov2_graphs, library) {
+  library.def("begin(Tensor x) -> int", beginRecording);
+  library.def("end(int number) -> ()", endRecording);
+  library.def("replay(int number) -> ()", replayRecording);
+  library.def("release(int number) -> ()", releaseRecording);
 }
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
@@ -588,6 +805,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   /** The device comes to an event when it was asked for it twice. */
   bool queryEvent(void* event) const override {
+    refuseWhileRecording("a question for an event");
     auto& known = *static_cast<Event*>(event);
     if (queues[known.stream].done >= known.place) return true;
     if (++known.queries < 3) return false;
@@ -596,6 +814,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     return true;
   }
   void synchronizeEvent(void* event) const override {
+    refuseWhileRecording("waiting for an event");
     const auto& known = *static_cast<Event*>(event);
     if (forgetful == "host" || queues[known.stream].done >= known.place) return;
     trace.push_back("the host waits");
@@ -604,8 +823,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override { delete static_cast<Event*>(event); }
   void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& at) const override { allocator.recordStream(data, at); }
   bool queryStream(const c10::Stream& at) const override { return queues[at.id()].work.empty(); }
-  void synchronizeStream(const c10::Stream& at) const override { runTo(at.id(), queues[at.id()].asked()); }
-  void synchronizeDevice(const c10::DeviceIndex) const override { drainAll(); }
+  void synchronizeStream(const c10::Stream& at) const override { refuseWhileRecording("waiting for a stream"), runTo(at.id(), queues[at.id()].asked()); }
+  void synchronizeDevice(const c10::DeviceIndex) const override { refuseWhileRecording("waiting for the device"), drainAll(); }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
@@ -656,7 +875,7 @@ napi_value reset(napi_env, napi_callback_info) {
   return nullptr;
 }
 
-/** forget(who): `streams`, `host` or `allocator` do wrong from now on; an empty name ends it. */
+/** forget(who): `streams`, `host`, `allocator` or `graphs` do wrong from now on; an empty name ends it. */
 napi_value forget(napi_env env, napi_callback_info info) {
   size_t count = 1, length = 0;
   napi_value value;

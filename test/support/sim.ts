@@ -33,9 +33,9 @@ export type Sim = {
   falsify(operator: string, factor: number): void
   /**
    * From now on streams or the host do not wait for events, or the allocator is not told which streams use memory, as
-   * in a program that forgets to; an empty name ends it.
+   * in a program that forgets to, or half of a recorded pass is not repeated; an empty name ends it.
    */
-  forget(who: 'streams' | 'host' | 'allocator' | ''): void
+  forget(who: 'streams' | 'host' | 'allocator' | 'graphs' | ''): void
   /** Operators of libtorch that give views and that the device cannot run. */
   uncoveredViews(): string[]
 }

@@ -55,6 +55,21 @@ type Addon = {
 export const scalarType = {uint8: 0, int32: 3, int64: 4, float16: 5, float32: 6, float64: 7, bool: 11, bfloat16: 15} as const
 
 let addon: Addon | undefined
+let copiesRefused = false
+
+/**
+ * While a pass is recorded for later (`graphs.ts`), nothing may go to the device or come from it: a replay would copy
+ * from memory of the host that is long used for something else.
+ */
+export const refuseCopies = (on: boolean): void => void (copiesRefused = on)
+
+/** A function of the addon that copies between host and device. */
+const copying =
+  <A extends unknown[], R>(name: string, copy: (...args: A) => R) =>
+  (...args: A): R => {
+    if (copiesRefused) throw new Error(`${name}: a copy between host and device cannot be recorded`)
+    return copy(...args)
+  }
 
 /**
  * Loads the compiled addon; a process keeps the first one, since handles belong to it. Throws the loader's error where
@@ -66,7 +81,14 @@ export function loadAddon(path: string): Addon {
   // long. A short spin costs an idle machine nothing.
   if (process.env['OMP_WAIT_POLICY'] === undefined) process.env['GOMP_SPINCOUNT'] ??= '20000'
   if (!addon) {
-    addon = createRequire(import.meta.url)(path) as Addon
+    const native = createRequire(import.meta.url)(path) as Addon
+    addon = {
+      ...native,
+      fromBytes: copying('fromBytes', native.fromBytes),
+      fromParts: copying('fromParts', native.fromParts),
+      toBytes: copying('toBytes', native.toBytes),
+      beginReading: copying('beginReading', native.beginReading)
+    }
     leaveBy(addon.leave)
   }
   return addon

@@ -14,16 +14,24 @@ export type {Note} from '../../system/compile.js'
 
 /**
  * Folders with the CUDA runtime's headers: the toolkit's, or those of the packages that PyTorch's CUDA wheels depend
- * on.
+ * on; last those that Triton brings, which has some that no other package has.
  */
 function cudaIncludes(torch: TorchInfo): string[] {
-  const nvidia = join(dirname(torch.root), 'nvidia')
-  const packages = existsSync(nvidia) ? readdirSync(nvidia).map(name => join(nvidia, name, 'include')) : []
-  const toolkit = [process.env['CUDA_HOME'], process.env['CUDA_PATH'], '/usr/local/cuda'].flatMap(home =>
-    home ? [join(home, 'include')] : []
-  )
-  return [...toolkit, ...packages].filter(folder => existsSync(folder))
+  const modules = dirname(torch.root)
+  const nvidia = join(modules, 'nvidia')
+  const packages = existsSync(nvidia) ? readdirSync(nvidia).map(name => join(nvidia, name)) : []
+  const toolkits = [process.env['CUDA_HOME'], process.env['CUDA_PATH'], '/usr/local/cuda'].filter(home => home !== undefined)
+  const folders = [...toolkits, ...packages].flatMap(home => [join(home, 'include'), join(home, 'include/cccl')])
+  return [...folders, join(modules, 'triton/backends/nvidia/include')].filter(folder => existsSync(folder))
 }
+
+/** Those of CUDA's headers that are nowhere, of the ones that an addon needs. */
+export function missingCudaHeaders(torch: TorchInfo, headers: readonly string[]): string[] {
+  const folders = cudaIncludes(torch)
+  return headers.filter(header => !folders.some(folder => existsSync(join(folder, header))))
+}
+
+const includeFlags = (folders: readonly string[]): string[] => folders.flatMap(folder => ['-isystem', folder])
 
 /**
  * How an addon is compiled and linked against `torch`. It asks libtorch alone for what CUDA has, and needs no header
@@ -34,47 +42,49 @@ export function torchFlags(torch: TorchInfo): {compile: string[]; link: string[]
   const includes = [join(torch.root, 'include'), join(torch.root, 'include/torch/csrc/api/include')]
   const openmp = process.platform === 'darwin' ? [] : ['-fopenmp']
   // libtorch's headers warn about themselves: -isystem keeps the log to our own lines.
-  const compile = [
-    ...nodeFlags(),
-    ...openmp,
-    `-D_GLIBCXX_USE_CXX11_ABI=${torch.cxx11abi}`,
-    ...includes.flatMap(folder => ['-isystem', folder])
-  ]
+  const compile = [...nodeFlags(), ...openmp, `-D_GLIBCXX_USE_CXX11_ABI=${torch.cxx11abi}`, ...includeFlags(includes)]
   // libtorch_cuda registers its kernels when it is loaded; no symbol of ours needs it, so the linker must not drop it.
   const libraries = torch.cuda ? ['-Wl,--no-as-needed', '-ltorch_cpu', '-lc10', '-ltorch_cuda', '-lc10_cuda'] : ['-ltorch_cpu', '-lc10']
   const link = [...sharedFlags(), ...openmp, `-L${lib}`, `-Wl,-rpath,${lib}`, ...libraries]
   return {compile, link}
 }
 
-/**
- * Folders with the headers of NCCL and of the CUDA runtime, which it names, where this libtorch has CUDA: the addon of
- * processes is then compiled with it.
- */
-function ncclIncludes(torch: TorchInfo): string[] {
-  const folders = torch.cuda ? cudaIncludes(torch) : []
-  const has = (header: string): boolean => folders.some(folder => existsSync(join(folder, header)))
-  return has('nccl.h') && has('cuda_runtime_api.h') ? folders : []
-}
+/** What an addon that records graphs includes of CUDA. */
+export const GRAPH_HEADERS = ['cuda_runtime_api.h', 'crt/host_defines.h'] as const
+
+/** What an addon with NCCL includes of CUDA; the last is in no package that PyTorch's wheels depend on. */
+export const NCCL_HEADERS = ['nccl.h', 'cuda_runtime_api.h', 'crt/host_defines.h', 'nv/target'] as const
 
 /** How the addon of process groups is compiled, at the first run of several processes; `native/processes`. */
 export function processesRecipe(torch: TorchInfo): Recipe {
   const {compile, link} = torchFlags(torch)
-  const headers = ncclIncludes(torch)
-  const nccl = headers.length > 0
+  const nccl = torch.cuda && missingCudaHeaders(torch, NCCL_HEADERS).length === 0
   return {
     what: 'the process group of the torch engine',
     folder: 'native/processes',
     tag: `processes-${torch.version}-abi${torch.cxx11abi}-${nccl ? 'nccl' : 'gloo'}`,
     compile: [
       ...compile,
-      ...(nccl ? ['-DDINOV2_NCCL'] : []),
-      ...headers.flatMap(folder => ['-isystem', folder]),
-      '-isystem',
-      join(packageFolder(), 'native/processes/gloo-headers')
+      ...(nccl ? ['-DDINOV2_NCCL', ...includeFlags(cudaIncludes(torch))] : []),
+      ...includeFlags([join(packageFolder(), 'native/processes/gloo-headers')])
     ],
     link,
     starting: `compiling the process group against libtorch ${torch.version} (once, about a minute)`,
     hint: 'expected torch 2.11 or newer and g++ 11 or newer; `dinov2 engine install torch` brings a libtorch that fits'
+  }
+}
+
+/** How the addon that records CUDA graphs is compiled, where they are first asked for; `native/graphs`. */
+export function graphsRecipe(torch: TorchInfo): Recipe {
+  const {compile, link} = torchFlags(torch)
+  return {
+    what: 'what records graphs for the torch engine',
+    folder: 'native/graphs',
+    tag: `graphs-${torch.version}-abi${torch.cxx11abi}`,
+    compile: [...compile, ...includeFlags(cudaIncludes(torch))],
+    link,
+    starting: `compiling what records CUDA graphs against libtorch ${torch.version} (once, about a minute)`,
+    hint: 'leave DINOV2_CUDA_GRAPHS unset to go on without them'
   }
 }
 

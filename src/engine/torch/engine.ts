@@ -85,6 +85,7 @@ async function start({device, precision, threads, note}: StartRequest): Promise<
       cause
     })
   }
+  await (await import('./graphs.js')).startGraphs(torch, running.device, note)
   const gpu = running.device.startsWith('cuda') ? (await cudaDevices()).find(({name}) => name === running.device) : undefined
   checkKernelsOn(gpu && placeOf(gpu, torch.version))
   const bf16 = running.device.startsWith('cuda') || (running.device === 'cpu' && cpuDevice().bf16)

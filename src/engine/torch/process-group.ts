@@ -6,6 +6,7 @@
  * call for `tensor/ops/collectives.ts`.
  */
 import {createRequire} from 'node:module'
+import {UserError} from '../../config/errors.js'
 import {registerKernel} from '../../tensor/tf.js'
 import type {KernelConfig, Tensor} from '../../tensor/tf.js'
 import {compileAddon, type Note} from '../../system/compile.js'
@@ -13,8 +14,8 @@ import type {Launch} from '../../system/launch.js'
 import type {Begun} from '../../tensor/ops/collectives.js'
 import {inPlace, op, ops, run, scoped, torch} from './binding.js'
 import type {Handle} from './binding.js'
-import {processesRecipe} from './build.js'
-import {findTorch} from './find.js'
+import {missingCudaHeaders, NCCL_HEADERS, processesRecipe} from './build.js'
+import {findTorch, type TorchInfo} from './find.js'
 
 type Addon = {
   meet(host: string, port: number, prefix: string, rank: number, size: number, isServer: boolean, timeoutMs: number): Promise<string>
@@ -49,6 +50,7 @@ export async function meetProcesses(launch: Launch, {timeout, note}: {timeout: n
   return {
     version: found.version,
     join: async device => {
+      if (device.startsWith('cuda')) assertNccl(found)
       const joined = await addon.join(device)
       await registerCollectives()
       return joined
@@ -64,6 +66,17 @@ export async function meetProcesses(launch: Launch, {timeout, note}: {timeout: n
     close: addon.close,
     leave: addon.leave
   }
+}
+
+/** Throws (exit 5) where the addon could not be compiled with NCCL, which GPUs need. */
+function assertNccl(torch: TorchInfo): void {
+  const missing = missingCudaHeaders(torch, NCCL_HEADERS)
+  if (missing.length === 0) return
+  throw new UserError(`Processes on GPUs meet by NCCL, and headers that it needs are not here: ${missing.join(', ')}`, {
+    exit: 5,
+    code: 'NO_NCCL',
+    hint: 'set CUDA_HOME to a CUDA toolkit, or run `pip install nvidia-nccl-cu13 nvidia-cuda-cccl` where torch is installed'
+  })
 }
 
 /** Bytes that are summed at once: more would double what is held. */

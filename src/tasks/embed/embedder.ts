@@ -27,10 +27,12 @@ import {assertFinite} from '../../files/embeddings/rows.js'
 import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
 import type {VitConfig} from '../../model/config.js'
 import {imageVectors} from '../../model/pooled.js'
+import {noteOnStderr} from '../../system/compile.js'
 import {normalizeRows} from '../../search/exact.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Precision} from '../../tensor/ops/precision.js'
-import {tidy} from '../../tensor/tf.js'
+import {repeatedPass} from '../../tensor/ops/recorded.js'
+import {tidy, type Tensor, type Tensor4D} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from './load-backbone.js'
 import {assertPassFits} from './pass-memory.js'
 import {preprocessingRecord, resolveTransform, transformNotes, type TransformRequest} from './transform.js'
@@ -153,6 +155,8 @@ export function embedderOf(
     precision,
     toolVersion
   }
+  const vectorsOf = (images: Tensor): Tensor => imageVectors(params, images as Tensor4D, config, {pool, blocks, stream: precision})
+  const pass = repeatedPass('A pass of embed', vectorsOf, noteOnStderr)
   return {
     meta,
     config,
@@ -160,10 +164,7 @@ export function embedderOf(
     blocks: n,
     async vectors({pixels, height, width}, count) {
       assertPassFits(config, {images: count, height, width, layers: n}, precision)
-      const out = tidy(() => {
-        const images = normalizePixels(pixels, [count, height, width]) //                                     [B, H, W, 3]
-        return imageVectors(params, images, config, {pool, blocks, stream: precision}) //                     [B, D]
-      })
+      const out = tidy(() => pass.run(normalizePixels(pixels, [count, height, width]))) // [B, H, W, 3] → [B, D]
       try {
         const vectors = await out.data<'float32'>()
         return normalize ? normalizeRows(vectors, pool === 'patch' ? n * C : dim) : vectors
@@ -171,7 +172,10 @@ export function embedderOf(
         out.dispose()
       }
     },
-    [Symbol.dispose]: () => backbone[Symbol.dispose]()
+    [Symbol.dispose]() {
+      pass[Symbol.dispose]()
+      backbone[Symbol.dispose]()
+    }
   }
 }
 

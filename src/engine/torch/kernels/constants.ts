@@ -12,6 +12,18 @@ const MAX_BYTES = 2 ** 18
 /** Handles by type, shape and values; the one that was used last stands last. */
 const kept = new Map<string, Handle>()
 
+/** Constants that something reads later without asking for them again; see `keepConstants`. */
+let asked: Handle[] | undefined
+
+/** From here on a handle of each constant that is asked for is kept, until `keptConstants` gives them away. */
+export const keepConstants = (): void => void (asked = [])
+
+export function keptConstants(): readonly Handle[] {
+  const handles = asked ?? []
+  asked = undefined
+  return handles
+}
+
 /** Lets all constants go, e.g. where the device changes. */
 export function forgetConstants(): void {
   for (const handle of kept.values()) torch().release(handle)
@@ -36,6 +48,7 @@ export function constantHandle(values: ConstantValues, shape: readonly number[])
   const handle = kept.get(key) ?? uploaded(values, shape)
   kept.delete(key)
   kept.set(key, handle)
+  asked?.push(run('alias', handle) as Handle)
   if (kept.size > MOST) {
     const [oldest, old] = kept.entries().next().value!
     kept.delete(oldest)
