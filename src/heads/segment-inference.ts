@@ -111,10 +111,9 @@ export async function classMap(
       sum = next
     }
     const made = tidy(() => ({labels: argMax(sum!, 3), best: mul(sum!.max(3).mean(), 1 / ways.length)}))
-    const labels = Uint16Array.from(await made.labels.data<'int32'>())
-    const confidence = (await made.best.data<'float32'>())[0]!
+    const [labels, best] = await Promise.all([made.labels.data<'int32'>(), made.best.data<'float32'>()])
     dispose([made.labels, made.best])
-    return {width, height, labels, confidence}
+    return {width, height, labels: Uint16Array.from(labels), confidence: best[0]!}
   } finally {
     sum?.dispose()
   }

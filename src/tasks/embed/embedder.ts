@@ -15,13 +15,11 @@
 import {counted} from '../../config/counted.js'
 import {relative} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {deferFailure} from '../../data/loader/chunks.js'
 import {pixelBatches, type PixelBatch} from '../../data/loader/pixel-batches.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {Batches} from '../../data/loader/load-stats.js'
 import type {Transform} from '../../data/image/geometry.js'
 import type {ImageRef} from '../../data/sources/source.js'
-import {worksAhead} from '../../engine/start.js'
 import type {EmbeddingBatch, EmbeddingMeta, Fields, Pooling} from '../../files/embeddings/embeddings.js'
 import {assertFinite} from '../../files/embeddings/rows.js'
 import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
@@ -34,6 +32,7 @@ import type {Precision} from '../../tensor/ops/precision.js'
 import {repeatedPass} from '../../tensor/ops/recorded.js'
 import {tidy, type Tensor, type Tensor4D} from '../../tensor/tf.js'
 import {loadBackbone, type Backbone} from './load-backbone.js'
+import {oneAhead} from './one-ahead.js'
 import {assertPassFits} from './pass-memory.js'
 import {preprocessingRecord, resolveTransform, transformNotes, type TransformRequest} from './transform.js'
 
@@ -241,28 +240,8 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
     maxPixels,
     onRejected
   })
-  const rows = async function* (): AsyncGenerator<EmbeddingBatch, void, undefined> {
-    let before: Promise<EmbeddingBatch> | undefined // computed by a device while the next batch is made ready
-    try {
-      for (;;) {
-        const next = deferFailure(pixels.next())
-        const endsOrFails = next.then(({done}) => done === true).catch(() => true)
-        if (before && (await Promise.race([before.then(() => true), endsOrFails]))) {
-          yield await before // its rows do not wait for what comes later
-          before = undefined
-        }
-        const {done, value} = await next
-        const current = done || signal?.aborted ? undefined : deferFailure(rowsOf(value, embedder))
-        if (before) yield await before
-        if (!current) return
-        before = worksAhead() ? current : undefined
-        if (!before) yield await current
-      }
-    } finally {
-      await pixels.return()
-    }
-  }
-  return Object.assign(rows(), {stats: () => pixels.stats()})
+  const rows = oneAhead(pixels, made => rowsOf(made, embedder), signal)
+  return Object.assign(rows, {stats: () => pixels.stats()})
 }
 
 async function rowsOf(made: PixelBatch, embedder: Embedder): Promise<EmbeddingBatch> {

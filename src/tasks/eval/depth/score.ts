@@ -3,6 +3,7 @@ import {UserError} from '../../../config/errors.js'
 import {resizeDepth} from '../../../data/targets/depth-augment.js'
 import type {Pair} from '../../../data/targets/pairs.js'
 import {align, depthErrors, type DepthErrors} from '../../../metrics/depth.js'
+import {oneAhead} from '../../embed/one-ahead.js'
 import {backboneMaps, histogramMaps, untrainedBackbone} from '../../embed/image-features.js'
 import type {EvalEvent} from '../shared/evaluation.js'
 import {pickExamples} from '../shared/pick-examples.js'
@@ -88,11 +89,13 @@ export async function* scoreDepthSet(
   const outcomes = predictors.flatMap(({features}) =>
     ALIGNMENTS.map(alignment => ({features, set: name, variant: {alignment}, ids, items: [] as DepthErrors[]}))
   )
-  for await (const sample of readSamples(pairs, data, onRejected, options.signal)) {
+  const samples = readSamples(pairs, data, onRejected, options.signal)
+  const predictAll = async (sample: DepthSample) => ({sample, depths: await Promise.all(predictors.map(({predict}) => predict(sample)))})
+  for await (const {sample, depths} of oneAhead(samples, predictAll)) {
     const {truth, valid} = sample
     const known = Float32Array.from(valid, at => truth[at]!)
-    for (const {features, predict} of predictors) {
-      const depth = await predict(sample)
+    for (const [i, {features}] of predictors.entries()) {
+      const depth = depths[i]!
       const predicted = Float32Array.from(valid, at => depth[at]!)
       for (const {items, variant} of outcomes.filter(outcome => outcome.features === features))
         items.push(depthErrors(align(predicted, known, variant.alignment, data.range), known))

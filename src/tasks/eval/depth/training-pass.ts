@@ -11,6 +11,7 @@ import type {LinearDepthHead} from '../../../heads/depth-head.js'
 import {rng} from '../../../tensor/random.js'
 import {concat, dispose, tensor3d, tidy, type Tensor4D} from '../../../tensor/tf.js'
 import {featureCache, type FeatureCache, type StoredMap} from '../../embed/dense-feature-cache.js'
+import {oneAhead} from '../../embed/one-ahead.js'
 import type {EvalEvent} from '../shared/evaluation.js'
 import type {DepthContext} from './context.js'
 import {loadSample, readSamples, type DepthSample} from './dataset.js'
@@ -77,7 +78,11 @@ export async function* readTrainingPairs(
   const pairs: Pair[] = []
   const sizes = new Map<string, number[]>()
   let total = 0
-  for await (const sample of readSamples(all, data, onRejected, signal)) {
+  const withMaps = async (sample: DepthSample) => ({
+    sample,
+    computed: kept ? await computeMaps(kept.source, [sample.photo, mirror(sample.photo)]) : []
+  })
+  for await (const {sample, computed} of oneAhead(readSamples(all, data, onRejected, signal), withMaps)) {
     const index = pairs.length
     pairs.push(sample.pair)
     total += addPlaces(places, sample)
@@ -89,7 +94,7 @@ export async function* readTrainingPairs(
     else sizes.set(`${width} ${height}`, [index])
     if (kept) {
       truths.put(index, truthMap(sample))
-      for (const [i, map] of (await computeMaps(kept.source, [photo, mirror(photo)])).entries()) {
+      for (const [i, map] of computed.entries()) {
         maps.put(2 * index + i, map)
         kept.moments.add(map.data)
       }

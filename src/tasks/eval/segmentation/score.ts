@@ -7,7 +7,8 @@ import type {SegmentHead} from '../../../heads/segment-head.js'
 import type {EvalEvent} from '../shared/evaluation.js'
 import {pickExamples} from '../shared/pick-examples.js'
 import type {SegContext} from './context.js'
-import type {SampleSet} from './dataset.js'
+import type {SampleSet, SegmentationSample} from './dataset.js'
+import {oneAhead} from '../../embed/one-ahead.js'
 import type {MapFeatures} from '../../embed/image-features.js'
 import type {FoldedHead} from '../../../heads/segment-inference.js'
 import {predictClasses, yieldToEvents} from './inference.js'
@@ -27,6 +28,15 @@ const scoredSets = ({sets: {val, test}}: SegContext): (readonly ['val' | 'test',
   ...(test ? [['test', test] as const] : [])
 ]
 
+/** The samples of a set, in order; between them signals have their turn. */
+async function* samplesOf(samples: SampleSet, signal: AbortSignal | undefined): AsyncGenerator<SegmentationSample> {
+  for (let i = 0; i < samples.length; i++) {
+    await yieldToEvents()
+    signal?.throwIfAborted()
+    yield samples.sample(i)
+  }
+}
+
 /** Scores all sets by one head. */
 export async function* scoreSegmentationHead(
   context: SegContext,
@@ -38,13 +48,13 @@ export async function* scoreSegmentationHead(
   for (const [set, samples] of scoredSets(context)) {
     const areas: Float64Array[] = []
     const begun = performance.now()
-    for (let i = 0; i < samples.length; i++) {
-      await yieldToEvents()
-      options.signal?.throwIfAborted()
-      const {photo, labels} = await samples.sample(i)
-      const prediction = await predictClasses(photo, source, head, protocol)
+    const predict = async ({photo, labels}: SegmentationSample) => ({
+      labels,
+      prediction: await predictClasses(photo, source, head, protocol)
+    })
+    for await (const {labels, prediction} of oneAhead(samplesOf(samples, options.signal), predict)) {
       areas.push(countImage(labels, prediction.labels, classes.names.length))
-      yield {kind: 'progress', stage: 'scoring', features: source.name, set, done: i + 1, total: samples.length}
+      yield {kind: 'progress', stage: 'scoring', features: source.name, set, done: areas.length, total: samples.length}
     }
     outcomes.push({
       features: source.name as SegFeatures,

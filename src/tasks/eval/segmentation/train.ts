@@ -26,10 +26,11 @@ import {
 import {normalizePixels} from '../../../tensor/ops/patches.js'
 import {resizeBackward, resizeForward} from '../../../tensor/ops/resize.js'
 import {rng} from '../../../tensor/random.js'
-import {concat, dispose, mul, reshape, slice, tensor, tensor1d, tidy, zerosLike} from '../../../tensor/tf.js'
+import {concat, dispose, mul, reshape, slice, stack, tensor, tensor1d, tidy, zerosLike} from '../../../tensor/tf.js'
 import type {Scalar, Tensor2D, Tensor4D} from '../../../tensor/tf.js'
 import {disposeTree} from '../../../tensor/tree.js'
 import {featureCache, type FeatureCache} from '../../embed/dense-feature-cache.js'
+import {oneAhead} from '../../embed/one-ahead.js'
 import type {MapFeatures} from '../../embed/image-features.js'
 import {resizedSize} from '../../../data/image/dense-input.js'
 import {yieldToEvents} from './inference.js'
@@ -106,12 +107,17 @@ export async function* trainHead(
   const at = trainingOrder(set.length, seed)
   try {
     if (!views) {
-      for (let i = 0; i < set.length; i++) {
-        await yieldToEvents()
-        if (signal?.aborted) return head
-        await computeMaps(set, features, settings.size, i, cache)
-        yield {kind: 'features', done: i + 1, of: set.length}
-      }
+      let done = 0
+      const numbers = (async function* () {
+        for (let i = 0; i < set.length; i++) {
+          await yieldToEvents()
+          if (signal?.aborted) return
+          yield i
+        }
+      })()
+      for await (const _ of oneAhead(numbers, i => computeMaps(set, features, settings.size, i, cache)))
+        yield {kind: 'features', done: ++done, of: set.length}
+      if (signal?.aborted) return head
     }
     for (let step = 0; step < steps; step++) {
       await yieldToEvents()
@@ -165,8 +171,9 @@ function trainStep(
   const named = trainable(head)
   adamw(named, grads, moments, {betas: [0.9, 0.999], eps: 1e-8, step, rates: () => ({lr, wd: weightDecay})})
   setTrainable(head, named)
-  const loss = losses.reduce((sum, one) => sum + one.dataSync()[0]!, 0)
-  dispose([rows, scores, trace.normal, dy, ...slopes, ...losses, ...grads.values()])
+  const each = tidy(() => stack(losses))
+  const loss = each.dataSync<'float32'>().reduce((sum, one) => sum + one, 0)
+  dispose([rows, scores, trace.normal, dy, each, ...slopes, ...losses, ...grads.values()])
   return loss
 }
 
