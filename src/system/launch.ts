@@ -16,6 +16,8 @@ export type Launch = {
   readonly localRank: number
   /** Processes on this machine. */
   readonly localSize: number
+  /** Number of the device of this process among those that it sees: 0 where the launcher shows each its own. */
+  readonly deviceNumber: number
   /** Where the processes meet. */
   readonly host: string
   readonly port: number
@@ -52,6 +54,35 @@ function firstHost(list: string): string {
   return head! + (rest === undefined ? '' : /^\d+/.exec(rest)![0])
 }
 
+/**
+ * Tasks on one machine of a step, as Slurm writes the numbers of all: `2(x3),1` are 2, 2, 2 and 1. Where the machine
+ * is not known, the most that any has, so that no machine starts more threads than it has cores.
+ */
+function tasksOfMachine(environment: Environment, size: number): number {
+  const runs = (name: string): {tasks: number; machines: number}[] =>
+    (environment[name] ?? '')
+      .split(',')
+      .filter(text => text !== '')
+      .map(text => {
+        const [, tasks, machines = '1'] =
+          /^(\d+)(?:\(x(\d+)\))?$/.exec(text) ?? usage(`${name}=${environment[name]}: expected numbers such as 2(x3),1, as srun sets them.`)
+        return {tasks: Number(tasks), machines: Number(machines)}
+      })
+  const ofStep = runs('SLURM_STEP_TASKS_PER_NODE')
+  const ofJob = ofStep.length > 0 ? [] : runs('SLURM_TASKS_PER_NODE')
+  const all = ofStep.length > 0 || ofJob.reduce((sum, {tasks, machines}) => sum + tasks * machines, 0) !== size ? ofStep : ofJob
+  let before = 0
+  for (const {tasks, machines} of all) {
+    before += machines
+    if (environment['SLURM_NODEID'] && Number(environment['SLURM_NODEID']) < before) return tasks
+  }
+  return Math.max(1, ...all.map(({tasks}) => tasks))
+}
+
+const usage = (message: string): never => {
+  throw new UserError(message, {exit: 2, code: 'USAGE'})
+}
+
 /** What tells the processes of one start from those of another on the same machines, where the launcher says it. */
 function idOf(environment: Environment, launcher: string): string {
   const {TORCHELASTIC_RUN_ID: run, PMIX_NAMESPACE: start, SLURM_JOB_ID: job, SLURM_STEP_ID: step = '0'} = environment
@@ -74,18 +105,17 @@ export function launchOf(environment: Environment = process.env): Launch | undef
     if (text === undefined || text === '') return otherwise
     const value = Number(/^\d+/.exec(text)?.[0] ?? NaN)
     if (Number.isInteger(value)) return value
-    throw new UserError(`${name}=${text}: expected a whole number, as ${launcher.name} sets it.`, {exit: 2, code: 'USAGE'})
+    return usage(`${name}=${text}: expected a whole number, as ${launcher.name} sets it.`)
   }
   const [rank, size] = [whole(launcher.rank, 0), whole(launcher.size, 1)]
   if (size <= 1) return undefined
-  if (rank >= size)
-    throw new UserError(`${launcher.rank}=${rank}: expected a number below ${launcher.size}=${size}.`, {exit: 2, code: 'USAGE'})
+  if (rank >= size) usage(`${launcher.rank}=${rank}: expected a number below ${launcher.size}=${size}.`)
   const localRank = whole(launcher.localRank, 0)
   const nodes = environment['SLURM_STEP_NODELIST'] ?? environment['SLURM_JOB_NODELIST']
   const host = environment['MASTER_ADDR'] ?? (launcher.name === 'srun' && nodes ? firstHost(nodes) : undefined)
   const step = whole('SLURM_STEP_ID', 0)
   const id = idOf(environment, launcher.name)
-  const localSize = Math.max(1, whole(launcher.localSize, 1))
+  const localSize = launcher.name === 'srun' ? tasksOfMachine(environment, size) : Math.max(1, whole(launcher.localSize, 1))
   if (host === undefined && localSize !== size)
     throw new UserError(`${size} processes on several machines need MASTER_ADDR, the name of the machine of process 0.`, {
       exit: 2,
@@ -97,6 +127,7 @@ export function launchOf(environment: Environment = process.env): Launch | undef
     size,
     localRank,
     localSize,
+    deviceNumber: /^[^,\s]+$/.test(environment['CUDA_VISIBLE_DEVICES'] ?? '') ? 0 : localRank,
     host: host ?? '127.0.0.1',
     port: whole('MASTER_PORT', launcher.name === 'srun' ? 20000 + ((whole('SLURM_JOB_ID', 9500) + 101 * step) % 10000) : portOf(id)),
     restart: whole('TORCHELASTIC_RESTART_COUNT', 0),

@@ -21,6 +21,7 @@ describe('launchOf', () => {
       size: 4,
       localRank: 1,
       localSize: 2,
+      deviceNumber: 1,
       host: 'node01',
       port: 1234,
       restart: 2,
@@ -51,6 +52,40 @@ describe('launchOf', () => {
     const step = {SLURM_PROCID: '0', SLURM_STEP_NUM_TASKS: '2', SLURM_STEP_NODELIST: 'solo', SLURM_JOB_ID: '1234567', SLURM_STEP_ID: '3'}
     assert.deepEqual([launchOf(step)!.port, launchOf(step)!.id], [24870, '1234567.3'], 'two steps of one job do not meet')
     assert.equal(of('solo').rank, 5)
+  })
+
+  test('srun with machines of unequal tasks: each has its own number of them, and the device of its place there', () => {
+    // Seven tasks, two on each of three machines and one on the last.
+    const all = Array.from({length: 7}, (_, rank) => {
+      const task = {SLURM_PROCID: `${rank}`, SLURM_LOCALID: `${rank % 2}`, SLURM_NODEID: `${Math.floor(rank / 2)}`}
+      const step = {SLURM_STEP_NUM_TASKS: '7', SLURM_STEP_TASKS_PER_NODE: '2(x3),1', SLURM_STEP_NODELIST: 'n[1-4]', SLURM_JOB_ID: '5'}
+      return launchOf({...task, ...step})!
+    })
+    assert.deepEqual(
+      all.map(({localSize}) => localSize),
+      [2, 2, 2, 2, 2, 2, 1]
+    )
+    assert.deepEqual(
+      all.map(({deviceNumber}) => deviceNumber),
+      [0, 1, 0, 1, 0, 1, 0]
+    )
+    assert.deepEqual([...new Set(all.map(({host, port}) => `${host}:${port}`))], ['n1:20005'], 'all meet at one place')
+    const one = {SLURM_PROCID: '3', SLURM_STEP_NUM_TASKS: '7', SLURM_LOCALID: '1', SLURM_STEP_NODELIST: 'n[1-4]'}
+    const sizeOf = (more: Record<string, string>) => launchOf({...one, ...more})!.localSize
+    assert.equal(sizeOf({SLURM_STEP_TASKS_PER_NODE: '1,3(x2)', SLURM_NODEID: '2'}), 3)
+    assert.equal(sizeOf({SLURM_STEP_TASKS_PER_NODE: '1,3(x2)'}), 3, 'the most, where the machine is not known')
+    assert.equal(sizeOf({SLURM_TASKS_PER_NODE: '2(x3),1', SLURM_NODEID: '3'}), 1, 'of the job, where it is of as many tasks')
+    assert.equal(sizeOf({SLURM_TASKS_PER_NODE: '8(x4)', SLURM_NODEID: '3'}), 1, 'not of a job of more tasks than the step')
+    assert.throws(
+      () => sizeOf({SLURM_STEP_TASKS_PER_NODE: '2(y3)'}),
+      (error: unknown) => error instanceof UserError && error.exit === 2 && /SLURM_STEP_TASKS_PER_NODE=2\(y3\)/.test(error.message)
+    )
+  })
+
+  test('a launcher that shows each process one device: it is number 0 there', () => {
+    const second = {RANK: '1', WORLD_SIZE: '2', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '2', MASTER_ADDR: 'a'}
+    const number = (seen?: string) => launchOf({...second, ...(seen === undefined ? {} : {CUDA_VISIBLE_DEVICES: seen})})!.deviceNumber
+    assert.deepEqual([number(), number('0,1'), number('1'), number('GPU-8f3c'), number('')], [1, 1, 0, 0, 1])
   })
 
   test('numbers that contradict each other are a usage error', () => {

@@ -49,7 +49,7 @@ export function withShareOfThreads(request: EngineRequest): EngineRequest {
   const said = Number(process.env['OMP_NUM_THREADS'] ?? 1)
   return {
     ...request,
-    device: device === 'cuda' ? `cuda:${launch.localRank}` : device,
+    device: device === 'cuda' ? `cuda:${launch.deviceNumber}` : device,
     threads: threads ?? (said > 1 ? said : Math.max(1, Math.floor(availableParallelism() / launch.localSize)))
   }
 }
