@@ -17,7 +17,7 @@ import {distillTrainer, initStudent, patchTargetGrid} from '../../src/tasks/trai
 import {initState} from '../../src/tasks/train/pretrain-state.js'
 import {pretrainTrainer} from '../../src/tasks/train/pretrain-trainer.js'
 import {TrainingProcesses} from '../../src/tasks/train/processes.js'
-import {shardingOf} from '../../src/tasks/train/sharding.js'
+import {shardingOf} from '../../src/tasks/train/spread.js'
 import type {Network} from '../../src/tasks/train/step-types.js'
 import {castHead} from '../../src/tasks/train/teacher-targets.js'
 import {TeacherTargetCache, type Teacher} from '../../src/tasks/train/teacher.js'

@@ -117,6 +117,7 @@ function featurePass(student: FeatureNetwork, parts: readonly BatchPart[], targe
   const settings = {...given, ...withScaledLosses(given)}
   const {vit, precision, processes = oneProcess} = settings
   const copy = castParams(student.backbone, precision)
+  settings.access?.student.heads() // two small layers, which are there from the first
   const layers = {cls: low(student.cls_projector, precision), patch: low(student.patch_projector, precision)}
   const sums: Sums = {grads: new Map(), losses: zeros([2 + regularizers.length]) as Tensor1D, cls: zeros([1, vit.width]) as Tensor2D}
   const B = parts.reduce((total, {b}) => total + b, 0) * processes.size

@@ -5,13 +5,13 @@
  * A block is gathered just before it is used, in the forward and again in the backward pass, and let go after; its
  * gradients are summed over the processes at once, and each keeps the piece of its own. Both travel while another
  * block computes: the gather of the next block begins before the work of a block, and the gradients of a block are
- * waited for when those of the next are there. Embedding, final norm and heads are gathered for the pass of their
- * network. Optimizer and average work on pieces by element, as on whole tensors.
+ * waited for when those of the next are there. Heads travel beside the blocks before them, and their gradients beside
+ * the backward pass. Embedding and final norm are gathered before the pass of their network, and their gradients sent
+ * after it. Optimizer and average work on pieces by element, as on whole tensors.
  *
  * What enters products in bf16 is gathered in bf16, and gradients of those layers, which come out of products in bf16,
  * are sent in bf16; they are added up in float32. Pieces, moments and averages are float32.
  */
-import type {Settings} from '../../config/table.js'
 import type {Block} from '../../model/block.js'
 import type {BlockAccess, Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
@@ -24,22 +24,30 @@ import {addAll} from '../../tensor/ops/row-sum.js'
 import {add, concat, dispose, pad, reshape, scalar, slice, sum, tidy} from '../../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
+import {LentHeads, type PendingMap} from './lent-heads.js'
 import {checksumOf} from './state-dict.js'
 import type {HostTensor, TensorSlot} from './state-dict.js'
 
 /** Linear layers of blocks, which enter products in the precision of the run. */
 export const isProduct = (name: string): boolean => /\.(qkv|proj|fc1|fc2|w12|w3)\.(weight|bias)$/.test(name)
 
-/** A network while a step uses it: all but its blocks, and the blocks one at a time. */
+/** What a step uses of a network a part at a time. */
+export type NetworkAccess = BlockAccess & {
+  /** Waits for the heads, which the network has from then on; they travel from the first use of a block on. */
+  readonly heads: () => void
+  /** Takes over the gradients of heads, which the network no longer has: they travel while blocks compute. */
+  readonly headGradients: (grads: ParamMap) => void
+  /** The shape of a parameter, whether it is there or not; undefined for other names. */
+  readonly shapeOf: (name: string) => readonly number[] | undefined
+}
+
+/** A network while a step uses it: embedding and final norm, blocks one at a time, and heads when they are there. */
 export type LentNetwork<N> = {
   readonly network: N
-  readonly access: BlockAccess
+  readonly access: NetworkAccess
   /** Waits for the gradients that are under way, and lets go of what was gathered. */
   readonly dispose: () => void
 }
-
-/** Tensors by name that are under way; `wait` gives them to the caller, once. */
-type PendingMap = {readonly wait: () => ParamMap}
 
 export class Sharding {
   /** Whether blocks travel while others compute; `bench/processes` measures what that gains by leaving it out. */
@@ -71,19 +79,34 @@ export class Sharding {
 
   /** A network for a step, from the pieces of its parameters. `onGradients` takes over summed pieces of gradients. */
   lend<N extends {backbone: Vit}>(pieces: ParamMap, onGradients?: (grads: ParamMap) => void): LentNetwork<N> {
-    const outside = [...pieces.keys()].filter(name => !name.startsWith('backbone.blocks.'))
-    const gathered = this.#beginGather(pieces, outside, 'fp32').wait()
+    const named = (wanted: (name: string) => boolean): string[] => [...pieces.keys()].filter(wanted)
+    const embedding = named(name => name.startsWith('backbone.') && !name.startsWith('backbone.blocks.'))
+    const gathered = this.#beginGather(pieces, embedding, 'fp32').wait()
     const network = unflatten<N>([...gathered])
     network.backbone.blocks ??= []
-    const namesOf = (i: number): string[] => [...pieces.keys()].filter(name => name.startsWith(`backbone.blocks.${i}.`))
     const coming = new Map<number, PendingMap>()
-    const blockOf = (i: number): PendingMap => coming.get(i) ?? this.#beginGather(pieces, namesOf(i), this.precision)
+    const blockOf = (i: number): PendingMap =>
+      coming.get(i) ??
+      this.#beginGather(
+        pieces,
+        named(name => name.startsWith(`backbone.blocks.${i}.`)),
+        this.precision
+      )
     const {overlaps} = Sharding
     let sums: PendingMap | undefined
     const finishSums = (): void => {
       if (sums) onGradients?.(sums.wait())
       sums = undefined
     }
+    const heads = new LentHeads(
+      network,
+      named(name => !name.startsWith('backbone.')),
+      {
+        gather: names => this.#beginGather(pieces, names, 'fp32'),
+        scatter: grads => this.#beginScatter(grads, 'fp32'),
+        onGradients
+      }
+    )
     return {
       network,
       access: {
@@ -91,6 +114,7 @@ export class Sharding {
           const block = blockOf(i).wait()
           coming.delete(i)
           if (next !== undefined && overlaps) coming.set(next, blockOf(next))
+          if (overlaps) heads.begin()
           try {
             return work(unflatten<{backbone: {blocks: Record<number, Block>}}>([...block]).backbone.blocks[i]!)
           } finally {
@@ -104,10 +128,17 @@ export class Sharding {
             this.precision
           )
           if (!overlaps) finishSums()
-        }
+        },
+        heads: () => heads.arrive(),
+        headGradients: grads => {
+          heads.send(grads)
+          if (!overlaps) heads.finish()
+        },
+        shapeOf: name => this.#shapes.get(name)
       },
       dispose: () => {
         finishSums()
+        heads.finish()
         dispose([...gathered.values()])
       }
     }
@@ -246,28 +277,6 @@ export class Sharding {
         }
         return new Map(names.map(name => [name, found.get(name)!]))
       }
-    }
-  }
-}
-
-/**
- * How the tensors of a run are spread: `spread` makes of a whole network that of this process, and leaves it whole
- * where `train.parallel` is not fsdp. `sharding` is there when it has.
- */
-export function shardingOf(
-  {train}: Settings,
-  precision: Precision,
-  processes: Processes | undefined
-): {readonly spread: (whole: ParamMap) => ParamMap; readonly sharding: Sharding | undefined} {
-  let sharding: Sharding | undefined
-  return {
-    spread: whole => {
-      if (!processes || train.parallel !== 'fsdp') return whole
-      sharding = new Sharding(processes, precision, whole)
-      return sharding.shard(whole)
-    },
-    get sharding() {
-      return sharding
     }
   }
 }

@@ -2,14 +2,14 @@
 import type {MemoryLevel} from '../../model/block.js'
 import type {VitConfig} from '../../model/config.js'
 import type {Head} from '../../model/head.js'
-import type {BlockAccess, Vit} from '../../model/vit.js'
+import type {Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {GroupRules} from '../../optim/groups.js'
 import type {Processes} from '../../tensor/ops/collectives.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import type {Tensor2D} from '../../tensor/tf.js'
 import type {RegularizerWeights} from './gradient-sums.js'
-import type {Sharding} from './sharding.js'
+import type {NetworkAccess, Sharding} from './sharding.js'
 
 /** A network with its heads, keys as in Meta's training checkpoints. */
 export type Network = {backbone: Vit; dino_head: Head; ibot_head?: Head}
@@ -52,8 +52,8 @@ export type StepSettings = {
   readonly processes?: Processes
   /** Lends networks whose parameters are spread over the processes; absent where each process holds them whole. */
   readonly sharding?: Sharding
-  /** The blocks of teacher and student while a step borrows them. */
-  readonly access?: {readonly teacher?: BlockAccess; readonly student: BlockAccess}
+  /** Blocks and heads of teacher and student while a step borrows them. */
+  readonly access?: {readonly teacher?: NetworkAccess; readonly student: NetworkAccess}
   /** Where KoLeo looks for neighbours: within a process, or among all; within a process where not said. */
   readonly koleo?: 'process' | 'global'
   /** By what losses are multiplied before the backward pass, and gradients divided after it; 1 where not said. */

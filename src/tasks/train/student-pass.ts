@@ -43,8 +43,8 @@ import {withScaledLosses} from './loss-scale.js'
 import type {Network, StepSettings} from './step-types.js'
 import {readMeasured} from './steps-ahead.js'
 import type {MeasuredStep} from './steps-ahead.js'
-import {MAX_CACHED_LOGITS_BYTES, castHead, chunkWidths, headInputs} from './teacher-targets.js'
-import type {CastHead, ChunkWidths} from './teacher-targets.js'
+import {MAX_CACHED_LOGITS_BYTES, castHeads, chunkWidths, headInputs, prototypesOf} from './teacher-targets.js'
+import type {CastHeads, ChunkWidths} from './teacher-targets.js'
 
 /** What a step measured. Losses are weighted as they are optimized; `total` is their sum. */
 export type StepReport = {
@@ -79,7 +79,7 @@ export function studentGradients(
   random?: Rng
 ): StudentGradients {
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const widths = chunkWidths(student, parts, settings.processes)
+  const widths = chunkWidths(prototypesOf(student), parts, settings.processes)
   const {grads, measured} = gradientsOfParts(parts, targets, {student, settings, widths, random})
   freeParts(parts)
   return {grads, report: readMeasured(measured)}
@@ -89,7 +89,7 @@ export function studentGradients(
 type Sums = {
   /** Gradients of all but the last layers, by path; empty before the first part. */
   readonly grads: ParamMap
-  readonly last: ReadonlyMap<string, {gain: RowSum; direction: RowSum}>
+  readonly last: Map<'dino_head' | 'ibot_head', {gain: RowSum; direction: RowSum}>
   /** Losses: local, global, iBOT, then the regularizers. */
   losses: Tensor1D /* [3 + regularizers] */
   /** Sum of the unit cls tokens of the first global crops. */
@@ -109,11 +109,16 @@ export type PassContext = {
 type PartContext = PassContext & {
   /** Backbone and heads in the precision of products. */
   readonly params: Vit
-  readonly heads: {readonly dino: CastHead; readonly ibot?: CastHead | undefined}
+  /** The heads, asked for when a part has been through the backbone. */
+  readonly castHeads: () => CastHeads
+  /** Whether patches have a head of their own. */
+  readonly separate: boolean
   readonly sums: Sums
   /** Images of the whole batch, B. */
   readonly images: number
 }
+
+type HeadContext = PartContext & {readonly heads: CastHeads}
 
 /** The gradients of a batch in parts, and what was measured, which nobody has waited for. */
 export function gradientsOfParts(
@@ -124,39 +129,43 @@ export function gradientsOfParts(
   const {student} = context
   const {lossScale = 1} = context.settings
   const settings = withScaledLosses(context.settings)
-  const {vit, precision, processes = oneProcess} = settings
+  const {vit, precision, processes = oneProcess, access} = settings
   const backbone = castParams(student.backbone, precision)
-  const heads = {dino: castHead(student.dino_head, precision), ibot: student.ibot_head && castHead(student.ibot_head, precision)}
-  const sums = emptySums(student, vit.width)
+  let heads: CastHeads | undefined
+  const own = {
+    ...context,
+    settings,
+    params: backbone.params,
+    castHeads: () => (heads ??= castHeads(student, precision, access?.student)),
+    separate: prototypesOf(student, access?.student).ibot !== undefined,
+    sums: emptySums(vit.width)
+  }
+  const {sums} = own
+  let ofHeads: ParamMap | undefined
   const images = parts.reduce((total, {b}) => total + b, 0) * processes.size
   const start = {cls: 0, patches: 0}
   for (const part of parts) {
-    const own = {
+    const rows = {
       cls: targetRows(targets.cls, start.cls, 2 * part.b),
       patches: targets.patches && part.indices.length > 0 ? targetRows(targets.patches, start.patches, part.indices.length) : undefined
     }
-    addPart({...context, settings, params: backbone.params, heads, sums, images}, part, own, () => {
-      dispose([own.cls.logRowScale, ...(own.patches ? [own.patches.logRowScale] : [])])
+    addPart({...own, images}, part, rows, () => {
+      dispose([rows.cls.logRowScale, ...(rows.patches ? [rows.patches.logRowScale] : [])])
       if (part !== parts.at(-1)) return
-      dispose([...heads.dino.owned, ...(heads.ibot?.owned ?? [])]) // a step needs the most memory after this
+      dispose([heads!.dino, heads!.ibot].flatMap(head => head?.owned ?? [])) // a step needs the most memory after this
       context.onTargetsDone?.()
+      ofHeads = headGradients(student, sums, context.widths.rows?.patches ?? 0)
+      access?.student.headGradients(ofHeads)
     })
     start.cls += 2 * part.b
     start.patches += part.indices.length
   }
   dispose(backbone.owned)
-  const found = new Map(sums.grads)
-  for (const [name, {gain, direction}] of sums.last) {
-    const [weight_g, weight_v] = [gain.take(), direction.take()]
-    if (weight_g) found.set(`${name}.last_layer.weight_g`, weight_g)
-    if (weight_v) found.set(`${name}.last_layer.weight_v`, weight_v)
-  }
   const numbers = measuredOverProcesses([sums.losses, targets.entropy], sums.cls, processes)
   dispose([sums.losses, sums.cls])
-  addMissingGradients(student, found, context.widths.rows?.patches ?? 0)
   const end = 3 + regularizers.length
-  const grads = inParameterOrder(student, found)
-  if (!settings.access) sumAllOverProcesses([...grads.values()], processes)
+  const grads = inParameterOrder(student, new Map([...sums.grads, ...(access ? [] : ofHeads!)]))
+  if (!access) sumAllOverProcesses([...grads.values()], processes)
   const report = (read: Float32Array): PassReport => {
     const values = read.map((value, i) => (i < end ? value / lossScale : value))
     return {
@@ -168,19 +177,24 @@ export function gradientsOfParts(
   return {grads, measured: {values: numbers, report}}
 }
 
-function emptySums(student: Network, width: number): Sums {
-  const last = (['dino_head', 'ibot_head'] as const).flatMap(name => {
-    const head = student[name]
-    if (!head) return []
-    const [K, D] = head.last_layer.weight_v.shape
-    return [[name, {gain: new RowSum([K, 1]), direction: new RowSum([K, D])}] as const]
-  })
-  return {
-    grads: new Map(),
-    last: new Map(last),
-    losses: fill([3 + regularizers.length], 0) as Tensor1D,
-    cls: fill([1, width], 0) as Tensor2D
+const emptySums = (width: number): Sums => ({
+  grads: new Map(),
+  last: new Map(),
+  losses: fill([3 + regularizers.length], 0) as Tensor1D,
+  cls: fill([1, width], 0) as Tensor2D
+})
+
+/** Takes the gradients of heads out of the sums, where all parts have been through them. */
+function headGradients(student: Network, sums: Sums, patchRows: number): ParamMap {
+  const found: ParamMap = new Map([...sums.grads].filter(([name]) => !name.startsWith('backbone.')))
+  for (const name of found.keys()) sums.grads.delete(name)
+  for (const [name, {gain, direction}] of sums.last) {
+    const [weight_g, weight_v] = [gain.take(), direction.take()]
+    if (weight_g) found.set(`${name}.last_layer.weight_g`, weight_g)
+    if (weight_v) found.set(`${name}.last_layer.weight_v`, weight_v)
   }
+  addMissingGradients(student, found, patchRows)
+  return inParameterOrder(student, found)
 }
 
 /** Where the rows that heads see lie among the tokens of all crops: local cls, global cls, masked patches. */
@@ -212,8 +226,9 @@ function addPart(
   const T = y.shape
   dispose(y)
 
-  const passes = passHeads(context, {part, targets, weights}, clsRows, patchRows)
+  const passes = passHeads({...context, heads: context.castHeads()}, {part, targets, weights}, clsRows, patchRows)
   dispose([...weights.values()])
+  addGradients(sums.grads, flatten({dino_head: {mlp: passes.dino.mlp}, ...(passes.ibot ? {ibot_head: {mlp: passes.ibot.mlp}} : {})}))
   onHeadsDone()
   const regularized = tidy((): Regularized => regularize(slice(clsRows, [m * b, 0], [2 * b, -1]), b / B, settings))
   addMeasured(sums, passes, regularized, clsRows, {b, m, n})
@@ -228,10 +243,7 @@ function addPart(
   else freeTrace(trace)
   for (const {attn, mlp} of options)
     for (const kept of [attn, mlp]) if (kept) disposeTree([kept.rows, ...(kept.factor instanceof Tensor ? [kept.factor] : [])])
-  addGradients(
-    sums.grads,
-    flatten({backbone, dino_head: {mlp: passes.dino.mlp}, ...(passes.ibot ? {ibot_head: {mlp: passes.ibot.mlp}} : {})})
-  )
+  if (backbone) addGradients(sums.grads, flatten({backbone}))
 }
 
 /** What a head gives for its rows: losses, the gradient of the rows, and of its MLP. */
@@ -252,10 +264,10 @@ type LossWeights = ReadonlyMap<'dino' | 'ibot', Tensor1D>
  * The weights of all rows that the heads see; the caller's. They are made before a part begins, so that they go to the
  * device with what else it is given.
  */
-function lossWeights({heads, images: B, settings}: PartContext, {b, m, weights}: BatchPart, hasPatches: boolean): LossWeights {
+function lossWeights({separate, images: B, settings}: PartContext, {b, m, weights}: BatchPart, hasPatches: boolean): LossWeights {
   const cls = new Array<number>((m + 2) * b).fill(settings.dinoWeight / ((2 + 2 * m) * B))
   const patches = hasPatches ? [...weights].map(w => (w * settings.ibotWeight) / (2 * B)) : []
-  if (!heads.ibot || !hasPatches) return new Map([['dino', tensor1d([...cls, ...patches])]])
+  if (!separate || !hasPatches) return new Map([['dino', tensor1d([...cls, ...patches])]])
   return new Map([
     ['dino', tensor1d(cls)],
     ['ibot', tensor1d(patches)]
@@ -267,7 +279,7 @@ function lossWeights({heads, images: B, settings}: PartContext, {b, m, weights}:
  * the DINO head, they are its last rows.
  */
 function passHeads(
-  context: PartContext,
+  context: HeadContext,
   {part, targets, weights}: {part: BatchPart; targets: {cls: Targets; patches: Targets | undefined}; weights: LossWeights},
   clsRows: Tensor2D,
   patchRows: Tensor2D | undefined
@@ -292,7 +304,7 @@ function passHeads(
 
 /** Rows through a head, their cross-entropies, and back; the gradient of the last layer is added to the sums. */
 function passHead(
-  {student, heads, settings, widths, sums}: PartContext,
+  {student, heads, settings, widths, sums}: HeadContext,
   name: 'dino' | 'ibot',
   rows: Tensor2D[],
   segments: readonly Segment[],
@@ -300,7 +312,9 @@ function passHead(
 ): HeadPass {
   const {last_layer} = student[`${name}_head`]!
   const {low, w} = heads[name]!
-  const into = sums.last.get(`${name}_head`)!
+  const [K, D] = last_layer.weight_v.shape
+  const into = sums.last.get(`${name}_head`) ?? {gain: new RowSum([K, 1]), direction: new RowSum([K, D])}
+  sums.last.set(`${name}_head`, into)
   const bytes = weights.size * w.shape[0] * bytesOfNumber(settings.precision)
   return tidy(() => {
     const {z, saved} = headForward(rows.length === 1 ? rows[0]! : concat(rows), low) // z [R, D]

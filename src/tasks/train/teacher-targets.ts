@@ -22,6 +22,7 @@ import {concat, dispose, slice, tidy} from '../../tensor/tf.js'
 import type {Scalar, Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {tokenRows} from './batch-parts.js'
 import type {BatchPart} from './batch-parts.js'
+import type {NetworkAccess} from './sharding.js'
 import type {Network, StepRates, StepSettings, TrainState} from './step-types.js'
 
 /** A head in the precision of products, once a step; `disposeTree` what is `owned`. */
@@ -31,6 +32,24 @@ export function castHead(head: Head, precision: Precision): CastHead {
   const {head: low, owned} = castMlp(head, precision)
   const w = prototypes(head, precision)
   return {low, w, owned: [...owned, w]}
+}
+
+/** The heads of a network in the precision of products. */
+export type CastHeads = {readonly dino: CastHead; readonly ibot?: CastHead | undefined}
+
+/** The heads of a network, which are waited for where they are under way. */
+export function castHeads(network: Network, precision: Precision, access?: NetworkAccess): CastHeads {
+  access?.heads()
+  return {dino: castHead(network.dino_head, precision), ibot: network.ibot_head && castHead(network.ibot_head, precision)}
+}
+
+/** Rows through the MLPs of their heads, [2b, D] and [n, D]. */
+function embedRows({clsRows, patchRows}: ReturnType<typeof headInputs>, {dino, ibot}: CastHeads): {cls: Tensor2D; patches?: Tensor2D} {
+  const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
+  if (ibot || !patchRows) return {cls: through(clsRows, dino), ...(patchRows ? {patches: through(patchRows, ibot ?? dino)} : {})}
+  const both = through(concat([clsRows, patchRows]), dino) // [2b + n, D]
+  const [start] = clsRows.shape
+  return {cls: slice(both, [0, 0], [start, -1]), patches: slice(both, [start, 0], [patchRows.shape[0], -1])}
 }
 
 /** Targets of all rows of a batch, part behind part, and what was found beside them. */
@@ -51,31 +70,29 @@ export function computeTeacherTargets(
   centers: TrainState['centers'],
   widths: ChunkWidths
 ): TeacherTargets {
-  const {vit, precision} = settings
+  const {vit, precision, access} = settings
   const backbone = castParams(teacher.backbone, precision)
-  const heads = {dino: castHead(teacher.dino_head, precision), ibot: teacher.ibot_head && castHead(teacher.ibot_head, precision)}
-  const rows = parts.map(part =>
-    tidy(() => {
+  let heads: CastHeads | undefined
+  const rows = parts.map(part => {
+    const inputs = tidy(() => {
       const view: ImageView = {images: part.globals()}
       const {cls} = tokenRows(view, vit, part.indices)
       const patches = part.patchRows(vit)
-      const {clsRows, patchRows} = tidy(() =>
-        headInputs(normedTokens(backbone.params, view, vit, 'fp32', settings.access?.teacher), cls, patches)
-      )
-      const through = (x: Tensor2D, {low, w}: CastHead): Tensor2D => tidy(() => castLike(headForward(x, low).z, w))
-      if (heads.ibot || !patchRows)
-        return {cls: through(clsRows, heads.dino), ...(patchRows ? {patches: through(patchRows, heads.ibot ?? heads.dino)} : {})}
-      const both = through(concat([clsRows, patchRows]), heads.dino) // [2b + n, D]
-      return {cls: slice(both, [0, 0], [cls.length, -1]), patches: slice(both, [cls.length, 0], [part.indices.length, -1])}
+      return headInputs(normedTokens(backbone.params, view, vit, 'fp32', access?.teacher), cls, patches)
     })
-  )
+    const own = (heads ??= castHeads(teacher, precision, access?.teacher))
+    const embedded = tidy(() => embedRows(inputs, own))
+    dispose([inputs.clsRows, ...(inputs.patchRows ? [inputs.patchRows] : [])])
+    return embedded
+  })
+  const {dino, ibot} = heads!
   dispose(backbone.owned)
   const z = {
     cls: concatRows(rows.map(({cls}) => cls)),
     patches: rows.some(({patches}) => patches) ? concatRows(rows.flatMap(({patches}) => (patches ? [patches] : []))) : undefined
   }
-  for (const head of [heads.dino, heads.ibot]) if (head) dispose(head.owned.filter(leaf => leaf !== head.w))
-  const said = targetsOfEmbeddings(z, {dino: heads.dino.w, ibot: heads.ibot?.w}, rates, settings, {
+  for (const head of [dino, ibot]) if (head) dispose(head.owned.filter(leaf => leaf !== head.w))
+  const said = targetsOfEmbeddings(z, {dino: dino.w, ibot: ibot?.w}, rates, settings, {
     centers,
     widths,
     keep: parts.length === 1
@@ -84,7 +101,7 @@ export function computeTeacherTargets(
     ...said,
     dispose: () => {
       said.dispose()
-      dispose([z.cls, ...(z.patches ? [z.patches] : []), heads.dino.w, ...(heads.ibot ? [heads.ibot.w] : [])])
+      dispose([z.cls, ...(z.patches ? [z.patches] : []), dino.w, ...(ibot ? [ibot.w] : [])])
     }
   }
 }
@@ -176,9 +193,19 @@ export type ChunkWidths = {
   readonly rows?: {readonly cls: number; readonly patches: number}
 }
 
+/** Prototypes of each head; patches have one of their own, or share that of class tokens. */
+export type PrototypeCounts = {readonly dino: number; readonly ibot?: number | undefined}
+
+/** The prototypes of a network, whether its heads are there or still under way. */
+export function prototypesOf(network: Network, access?: NetworkAccess): PrototypeCounts {
+  const count = (head: 'dino_head' | 'ibot_head'): number | undefined =>
+    (access ? access.shapeOf(`${head}.last_layer.weight_v`) : network[head]?.last_layer.weight_v.shape)?.[0]
+  return {dino: count('dino_head')!, ibot: count('ibot_head')}
+}
+
 /** The widths for a batch; of several processes the same, for they sum by these pieces. */
-export function chunkWidths(student: Network, parts: readonly BatchPart[], processes = oneProcess): ChunkWidths {
-  const own = ownWidths(student, parts)
+export function chunkWidths(prototypes: PrototypeCounts, parts: readonly BatchPart[], processes = oneProcess): ChunkWidths {
+  const own = ownWidths(prototypes, parts)
   if (processes.size === 1) return own
   const rows = [2, 0].map(n => parts.reduce((total, {b, indices}) => total + (n === 0 ? indices.length : n * b), 0))
   const all = gatherNumbers([own.dino, own.ibot, ...rows], processes)
@@ -187,8 +214,7 @@ export function chunkWidths(student: Network, parts: readonly BatchPart[], proce
   return {dino: Math.min(...column(0)), ibot: Math.min(...column(1)), rows: {cls: sum(column(2)), patches: sum(column(3))}}
 }
 
-function ownWidths(student: Network, parts: readonly BatchPart[]): ChunkWidths {
-  const K = (head: Head): number => head.last_layer.weight_v.shape[0]
+function ownWidths({dino, ibot}: PrototypeCounts, parts: readonly BatchPart[]): ChunkWidths {
   const teacher = {cls: 0, patches: 0}
   const own = {cls: 0, patches: 0, both: 0}
   for (const {b, m, indices} of parts) {
@@ -198,12 +224,11 @@ function ownWidths(student: Network, parts: readonly BatchPart[]): ChunkWidths {
     own.patches = Math.max(own.patches, indices.length)
     own.both = Math.max(own.both, (2 + m) * b + indices.length)
   }
-  const {dino_head: dino, ibot_head: ibot} = student
-  if (ibot)
+  if (ibot !== undefined)
     return {
-      dino: chunkWidth(Math.max(teacher.cls, own.cls), K(dino)),
-      ibot: chunkWidth(Math.max(teacher.patches, own.patches), K(ibot))
+      dino: chunkWidth(Math.max(teacher.cls, own.cls), dino),
+      ibot: chunkWidth(Math.max(teacher.patches, own.patches), ibot)
     }
-  const width = chunkWidth(Math.max(teacher.cls, teacher.patches, own.both), K(dino))
+  const width = chunkWidth(Math.max(teacher.cls, teacher.patches, own.both), dino)
   return {dino: width, ibot: width}
 }

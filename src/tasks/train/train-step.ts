@@ -6,7 +6,7 @@
  * changed in place where the engine can; whoever calls `trainStep` gives the old state up. B images, C width, K
  * prototypes, n masked patches.
  */
-import type {BlockAccess, Vit} from '../../model/vit.js'
+import type {Vit} from '../../model/vit.js'
 import type {ParamMap} from '../../optim/adamw.js'
 import type {Rng} from '../../tensor/random.js'
 import {dispose} from '../../tensor/tf.js'
@@ -14,12 +14,13 @@ import {unflatten} from '../../tensor/tree.js'
 import {applyGradients, applyUnread} from './apply-gradients.js'
 import {freeParts, splitBatch} from './batch-parts.js'
 import type {BatchPart, LazyBatch, StepBatch} from './batch-parts.js'
-import {Sharding} from './sharding.js'
+import {unitOf} from './lent-heads.js'
+import {Sharding, type NetworkAccess} from './sharding.js'
 import type {Network, StepRates, StepSettings, TrainState} from './step-types.js'
 import type {MeasuredStep, StepsAhead} from './steps-ahead.js'
 import {gradientsOfParts} from './student-pass.js'
 import type {PassReport, StepReport} from './student-pass.js'
-import {chunkWidths, computeTeacherTargets} from './teacher-targets.js'
+import {chunkWidths, computeTeacherTargets, prototypesOf} from './teacher-targets.js'
 import type {ChunkWidths, TeacherTargets} from './teacher-targets.js'
 
 /** Targets in the place of those of the state's own teacher. */
@@ -90,7 +91,7 @@ function pass(
 ): Pass {
   const student = unflatten<Network>(state.student)
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const widths = chunkWidths(student, parts, settings.processes)
+  const widths = chunkWidths(prototypesOf(student), parts, settings.processes)
   const targets =
     guide?.(parts, widths) ?? computeTeacherTargets(unflatten<Network>(state.teacher), parts, rates, settings, state.centers, widths)
   const resting = state.step < (settings.headWarmup ?? 0)
@@ -121,7 +122,7 @@ function shardedPass(
     headsOnly: state.step < (given.headWarmup ?? 0)
   }
   const parts = splitBatch(batch, settings.accumulate ?? 1)
-  const widths = chunkWidths(student, parts, settings.processes)
+  const widths = chunkWidths(prototypesOf(student, lent.access), parts, settings.processes)
   const targets = guide?.(parts, widths) ?? computeTeacherTargets(teacher!.network, parts, rates, settings, state.centers, widths)
   const onTargetsDone = (): void => {
     targets.dispose()
@@ -139,7 +140,7 @@ function shardedPass(
 export function lendStudent<N extends {backbone: Vit}>(
   state: TrainState,
   sharding: Sharding
-): {readonly network: N; readonly access: BlockAccess; readonly pieces: (outside: ParamMap) => ParamMap} {
+): {readonly network: N; readonly access: NetworkAccess; readonly pieces: (outside: ParamMap) => ParamMap} {
   const found: ParamMap = new Map()
   const {network, access, dispose: letGo} = sharding.lend<N>(state.student, own => Sharding.addTo(found, own))
   return {
@@ -147,8 +148,8 @@ export function lendStudent<N extends {backbone: Vit}>(
     access,
     pieces: outside => {
       letGo()
-      for (const unit of new Set([...state.student.keys()].map(path => path.slice(0, path.indexOf('.')))))
-        Sharding.addTo(found, sharding.scatter(new Map([...outside].filter(([name]) => name.startsWith(`${unit}.`)))))
+      for (const unit of new Set([...outside.keys()].map(unitOf)))
+        Sharding.addTo(found, sharding.scatter(new Map([...outside].filter(([name]) => unitOf(name) === unit))))
       return found
     }
   }

@@ -5,7 +5,7 @@
  * kernel. With more, the engine's kernels talk to the other processes, so that all processes must call the same
  * functions in the same order with tensors of the same shapes.
  */
-import {concat, engine, slice, tidy} from '../tf.js'
+import {concat, engine, keep, slice, tidy} from '../tf.js'
 import type {NamedAttrMap, Tensor, Tensor2D} from '../tf.js'
 import {callInPlaceKernel} from './in-place.js'
 import {callKernel} from './kernel.js'
@@ -56,14 +56,14 @@ export type Pending<T extends Tensor> = {
   readonly wait: () => T
 }
 
-/** Begins a collective; `x` may be disposed at once. */
+/** Begins a collective; `x` may be disposed at once. No `tidy` lets go of the result, which others may still write. */
 function begin<T extends Tensor>(kernel: string, x: T, {size}: Processes): Pending<T> {
   if (size === 1) {
-    const own = x.clone()
+    const own = keep(x.clone())
     return {wait: () => own}
   }
   const begun: Begun = {number: 0}
-  const out = needed(callKernel(kernel, {x}, {begun}), kernel)[0] as T
+  const out = keep(needed(callKernel(kernel, {x}, {begun}), kernel)[0] as T)
   return {
     wait: () => {
       engine().runKernel('Dinov2Wait', {}, {number: begun.number})

@@ -192,6 +192,13 @@ describe('several processes', {timeout: 600_000}, () => {
       for (const name of ['fsdp-again', 'fsdp-fewer']) rmSync(at(name), {recursive: true})
     })
 
+  test('a batch in two parts: sharded as whole', async () => {
+    const parts = ['--set', 'train.grad_accumulation=2']
+    await together('ddp-parts', 2, 4, ...parts)
+    await together('fsdp-parts', 2, 4, ...parts, '--set', 'train.parallel=fsdp')
+    await assertEqualRuns('ddp-parts', 'fsdp-parts')
+  })
+
   test('in bf16, sharded: losses are those of one process within what bf16 rounds', async () => {
     const bf16 = ['--precision', 'bf16', '--set', 'train.checkpoint_every=9']
     await alone('one-bf16', 8, ...bf16)

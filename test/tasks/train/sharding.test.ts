@@ -40,19 +40,23 @@ function begins(attrs: Record<string, unknown>): void {
   ;(attrs['begun'] as {number: number}).number = number
 }
 
-test('the next block is gathered, and the gradients of the last one are summed, while a block computes', async () => {
+test('the next block and heads are gathered, and gradients of the last block and of heads are summed, while a block computes', async () => {
   await onPlain()
   register('Dinov2BeginAllGather', (x, attrs) => (begins(attrs), concat([x!, x!])))
   register('Dinov2BeginAllToAll', (x, attrs) => (begins(attrs), x!.clone()))
   register('Dinov2Wait', (_, {number}) => (events.push(`${names.get(number as number)} is there`), []))
   const before = counted()
-  const full: ParamMap = new Map([['backbone.norm.weight', tensor([1, 1, 1, 1])]])
+  const full: ParamMap = new Map([
+    ['backbone.norm.weight', tensor([1, 1, 1, 1])],
+    ['dino_head.mlp.weight', tensor([7, 7, 7, 7])]
+  ])
   for (let i = 0; i < DEPTH; i++) full.set(`backbone.blocks.${i}.norm1.weight`, tensor([i, i, i]))
   const sharding = new Sharding(first, 'fp32', full)
   const pieces = sharding.shard(full)
   const sums: ParamMap = new Map()
-  coming = ['outside', 'block 0', 'block 1', 'block 2', 'block 2 again', 'block 1 again', 'sums 2', 'block 0 again', 'sums 1', 'sums 0']
-  const lent = sharding.lend<{backbone: Vit}>(pieces, own => Sharding.addTo(sums, own))
+  coming = ['embedding', 'block 0', 'block 1', 'heads', 'block 2', 'sums of heads']
+  coming.push('block 2 again', 'block 1 again', 'sums 2', 'block 0 again', 'sums 1', 'sums 0')
+  const lent = sharding.lend<{backbone: Vit; dino_head?: {mlp: {weight: Tensor}}}>(pieces, own => Sharding.addTo(sums, own))
   const compute = (i: number, pass: string, next: number | undefined): void =>
     lent.access.use(
       i,
@@ -60,23 +64,30 @@ test('the next block is gathered, and the gradients of the last one are summed, 
       next
     )
   for (let i = 0; i < DEPTH; i++) compute(i, 'forward', i + 1 < DEPTH ? i + 1 : undefined)
+  assert.equal(lent.network.dino_head, undefined, 'not there before it was waited for')
+  lent.access.heads()
+  assert.deepEqual([...lent.network.dino_head!.mlp.weight.dataSync<'float32'>()], [7, 7, 7, 7])
+  lent.access.headGradients(new Map([['dino_head.mlp.weight', tensor([1, 1, 1, 1])]]))
+  assert.equal(lent.network.dino_head, undefined, 'let go before the backward pass')
   for (let i = DEPTH - 1; i >= 0; i--) {
     compute(i, 'backward', i > 0 ? i - 1 : undefined)
     lent.access.gradients(i, unflatten<Block>([['norm1.weight', tensor([i, i, i])]]))
   }
   lent.dispose()
   assert.deepEqual(events, [
-    ...['outside begins', 'outside is there'],
-    ...['block 0 begins', 'block 0 is there', 'block 1 begins', 'forward of block 0 0,0', 'block 1 is there', 'block 2 begins'],
-    ...['forward of block 1 1,1', 'block 2 is there', 'forward of block 2 2,2'],
+    ...['embedding begins', 'embedding is there'],
+    ...['block 0 begins', 'block 0 is there', 'block 1 begins', 'heads begins', 'forward of block 0 0,0', 'block 1 is there'],
+    ...['block 2 begins', 'forward of block 1 1,1', 'block 2 is there', 'forward of block 2 2,2', 'heads is there'],
+    ...['sums of heads begins'],
     ...['block 2 again begins', 'block 2 again is there', 'block 1 again begins', 'backward of block 2 2,2', 'sums 2 begins'],
     ...['block 1 again is there', 'block 0 again begins', 'backward of block 1 1,1', 'sums 2 is there', 'sums 1 begins'],
-    ...['block 0 again is there', 'backward of block 0 0,0', 'sums 1 is there', 'sums 0 begins', 'sums 0 is there']
+    ...['block 0 again is there', 'backward of block 0 0,0', 'sums 1 is there', 'sums 0 begins', 'sums 0 is there'],
+    ...['sums of heads is there']
   ])
   assert.deepEqual(
     [...sums.keys()].sort(),
-    [0, 1, 2].map(i => `backbone.blocks.${i}.norm1.weight`),
-    'every block has its sums'
+    [...[0, 1, 2].map(i => `backbone.blocks.${i}.norm1.weight`), 'dino_head.mlp.weight'],
+    'every block and head has its sums'
   )
   dispose([...sums.values(), ...pieces.values()])
   assert.equal(counted(), before, 'nothing is left behind')
