@@ -21,7 +21,7 @@ import {cast} from '../../tensor/ops/precision.js'
 import {bytesOfNumber} from '../../tensor/ops/precision.js'
 import type {Precision} from '../../tensor/ops/precision.js'
 import {addAll} from '../../tensor/ops/row-sum.js'
-import {add, concat, dispose, pad, reshape, scalar, slice, sum, tidy} from '../../tensor/tf.js'
+import {concat, dispose, mul, pad, reshape, scalar, slice, sum, tidy} from '../../tensor/tf.js'
 import type {Tensor, Tensor1D, Tensor2D} from '../../tensor/tf.js'
 import {flatten, unflatten} from '../../tensor/tree.js'
 import {LentHeads, type PendingMap} from './lent-heads.js'
@@ -175,7 +175,7 @@ export class Sharding {
             const at = from
             own.set(
               name,
-              tidy(() => add(slice(total, [at], [widths[i]!]), scalar(0)))
+              tidy(() => mul(slice(total, [at], [widths[i]!]), scalar(1)))
             )
             from += widths[i]!
           })
@@ -246,7 +246,7 @@ export class Sharding {
   #piece(leaf: Tensor): Tensor {
     const {rank, size} = this.processes
     const width = Math.ceil(leaf.size / size)
-    return tidy(() => add(slice(padded(leaf, width * size), [rank * width], [width]), scalar(0))) // numbers of its own, not a view
+    return tidy(() => mul(slice(padded(leaf, width * size), [rank * width], [width]), scalar(1))) // numbers of its own, not a view; -0 stays
   }
 
   /** Begins to gather whole tensors of these names; linear layers of blocks in `precision`. */

@@ -15,7 +15,7 @@ import {openSafetensors} from '../../../src/files/checkpoint/safetensors.js'
 import type {CostEstimate} from '../../../src/tasks/train/cost-estimate.js'
 import {LIMITS, updateError} from '../../../src/tasks/verify/checks.js'
 import {rng} from '../../../src/tensor/random.js'
-import {CommandServer, folder, otherVersion, realBinary, said, type Ended} from '../../support/program.js'
+import {CommandServer, folder, otherVersion, realBinary, said, start, type Ended} from '../../support/program.js'
 import {ServersTogether, startTogether} from '../../support/processes.js'
 
 const all = process.env['DINOV2_TEST_PROCESSES'] === 'all'
@@ -23,7 +23,7 @@ const root = folder()
 const at = (...names: string[]): string => join(root, ...names)
 
 const single = new CommandServer({env: {}, cwd: root})
-const servers = new Map((all ? [2, 4] : [2]).map(size => [size, new ServersTogether(size, root)]))
+const servers = new Map((all ? [2, 3, 4] : [2]).map(size => [size, new ServersTogether(size, root)]))
 const two = servers.get(2)!
 after(() => Promise.all([single, ...servers.values()].map(server => server.end())))
 
@@ -151,10 +151,18 @@ describe('several processes', {timeout: 600_000}, () => {
       return {state: state!, tensors: tensors!}
     }
     await alone('memory-one', 2, ...model)
-    await together('memory-fsdp', 2, 2, ...model, '--set', 'train.parallel=fsdp')
-    const [one, two] = [peak('memory-one'), peak('memory-fsdp')]
+    const one = peak('memory-one')
     const parameters = one.state / 4 // the student: the state is it, its average and two moments
     const activations = one.tensors - one.state - parameters // beside the gradients
+    if (all) {
+      await together('memory-four', 4, 2, ...model, '--set', 'train.parallel=fsdp')
+      const four = peak('memory-four')
+      const counted = four.state + parameters / 4 + Math.max(0, activations) + (7 * parameters) / depth
+      assert.ok(Math.abs(four.state - one.state / 4) <= 1.5, `${four.state} of ${one.state} MiB`)
+      assert.ok(four.tensors <= counted + 1, `${four.tensors} MiB, counted ${counted}: ${JSON.stringify([one, four])}`)
+    }
+    await together('memory-fsdp', 2, 2, ...model, '--set', 'train.parallel=fsdp')
+    const two = peak('memory-fsdp')
     assert.ok(Math.abs(two.state - one.state / 2) <= 1.5, `${two.state} of ${one.state} MiB`)
     // Pieces, gradients, blocks under way, and two that a thread of Gloo may still hold after they were waited for.
     const counted = two.state + parameters / 2 + Math.max(0, activations) + (7 * parameters) / depth
@@ -224,6 +232,16 @@ describe('several processes', {timeout: 600_000}, () => {
     const {stderr} = await alone('fewer', 8, ...scored, '--resume')
     assert.match(stderr, /there were 2 processes and there is 1: the last digits may differ/)
     await assertEqualRuns('one', 'fewer')
+  })
+
+  test('what four processes began three go on with, and one', {skip: !all && 'make test-distributed'}, async () => {
+    const [fsdp, steps] = [['--set', 'train.parallel=fsdp'], (n: number) => ['--set', `train.steps=${n}`]]
+    await together('of-four', 4, 3, ...fsdp, ...steps(3))
+    for (const name of ['by-three', 'by-one']) cpSync(at('of-four'), at(name), {recursive: true})
+    await together('by-three', 3, 4, ...fsdp, ...steps(4), '--resume', '--accept-changes')
+    await alone('by-one', 12, ...steps(4), '--resume', '--accept-changes')
+    for (const name of ['by-three', 'by-one']) assert.deepEqual(metricsOf(name).map(({step}) => step), [1, 2, 3, 4]) // prettier-ignore
+    await assertEqualRuns('by-one', 'by-three')
   })
 
   for (const parallel of ['ddp', 'fsdp'])
@@ -378,6 +396,32 @@ describe('processes that fail', {timeout: 600_000}, () => {
     assert.equal(second!.status, 3)
     assert.equal(first!.status, 1)
     assert.match(first!.stderr, /Process 1 of 2 failed: .*empty/)
+  })
+
+  test('more bad images than are allowed end all processes', async () => {
+    const bad = at('too-many-bad')
+    cpSync(at('pictures'), bad, {recursive: true})
+    for (const name of ['03.png', '11.png', '17.png']) writeFileSync(join(bad, name), 'not an image')
+    const ended = two.run(() => ['pretrain', bad, ...args('too-many', 4).slice(2), '--max-bad', '1'])
+    const [first, second] = await endsWithin(ended, 60)
+    assert.equal(first!.status, 4, first!.stderr)
+    assert.match(first!.stderr, /more than --max-bad/)
+    assert.deepEqual([second!.status, second!.stderr], [0, ''], 'it stops with process 0, which speaks')
+  })
+
+  test('one process alone loads nothing of process groups', {skip: process.platform !== 'linux' && 'reads /proc'}, async () => {
+    const loaded = (child: {pid?: number | undefined}): boolean =>
+      /\/processes-.*\.node$/m.test(readFileSync(`/proc/${child.pid}/maps`, 'utf8'))
+    const one = start(realBinary, [...args('by-itself', 8, ...long), '--verbose'])
+    await said(one.child, 'is written')
+    assert.ok(!loaded(one.child))
+    one.child.kill('SIGTERM')
+    assert.equal((await one.ended).status, 143)
+    const {children, ended} = await startTogether(2, () => [...args('with-another', 4, ...long), '--verbose'])
+    await said(children[0]!.child, 'is written')
+    assert.ok(children.every(({child}) => loaded(child)))
+    children[1]!.child.kill('SIGTERM')
+    await endsWithin(ended, 60)
   })
 
   test('processes that a launcher starts again before anything was written begin anew', async () => {

@@ -147,3 +147,31 @@ test('what each process began with has a checksum, before it kept a piece of it 
   assert.equal(one.of('student'), other.of('student'))
   for (const {end} of [one, other]) end()
 })
+
+test('pieces of 1, 3 and 4 processes are put together bit for bit, also where they do not divide a tensor', async () => {
+  await onPlain()
+  const bits = Uint32Array.from({length: 14}, (_, i) => 0x3f800001 + 977 * i)
+  bits.set([0x80000000, 0x00000001, 0x7f7fffff], 3) // -0, the smallest and the largest number
+  const whole = new Float32Array(bits.buffer)
+  const name = 'backbone.norm.weight'
+  for (const size of [1, 3, 4]) {
+    const all = Array.from({length: size}, (_, rank) => {
+      const full: ParamMap = new Map([[name, tensor(whole, [2, 7])]])
+      const sharding = new Sharding({rank, size}, 'fp32', full)
+      return {sharding, teacher: sharding.shard(full)}
+    })
+    let pieces: readonly Tensor[] = []
+    register('Dinov2BeginAllGather', x => {
+      assert.ok(pieces.some(piece => piece.shape.join() === x!.shape.join()))
+      return concat([...pieces], 0)
+    })
+    register('Dinov2Wait', () => [])
+    pieces = all.map(({teacher}) => teacher.get(name)!.reshape([1, -1]))
+    for (const {sharding, teacher} of all) {
+      const place = sharding.stateDictOf({teacher}).get(`teacher.${name}`)!
+      assert.deepEqual(new Uint32Array(place.read!().slice().buffer), bits, `${size} processes`)
+      assert.deepEqual(place.shape, [2, 7])
+    }
+    dispose([...pieces, ...all.map(({teacher}) => teacher.get(name)!)])
+  }
+})
