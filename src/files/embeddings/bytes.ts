@@ -2,6 +2,7 @@
  * Bytes in and out for embedding files: a reader that can look ahead, lines of a stream, and sinks that wait for the
  * disk or the pipe.
  */
+import {UserError} from '../../config/errors.js'
 import type {FileHandle} from 'node:fs/promises'
 import type {Writable} from 'node:stream'
 import {crc32} from '../../system/crc32.js'
@@ -120,6 +121,30 @@ async function* fromUtf16(chunks: AsyncIterable<Uint8Array>, order: 'utf-16le' |
 export async function utf8Reader(bytes: ByteReader): Promise<ByteReader> {
   const order = utf16Order(await bytes.peek(2))
   return order ? new ByteReader(fromUtf16(bytes.chunks(), order)) : bytes
+}
+
+/** The same reader of a text, which throws a `UserError` naming the byte where it is no UTF-8. */
+export const checkedUtf8 = (bytes: ByteReader, name: string): ByteReader => new ByteReader(checkedChunks(bytes.chunks(), name))
+
+async function* checkedChunks(chunks: AsyncIterable<Uint8Array>, name: string): AsyncGenerator<Uint8Array> {
+  const decoder = new TextDecoder('utf-8', {fatal: true})
+  let at = 0
+  for await (const chunk of chunks) {
+    try {
+      decoder.decode(chunk, {stream: true})
+    } catch (error) {
+      throw new UserError(
+        `${name} is not UTF-8 text: there are other bytes between byte ${Math.max(0, at - 3)} and ${at + chunk.length}.`,
+        {
+          code: 'NOT_UTF8',
+          hint: 'Save it as UTF-8, or as UTF-16 with its byte order mark; iconv -f latin1 -t utf8 converts it.',
+          cause: error
+        }
+      )
+    }
+    at += chunk.length
+    yield chunk
+  }
 }
 
 const text = (parts: readonly Uint8Array[]): string => Buffer.concat(parts).toString('utf8').replace(/\r$/, '')

@@ -1,14 +1,14 @@
 /** Which columns of a CSV file are ids, vectors and fields, and by what its cells are separated. */
 import {UserError} from '../../config/errors.js'
 
-/** What separates cells: of comma, semicolon and tab, the one that the first line has most of outside quotes. */
-export function separatorOf(head: string): ',' | ';' | '\t' {
+/** What separates cells: of comma, semicolon, tab and bar, the one that the first line has most of outside quotes. */
+export function separatorOf(head: string): ',' | ';' | '\t' | '|' {
   const line = head.replace(/"[^"]*"/g, '').split(/\r?\n/, 1)[0]!
-  const counts = ([',', ';', '\t'] as const).map(separator => ({separator, n: line.split(separator).length}))
+  const counts = ([',', ';', '\t', '|'] as const).map(separator => ({separator, n: line.split(separator).length}))
   return counts.reduce((best, next) => (next.n > best.n ? next : best)).separator
 }
 
-export const separatorNames: Readonly<Record<string, string>> = {',': 'commas', ';': 'semicolons', '\t': 'tabs'}
+export const separatorNames: Readonly<Record<string, string>> = {',': 'commas', ';': 'semicolons', '\t': 'tabs', '|': 'bars'}
 
 /**
  * Columns by their place: those of the vector in order, of the id, of the record and of fields. Absent ones are -1.
@@ -69,7 +69,7 @@ function vectorColumns(header: readonly string[], name: string, separator: strin
     `${name} holds no whole vectors: ${found}; its ${header.length} columns, separated by ${separatorNames[separator]}, are ${columns || 'none'}.`,
     {
       code: 'NO_VECTORS',
-      hint: 'Name the columns of the vector v0, v1, … and that of the names id; cells are separated by commas, semicolons or tabs.'
+      hint: 'Name the columns of the vector v0, v1, … and that of the names id; cells are separated by commas, semicolons, tabs or bars.'
     }
   )
 }

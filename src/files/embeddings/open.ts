@@ -2,7 +2,7 @@
 import {stat} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {assertPlain, fileBytes, isOpenPipe} from '../../system/plain-file.js'
-import {ByteReader, utf8Reader} from './bytes.js'
+import {ByteReader, checkedUtf8, utf8Reader} from './bytes.js'
 import {detectFormat, formatNames, type EmbeddingFormat} from './formats.js'
 import {assertSameProvenance, type EmbeddingMeta} from './provenance.js'
 import {shardsInOrder, type Shard} from './shards.js'
@@ -61,8 +61,10 @@ export async function openEmbeddings(
     const bytes = await utf8Reader(raw)
     const head = await bytes.peek(512)
     const format = detectFormat(head)
-    if (format === undefined) throw notEmbeddings(name, head.length === 0)
-    const {rows, close: release, ...opened} = await format.open({name, bytes, ...(bytes === raw ? file : {})})
+    if (format === undefined) throw notEmbeddings(name, head)
+    const isText = format.name === 'csv' || format.name === 'jsonl'
+    const read = isText ? checkedUtf8(bytes, name) : bytes
+    const {rows, close: release, ...opened} = await format.open({name, bytes: read, ...(bytes === raw ? file : {})})
     const close = async (): Promise<void> => {
       await release?.()
       await raw.close()
@@ -78,14 +80,22 @@ export async function openEmbeddings(
 export const emptyInput = (name: string): UserError =>
   new UserError(`${name} is empty.`, {exit: 3, code: 'NO_INPUT', hint: 'Did the command that writes it fail?'})
 
-const notEmbeddings = (name: string, empty: boolean): UserError =>
-  empty
-    ? emptyInput(name)
-    : new UserError(`${name} is not a file of embeddings.`, {
-        exit: 2,
-        code: 'NOT_EMBEDDINGS',
-        hint: `Expected ${formatNames.join(', ')}; images are embedded with dinov2 embed.`
-      })
+/** Files of vectors that are not read, by their first bytes, and what to do. */
+const OTHERS: Readonly<Record<string, string>> = {
+  FEA1: 'It is Feather of version 1; pyarrow.feather.write_feather writes version 2, which is read.',
+  'PK\u0003\u0004': 'It is a zip archive, as numpy.savez writes; numpy.save writes one array, which is read.',
+  '\u0089HDF': 'It is HDF5; write the vectors as .npy or .parquet.'
+}
+
+function notEmbeddings(name: string, head: Uint8Array): UserError {
+  if (head.length === 0) return emptyInput(name)
+  const other = OTHERS[Buffer.from(head).toString('latin1', 0, 4)]
+  return new UserError(`${name} is not a file of embeddings.`, {
+    exit: 2,
+    code: 'NOT_EMBEDDINGS',
+    hint: other ?? `Expected ${formatNames.join(', ')}; images are embedded with dinov2 embed.`
+  })
+}
 
 /**
  * Opens several sources as one: `-` is `stdin`. All must have been made in one way, or a `UserError` (exit 2) names

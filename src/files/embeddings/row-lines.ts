@@ -55,11 +55,14 @@ export function parseObject(line: string, name: string, number: number): Readonl
 /** The id of a parsed row. Throws `UserError` where it is neither a text nor a number. */
 export function idOf(row: Readonly<Record<string, unknown>>, name: string, number: number): string {
   const {id} = row
-  if (typeof id === 'string' || (typeof id === 'number' && Number.isFinite(id))) return String(id)
-  throw new UserError(`Line ${number} of ${name} has ${id === undefined || id === null ? 'no id' : 'an id that is no text'}.`, {
-    code: 'NO_IDS',
-    hint: 'Give each row an "id", a text or a number.'
-  })
+  if ((typeof id === 'string' && id !== '') || (typeof id === 'number' && Number.isFinite(id))) return String(id)
+  throw new UserError(
+    `Line ${number} of ${name} has ${id === undefined || id === null || id === '' ? 'no id' : 'an id that is no text'}.`,
+    {
+      code: 'NO_IDS',
+      hint: 'Give each row an "id", a text or a number.'
+    }
+  )
 }
 
 /** One row as a line. */

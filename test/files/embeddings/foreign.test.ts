@@ -75,6 +75,10 @@ describe('Arrow', () => {
       code: 'NO_IDS',
       message: /Row 1 of .* has no id/
     })
+    await assert.rejects(read('t.arrow', write({id: arrow.vectorFromArray(['a', ''], new arrow.Utf8()), vector: good})), {
+      code: 'NO_IDS',
+      message: /Row 1 of .* has no id/
+    })
     await assert.rejects(read('t.arrow', write({id: arrow.vectorFromArray([0.5, 1], new arrow.Float64()), vector: good})), {
       code: 'NO_IDS',
       message: /of the type float64/
@@ -175,10 +179,36 @@ describe('NumPy', () => {
       }))
 })
 
+describe('texts that are none, and ids that are empty', () => {
+  test('bytes that are no UTF-8 are refused, not replaced', async () => {
+    const latin = (text: string): Buffer => Buffer.from(text, 'latin1')
+    for (const [name, bytes] of [
+      ['l.csv', latin('id,v0,v1\n\u00e9/1.jpg,1,2\n')],
+      ['l.jsonl', latin('{"id":"\u00e9","vector":[1,2]}\n')],
+      ['l.tsv', latin('id\tlabel\tv0\tv1\nx\t\u00fc\t1\t2\n')]
+    ] as const)
+      await assert.rejects(read(name, bytes), {code: 'NOT_UTF8', message: /is not UTF-8 text/})
+    assert.deepEqual(await read('u.csv', 'id,v0,v1\n\u00e9\ud83d\ude00,1,2\n'), [['\u00e9\ud83d\ude00', [1, 2], {}]])
+  })
+  test('an empty id is none', async () => {
+    await assert.rejects(read('e.csv', 'id,v0,v1\n,1,2\n'), {code: 'NO_IDS', message: /Row 0 of .* has no id/})
+    await assert.rejects(read('e.jsonl', '{"id":"","vector":[1,2]}\n'), {code: 'NO_IDS', message: /Line 1 of .* has no id/})
+  })
+  test('files of vectors of other kinds are named', async () => {
+    for (const [head, hint] of [
+      ['FEA1....', /Feather of version 1/],
+      ['PK\u0003\u0004....', /numpy\.savez/],
+      ['\u0089HDF\r\n', /HDF5/]
+    ] as const)
+      await assert.rejects(read('o.bin', Buffer.from(head, 'latin1')), {code: 'NOT_EMBEDDINGS', hint})
+  })
+})
+
 describe('CSV', () => {
   test('semicolons with decimal commas, other names, an index of pandas, a byte order mark', async () => {
     assert.deepEqual(await read('a.csv', 'id;emb_0;emb_1\nx;0,5;1\n'), [['x', [0.5, 1], {}]])
     assert.deepEqual(await read('b.csv', '\uFEFF,id,label,1,2\n0,x,cat,0.5,1\n'), [['x', [0.5, 1], {label: 'cat'}]])
+    assert.deepEqual(await read('p.csv', 'id|v0|v1\nx|0.5|1\n'), [['x', [0.5, 1], {}]])
     assert.deepEqual(await read('c.csv', Buffer.from('\uFEFFid\tv0\tv1\r\nx\t1\t2\r\n', 'utf16le')), [['x', [1, 2], {}]])
   })
   test('a column that is missing, doubled or cut is named', async () => {

@@ -28,7 +28,7 @@ const isVector = ({type}: ArrowField): boolean =>
 function typeName({type, dictionary}: ArrowField): string {
   const name =
     'bits' in type
-      ? `${type.kind}${type.bits}`
+      ? `${type.kind === 'int' && !type.signed ? 'u' : ''}${type.kind}${type.bits}`
       : type.kind === 'list' || type.kind === 'fixed-list'
         ? `list of ${typeName(type.item)}`
         : type.kind
@@ -112,13 +112,14 @@ export function batchFrom(columns: readonly ColumnData[], n: number, layout: Lay
 }
 
 function idOf(ids: ColumnData, i: number, file: string, first: number): string {
-  if (ids.isNull(i))
-    throw new UserError(`Row ${first + i} of ${file} has no id.`, {
+  const noId = (): UserError =>
+    new UserError(`Row ${first + i} of ${file} has no id.`, {
       code: 'NO_IDS',
       hint: 'Give each row an id, or drop the column: then rows are named by their number.'
     })
-  if (!ids.bytes) return String(ids.get(i))
-  const text = textOf(ids.bytes(i))
+  if (ids.isNull(i)) throw noId()
+  const text = ids.bytes ? textOf(ids.bytes(i)) : String(ids.get(i))
+  if (text === '') throw noId()
   if (text === undefined)
     throw new UserError(`The id of row ${first + i} of ${file} is bytes that are no UTF-8 text.`, {
       code: 'NO_IDS',
