@@ -243,7 +243,8 @@ async function preprocessingOf(folder: string, inside: ReadonlySet<string>, conf
     const image = (await readJsonObject(path, 'BAD_CHECKPOINT'))['image_processor']
     if (isObject(image)) return huggingFacePreprocessing(image, path)
   }
-  const timm = config['pretrained_cfg']
+  // Early folders of timm have these fields beside the architecture.
+  const timm = config['pretrained_cfg'] ?? (config['architecture'] !== undefined && config['mean'] !== undefined ? config : undefined)
   return isObject(timm) ? timmPreprocessing(timm, join(folder, 'config.json')) : undefined
 }
 

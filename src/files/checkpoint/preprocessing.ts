@@ -119,6 +119,8 @@ export function huggingFacePreprocessing(json: Json, path: string): Preprocessin
   let crop = isCropped ? Math.min(...(cropSize ? sides(cropSize) : [224])) : undefined
   if (cropSize && new Set(sides(cropSize)).size > 1)
     notes.push(`${path} cuts ${sides(cropSize).join(' × ')} pixels; a square of ${crop} is cut.`)
+  const longest = (json['size'] as Json | null | undefined)?.['longest_edge']
+  if (size && typeof longest === 'number') notes.push(`${path} limits the long side to ${longest} pixels; it is not limited.`)
   let resize = size === undefined ? (crop ?? defaultPreprocessing.resize) : Math.min(...sides(size))
   if (!Number.isFinite(resize)) throw fields.refuse('size', 'shortest_edge, or height and width')
   if (fields.boolean('do_resize') === false) {
@@ -151,10 +153,11 @@ export function timmPreprocessing(json: Json, path: string): Preprocessing {
   const fields = new Fields(json, path)
   const notes: string[] = []
   const input = json['input_size']
-  const sides = (Array.isArray(input) ? input.slice(-2) : [224, 224]) as unknown[]
+  const sides = (Array.isArray(input) ? input.slice(-2) : input === undefined || input === null ? [224, 224] : []) as unknown[]
   if (!sides.every(side => Number.isSafeInteger(side) && (side as number) >= 1 && (side as number) <= MAX_SIDE) || sides.length !== 2)
     throw fields.refuse('input_size', '[3, height, width]')
   const crop = Math.min(...(sides as number[]))
+  if (sides[0] !== sides[1]) notes.push(`${path} cuts ${sides.join(' × ')} pixels; a square of ${crop} is cut.`)
   const share = fields.number('crop_pct') ?? 0.875
   if (!(share >= 0.05 && share <= 1)) throw fields.refuse('crop_pct', 'a share from 0.05 to 1')
   const mode = json['crop_mode'] ?? 'center'

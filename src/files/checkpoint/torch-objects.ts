@@ -77,6 +77,7 @@ const torchTypes: Readonly<Record<string, DType>> = {
 const dataOnly = new Set(
   ['int', 'float', 'bool', 'str', 'bytes', 'complex', 'object', 'slice', 'range', 'type']
     .flatMap(name => [`builtins.${name}`, `__builtin__.${name}`])
+    .concat('__builtin__.long', '__builtin__.unicode') // int and str of Python 3, as protocol 2 names them
     .concat('torch.Tensor', 'torch.nn.parameter.Parameter', 'torch._C._nn.Parameter', 'torch.strided', 'torch.per_tensor_affine')
 )
 

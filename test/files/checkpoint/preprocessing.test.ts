@@ -1,8 +1,10 @@
 /** What model folders say of resize, crop, mean and deviation, and the patch embedding into which it is folded. */
 import assert from 'node:assert/strict'
+import {readFile, writeFile} from 'node:fs/promises'
+import {join} from 'node:path'
 import {test} from 'node:test'
 import {foldNormalization} from '../../../src/files/checkpoint/fold-normalization.js'
-import type {NamedTensor} from '../../../src/files/checkpoint/backbone.js'
+import {openBackbone, type NamedTensor} from '../../../src/files/checkpoint/backbone.js'
 import {
   defaultPreprocessing,
   huggingFacePreprocessing,
@@ -11,7 +13,10 @@ import {
   recordedPreprocessing,
   timmPreprocessing
 } from '../../../src/files/checkpoint/preprocessing.js'
+import {exportModel} from '../../../src/tasks/export.js'
 import {imageMean, imageStd} from '../../../src/tensor/ops/patches.js'
+import {scratch} from '../../support/scratch.js'
+import {saveTiny} from '../../support/tiny-backbone.js'
 
 const [mean, std] = [
   [0.5, 0.4, 0.3],
@@ -30,6 +35,7 @@ test('a preprocessor_config.json of transformers, in the forms that versions of 
   assert.deepEqual(read({do_normalize: false}).std, [1, 1, 1])
   assert.match(read({size: {height: 60, width: 56}, crop_size: undefined, do_center_crop: false}).notes.join(), /stretches images/)
   assert.match(read({resample: 2}).notes.join(), /bilinear/)
+  assert.match(read({size: {shortest_edge: 62, longest_edge: 99}}).notes.join(), /limits the long side to 99 pixels/)
   assert.match(read({image_mean: undefined}).notes.join(), /no image_mean/)
   for (const wrong of [{image_std: [1, 0, 1]}, {image_mean: [1, 2]}, {size: -3}, {size: {shortest_edge: 1e9}}, {rescale_factor: 'x'}])
     assert.throws(() => read(wrong), {name: 'UserError', code: 'BAD_CHECKPOINT', message: /^p\.json has \w+ = .* was expected/s})
@@ -39,8 +45,22 @@ test('the pretrained_cfg of a timm folder: the short side is floor(input / crop_
   const read = (fields: object) => timmPreprocessing({input_size: [3, 56, 56], crop_pct: 0.9, mean, std, ...fields}, 'c.json')
   assert.deepEqual(read({}), {resize: 62, crop: 56, mean, std, source: 'c.json', notes: []})
   assert.match(read({crop_mode: 'squash', interpolation: 'bilinear'}).notes.join(), /crop mode squash.*bilinear/)
-  for (const wrong of [{input_size: [3, 0, 0]}, {crop_pct: 0}, {crop_pct: 1e-9}, {std: 0}])
+  assert.match(read({input_size: [3, 56, 42]}).notes.join(), /cuts 56 × 42 pixels; a square of 42 is cut/)
+  for (const wrong of [{input_size: [3, 0, 0]}, {input_size: 64}, {input_size: [64]}, {crop_pct: 0}, {crop_pct: 1e-9}, {std: 0}])
     assert.throws(() => read(wrong), {code: 'BAD_CHECKPOINT'})
+})
+
+test('early folders of timm have the fields of pretrained_cfg beside the architecture', async t => {
+  const folder = await scratch(t)
+  await saveTiny(join(folder, 'tiny.safetensors'))
+  const timm = join(folder, 'timm')
+  await exportModel({model: join(folder, 'tiny.safetensors'), to: 'timm', output: timm, toolVersion: 'test'})
+  const path = join(timm, 'config.json')
+  const {pretrained_cfg: cfg, ...rest} = JSON.parse(await readFile(path, 'utf8')) as {pretrained_cfg: object}
+  await writeFile(path, JSON.stringify({...rest, ...cfg, mean, std}))
+  const {checkpoint} = await openBackbone(timm)
+  await checkpoint.close()
+  assert.deepEqual([checkpoint.preprocessing?.mean, checkpoint.preprocessing?.source], [mean, path])
 })
 
 test('the metadata of our own files read back as they were written', () => {

@@ -454,6 +454,7 @@ test('what training scripts keep beside the weights is passed over, and never st
     windows: path_('pathlib._local', 'PureWindowsPath'),
     config: object('omegaconf.dictconfig', 'DictConfig'),
     any: op.global('typing', 'Any'),
+    number: op.global('__builtin__', 'long'),
     history: factory
   }
   await writeFile(path, pth(pickle(dict({...beside, model: dict({w})})), {0: counting}))
