@@ -122,7 +122,7 @@ export function lineChart({title, series, x: unit = 'step', y: shown, fromZero =
   })
   return html`<figure>
     <h3>${title}</h3>
-    <svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${title}${shown !== undefined && `: ${shown} by ${unit}`}">
+    <svg class="chart" viewBox="0 0 ${width} ${height}" role="img" aria-label="${title}${shown !== undefined && `: ${shown} by ${unit}`}">
       ${grid}${below}
       <text class="x" x="${(left + width - right) / 2}" y="${height - 4}" text-anchor="middle">${unit}</text>
       ${shown !== undefined && html`<text class="y" transform="translate(12 ${(top + height - bottom) / 2}) rotate(-90)" text-anchor="middle">${shown}</text>`}

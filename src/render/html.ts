@@ -118,8 +118,8 @@ ul.findings { list-style: none; padding: 0; } figure { margin: 0; } img { displa
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .row { display: flex; flex-wrap: wrap; gap: 0.6rem; align-items: flex-start; margin: 0 0 1.2rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } summary { cursor: pointer; color: var(--quiet); }
-.ramp { display: inline-flex; gap: 0.4em; align-items: center; margin-right: 1.2em; white-space: nowrap; } .ramp i { height: 0.8em; width: min(10em, 22vw); border: 1px solid var(--line); }
-svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; } svg .axis { stroke: var(--line); } svg .curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
+.ramp { display: inline-flex; gap: 0.4em; align-items: center; padding-right: 1.2em; max-width: 100%; white-space: nowrap; } .ramp i { height: 0.8em; width: 10em; min-width: 1.5em; flex-shrink: 1; border: 1px solid var(--line); }
+svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; } @media (max-width: 40rem) { svg.chart text { font-size: 14px; } } svg .axis { stroke: var(--line); } svg .curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 1rem; font-size: 0.8rem; color: var(--quiet); } .legend .key { display: inline-block; width: 1.7em; height: 0.3em; margin-right: 0.4em; vertical-align: middle; }
 `
 
