@@ -14,6 +14,7 @@ import {isMainThread} from 'node:worker_threads'
 import sharp from 'sharp'
 import {noteOnStderr} from '../../system/compile.js'
 import type {ImageRef} from '../sources/image-ref.js'
+import {avifProblem} from './avif-check.js'
 import {decodeBmp} from './bmp.js'
 import {cropBorders} from './borders.js'
 import {decodeStrictly, explainFailure, nameOf, tooManyPixels} from './decode-strictly.js'
@@ -129,6 +130,7 @@ const CHECKS: Readonly<Partial<Record<ImageFormat, (bytes: Uint8Array) => Uint8A
   jpeg: checkedJpeg,
   png: checkedBy(pngProblem),
   webp: checkedBy(webpProblem),
+  avif: checkedBy(avifProblem),
   tiff: firstTiffPicture
 }
 

@@ -1,6 +1,7 @@
 /** The size of an image as its header tells it, without decoding it. */
 import sharp from 'sharp'
 import type {ImageRef} from '../sources/image-ref.js'
+import {avifProblem} from './avif-check.js'
 import {MAX_PIXELS} from './decode.js'
 import {pnmSize} from './pnm.js'
 import {readBytes} from './read-bytes.js'
@@ -18,6 +19,7 @@ export async function decodedSize(ref: ImageRef): Promise<Size | undefined> {
       return width * height > MAX_PIXELS ? undefined : {width, height}
     }
     if (found.format === 'bmp') return {width: found.width ?? 0, height: found.height ?? 0}
+    if (found.format === 'avif' && avifProblem(bytes) !== undefined) return undefined
     const {autoOrient} = await sharp(bytes, {limitInputPixels: false}).metadata()
     return autoOrient.width * autoOrient.height > MAX_PIXELS ? undefined : autoOrient
   } catch {

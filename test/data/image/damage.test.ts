@@ -7,6 +7,7 @@ import {test} from 'node:test'
 import sharp from 'sharp'
 import {decodeTiffNumbers} from '../../../src/data/image/decode-numbers.js'
 import {decodeRgb, RefusedImage} from '../../../src/data/image/decode.js'
+import {decodedSize} from '../../../src/data/image/decoded-size.js'
 import {decodeGif} from '../../../src/data/image/gif.js'
 import {readMask} from '../../../src/data/targets/depth-and-mask-files.js'
 import {rng} from '../../../src/tensor/random.js'
@@ -170,4 +171,17 @@ test('a PNG whose chunks do not match their checksums is refused, as a picture a
   const start = at('PLTE') - 4
   const bare = Buffer.concat([file.subarray(0, start), file.subarray(start + 12 + file.readUInt32BE(start))])
   await assert.rejects(readMask({path: 'x', bytes: bare}), RefusedImage)
+})
+
+test('an AVIF that claims sides which no decoder makes is refused before the decoder complains on stderr', async () => {
+  const file = await raw.clone().avif({effort: 0}).toBuffer()
+  assert.equal((await decode(file)).length, 61 * 43 * 3)
+  const at = file.indexOf('ispe', 0, 'latin1') + 8
+  assert.deepEqual([file.readUInt32BE(at), file.readUInt32BE(at + 4)], [61, 43])
+  for (const place of [at, at + 4]) {
+    const changed = Buffer.from(file)
+    changed.writeUInt32BE(134217752, place)
+    await assert.rejects(decode(changed), /AVIF that is damaged \(it claims \d+ × \d+ pixels\)/)
+    assert.equal(await decodedSize({id: 'x', path: '', fields: {}, bytes: changed}), undefined)
+  }
 })
