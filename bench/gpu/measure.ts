@@ -3,7 +3,8 @@
  * steps of pretraining on noise. Prints one JSON line.
  *
  * usage: node dist/bench/gpu/measure.js embed|pretrain --recipe vits14 --size 224 --batch 64 --rounds 20
- *        [--device cuda] [--precision bf16]
+ *        [--device cuda] [--precision bf16] [--graphs]
+ * `--graphs`: the pass of embed as a CUDA graph; whether one was recorded is said.
  */
 import {parseArgs} from 'node:util'
 import {derive} from '../../src/config/derived.js'
@@ -13,12 +14,14 @@ import {torch} from '../../src/engine/torch/binding.js'
 import {startEngine} from '../../src/engine/start.js'
 import {initVit} from '../../src/model/init.js'
 import {castForInference, clsTokens} from '../../src/model/vit.js'
+import {noteOnStderr} from '../../src/system/compile.js'
 import {noiseBatches} from '../../src/tasks/train/cost-probe.js'
 import {initState} from '../../src/tasks/train/pretrain-state.js'
 import {pretrainTrainer} from '../../src/tasks/train/pretrain-trainer.js'
 import {maskSettingsOf} from '../../src/tasks/train/training-batches.js'
 import {normalizePixels} from '../../src/tensor/ops/patches.js'
-import {tidy} from '../../src/tensor/tf.js'
+import {repeatedPass} from '../../src/tensor/ops/recorded.js'
+import {tidy, type Tensor4D} from '../../src/tensor/tf.js'
 
 const {values, positionals} = parseArgs({
   allowPositionals: true,
@@ -29,13 +32,15 @@ const {values, positionals} = parseArgs({
     batch: {type: 'string', default: '64'},
     rounds: {type: 'string', default: '20'},
     device: {type: 'string', default: 'auto'},
-    precision: {type: 'string', default: 'auto'}
+    precision: {type: 'string', default: 'auto'},
+    graphs: {type: 'boolean', default: false}
   }
 })
 const [batch, size, rounds] = [values.batch, values.size, values.rounds].map(Number) as [number, number, number]
 const sets = [...values.set, `train.batch_size_per_gpu=${batch}`]
 const {settings} = resolveSettings(readLayers([values.recipe], sets, {flags: [], settings: true}).settings)
 const plan = derive(settings)
+if (values.graphs) process.env['DINOV2_CUDA_GRAPHS'] = '1'
 const {device, precision} = await startEngine({
   engine: 'torch',
   device: values.device,
@@ -43,10 +48,10 @@ const {device, precision} = await startEngine({
   note: () => undefined
 })
 
-/** Seconds of each round after two that warm up. */
-async function timed(round: () => Promise<void>): Promise<number[]> {
+/** Seconds of each round after some that warm up. */
+async function timed(round: () => Promise<void>, warmUp = 2): Promise<number[]> {
   const seconds: number[] = []
-  for (let i = -2; i < rounds; i++) {
+  for (let i = -warmUp; i < rounds; i++) {
     torch().synchronize()
     const from = performance.now()
     await round()
@@ -56,14 +61,22 @@ async function timed(round: () => Promise<void>): Promise<number[]> {
   return seconds
 }
 
+let recorded = false
+
 async function embed(): Promise<number[]> {
   const {params} = castForInference(initVit(plan.vit, 0, 1e-5), precision)
   const pixels = Uint8Array.from({length: batch * size * size * 3}, (_, i) => (i * 7919) % 251)
-  return timed(async () => {
-    const cls = tidy(() => clsTokens(params, normalizePixels(pixels, [batch, size, size]), plan.vit, precision))
-    await cls.data()
-    cls.dispose()
-  })
+  const pass = repeatedPass('A pass', images => clsTokens(params, images as Tensor4D, plan.vit, precision), noteOnStderr)
+  const seconds = await timed(
+    async () => {
+      const cls = tidy(() => pass.run(normalizePixels(pixels, [batch, size, size])))
+      await cls.data()
+      cls.dispose()
+    },
+    values.graphs ? 5 : 2
+  )
+  recorded = pass.recorded()
+  return seconds
 }
 
 /** Steps that a GPU takes before they are read, as those of a run between two lines of metrics. */
@@ -87,5 +100,5 @@ if (!work) throw new Error(`expected embed or pretrain but received ${positional
 const seconds = (await work()).sort((a, b) => a - b)
 const median = seconds[seconds.length >> 1]!
 process.stdout.write(
-  `${JSON.stringify({device, precision, batch, imagesPerSecond: batch / median, seconds: median, peakBytes: torch().memory().peak})}\n`
+  `${JSON.stringify({device, precision, batch, imagesPerSecond: batch / median, seconds: median, peakBytes: torch().memory().peak, recorded})}\n`
 )

@@ -20,6 +20,8 @@ export type RecordingRef = {number: number}
 export type RepeatedPass = {
   /** The result for x, the caller's. */
   run(x: Tensor): Tensor
+  /** Whether a recording serves now. */
+  recorded(): boolean
   /** Lets what is recorded go; the pass may go on, and records anew. */
   [Symbol.dispose](): void
 }
@@ -59,6 +61,7 @@ export function repeatedPass(name: string, body: (x: Tensor) => Tensor, note: (s
       }
       return y
     },
+    recorded: () => recording !== undefined,
     [Symbol.dispose]: forget
   }
 }
