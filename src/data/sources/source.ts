@@ -192,12 +192,34 @@ async function* readPiped(
   }
   const kind = list.format === undefined ? shardByHead(Buffer.concat(head)) : undefined
   try {
+    if (!kind && list.format === undefined) assertNoOther(Buffer.concat(head))
     if (kind) yield* readShard('stdin', 'stdin', note, {bytes: whole(), gzipped: kind === 'gzip'})
     else if (isParquet(head[0])) throw parquetPiped()
     else yield* withParquetRows(readList(whole(), {...list, name: 'stdin'}))
   } finally {
     stdin.destroy() // so that nobody waits for more of it, also where the images are not read to their end
   }
+}
+
+/** What is neither a list nor a shard that is read, by its first bytes. */
+const OTHERS: readonly (readonly [begin: RegExp, what: string, hint: string])[] = [
+  [/^BZh[1-9]1AY&SY/, 'compressed by bzip2', 'Unpack it on the way: bzip2 -dc FILE | dinov2 …'],
+  [/^\xfd7zXZ/, 'compressed by xz', 'Unpack it on the way: xz -dc FILE | dinov2 …'],
+  [/^\x28\xb5\x2f\xfd/, 'compressed by zstd', 'Unpack it on the way: zstd -dc FILE | dinov2 …'],
+  [/^PK(?=[^ -~]{2})/, 'a zip archive', 'Unpack it into a folder, and name the folder.'],
+  [/^(\x89PNG|\xff\xd8\xff|GIF8[79]a.{4}[\x80-\xff]|RIFF.{4}WEBP|II\*\0|MM\0\*)/s, 'an image itself', 'Name the file, or pipe its name.']
+]
+
+/** Throws a `UserError` where stdin holds what would be read as a list of names that are none. */
+function assertNoOther(head: Buffer): void {
+  const found = OTHERS.find(([begin]) => begin.test(head.toString('latin1', 0, 16)))
+  if (!found) return
+  const [, what, hint] = found
+  throw new UserError(`What comes through stdin is ${what}; a list of names or a tar, plain or compressed by gzip, was expected.`, {
+    exit: 2,
+    code: 'PIPED_OTHER',
+    hint
+  })
 }
 
 const isParquet = (head: Uint8Array | undefined): boolean => Buffer.from(head ?? []).toString('latin1', 0, 4) === 'PAR1'

@@ -61,6 +61,16 @@ function checksum(header: Buffer): number {
   return sum
 }
 
+/** Whether these first bytes are a header of a tar file, of whatever age. */
+export function isTarHeader(head: Buffer): boolean {
+  if (head.length < BLOCK) return false
+  try {
+    return checksum(head) === number(head, 148, 8)
+  } catch {
+    return false // no number
+  }
+}
+
 /** The records of a pax header: `27 path=some/where.jpg\n`, each with its own length in front. */
 function paxRecords(bytes: Buffer): Map<string, Buffer> {
   const records = new Map<string, Buffer>()

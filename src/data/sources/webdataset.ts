@@ -23,13 +23,23 @@ import {skipReason} from './ignored-files.js'
 import {problemRef, showBytes, type ImageRef, type SourceNote} from './image-ref.js'
 import {classFolders} from './shard-folders.js'
 import {SampleCollector, type LostMember, type ShardSample} from './shard-samples.js'
-import {tarMembers, type TarMember} from './tar.js'
+import {isTarHeader, tarMembers, type TarMember} from './tar.js'
 
 const MAX_MEMBER = 1 << 30
 const MAX_SIDE = 1 << 24
 const CHUNK = 256
 
-const isGzipped = (name: string): boolean => /gz$/i.test(name)
+/** Whether a file is compressed by gzip, by its first bytes: names of shards are not always right. */
+function isGzipped(path: string): boolean {
+  const file = openPlainSync(path)
+  try {
+    const head = Buffer.alloc(2)
+    readSync(file, head, 0, 2, 0)
+    return shardByHead(head) === 'gzip'
+  } finally {
+    closeSync(file)
+  }
+}
 
 /** Lets signals and timers have a turn: listing reads synchronously, which is several times as fast. */
 const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
@@ -40,7 +50,7 @@ export type PipedShard = {readonly bytes: AsyncIterable<Uint8Array>; readonly gz
 /** What the first bytes of a stream say it is: a tar file, one compressed by gzip, or neither. */
 export function shardByHead(head: Uint8Array): 'tar' | 'gzip' | undefined {
   if (head[0] === 0x1f && head[1] === 0x8b) return 'gzip'
-  return Buffer.from(head.buffer, head.byteOffset, head.length).toString('latin1', 257, 262) === 'ustar' ? 'tar' : undefined
+  return isTarHeader(Buffer.from(head.buffer, head.byteOffset, head.length)) ? 'tar' : undefined
 }
 
 /** A compressed shard that unpacks to more than this, and to more than so many times its length, is a bomb. */
@@ -60,8 +70,7 @@ type OpenShard = {readonly file: number; readonly size: number; readonly problem
  * Opens a shard: what is no plain file is refused before it is opened, because opening a pipe waits for a writer. What
  * comes through `piped`, or is compressed, is first written to a temporary file, because members are read by place.
  */
-async function openShard(path: string, piped: PipedShard | undefined): Promise<OpenShard> {
-  const gzipped = piped?.gzipped ?? isGzipped(path)
+async function openShard(path: string, piped: PipedShard | undefined, gzipped: boolean): Promise<OpenShard> {
   if (!piped && !gzipped) {
     const file = openPlainSync(path)
     return {file, size: fstatSync(file).size}
@@ -126,6 +135,7 @@ export async function* readShard(
   const samples = new SampleCollector()
   let ready: ImageRef[] = []
   let shard: OpenShard | undefined
+  let gzipped = false
   let folderIn: ReturnType<typeof classFolders> = () => undefined
   const toRef = (found: ShardSample | LostMember): ImageRef => {
     if ('reason' in found) return problemRef(nameOf(found.name), open, found.reason)
@@ -135,14 +145,15 @@ export async function* readShard(
     const odd = id.endsWith(key.toString('utf8')) ? {} : {pathBase64: Buffer.concat([Buffer.from(`${shown}/`), key]).toString('base64')}
     const range = {offset: image.offset, size: image.size}
     const plain = {id, path: open, ...odd, fields, folder}
-    if (!piped && !isGzipped(open)) return {...plain, range}
+    if (!piped && !gzipped) return {...plain, range}
     const bytes = Buffer.alloc(image.size)
     readSync(shard!.file, bytes, 0, image.size, image.offset)
     return {...plain, bytes}
   }
   const problems: ImageRef[] = []
   try {
-    shard = await openShard(open, piped)
+    gzipped = piped?.gzipped ?? isGzipped(open)
+    shard = await openShard(open, piped, gzipped)
     let members = 0
     try {
       for (const member of tarMembers(shard.file, shard.size)) {

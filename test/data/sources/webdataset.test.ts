@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
 import {writeFileSync} from 'node:fs'
 import {join} from 'node:path'
+import {Readable} from 'node:stream'
 import {test, type TestContext} from 'node:test'
 import {gzipSync} from 'node:zlib'
 import {readBytes} from '../../../src/data/image/read-bytes.js'
@@ -163,6 +164,44 @@ test('fields of a side file replace neither the id nor the place of an image, no
       caption: 'c'
     })
   }
+})
+
+test('a shard is known by its bytes, whatever its name says, also in the oldest form', async t => {
+  const folder = folderFor(t)
+  const tar = await tarOf([['cat/1.png', 'I']])
+  const old = Buffer.from(tar)
+  old.fill(0, 257, 265)
+  old.write('        ', 148)
+  const sum = old.subarray(0, 512).reduce((a, b) => a + b, 0)
+  old.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
+  for (const [name, bytes] of [
+    ['gzip.tar', gzipSync(tar)],
+    ['plain.tgz', tar],
+    ['old.tar', old]
+  ] as const) {
+    const named = await list(t, name, bytes)
+    assert.deepEqual([contents(named.rows), named.refused], [['I'], []], name)
+    const piped: ImageRef[] = []
+    for await (const ref of listImages(['-'], {cwd: folder, stdin: Readable.from([bytes])})) piped.push(ref)
+    assert.deepEqual(contents(piped), ['I'], `${name} on stdin`)
+  }
+})
+
+test('what comes through stdin and is neither list nor tar is refused in one sentence', async () => {
+  for (const [head, what] of [
+    ['BZh91AY&SY', /bzip2/],
+    ['\xfd7zXZ\0', /xz/],
+    ['\x28\xb5\x2f\xfd', /zstd/],
+    ['PK\x03\x04', /zip archive/],
+    ['\x89PNG\r\n', /an image itself/],
+    ['\xff\xd8\xff\xe0', /an image itself/]
+  ] as const)
+    await assert.rejects(
+      async () => {
+        for await (const ref of listImages(['-'], {stdin: Readable.from([Buffer.from(head + 'rest\n', 'latin1')])})) assert.fail(ref.id)
+      },
+      {code: 'PIPED_OTHER', message: what}
+    )
 })
 
 test('a compressed shard that unpacks to very much is given up', async t => {
