@@ -54,14 +54,15 @@ else ifneq ($(wildcard $(BESIDE)/train),)
 else
   TRAIN := $(OUT)/samples/train
   VAL   := $(OUT)/samples/val
+  DRAWN := yes
 endif
 
 # Some pictures to ask with and to look at: every so many of the test set, or of the pictures themselves.
 QUERIES := $(or $(VAL),$(TRAIN))
 MODEL   := $(OUT)/run/final/backbone.safetensors
-# Many steps of few images: at the same number of images they learn more (docs/small-data.md).
-STEPS   := 1200
-BATCH   := 16
+# As many images either way. From drawn pictures many steps of few images learn more; from photos they do not (docs/small-data.md).
+BATCH   := $(if $(DRAWN),16,64)
+STEPS   := $(if $(DRAWN),1200,300)
 STUDENT := $(OUT)/student/final/backbone.safetensors
 VIEW    := --size 96
 LOOK    := --size 192 --no-foreground
