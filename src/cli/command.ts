@@ -12,7 +12,7 @@
 import {stat} from 'node:fs/promises'
 import {Command as OclifCommand, type Interfaces} from './oclif.js'
 import {UserError} from '../config/errors.js'
-import {nearestName} from '../config/nearest.js'
+import {meantName} from '../config/nearest.js'
 import type {PlanOptions, WorkPlan} from '../tasks/plan.js'
 import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape, placeArguments} from './argv.js'
@@ -433,7 +433,7 @@ export abstract class Command extends OclifCommand {
   #unknownFlag(unknown: readonly string[], shapes: Record<string, Flag>): UserError {
     const first = unknown[0]!
     const known = [...Object.keys(shapes), 'help'].map(name => `--${name}`)
-    const guess = first.startsWith('--') ? nearestName(first, known) : undefined
+    const guess = first.startsWith('--') ? meantName(first, known) : undefined
     const more = guess ? `Did you mean ${guess}?` : unknownFlagHint(first, shapes, this.#spokenId(), this.config)
     const hint = more ? `${more} ${this.#usage().hint}` : this.#usage().hint
     return new UserError(`Unknown flag${unknown.length > 1 ? 's' : ''}: ${unknown.join(', ')}`, {exit: 2, code: 'USAGE', hint})

@@ -7,7 +7,7 @@
 import {Config, settings} from './oclif.js'
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../config/errors.js'
-import {nearestName} from '../config/nearest.js'
+import {meantName} from '../config/nearest.js'
 import {assertRoomToRun} from '../system/free-memory.js'
 import {leaveAtOnce} from '../system/leave.js'
 import {report} from './errors.js'
@@ -112,11 +112,11 @@ function findName(
         hint: help
       })
     }
-    const guess = nearestName(`${first} ${names[1]}`, inside)
+    const guess = meantName(`${first} ${names[1]}`, inside)
     const hint = (guess ? `Did you mean ${config.bin} ${guess}? ` : '') + help
     throw new UserError(`There is no command ${first} ${names[1]}.`, {exit: 2, code: 'USAGE', hint})
   }
-  const guess = nearestName(first, [...ids, ...config.topics.map(topic => topic.name)])
+  const guess = meantName(first, [...ids, ...config.topics.map(topic => topic.name)])
   const hint = (guess ? `Did you mean ${config.bin} ${guess}? ` : '') + `See ${config.bin} --help.`
   throw new UserError(`There is no command ${first}.`, {exit: 2, code: 'USAGE', hint})
 }

@@ -42,3 +42,19 @@ export function nearestName(name: string, known: Iterable<string>): string | und
   }
   return least <= allowed ? best : undefined
 }
+
+/** Shorter words begin or end too many names to say what was meant. */
+const LEAST_SHARED = 5
+
+/**
+ * The name of a command or flag that was probably meant: the closest one, or else one that begins or ends as the word
+ * does (`train` and `pretrain`, `--batch-size` and `--batch`).
+ */
+export function meantName(word: string, known: readonly string[]): string | undefined {
+  const bare = (name: string): string => name.toLowerCase().replace(/^--/, '')
+  const wanted = bare(word)
+  const shares = (other: string): boolean =>
+    (wanted.length >= LEAST_SHARED && (other.startsWith(wanted) || other.endsWith(wanted))) ||
+    (other.length >= LEAST_SHARED && wanted.startsWith(other))
+  return nearestName(word, known) ?? (word.length > MAX_LENGTH ? undefined : known.find(name => shares(bare(name))))
+}

@@ -5,6 +5,7 @@
  * is wrong is named in one message. Old names of settings are taken, and named as deprecated.
  */
 import {statSync} from 'node:fs'
+import {missingPathHint} from './missing-path.js'
 import {nearestName} from './nearest.js'
 import {recipeFolder, recipeNames} from './recipes.js'
 import {currentValue, renamedSettings} from './renamed.js'
@@ -112,7 +113,9 @@ function find(file: string): string {
   const guess = /[/.]/.test(file) ? undefined : nearestName(file, recipes)
   throw settingsError(
     `There is no settings file ${file}.`,
-    guess ? `Did you mean the recipe ${guess}?` : `Recipes that come with the program: ${recipes.join(', ')}.`
+    guess
+      ? `Did you mean the recipe ${guess}?`
+      : missingPathHint(file, {otherwise: `Recipes that come with the program: ${recipes.join(', ')}.`})
   )
 }
 

@@ -4,6 +4,7 @@
  */
 import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../config/errors.js'
+import {missingPathHint} from '../config/missing-path.js'
 import {openPlain} from './plain-file.js'
 
 export type FileReader = {
@@ -41,7 +42,8 @@ export async function openReader(path: string): Promise<FileReader> {
   const handle: FileHandle = await openPlain(path).catch((error: unknown) => {
     if (error instanceof UserError) throw error
     const code = (error as {code?: string}).code
-    if (code === 'ENOENT' || code === 'ENOTDIR') throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', cause: error})
+    if (code === 'ENOENT' || code === 'ENOTDIR')
+      throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', hint: missingPathHint(path), cause: error})
     throw new UserError(`${path} could not be opened (${code}).`, {code: 'READ', cause: error})
   })
   const {size} = await handle.stat()

@@ -4,10 +4,10 @@ import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import {isParquetName} from '../data/sources/container-names.js'
 import {holdsImages} from '../data/sources/parquet.js'
-import {missingPathHint} from '../data/sources/missing-path.js'
 import {countImages} from '../data/sources/source.js'
 import {openBackbone} from '../files/checkpoint/backbone.js'
 import {findModelFile} from '../files/checkpoint/fetch-missing.js'
+import {missingPathHint} from '../config/missing-path.js'
 import {PlannedDownload, plannedSentence, type Download} from '../system/permitted-downloads.js'
 
 export type PlanOptions = {
@@ -55,7 +55,7 @@ async function sizeOf(files: readonly string[]): Promise<number> {
       throw new UserError(`There is no file or folder ${file}.`, {
         exit: 3,
         code: 'NO_INPUT',
-        hint: await missingPathHint(file)
+        hint: missingPathHint(file)
       })
     if (found.isFile()) bytes += found.size
   }

@@ -131,6 +131,7 @@ export const openConfig: ReadonlySet<string> = new Set([
   'src/config/errors.ts',
   'src/config/counted.ts',
   'src/config/nearest.ts',
+  'src/config/missing-path.ts',
   'src/config/derived.ts',
   'src/config/renamed.ts',
   'src/config/settings.ts',

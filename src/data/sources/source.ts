@@ -8,13 +8,13 @@ import {closeSync, promises as fs, readSync} from 'node:fs'
 import {isAbsolute, dirname, join, resolve} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
+import {missingPathHint} from '../../config/missing-path.js'
 import {assertPlain, fileBytes, isOpenPipe, openPlainSync} from '../../system/plain-file.js'
 import {isParquetName, isShardName} from './container-names.js'
 import {walkFolder} from './folder.js'
 import {isNulList, type ListFormat} from './list-format.js'
 import {readList, type ListOptions} from './list.js'
 import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
-import {missingPathHint} from './missing-path.js'
 import {readParquetImages} from './parquet.js'
 import {withParquetRows} from './parquet-rows.js'
 import {readShard, shardByHead} from './webdataset.js'
@@ -130,7 +130,7 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
       {
         exit: 3,
         code: 'NO_INPUT',
-        hint: /^https?:/.test(missing[0]!) ? 'Addresses are not fetched; download the images first.' : await missingPathHint(missing[0]!)
+        hint: /^https?:/.test(missing[0]!) ? 'Addresses are not fetched; download the images first.' : missingPathHint(missing[0]!)
       }
     )
   return found

@@ -11,6 +11,7 @@
  */
 import {promises as fs} from 'node:fs'
 import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
+import {UserError} from '../../config/errors.js'
 import type {MapRef} from './depth-and-mask-files.js'
 import {isParquetName, isShardName} from '../sources/container-names.js'
 import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
@@ -94,11 +95,14 @@ export function placeFinder(
 /** The name of a file without folders and ending. */
 export const stemOf = (path: string): string => basename(path).slice(0, basename(path).length - extname(path).length) || basename(path)
 
+/** Why an image has no map; `unnamed` where neither its row nor a folder names one. */
+type NoMap = {readonly reason: string; readonly unnamed?: true}
+
 /**
  * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked
  * for.
  */
-export function mapFinder({field, folder, roots = []}: PairOptions): (image: ImageRef) => Promise<MapRef | {readonly reason: string}> {
+export function mapFinder({field, folder, roots = []}: PairOptions): (image: ImageRef) => Promise<MapRef | NoMap> {
   const word = wordOf(field)
   const placeOf = placeFinder(roots)
   const listings = new Map<string, Promise<Map<string, string[]>>>()
@@ -124,7 +128,7 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     listings.set(place, made)
     return made
   }
-  const inFolder = async (path: string, packed: boolean): Promise<MapRef | {readonly reason: string}> => {
+  const inFolder = async (path: string, packed: boolean): Promise<MapRef | NoMap> => {
     const {inside, only, within, below: under} = await placeOf(path)
     const below = under && !packed
     const stems = packed ? [basename(path), stemOf(path)] : [stemOf(inside)] // keys of a shard have no ending
@@ -149,7 +153,8 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     const named = image.fields[field]
     if (typeof named === 'string' && named !== '')
       return {path: isAbsolute(named) || image.base === undefined ? named : resolve(image.base, named)}
-    if (folder === undefined) return {reason: `it has no ${word}: its row has no field ${field}, and no folder of ${word}s was named`}
+    if (folder === undefined)
+      return {reason: `it has no ${word}: its row has no field ${field}, and no folder of ${word}s was named`, unnamed: true}
     if (typeof image.path !== 'string')
       return {reason: `its ${word} cannot be found, because its name is not UTF-8; name the ${word} in a list`}
     const packed = Boolean(image.bytes ?? image.range ?? image.copy)
@@ -157,15 +162,45 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
   }
 }
 
-/** Images with their maps, in order; those without one are reported to `onRejected`. No map is opened here. */
+/** Images without a map, of the first ones, that are held back until one has a map. */
+const MOST_HELD = 1000
+
+/** The error where no image has a map because none was named: one sentence for all of them. */
+function nothingNamed(field: PairOptions['field'], images: number): UserError {
+  const word = wordOf(field)
+  return new UserError(
+    `${images === 1 ? 'The image has no' : `None of the ${images} images has a`} ${word}: no folder of ${word}s was named, and no row has a field ${field}.`,
+    {
+      exit: 2,
+      code: 'NO_MAPS',
+      hint: `Name the folder with --${field}s FOLDER, or give a list whose rows name the ${word} in a field ${field}.`
+    }
+  )
+}
+
+/**
+ * Images with their maps, in order; those without one are reported to `onRejected`. No map is opened here. Throws a
+ * `UserError` (exit 2) where no map was named for any image; only of many images the first are then reported one by
+ * one.
+ */
 export async function* pairs(
   images: AsyncIterable<ImageRef>,
   {onRejected, ...options}: PairOptions & {readonly onRejected?: (bad: RejectedImage) => void}
 ): AsyncGenerator<Pair> {
   const find = mapFinder(options)
+  /** What is held back; undefined once an image has a map, or too many have none. */
+  let held: RejectedImage[] | undefined = options.folder === undefined ? [] : undefined
+  const release = (): void => {
+    for (const bad of held ?? []) onRejected?.(bad)
+    held = undefined
+  }
   for await (const image of images) {
     const map = await find(image)
-    if ('reason' in map) onRejected?.(rejectedImage(image, map.reason))
-    else yield {image, map}
+    const waits = 'reason' in map && map.unnamed === true && held !== undefined
+    if (!waits) release()
+    if (!('reason' in map)) yield {image, map}
+    else if (!waits) onRejected?.(rejectedImage(image, map.reason))
+    else if (held!.push(rejectedImage(image, map.reason)) === MOST_HELD) release()
   }
+  if (held && held.length > 0) throw nothingNamed(options.field, held.length)
 }

@@ -8,11 +8,12 @@ import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {isObject, type JsonObject, readJsonObject, valueText} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
+import {missingPathHint} from '../../config/missing-path.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
 import {fetchMissing, findModelFile} from './fetch-missing.js'
-import {findReleased, STARTER, starterFile} from './model-zoo.js'
+import {findReleased, modelNames, STARTER, starterFile} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
@@ -104,7 +105,10 @@ async function openAny(path: string, options: CheckpointOptions): Promise<Opened
     throw new UserError(`${path} does not exist.`, {
       exit: 3,
       code: 'NO_INPUT',
-      hint: `The names of released models: dinov2 models list. --model ${STARTER} is a small one that is always here.`
+      hint: missingPathHint(path, {
+        names: modelNames,
+        otherwise: `The names of released models: dinov2 models list. --model ${STARTER} is a small one that is always here.`
+      })
     })
   return openFile((await findModelFile(path, [released.kind]))!, options)
 }

@@ -132,6 +132,9 @@ function* all(): Generator<Released> {
 /** Every released file, backbones first. */
 export const released: readonly Released[] = [...all()]
 
+/** The names that `--model` takes besides files and folders. */
+export const modelNames: readonly string[] = [STARTER, ...released.map(({name}) => name)]
+
 /** By name, by file name, or by file name without its ending. */
 export const findReleased = (name: string): Released | undefined =>
   released.find(entry => entry.name === name || entry.file === name || entry.file === `${name}.pth`)

@@ -2,6 +2,7 @@
 import {stat} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {assertPlain, fileBytes, isOpenPipe} from '../../system/plain-file.js'
+import {missingPathHint} from '../../config/missing-path.js'
 import {ByteReader, checkedUtf8, utf8Reader} from './bytes.js'
 import {detectFormat, formatNames, type EmbeddingFormat} from './formats.js'
 import {assertSameProvenance, type EmbeddingMeta} from './provenance.js'
@@ -24,7 +25,11 @@ export type Embeddings = {
 async function statSource(path: string): Promise<{readonly isFile: boolean; readonly size: number}> {
   const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw error
-    throw new UserError(`${path} does not exist.`, {exit: 3, code: 'NO_INPUT', hint: 'Check the name; - reads embeddings from stdin.'})
+    throw new UserError(`${path} does not exist.`, {
+      exit: 3,
+      code: 'NO_INPUT',
+      hint: missingPathHint(path, {otherwise: 'Check the name; - reads embeddings from stdin.'})
+    })
   })
   if (found.isDirectory())
     throw new UserError(`${path} is a folder, but embeddings are a file.`, {

@@ -11,6 +11,7 @@ import {UserError} from '../../config/errors.js'
 import {parseJson} from '../../system/json.js'
 import {linkError, readText} from '../../system/plain-file.js'
 import {lockName} from '../../system/lock.js'
+import {missingPathHint} from '../../config/missing-path.js'
 import {listStates, removeStates, removeTemporaryStates} from '../checkpoint/training-state.js'
 
 /** What a run writes into its folder, beside checkpoints. */
@@ -184,7 +185,7 @@ export async function readRun(path: string): Promise<RunFolder> {
     throw new UserError(`There is no run folder ${path}.`, {
       exit: 3,
       code: 'NO_INPUT',
-      hint: 'Name the folder that pretrain or distill wrote (-o).'
+      hint: missingPathHint(path, {otherwise: 'Name the folder that pretrain or distill wrote (-o).'})
     })
   const read = (name: string): Promise<string | undefined> =>
     readText(join(path, name)).catch((error: unknown) => {
@@ -196,7 +197,7 @@ export async function readRun(path: string): Promise<RunFolder> {
     throw new UserError(`${path} holds no metrics.jsonl, so it is not a run folder.`, {
       exit: 3,
       code: 'NO_INPUT',
-      hint: 'Name the folder that pretrain or distill wrote (-o).'
+      hint: missingPathHint(path, {otherwise: 'Name the folder that pretrain or distill wrote (-o).'})
     })
   const results: {file: string; value: unknown}[] = []
   for (const file of (await readdir(path)).filter(name => name.endsWith('.json') && name !== runNames.notFinite).sort()) {

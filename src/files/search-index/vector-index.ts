@@ -19,6 +19,7 @@ import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {writeError} from '../../system/write-error.js'
 import {openPlain} from '../../system/plain-file.js'
+import {missingPathHint} from '../../config/missing-path.js'
 import {crc32, crcText} from '../../system/crc32.js'
 import {crcOfFile, fileSink, readAt, type Sink} from '../embeddings/bytes.js'
 import {rowLine} from '../embeddings/row-lines.js'
@@ -117,7 +118,7 @@ async function openHandle(path: string): Promise<FileHandle> {
     throw new UserError(`${path} does not exist.`, {
       exit: 3,
       code: 'NO_INPUT',
-      hint: `Make an index first: dinov2 index EMBEDDINGS -o ${path}`
+      hint: missingPathHint(path, {otherwise: `Make an index first: dinov2 index EMBEDDINGS -o ${path}`})
     })
   })
 }
