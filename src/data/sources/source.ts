@@ -206,7 +206,7 @@ const OTHERS: readonly (readonly [begin: RegExp, what: string, hint: string])[] 
   [/^BZh[1-9]1AY&SY/, 'compressed by bzip2', 'Unpack it on the way: bzip2 -dc FILE | dinov2 …'],
   [/^\xfd7zXZ/, 'compressed by xz', 'Unpack it on the way: xz -dc FILE | dinov2 …'],
   [/^\x28\xb5\x2f\xfd/, 'compressed by zstd', 'Unpack it on the way: zstd -dc FILE | dinov2 …'],
-  [/^PK(?=[^ -~]{2})/, 'a zip archive', 'Unpack it into a folder, and name the folder.'],
+  [/^PK(?=[^ -~\r\n]{2})/, 'a zip archive', 'Unpack it into a folder, and name the folder.'],
   [/^(\x89PNG|\xff\xd8\xff|GIF8[79]a.{4}[\x80-\xff]|RIFF.{4}WEBP|II\*\0|MM\0\*)/s, 'an image itself', 'Name the file, or pipe its name.']
 ]
 
