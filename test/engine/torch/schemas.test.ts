@@ -65,7 +65,7 @@ function calls(): Call[] {
       ts.forEachChild(node, visit)
       if (!ts.isCallExpression(node) || !ts.isIdentifier(node.expression) || !/^(op|ops|run|inPlace)$/.test(node.expression.text)) return
       const [name, ...args] = node.arguments
-      if (!name || /^['`]dinov2_processes::|^`dinov2::/.test(name.getText(source))) return
+      if (!name || /^['`]dinov2_(processes|graphs)::|^`dinov2::/.test(name.getText(source))) return
       const where = `${file}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`
       const names = namesOf(name, source)
       if (names.length === 0 && name.getText(source) !== 'check') unread.push(`${where} ${name.getText(source)}`) // of oneDNN

@@ -287,7 +287,7 @@ describe('a run', () => {
     assert.equal(ended.status, 0, ended.stderr)
     assert.match(
       ended.stderr,
-      /no --config: the recipe small is taken, which suits 8 images and cpu \(192 wide, 6 blocks; 7 steps of 32 images; about .*\)\. Choose another with --config small\|medium\|/
+      /no --config: the recipe small is taken, which suits 8 images and cpu \(192 wide, 6 blocks; 7 steps of 32 images; about .*\)\. Choose another with --config tiny\|small\|medium\|/
     )
     assert.match(ended.stderr, /8 images, 7 steps of 32, /)
   })
