@@ -61,9 +61,10 @@ function checksum(header: Buffer): number {
   return sum
 }
 
-/** Whether these first bytes are a header of a tar file, of whatever age. */
+/** Whether these first bytes are a header of a tar file, of whatever age, or the end of one without members. */
 export function isTarHeader(head: Buffer): boolean {
   if (head.length < BLOCK) return false
+  if (head.subarray(0, BLOCK).every(byte => byte === 0)) return true
   try {
     return checksum(head) === number(head, 148, 8)
   } catch {

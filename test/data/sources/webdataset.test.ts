@@ -245,3 +245,10 @@ test('a pipe called shard is refused and not waited for', async t => {
   assert.match(problems[0]!, /is a pipe, but a file was expected/)
   assert.match(problems[1]!, /is a pipe, but a file was expected/)
 })
+
+test('a tar without members on stdin holds no images, and is no list of strange names', async () => {
+  const found: ImageRef[] = []
+  for (const bytes of [Buffer.alloc(10_240), gzipSync(Buffer.alloc(10_240))])
+    for await (const ref of listImages(['-'], {stdin: Readable.from([bytes])})) found.push(ref)
+  assert.deepEqual(found, [])
+})
