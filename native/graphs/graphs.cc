@@ -6,7 +6,7 @@
  * recorded pass reads its operands where they lay when it was recorded, and writes its results over those of the replay
  * before.
  *
- * This is the only source that names CUDA; it is compiled and loaded where graphs are asked for, on a CUDA device.
+ * It needs the headers of CUDA, and is compiled and loaded where graphs are asked for, on a CUDA device.
  */
 #define NAPI_VERSION 8
 #include <node_api.h>

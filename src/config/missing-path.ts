@@ -30,7 +30,7 @@ export function missingPathHint(
   path: string,
   {otherwise = 'Check the spelling and the folder you are in.', names = []}: {otherwise?: string; names?: readonly string[]} = {}
 ): string {
-  const beside = namesIn(dirname(path))
+  const beside = namesIn(dirname(path)).filter(name => name !== basename(path)) // a link that leads nowhere is listed
   const guess = nearestName(basename(path), [...beside, ...names])
   if (guess === undefined) return otherwise
   return `Did you mean ${beside.includes(guess) ? join(dirname(path), guess) : guess}?`

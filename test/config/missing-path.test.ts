@@ -1,6 +1,6 @@
 /** The hint for a path that is not there: the name beside it that is most like it, or none. */
 import assert from 'node:assert/strict'
-import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs'
+import {mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, test} from 'node:test'
@@ -25,6 +25,11 @@ test('where nothing is like it, or the folder is not there either, the advice is
   assert.equal(missingPathHint('a\0b'), general)
 })
 
+test('a link that leads nowhere is not suggested for itself', () => {
+  symlinkSync(join(folder, 'gone'), join(folder, 'photographs'))
+  assert.equal(missingPathHint(join(folder, 'photographs')), general)
+})
+
 test('names that would have been taken as well are suggested as they are', () => {
   assert.equal(missingPathHint('strater', {names: ['starter']}), 'Did you mean starter?')
   assert.equal(missingPathHint('nothing', {names: ['starter'], otherwise: 'See --help.'}), 'See --help.')
@@ -46,3 +51,9 @@ for (const [kind, args, meant] of mistyped)
     assert.ok(status === 2 || status === 3, stderr)
     assert.ok(stderr.includes(`Did you mean ${meant.replace('%', folder)}?`), stderr)
   })
+
+test('a folder that is there but is no run is not suggested for itself', async () => {
+  const {status, stderr} = await run(realBinary, ['report', join(folder, 'train'), '-o', join(folder, 'x.html')])
+  assert.equal(status, 3)
+  assert.match(stderr, /train holds no metrics\.jsonl.*\n\s*Name the folder that pretrain or distill wrote/)
+})

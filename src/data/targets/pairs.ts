@@ -13,7 +13,7 @@ import {promises as fs} from 'node:fs'
 import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {MapRef} from './depth-and-mask-files.js'
-import {isParquetName, isShardName} from '../sources/container-names.js'
+import {isParquetName, isShardName, withoutShardEnding} from '../sources/container-names.js'
 import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
 
 export type PairOptions = {
@@ -33,10 +33,10 @@ const isContainer = (name: string): boolean =>
   /\.(txt|lst|list|jsonl|ndjson|csv|tsv)$/i.test(name) || isShardName(name) || isParquetName(name)
 
 /** The path of a member as if its shard had been unpacked into a folder of its name. */
-const withoutShardEnding = (id: string): string =>
+const unpackedPath = (id: string): string =>
   id
     .split('/')
-    .map((part, i, parts) => (i < parts.length - 1 && isShardName(part) ? part.replace(/\.(tar|tar\.gz|tgz)$/i, '') : part))
+    .map((part, i, parts) => (i < parts.length - 1 ? withoutShardEnding(part) : part))
     .join('/')
 
 /** Endings by which a file in a folder of maps may be one. */
@@ -158,7 +158,7 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
     if (typeof image.path !== 'string')
       return {reason: `its ${word} cannot be found, because its name is not UTF-8; name the ${word} in a list`}
     const packed = Boolean(image.bytes ?? image.range ?? image.copy)
-    return inFolder(packed ? withoutShardEnding(image.id) : image.path, packed)
+    return inFolder(packed ? unpackedPath(image.id) : image.path, packed)
   }
 }
 

@@ -197,7 +197,7 @@ export async function readRun(path: string): Promise<RunFolder> {
     throw new UserError(`${path} holds no metrics.jsonl, so it is not a run folder.`, {
       exit: 3,
       code: 'NO_INPUT',
-      hint: missingPathHint(path, {otherwise: 'Name the folder that pretrain or distill wrote (-o).'})
+      hint: 'Name the folder that pretrain or distill wrote (-o).'
     })
   const results: {file: string; value: unknown}[] = []
   for (const file of (await readdir(path)).filter(name => name.endsWith('.json') && name !== runNames.notFinite).sort()) {

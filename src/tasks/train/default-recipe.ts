@@ -20,8 +20,11 @@ export const PRETRAIN_RECIPES = [
   {name: 'tiny', images: 0, gpu: false}
 ] as const
 
+/** What is taken where nothing larger fits; its place is the last. */
+const SMALLEST = PRETRAIN_RECIPES.at(-1)!.name
+
 /** On a processor, the least model reaches more than the others in less than so many minutes (docs/small-data.md). */
-const MINUTES_OF_TINY = 10
+const MINUTES_OF_SMALLEST = 10
 
 /** Recipes of distillation, the same way; `width` is the least width of a teacher. */
 const DISTILL_RECIPES = [
@@ -49,16 +52,16 @@ export function chooseRecipe(
   open: (name: string) => ResolvedSettings,
   {images, device, precision, limit, minutes}: RunToSuit
 ): ChosenRecipe {
-  const quick = device === 'cpu' && minutes !== undefined && minutes < MINUTES_OF_TINY
+  const quick = device === 'cpu' && minutes !== undefined && minutes < MINUTES_OF_SMALLEST
   const suiting = PRETRAIN_RECIPES.filter(
-    recipe => images >= recipe.images && (!recipe.gpu || device !== 'cpu') && (!quick || recipe.name === 'tiny')
+    recipe => images >= recipe.images && (!recipe.gpu || device !== 'cpu') && (!quick || recipe.name === SMALLEST)
   )
   for (const {name} of suiting) {
     const resolved = open(name)
     const {settings} = resolved
     const plan = derive(settings)
     const needed = memoryNeeded({students: [{settings, plan}], precision, device})
-    if (limit !== undefined && needed > limit && name !== 'tiny') continue
+    if (limit !== undefined && needed > limit && name !== SMALLEST) continue
     const free = limit === undefined ? '' : ` of ${gib(limit)} that may be used`
     const words =
       `no --config: the recipe ${name} is taken, which suits ${counted(images, 'image')}${quick ? `, ${counted(minutes, 'minute')}` : ''} and ${device} ` +
