@@ -80,7 +80,7 @@ function packages() {
     }
   }
   walk(
-    Object.keys(manifest.dependencies).map(one => [one, false]),
+    Object.keys({...manifest.dependencies, ...manifest.optionalDependencies}).map(one => [one, false]),
     root
   )
   return [...found]

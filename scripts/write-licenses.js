@@ -54,9 +54,25 @@ const sections = bundled.flatMap(name =>
     })
 )
 
+/** The names of our optional dependencies and of all that they depend on; the optional ones of others are for other machines. */
+function optionalNames() {
+  const names = new Set()
+  const add = name => {
+    if (names.has(name)) return
+    names.add(name)
+    for (const path of places(name)) Object.keys(packages[path].dependencies ?? {}).forEach(add)
+  }
+  Object.keys(packages[''].optionalDependencies ?? {}).forEach(add)
+  return names
+}
+const ours = optionalNames()
+
 /** What npm installs beside this package, and what of it is a library of several licences. */
 const installed = Object.entries(packages)
-  .filter(([path, {dev, devOptional, optional, peer}]) => path && !dev && !devOptional && !optional && !peer)
+  .filter(([path, {dev, devOptional, optional, peer}]) => {
+    const isOptional = optional && !ours.has(path.replace(/^.*node_modules\//, ''))
+    return path && !dev && !devOptional && !isOptional && !peer
+  })
   .map(([path, {version, license}]) => `${path.replace(/^.*node_modules\//, '')} ${version} (${license ?? 'see package'})`)
 
 const text = `Third-party licences

@@ -264,10 +264,11 @@ describe('names and ties', () => {
 describe('packages', () => {
   type Package = {
     dependencies: Record<string, string>
+    optionalDependencies: Record<string, string>
     devDependencies: Record<string, string>
     peerDependencies: Record<string, string>
   }
-  const {dependencies, devDependencies, peerDependencies} = JSON.parse(readText('package.json')) as Package
+  const {dependencies, optionalDependencies, devDependencies, peerDependencies} = JSON.parse(readText('package.json')) as Package
   const nameOf = (module: string): string =>
     module
       .split('/')
@@ -276,7 +277,7 @@ describe('packages', () => {
 
   it('are listed where they are imported', () => {
     const used = imports.filter(({to, kind}) => !isOurs(to) && !to.startsWith('.') && !to.startsWith('node:') && kind !== 'type')
-    const wrong = used.filter(({to}) => !dependencies[nameOf(to)] && !peerDependencies[nameOf(to)])
+    const wrong = used.filter(({to}) => !dependencies[nameOf(to)] && !optionalDependencies[nameOf(to)] && !peerDependencies[nameOf(to)])
     assert.deepEqual(
       wrong.map(({from, to}) => `${from} imports ${to}`),
       []
@@ -288,7 +289,7 @@ describe('packages', () => {
     const text = code
       .map(file => (file === 'package.json' ? JSON.stringify((JSON.parse(readText(file)) as {scripts: object}).scripts) : readText(file)))
       .join('\n')
-    const unused = Object.keys({...dependencies, ...devDependencies, ...peerDependencies}).filter(
+    const unused = Object.keys({...dependencies, ...optionalDependencies, ...devDependencies, ...peerDependencies}).filter(
       name => !name.startsWith('@types/') && !new RegExp(`['"\\s(]${name}(['"/\\s)]|$)`, 'm').test(text)
     )
     assert.deepEqual(unused, [])

@@ -6,7 +6,9 @@
  * is an inner product of vectors that were normalized on the way in, as in the exact search, so both speak of the same
  * numbers.
  */
+import {existsSync} from 'node:fs'
 import {createRequire} from 'node:module'
+import {join} from 'node:path'
 import type hnswlib from 'hnswlib-node'
 import {UserError} from '../config/errors.js'
 import type {Metric, Neighbours} from './exact.js'
@@ -32,10 +34,20 @@ export function loadGraphLibrary(from: string = import.meta.url): typeof hnswlib
     throw new UserError(`Graphs are built and searched by hnswlib-node, which does not load: ${(cause as Error).message.split('\n')[0]}`, {
       exit: 5,
       code: 'NO_GRAPH',
-      hint: 'Compile it with `npm rebuild hnswlib-node` in the folder of dinov2 (it needs make and g++), or make an exact index: dinov2 index --kind exact.',
+      hint: `Compile it with \`${graphLibraryCommand(from)}\` in the folder of dinov2 (it needs make, g++ and Python), or make an exact index: dinov2 index --kind exact.`,
       cause
     })
   }
+}
+
+/**
+ * The command that brings the library, to be given in the folder of dinov2: it is compiled where npm left it
+ * uncompiled (install scripts were skipped), and installed where npm took it away again (compiling it failed).
+ */
+export function graphLibraryCommand(from: string = import.meta.url): string {
+  const require = createRequire(from)
+  const isThere = require.resolve.paths('hnswlib-node')!.some(folder => existsSync(join(folder, 'hnswlib-node')))
+  return isThere ? 'npm rebuild hnswlib-node' : 'npm install --no-save --omit=dev hnswlib-node'
 }
 
 /** Why graphs cannot be built here; undefined where they can. */

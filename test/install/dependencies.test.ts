@@ -7,7 +7,10 @@ import {packageFolder} from '../../src/system/paths.js'
 
 const text = (file: string): string => readFileSync(join(packageFolder(), file), 'utf8')
 const {packages} = JSON.parse(text('package-lock.json')) as {packages: Record<string, {version: string; license?: string}>}
-const {dependencies, devDependencies, peerDependencies} = JSON.parse(text('package.json')) as Record<string, Record<string, string>>
+const {dependencies, optionalDependencies, devDependencies, peerDependencies} = JSON.parse(text('package.json')) as Record<
+  string,
+  Record<string, string>
+>
 
 /** The rows of the tables by section: name, version, licence, reason, alternative. */
 const sections = new Map(
@@ -25,7 +28,7 @@ const rows = [...sections.values()].flat()
 const namesIn = (section: string): string[] => sections.get(section)!.map(([name]) => name!)
 
 test('every package stands in the table with the version and licence of the lock file, and nothing else does', () => {
-  const named = Object.keys({...dependencies, ...devDependencies, ...peerDependencies}).sort()
+  const named = Object.keys({...dependencies, ...optionalDependencies, ...devDependencies, ...peerDependencies}).sort()
   assert.deepEqual(
     named.map(name => {
       const {version, license} = packages[`node_modules/${name}`]!
@@ -37,6 +40,7 @@ test('every package stands in the table with the version and licence of the lock
 
 test('it stands in the section of its kind, and has a reason', () => {
   assert.deepEqual(namesIn('Installed with the package').sort(), Object.keys(dependencies!).sort())
+  assert.deepEqual(namesIn('Optional dependencies').sort(), Object.keys(optionalDependencies!).sort())
   assert.deepEqual(namesIn('Optional peers').sort(), Object.keys(peerDependencies!).sort())
   const bundled = JSON.parse(text('dist/bundled.json')) as string[]
   assert.deepEqual(

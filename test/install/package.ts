@@ -54,17 +54,27 @@ export async function pack(folder: string): Promise<{tarball: string; files: rea
   return {tarball: join(folder, packed.filename), files: packed.files.map(({path}) => path)}
 }
 
+/** How install scripts fare: run, are skipped, or fail as they do without a compiler and Node's headers. */
+export type Scripts = 'with' | 'without' | 'failing'
+
+/** What npm is told for each. */
+const scriptOptions: Readonly<Record<Scripts, readonly string[]>> = {
+  with: [],
+  without: ['--ignore-scripts'],
+  failing: ['--nodedir=/nowhere']
+}
+
 /**
  * Installs the tarball globally into an empty prefix, from the cache where its dependencies have been installed so
  * before; → the prefix.
  */
-export async function install(tarball: string, folder: string, {scripts}: {scripts: boolean}): Promise<string> {
-  const prefix = join(folder, scripts ? 'with-scripts' : 'without-scripts')
-  const kept = join(cache, `${hashOf('package-lock.json', 'package.json')}-${process.arch}-${scripts ? 'scripts' : 'plain'}`)
+export async function install(tarball: string, folder: string, scripts: Scripts): Promise<string> {
+  const prefix = join(folder, `${scripts}-scripts`)
+  const kept = join(cache, `${hashOf('package-lock.json', 'package.json')}-${process.arch}-${scripts}`)
   if (!existsSync(kept)) {
     const half = `${kept}.${process.pid}`
     mkdirSync(half, {recursive: true})
-    const options = ['--omit=dev', '--prefer-offline', ...(scripts ? [] : ['--ignore-scripts'])]
+    const options = ['--omit=dev', '--prefer-offline', ...scriptOptions[scripts]]
     await npm(['install', '--global', '--prefix', half, ...options, tarball], folder)
     renameSync(half, kept)
   }

@@ -1,6 +1,6 @@
 /** hnswlib-node is loaded when a graph is built or read: everything else works without its compiled binding. */
 import {strict as assert} from 'node:assert'
-import {mkdtemp, rm, writeFile} from 'node:fs/promises'
+import {mkdir, mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {after, before, test} from 'node:test'
@@ -12,8 +12,15 @@ let dir: string
 before(async () => void (dir = await mkdtemp(join(tmpdir(), 'graph-library-'))))
 after(() => rm(dir, {recursive: true, force: true}))
 
-test('a missing library is an error of status 5 that says how to get it', () => {
-  assert.throws(() => loadGraphLibrary(join(dir, 'nowhere.js')), {exit: 5, code: 'NO_GRAPH', hint: /npm rebuild hnswlib-node/})
+test('a missing library is an error of status 5 that says how to get it', async () => {
+  const missing = {exit: 5, code: 'NO_GRAPH', hint: /npm install --no-save --omit=dev hnswlib-node` in the folder of dinov2/}
+  assert.throws(() => loadGraphLibrary(join(dir, 'nowhere.js')), missing)
+  const uncompiled = join(dir, 'node_modules/hnswlib-node')
+  await mkdir(uncompiled, {recursive: true})
+  await writeFile(join(uncompiled, 'package.json'), '{"main": "index.js"}')
+  await writeFile(join(uncompiled, 'index.js'), "throw new Error('no binding')")
+  const plain = {exit: 5, code: 'NO_GRAPH', message: /no binding/, hint: /`npm rebuild hnswlib-node` in the folder/}
+  assert.throws(() => loadGraphLibrary(join(dir, 'nowhere.js')), plain)
 })
 
 test('without the library an index asked for as a graph ends with status 5, and any other is made', async () => {

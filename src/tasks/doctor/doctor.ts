@@ -11,9 +11,9 @@ import {describeEngines} from '../../engine/describe.js'
 import type {EngineDescription} from '../../engine/engine.js'
 import {cpuDevice, cpuFlags, cudaDevices, type Device} from '../../engine/machine.js'
 import type {EngineRequest} from '../../engine/start.js'
-import {whyNoGraph} from '../../search/hnsw.js'
+import {graphLibraryCommand, whyNoGraph} from '../../search/hnsw.js'
 import {compiler} from '../../system/compile.js'
-import {cacheFolder, dataFolder} from '../../system/paths.js'
+import {cacheFolder, dataFolder, packageFolder} from '../../system/paths.js'
 import {runCommand} from '../../system/run-command.js'
 import {measureSpeed, type Speed} from './measure.js'
 
@@ -74,7 +74,11 @@ function adviceFor(facts: Omit<Doctor, 'advice'>): Doctor['advice'] {
     advice.push({why: `torch is the fastest engine, and it is not here: ${torch.reason}`, command: 'dinov2 engine install torch'})
   else if (torch?.command && gpu.devices.length > 0) advice.push({why: 'a GPU lies idle', command: torch.command})
   if (!nativeImages) advice.push({why: 'images are cut and coloured in JavaScript', command: 'dinov2 engine install torch'})
-  if (graphs !== null) advice.push({why: `graphs of large indexes cannot be built: ${graphs}`, command: 'npm rebuild hnswlib-node'})
+  if (graphs !== null)
+    advice.push({
+      why: `graphs of large indexes cannot be built: ${graphs}`,
+      command: `cd '${packageFolder()}' && ${graphLibraryCommand()}`
+    })
   return advice
 }
 
