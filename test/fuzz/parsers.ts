@@ -4,6 +4,7 @@
  * Reading a whole file gives what is in it as a text; reading a changed one gives a text too, or throws. A new parser
  * is one more entry here.
  */
+import {existsSync} from 'node:fs'
 import {mkdtemp, readFile, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
@@ -232,9 +233,12 @@ export const parsers: readonly Parser[] = [
   {...indexParser('hnsw'), name: 'index-hnsw-sealed', editable: true, lenient: true, structured: [indexHeader, numbers], seal: sealIndex}
 ]
 
+/** In memory where the system has such a folder: making and removing a file on a disk takes longer than reading it. */
+const scratch = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()
+
 /** Runs `work` with a folder of its own. */
 export async function inFolder<T>(work: (folder: string) => Promise<T>): Promise<T> {
-  const folder = await mkdtemp(join(tmpdir(), 'fuzz-'))
+  const folder = await mkdtemp(join(scratch, 'fuzz-'))
   try {
     return await work(folder)
   } finally {
