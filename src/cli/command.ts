@@ -21,7 +21,7 @@ import {unknownFlagHint} from './wrong-words.js'
 import {visible} from './visible-text.js'
 import {assertComplete} from './required.js'
 import {report, type Report} from './errors.js'
-import {environmentName, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
+import {environmentName, writingFlags, type EngineChoice, type MaxBad, type PrecisionChoice} from './flags.js'
 import {flush, installSignalHandlers, reportDefectsWith, signalExitCode, stopSignal, whileStoppable} from './shutdown.js'
 import {assertFolderOf, refuseExisting} from '../system/atomic.js'
 import {openOutput, type Output} from '../system/output.js'
@@ -54,9 +54,6 @@ class Leave extends Error {}
 type FlagOutput = {[name: string]: any}
 
 type Flag = FlagShape & {default?: unknown; env?: string; helpValue?: string | string[]}
-
-/** Flags that name what is written, or let it be replaced: files of others must not set them. */
-const WRITING_FLAGS = new Set(['output', 'force', 'bad', 'head-out', 'predictions', 'maps'])
 
 export abstract class Command extends OclifCommand {
   /**
@@ -477,7 +474,7 @@ export abstract class Command extends OclifCommand {
     const layers = readLayers(files, sets, {flags: flagNames, settings: usesSettings})
     for (const {name: spoken, value, source} of layers.flags) {
       const name = present.get(spoken) ?? spoken
-      if (WRITING_FLAGS.has(name) && source !== '--set' && value !== false && value !== '-')
+      if (writingFlags.has(name) && source !== '--set' && value !== false && value !== '-')
         throw new UserError(`${source}: ${spoken} decides what is written or replaced, so a file of settings may not set it.`, {
           exit: 2,
           code: 'SETTINGS',

@@ -55,6 +55,11 @@ export const reportFlags = {
   })
 }
 
+/** Flags that name what is written, or let it be replaced: files of settings may be another's and may not set them. */
+export const writingFlags: ReadonlySet<string> = new Set(
+  ['output', 'force', 'bad', 'head-out', 'predictions', 'maps', 'html', 'rejected', 'materialize', 'to', 'cache'] // prettier-ignore
+)
+
 /** Settings files and single settings. */
 export const configFlags = {
   config: Flags.string({

@@ -5,9 +5,12 @@
  */
 import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
+import {existsSync} from 'node:fs'
+import {writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {after, before, describe, it} from 'node:test'
 import {Config} from '../../src/cli/oclif.js'
+import {writingFlags} from '../../src/cli/flags.js'
 import {visible} from '../../src/cli/visible-text.js'
 import {commandLines as lines, drawInputs, short} from '../support/command-lines.js'
 import {CommandServer, folder} from '../support/program.js'
@@ -102,6 +105,8 @@ function withFlag(line: readonly string[], flag: string, char: string | undefine
 
 const config = await Config.load(projectFolder())
 const cases: Case[] = []
+/** Commands that read files of settings, each with a flag of theirs that names what is written. */
+const written: {readonly command: string; readonly flag: string; readonly words: readonly string[]}[] = []
 const unknown: string[] = []
 const namesFile = (name: string, helpValue: unknown): boolean => FILES.has(name) || !NO_FILES.test(String(helpValue))
 
@@ -123,6 +128,7 @@ for (const {id, args, flags, hidden} of config.commands) {
     if (!namesFile(flag, helpValue) || special[name] === null) continue
     if (lines[id] === undefined) unknown.push(name)
     const path = outputs.has(flag) ? output(flag) : input(flag)
+    if (flags['config'] && (outputs.has(flag) || flag === 'cache')) written.push({command, flag, words: wordsOf(line)})
     const value = helpValue === 'NAME=INPUT' ? `one=${path}` : path
     const words = withFlag(wordsOf(special[name] ?? line), flag, char, value)
     cases.push({name, words: [...command.split(' '), ...words, ...(flag === 'to' ? ['--materialize', 'copy'] : [])], path})
@@ -149,6 +155,19 @@ describe('what names a file', () => {
   it('is declared by commands that have a line here', () => {
     assert.deepEqual(unknown, [])
     assert.ok(cases.length > 150, `${cases.length} cases`)
+  })
+
+  it('and is written is not taken from a file of settings', async () => {
+    assert.ok(written.length > 30, `${written.length} flags`)
+    for (const {command, flag, words} of written) {
+      assert.ok(writingFlags.has(flag), `${command} --${flag}`)
+      const file = `${flag}.yaml`
+      await writeFile(join(dir, file), `${flag}: evil-${flag}\n`)
+      const {status, stderr} = await server.run(...command.split(' '), ...words, '--config', file, '-q')
+      assert.equal(status, 2, `${command} --${flag}: ${stderr}`)
+      assert.match(stderr, /decides what is written or replaced/)
+      assert.ok(!existsSync(join(dir, `evil-${flag}`)))
+    }
   })
 
   for (const {name, words, path} of cases)

@@ -88,3 +88,25 @@ export function assertFinite({ids, vectors}: Pick<EmbeddingBatch, 'ids' | 'vecto
     }
   )
 }
+
+/** Rows as long as this are up to 2^127 apart, squared: the largest power of two that float32 holds. */
+const MAX_SQUARE = 2 ** 125
+
+/**
+ * Refuses a vector so long that products and squared distances, which graphs and LanceDB take in float32, could become
+ * infinite. `vectors` holds a row of `D` numbers for each id. Throws `UserError` naming the row.
+ */
+export function assertMeasurable({ids, vectors}: Pick<EmbeddingBatch, 'ids' | 'vectors'>, D: number): void {
+  for (const [i, id] of ids.entries()) {
+    let square = 0
+    for (let d = i * D; d < (i + 1) * D; d++) square += vectors[d]! * vectors[d]!
+    if (square > MAX_SQUARE) throw unmeasurableError(id)
+  }
+}
+
+/** A row whose products or distances are infinite in float32. */
+export const unmeasurableError = (id: string): UserError =>
+  new UserError(`The vector of ${id} is too long: products or distances of it do not fit into numbers of 32 bits.`, {
+    code: 'NOT_FINITE',
+    hint: 'Scale all vectors down, or measure angles (--metric cosine), or make an exact index (--kind exact).'
+  })

@@ -10,6 +10,7 @@ import {tmpdir} from 'node:os'
 import {dirname, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {EmbeddingMeta} from '../../files/embeddings/embeddings.js'
+import {assertMeasurable} from '../../files/embeddings/rows.js'
 import {graphFits, writeIndex, type IndexHeader, type RowLine, type Sink} from '../../files/search-index/vector-index.js'
 import {nearestNeighbours, rowAt, type Neighbours} from '../../search/exact.js'
 import {recall} from '../../search/recall.js'
@@ -82,7 +83,9 @@ export async function* graphIndex(
   let linked = 0
   const link = async function* (rows: readonly number[]): AsyncGenerator<IndexEvent> {
     for (const row of rows) {
-      graph.add(rowAt(stored.fresh, row - stored.begun), row)
+      const vector = rowAt(stored.fresh, row - stored.begun)
+      assertMeasurable({ids: [lines[row]!.id], vectors: vector}, stored.dim)
+      graph.add(vector, row)
       if (++linked % 500 !== 0) continue
       options.signal?.throwIfAborted()
       yield {kind: 'linked', rows: linked, of: fresh.length}

@@ -13,6 +13,7 @@ import {UserError} from '../../config/errors.js'
 import {openAtomicFolder, refuseExisting} from '../../system/atomic.js'
 import {writeError} from '../../system/write-error.js'
 import {openAll, assertSameProvenance, type Embeddings, type EmbeddingMeta} from '../../files/embeddings/embeddings.js'
+import {assertMeasurable} from '../../files/embeddings/rows.js'
 import {fieldsToText} from '../../files/search-index/lance-header.js'
 import {isAddress, LanceTable, type LanceHeader, type ListSearchParams} from '../../files/search-index/lance-table.js'
 import {nearestNeighbours, normalizeRows, oneBlock, type Metric} from '../../search/exact.js'
@@ -133,7 +134,9 @@ async function* buildTable(place: string, options: LanceOptions, base: string | 
     if (opened && source) await rows.loadKnownIds()
     for await (const {ids, vectors, fields} of source?.rows ?? []) {
       signal?.throwIfAborted()
-      await rows.add(ids, fields.map(fieldsToText), metric === 'cosine' ? normalizeRows(vectors, meta.dim) : vectors)
+      const measured = metric === 'cosine' ? normalizeRows(vectors, meta.dim) : vectors
+      assertMeasurable({ids, vectors: measured}, meta.dim)
+      await rows.add(ids, fields.map(fieldsToText), measured)
       yield {kind: 'read', rows: rows.read}
     }
     await rows.write()

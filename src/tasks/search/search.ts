@@ -8,6 +8,7 @@ import {UserError} from '../../config/errors.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {EngineRequest} from '../../engine/start.js'
 import {openAll, assertSameProvenance, type EmbeddingBatch, type EmbeddingMeta, type Fields} from '../../files/embeddings/embeddings.js'
+import {assertMeasurable, unmeasurableError} from '../../files/embeddings/rows.js'
 import {isLance} from '../../files/search-index/lance-table.js'
 import {openIndex, type IndexHeader, type IndexRows} from '../../files/search-index/vector-index.js'
 import {nearestNeighbours, normalizeRows, VectorBuilder, type Neighbours, type Vectors} from '../../search/exact.js'
@@ -72,6 +73,7 @@ async function lanceIndex(path: string): Promise<Searcher> {
       if (header.kind !== 'ivf-pq' && options.refine !== undefined)
         throw unsupportedFlagError(path, '--refine', 'inverted lists', header.kind)
       if (ignoreLength) normalizeRows(vectors, header.dim)
+      assertMeasurable({ids, vectors}, header.dim)
       const found = await ask(vectors, options.skipSelf ? options.k + 1 : options.k, options)
       return found.map(({ids: names, scores, fields}, q) =>
         hitsOf(scores, i => ({id: names[i]!, fields: fields(i)}), ids[q]!, header, options)
@@ -103,6 +105,7 @@ async function fileIndex(path: string): Promise<Searcher> {
         if (options.probes !== undefined) throw unsupportedFlagError(path, '--probes', 'inverted lists', header.kind)
         if (options.refine !== undefined) throw unsupportedFlagError(path, '--refine', 'inverted lists', header.kind)
         if (ignoreLength) normalizeRows(vectors, header.dim)
+        if (header.kind === 'hnsw') assertMeasurable({ids, vectors}, header.dim)
         // One more than asked for, in case the query itself is among them.
         const found = ask(vectors, options.skipSelf ? options.k + 1 : options.k, options.ef)
         return found.map((neighbours, q) => hitsOf(neighbours.scores, i => rows.at(neighbours.rows[i]!)!, ids[q]!, header, options))
@@ -160,6 +163,7 @@ function hitsOf(
     if (found.length === k) break
     const {id, fields} = line(i)
     if (skipSelf && id === query) continue
+    if (!Number.isFinite(score)) throw unmeasurableError(id) // a graph made by an earlier version
     const figure = metric === 'l2' ? {distance: roundScore(Math.sqrt(Math.max(0, -score)))} : {similarity: roundScore(score)}
     found.push({query, rank: found.length + 1, id, ...figure, fields})
   }

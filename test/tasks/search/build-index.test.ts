@@ -213,3 +213,22 @@ test('what is no index, or half of one, is named', async () => {
   await assert.rejects(openIndex(join(dir, 'absent')), {code: 'NO_INPUT', exit: 3})
   await assert.rejects(openIndex(dir), {message: /is a folder, but a file was expected/})
 })
+
+test('vectors whose distances do not fit into float32 are refused by a graph, as rows and as queries', async () => {
+  const rows = draw(30)
+  const long: Row = {...rows[3]!, id: 'long', vector: new Float32Array(D).fill(3e38)}
+  for (const metric of ['l2', 'ip'] as const) {
+    const source = await embeddings('long.arrow', [...rows, long])
+    await assert.rejects(index('long.index', {sources: [source], kind: 'hnsw', metric}), {code: 'NOT_FINITE', message: /vector of long/})
+    const exact = await loadIndex((await index('exact.index', {sources: [source], kind: 'exact', metric})).path)
+    const graph = await loadIndex(
+      (await index('graph.index', {sources: [await embeddings('short.arrow', rows)], kind: 'hnsw', metric})).path
+    )
+    const query = batchOf([long])
+    const [found] = await exact.search(query, {k: 31})
+    assert.ok(found!.every(({distance, similarity}) => Number.isFinite(distance ?? similarity)))
+    await assert.rejects(graph.search(query, {k: 1}), {code: 'NOT_FINITE', message: /vector of long/})
+  }
+  const angles = await index('angles.index', {sources: [await embeddings('angles.arrow', [...rows, long])], kind: 'hnsw'})
+  assert.equal(angles.report.rows, 31)
+})
