@@ -14,8 +14,8 @@ import {assertFolderOf, syncFolder} from './atomic.js'
 import {jsonObjectOr, type JsonObject} from './json.js'
 import {awaitOutput, type Lock, type WaitOptions} from './lock.js'
 import {isNoRoom} from './no-room.js'
-import {fileBytes, readText} from './plain-file.js'
-import {describe, idleSignal, Interrupted, refusal, request} from './http-request.js'
+import {fileBytes, readText, refuseLinksBelow} from './plain-file.js'
+import {describe, idleSignal, Interrupted, refusal, request, type LeastRate} from './http-request.js'
 
 export type DownloadProgress = {
   /** Bytes on the disk so far, those of an earlier try included. */
@@ -32,6 +32,7 @@ export type DownloadOptions = WaitOptions & {
   readonly maxBytes?: number
   /** Seconds without an answer or a byte after which a try is given up. Default 30. */
   readonly idleSeconds?: number
+  readonly least?: LeastRate // fewer bytes in a stretch of time end a try as well; by default 60 KiB in a minute
   /** Called before bytes are taken from another host than that of the address. */
   readonly onRedirect?: (host: string) => void
   /** SHA-256 in hexadecimal; another one is refused and the bytes are thrown away. */
@@ -80,6 +81,7 @@ async function assertAbsent(target: string, {force = false}: DownloadOptions): P
 async function fetchAndCheck(url: string, target: string, options: DownloadOptions): Promise<{bytes: number; sha256: string}> {
   const {sha256, signal, attempts = 4} = options
   const part = `${target}.part`
+  for (const path of [part, `${part}.json`]) await refuseLinksBelow(dirname(path), path)
   for (let attempt = 1; ; attempt++) {
     signal?.throwIfAborted()
     try {
@@ -119,7 +121,7 @@ async function fetchAndCheck(url: string, target: string, options: DownloadOptio
 
 /** One try; the part is complete and synced when this returns. */
 async function transfer(url: string, target: string, options: DownloadOptions): Promise<void> {
-  const idle = idleSignal(options.idleSeconds ?? 30, options.signal)
+  const idle = idleSignal(options.idleSeconds ?? 30, options.signal, options.least)
   try {
     const {response, start} = await askFor(url, target, idle.signal, options)
     idle.alive()
@@ -180,7 +182,7 @@ async function receive(
   url: string,
   target: string,
   {onProgress, expectedBytes, maxBytes = 2 ** 36}: DownloadOptions,
-  alive: () => void
+  alive: (bytes: number) => void
 ): Promise<void> {
   if (response === undefined) return
   const part = `${target}.part`
@@ -213,7 +215,6 @@ async function receive(
   }
   if (total !== undefined && total > cap) await tooLong(`is ${total} bytes long, but at most ${cap} were expected`)
   if (total !== undefined) await checkRoom(target, total - start)
-
   const etag = response.headers.get('etag')
   const next: Note = {
     url,
@@ -232,7 +233,7 @@ async function receive(
         throw new Interrupted(describe(error), {cause: error})
       })
       if (done) break
-      alive()
+      alive(value.byteLength)
       if (bytes + value.byteLength > cap) {
         await reader.cancel().catch(() => undefined)
         reader.releaseLock()
@@ -258,8 +259,7 @@ function writeFailed(part: string, error: unknown): never {
     })
   if ((error as {code?: string}).code === 'ENOENT')
     throw new UserError(`The folder of ${part} does not exist.`, {exit: 2, code: 'NO_FOLDER', cause: error})
-  const why = error instanceof Error ? error.message : String(error)
-  throw new UserError(`${part} could not be written: ${why}.`, {code: 'WRITE', cause: error})
+  throw new UserError(`${part} could not be written: ${(error as Error).message}.`, {code: 'WRITE', cause: error})
 }
 
 async function checkRoom(target: string, needed: number): Promise<void> {

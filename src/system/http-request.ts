@@ -55,18 +55,36 @@ export async function statedLength(url: string, outer?: AbortSignal): Promise<nu
   }
 }
 
-/** A signal that aborts after so many seconds without `alive()`, or when `outer` does. */
-export function idleSignal(seconds: number, outer?: AbortSignal): {signal: AbortSignal; alive: () => void; stop: () => void} {
+/** Fewer bytes than `bytes` in `seconds` are as good as none. */
+export type LeastRate = {readonly bytes: number; readonly seconds: number}
+
+type IdleSignal = {readonly signal: AbortSignal; alive(bytes?: number): void; stop(): void}
+
+/**
+ * A signal that aborts after so many seconds without `alive()`, where fewer bytes than `least` have been told to it in
+ * a stretch of that length, counted from the first call on, or when `outer` does.
+ */
+export function idleSignal(seconds: number, outer?: AbortSignal, least: LeastRate = {bytes: 60 << 10, seconds: 60}): IdleSignal {
   const controller = new AbortController()
   const give = (): void => controller.abort(new Interrupted(`its host sent nothing for ${seconds} seconds`))
   let timer = setTimeout(give, 1000 * seconds)
+  let [stretch, came] = [undefined as NodeJS.Timeout | undefined, 0]
+  const judge = (): void => {
+    if (came < least.bytes) controller.abort(new Interrupted(`its host sent only ${came} bytes in ${least.seconds} seconds`))
+    came = 0
+  }
   return {
     signal: outer ? AbortSignal.any([outer, controller.signal]) : controller.signal,
-    alive() {
+    alive(bytes = 0) {
       clearTimeout(timer)
       timer = setTimeout(give, 1000 * seconds)
+      stretch ??= setInterval(judge, 1000 * least.seconds)
+      came += bytes
     },
-    stop: () => clearTimeout(timer)
+    stop() {
+      clearTimeout(timer)
+      clearInterval(stretch)
+    }
   }
 }
 

@@ -7,8 +7,9 @@
  * back.
  */
 import {closeSync, constants, createReadStream, fstatSync, openSync, statSync, type Stats} from 'node:fs'
-import {open, stat, type FileHandle} from 'node:fs/promises'
+import {lstat, open, stat, type FileHandle} from 'node:fs/promises'
 import {Socket} from 'node:net'
+import {join, relative, sep} from 'node:path'
 import {UserError} from '../config/errors.js'
 
 /** Settings, lists of names and records are shorter; what is longer is a file of another kind. */
@@ -105,10 +106,22 @@ export async function openGrowing(path: string, {anew}: {readonly anew: boolean}
 }
 
 /** What is said of a link where this tool writes a file of its own. */
-export const linkError = (path: string, cause?: unknown): UserError =>
+const linkError = (path: string, cause?: unknown): UserError =>
   new UserError(`${path} is a link, and nothing is written through links.`, {
     exit: 2,
     code: 'IS_LINK',
     hint: 'Remove it, or put the file that it names in its place.',
     cause
   })
+
+/**
+ * Refuses a link in the place of `path`, or of a folder between `folder` and it: a folder made by others could lead
+ * its files elsewhere. `folder` itself may be a link. Throws `UserError` (exit 2).
+ */
+export async function refuseLinksBelow(folder: string, path: string): Promise<void> {
+  let at = folder
+  for (const name of relative(folder, path).split(sep)) {
+    at = join(at, name)
+    if ((await lstat(at).catch(() => undefined))?.isSymbolicLink()) throw linkError(at)
+  }
+}

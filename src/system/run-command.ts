@@ -4,7 +4,7 @@
  *
  * The child's stdout never reaches ours: stdout of a command belongs to its result.
  */
-import {spawn} from 'node:child_process'
+import {spawn, type ChildProcess} from 'node:child_process'
 
 export type CommandOutcome = {
   /** Exit status; null when a signal ended it or it never started. */
@@ -29,7 +29,8 @@ type Options = {
 /** Runs `program` with `args` and resolves when it has ended; never rejects. */
 export function runCommand(program: string, args: readonly string[], {env, cwd, onLine, timeout}: Options = {}): Promise<CommandOutcome> {
   return new Promise(resolve => {
-    const child = spawn(program, args, {env: env ?? process.env, cwd, timeout, stdio: ['ignore', 'pipe', 'pipe']})
+    // without streams where there are too many open files
+    const child: ChildProcess = spawn(program, args, {env: env ?? process.env, cwd, timeout, stdio: ['ignore', 'pipe', 'pipe']})
     let [stdout, stderr, log, pending] = ['', '', '', '']
     const hear = (text: string): void => {
       log += text
@@ -38,11 +39,11 @@ export function runCommand(program: string, args: readonly string[], {env, cwd, 
       pending = lines.pop() ?? ''
       for (const line of lines) if (line.trim()) onLine(line)
     }
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       stdout += text
       hear(text)
     })
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       stderr += text
       hear(text)
     })

@@ -4,7 +4,7 @@
  * and `kill -9` at any moment. A file is whole or absent, and an exit status of 0 means that it is there.
  */
 import assert from 'node:assert/strict'
-import {existsSync, readdirSync, readFileSync, rmSync, statSync, watch} from 'node:fs'
+import {existsSync, lstatSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, watch} from 'node:fs'
 import {mkdir, writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {after, before, describe, it} from 'node:test'
@@ -338,6 +338,31 @@ for (const [name, writer] of Object.entries(alike)) {
     })
   })
 }
+
+describe('links in an output folder made by others: nothing is written through them', () => {
+  for (const [name, writer] of Object.entries({...writers, ...alike}).filter(([, {ending}]) => ending === ''))
+    it(name, async () => {
+      const place = join(dir, `links-${name.replaceAll(' ', '-')}`)
+      const [output, precious, outside] = ['out', 'precious', 'outside'].map(entry => join(place, entry)) as [string, string, string]
+      await mkdir(outside, {recursive: true})
+      await writeFile(precious, 'precious')
+      const first = await run(to(writer, output, '--force'))
+      assert.equal(first.status, 0, first.stderr)
+      const files = readdirSync(output, {recursive: true, encoding: 'utf8'}).filter(entry => lstatSync(join(output, entry)).isFile())
+      assert.ok(files.length > 0)
+      const within = files.find(entry => entry.includes('/'))?.split('/')[0]
+      for (const replaced of [...files, ...(within === undefined ? [] : [within])]) {
+        rmSync(join(output, replaced), {recursive: true, force: true})
+        symlinkSync(replaced === within ? outside : precious, join(output, replaced))
+        if (replaced === files.at(-1) || replaced === within) {
+          const {status, stderr} = await run(to(writer, output, '--force'))
+          assert.ok(status === 0 || (status === 2 && /is a link/.test(stderr)), `status ${status}: ${stderr}`)
+        }
+      }
+      assert.equal(readFileSync(precious, 'utf8'), 'precious')
+      assert.deepEqual(readdirSync(outside), [])
+    })
+})
 
 describe('a limit on the size of files (ulimit -f)', () => {
   /** Of fewer bytes than the limit. */

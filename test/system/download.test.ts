@@ -1,7 +1,7 @@
 /** Downloads against a server on the loopback: whole, resumed, changed, cut off, missing, wrong. */
 import assert from 'node:assert/strict'
 import {createHash} from 'node:crypto'
-import {mkdtemp, readFile, readdir, rm, writeFile} from 'node:fs/promises'
+import {mkdtemp, readFile, readdir, rm, symlink, writeFile} from 'node:fs/promises'
 import {createServer, type IncomingMessage, type Server, type ServerResponse} from 'node:http'
 import type {AddressInfo} from 'node:net'
 import {tmpdir} from 'node:os'
@@ -236,4 +236,26 @@ test('a host that says nothing, or never ends its headers, is given up', async (
     socket!.on('error', () => {})
   }
   await assert.rejects(download(url, join(folder, 'a'), limits), {code: 'DOWNLOAD_FAILED', message: /sent nothing for/})
+})
+
+test('a host that sends a byte now and then is given up', async () => {
+  answer = (_request, response) => {
+    response.writeHead(200, {'content-length': 1 << 20})
+    const drip = setInterval(() => (response.destroyed ? clearInterval(drip) : response.write('x')), 20)
+  }
+  const limits = {idleSeconds: 30, least: {bytes: 4096, seconds: 0.3}, attempts: 2}
+  await assert.rejects(download(url, join(folder, 'a'), limits), {code: 'DOWNLOAD_FAILED', message: /sent only \d+ bytes in 0\.3 seconds/})
+})
+
+test('nothing is written through a link that stands in the place of a part or of what is noted beside it', async () => {
+  const whole = Buffer.alloc(5000, 1)
+  answer = (_request, response) => void response.end(whole)
+  for (const ending of ['.part', '.part.json']) {
+    const target = join(folder, `linked${ending}`)
+    const victim = join(folder, 'precious')
+    await writeFile(victim, 'precious')
+    await symlink(victim, target + ending)
+    await assert.rejects(download(url, target), {code: 'IS_LINK', exit: 2})
+    assert.equal(await readFile(victim, 'utf8'), 'precious')
+  }
 })

@@ -1,11 +1,12 @@
 /** Fetching one released model to where `--model` finds it by name. */
 import {mkdir, rm, stat, writeFile} from 'node:fs/promises'
-import {basename, join} from 'node:path'
+import {basename, dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {assertFolderOf, atomicFile} from '../../system/atomic.js'
 import {download, lockDownload, type DownloadProgress} from '../../system/download.js'
 import {openReader} from '../../system/file-reader.js'
 import {statedLength} from '../../system/http-request.js'
+import {refuseLinksBelow} from '../../system/plain-file.js'
 import {byteLimit, findReleased, modelsFolder, RELEASED_BASE, type Released} from './model-zoo.js'
 
 /** Where a released file lies on its host. */
@@ -81,6 +82,7 @@ export async function pullModel(request: PullRequest): Promise<ModelPullReport> 
   if (dryRun) return {...report, bytes: await length(), fetched: false}
 
   if (output === undefined) await mkdir(modelsFolder(), {recursive: true})
+  await refuseLinksBelow(dirname(path), `${path}.sha256`)
   const lock = await lockDownload(path, {signal, onWait})
   try {
     const meanwhile = await findHere() // another process has fetched it

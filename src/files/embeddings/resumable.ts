@@ -146,7 +146,10 @@ async function growing(
       over = true
       await close()
       if (written > 0) {
-        if (rejected) await writeFile(rejectedMarkOf(target), '')
+        if (rejected) {
+          await rm(rejectedMarkOf(target), {force: true}) // never written through a link
+          await writeFile(rejectedMarkOf(target), '', {flag: 'wx'})
+        }
         return true
       }
       await rm(partial, {force: true})

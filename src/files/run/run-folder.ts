@@ -5,11 +5,11 @@
  * Beginning anew removes what a run wrote, by name, and nothing else: files that somebody put beside it stay, and a
  * folder that holds other things than a run is refused.
  */
-import {lstat, mkdir, readdir, rm, rmdir, stat} from 'node:fs/promises'
+import {mkdir, readdir, rm, rmdir, stat} from 'node:fs/promises'
 import {basename, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {parseJson} from '../../system/json.js'
-import {linkError, readText} from '../../system/plain-file.js'
+import {readText, refuseLinksBelow} from '../../system/plain-file.js'
 import {lockName} from '../../system/lock.js'
 import {missingPathHint} from '../../config/missing-path.js'
 import {listStates, removeStates, removeTemporaryStates} from '../checkpoint/training-state.js'
@@ -90,12 +90,9 @@ export async function openRun(
  * elsewhere. A link to the whole folder is followed. Throws `UserError` (exit 2).
  */
 async function refuseLinks(run: string, names: readonly string[]): Promise<void> {
-  const check = async (path: string): Promise<void> => {
-    if ((await lstat(path).catch(() => undefined))?.isSymbolicLink()) throw linkError(path)
-  }
-  for (const name of names.filter(isOurs)) await check(join(run, name))
-  for (const name of finalFiles) await check(join(run, runNames.final, name))
-  for (const {path} of await listStates(run)) await check(path)
+  for (const name of names.filter(isOurs)) await refuseLinksBelow(run, join(run, name))
+  for (const name of finalFiles) await refuseLinksBelow(run, join(run, runNames.final, name))
+  for (const {path} of await listStates(run)) await refuseLinksBelow(run, path)
 }
 
 /** Removes what processes that were killed had begun to write. Only for whoever holds the lock. */

@@ -20,6 +20,7 @@ import {listImages, noImages, type SourceNote} from '../../../data/sources/sourc
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {atomicFile} from '../../../system/atomic.js'
 import {inFolderOf} from '../../../system/output.js'
+import {refuseLinksBelow} from '../../../system/plain-file.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import {resizeForModel} from '../../../data/image/dense-input.js'
 import {backboneMaps} from '../../embed/image-features.js'
@@ -203,10 +204,12 @@ async function writeMap(
   }
   const units = new Uint16Array(depth.length)
   for (let i = 0; i < depth.length; i++) units[i] = Math.max(1, Math.round(depth[i]! / scale)) // 0 would be read as unknown
-  const write = async (path: string, bytes: Uint8Array): Promise<void> =>
-    atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {})
+  const write = async (path: string, bytes: Uint8Array): Promise<void> => {
+    await refuseLinksBelow(output, path)
+    await inFolderOf(path, () => atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force: true} : {}))
+  }
   const map = await encodeGrey16(units, photo)
-  await inFolderOf(file, () => write(file, map))
+  await write(file, map)
   const {low, high} = colorLimits(depth)
   const picture = `${stem}.colour.png`
   if (colour) {

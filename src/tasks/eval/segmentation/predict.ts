@@ -1,6 +1,6 @@
 /** Class maps of images by a trained head: masks with the ids of the training masks, and a row for each image. */
 import {writeFile} from 'node:fs/promises'
-import {basename, dirname, extname, isAbsolute, join, normalize, sep} from 'node:path'
+import {basename, dirname, extname, join, normalize, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import {rejectedImage} from '../../../data/sources/image-ref.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
@@ -10,6 +10,7 @@ import {listImages, noImages, type ImageRef, type SourceNote} from '../../../dat
 import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
 import {atomicFile} from '../../../system/atomic.js'
 import {inFolderOf} from '../../../system/output.js'
+import {refuseLinksBelow} from '../../../system/plain-file.js'
 import {loadBackbone} from '../../embed/load-backbone.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
 import type {Prediction, SegmentProtocol} from '../../../heads/segment-inference.js'
@@ -93,7 +94,7 @@ export function maskPath(folder: string, id: string): string {
   const plain = normalize(id)
     .split(sep)
     .filter(part => part !== '..' && part !== '.' && part !== '')
-  const inside = (isAbsolute(id) ? plain : plain).join(sep) || 'mask'
+  const inside = plain.join(sep) || 'mask'
   const name = basename(inside, extname(inside)) || basename(inside)
   return join(folder, dirname(inside), `${name}.png`)
 }
@@ -134,6 +135,7 @@ export async function segmentRow(
     for (const [k, id] of ids.entries()) if (id < 256) colours.set(palette.subarray(3 * k, 3 * k + 3), 3 * id)
     const bytes = encodeMask(stored, {width, height, palette: colours.subarray(0, 3 * Math.min(256, Math.max(...ids) + 1))})
     const write = (path: string): Promise<void> => atomicFile(path, temporary => writeFile(temporary, bytes), force ? {force} : {})
+    await refuseLinksBelow(folder, mask)
     await inFolderOf(mask, () => write(mask!))
   }
   const shares = names.flatMap((name, k) => (counts[k]! > 0 ? [[name, Number((counts[k]! / labels.length).toFixed(5))] as const] : []))
