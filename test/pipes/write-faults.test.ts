@@ -124,6 +124,7 @@ const depthHead = ['--head', 'depth.safetensors']
 const segmentHead = ['--head', 'segment.safetensors']
 /** Writers that end through the same code as one of the above: they meet a full disk, and an output that is there. */
 const alike: Readonly<Record<string, Writer>> = {
+  'index into LanceDB': {words: ['index', 'vectors.arrow', '--backend', 'lance'], ending: '.lance'},
   'seg-eval': {
     words: ['seg-eval', ...['--train', 'scenes/images/train', '--val', 'scenes/images/val', '--masks', 'scenes/masks'], ...segment],
     ending: '.json'

@@ -7,8 +7,10 @@
  */
 import {stat} from 'node:fs/promises'
 import {createRequire} from 'node:module'
+import {constants} from 'node:os'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
+import {writeError} from '../../system/write-error.js'
 
 export type Arrow = typeof import('apache-arrow')
 export type Batch = import('apache-arrow').RecordBatch
@@ -89,12 +91,20 @@ export function loadLibrary(from: string = import.meta.url): Library {
   }
 }
 
+/** What the system said to the library, by its name: that a file cannot grow, or that too many are open. */
+function systemCode(said: string): string | undefined {
+  const number = Number(/\(os error (\d+)\)/.exec(said)?.[1])
+  return (['ENOSPC', 'EDQUOT', 'EFBIG', 'EMFILE', 'ENFILE'] as const).find(name => constants.errno[name] === number)
+}
+
 /** What the library says, as a sentence. */
 export function lanceError(place: string, doing: string, cause: unknown): unknown {
   if (cause instanceof UserError || (cause as {name?: string}).name === 'AbortError') return cause
-  const message = String((cause as Error).message ?? cause)
-    .split(/\n|, \/|(?<!\s)\s+Caused by/)[0]!
-    .trim()
+  const said = String((cause as Error).message ?? cause)
+  const code = systemCode(said)
+  if (code !== undefined && !isAddress(place))
+    return writeError(place, Object.assign(new Error(`${place}: ${said.split('\n')[0]}`, {cause}), {code}))
+  const message = said.split(/\n|, \/|(?<!\s)\s+Caused by/)[0]!.trim()
   return new UserError(`${place} could not be ${doing}: ${message.replace(/\.$/, '')}.`, {
     code: 'LANCE',
     hint: isAddress(place) ? 'Check the address, and the access keys in the environment.' : 'Check the folder and the room on its disk.',
