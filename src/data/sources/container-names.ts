@@ -10,3 +10,19 @@ export const withoutShardEnding = (name: string): string => name.replace(SHARD_E
 
 /** Whether a file is Parquet by its name. */
 export const isParquetName = (name: string): boolean => /\.(parquet|pq)$/i.test(name)
+
+/** The shard or Parquet file in front of the name of an image inside it: `a/b.tar` of `a/b.tar/cat/1`. */
+export function containerOf(name: string): string | undefined {
+  for (let at = name.indexOf('/', 1); at > 0; at = name.indexOf('/', at + 1)) {
+    const front = name.slice(0, at)
+    if (isShardName(front) || isParquetName(front)) return front
+  }
+  return undefined
+}
+
+/** A name without the parts `.` and doubled strokes, which it loses where it is made relative to a folder. */
+export const plainName = (name: string): string =>
+  name
+    .split('/')
+    .filter((part, i) => part !== '.' && (part !== '' || i === 0))
+    .join('/')

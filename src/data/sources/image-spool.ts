@@ -24,6 +24,15 @@ export class ImageSpool {
     return ref.range || ref.copy ? rest : {...rest, copy: this.#write(bytes)}
   }
 
+  /** Gives the room back; what was kept cannot be read any more. */
+  close(): void {
+    if (this.#path === undefined) return
+    closeSync(this.#file)
+    rmSync(this.#path, {force: true})
+    this.#path = undefined
+    this.#size = 0
+  }
+
   #write(bytes: Uint8Array): NonNullable<ImageRef['copy']> {
     if (this.#path === undefined) {
       const path = join(tmpdir(), `dinov2-images-${process.pid}-${++count}`)

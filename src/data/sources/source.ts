@@ -18,6 +18,7 @@ import {refOf, type ImageRef, type SourceNote} from './image-ref.js'
 import {readParquetImages} from './parquet.js'
 import {withParquetRows} from './parquet-rows.js'
 import {readShard, shardByHead} from './webdataset.js'
+import {withShardMembers} from './shard-rows.js'
 import {IdWatch} from './duplicate-ids.js'
 
 export {LABEL_HINT, folderOf, labelOf, type ImageRef, type SourceNote} from './image-ref.js'
@@ -150,6 +151,9 @@ function isNulListFile(path: string): boolean {
   }
 }
 
+/** The rows of a list, with the bytes of those that lie inside other files. */
+const withPacked = (list: AsyncGenerator<ImageRef[]>): AsyncGenerator<ImageRef[]> => withShardMembers(withParquetRows(list))
+
 async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note: SourceNote) => void): AsyncGenerator<ImageRef[]> {
   const {given, open, kind} = input
   if (kind === 'folder') yield* walkFolder(given, open, note)
@@ -162,11 +166,11 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
       base: dirname(resolve(open)),
       ...(format !== 'plain' ? {format} : nul ? {format: 'nul' as const} : {})
     })
-    yield* withParquetRows(list)
+    yield* withPacked(list)
   } else if (kind === 'parquet') yield* readParquetImages(given, open, note)
   else if (kind === 'shard') yield* readShard(given, open, note)
   else if (isNulListFile(open))
-    yield* readList(fileBytes(open) as AsyncIterable<Buffer>, {name: given, base: dirname(resolve(open)), format: 'nul'})
+    yield* withPacked(readList(fileBytes(open) as AsyncIterable<Buffer>, {name: given, base: dirname(resolve(open)), format: 'nul'}))
   else yield [refOf(given, open)]
 }
 
@@ -195,7 +199,7 @@ async function* readPiped(
     if (!kind && list.format === undefined) assertNoOther(Buffer.concat(head))
     if (kind) yield* readShard('stdin', 'stdin', note, {bytes: whole(), gzipped: kind === 'gzip'})
     else if (isParquet(head[0])) throw parquetPiped()
-    else yield* withParquetRows(readList(whole(), {...list, name: 'stdin'}))
+    else yield* withPacked(readList(whole(), {...list, name: 'stdin'}))
   } finally {
     stdin.destroy() // so that nobody waits for more of it, also where the images are not read to their end
   }

@@ -148,7 +148,8 @@ export async function* readShard(
     if (!piped && !gzipped) return {...plain, range}
     const bytes = Buffer.alloc(image.size)
     readSync(shard!.file, bytes, 0, image.size, image.offset)
-    return {...plain, bytes}
+    // The file itself cannot be read by place: the path goes on inside it, as that of a row that names a member does.
+    return {...plain, path: `${open}/${showBytes(key)}`, bytes}
   }
   const problems: ImageRef[] = []
   try {

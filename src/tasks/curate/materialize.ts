@@ -3,6 +3,7 @@ import {copyFile, mkdir, symlink, writeFile} from 'node:fs/promises'
 import {dirname, extname, join, relative, resolve} from 'node:path'
 import {RefusedImage, readBytes} from '../../data/image/decode.js'
 import {sniff} from '../../data/image/sniff.js'
+import {imagePath, PackedImages} from '../../data/sources/packed-images.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import {atomicFolder} from '../../system/atomic.js'
 import {writeShards} from '../../files/tar-shards.js'
@@ -74,6 +75,13 @@ export async function materialize(
   signal: AbortSignal
 ): Promise<Materialized> {
   let [files, missing] = [0, 0]
+  const packed = new PackedImages()
+  if (!pool.images)
+    await packed.find(
+      Array.from(kept, row => pool.ref(row)).map(({id, path, fields}) => imagePath(id, {...fields, path})),
+      undefined,
+      signal
+    )
   await atomicFolder(
     folder,
     async temporary => {
@@ -82,7 +90,7 @@ export async function materialize(
         const samples = async function* (): AsyncGenerator<{key: string; parts: Record<string, Uint8Array>}> {
           for (const [n, row] of kept.entries()) {
             signal.throwIfAborted()
-            const ref = pool.ref(row)
+            const ref = packed.place(pool.ref(row))
             try {
               const bytes = readBytes(ref)
               const found = sniff(bytes.subarray(0, 4096), ref.id)
@@ -103,7 +111,7 @@ export async function materialize(
       }
       for (const row of kept) {
         signal.throwIfAborted()
-        const ref = pool.ref(row)
+        const ref = packed.place(pool.ref(row))
         try {
           const bytes = isWhole(ref) ? undefined : readBytes(ref)
           const name = safeName(ref.id, bytes ? endingOf(bytes, ref.id) : '', taken)

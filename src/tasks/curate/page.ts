@@ -5,6 +5,7 @@
 import {fitSide} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
+import {imagePath, PackedImages} from '../../data/sources/packed-images.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {lineChart} from '../../render/chart.js'
@@ -31,10 +32,11 @@ const spread = (total: number, n: number): number[] =>
   total <= n ? [...Array(total).keys()] : Array.from({length: n}, (_, i) => Math.floor((i * total) / n))
 
 /** The page as HTML that holds its images. Images that cannot be opened leave an empty place. */
-export async function curationPage({pool, stages, kept, stageFields}: CurationOutcome, title: string): Promise<string> {
-  const small = async (ref: ImageRef): Promise<Markup> => {
+export async function curationPage(outcome: CurationOutcome, title: string): Promise<string> {
+  const packed = new PackedImages()
+  const small: SmallPicture = async ref => {
     try {
-      const picture = fitSide(await decodeRgb(ref), side)
+      const picture = fitSide(await decodeRgb(packed.place(ref)), side)
       return html`<img
         src="${dataUri(await encodeImage(picture.data, {...picture, format: 'jpeg', quality: 82}), 'image/jpeg')}"
         alt="${ref.id}"
@@ -44,6 +46,22 @@ export async function curationPage({pool, stages, kept, stageFields}: CurationOu
       return html`<span class="quiet">cannot be opened</span>`
     }
   }
+  if (!outcome.pool.images) {
+    const paths: string[] = []
+    const note: SmallPicture = ref => {
+      paths.push(imagePath(ref.id, {...ref.fields, path: ref.path}))
+      return Promise.resolve(html``)
+    }
+    await drawPage(outcome, title, note) // to learn which images are on it
+    await packed.find(paths)
+  }
+  return drawPage(outcome, title, small)
+}
+
+/** The picture of an image, as it stands on the page. */
+type SmallPicture = (ref: ImageRef) => Promise<Markup>
+
+async function drawPage({pool, stages, kept, stageFields}: CurationOutcome, title: string, small: SmallPicture): Promise<string> {
   const figure = async (row: number, caption: string, isKept: boolean): Promise<Markup> => {
     const ref = pool.ref(row)
     return html`<figure title="${ref.id}" class="${isKept ? 'kept' : ''}">

@@ -4,6 +4,7 @@
  * Each row of the input is either kept or rejected, with the stage and the reason. Rows keep the order of the pool, so
  * the same pool, settings and seed give the same bytes.
  */
+import {counted} from '../../config/counted.js'
 import type {EngineInfo} from '../../engine/start.js'
 import type {FeatureStepOptions} from './feature-shard.js'
 import {FeatureMaker} from './features.js'
@@ -126,6 +127,12 @@ export async function* curate(options: CurateOptions): AsyncGenerator<CurateEven
     const runs = new StageRuns(pool)
     for (const planned of plan) yield* runs.run(planned, maker, options)
     await options.checkRejected()
+    const piped = runs.kept.filter(row => pool!.ref(row).copy && String(pool!.ref(row).path).startsWith('stdin/')).length
+    if (piped > 0)
+      yield {
+        kind: 'warning',
+        text: `${counted(piped, 'kept row comes', 'kept rows come')} out of a tar on stdin, which cannot be opened again, so the list only names them${options.materialize ? '' : '; --materialize copy --to FOLDER writes the images'}`
+      }
     await writeRows(runs, options.kept, options.rejected, signal)
     const materialized = options.materialize && (await materialize(runs, options.materialize, signal))
     if (materialized && materialized.missing > 0)

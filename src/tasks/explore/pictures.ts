@@ -6,7 +6,7 @@ import {encodeImage} from '../../data/image/encode.js'
 import {fitGeometry} from '../../data/image/geometry.js'
 import {resample} from '../../data/image/resample.js'
 import {blankCanvas, fitWithin, paste} from '../../render/canvas.js'
-import type {PackedImages} from './packed-images.js'
+import type {PackedImages} from '../../data/sources/packed-images.js'
 import type {Point} from './points.js'
 
 /** Pictures along a side of a file. */
@@ -27,9 +27,9 @@ export type PictureSheets = {readonly side: number; readonly columns: number; re
 type PictureSource = Pick<PictureSheetOptions, 'root' | 'packed'>
 
 /** The picture of a point, shrunk while decoding where asked; undefined where it cannot be opened. */
-async function openPicture({id, path, fields}: Point, {root, packed}: PictureSource, shrink?: (width: number, height: number) => number) {
+async function openPicture({id, path}: Point, {root, packed}: PictureSource, shrink?: (width: number, height: number) => number) {
   try {
-    return await decodeRgb(packed.get(id) ?? {id, path: root === undefined ? path : join(root, path), fields}, {shrink})
+    return await decodeRgb(packed.get(id) ?? packed.at(path, root), {shrink})
   } catch (error) {
     if (error instanceof RefusedImage) return undefined
     throw error

@@ -10,7 +10,7 @@ import {normalizeRows, oneBlock, VectorBuilder, type Vectors} from '../../search
 import {inspectInputs} from '../curate/pool-inputs.js'
 import {defaultBatch, embed, type Embedder} from '../embed/embedder.js'
 import {openTable, presentRows, storedVectors, vectorOf} from '../search/index-table.js'
-import {PackedImages} from './packed-images.js'
+import {imagePath, PackedImages} from '../../data/sources/packed-images.js'
 
 /** An image of the map: its id, where it lies, and the fields that rode along. */
 export type Point = {readonly id: string; readonly path: string; readonly fields: Fields}
@@ -39,8 +39,6 @@ export type PointOptions = {
 }
 
 export type PointEvent = {readonly kind: 'read'; readonly rows: number}
-
-const pathOf = (id: string, {path}: Fields): string => (typeof path === 'string' ? path : id)
 
 /** What the inputs are: images, embeddings or an index; and what is left of stdin. */
 export async function inspectPoints({
@@ -84,7 +82,7 @@ export async function* pointsOfImages(
   const batch = options.batch ?? defaultBatch(embedder.config, embedder.transform, device)
   for await (const {ids, vectors, fields} of embed(all(), embedder, {batch, workers, maxPixels, onRejected, signal})) {
     builder.append(normalizeRows(vectors, embedder.meta.dim))
-    for (const [i, id] of ids.entries()) points.push({id, path: pathOf(id, fields[i]!), fields: fields[i]!})
+    for (const [i, id] of ids.entries()) points.push({id, path: imagePath(id, fields[i]!), fields: fields[i]!})
     yield {kind: 'read', rows: points.length}
   }
   signal.throwIfAborted()
@@ -110,7 +108,7 @@ export async function* pointsOfEmbeddings({inputs, stdin, signal, root}: PointOp
     for await (const {ids, vectors, fields} of rows) {
       signal.throwIfAborted()
       builder.append(normalizeRows(vectors.slice(), meta.dim))
-      for (const [i, id] of ids.entries()) points.push({id, path: pathOf(id, fields[i]!), fields: fields[i]!})
+      for (const [i, id] of ids.entries()) points.push({id, path: imagePath(id, fields[i]!), fields: fields[i]!})
       yield {kind: 'read', rows: points.length}
     }
   } finally {
@@ -132,7 +130,7 @@ export async function* pointsOfIndex({inputs, root, signal}: PointOptions): Asyn
     for (const row of presentRows(table)) {
       const {id, fields} = table.lines[row]!
       builder.append(normalizeRows(Float32Array.from(vectorOf(storage, row)), header.dim))
-      points.push({id, path: pathOf(id, fields), fields})
+      points.push({id, path: imagePath(id, fields), fields})
     }
     yield {kind: 'read', rows: points.length}
     return {points, vectors: builder.finish(), meta: header.meta, packed: await packedOf(points, root, signal)}

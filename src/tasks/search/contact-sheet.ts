@@ -1,6 +1,5 @@
 /** Contact sheets: queries and their nearest neighbours, as one page or one picture. */
 import {counted} from '../../config/counted.js'
-import {join} from 'node:path'
 import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {isObject, jsonObjectOr, valueText} from '../../system/json.js'
@@ -9,6 +8,7 @@ import {ByteReader} from '../../files/embeddings/bytes.js'
 import {blankCanvas, centered, fitSide} from '../../render/canvas.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {encodeImage} from '../../data/image/encode.js'
+import {imagePath, PackedImages} from '../../data/sources/packed-images.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {dataUri, html, page, type Markup} from '../../render/html.js'
 import {drawSheet, type SheetBlock} from '../../render/sheet.js'
@@ -98,8 +98,15 @@ export async function contactSheet(
   const rows: Markup[] = []
   const blocks: SheetBlock[] = []
   let columns = 1
-  for await (const answer of answers) {
-    const opened = await openAnswer(answer, {side, root, counts})
+  const all: QueryAnswer[] = []
+  for await (const answer of answers) all.push(answer)
+  const packed = new PackedImages()
+  await packed.find(
+    all.flatMap(({query, fields, found}) => [imagePath(query, fields), ...found.map(hit => imagePath(hit.id, hit.fields))]),
+    root
+  )
+  for (const answer of all) {
+    const opened = await openAnswer(answer, {side, root, packed, counts})
     if (format === 'html') rows.push(await answerRow(opened))
     else blocks.push(answerBlock(opened, side))
     columns = Math.max(columns, 1 + opened.hits.length)
@@ -120,15 +127,19 @@ type OpenedAnswer = {readonly query: OpenedImage; readonly hits: readonly Opened
 
 type SheetCounts = {pictures: number; missing: number; labelled: number; sameLabel: number}
 
+/** Where pictures are looked for, how large they become, and what became of them. */
+type SheetSource = {
+  readonly side: number
+  readonly root: string | undefined
+  readonly packed: PackedImages
+  readonly counts: SheetCounts
+}
+
 /** Opens the images of an answer, and counts them. */
-async function openAnswer(
-  answer: QueryAnswer,
-  {side, root, counts}: {readonly side: number; readonly root: string | undefined; readonly counts: SheetCounts}
-): Promise<OpenedAnswer> {
+async function openAnswer(answer: QueryAnswer, {side, root, packed, counts}: SheetSource): Promise<OpenedAnswer> {
   const open = async (id: string, fields: Fields): Promise<OpenedImage> => {
-    const path = typeof fields['path'] === 'string' ? fields['path'] : id
     try {
-      const picture = fitSide(await decodeRgb({id, path: root === undefined ? path : join(root, path), fields}), side)
+      const picture = fitSide(await decodeRgb(packed.at(imagePath(id, fields), root)), side)
       counts.pictures++
       return {id, fields, picture}
     } catch (error) {

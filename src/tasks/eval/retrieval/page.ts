@@ -10,7 +10,7 @@ import {dataUri, html, type Markup} from '../../../render/html.js'
 import type {EvalPageText} from '../shared/evaluation.js'
 import {pickExamples, type Examples} from '../shared/pick-examples.js'
 import {candidateTitle, pageTables, percent} from '../shared/tables.js'
-import {thumbnail, type ThumbnailOptions} from '../shared/thumbnails.js'
+import {thumbnail, withPackedImages, type ThumbnailOptions} from '../shared/thumbnails.js'
 import {retrievalSummary, type QueryResult, type RetrievalReport} from './report.js'
 
 /** Queries of a kind on the page, and found images of each. */
@@ -68,8 +68,12 @@ export async function retrievalPage(
 /** Rows of images: the query, then what was found. */
 async function querySections(queries: readonly QueryResult[], options: ThumbnailOptions): Promise<{sections: Markup[]; missing: number}> {
   let missing = 0
+  const {best, typical, worst} = pickQueries(queries)
+  const shown = [...best, ...typical, ...worst]
+  const paths = shown.flatMap(({path, found}) => [path, ...found.slice(0, SHOWN_IMAGES).map(one => one.path)])
+  const found = await withPackedImages(paths, options)
   const figure = async (path: string, id: string, caption: string, kind: string): Promise<Markup> => {
-    const picture = await thumbnail(path, options)
+    const picture = await thumbnail(path, found)
     if (!picture) missing++
     return html`<figure class="${kind}" title="${id}">
       <div class="place">
@@ -84,7 +88,6 @@ async function querySections(queries: readonly QueryResult[], options: Thumbnail
       cells.push(await figure(one.path, one.id, `${one.similarity.toFixed(3)} ${basename(one.id)}`, one.right ? 'same' : 'other'))
     return html`<div class="row">${cells}</div> `
   }
-  const {best, typical, worst} = pickQueries(queries)
   const sections: Markup[] = []
   for (const [title, some] of [
     ['Best queries', best],

@@ -5,7 +5,7 @@
 import {basename} from 'node:path'
 import type {PageImage} from '../../../render/eval-page.js'
 import {pickExamples, type Examples} from './pick-examples.js'
-import {thumbnail, type ThumbnailOptions} from './thumbnails.js'
+import {thumbnail, withPackedImages, type ThumbnailOptions} from './thumbnails.js'
 
 /** An image with the class that was predicted. `confidence` is between 0 and 1. */
 export type ClassifiedImageExample = {
@@ -37,10 +37,14 @@ export async function exampleSections(
   options: ThumbnailOptions
 ): Promise<{readonly sections: readonly {readonly title: string; readonly items: readonly PageImage[]}[]; readonly missing: number}> {
   let missing = 0
+  const found = await withPackedImages(
+    [...worst, ...typical, ...best].map(({path}) => path),
+    options
+  )
   const pictures = async (images: readonly ClassifiedImageExample[]): Promise<PageImage[]> => {
     const shown: PageImage[] = []
     for (const image of images) {
-      const picture = await thumbnail(image.path, options)
+      const picture = await thumbnail(image.path, found)
       if (picture) shown.push({...picture, caption: captionOf(image), right: isRight(image)})
       else missing++
     }

@@ -5,6 +5,7 @@
  * Three baselines show what a score is worth: raw pixels (32 × 32, normalized as for the network), a histogram of
  * colours, and the model's own architecture with fresh weights, which shows what the architecture alone contributes.
  */
+import {imagePath} from '../../../data/sources/packed-images.js'
 import {valueText} from '../../../system/json.js'
 import {UserError} from '../../../config/errors.js'
 import {pixelBatches} from '../../../data/loader/pixel-batches.js'
@@ -166,9 +167,6 @@ export async function embeddingRows(
   return {name, meta, rows: rows(), close: () => source.close()}
 }
 
-/** Where the image of a row lies: its path field, else its id. */
-const pathOf = (id: string, {path}: Fields = {}): string => (typeof path === 'string' ? path : id)
-
 /** A whole set in memory. */
 export type LabelledSet = {
   readonly x: Float32Array /* [n, D] */
@@ -196,7 +194,7 @@ export async function* gatherRows(
     for (const [i, id] of some.entries()) {
       ids.push(id)
       labels.push(own[i] ?? throwUnlabelled(id))
-      paths.push(pathOf(id, fields[i]))
+      paths.push(imagePath(id, fields[i]))
     }
     yield ids.length
   }
