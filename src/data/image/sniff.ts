@@ -21,6 +21,16 @@ const startsWith = (bytes: Uint8Array, magic: string, at = 0): boolean => {
   return true
 }
 
+/** Kinds of images that no first bytes mark by themselves: by ending and a look at the beginning. */
+const OTHER_KINDS: readonly {readonly what: string; readonly ending: RegExp; readonly begins: RegExp}[] = [
+  {what: 'an X bitmap (XBM)', ending: /\.xbm$/i, begins: /#define\s+\S*width/},
+  {what: 'an X pixmap (XPM)', ending: /\.xpm$/i, begins: /\/\*\s*XPM/},
+  {what: 'a SPIDER image', ending: /\.(spi|spider|stk)$/i, begins: /^/},
+  {what: 'an MRC map', ending: /\.(mrc|mrcs|rec|ccp4)$/i, begins: /^/},
+  {what: 'an IM picture', ending: /\.im$/i, begins: /^/},
+  {what: 'a McIdas area file', ending: /\.area$/i, begins: /^/}
+]
+
 const REFUSED: readonly (readonly [magic: string, reason: string])[] = [
   ['PK\x03\x04', 'it is a zip archive (or an office document), not an image'],
   ['PK\x05\x06', 'it is an empty zip archive, not an image'],
@@ -163,6 +173,10 @@ export function sniff(bytes: Uint8Array, name = ''): Found {
   }
   if (/^P[1-6][\s#]/.test(String.fromCharCode(...bytes.subarray(0, 3)))) return {format: 'pnm'}
   if (startsWith(bytes, 'DICM', 128)) return {reason: 'it is DICOM, which is not read; export its pictures as PNG or TIFF'}
+  const other = OTHER_KINDS.find(
+    ({ending, begins}) => ending.test(name) && begins.test(Buffer.from(bytes.subarray(0, 256)).toString('latin1'))
+  )
+  if (other) return {reason: `it is ${other.what}, which is not read; convert it to PNG`}
   if (TARGA.test(name)) return {reason: 'it is a Targa picture, which is not read; convert it to PNG'}
   if (bytes.subarray(0, 1024).every(byte => byte === 0)) return {reason: 'it holds nothing but zeros (an interrupted download?)'}
   return {reason: text(bytes) ?? 'its content is of no known kind of image'}

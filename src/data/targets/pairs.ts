@@ -98,6 +98,13 @@ export const stemOf = (path: string): string => basename(path).slice(0, basename
 /** Why an image has no map; `unnamed` where neither its row nor a folder names one. */
 type NoMap = {readonly reason: string; readonly unnamed?: true}
 
+/** Whether an image lies inside another file: its id is then a key, which has no ending. */
+export const isPacked = ({bytes, range, copy}: ImageRef): boolean => Boolean(bytes ?? range ?? copy)
+
+/** The last part of a key; a dot in it belongs to it (`Track 0.1`), but for the ending of an image. */
+export const keyStem = (key: string): string =>
+  basename(key).replace(/(?<=.)\.(jpe?g|jfif|png|apng|webp|gif|tiff?|bmp|dib|avif|p[bgpn]m)$/i, '')
+
 /**
  * A function from an image to its map, or to the reason why it has none. Folders are read once each, when first asked
  * for.
@@ -157,7 +164,7 @@ export function mapFinder({field, folder, roots = []}: PairOptions): (image: Ima
       return {reason: `it has no ${word}: its row has no field ${field}, and no folder of ${word}s was named`, unnamed: true}
     if (typeof image.path !== 'string')
       return {reason: `its ${word} cannot be found, because its name is not UTF-8; name the ${word} in a list`}
-    const packed = Boolean(image.bytes ?? image.range ?? image.copy)
+    const packed = isPacked(image)
     return inFolder(packed ? unpackedPath(image.id) : image.path, packed)
   }
 }

@@ -10,7 +10,7 @@ import {checkFit, configMetadata, expectedShapes, inferConfig} from './architect
 import type {AtomicOptions} from '../../system/atomic.js'
 import {openCheckpoint, type Checkpoint, type CheckpointOptions} from './checkpoint.js'
 import {createSafetensors, type TensorSpec} from './safetensors.js'
-import {float32Bytes} from './tensor-entry.js'
+import {float32Bytes, readFinite} from './tensor-entry.js'
 
 /** One tensor on its way to a file: Meta's name, row-major float32. */
 export type NamedTensor = {readonly name: string; readonly shape: readonly number[]; readonly data: Float32Array}
@@ -37,8 +37,8 @@ export async function openBackbone(
 }
 
 /** The backbone's tensors one after another as float32, in Meta's order. */
-export async function* readBackbone(config: VitConfig, {tensors}: Pick<Checkpoint, 'tensors'>): AsyncGenerator<NamedTensor> {
-  for (const [name, shape] of expectedShapes(config)) yield {name, shape, data: await tensors.get(name)!.readFloat32()}
+export async function* readBackbone(config: VitConfig, {tensors, path}: Pick<Checkpoint, 'tensors' | 'path'>): AsyncGenerator<NamedTensor> {
+  for (const [name, shape] of expectedShapes(config)) yield {name, shape, data: await readFinite(tensors.get(name)!, name, path)}
 }
 
 /**

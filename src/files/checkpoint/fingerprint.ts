@@ -26,7 +26,10 @@ export function fingerprintHash(preprocessing: Preprocessing = defaultPreprocess
 }
 
 /** The fingerprint of a backbone that is not loaded otherwise. */
-export async function fingerprintOf(config: VitConfig, checkpoint: Pick<Checkpoint, 'tensors' | 'preprocessing'>): Promise<string> {
+export async function fingerprintOf(
+  config: VitConfig,
+  checkpoint: Pick<Checkpoint, 'tensors' | 'preprocessing' | 'path'>
+): Promise<string> {
   const hash = fingerprintHash(checkpoint.preprocessing)
   for await (const tensor of readBackbone(config, checkpoint)) hash.add(tensor)
   return hash.digest()

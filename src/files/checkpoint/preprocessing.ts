@@ -97,6 +97,10 @@ class Fields {
   }
 }
 
+/** Whether the file is for ConvNeXt's processor, which stretches images of 384 pixels and more. */
+const isConvNext = ({image_processor_type: type, feature_extractor_type: older}: Json): boolean =>
+  /^ConvNext/.test(valueText(type ?? older ?? ''))
+
 const filters = ['nearest', 'Lanczos', 'bilinear', 'bicubic', 'box', 'Hamming']
 
 const interpolationNote = (path: string, name: string): string =>
@@ -123,6 +127,16 @@ export function huggingFacePreprocessing(json: Json, path: string): Preprocessin
   if (size && typeof longest === 'number') notes.push(`${path} limits the long side to ${longest} pixels; it is not limited.`)
   let resize = size === undefined ? (crop ?? defaultPreprocessing.resize) : Math.min(...sides(size))
   if (!Number.isFinite(resize)) throw fields.refuse('size', 'shortest_edge, or height and width')
+  const share = fields.number('crop_pct')
+  const short = size?.['shortest_edge']
+  if (share !== undefined && short !== undefined) {
+    // As ConvNeXt's and PoolFormer's processors: the side is that of the crop, and images are resized to more.
+    if (!(share >= 0.05 && share <= 1)) throw fields.refuse('crop_pct', 'a share from 0.05 to 1')
+    crop ??= short
+    if (isConvNext(json) && short >= 384)
+      notes.push(`${path} stretches images to ${short} × ${short} pixels; the shape is kept, and the centre is cut.`)
+    else resize = Math.floor(short / share)
+  }
   if (fields.boolean('do_resize') === false) {
     resize = crop ?? resize
     notes.push(`${path} does not resize images; their short side is resized to ${resize} pixels.`)
@@ -130,6 +144,8 @@ export function huggingFacePreprocessing(json: Json, path: string): Preprocessin
     notes.push(`${path} stretches images to ${sides(size).join(' × ')} pixels; the shape is kept, and the centre is cut.`)
     crop ??= resize
   }
+  if (fields.boolean('do_pad') === true || json['size_divisor'] || json['pad_size'])
+    notes.push(`${path} pads images; nothing is padded: the crop, or whole patches, are what a model sees.`)
   const resample = fields.number('resample') ?? 3
   if (resample !== 3) notes.push(interpolationNote(path, filters[resample] ?? String(resample)))
   for (const name of ['image_mean', 'image_std'])

@@ -3,6 +3,7 @@
  * and the like), which are checkpoints of mmsegmentation. Of those only `state_dict` is read, through the allow-list
  * of `pickle.ts`; whatever else lies in them stays unread.
  */
+import {readFinite} from './tensor-entry.js'
 import {UserError} from '../../config/errors.js'
 import {findModelFile} from './fetch-missing.js'
 import {openHead, type HeadTensors} from './head-file.js'
@@ -69,7 +70,7 @@ async function openPublished(path: string): Promise<OpenedSegmentHead> {
     const tensors = new Map<string, {shape: readonly number[]; data: Float32Array}>()
     for (const name of names) {
       const entry = state.get(`decode_head.${name}`)!
-      tensors.set(name, {shape: entry.shape.slice(0, 2), data: await entry.readFloat32()})
+      tensors.set(name, {shape: entry.shape.slice(0, 2), data: await readFinite(entry, name, path)})
     }
     const K = tensors.get('conv_seg.bias')!.data.length
     const name = path.split(/[\\/]/).at(-1)!

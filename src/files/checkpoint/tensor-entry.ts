@@ -118,6 +118,20 @@ export function toFloat32(bytes: Uint8Array, dtype: DType): Float32Array {
   }
 }
 
+/**
+ * The numbers of a tensor, all of them finite. Throws a `UserError` (exit 1) that names file and tensor where one is
+ * NaN or infinite: what a model computes from it would be, too.
+ */
+export async function readFinite(entry: Pick<TensorEntry, 'readFloat32'>, name: string, path: string): Promise<Float32Array> {
+  const data = await entry.readFloat32()
+  const at = data.findIndex(value => !Number.isFinite(value))
+  if (at < 0) return data
+  throw new UserError(`The tensor ${name} of ${path} holds ${data[at]}, the first such number at ${at} of ${data.length}.`, {
+    code: 'NOT_FINITE',
+    hint: 'The training that wrote it diverged, or the file was damaged; take an earlier checkpoint.'
+  })
+}
+
 let halfValues: Float32Array | undefined
 
 /** The value of each of the 65,536 half-precision numbers: looking up is some times faster than computing. */

@@ -18,6 +18,35 @@ export type CellValue = string | number | boolean | null
 /** Our own columns; JSON Lines use the same words as keys. */
 export const reservedNames: ReadonlySet<string> = new Set(['id', 'vector', 'extra', 'dinov2'])
 
+/** Names of columns that name rows, in small letters, where there is no column `id`. */
+const idNames = new Set([
+  'id',
+  'image_id',
+  'imageid',
+  'filename',
+  'file_name',
+  'filepath',
+  'file_path',
+  'image',
+  'image_path',
+  'path',
+  'key'
+])
+
+/**
+ * The place of the column that names rows, among columns that can: `id`, else `ID` or `Id`, else the only one that is
+ * called `filename`, `file_name`, `image_id`, `path` or the like, in any letters. -1 where there is none, or several.
+ */
+export function idPlace(names: readonly (string | undefined)[]): number {
+  const exact = names.indexOf('id')
+  if (exact >= 0) return exact
+  const places = (fits: (name: string) => boolean): number[] =>
+    names.flatMap((name, i) => (name !== undefined && fits(name.toLowerCase()) ? [i] : []))
+  const same = places(name => name === 'id')
+  const alike = same.length > 0 ? same : places(name => idNames.has(name))
+  return alike.length === 1 ? alike[0]! : -1
+}
+
 const kindOf = (value: unknown): ColumnKind | undefined =>
   typeof value === 'string' || typeof value === 'boolean' || (typeof value === 'number' && Number.isFinite(value))
     ? (typeof value as ColumnKind)

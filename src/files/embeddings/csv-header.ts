@@ -1,4 +1,5 @@
 /** Which columns of a CSV file are ids, vectors and fields, and by what its cells are separated. */
+import {idPlace} from './columns.js'
 import {UserError} from '../../config/errors.js'
 
 /** What separates cells: of comma, semicolon, tab and bar, the one that the first line has most of outside quotes. */
@@ -92,7 +93,8 @@ export function csvLayout(header: readonly string[], name: string, separator: st
   // pandas writes its index first, without a name: it names rows where nothing else does, and is only a count of
   // them otherwise.
   const index = header[0] === '' || header[0] === 'Unnamed: 0' ? 0 : -1
-  const id = place('id') >= 0 ? place('id') : index
+  const like = idPlace(header.map((title, column) => (taken.has(column) ? undefined : title)))
+  const id = like >= 0 ? like : index
   const [record, extra] = [place('dinov2'), place('extra')]
   const fields = header.flatMap((title, column) =>
     taken.has(column) || [id, record, index].includes(column) ? [] : [{name: title, column}]

@@ -8,6 +8,7 @@
  * learn by themselves at first where they are new. Headers alone are read for this; the numbers are read when the
  * state is made.
  */
+import {readFinite} from '../../files/checkpoint/tensor-entry.js'
 import {counted} from '../../config/counted.js'
 import {stat} from 'node:fs/promises'
 import {basename, dirname, resolve} from 'node:path'
@@ -263,7 +264,7 @@ export async function weightsFor(path: string, plan: Pick<Derived, 'vit' | 'dino
     for (const [name, entry] of checkpoint.heads) {
       const head = name.split('.')[0] as HeadName
       if (!there[head] || fresh.has(head) || (head === 'ibot_head' && !plan.ibotHead)) continue
-      heads.set(name, tensor(await entry.readFloat32(), headShape(name, entry.shape)))
+      heads.set(name, tensor(await readFinite(entry, name, path), headShape(name, entry.shape)))
     }
   } catch (error) {
     dispose([...read.map(([, leaf]) => leaf), ...heads.values()])

@@ -15,7 +15,7 @@ import {UserError} from '../../config/errors.js'
 import {expectedShapes} from '../../files/checkpoint/architecture.js'
 import {openBackbone} from '../../files/checkpoint/backbone.js'
 import {isImageNet, type Normalization} from '../../files/checkpoint/preprocessing.js'
-import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
+import {float32Bytes, readFinite} from '../../files/checkpoint/tensor-entry.js'
 import {standardizeRows} from '../../loss/feature.js'
 import type {VitConfig} from '../../model/config.js'
 import {headForward} from '../../model/head.js'
@@ -155,7 +155,7 @@ async function loadHeads(path: string, precision: Precision): Promise<{copies: {
   try {
     for (const name of [...checkpoint.heads.keys()].filter(key => /^(dino|ibot)_head\./.test(key)).sort()) {
       const entry = checkpoint.heads.get(name)!
-      const data = await entry.readFloat32()
+      const data = await readFinite(entry, name, path)
       hash.update(`${name}[${entry.shape.join()}]`).update(float32Bytes(data))
       named.push([name, tensor(data, headShape(name, entry.shape))])
     }

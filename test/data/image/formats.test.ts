@@ -128,4 +128,10 @@ test('relatives of the formats that are read are named', async () => {
     decodeRgb({...ref(Buffer.from('\0\0\x02\0\0\0\0\0\0\0\0\0\x04\0\x04\0\x18\0aaaaaaaaaaaa', 'latin1')), id: 'a/b.tga'}),
     /Targa picture, which is not read; convert it to PNG/
   )
+  for (const [id, bytes, reason] of [
+    ['a.xbm', '#define a_width 8\n#define a_height 1\nstatic char a_bits[] = {0x0f};\n', /it is an X bitmap \(XBM\), which is not read/],
+    ['a.XPM', '/* XPM */\nstatic char *a[] = {"1 1 1 1", "a c #000000", "a"};\n', /it is an X pixmap \(XPM\)/],
+    ['a.spi', '\x3f\x80\0\0'.repeat(64), /it is a SPIDER image, which is not read; convert it to PNG/]
+  ] as const)
+    await refused(decodeRgb({...ref(Buffer.from(bytes, 'latin1')), id}), reason)
 })

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import type {UserError} from '../../../src/config/errors.js'
 import type {ImageRef} from '../../../src/data/sources/image-ref.js'
-import {pairs} from '../../../src/data/targets/pairs.js'
+import {keyStem, pairs} from '../../../src/data/targets/pairs.js'
 
 const image = (id: string, fields: Record<string, unknown> = {}): ImageRef => ({id, path: id, fields}) as unknown as ImageRef
 async function* given(images: readonly ImageRef[]): AsyncGenerator<ImageRef> {
@@ -39,4 +39,14 @@ test('of very many images each is named, since more than a thousand are not held
 
 test('a set of no images gives no pairs', async () => {
   assert.deepEqual(await paired([]), {found: [], rejected: []})
+})
+
+test('a dot in a key belongs to it, but for the ending of an image', () => {
+  for (const [key, stem] of [
+    ['set.tar/Track 0.0', 'Track 0.0'],
+    ['set.tar/Track 0.1', 'Track 0.1'],
+    ['list/a.b.JPG', 'a.b'],
+    ['.png', '.png']
+  ] as const)
+    assert.equal(keyStem(key), stem)
 })

@@ -1,6 +1,6 @@
 /** Which columns of an Arrow schema are ids, vectors and fields, and the rows of a batch. */
 import {UserError} from '../../../config/errors.js'
-import {joinFields} from '../columns.js'
+import {idPlace, joinFields} from '../columns.js'
 import {vectorLengthError, type EmbeddingBatch} from '../rows.js'
 import {textOf, type ColumnData} from './column-data.js'
 import type {ArrowField, ArrowSchema} from './schema.js'
@@ -49,11 +49,15 @@ function named(schema: ArrowSchema, name: string, file: string): number | undefi
  */
 function idColumn(schema: ArrowSchema, file: string): number | undefined {
   const index = named(schema, '__index_level_0__', file)
-  const id = named(schema, 'id', file) ?? (index !== undefined && schema.fields[index]!.type.kind === 'text' ? index : undefined)
+  const like = idPlace(
+    schema.fields.map(({name, type: {kind}}) => (name === 'id' || kind === 'text' || /^id$/i.test(name) ? name : undefined))
+  )
+  named(schema, 'id', file)
+  const id = (like >= 0 ? like : undefined) ?? (index !== undefined && schema.fields[index]!.type.kind === 'text' ? index : undefined)
   if (id === undefined) return undefined
   const field = schema.fields[id]!
   if (!['text', 'bytes', 'int'].includes(field.type.kind))
-    throw new UserError(`The column id of ${file} is of the type ${typeName(field)}; expected texts or whole numbers.`, {
+    throw new UserError(`The column ${field.name} of ${file} is of the type ${typeName(field)}; expected texts or whole numbers.`, {
       code: 'NO_IDS',
       hint: 'Convert the column, or rename it: rows without a column id are named by their number.'
     })

@@ -5,6 +5,7 @@
  * that follows from F: the cls token of the last block and the mean patch token (2 C), or the cls tokens of the last
  * four and the mean (5 C). In shape comments: K classes, F features, C width of the backbone.
  */
+import {readFinite} from '../../../files/checkpoint/tensor-entry.js'
 import {counted} from '../../../config/counted.js'
 import {UserError} from '../../../config/errors.js'
 import type {Transform} from '../../../data/image/geometry.js'
@@ -114,7 +115,12 @@ async function published(
       throw wrong(`${path} reads ${F} features, but the backbone is ${C} wide.`, 'Give the backbone that the head was published for.')
     if (classes && classes.length !== K) throw otherCount(path, K, classes.length)
     return {
-      classifier: {kind, weight: await weight[1].readFloat32(), bias: await bias[1].readFloat32(), chosen: `${kind.name} of ${path}`},
+      classifier: {
+        kind,
+        weight: await readFinite(weight[1], weight[0], path),
+        bias: await readFinite(bias[1], bias[0], path),
+        chosen: `${kind.name} of ${path}`
+      },
       classes: classes ?? Array.from({length: K}, (_, k) => String(k)),
       features: {pool: 'cls+mean', layers: n, normalize: false}
     }

@@ -6,6 +6,7 @@
  * final norm, and the range of depth, which is that of the data set in the file's name unless it is given. The hub's
  * linear constructor always takes 80 m, also for heads trained to 10 m; here NYU heads have 10 m.
  */
+import {readFinite} from '../../../files/checkpoint/tensor-entry.js'
 import {basename} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import {findModelFile} from '../../../files/checkpoint/fetch-missing.js'
@@ -127,7 +128,7 @@ async function readPublishedHead(path: string, options: DepthHeadOptions): Promi
     for (const name of shapes.keys()) {
       const entry = found.get(name)!
       const shape = kind === 'linear' ? entry.shape.slice(0, 2) : entry.shape
-      tensors.set(name, {shape, data: await entry.readFloat32()})
+      tensors.set(name, {shape, data: await readFinite(entry, name, path)})
     }
     const dense: DenseSettings = {layers, cls: true, norm: false}
     if (kind === 'dpt') return {kind, dense, range, tensors}

@@ -13,7 +13,7 @@ import {colorize} from '../../../render/colormap.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
 import {decodeRgb, RefusedImage} from '../../../data/image/decode.js'
 import {encodeGrey16, encodeImage} from '../../../data/image/encode.js'
-import {placeFinder, stemOf} from '../../../data/targets/pairs.js'
+import {isPacked, keyStem, placeFinder, stemOf} from '../../../data/targets/pairs.js'
 import {rejectedImage, type ImageRef} from '../../../data/sources/image-ref.js'
 import type {Raster} from '../../../data/image/resample.js'
 import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
@@ -192,10 +192,10 @@ async function writeMap(
       code: 'USAGE',
       hint: `Give --depth-scale ${defaultScale(range.max)}, or less --max-depth.`
     })
-  const inner = ref.bytes || ref.range || ref.copy || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
+  const inner = isPacked(ref) || typeof ref.path !== 'string' ? ref.id.replaceAll('\\', '_') : ref.path
   const {inside, within} = await placeOf(inner)
   const place = within ? inside : outsidePlace(inner, ref.id)
-  const stem = join(output, dirname(place), stemOf(place))
+  const stem = join(output, dirname(place), isPacked(ref) ? keyStem(place) : stemOf(place))
   const file = `${stem}.png`
   const other = written.get(file)
   if (other !== undefined) {

@@ -1,4 +1,5 @@
 /** Class maps of images by a trained head: masks with the ids of the training masks, and a row for each image. */
+import {isPacked, keyStem} from '../../../data/targets/pairs.js'
 import {writeFile} from 'node:fs/promises'
 import {basename, dirname, extname, join, normalize, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
@@ -90,12 +91,12 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
  * Where the mask of an image goes under a folder: its id as a path, without what leads out of the folder, ending in
  * .png.
  */
-export function maskPath(folder: string, id: string): string {
+export function maskPath(folder: string, id: string, packed = false): string {
   const plain = normalize(id)
     .split(sep)
     .filter(part => part !== '..' && part !== '.' && part !== '')
   const inside = plain.join(sep) || 'mask'
-  const name = basename(inside, extname(inside)) || basename(inside)
+  const name = packed ? keyStem(inside) : basename(inside, extname(inside)) || basename(inside)
   return join(folder, dirname(inside), `${name}.png`)
 }
 
@@ -130,7 +131,7 @@ export async function segmentRow(
   }
   let mask: string | undefined
   if (folder !== undefined) {
-    mask = maskPath(folder, ref.id)
+    mask = maskPath(folder, ref.id, isPacked(ref))
     const colours = new Uint8Array(3 * 256)
     for (const [k, id] of ids.entries()) if (id < 256) colours.set(palette.subarray(3 * k, 3 * k + 3), 3 * id)
     const bytes = encodeMask(stored, {width, height, palette: colours.subarray(0, 3 * Math.min(256, Math.max(...ids) + 1))})

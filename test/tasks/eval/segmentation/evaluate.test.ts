@@ -390,6 +390,7 @@ describe('prediction', () => {
 
   it('gives masks places inside their folder, one for each image', () => {
     assert.equal(maskPath('out', '../photos/a/b.jpg'), join('out', 'photos', 'a', 'b.png'))
+    assert.equal(maskPath('out', 's.tar/Track 0.1', true), join('out', 's.tar', 'Track 0.1.png'))
     assert.equal(maskPath('out', '/data/x.tif'), join('out', 'data', 'x.png'))
     const seen = new Map<string, string>()
     assertDistinctMask(seen, maskPath('out', 'a.jpg'), 'a.jpg')
