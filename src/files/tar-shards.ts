@@ -33,11 +33,12 @@ export async function writeShards(folder: string, samples: AsyncIterable<TarSamp
     for (const [ending, bytes] of Object.entries(parts)) {
       const {tar, done} = open
       const written = new Promise<void>((resolve, reject) => {
-        tar.entry(
+        const entry = tar.entry(
           {name: `${key}.${ending}`, size: bytes.length, mtime: new Date(0), mode: 0o644},
           Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
           error => (error ? reject(error) : resolve())
         )
+        entry.on('error', reject) // of the file, told to each part that it has not taken
       })
       await Promise.race([written, done.then(() => written)]) // a full disk ends the file, and the part is never taken
     }

@@ -384,6 +384,13 @@ describe('a limit on the size of files (ulimit -f)', () => {
       )
     })
 
+  it('shards that are cut in a picture: the folder is named and absent', async () => {
+    const {status, stderr} = await shell('ulimit -f 3; $P curate filter photos --materialize tar --to cut-shards -q > /dev/null')
+    assert.equal(status, 1, stderr)
+    assert.match(stderr, /cut-shards would be larger than a file may be here/)
+    assert.ok(!existsSync(join(dir, 'cut-shards')))
+  })
+
   it('a checkpoint of pretrain: a sentence, a status that is not 0, and no cut file', async () => {
     const roomy = new CommandServer({env: {}, cwd: dir, patience, shell: 'ulimit -f 64'})
     try {
