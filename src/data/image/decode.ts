@@ -197,7 +197,7 @@ export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS, shrink}:
     if (error instanceof RefusedImage) throw error
     const {message} = error as Error
     if (/pixel limit/i.test(message)) {
-      const size = await sharp(bytes, {limitInputPixels: false}).metadata()
+      const size = await sharp(CHECKS[format]?.(bytes) ?? bytes, {limitInputPixels: false}).metadata()
       throw tooManyPixels(size.width, size.height, maxPixels)
     }
     throw new RefusedImage(explainFailure(format, message))

@@ -29,6 +29,8 @@ const OLD_DEFLATE = 32_946
 const ZSTD = 50_000
 /** The most bytes that one strip or tile may unpack to. */
 const MAX_PART = 1 << 28
+/** The most tiles that the decoder holds: four rows of them. It writes past our stderr where they are more. */
+const MAX_TILES = 1_000_000
 /** What the decoder was built with: none, CCITT, LZW, JPEG, Deflate, PackBits; Zstandard, which becomes Deflate. */
 const DECODED = new Set([1, 2, 3, 4, LZW, JPEG, DEFLATE, 32771, 32773, OLD_DEFLATE, ZSTD])
 const CODINGS: Readonly<Record<number, string>> = {
@@ -148,6 +150,8 @@ function tiffProblem(bytes: Uint8Array, tags: TiffTags): string | undefined {
     return `it is a TIFF of ${bits} bits a ${tags.get(SAMPLE_FORMAT)?.[0] === 3 ? 'floating-point number' : 'sample'}, which is not read; save it with 8 or 16 bits, maps of depth as float32`
   if (tags.get(PLANAR)?.[0] === 2 && tags.has(TILE_WIDTH) && (tags.get(SAMPLES)?.[0] ?? 1) > 1)
     return 'it is a TIFF of tiles with a plane for each colour, which is not read; save it in strips, or with the colours side by side'
+  if (tags.has(TILE_WIDTH) && 4 * (1 + (tags.get(WIDTH)?.[0] ?? 0) / tags.get(TILE_WIDTH)![0]!) > MAX_TILES)
+    return 'it is a TIFF that is damaged or of a kind that is not read (its tiles are too small for its width)'
   if ([LZW, DEFLATE, OLD_DEFLATE].includes(compression) && hasDamagedPart(bytes, tags, compression))
     return `it is a TIFF that is cut off or damaged (a strip or tile ${compression === LZW ? 'ends early' : 'does not match its checksum'})`
   return undefined
