@@ -17,6 +17,7 @@ export const unfuzzed: Readonly<Record<string, string>> = {
   'src/data/sources/parquet-worker.ts #open': OWN_THREAD,
   'src/data/sources/parquet-worker.ts #stretch':
     'runs in that thread; its rows are read again only for training: test/data/sources/parquet.test.ts',
+  'src/data/sources/shard-rows.ts resolve': 'gives back images that it laid into its own temporary file',
   'src/engine/machine.ts cpuFlags': SYSTEM,
   'src/engine/machine.ts fileCacheOfGroup': SYSTEM,
   'src/engine/tensorflow/find.ts tensorflowPackage': INSTALLED,
