@@ -6,6 +6,7 @@
  * an object, a field that has the name of one of our own columns) travels as JSON in one more column, `extra`, which a
  * table has where its first batch needs it, and otherwise beside the rows: nothing is lost and nothing is refused.
  */
+import {UserError} from '../../config/errors.js'
 import {isObject, parseJson} from '../../system/json.js'
 import type {Fields} from './rows.js'
 
@@ -35,16 +36,24 @@ const idNames = new Set([
 
 /**
  * The place of the column that names rows, among columns that can: `id`, else `ID` or `Id`, else the only one that is
- * called `filename`, `file_name`, `image_id`, `path` or the like, in any letters. -1 where there is none, or several.
+ * called `filename`, `file_name`, `image_id`, `path` or the like, in any letters. -1 where there is none. `UserError`
+ * where there are several: rows that are numbered instead, or named by the wrong one, would pass for others.
  */
-export function idPlace(names: readonly (string | undefined)[]): number {
+export function idPlace(names: readonly (string | undefined)[], file: string): number {
   const exact = names.indexOf('id')
   if (exact >= 0) return exact
   const places = (fits: (name: string) => boolean): number[] =>
     names.flatMap((name, i) => (name !== undefined && fits(name.toLowerCase()) ? [i] : []))
   const same = places(name => name === 'id')
   const alike = same.length > 0 ? same : places(name => idNames.has(name))
-  return alike.length === 1 ? alike[0]! : -1
+  if (alike.length > 1) {
+    const titles = alike.map(i => names[i]).join(', ')
+    throw new UserError(`Several columns of ${file} could name its rows: ${titles}; expected one that is called id.`, {
+      code: 'NO_IDS',
+      hint: 'Rename the one that names the images to id.'
+    })
+  }
+  return alike[0] ?? -1
 }
 
 const kindOf = (value: unknown): ColumnKind | undefined =>

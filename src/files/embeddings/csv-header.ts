@@ -93,7 +93,8 @@ export function csvLayout(header: readonly string[], name: string, separator: st
   // pandas writes its index first, without a name: it names rows where nothing else does, and is only a count of
   // them otherwise.
   const index = header[0] === '' || header[0] === 'Unnamed: 0' ? 0 : -1
-  const like = idPlace(header.map((title, column) => (taken.has(column) ? undefined : title)))
+  const names = header.map((title, column) => (taken.has(column) ? undefined : title))
+  const like = idPlace(names, name)
   const id = like >= 0 ? like : index
   const [record, extra] = [place('dinov2'), place('extra')]
   const fields = header.flatMap((title, column) =>

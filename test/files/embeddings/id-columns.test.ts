@@ -22,18 +22,23 @@ async function idsOf(path: string): Promise<{ids: string[]; fields: object}> {
   return {ids, fields: first}
 }
 
-const cases: [columns: Record<string, string[]>, ids: string[], rest: string[]][] = [
+const cases: [columns: Record<string, string[]>, ids: string[] | RegExp, rest: string[]][] = [
   [{ID: ['x', 'y']}, ['x', 'y'], []],
   [{Id: ['x', 'y'], filename: ['f', 'g']}, ['x', 'y'], ['filename']],
   [{FileName: ['f', 'g'], label: ['p', 'q']}, ['f', 'g'], ['label']],
   [{image_path: ['f', 'g']}, ['f', 'g'], []],
   [{id: ['a', 'b'], ID: ['x', 'y']}, ['a', 'b'], ['ID']],
-  [{filename: ['f', 'g'], image: ['i', 'j']}, ['0', '1'], ['filename', 'image']], // which of them is not told
+  [
+    {filename: ['f', 'g'], image: ['i', 'j']},
+    /^Several columns of .* could name its rows: filename, image; expected one that is called id\.$/,
+    []
+  ],
+  [{ID: ['x', 'y'], Id: ['a', 'b']}, /could name its rows: ID, Id; expected/, []],
   [{label: ['p', 'q']}, ['0', '1'], ['label']]
 ]
 
 for (const [columns, ids, rest] of cases) {
-  test(`columns ${Object.keys(columns).join(', ')}: rows are called ${ids.join(', ')}`, async t => {
+  test(`columns ${Object.keys(columns).join(', ')}: ${ids instanceof RegExp ? 'refused' : `rows are called ${ids.join(', ')}`}`, async t => {
     const folder = await scratch(t)
     const names = Object.keys(columns)
     const csv = join(folder, 'a.csv')
@@ -50,6 +55,10 @@ for (const [columns, ids, rest] of cases) {
     const mapped = Object.fromEntries(names.map(name => [name, vectorFromArray(columns[name]!, new Utf8())]))
     writeFileSync(arrow, tableToIPC(new Table({...mapped, vector}), 'file'))
     for (const path of [csv, arrow]) {
+      if (ids instanceof RegExp) {
+        await assert.rejects(idsOf(path), {code: 'NO_IDS', message: ids}, path)
+        continue
+      }
       const found = await idsOf(path)
       assert.deepEqual(found.ids, ids, path)
       assert.deepEqual(Object.keys(found.fields).sort(), [...rest].sort(), path)

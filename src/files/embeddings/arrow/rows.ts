@@ -50,7 +50,8 @@ function named(schema: ArrowSchema, name: string, file: string): number | undefi
 function idColumn(schema: ArrowSchema, file: string): number | undefined {
   const index = named(schema, '__index_level_0__', file)
   const like = idPlace(
-    schema.fields.map(({name, type: {kind}}) => (name === 'id' || kind === 'text' || /^id$/i.test(name) ? name : undefined))
+    schema.fields.map(({name, type: {kind}}) => (name === 'id' || kind === 'text' || /^id$/i.test(name) ? name : undefined)),
+    file
   )
   named(schema, 'id', file)
   const id = (like >= 0 ? like : undefined) ?? (index !== undefined && schema.fields[index]!.type.kind === 'text' ? index : undefined)
