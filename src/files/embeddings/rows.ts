@@ -108,5 +108,5 @@ export function assertMeasurable({ids, vectors}: Pick<EmbeddingBatch, 'ids' | 'v
 export const unmeasurableError = (id: string): UserError =>
   new UserError(`The vector of ${id} is too long: products or distances of it do not fit into numbers of 32 bits.`, {
     code: 'NOT_FINITE',
-    hint: 'Scale all vectors down, or measure angles (--metric cosine), or make an exact index (--kind exact).'
+    hint: 'Scale all vectors down, or make another index: dinov2 index --metric cosine measures angles, and dinov2 index --kind exact computes in 64 bits.'
   })
