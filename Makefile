@@ -192,15 +192,15 @@ $(OUT)/report.html: $(MODEL) $(OUT)/knn.json
 
 # One page that links all others.
 PAGES := site/index.html:'A map of the pictures' first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
-  report.html:'How training went: losses, health, scores' neighbours.html:'Nearest neighbours by the trained model' pca.png:'Patch features as colors' \
+  report.html:'How training went: losses, health, scores' neighbours.html:'Nearest neighbours by the trained model' pca.png:'Patch features as colours' \
   linear.html:'Classes read out by one linear layer, beside all baselines' depth.html:'Depth on drawn scenes' depth.png:'Depth maps' \
   regions.html:'Regions on drawn scenes' regions.png:'Region maps' onnx/README.md:'The model as ONNX, for onnxruntime and transformers.js'
 $(OUT)/index.html: $(OUT)/scores $(OUT)/onnx/config.json $(OUT)/site/index.html $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
 	@{ echo '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dinov2: the demo</title>'; \
-	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto; font-size: 13px } img { max-width: 100% }</style>'; \
+	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto; font-size: 13px } img { max-width: 100% }</style>'; \
 	  echo '<h1>What the demo made</h1><ul>'; \
 	  for entry in $(PAGES); do page=$${entry%%:*}; if [ -e "$(OUT)/$$page" ]; then echo "<li><a href=\"$$page\">$${entry#*:}</a>"; fi; done; \
-	  echo '</ul><p>To try the model itself in the map: <code>$(DINOV2) explore --serve -o $(OUT)/site</code></p><h2>Scores of one linear layer on frozen features</h2><pre>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt; echo '</pre><p><img src="pca.png" alt="Patch features as colors">'; } > $@
+	  echo '</ul><p>To try the model itself in the map: <code>$(DINOV2) explore --serve -o $(OUT)/site</code></p><h2>Scores of one linear layer on frozen features</h2><pre>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt; echo '</pre><p><img src="pca.png" alt="Patch features as colours">'; } > $@
 
 # -------------------------------------------------------------------------------------------------------------------- test
 

@@ -131,7 +131,7 @@ function pairsPng(pairs: readonly Pair[], {foreground, explained}: PcaReport): P
     {
       columns,
       notes: [
-        `Principal components of ${foreground === undefined ? 'all patches' : 'the patches in front'} as colors: red ${red}, green ${green}, blue ${blue} of the variance.${foreground === undefined ? '' : ' Black: behind.'}`
+        `Principal components of ${foreground === undefined ? 'all patches' : 'the patches in front'} as colours: red ${red}, green ${green}, blue ${blue} of the variance.${foreground === undefined ? '' : ' Black: behind.'}`
       ]
     }
   )
