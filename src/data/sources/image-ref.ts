@@ -49,6 +49,9 @@ export type ImageRef = {
   readonly problem?: string
 }
 
+/** Whether an image lies inside another file: its id is then a key, which has no ending. */
+export const isPacked = ({bytes, range, copy}: Pick<ImageRef, 'bytes' | 'range' | 'copy'>): boolean => Boolean(bytes ?? range ?? copy)
+
 /** An image that could not be used, and why, in a clause. */
 export type RejectedImage = {readonly id: string; readonly path: string; readonly reason: string; readonly pathBase64?: string}
 

@@ -7,7 +7,7 @@ import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {containerOf, isParquetName, plainName} from './container-names.js'
 import {ImageSpool} from './image-spool.js'
-import type {ImageRef} from './image-ref.js'
+import {isPacked, type ImageRef} from './image-ref.js'
 import {listImages} from './source.js'
 
 /**
@@ -25,7 +25,7 @@ export class PackedImages {
 
   /** Remembers where an image lies by its id; those that are files of their own are passed over. */
   keep(ref: ImageRef): void {
-    if (ref.bytes || ref.range || ref.copy) this.#refs.set(plainName(ref.id), this.#spool.keep(ref))
+    if (isPacked(ref)) this.#refs.set(plainName(ref.id), this.#spool.keep(ref))
   }
 
   /** Where an image lies; undefined for files, and for what was not kept. */

@@ -14,7 +14,7 @@ import {basename, dirname, extname, isAbsolute, join, relative, resolve, sep} fr
 import {UserError} from '../../config/errors.js'
 import type {MapRef} from './depth-and-mask-files.js'
 import {isParquetName, isShardName, withoutShardEnding} from '../sources/container-names.js'
-import {rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
+import {isPacked, rejectedImage, type ImageRef, type RejectedImage} from '../sources/image-ref.js'
 
 export type PairOptions = {
   /** The field of a list that names the map. */
@@ -97,9 +97,6 @@ export const stemOf = (path: string): string => basename(path).slice(0, basename
 
 /** Why an image has no map; `unnamed` where neither its row nor a folder names one. */
 type NoMap = {readonly reason: string; readonly unnamed?: true}
-
-/** Whether an image lies inside another file: its id is then a key, which has no ending. */
-export const isPacked = ({bytes, range, copy}: ImageRef): boolean => Boolean(bytes ?? range ?? copy)
 
 /** The last part of a key; a dot in it belongs to it (`Track 0.1`), but for the ending of an image. */
 export const keyStem = (key: string): string =>

@@ -4,7 +4,7 @@ import {dirname, extname, join, relative, resolve} from 'node:path'
 import {RefusedImage, readBytes} from '../../data/image/decode.js'
 import {sniff} from '../../data/image/sniff.js'
 import {imagePath, PackedImages} from '../../data/sources/packed-images.js'
-import type {ImageRef} from '../../data/sources/source.js'
+import {isPacked} from '../../data/sources/image-ref.js'
 import {atomicFolder} from '../../system/atomic.js'
 import {writeShards} from '../../files/tar-shards.js'
 import type {CurationOutcome} from './outcome.js'
@@ -66,8 +66,6 @@ function safeName(id: string, ending: string, taken: Taken): string {
   }
 }
 
-const isWhole = (ref: ImageRef): boolean => !ref.range && !ref.bytes && !ref.copy
-
 /** Writes the folder, whole or not at all. Images that cannot be opened are counted. */
 export async function materialize(
   {pool, kept, stageFields}: CurationOutcome,
@@ -113,7 +111,7 @@ export async function materialize(
         signal.throwIfAborted()
         const ref = packed.place(pool.ref(row))
         try {
-          const bytes = isWhole(ref) ? undefined : readBytes(ref)
+          const bytes = isPacked(ref) ? readBytes(ref) : undefined
           const name = safeName(ref.id, bytes ? endingOf(bytes, ref.id) : '', taken)
           const to = join(temporary, name)
           await mkdir(dirname(to), {recursive: true})

@@ -1,9 +1,9 @@
 /** Class maps of images by a trained head: masks with the ids of the training masks, and a row for each image. */
-import {isPacked, keyStem} from '../../../data/targets/pairs.js'
+import {keyStem} from '../../../data/targets/pairs.js'
 import {writeFile} from 'node:fs/promises'
 import {basename, dirname, extname, join, normalize, sep} from 'node:path'
 import {UserError} from '../../../config/errors.js'
-import {rejectedImage} from '../../../data/sources/image-ref.js'
+import {isPacked, rejectedImage} from '../../../data/sources/image-ref.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../../data/image/decode.js'
 import {encodeMask} from '../../../data/image/png-write.js'
