@@ -178,9 +178,13 @@ function startDecoder(path: string, name: string): Promise<GuardedWorker<'next',
 /** The table of contents of a file with a record, as far as this is looked for. */
 const MAX_CONTENTS = 16 << 20
 
+/** Parts of a record as it is written; files of other programs may have one of them by chance. */
+const RECORD_PARTS = [`"${CHECK_KEY}":"rows=`, ' names=', ' vectors=', ' record=', '"toolVersion":"', '"fingerprint":"']
+const holdsParts = (contents: Buffer): boolean => RECORD_PARTS.filter(part => contents.includes(part)).length > 1
+
 /**
  * What stands at the end of a file, whatever the decoder makes of it: whether the table of contents holds the bytes of
- * our record, and fields that no column holds, by their row.
+ * our record or fields stand before it, and those fields, which no column holds, by their row.
  */
 async function tailOf(path: string, name: string): Promise<{readonly holdsRecord: boolean; readonly late: JsonObject}> {
   const handle = await openPlain(path)
@@ -188,14 +192,14 @@ async function tailOf(path: string, name: string): Promise<{readonly holdsRecord
     const {size} = await handle.stat()
     const end = await readAt(handle, Math.max(0, size - 8), Math.min(8, size))
     const length = Math.min(end.length === 8 ? end.readUInt32LE(0) : 0, MAX_CONTENTS, Math.max(0, size - 8))
-    const holdsRecord = (await readAt(handle, size - 8 - length, length)).includes(`"${CHECK_KEY}":"rows=`)
+    const holdsRecord = holdsParts(await readAt(handle, size - 8 - length, length))
     const at = size - 8 - length - 12
-    const mark = holdsRecord && at > 0 ? await readAt(handle, at, 12) : Buffer.alloc(0)
+    const mark = at > 0 ? await readAt(handle, at, 12) : Buffer.alloc(0)
     if (mark.toString('latin1', 4) !== LATE_MAGIC) return {holdsRecord, late: {}}
     const bytes = Math.min(mark.readUInt32LE(0), at)
     const late = jsonObjectOr((await readAt(handle, at - bytes, bytes)).toString('utf8'))
     if (!late || !Object.values(late).every(isObject)) throw damaged(name, 'its fields that fit no column are not JSON')
-    return {holdsRecord, late}
+    return {holdsRecord: true, late}
   } finally {
     await handle.close()
   }
@@ -221,7 +225,11 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
     if (meta && said === undefined) throw damaged(name, 'its record has no checksum of its rows')
     const rows = async function* (): AsyncGenerator<EmbeddingBatch> {
       const check = new ContentCheck()
+      const assertChecked = (): void => {
+        if (meta && said !== `${check.toString()} record=${recordCheck(meta)}`) throw damaged(name, 'its rows do not match their checksum')
+      }
       try {
+        if (count === 0) assertChecked()
         for (let answer = await decoder.ask('next'); answer.kind === 'rows'; answer = await decoder.ask('next')) {
           for await (const read of readBatches(answer.bytes, layout, name, check.rows)) {
             const before = check.rows
@@ -229,8 +237,7 @@ async function readParquet(path: string, name: string): Promise<OpenedRows> {
             check.add(batch)
             if (check.rows > count) throw damaged(name, `it counts ${count} rows, but has more`)
             // The last batch is only given once the checksum has been compared.
-            if (check.rows === count && meta && said !== `${check.toString()} record=${recordCheck(meta)}`)
-              throw damaged(name, 'its rows do not match their checksum')
+            if (check.rows === count) assertChecked()
             yield batch
           }
         }

@@ -284,6 +284,20 @@ describe('a table of text and the record beside it', () => {
       await assert.rejects(read(path), {code: 'EMBEDDINGS_DAMAGED'}, format)
     }
   })
+  test('a Parquet file that lost its record, its writer and the name of its checksum is noticed by what is left', async () => {
+    const path = join(dir, 'bare.parquet')
+    await writeAll(path, [batchOf([row(0), row(1)])])
+    const whole = (await readFile(path)).toString('latin1')
+    const changes: readonly [RegExp, string][] = [
+      [/dinov2(?=[^ ]\D{1,3}\{"fingerprint)/g, 'minov2'], // the key
+      [/dinov2 (?=\d)/g, 'other- '], // the writer
+      [/"check":"rows=/g, '"chuck":"rows=']
+    ]
+    const bare = changes.reduce((text, [what, other]) => text.replace(what, other), whole)
+    for (const [what] of changes) assert.match(whole, what)
+    await writeFile(path, bare, 'latin1')
+    await assert.rejects(read(path), {code: 'EMBEDDINGS_DAMAGED', message: /record of how its vectors were made is gone/})
+  })
 })
 
 test('files of earlier versions are read', async () => {
