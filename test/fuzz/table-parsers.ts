@@ -93,7 +93,7 @@ const resumed = (format: 'arrow' | 'jsonl' | 'csv' | 'npy' | 'safetensors'): Par
     const output = await createEmbeddings(path, {meta, format, resume: true})
     try {
       let ids = ''
-      for await (const id of output.resumedIds()) ids += `${id} `
+      for await (const {id} of output.resumedRows()) ids += `${id} `
       return `${output.resumed} ${ids}`
     } finally {
       await output.keep()

@@ -3,17 +3,18 @@
  * ones.
  */
 import {UserError} from '../../config/errors.js'
-import {formatOf} from './formats.js'
+import {formatNamed, formatOf} from './formats.js'
 import {openEmbeddings} from './open.js'
 import {replaceEmbeddings, type OutputOptions} from './output.js'
 import {provenanceDifferences} from './provenance.js'
 import type {EmbeddingOutput} from './resumable.js'
+import {rowsOf, type NamedRow} from './rows.js'
 
-/** The ids of a file's rows, in order. */
-async function* idsOf(path: string): AsyncGenerator<string> {
+/** The rows of a file, in order. */
+async function* rowsIn(path: string): AsyncGenerator<NamedRow> {
   const {rows, close} = await openEmbeddings(path)
   try {
-    for await (const {ids} of rows) yield* ids
+    for await (const batch of rows) yield* rowsOf(batch)
   } finally {
     await close()
   }
@@ -23,11 +24,26 @@ async function* idsOf(path: string): AsyncGenerator<string> {
  * Opens the whole output at `target` to add rows. Its own rows count as resumed, and nothing is written before the
  * first new row comes.
  *
- * Throws `UserError` (exit 2) where it was made in another way than `meta` says, or is damaged.
+ * Throws `UserError` (exit 2) where it has another format, was made in another way than `meta` says, or is damaged.
  */
 export async function appendEmbeddings(target: string, options: OutputOptions): Promise<EmbeddingOutput> {
   const whole = await openEmbeddings(target)
   await whole.close()
+  const {name} = formatOf(target, options.format)
+  if (whole.format !== name)
+    throw new UserError(`${target} is there, whole, but as ${whole.format}, not as ${name}.`, {
+      exit: 2,
+      code: 'OUTPUT_EXISTS',
+      hint: `Give --format ${whole.format} to add rows to it, --force to replace it, or name another output.`
+    })
+  const record = formatNamed(name)
+    .sideFiles?.(target)
+    .find(({final}) => final?.endsWith('.meta.json'))?.final
+  if (whole.meta.fingerprint === null)
+    throw new UserError(
+      `${target} is there, whole, but does not say how its vectors were made${record === undefined ? '' : ` (${record} would)`}.`,
+      {exit: 2, code: 'OUTPUT_EXISTS', hint: 'Give --force to replace it, or name another output.'}
+    )
   const parts = provenanceDifferences(whole.meta, options.meta)
   if (parts.length > 0)
     throw new UserError(`${target} is there, whole, but was made in another way (${parts.join(', ')}).`, {
@@ -36,7 +52,7 @@ export async function appendEmbeddings(target: string, options: OutputOptions): 
       hint: 'Give --force to replace it, or name another output.'
     })
   let resumed = 0
-  for await (const _id of idsOf(target)) resumed++
+  for await (const _row of rowsIn(target)) resumed++
   let output: EmbeddingOutput | undefined
   const begin = async (): Promise<EmbeddingOutput> => {
     const copy = await replaceEmbeddings(target, {...options, csvSafe: options.csvSafe === true || whole.csvSafe === true})
@@ -45,9 +61,9 @@ export async function appendEmbeddings(target: string, options: OutputOptions): 
     return copy
   }
   return {
-    format: formatOf(target, options.format).name,
+    format: whole.format,
     resumed,
-    resumedIds: () => idsOf(target),
+    resumedRows: () => rowsIn(target),
     async write(batch) {
       output ??= await begin()
       await output.write(batch)

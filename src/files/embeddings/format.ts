@@ -7,7 +7,7 @@ import type {ByteReader, Sink} from './bytes.js'
 import type {TableColumns} from './columns.js'
 import type {TableCheck} from './content-check.js'
 import type {EmbeddingMeta} from './provenance.js'
-import type {EmbeddingBatch} from './rows.js'
+import type {EmbeddingBatch, NamedRow} from './rows.js'
 
 /** Where rows are read from. */
 export type Source = {
@@ -82,8 +82,8 @@ export type Format<Name extends string = string> = {
   write(target: Target, meta: EmbeddingMeta, begun?: Recovered): Promise<EmbeddingWriter>
   /** Files beside the output. */
   sideFiles?(target: string): readonly SideFile[]
-  /** The ids of the rows of an interrupted output, where they stand in a side file. */
-  rowIds?(files: PartialFiles): AsyncGenerator<string>
+  /** Ids and fields of an interrupted output, where they stand in a side file. */
+  listedRows?(files: PartialFiles): AsyncGenerator<NamedRow>
   /**
    * Finds what of an interrupted output is whole, in batches of `batch` rows; undefined when nothing is. Absent
    * where an output cannot be continued.

@@ -17,7 +17,7 @@ import {NPY_HEADER_BYTES, NPY_MAGIC, npyDataAt, npyHeader, parseNpyHeader, type 
 import {numbersToFloat32} from './numbers.js'
 import {metaFromJson, recordCheck, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {begunRecord, readRecord, writeRecord} from './record-beside.js'
-import {lineIds, lineRows, recoverLines, rowLine, type LineRow} from './row-lines.js'
+import {lineRows, ownLines, recoverLines, rowLine, type LineRow} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
 const stem = (path: string): string => path.replace(/\.npy$/i, '')
@@ -258,5 +258,5 @@ export const npy: Format<'npy'> = {
   write: npyWriter,
   sideFiles,
   recover,
-  rowIds: ({sides}) => lineIds(sides[0]!.partial)
+  listedRows: ({sides}) => ownLines(sides[0]!.partial)
 }

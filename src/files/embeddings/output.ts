@@ -8,6 +8,7 @@ import {fileSink, streamSink} from './bytes.js'
 import type {Format} from './format.js'
 import {formatOf, type EmbeddingFormat} from './formats.js'
 import type {EmbeddingMeta} from './provenance.js'
+import type {NamedRow} from './rows.js'
 import {createResumable, isOfRejectedRun, partialOf, type EmbeddingOutput} from './resumable.js'
 
 export type OutputOptions = {
@@ -96,7 +97,7 @@ export async function inspectOutput(
   return state
 }
 
-const nothingResumed = {resumed: 0, async *resumedIds(): AsyncGenerator<string> {}}
+const nothingResumed = {resumed: 0, async *resumedRows(): AsyncGenerator<NamedRow> {}}
 
 /** An output that is written from front to back and never renamed. */
 async function pipeOutput(target: string, format: Format<EmbeddingFormat>, {meta, stdout}: OutputOptions): Promise<EmbeddingOutput> {

@@ -8,17 +8,17 @@ import {lockOutput} from '../../system/lock.js'
 import {fileBytes, openGrowing} from '../../system/plain-file.js'
 import {ByteReader, fileSink} from './bytes.js'
 import type {Format, Recovered, SideFile} from './format.js'
-import type {EmbeddingFormat} from './formats.js'
+import {detectFormat, type EmbeddingFormat} from './formats.js'
 import {describeProvenance, provenanceDifferences, type EmbeddingMeta} from './provenance.js'
-import type {EmbeddingBatch} from './rows.js'
+import {rowsOf, type EmbeddingBatch, type NamedRow} from './rows.js'
 
 /** An output of rows. Exactly one of `commit` and `keep` ends it. */
 export type EmbeddingOutput = {
   readonly format: EmbeddingFormat
   /** Rows that an interrupted run had written already. */
   readonly resumed: number
-  /** Their ids, in order. */
-  resumedIds(): AsyncGenerator<string>
+  /** Their ids and fields, in order. */
+  resumedRows(): AsyncGenerator<NamedRow>
   write(batch: EmbeddingBatch): Promise<void>
   /** Writes the end and gives the file its name. */
   commit(): Promise<void>
@@ -42,6 +42,18 @@ export const isOfRejectedRun = async (target: string): Promise<boolean> =>
     () => false
   )
 
+/** Refuses what an interrupted run began in another format: all its rows would be lost. */
+async function assertSameFormat(partial: string, format: Format): Promise<void> {
+  const bytes = new ByteReader(fileBytes(partial))
+  const found = detectFormat(await bytes.peek(512).finally(() => bytes.close()))
+  if (found && found.name !== format.name)
+    throw new UserError(`${partial} was begun as ${found.name}, so it cannot be continued as ${format.name}.`, {
+      exit: 2,
+      code: 'CANNOT_RESUME',
+      hint: `Go on with --format ${found.name}, or start anew with --force.`
+    })
+}
+
 /** Finds what an interrupted run left. Throws `UserError` where it was made in another way. */
 async function recovered(
   format: Format,
@@ -50,6 +62,7 @@ async function recovered(
   meta: EmbeddingMeta,
   batch: number
 ): Promise<Recovered | undefined> {
+  await assertSameFormat(partial, format)
   const begun = await format.recover!({partial, sides}, {meta, batch})
   if (begun && provenanceDifferences(begun.meta, meta).length > 0) {
     throw new UserError(
@@ -114,11 +127,11 @@ async function growing(
   return {
     format: format.name,
     resumed: rows,
-    async *resumedIds() {
+    async *resumedRows() {
       let left = rows
       if (left === 0) return
-      for await (const id of format.rowIds?.({partial, sides}) ?? rowIds(format, partial)) {
-        yield id
+      for await (const row of format.listedRows?.({partial, sides}) ?? rowsIn(format, partial)) {
+        yield row
         if (--left === 0) return
       }
     },
@@ -159,11 +172,11 @@ async function growing(
   }
 }
 
-async function* rowIds(format: Format, path: string): AsyncGenerator<string> {
+async function* rowsIn(format: Format, path: string): AsyncGenerator<NamedRow> {
   const bytes = new ByteReader(fileBytes(path))
   const {rows, close} = await format.open({name: path, bytes, path})
   try {
-    for await (const {ids} of rows) yield* ids
+    for await (const batch of rows) yield* rowsOf(batch)
   } finally {
     await close?.()
     await bytes.close()

@@ -94,10 +94,8 @@ export async function* lineRows(bytes: ByteReader, name: string, {ours = false} 
   }
 }
 
-/** The ids of a list of ours. */
-export async function* lineIds(list: string): AsyncGenerator<string> {
-  for await (const {id} of lineRows(new ByteReader(fileBytes(list)), list, {ours: true})) yield id
-}
+/** Ids and fields of a list of ours. */
+export const ownLines = (list: string): AsyncGenerator<LineRow> => lineRows(new ByteReader(fileBytes(list)), list, {ours: true})
 
 /**
  * Where the last whole line of an interrupted file ends when only `multiple`s of rows count, and how many rows that

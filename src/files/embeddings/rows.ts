@@ -7,6 +7,9 @@ export type Fields = Readonly<Record<string, unknown>>
 /** One image's vector. */
 export type Row = {readonly id: string; readonly vector: Float32Array /* [D] */; readonly fields: Fields}
 
+/** What a row says of its image, without the vector. */
+export type NamedRow = Omit<Row, 'vector'>
+
 /** Rows as they are computed, written and read: n at a time, their vectors side by side. */
 export type EmbeddingBatch = {
   readonly ids: readonly string[]

@@ -16,7 +16,7 @@ import type {EmbeddingWriter, Format, OpenedRows, PartialFiles, Recovered, Targe
 import {checkExtent, damaged, readHeader, setHeaderCheck, type Entry, type Header} from './safetensors-header.js'
 import {dtype, numbersToFloat32, type Dtype} from './numbers.js'
 import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
-import {lineIds, lineRows, recoverLines, rowLine} from './row-lines.js'
+import {lineRows, ownLines, recoverLines, rowLine} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
 
 // ---- writing ------------------------------------------------------------------------------------------------------
@@ -243,5 +243,5 @@ export const safetensors: Format<'safetensors'> = {
   write: safetensorsWriter,
   sideFiles: target => [{partial: `${target}.rows.partial`}],
   recover,
-  rowIds: ({sides}) => lineIds(sides[0]!.partial)
+  listedRows: ({sides}) => ownLines(sides[0]!.partial)
 }

@@ -159,7 +159,7 @@ export async function* embedImages(work: EmbedWork): AsyncGenerator<EmbedEvent, 
   try {
     yield {kind: 'ready'}
     if (resumed > 0) yield {kind: 'resumed', rows}
-    const left = resumed > 0 ? leaveOutDone(own, output.resumedIds(), held.transform, onRejected) : own
+    const left = resumed > 0 ? leaveOutDone(own, output.resumedRows(), held.transform, onRejected) : own
     const made = embed(left, held, {batch, onRejected, ...decodeOptions(work)})
     for await (const some of made) {
       await output.write(some)

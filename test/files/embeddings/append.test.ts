@@ -41,7 +41,7 @@ for (const format of formatNames) {
     const output = await appendEmbeddings(path, {meta})
     assert.equal(output.resumed, 5)
     const ids: string[] = []
-    for await (const id of output.resumedIds()) ids.push(id)
+    for await (const {id} of output.resumedRows()) ids.push(id)
     assert.deepEqual(ids, ['id0', 'id1', 'id2', 'id3', 'id4'])
     await output.write(rows(5, 8))
     assert.equal((await read(path)).length, 5) // the old file stands until the end
@@ -66,6 +66,24 @@ for (const format of formatNames) {
     await assert.rejects(appendEmbeddings(path, {meta: {...meta, fingerprint: 'e'.repeat(64)}}), {code: 'OUTPUT_EXISTS', exit: 2})
   })
 }
+
+test('a whole output gets no rows in another format, and none where its record is missing', async () => {
+  const path = join(dir, 'c.npy')
+  const first = await createEmbeddings(path, {meta})
+  await first.write(rows(0, 3))
+  await first.commit()
+  for (const format of formatNames.filter(name => name !== 'npy'))
+    await assert.rejects(appendEmbeddings(path, {meta, format}), {
+      exit: 2,
+      code: 'OUTPUT_EXISTS',
+      message: new RegExp(`whole, but as npy, not as ${format}`)
+    })
+  await rm(join(dir, 'c.meta.json'))
+  await assert.rejects(appendEmbeddings(path, {meta}), {
+    exit: 2,
+    message: /does not say how its vectors were made \(.*c\.meta\.json would\)/
+  })
+})
 
 test('a link in the place of a growing output is not written through', async () => {
   const [path, victim] = [join(dir, 'linked.jsonl'), join(dir, 'victim')]

@@ -339,12 +339,36 @@ describe('an interrupted output', () => {
 
       const second = await createEmbeddings(broken, {meta, resume: true, batch: 3})
       assert.equal(second.resumed, 3)
-      assert.deepEqual(await all(second.resumedIds()), batches[0]!.ids)
+      const resumed = await all(second.resumedRows())
+      assert.deepEqual(
+        resumed.map(({id}) => id),
+        batches[0]!.ids
+      )
+      assert.deepEqual(
+        resumed.map(({fields}) => ({...fields})),
+        batches[0]!.fields
+      )
       await second.write(batches[1]!)
       await second.commit()
       assert.deepEqual(await readFile(broken), await readFile(whole))
       assert.deepEqual(plain((await read(broken)).rows), plain(expected))
       await assert.rejects(stat(partialOf(broken)), {code: 'ENOENT'})
+    })
+
+    test(`${format}: not continued in another format`, async () => {
+      const path = join(dir, `kept-${format}`)
+      const first = await createEmbeddings(path, {meta, format, batch: 3})
+      await first.write(batches[0]!)
+      await first.keep()
+      for (const other of (['arrow', 'jsonl', 'csv', 'npy', 'safetensors'] as const).filter(one => one !== format))
+        await assert.rejects(createEmbeddings(path, {meta, format: other, resume: true, batch: 3}), {
+          exit: 2,
+          code: 'CANNOT_RESUME',
+          message: new RegExp(`was begun as ${format}, so it cannot be continued as ${other}`)
+        })
+      const second = await createEmbeddings(path, {meta, format, resume: true, batch: 3})
+      assert.equal(second.resumed, 3)
+      await second.keep()
     })
 
     test(`${format}: cut off before the first row`, async () => {

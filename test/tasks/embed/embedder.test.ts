@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import {mkdtemp, rm, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
-import {join} from 'node:path'
+import {basename, join} from 'node:path'
 import {after, before, describe, test} from 'node:test'
 import type {RejectedImage} from '../../../src/data/sources/image-ref.js'
 import type {PixelBatch} from '../../../src/data/loader/pixel-batches.js'
@@ -27,6 +27,7 @@ import {
   defaultFeatures,
   type FeatureSettings
 } from '../../../src/tasks/embed/embedder.js'
+import type {NamedRow} from '../../../src/files/embeddings/embeddings.js'
 import {leaveOutDone} from '../../../src/tasks/embed/leave-out-done.js'
 import {normalizePixels} from '../../../src/tensor/ops/patches.js'
 import {memory, tidy} from '../../../src/tensor/tf.js'
@@ -227,12 +228,12 @@ describe('rows', () => {
 })
 
 describe('going on where a run stopped', () => {
-  const ids = async function* (...done: string[]): AsyncGenerator<string> {
-    yield* done
+  const rows = async function* (...done: (string | NamedRow)[]): AsyncGenerator<NamedRow> {
+    for (const one of done) yield typeof one === 'string' ? {id: one, fields: {}} : one
   }
-  const rest = async (done: string[], inputs: string[], bad: RejectedImage[] = []): Promise<string[]> => {
+  const rest = async (done: (string | NamedRow)[], inputs: string[], bad: RejectedImage[] = []): Promise<string[]> => {
     const left: string[] = []
-    for await (const {id} of leaveOutDone(listImages(inputs), ids(...done), transform, image => bad.push(image))) left.push(id)
+    for await (const {id} of leaveOutDone(listImages(inputs), rows(...done), transform, image => bad.push(image))) left.push(id)
     return left
   }
   test('done images are left out, refused ones are refused again', async () => {
@@ -250,6 +251,24 @@ describe('going on where a run stopped', () => {
   test('another list is noticed', async () => {
     await assert.rejects(rest([images[1]!], images), {exit: 2, code: 'LIST_CHANGED', message: new RegExp(`${images[0]} stands where`)})
     await assert.rejects(rest([images[0]!, 'gone.png'], [images[0]!]), {exit: 2, message: /gone\.png.*not among the inputs/})
+  })
+  test('a label that was corrected is noticed; a folder that was moved is no change', async () => {
+    const list = async (name: string, row: object): Promise<string> => {
+      const path = join(dir, name)
+      await writeFile(path, `${JSON.stringify({id: 'a', path: images[0]!, ...row})}\n`)
+      return path
+    }
+    const fields = {label: 'cat', box: [1, {x: 2}], path: `/elsewhere/${basename(images[0]!)}`}
+    const same = await list('same.jsonl', {label: 'cat', box: [1, {x: 2}], none: null})
+    assert.deepEqual(await rest([{id: 'a', fields}], [same]), [])
+    const refused = (message: RegExp): object => ({exit: 2, code: 'LIST_CHANGED', message})
+    for (const [row, message] of [
+      [{label: 'dog', box: [1, {x: 2}]}, /^a had "cat" as its label in the earlier run, and has "dog" now/],
+      [{label: 'cat'}, /^a had \[1,\{"x":2\}\] as its box .* has none now/],
+      [{label: 'cat', box: [1, {x: 2}], more: 1}, /^a had none as its more .* has 1 now/],
+      [{label: 'cat', box: [1, {x: 2}], path: images[1]!}, /^a had ".*" as its path/]
+    ] as const)
+      await assert.rejects(rest([{id: 'a', fields}], [await list('other.jsonl', row)]), refused(message))
   })
 })
 
