@@ -2,7 +2,16 @@
 import {Flags} from '../src/cli/oclif.js'
 import {positive} from '../src/cli/depth-flags.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
-import {baselineFlag, evalOutputFlags, evalRunFlags, repeatsFlag, requiredSetFlag, setFlag, wholeNumbers} from '../src/cli/eval-flags.js'
+import {
+  assertLimited,
+  baselineFlag,
+  evalOutputFlags,
+  evalRunFlags,
+  repeatsFlag,
+  requiredSetFlag,
+  setFlag,
+  wholeNumbers
+} from '../src/cli/eval-flags.js'
 import {borderFlags, modelForImagesFlag, pixelFlags, transformOf, vectorFlags} from '../src/cli/feature-flags.js'
 
 export default class KnnEval extends EvalCommand {
@@ -48,6 +57,7 @@ export default class KnnEval extends EvalCommand {
   async run(): Promise<unknown> {
     const {flags} = await this.parse(KnnEval)
     const {train, val, test, model, k, pool, layers, repeats, temperature} = flags
+    assertLimited(repeats, flags['n-per-class']?.some(n => n !== undefined) === true, '--n-per-class N')
     this.inputs([...train, ...(val ?? []), ...(test ?? [])])
     if (flags['dry-run'])
       return this.reportPlan(import('../src/tasks/plan.js'), {

@@ -2,7 +2,7 @@
 import {Flags} from '../src/cli/oclif.js'
 import {classNames} from '../src/cli/class-names.js'
 import {EvalCommand} from '../src/cli/eval-command.js'
-import {baselineFlag, evalOutputFlags, evalRunFlags, repeatsFlag, requiredSetFlag, setFlag} from '../src/cli/eval-flags.js'
+import {assertLimited, baselineFlag, evalOutputFlags, evalRunFlags, repeatsFlag, requiredSetFlag, setFlag} from '../src/cli/eval-flags.js'
 import {borderFlags, pixelFlags, transformOf} from '../src/cli/feature-flags.js'
 import {UserError} from '../src/config/errors.js'
 
@@ -34,7 +34,8 @@ export default class LinearEval extends EvalCommand {
     }),
     head: Flags.string({
       helpValue: 'FILE',
-      summary: 'Score with this classifier instead of training one: from --head-out, or a published .pth.'
+      summary: 'Score with this classifier instead of training one: from --head-out, or a published .pth.',
+      exclusive: ['train', 'solver', 'cached', 'layers', 'steps', 'train-batch', 'shots']
     }),
     classes: Flags.string({helpValue: 'FILE', summary: 'Names of the classes of a published head, one a line, in its order.'}),
     solver: Flags.option({options: ['sgd', 'lbfgs'] as const})({
@@ -74,6 +75,7 @@ export default class LinearEval extends EvalCommand {
         code: 'USAGE',
         hint: 'Give --train, or --head to score with a classifier.'
       })
+    assertLimited(repeats, shots !== undefined, '--shots N')
     this.inputs([...(train ?? []), ...val, ...(test ?? [])])
     if (flags['dry-run'])
       return this.reportPlan(import('../src/tasks/plan.js'), {

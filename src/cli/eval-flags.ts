@@ -1,4 +1,5 @@
 /** The flags that all evaluations share, each with one name and one sentence. */
+import {UserError} from '../config/errors.js'
 import {Errors, Flags} from './oclif.js'
 import {configFlags, engineFlags, inputFlags, outputFlags, reportFlags, seedFlag, strictBadFlags} from './flags.js'
 
@@ -35,6 +36,16 @@ export const repeatsFlag = Flags.integer({
   helpValue: 'N',
   summary: 'Draws of a limited train set; the mean is reported.'
 })
+
+/** Refuses to draw again what nothing limits: all draws would be the same. `limit` is the flag that limits. */
+export function assertLimited(repeats: number, limited: boolean, limit: string): void {
+  if (repeats > 1 && !limited)
+    throw new UserError(`--repeats ${repeats} asks for draws of a limited train set, but nothing limits it.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: `Give ${limit} too.`
+    })
+}
 
 /** Where the report, the rows and the page go. */
 export const evalOutputFlags = {

@@ -25,8 +25,10 @@ const reachedElsewhere: Readonly<Record<string, readonly string[]>> = {
   'src/engine/torch/install.ts': ['force'],
   'src/engine/wasm/engine.ts': ['engine'],
   'src/engine/wasm/start.ts': ['jitless'], // a flag of node
+  'src/files/embeddings/append.ts': ['format'],
   'src/files/embeddings/formats.ts': ['format'],
   'src/files/embeddings/output.ts': ['resume', 'format'],
+  'src/files/embeddings/resumable.ts': ['format'],
   'src/files/run/run-folder.ts': ['resume', 'force'],
   'src/system/atomic.ts': ['force'],
   'src/system/download.ts': ['force'],

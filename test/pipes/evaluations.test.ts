@@ -75,6 +75,21 @@ test('embeddings through a pipe; report, queries and page in files', async () =>
   assert.match(await readFile(join(dir, 'page.html'), 'utf8'), /best queries|Best queries/)
 })
 
+test('flags that have no effect together are refused', async () => {
+  const sets = ['--val', 'photos', '--model', 'tiny.safetensors']
+  for (const [args, message] of [
+    [['linear-eval', '--train', 'photos', ...sets, '--repeats', '3'], /--repeats 3 asks for draws.*--shots N/s],
+    [['knn-eval', '--train', 'photos', '--repeats', '3'], /--repeats 3 asks for draws.*--n-per-class N/s],
+    [['knn-eval', '--train', 'photos', '--repeats', '3', '--n-per-class', 'all'], /--n-per-class N/],
+    [['linear-eval', '--head', 'h.safetensors', ...sets, '--shots', '3'], /--shots=3 cannot also be provided when using --head/],
+    [['linear-eval', '--head', 'h.safetensors', ...sets, '--train', 'photos'], /--train=photos cannot also be provided/]
+  ] as const) {
+    const {status, stderr} = await run([...args])
+    assert.equal(status, 2)
+    assert.match(stderr, message)
+  }
+})
+
 test('linear-eval keeps a head, and predict classify uses it on a list from stdin, row by row', async () => {
   const few = ['--steps', '20', '--train-batch', '8', '-q']
   const labelled = names.map(path => JSON.stringify({path, label: path.split('/')[1], place: 'x'})).join('\n')

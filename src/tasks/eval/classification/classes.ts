@@ -25,4 +25,18 @@ export function unseenNote(set: string, unseen: readonly string[]): string | und
   return `${counted(unseen.length, 'class', 'classes')} of ${set} ${are} not in train and ${count} as wrong: ${names}`
 }
 
+/** What to say of classes of train that have fewer than the `n` images asked for; undefined where none has. */
+export function fewNote(labels: readonly string[], n: number): string | undefined {
+  const counts = new Map<string, number>()
+  for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1)
+  const few = [...counts].filter(([, count]) => count < n).sort(([a], [b]) => (a < b ? -1 : 1))
+  if (few.length === 0) return undefined
+  const names = `${few
+    .slice(0, 5)
+    .map(([label, count]) => `${label} (${count})`)
+    .join(', ')}${few.length > 5 ? ', …' : ''}`
+  const [have, theirs] = few.length === 1 ? ['has', 'its own'] : ['have', 'theirs']
+  return `${counted(few.length, 'class', 'classes')} of train ${have} fewer than ${n} images, so all of ${theirs} are used: ${names}`
+}
+
 export const ONE_CLASS_NOTE = 'there is one class only, so every answer is right and no score means anything'

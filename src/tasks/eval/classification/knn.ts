@@ -15,7 +15,7 @@ import {engineMatmul} from '../shared/engine-matmul.js'
 import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
 import {gatherCandidates, type CandidateOptions, type GatheredCandidate, type NamedInputs} from '../shared/gather-candidates.js'
 import type {Baseline} from '../shared/labelled-features.js'
-import {sortedClasses} from './classes.js'
+import {fewNote, sortedClasses} from './classes.js'
 import {knnPage} from './knn-page.js'
 import {knnItems, knnReport, type KnnReport, type VotedSet} from './knn-report.js'
 import {knnSummary} from './knn-summary.js'
@@ -78,6 +78,10 @@ export async function* knnEval(options: KnnOptions): AsyncGenerator<EvalEvent, E
         const votes = classifyByNeighbours({train: own!, queries: asked}, classes, n, {...options, innerProduct})
         voted.push({features, set, perClass: n, rows: asked ?? own!, votes})
       }
+  for (const n of perClass) {
+    const few = n === undefined ? undefined : fewNote(first.sets[0]!.labels, n)
+    if (few !== undefined) notes.push(few)
+  }
   notes.push(...limitNotes(voted, options.k ?? defaultK))
   const facts = {train: first.sets[0]!, sets, classes, leaveOneOut, fingerprint, notes}
   const report = knnReport(voted, {

@@ -23,8 +23,9 @@ export type LinearScore = EvalScore & {
 
 export type LinearReport = EvalReport<LinearScore> & {
   readonly task: 'linear'
-  readonly solver: Solver
-  readonly cached: boolean
+  /** How classifiers were trained; absent where one was only scored. */
+  readonly solver?: Solver | undefined
+  readonly cached?: boolean | undefined
   /** Images that each classifier was trained on. */
   readonly train: number
   readonly val: number
@@ -60,8 +61,8 @@ export type LinearCandidate = {
 }
 
 export type LinearFacts = {
-  readonly solver: Solver
-  readonly cached: boolean
+  readonly solver: Solver | undefined
+  readonly cached: boolean | undefined
   readonly classes: readonly string[]
   readonly setNames: readonly string[]
   readonly majority: boolean

@@ -54,5 +54,11 @@ export async function* trainFewShots(
       }
     }
   }
-  return {...first!, scored, repeats, chosen: `${shots} a class, ${counted(draws, 'draw')}; ${[...new Set(chosen)].join('; ')}`}
+  const all = first!.trainedOn === shots * classes.length
+  return {
+    ...first!,
+    scored,
+    repeats,
+    chosen: `${all ? shots : `up to ${shots}`} a class, ${counted(draws, 'draw')}; ${[...new Set(chosen)].join('; ')}`
+  }
 }

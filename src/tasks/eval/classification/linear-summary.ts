@@ -7,7 +7,11 @@ import type {LinearReport} from './linear-report.js'
 /** What was done, in one line. */
 export function linearHeading({train, val, classes, solver, cached}: LinearReport): string {
   const how =
-    solver === 'lbfgs' ? 'logistic regression' : cached ? 'linear classifiers on cached features' : 'linear classifiers on random crops'
+    solver === undefined
+      ? 'a trained classifier'
+      : solver === 'lbfgs'
+        ? 'logistic regression'
+        : `linear classifiers on ${cached ? 'cached features' : 'random crops'}`
   return `${counted(val, 'image')}, ${train > 0 ? `${train} to train on, ` : ''}${counted(classes.length, 'class', 'classes')}; ${how}`
 }
 

@@ -36,6 +36,7 @@ import {
   type LinearContext
 } from './linear-candidates.js'
 import type {LinearEvalOptions} from './linear-options.js'
+import {fewNote} from './classes.js'
 import {linearPage} from './linear-page.js'
 import {linearItems, linearReport, type LinearCandidate, type LinearReport} from './linear-report.js'
 import {linearSummary} from './linear-summary.js'
@@ -91,8 +92,19 @@ export async function* linearEval(options: LinearEvalOptions): AsyncGenerator<Ev
   const setNames = scored.names.map(({name}) => name)
   if (options.headOut !== undefined && options.shots !== undefined && (options.repeats ?? 1) > 1)
     notes.push(`${options.headOut} holds the classifier of the first draw`)
+  const few = options.shots === undefined ? undefined : fewNote(first.sets.train!.labels, options.shots)
+  if (few !== undefined) notes.push(few)
   const majority = baselines.includes('majority') && given === undefined
-  const facts = {solver, cached, classes, setNames, majority, fingerprint, seed: options.seed, notes, head: options.headOut}
+  const facts = {
+    ...(given === undefined ? {solver, cached} : {solver: undefined, cached: undefined}),
+    classes,
+    setNames,
+    majority,
+    fingerprint,
+    seed: options.seed,
+    notes,
+    head: options.headOut
+  }
   const report = linearReport(candidates, facts)
   if (options.headOut !== undefined) await saveClassifier(options.headOut, first, report, options)
   return {
@@ -117,6 +129,8 @@ function checkOptions({models = [], baselines = [], head, headOut}: LinearEvalOp
       'NO_IMAGES'
     )
   if (models.length === 0 && head !== undefined) wrong('A head reads the features of a model.', 'Give --model.', 'NO_MODEL')
+  if (head !== undefined && baselines.length > 0)
+    wrong(`The baseline ${baselines[0]} is trained on --train, but --head is trained already.`, 'Leave one of them out.')
   if (head !== undefined && headOut !== undefined)
     wrong('--head-out writes a classifier that was trained, but --head names one that exists.', 'Leave one of them out.')
 }
@@ -129,7 +143,7 @@ async function saveClassifier(
   options: LinearEvalOptions
 ): Promise<void> {
   const {kind, weight, bias, chosen} = classifier
-  const {classes, fingerprint, solver, scores} = report
+  const {classes, fingerprint, solver = 'sgd', scores} = report
   const own: ClassifierSpec = {...spec, start: kind.start, length: kind.length, classes}
   await saveHead(
     target,

@@ -149,6 +149,9 @@ test('a few train rows of each class: a mean over draws, repeatable, rising towa
   assert.equal(few!.repeats!.length, 4)
   assert.ok(Math.abs(few!.repeats!.reduce((a, b) => a + b) / 4 - few!.top1) < 1e-12)
   assert.ok(full!.perClass === null && full!.top1 >= few!.top1)
+  assert.ok(!report.notes.some(note => note.includes('fewer than')))
+  const {notes} = await run({...options, perClass: [101, undefined]})
+  assert.match(notes.join(), /3 classes of train have fewer than 101 images, so all of theirs are used: \w+ \(100\)/)
 })
 
 test('two models, and rows without a label, are refused', async () => {

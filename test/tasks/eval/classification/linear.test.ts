@@ -109,7 +109,10 @@ test('logistic regression, a head kept and scored again, and two models side by 
   assert.equal(report.grid.length, 45)
   const [gain] = report.differences
   assert.ok(Math.abs(gain!.mean - (report.scores[0]!.top1 - report.scores[1]!.top1)) < 1e-12)
-  const again = await run({head, train: []})
+  const {report: again, summary} = await result({head, train: []})
+  assert.deepEqual([again.solver, again.cached], [undefined, undefined])
+  assert.match(summary.heading, /^18 images, 3 classes; a trained classifier$/)
+  await assert.rejects(run({head, train: [], baselines: ['majority']}), {exit: 2, message: /baseline majority is trained on --train/})
   assert.equal(again.scores[0]!.top1, report.scores[0]!.top1)
   await assert.rejects(run({head, train: [], models: [at('two.safetensors')]}), /another backbone/)
   assert.deepEqual((await run({head, train: [], layers: 1})).scores, again.scores, 'the head says which features it reads')
@@ -231,9 +234,21 @@ test('few shots keep the classifier of the first draw, trained on so many images
   assert.equal(report.train, 6, 'two of each of three classes')
   assert.match(report.notes.join(), /holds the classifier of the first draw/)
   assert.equal(report.head, head)
-  const again = await run({head, train: []})
+  const {report: again, summary} = await result({head, train: []})
+  assert.deepEqual([again.solver, again.cached], [undefined, undefined])
+  assert.match(summary.heading, /^18 images, 3 classes; a trained classifier$/)
+  await assert.rejects(run({head, train: [], baselines: ['majority']}), {exit: 2, message: /baseline majority is trained on --train/})
   assert.equal(again.scores[0]!.top1, report.scores[0]!.repeats![0])
   await assert.rejects(run({solver: 'lbfgs', shots: 2, headOut: head}), {code: 'OUTPUT_EXISTS'}, 'an existing head is not replaced')
+})
+
+test('where classes have fewer images than shots, it is said', async () => {
+  await drawnFolder(at('uneven'), ['a', 'b'], 2)
+  await drawnFolder(at('uneven'), ['c'], 5)
+  const {report} = await result({train: [at('uneven')], solver: 'lbfgs', shots: 3})
+  assert.equal(report.train, 7)
+  assert.match(report.notes.join(), /2 classes of train have fewer than 3 images, so all of theirs are used: a \(2\), b \(2\)/)
+  assert.match(report.scores[0]!.chosen, /^up to 3 a class, 1 draw/)
 })
 
 test('one class alone cannot be separated: refused by a sentence, whatever the solver', async () => {
