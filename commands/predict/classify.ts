@@ -47,7 +47,8 @@ export default class PredictClassify extends ImageCommand {
     const {resume, top} = flags
     if (resume && flags.output === '-')
       throw new UserError('On stdout no rows are kept that --resume could go on from.', {exit: 2, code: 'USAGE', hint: 'Give -o FILE.'})
-    const output = await this.output(flags.output)
+    if (resume) this.refuseWhole(flags.output, `${flags.output}.partial`)
+    const output = await this.output(flags.output, {force: flags.force || resume})
     const bad = this.badImages(flags)
     const classes = flags.classes === undefined ? undefined : await classNames(flags.classes)
     // A head says how its images were made ready; flags stand above it.

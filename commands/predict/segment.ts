@@ -62,10 +62,10 @@ export default class PredictSegment extends ImageCommand {
       rows: kept
     })) {
       if (event.kind === 'started') continue
-      const id = event.kind === 'image' ? event.ref.id : event.row.id
+      const {id} = event.ref
       if (flags.output !== undefined) assertDistinctMask(seen, maskPath(flags.output, id), id)
       const row = event.kind === 'earlier' ? event.row : await segmentRow(event, {folder: flags.output, force: flags.force || resume})
-      await kept?.add(row)
+      await kept?.addOf(event.ref, row)
       output.stream.write(JSON.stringify(row) + '\n')
       bad.accept()
       progress.update(++done)

@@ -1,4 +1,5 @@
 /** The base of the commands that take a model over images: their common flags as options of a task. */
+import {existsSync} from 'node:fs'
 import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import type {PredictedRows} from '../tasks/eval/shared/predicted-rows.js'
@@ -54,6 +55,16 @@ export abstract class ImageCommand extends Command {
       files: [flags.head],
       computes: flags.limit === undefined ? computes : `${computes}, of ${flags.limit} at most`,
       writes
+    })
+  }
+
+  /** Refuses to go on with an output that is whole: there, and without the rows of an interrupted run beside it. */
+  protected refuseWhole(output: string, kept: string): void {
+    if (!existsSync(output) || existsSync(kept)) return
+    throw new UserError(`${output} is there, whole, so there is nothing to go on with.`, {
+      exit: 2,
+      code: 'OUTPUT_EXISTS',
+      hint: 'Give --force instead to make it anew, or name another output.'
     })
   }
 

@@ -156,7 +156,7 @@ export const tableParsers: readonly Parser[] = [
     read: async path => {
       const rows = await PredictedRows.open({path, head: join(dirname(path), head), options: {}, resume: true})
       await rows.close()
-      return JSON.stringify([rows.earlier('a'), rows.earlier('b')])
+      return JSON.stringify(['a', 'b'].map(id => rows.earlier({id, path: id, fields: {}})))
     }
   }
 ]

@@ -212,6 +212,11 @@ describe('predictions that end with status 4 go on with --resume to the rows of 
       assert.equal(rows, rowsOf(straight))
       assert.equal(rows.trim().split('\n').length, 4)
       assert.ok(!existsSync(at(`${output}.partial`)))
+      if (kind === 'classify') {
+        const whole = await predict('--resume')
+        assert.equal(whole.status, 2)
+        assert.match(whole.stderr, /c\.jsonl is there, whole, so there is nothing to go on with[^]*--force/)
+      }
     })
 
   test('rows are neither kept nor gone on from where there is no place for them', async () => {

@@ -1,20 +1,12 @@
 /** Going on behind the rows of an earlier run: which of its images are done. */
-import {basename} from 'node:path'
 import {isDeepStrictEqual} from 'node:util'
 import {UserError} from '../../config/errors.js'
 import type {Transform} from '../../data/image/geometry.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {Fields, NamedRow} from '../../files/embeddings/embeddings.js'
-import {parseOwnJson} from '../../system/json.js'
 import {fieldsOf} from './embedder.js'
-
-/** Fields as a file gives them back: no empty ones, and of a path the file's name alone, since folders are moved. */
-function plainFields(fields: Fields): Record<string, unknown> {
-  const {path, path_base64: _bytes, ...rest} = parseOwnJson(JSON.stringify(fields)) as Record<string, unknown>
-  const named = typeof path === 'string' ? {...rest, path: basename(path)} : rest
-  return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== null))
-}
+import {plainFields} from './plain-fields.js'
 
 /** The first field that a row has otherwise than its image has it now; a path that only one of them names is none. */
 function changedField(row: Fields, image: Fields): {readonly name: string; readonly had: unknown; readonly has: unknown} | undefined {

@@ -59,7 +59,7 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
   const earlier: ClassifiedImage[] = []
   const all = async function* (): AsyncGenerator<ImageRef> {
     for (let next: IteratorResult<ImageRef> = first; !next.done; next = await refs.next()) {
-      const row = rows?.earlier(next.value.id)
+      const row = rows?.earlier(next.value)
       if (row) earlier.push(row as ClassifiedImage)
       else yield next.value
     }
@@ -110,7 +110,7 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
       const best = order.slice(0, top).map(k => ({class: classes[k]!, probability: Number(own[k]!.toFixed(6))}))
       count++
       const row = {id, ...fields[i], class: best[0]!.class, probability: best[0]!.probability, top: best}
-      await rows?.add(row)
+      await rows?.add(row, fields[i]!)
       yield row
     }
   }

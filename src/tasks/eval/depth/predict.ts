@@ -86,7 +86,7 @@ async function* predictNew(
   for (; !next.done; next = await refs.next()) {
     signal?.throwIfAborted()
     const ref = next.value
-    const row = earlier?.earlier(ref.id)
+    const row = earlier?.earlier(ref)
     if (row) {
       yield {ref, row: row as DepthRow}
       continue
@@ -159,7 +159,7 @@ export async function* predictDepths(options: PredictDepthOptions): AsyncGenerat
     const row = other === undefined ? (earlier ?? (await writeMap(image as PredictedImage, {placeOf, written}, options))) : undefined
     if (!row) continue
     written.set(row.predicted, row.id)
-    await rows?.add(row)
+    await rows?.addOf(image.ref, row)
     images++
     yield row
   }

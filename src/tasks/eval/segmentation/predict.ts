@@ -47,7 +47,7 @@ export type SegmentedImage = {
 export type SegmentEvent =
   | {readonly kind: 'started'; readonly engine: EngineInfo}
   | ({readonly kind: 'image'} & SegmentedImage)
-  | {readonly kind: 'earlier'; readonly row: SegmentRow}
+  | {readonly kind: 'earlier'; readonly ref: ImageRef; readonly row: SegmentRow}
 
 /**
  * Segments images one by one, in their order. Throws a `UserError`: no images (exit 3), a head that does not fit (exit
@@ -70,9 +70,9 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
     await yieldToEvents()
     if (signal?.aborted) return
     const ref = next.value
-    const row = rows?.earlier(ref.id)
+    const row = rows?.earlier(ref)
     if (row) {
-      yield {kind: 'earlier', row: row as SegmentRow}
+      yield {kind: 'earlier', ref, row: row as SegmentRow}
       continue
     }
     try {

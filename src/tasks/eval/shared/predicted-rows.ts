@@ -11,7 +11,14 @@ import {UserError} from '../../../config/errors.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../../system/json.js'
 import {fileBytes, isOpenPipe} from '../../../system/plain-file.js'
 import {inFolderOf} from '../../../system/output.js'
+import type {ImageRef} from '../../../data/sources/image-ref.js'
+import type {Fields} from '../../../files/embeddings/embeddings.js'
+import {fieldsOf} from '../../embed/embedder.js'
+import {fieldsMark} from '../../embed/plain-fields.js'
 import {AppendFile} from '../../../files/run/append-file.js'
+
+/** Stands in each kept row: a checksum of its image's fields. */
+const MARK = 'fields_crc32'
 
 export type PredictedRowsRequest = {
   readonly path: string
@@ -27,7 +34,7 @@ export class PredictedRows {
   #file: AppendFile | undefined
   #begun: JsonObject | undefined
   #closed = false
-  readonly #earlier = new Map<string, JsonObject>()
+  readonly #earlier = new Map<string, {readonly row: JsonObject; readonly mark: unknown}>()
 
   private constructor(
     readonly path: string,
@@ -52,7 +59,10 @@ export class PredictedRows {
         hint: 'Remove it, or name another output.'
       })
     const opened = new PredictedRows(path, making, {making: before, bytes})
-    for (const row of rows) opened.#earlier.set(row!['id'] as string, row!)
+    for (const line of rows) {
+      const {[MARK]: mark, ...row} = line!
+      opened.#earlier.set(row['id'] as string, {row, mark})
+    }
     return opened
   }
 
@@ -77,14 +87,28 @@ export class PredictedRows {
     this.#begun = making
   }
 
-  /** The row of an image that was predicted before. */
-  earlier(id: string): JsonObject | undefined {
-    return this.#earlier.get(id)
+  /**
+   * The row of an image that was predicted before; undefined where the image has another label, file name or other
+   * field now, so that it is predicted again.
+   */
+  earlier(ref: ImageRef): JsonObject | undefined {
+    const found = this.#earlier.get(ref.id)
+    if (found === undefined || found.mark === undefined || found.mark === fieldsMark(fieldsOf(ref))) return found?.row
+    this.#earlier.delete(ref.id)
+    return undefined
   }
 
-  /** Keeps a row; one that is there already stays once. Throws `UserError` where it cannot be written. */
-  async add(row: Readonly<Record<string, unknown>>): Promise<void> {
-    if (!this.#earlier.has(row['id'] as string)) await this.#append(row)
+  /**
+   * Keeps a row of an image with these fields; one that is there already stays once. Throws `UserError` where it
+   * cannot be written.
+   */
+  async add(row: Readonly<Record<string, unknown>>, fields: Fields): Promise<void> {
+    if (!this.#earlier.has(row['id'] as string)) await this.#append({...row, [MARK]: fieldsMark(fields)})
+  }
+
+  /** The same, of an image whose fields are not at hand. */
+  async addOf(ref: ImageRef, row: Readonly<Record<string, unknown>>): Promise<void> {
+    await this.add(row, fieldsOf(ref))
   }
 
   async #append(value: unknown): Promise<void> {
