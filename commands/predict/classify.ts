@@ -45,10 +45,12 @@ export default class PredictClassify extends ImageCommand {
     if (flags['dry-run'])
       return this.reportImagePlan(import('../../src/tasks/plan.js'), flags, images, 'the likeliest classes of each image')
     const {resume, top} = flags
-    if (resume && flags.output === '-')
-      throw new UserError('On stdout no rows are kept that --resume could go on from.', {exit: 2, code: 'USAGE', hint: 'Give -o FILE.'})
+    const keepsRows = this.hasPlaceBeside(flags.output)
+    if (resume && !keepsRows) {
+      const place = flags.output === '-' ? 'On stdout' : `Beside ${flags.output}`
+      throw new UserError(`${place} no rows are kept that --resume could go on from.`, {exit: 2, code: 'USAGE', hint: 'Give -o FILE.'})
+    }
     if (resume) this.refuseWhole(flags.output, `${flags.output}.partial`)
-    const output = await this.output(flags.output, {force: flags.force || resume})
     const bad = this.badImages(flags)
     const classes = flags.classes === undefined ? undefined : await classNames(flags.classes)
     // A head says how its images were made ready; flags stand above it.
@@ -57,7 +59,9 @@ export default class PredictClassify extends ImageCommand {
     const {PredictedRows} = await import('../../src/tasks/eval/shared/predicted-rows.js')
     const options = {classes, top, ...(given ? {transform: transformOf(flags)} : {})}
     const path = `${flags.output}.partial`
-    await using kept = output.toStdout ? undefined : await PredictedRows.open({path, head: flags.head, resume, options})
+    // The lock on what is kept comes before the output: of two processes one is refused before it begins.
+    await using kept = keepsRows ? await PredictedRows.open({path, output: flags.output, head: flags.head, resume, options}) : undefined
+    const output = await this.output(flags.output, {force: flags.force || resume})
     const {classifyImages} = await import('../../src/tasks/eval/classification/predict.js')
     const rows = classifyImages({
       ...this.imageOptions(flags, bad),

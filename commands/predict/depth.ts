@@ -59,7 +59,13 @@ export default class PredictDepth extends ImageCommand {
       scale: flags['depth-scale'],
       colour: flags.colour
     }
-    await using kept = await PredictedRows.open({path: join(flags.output, KEPT_ROWS), head: flags.head, resume, options})
+    await using kept = await PredictedRows.open({
+      path: join(flags.output, KEPT_ROWS),
+      output: flags.output,
+      head: flags.head,
+      resume,
+      options
+    })
     const rows = predictDepths({
       ...this.imageOptions(flags, bad),
       ...options,

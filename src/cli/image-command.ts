@@ -3,6 +3,7 @@ import {existsSync} from 'node:fs'
 import {counted} from '../config/counted.js'
 import {UserError} from '../config/errors.js'
 import type {PredictedRows} from '../tasks/eval/shared/predicted-rows.js'
+import {isDevice} from '../system/atomic.js'
 import {Command, type BadImages, type EngineAsked, type EngineChoice, type PrecisionChoice} from './command.js'
 import type {RejectedImage} from '../data/sources/image-ref.js'
 
@@ -68,6 +69,11 @@ export abstract class ImageCommand extends Command {
     })
   }
 
+  /** Whether rows can be kept beside an output: not beside stdout and devices. */
+  protected hasPlaceBeside(output: string): boolean {
+    return output !== '-' && !isDevice(output)
+  }
+
   /** Says where the rows are that an interruption leaves. */
   protected noteInterrupted(rows: PredictedRows | undefined, done: number): void {
     if (rows) this.note(`${counted(done, 'row is', 'rows are')} kept in ${rows.path}; the same command with --resume goes on`)
@@ -75,7 +81,6 @@ export abstract class ImageCommand extends Command {
 
   /** Judges the rejected images at the end, and says where the rows are kept if there are too many. */
   protected async finishRows(rows: PredictedRows | undefined, bad: BadImages): Promise<void> {
-    await rows?.close()
     try {
       await bad.finish()
     } catch (error) {

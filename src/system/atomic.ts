@@ -36,7 +36,8 @@ let count = 0
 const temporaryName = (path: string): string => join(dirname(path), `.${basename(path)}.tmp-${process.pid}-${++count}`)
 
 /** Devices and the descriptors of the shell are written directly, also where a descriptor is a plain file. */
-const isDevice = (path: string): boolean => path.startsWith('/dev/')
+/** Devices are written to directly, so nothing can be kept beside them. */
+export const isDevice = (path: string): boolean => path.startsWith('/dev/')
 
 /**
  * Refuses an output that exists unless `force`; devices and pipes always pass. Commands call it before long work

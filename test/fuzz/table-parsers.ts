@@ -154,7 +154,7 @@ export const tableParsers: readonly Parser[] = [
       return [Buffer.from([predicted, {id: 'a', class: 'x'}, {id: 'b', top: [1]}].map(row => `${JSON.stringify(row)}\n`).join(''))]
     },
     read: async path => {
-      const rows = await PredictedRows.open({path, head: join(dirname(path), head), options: {}, resume: true})
+      const rows = await PredictedRows.open({path, output: path, head: join(dirname(path), head), options: {}, resume: true})
       await rows.close()
       return JSON.stringify(['a', 'b'].map(id => rows.earlier({id, path: id, fields: {}})))
     }

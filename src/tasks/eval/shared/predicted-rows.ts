@@ -7,9 +7,11 @@
 import {createHash} from 'node:crypto'
 import {existsSync} from 'node:fs'
 import {rm} from 'node:fs/promises'
+import {dirname} from 'node:path'
 import {UserError} from '../../../config/errors.js'
 import {isObject, jsonObjectOr, type JsonObject} from '../../../system/json.js'
 import {fileBytes, isOpenPipe} from '../../../system/plain-file.js'
+import {lockOutput, type Lock} from '../../../system/lock.js'
 import {inFolderOf} from '../../../system/output.js'
 import type {ImageRef} from '../../../data/sources/image-ref.js'
 import type {Fields} from '../../../files/embeddings/embeddings.js'
@@ -22,6 +24,8 @@ const MARK = 'fields_crc32'
 
 export type PredictedRowsRequest = {
   readonly path: string
+  /** What the rows are for, a file or a folder: one process at a time may write it. */
+  readonly output: string
   /** File or name of the head. */
   readonly head: string
   /** What else the rows depend on. */
@@ -35,22 +39,40 @@ export class PredictedRows {
   #begun: JsonObject | undefined
   #closed = false
   readonly #earlier = new Map<string, {readonly row: JsonObject; readonly mark: unknown}>()
+  #lock: Lock | undefined
 
   private constructor(
     readonly path: string,
+    private readonly output: string,
     private readonly making: JsonObject,
     private readonly there: {readonly making: JsonObject; readonly bytes: number} | undefined
   ) {}
 
-  /** Reads the rows that are there. Throws `UserError` where the file is none of this kind. */
-  static async open({path, head, options, resume}: PredictedRowsRequest): Promise<PredictedRows> {
+  /**
+   * Reads the rows that are there. Throws `UserError` where the file is none of this kind, or where another process
+   * writes it (exit 2).
+   */
+  static async open(request: PredictedRowsRequest): Promise<PredictedRows> {
+    if (!existsSync(dirname(request.path))) return PredictedRows.#read(request)
+    const lock = await lockOutput(request.path, request.output)
+    try {
+      const opened = await PredictedRows.#read(request)
+      opened.#lock = lock
+      return opened
+    } catch (error) {
+      await lock.release()
+      throw error
+    }
+  }
+
+  static async #read({path, output, head, options, resume}: PredictedRowsRequest): Promise<PredictedRows> {
     const making = {head: await digest(head), ...options}
     const text = resume && existsSync(path) ? await wholeFile(path) : undefined
-    if (!text) return new PredictedRows(path, making, undefined)
+    if (!text) return new PredictedRows(path, output, making, undefined)
     const bytes = text.lastIndexOf(10) + 1 // a line that was cut off is written again
     const lines = text.subarray(0, bytes).toString('utf8').split('\n').slice(0, -1)
     const [first, ...rows] = lines.map(line => jsonObjectOr(line))
-    if (lines.length === 0) return new PredictedRows(path, making, undefined)
+    if (lines.length === 0) return new PredictedRows(path, output, making, undefined)
     const before = first?.['predicted_with']
     if (!isObject(before) || rows.some(row => typeof row?.['id'] !== 'string'))
       throw new UserError(`${path} holds no rows of an interrupted prediction.`, {
@@ -58,7 +80,7 @@ export class PredictedRows {
         code: 'OUTPUT_EXISTS',
         hint: 'Remove it, or name another output.'
       })
-    const opened = new PredictedRows(path, making, {making: before, bytes})
+    const opened = new PredictedRows(path, output, making, {making: before, bytes})
     for (const line of rows) {
       const {[MARK]: mark, ...row} = line!
       opened.#earlier.set(row['id'] as string, {row, mark})
@@ -114,7 +136,11 @@ export class PredictedRows {
   async #append(value: unknown): Promise<void> {
     if (this.#closed) throw new Error(`${this.path} is closed.`)
     if (!this.#file) {
-      this.#file = await inFolderOf(this.path, () => AppendFile.open(this.path, this.there?.bytes ?? 0))
+      this.#file = await inFolderOf(this.path, async () => {
+        // The folder may not have been there until now.
+        this.#lock ??= await lockOutput(this.path, this.output)
+        return AppendFile.open(this.path, this.there?.bytes ?? 0)
+      })
       if (!this.there) await this.#append({predicted_with: this.#begun})
     }
     await this.#file.append(JSON.stringify(value) + '\n')
@@ -130,12 +156,14 @@ export class PredictedRows {
     this.#closed = true
     await this.#file?.close()
     this.#file = undefined
+    await this.#lock?.release()
+    this.#lock = undefined
   }
 
   /** Closes and removes the file: the rows stand elsewhere now. */
   async remove(): Promise<void> {
+    if (this.#lock) await rm(this.path, {force: true}) // before it is given back, or another process may have begun one
     await this.close()
-    await rm(this.path, {force: true})
   }
 }
 

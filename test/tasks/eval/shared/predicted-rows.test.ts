@@ -13,7 +13,7 @@ after(() => rm(dir, {recursive: true, force: true}))
 
 const image = (id: string, fields: object = {}, path = `photos/${id}.png`): ImageRef => ({id, path, fields: {...fields}})
 const open = (name: string): Promise<PredictedRows> =>
-  PredictedRows.open({path: join(dir, name), head: 'a released head', options: {top: 1}, resume: true})
+  PredictedRows.open({path: join(dir, name), output: name, head: 'a released head', options: {top: 1}, resume: true})
 
 test('an image whose label or file has changed since is predicted again, one in another folder is not', async () => {
   const first = await open('rows')
