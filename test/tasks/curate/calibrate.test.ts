@@ -14,8 +14,8 @@ const dir = folder()
 const config = await Config.load(fileURLToPath(new URL('../../../../', import.meta.url)))
 before(() => process.chdir(dir))
 
-/** A texture of coarse and fine random spots. */
-async function texture(number: number, side = 72): Promise<Buffer> {
+/** A texture of coarse and fine random spots; `grain` is the number of fine ones across. */
+async function texture(number: number, side = 72, grain = 24): Promise<Buffer> {
   const random = rng(4, number)
   const layer = (cells: number): Promise<Buffer> =>
     sharp(Buffer.from(Array.from({length: cells * cells * 3}, () => Math.floor(256 * random.uniform()))), {
@@ -24,7 +24,7 @@ async function texture(number: number, side = 72): Promise<Buffer> {
       .resize(side, side, {kernel: 'cubic'})
       .raw()
       .toBuffer()
-  const [coarse, fine] = [await layer(7), await layer(24)]
+  const [coarse, fine] = [await layer(7), await layer(grain)]
   return sharp(Buffer.from(coarse.map((value, i) => (value + fine[i]!) >> 1)), {raw: {width: side, height: side, channels: 3}})
     .png()
     .toBuffer()
@@ -40,13 +40,21 @@ const worse = [
   (image: Sharp) => image.blur(0.8).jpeg({quality: 80})
 ]
 
-async function dedup(name: string, unique: number, copies: number) {
+/** Copies of which two have less in common with each other than each has with its original. */
+const harsh = [
+  (image: Sharp) => image.jpeg({quality: 40}),
+  (image: Sharp) => image.resize(54, 54).jpeg({quality: 20}),
+  (image: Sharp) => image.jpeg({quality: 25}),
+  (image: Sharp) => image.resize(54, 54).jpeg({quality: 60})
+]
+
+async function dedup(name: string, unique: number, copies: number, kinds = worse, grain = 24) {
   await mkdir(join(dir, name))
   for (let i = 0; i < unique; i++) {
-    const image = await texture(i)
+    const image = await texture(i, 72, grain)
     await writeFile(join(dir, name, `z${i}-original.png`), image)
     for (let c = 0; c < copies; c++)
-      await writeFile(join(dir, name, `a${i}-${c}.img`), await worse[(i + c) % worse.length]!(sharp(image)).toBuffer())
+      await writeFile(join(dir, name, `a${i}-${c}.img`), await kinds[(i + c) % kinds.length]!(sharp(image)).toBuffer())
   }
   const list = join(dir, `${name}.txt`)
   const paths = Array.from({length: unique}, (_, i) => [
@@ -83,6 +91,12 @@ test('the threshold is the same for pools with 0 %, 50 % and 85 % copies; origin
     assert.equal(kept.length, [40, 40, 20][i], stderr)
     assert.ok(Math.abs(threshold - pools[0]!.threshold) < 0.1, `${threshold} and ${pools[0]!.threshold}`)
   }
+})
+
+test('copies that are far from each other are no pairs of different images', async () => {
+  const [none, many] = [await dedup('plain', 40, 0, harsh, 48), await dedup('harsh', 20, 8, harsh, 48)]
+  assert.ok(Math.abs(many.threshold - none.threshold) < 0.1, `${many.threshold} and ${none.threshold}: ${many.stderr}`)
+  assert.deepEqual([many.kept.length, many.kept.filter(id => !id.includes('original'))], [20, []], many.stderr)
 })
 
 test('images that only resemble each other are not taken for copies', async () => {
