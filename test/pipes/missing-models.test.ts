@@ -225,3 +225,30 @@ test('two commands at once: the second waits for the first and fetches nothing i
   assert.equal(bodies.length, 1, asked.join('\n'))
   assert.deepEqual(await locks(), [])
 })
+
+test('a model that is neither here nor to be fetched is said before an engine is started', async () => {
+  const model = ['--model', 'nowhere.safetensors', '--device', 'cuda:9'] // the device would be refused with status 5
+  const sets = ['--train', 'photos', '--val', 'photos']
+  const made = await commands.run('embed', 'photos', '--model', 'tiny.safetensors', '--size', '28', '-o', 'v.arrow', '-q', '-f')
+  assert.equal(made.status, 0, made.stderr)
+  const indexed = await commands.run('index', 'v.arrow', '-o', 'v.index', '-f')
+  assert.equal(indexed.status, 0, indexed.stderr)
+  for (const line of [
+    ['embed', 'photos', '-o', 'n.arrow'],
+    ['search', 'v.index', 'photos'],
+    ['knn-eval', ...sets],
+    ['linear-eval', ...sets, '--cached'],
+    ['retrieval-eval', 'photos'],
+    ['predict', 'classify', 'photos', '--head', 'head.pth'],
+    ['predict', 'depth', 'photos', '--head', 'head.pth', '-o', 'n'],
+    ['predict', 'segment', 'photos', '--head', 'head.pth', '-o', 'n'],
+    ['visualize', 'pca', 'photos', '-o', 'n.png'],
+    ['visualize', 'neighbours', 'v.index', 'photos', '-o', 'n.html'],
+    ['explore', 'photos', '-o', 'n'],
+    ['curate', 'dedup', 'photos', '--features', 'model', '-o', 'n.jsonl']
+  ]) {
+    const {status, stderr} = await commands.run(...line, ...model)
+    assert.equal(status, 3, `${line.join(' ')}: ${stderr}`)
+    assert.match(stderr, /nowhere\.safetensors does not exist/)
+  }
+})

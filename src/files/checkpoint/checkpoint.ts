@@ -12,7 +12,7 @@ import {missingPathHint} from '../../config/missing-path.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
-import {fetchMissing, findModelFile} from './fetch-missing.js'
+import {fetchMissing, findModelFile, mayFetch} from './fetch-missing.js'
 import {findReleased, modelNames, STARTER, starterFile} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
@@ -93,6 +93,12 @@ export async function openCheckpoint(path: string, options: CheckpointOptions = 
     await opened.close()
     throw error
   }
+}
+
+/** Throws what `openCheckpoint` would of a model that is neither here nor may be fetched, before more is begun. */
+export async function assertModelThere(path: string): Promise<void> {
+  if ((await stat(path).catch(() => undefined)) || path === STARTER || (await mayFetch(path))) return
+  await (await openAny(path, {})).close()
 }
 
 async function openAny(path: string, options: CheckpointOptions): Promise<Opened> {

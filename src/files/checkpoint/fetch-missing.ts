@@ -7,6 +7,14 @@ import {hubFolder, isHubId} from './hub-cache.js'
 import {findReleased, modelsFolder, type Released} from './model-zoo.js'
 import type {ModelPullReport, PullRequest} from './pull-model.js'
 
+/** Whether a name that is not here may be fetched now. */
+export async function mayFetch(name: string): Promise<boolean> {
+  if (!permittedDownloads()) return false
+  const {isOffline} = await import('./pull-hub-model.js')
+  if (isOffline()) return false
+  return findReleased(name) !== undefined || (isHubId(name) && !(await stat(name.split('/')[0]!).catch(() => undefined)))
+}
+
 /**
  * Fetches a released file or a model of the hub as `models pull` does; → whether it is there now. Nothing is fetched
  * without permission, under `HF_HUB_OFFLINE`, or where the first part of the name is a folder here: that is the path
@@ -15,10 +23,7 @@ import type {ModelPullReport, PullRequest} from './pull-model.js'
  */
 export async function fetchMissing(name: string): Promise<boolean> {
   const downloads = permittedDownloads()
-  if (!downloads) return false
-  const {isOffline} = await import('./pull-hub-model.js')
-  if (isOffline()) return false
-  if (!findReleased(name) && (!isHubId(name) || (await stat(name.split('/')[0]!).catch(() => undefined)))) return false
+  if (!downloads || !(await mayFetch(name))) return false
   await downloads.whileStoppable(signal => fetchNow(name, downloads, signal))
   return true
 }

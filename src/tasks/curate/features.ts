@@ -5,12 +5,13 @@
  * are. Features of models are brought to length 1. A folder named by --cache keeps what was computed
  * (`feature-cache.ts`).
  */
+import {startEngineFor} from '../embed/load-backbone.js'
 import {UserError} from '../../config/errors.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import {measureImages, type Measures} from '../../data/loader/measure-images.js'
 import type {ImageList} from '../../data/sources/image-table.js'
 import type {ImageRef} from '../../data/sources/source.js'
-import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
+import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 import type {EmbeddingMeta, Shard} from '../../files/embeddings/embeddings.js'
 import {MatrixBuilder, type MatrixRows} from '../../files/search-index/matrix-file.js'
 import {normalizeRows} from '../../search/exact.js'
@@ -71,7 +72,7 @@ export class FeatureMaker {
 
   /** Starts the engine where it is not running. */
   async engine(): Promise<EngineInfo> {
-    return (this.#engine ??= await startEngine(this.options.engine))
+    return (this.#engine ??= await startEngineFor([this.options.model], this.options.engine))
   }
 
   get engineInfo(): EngineInfo | undefined {

@@ -4,11 +4,12 @@
  * Everything that can be refused is refused before the model is loaded. An output that is interrupted, or has too many
  * bad images, keeps its rows as `OUT.partial`, and the next run may go on behind them.
  */
+import {startEngineFor} from './load-backbone.js'
 import type {Writable} from 'node:stream'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import {UserError} from '../../config/errors.js'
 import {listChunks, listImages, noImages, type ImageRef, type SourceNote} from '../../data/sources/source.js'
-import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
+import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 import {
   appendEmbeddings,
   createEmbeddings,
@@ -88,7 +89,7 @@ const decodeOptions = ({workers, maxPixels, signal}: EmbedInputs): Pick<EmbedOpt
 })
 
 async function startModel(work: EmbedInputs): Promise<{embedder: Embedder; engine: EngineInfo; batch: number}> {
-  const engine = await startEngine(work.engine)
+  const engine = await startEngineFor([work.model], work.engine)
   const embedder = await loadEmbedder(work.model, {
     ...work.features,
     precision: engine.precision,

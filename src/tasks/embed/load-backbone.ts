@@ -2,6 +2,8 @@
  * A backbone ready to compute: opened from whatever holds it, checked, and put into the running engine one tensor at a
  * time.
  */
+import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
+import {assertModelThere} from '../../files/checkpoint/checkpoint.js'
 import {fingerprintHash} from '../../files/checkpoint/fingerprint.js'
 import {foldNormalization} from '../../files/checkpoint/fold-normalization.js'
 import {openBackbone, readBackbone, type NamedTensor} from '../../files/checkpoint/backbone.js'
@@ -51,6 +53,15 @@ export type BackboneOptions = {
   readonly foldsNormalization?: boolean
   /** Receives what the log should say of mean and deviation that are not ImageNet's. */
   readonly note?: (sentence: string) => void
+}
+
+/**
+ * Starts the engine for these models. One that is not there is said at once, since an engine takes seconds to load.
+ * Throws as `assertModelThere` and `startEngine`.
+ */
+export async function startEngineFor(models: readonly (string | undefined)[], request: EngineRequest): Promise<EngineInfo> {
+  for (const model of models) if (model !== undefined) await assertModelThere(model)
+  return startEngine(request)
 }
 
 /**

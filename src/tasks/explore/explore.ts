@@ -4,11 +4,12 @@
  * The folder holds the page and its worker (made by scripts/bundle.js), the points as a script, small pictures,
  * vectors in one byte a number, and the weights of the model. Nothing in it depends on time or machine.
  */
+import {startEngineFor} from '../embed/load-backbone.js'
 import {copyFile, writeFile} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {fileURLToPath} from 'node:url'
 import {UserError} from '../../config/errors.js'
-import {startEngine, type EngineInfo, type EngineRequest} from '../../engine/start.js'
+import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 import {assertSameProvenance} from '../../files/embeddings/embeddings.js'
 import type {SiteData, SiteModel} from '../../page/site.js'
 import {rowAt, type Vectors} from '../../search/exact.js'
@@ -161,7 +162,7 @@ export async function* explore(options: ExploreOptions, finish: () => Promise<vo
   const {output, force, side, root, signal, model: modelPath, half, threshold, heads, minDepth, maxDepth} = options
   const site = await openAtomicFolder(output, {force})
   try {
-    const engine = await startEngine(options.engine)
+    const engine = await startEngineFor([modelPath], options.engine)
     const {read, embedder} = yield* readPoints(options, engine)
     using _ = embedder
     await finish()

@@ -197,10 +197,10 @@ export type ImageQueries = AnswerOptions & {
 /** Searches with images. Throws what index, model and images throw, and a `UserError` where they do not fit. */
 export async function* answerImages({index, images, nul = false, limit = Infinity, ...options}: ImageQueries): AsyncGenerator<QueryAnswer> {
   const searcher = await loadIndex(index)
-  const [{embed, loadEmbedder, settingsOf, defaultBatch}, {listImages, noImages}, {startEngine}] = await Promise.all([
+  const [{embed, loadEmbedder, settingsOf, defaultBatch}, {listImages, noImages}, {startEngineFor}] = await Promise.all([
     import('../embed/embedder.js'),
     import('../../data/sources/source.js'),
-    import('../../engine/start.js')
+    import('../embed/load-backbone.js')
   ])
   const settings = settingsOf(searcher.header.meta, index)
   const refs = takeFirst(listImages(images, {nul}), limit)
@@ -210,7 +210,7 @@ export async function* answerImages({index, images, nul = false, limit = Infinit
     yield first.value
     yield* refs
   }
-  const {precision, device} = await startEngine(options.engine)
+  const {precision, device} = await startEngineFor([options.model], options.engine)
   using embedder = await loadEmbedder(options.model, {...settings, precision, toolVersion: options.toolVersion, note: options.engine.note})
   searcher.check({name: options.model, meta: embedder.meta})
   const {signal, workers, maxPixels, onRejected, batch = defaultBatch(embedder.config, embedder.transform, device)} = options

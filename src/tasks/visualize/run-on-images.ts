@@ -7,11 +7,11 @@ import {UserError} from '../../config/errors.js'
 import {loadPixels, RefusedImage, type Raster} from '../../data/image/decode.js'
 import {rejectedImage} from '../../data/sources/image-ref.js'
 import {listImages, noImages, type ImageRef} from '../../data/sources/source.js'
-import {startEngine, type EngineRequest} from '../../engine/start.js'
+import type {EngineRequest} from '../../engine/start.js'
 import type {VitConfig} from '../../model/config.js'
 import {normalizePixels} from '../../tensor/ops/patches.js'
 import type {Tensor4D} from '../../tensor/tf.js'
-import {loadBackbone, type Backbone} from '../embed/load-backbone.js'
+import {type Backbone, loadBackbone, startEngineFor} from '../embed/load-backbone.js'
 import {assertImagesFit} from '../embed/pass-memory.js'
 
 export type RunOnImagesOptions = {
@@ -62,7 +62,7 @@ export async function runOnImages<T extends object>(
     else leftOut++
   }
   if (refs.length === 0) throw noImages(images)
-  const info = await startEngine(engine)
+  const info = await startEngineFor([model], engine)
   using backbone = await loadBackbone(model, {precision: info.precision, note: engine.note})
   const {config, fingerprint} = backbone
   const {patch} = config

@@ -10,8 +10,8 @@
  * Beside the model stand baselines on the same images: the most frequent class, raw pixels, and the same architecture
  * with fresh weights.
  */
+import {startEngineFor} from '../../embed/load-backbone.js'
 import {UserError} from '../../../config/errors.js'
-import {startEngine} from '../../../engine/start.js'
 import {saveHead} from '../../../files/checkpoint/head-file.js'
 import {refuseExisting} from '../../../system/atomic.js'
 import {settingsOf} from '../../embed/embedder.js'
@@ -49,7 +49,7 @@ export async function* linearEval(options: LinearEvalOptions): AsyncGenerator<Ev
   const {models = [], baselines = [], solver = 'sgd', tests = [], head: given} = options
   checkOptions(options)
   if (options.headOut !== undefined) await refuseExisting(options.headOut, {force: options.force === true})
-  const engine = await startEngine(options.engine)
+  const engine = await startEngineFor(models, options.engine)
   yield {kind: 'started', engine}
   const names: NamedInputs[] = [
     {name: 'train', inputs: options.train},

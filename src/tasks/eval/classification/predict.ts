@@ -5,11 +5,11 @@
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
-import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
+import type {EngineInfo, EngineRequest} from '../../../engine/start.js'
 import type {Fields} from '../../../files/embeddings/embeddings.js'
 import {classifierScores} from '../../../heads/logistic.js'
 import {slice, softmax, tensor2d, tidy} from '../../../tensor/tf.js'
-import {loadBackbone} from '../../embed/load-backbone.js'
+import {loadBackbone, startEngineFor} from '../../embed/load-backbone.js'
 import {openClassifier} from './classifier-file.js'
 import {embed, embedderOf, defaultBatch, defaultFeatures, type Embedder, type FeatureSettings} from '../../embed/embedder.js'
 
@@ -64,7 +64,7 @@ export async function* classifyImages(options: ClassifyOptions): AsyncGenerator<
       else yield next.value
     }
   }
-  const engine = await startEngine(options.engine)
+  const engine = await startEngineFor([options.model], options.engine)
   const backbone = await loadBackbone(options.model, {precision: engine.precision})
   rows?.begin(backbone.fingerprint)
   let embedder: Embedder

@@ -11,13 +11,12 @@
  */
 import {UserError} from '../../../config/errors.js'
 import type {Pair} from '../../../data/targets/pairs.js'
-import {startEngine} from '../../../engine/start.js'
 import {saveHead} from '../../../files/checkpoint/head-file.js'
 import type {LinearDepthHead} from '../../../heads/depth-head.js'
 import {refuseExisting} from '../../../system/atomic.js'
 import {backboneMaps} from '../../embed/image-features.js'
 import {notesOnSize} from '../../embed/transform.js'
-import {loadBackbone} from '../../embed/load-backbone.js'
+import {loadBackbone, startEngineFor} from '../../embed/load-backbone.js'
 import {depthContext, isTrained, type DepthContext, type DepthEvalOptions} from './context.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
 import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
@@ -53,7 +52,7 @@ export async function* depthEval(options: DepthEvalOptions): AsyncGenerator<Eval
   if (headOut !== undefined) await refuseExisting(headOut, {force})
   const {train, sets} = await gatherSets(options)
   yield {kind: 'accepted', images: 0, pending: train.length + countPairs(sets)}
-  const engine = await startEngine(options.engine)
+  const engine = await startEngineFor([options.model], options.engine)
   yield {kind: 'started', engine}
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   const owned: Disposable[] = []

@@ -17,11 +17,11 @@ import {keyStem, placeFinder, stemOf} from '../../../data/targets/pairs.js'
 import {isPacked, rejectedImage, type ImageRef} from '../../../data/sources/image-ref.js'
 import type {Raster} from '../../../data/image/resample.js'
 import {listImages, noImages, type SourceNote} from '../../../data/sources/source.js'
-import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
+import type {EngineInfo, EngineRequest} from '../../../engine/start.js'
 import {atomicFile} from '../../../system/atomic.js'
 import {inFolderOf} from '../../../system/output.js'
 import {refuseLinksBelow} from '../../../system/plain-file.js'
-import {loadBackbone} from '../../embed/load-backbone.js'
+import {loadBackbone, startEngineFor} from '../../embed/load-backbone.js'
 import {resizeForModel} from '../../../data/image/dense-input.js'
 import {backboneMaps} from '../../embed/image-features.js'
 import {photoFeatures} from './features.js'
@@ -73,7 +73,7 @@ async function* predictNew(
   const refs = listImages(images, {nul, onSkipped})
   let next = await refs.next() // missing files are reported before the model is loaded
   if (next.done) throw noImages(images)
-  const engine = await startEngine(options.engine)
+  const engine = await startEngineFor([options.model], options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   earlier?.begin(backbone.fingerprint)
   const {min, max} = options

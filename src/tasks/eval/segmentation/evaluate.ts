@@ -8,7 +8,6 @@
  */
 import {counted} from '../../../config/counted.js'
 import type {Pair} from '../../../data/targets/pairs.js'
-import {startEngine} from '../../../engine/start.js'
 import {saveHead, type HeadTensors} from '../../../files/checkpoint/head-file.js'
 import {openSegmentHead, type SegmentHeadSpec} from '../../../files/checkpoint/segment-head-file.js'
 import {foldSegmentHead} from '../../../heads/segment-head.js'
@@ -16,7 +15,7 @@ import {refuseExisting} from '../../../system/atomic.js'
 import {disposeTree} from '../../../tensor/tree.js'
 import {histogramMaps, pixelMaps, untrainedBackbone} from '../../embed/image-features.js'
 import {notesOnSize} from '../../embed/transform.js'
-import {loadBackbone} from '../../embed/load-backbone.js'
+import {loadBackbone, startEngineFor} from '../../embed/load-backbone.js'
 import {scoresOf} from '../../../metrics/iou.js'
 import {gatherPairs} from '../shared/dense-pairs.js'
 import type {EvalEvent, EvalResult} from '../shared/evaluation.js'
@@ -50,7 +49,7 @@ export async function* segEval(options: SegEvalOptions): AsyncGenerator<EvalEven
   const {classes, from: classesFrom = 'the ids in the train masks'} = await classesInForce(options, pairs.train, opened)
   yield {kind: 'note', text: `${counted(classes.names.length, 'class', 'classes')} from ${classesFrom}`}
   const sets = yield* openSets(options, pairs, classes)
-  const engine = await startEngine(options.engine)
+  const engine = await startEngineFor([options.model], options.engine)
   yield {kind: 'started', engine}
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   using head = opened ? await loadSegmentHead(options.head!, backbone, options.model) : undefined

@@ -8,11 +8,11 @@ import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {decodeRgb, RefusedImage, type Raster} from '../../../data/image/decode.js'
 import {encodeMask} from '../../../data/image/png-write.js'
 import {listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
-import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
+import type {EngineInfo, EngineRequest} from '../../../engine/start.js'
 import {atomicFile} from '../../../system/atomic.js'
 import {inFolderOf} from '../../../system/output.js'
 import {refuseLinksBelow} from '../../../system/plain-file.js'
-import {loadBackbone} from '../../embed/load-backbone.js'
+import {loadBackbone, startEngineFor} from '../../embed/load-backbone.js'
 import type {PredictedRows} from '../shared/predicted-rows.js'
 import type {Prediction, SegmentProtocol} from '../../../heads/segment-inference.js'
 import {segmentMaps, predictClasses, yieldToEvents} from './inference.js'
@@ -58,7 +58,7 @@ export async function* segmentImages(options: SegmentImagesOptions): AsyncGenera
   const refs = listImages(images, {nul, onSkipped})
   const first = await refs.next()
   if (first.done) throw noImages(images)
-  const engine = await startEngine(options.engine)
+  const engine = await startEngineFor([options.model], options.engine)
   using backbone = await loadBackbone(options.model, {precision: engine.precision, note: options.engine.note})
   rows?.begin(backbone.fingerprint)
   using head = await loadSegmentHead(options.head, backbone, options.model)

@@ -2,10 +2,11 @@
  * The candidates of an evaluation of vectors: the model, the same architecture untrained, raw pixels and a histogram
  * of colours, each with the rows of every set; or the rows of files of embeddings, which stand for the model.
  */
+import {startEngineFor} from '../../embed/load-backbone.js'
 import {UserError} from '../../../config/errors.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import type {ImageRef, SourceNote} from '../../../data/sources/source.js'
-import {startEngine, type EngineInfo, type EngineRequest} from '../../../engine/start.js'
+import type {EngineInfo, EngineRequest} from '../../../engine/start.js'
 import {assertSameProvenance, type EmbeddingMeta} from '../../../files/embeddings/embeddings.js'
 import {loadEmbedder, type FeatureSettings} from '../../embed/embedder.js'
 import type {EvalEvent} from './evaluation.js'
@@ -121,7 +122,7 @@ export async function* gatherCandidates(
   const candidates: GatheredCandidate[] = []
   let fingerprint: string | null = null
   if (model !== undefined) {
-    const engine = await startEngine(options.engine)
+    const engine = await startEngineFor([model], options.engine)
     yield {kind: 'started', engine}
     using embedder = await loadEmbedder(model, {
       ...options.features,
