@@ -123,3 +123,89 @@ test('of a tar on stdin the list says that it cannot be read back, and how the i
   assert.equal(status, 0, stderr)
   assert.match(stderr, /6 kept rows come out of a tar on stdin, which cannot be opened again.*--materialize copy --to FOLDER/)
 })
+
+test('an image inside a shard or a Parquet file is named as an argument', async () => {
+  await ok('embed', 'set.tar', ...model, '-o', 'tar.jsonl', '--force')
+  await ok('embed', 'set.parquet', ...model, '-o', 'parquet.jsonl', '--force')
+  const [tar, parquet] = [vectors('tar.jsonl'), vectors('parquet.jsonl')]
+  await ok('embed', 'set.tgz/even/2', './set.tar/odd/1', at('set.parquet/4'), 'folder/odd/3.png', ...model, '-o', 'four.jsonl', '--force')
+  const found = [...vectors('four.jsonl')]
+  assert.deepEqual(
+    found.map(([id]) => id),
+    ['set.tgz/even/2', './set.tar/odd/1', at('set.parquet/4'), 'folder/odd/3.png']
+  )
+  assert.deepEqual(
+    found.slice(0, 3).map(([, vector]) => vector),
+    [
+      tar.get('set.tar/./even/2') ?? tar.get('set.tar/even/2'),
+      tar.get('set.tar/./odd/1') ?? tar.get('set.tar/odd/1'),
+      parquet.get('set.parquet/4')
+    ]
+  )
+  await ok('visualize', 'match', 'set.tgz/even/0', 'folder/odd/1.png', ...model, '-o', 'match.png', '--force')
+  for (const [name, reason] of [
+    ['set.tar/even/9', /there is no image of the key even\/9 in set\.tar/],
+    ['set.parquet/17', /row 17 of set\.parquet has no image/],
+    ['set.parquet/cat', /rows of set\.parquet are named by their numbers, not by cat/]
+  ] as const) {
+    const {status, stderr} = await server.run('embed', name, ...model, '-o', 'none.jsonl', '--force')
+    assert.equal(status, 4, stderr)
+    assert.match(stderr, reason)
+  }
+  const missing = await server.run('embed', 'absent.tar/even/9', ...model, '-o', 'none.jsonl', '--force')
+  assert.equal(missing.status, 3)
+  assert.match(missing.stderr, /There is no file or folder: absent\.tar\/even\/9/)
+})
+
+test('a key with .. in it is found again from a list in another folder', async () => {
+  writeFileSync(at('up.tgz'), gzipSync(await tarOf(images.slice(0, 3).map((bytes, i) => [`a/../../${i}.png`, bytes] as const))))
+  await ok('embed', 'up.tgz', ...model, '-o', 'up.jsonl', '--force')
+  await ok('curate', 'dedup', 'up.tgz', '-o', 'lists/up.jsonl', '--force')
+  assert.equal(rows('lists/up.jsonl').length, 3)
+  await ok('embed', 'lists/up.jsonl', ...model, '--max-bad', '0', '-o', 'up-again.jsonl', '--force')
+  assert.deepEqual([...vectors('up-again.jsonl').values()], [...vectors('up.jsonl').values()])
+})
+
+test('the label that a folder gives goes along into materialized shards', async () => {
+  const sorted = ['even', 'even', 'even', 'odd', 'odd', 'odd']
+  for (const [input, folder, labels] of [
+    ['folder', 'of-folder', sorted],
+    ['set.tar', 'of-tar', sorted.map((_, i) => (i % 2 ? 'odd' : 'even'))]
+  ] as const) {
+    await ok('curate', 'dedup', input, '-o', 'kept.jsonl', '--materialize', 'tar', '--to', folder, '--force')
+    await ok('embed', `${folder}/000000.tar`, ...model, '-o', 'labelled.jsonl', '--force')
+    assert.deepEqual(
+      rows('labelled.jsonl').map(({label}) => label),
+      labels
+    )
+  }
+})
+
+test('what is named in the place of images, vectors, models and runs is called by its name', async () => {
+  await ok('embed', 'set.tar', ...model, '-o', 'v.arrow', '--force')
+  await ok('embed', 'set.tar', ...model, '-o', 'v.npy', '--force')
+  await ok('index', 'v.arrow', '-o', 'v.index', '--force')
+  writeFileSync(
+    at('ids.jsonl'),
+    rows('tar.jsonl')
+      .map(({id}) => JSON.stringify({id, class: 'x'}))
+      .join('\n')
+  )
+  for (const [line, status, message] of [
+    [['embed', 'v.index', ...model, '-o', 'n.arrow'], 4, /v\.index: it is a search index, not an image/],
+    [['embed', 'v.arrow', ...model, '-o', 'n.arrow'], 4, /v\.arrow: it is a table of Apache Arrow, perhaps of embeddings, not an image/],
+    [['embed', 'v.npy', ...model, '-o', 'n.arrow'], 4, /v\.npy: it is a NumPy array, not an image/],
+    [
+      ['knn-eval', '--train', 'v.index'],
+      2,
+      /v\.index is not a file of embeddings[^]*It is a search index[^]*embeddings that it was made of/
+    ],
+    [['export', 'v.index', '--to', 'hf', '-o', 'n'], 1, /v\.index is a search index, not a model/],
+    [['report', 'ids.jsonl', '-o', 'n.html'], 2, /ids\.jsonl is a file, but a run is a folder/],
+    [['embed', 'ids.jsonl', ...model, '-o', 'n.arrow'], 4, /line 1 of ids\.jsonl has no path, only an id; where ids are paths, jq/]
+  ] as const) {
+    const ended = await server.run(...line)
+    assert.equal(ended.status, status, `${line.join(' ')}: ${ended.stderr}`)
+    assert.match(ended.stderr, message)
+  }
+})

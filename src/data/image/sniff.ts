@@ -110,6 +110,13 @@ function isSvg(words: string): boolean {
 }
 
 /** Text of any kind: SVG, a saved web page, XML, JSON, or plain words. */
+/** Files of this program and of its neighbours that are named in the place of images, by their first bytes. */
+const NO_IMAGES: readonly (readonly [begin: RegExp, what: string])[] = [
+  [/^DINOV2IX/, 'a search index'],
+  [/^(\xff\xff\xff\xff|ARROW1)/, 'a table of Apache Arrow, perhaps of embeddings'],
+  [/^[^]{8}\{"/, 'a file of safetensors, of weights or embeddings']
+]
+
 function text(bytes: Uint8Array): string | undefined {
   const head = bytes.subarray(0, 1024)
   let odd = 0
@@ -179,5 +186,8 @@ export function sniff(bytes: Uint8Array, name = ''): Found {
   if (other) return {reason: `it is ${other.what}, which is not read; convert it to PNG`}
   if (TARGA.test(name)) return {reason: 'it is a Targa picture, which is not read; convert it to PNG'}
   if (bytes.subarray(0, 1024).every(byte => byte === 0)) return {reason: 'it holds nothing but zeros (an interrupted download?)'}
+  const head = Buffer.from(bytes.subarray(0, 16)).toString('latin1')
+  const known = NO_IMAGES.find(([begin]) => begin.test(head))
+  if (known) return {reason: `it is ${known[1]}, not an image`}
   return {reason: text(bytes) ?? 'its content is of no known kind of image'}
 }

@@ -20,6 +20,15 @@ export function containerOf(name: string): string | undefined {
   return undefined
 }
 
+/**
+ * A name with another file at its beginning, as `change` makes it; the key of a member behind the file is no path, so
+ * `..` in it stays.
+ */
+export function changeFile(name: string, change: (file: string) => string): string {
+  const file = containerOf(name) ?? name
+  return change(file) + name.slice(file.length)
+}
+
 /** A name without the parts `.` and doubled strokes, which it loses where it is made relative to a folder. */
 export const plainName = (name: string): string =>
   name

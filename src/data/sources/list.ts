@@ -14,7 +14,7 @@ import {UserError} from '../../config/errors.js'
 import {isCount, parseFields} from '../../system/json.js'
 import {asUtf8, columnName, isNulList, PATH_NAMES, pathColumn, sniffList, tableDelimiter, type ListFormat} from './list-format.js'
 import {problemRef, refOf, type ImageRef} from './image-ref.js'
-import {isParquetName} from './container-names.js'
+import {changeFile, isParquetName} from './container-names.js'
 
 export type ListOptions = {
   /** The list's own name, for the ids of rows that name nothing: `photos.jsonl:17`. */
@@ -37,9 +37,12 @@ const NEWLINE = 0x0a
 const RETURN = 0x0d
 const SLASH = 0x2f
 
+/** Behind the problem of a row that has no path: what to do where its id is one. */
+const ONLY_ID = `, only an id; where ids are paths, jq -c '.path = .id' LIST | dinov2 COMMAND - reads them`
+
 function opened(path: string | Buffer, base: string): string | Buffer {
   if (base === '') return path
-  if (typeof path === 'string') return isAbsolute(path) ? path : resolve(base, path)
+  if (typeof path === 'string') return isAbsolute(path) ? path : changeFile(path, file => resolve(base, file))
   return path[0] === SLASH ? path : Buffer.concat([Buffer.from(`${base}/`), path])
 }
 
@@ -61,7 +64,7 @@ function fromFields(row: Record<string, unknown>, line: number, {name, base}: Li
   const given = typeof id === 'string' || typeof id === 'number' ? String(id) : undefined
   const bytes = typeof odd === 'string' && odd !== '' ? Buffer.from(odd, 'base64') : undefined
   if (!bytes && (typeof path !== 'string' || path === ''))
-    return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has no path`)
+    return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has no path${given === undefined ? '' : ONLY_ID}`)
   const shown = bytes ?? (path as string)
   if (shown.includes('\0')) return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has a NUL inside its path`)
   const place = rangeOf(range)

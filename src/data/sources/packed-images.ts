@@ -50,7 +50,8 @@ export class PackedImages {
         for await (const ref of listImages([path])) {
           signal?.throwIfAborted()
           const id = ref.row === undefined ? container + ref.id.slice(path.length) : `${container}/${ref.row}`
-          if (members.has(plainName(id))) this.keep({...ref, id})
+          if (members.delete(plainName(id))) this.keep({...ref, id})
+          if (members.size === 0) break
         }
       } catch (error) {
         if (!(error instanceof UserError)) throw error

@@ -10,7 +10,7 @@ import type {Readable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
 import {missingPathHint} from '../../config/missing-path.js'
 import {assertPlain, fileBytes, isOpenPipe, openPlainSync} from '../../system/plain-file.js'
-import {isParquetName, isShardName} from './container-names.js'
+import {containerOf, isParquetName, isShardName} from './container-names.js'
 import {walkFolder} from './folder.js'
 import {isNulList, type ListFormat} from './list-format.js'
 import {readList, type ListOptions} from './list.js'
@@ -19,6 +19,7 @@ import {readParquetImages} from './parquet.js'
 import {withParquetRows} from './parquet-rows.js'
 import {readShard, shardByHead} from './webdataset.js'
 import {withShardMembers} from './shard-rows.js'
+import {memberAlone} from './member-input.js'
 import {IdWatch} from './duplicate-ids.js'
 
 export {LABEL_HINT, folderOf, labelOf, type ImageRef, type SourceNote} from './image-ref.js'
@@ -71,7 +72,8 @@ export function expandBraces(name: string): string[] {
   return names
 }
 
-type Input = {readonly given: string; readonly open: string; readonly kind: 'stdin' | 'folder' | 'list' | 'shard' | 'parquet' | 'file'}
+type InputKind = 'stdin' | 'folder' | 'list' | 'shard' | 'parquet' | 'member' | 'file'
+type Input = {readonly given: string; readonly open: string; readonly kind: InputKind}
 
 const isMissing = (error: unknown): boolean => ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')
 
@@ -86,6 +88,7 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
       () => true,
       () => false
     )
+  const isFile = async (path: string): Promise<boolean> => (await fs.stat(path).catch(() => undefined))?.isFile() === true
   const found: Input[] = []
   const missing: string[] = []
   let stdins = 0
@@ -120,7 +123,10 @@ async function classify(inputs: readonly string[], cwd: string | undefined): Pro
         found.push({given, open, kind})
       } catch (error) {
         if (error instanceof UserError) throw error
-        if (isMissing(error) && !(await exists(given))) missing.push(given)
+        const container = containerOf(given)
+        if (container !== undefined && (await isFile(place(container))))
+          found.push({given, open: place(container) + given.slice(container.length), kind: 'member'})
+        else if (isMissing(error) && !(await exists(given))) missing.push(given)
         else found.push({given, open, kind: 'file'}) // a dangling link, a folder without permission: named when it is to be decoded
       }
     }
@@ -169,6 +175,7 @@ async function* read(input: Input, {stdin, nul, cwd}: SourceOptions, note: (note
     yield* withPacked(list)
   } else if (kind === 'parquet') yield* readParquetImages(given, open, note)
   else if (kind === 'shard') yield* readShard(given, open, note)
+  else if (kind === 'member') yield* withPacked(memberAlone(given, open))
   else if (isNulListFile(open))
     yield* withPacked(readList(fileBytes(open) as AsyncIterable<Buffer>, {name: given, base: dirname(resolve(open)), format: 'nul'}))
   else yield [refOf(given, open)]

@@ -175,6 +175,11 @@ async function checkFormat(file: FileReader): Promise<'zip' | 'sequence'> {
     })
   if (head[8] === 0x7b && head[0] !== 0x7b)
     throw new UserError(`${path} looks like a safetensors file.`, {code: 'BAD_CHECKPOINT', hint: 'Give it the ending .safetensors.'})
+  if (Buffer.from(head.subarray(0, 8)).toString('latin1') === 'DINOV2IX')
+    throw new UserError(`${path} is a search index, not a model.`, {
+      code: 'BAD_CHECKPOINT',
+      hint: 'Name the model that its rows were made with.'
+    })
   throw new UserError(`${path} is not a file of torch.save: it begins with ${printable(head)}.`, {
     code: 'BAD_CHECKPOINT',
     hint: 'A page of a web server in its place? Fetch it again.'

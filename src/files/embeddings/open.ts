@@ -89,6 +89,7 @@ export const emptyInput = (name: string): UserError =>
 const OTHERS: Readonly<Record<string, string>> = {
   FEA1: 'It is Feather of version 1; pyarrow.feather.write_feather writes version 2, which is read.',
   'PK\u0003\u0004': 'It is a zip archive, as numpy.savez writes; numpy.save writes one array, which is read.',
+  DINO: 'It is a search index: dinov2 search, explore and visualize neighbours take it; here the embeddings that it was made of are wanted.',
   '\u0089HDF': 'It is HDF5; write the vectors as .npy or .parquet.'
 }
 

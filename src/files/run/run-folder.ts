@@ -178,7 +178,14 @@ function asJson(text: string | undefined): unknown {
 
 /** Reads a run folder. Throws a `UserError` when it is no folder or holds no `metrics.jsonl` (exit 3). */
 export async function readRun(path: string): Promise<RunFolder> {
-  if (!(await stat(path).catch(() => undefined))?.isDirectory())
+  const found = await stat(path).catch(() => undefined)
+  if (found && !found.isDirectory())
+    throw new UserError(`${path} is a file, but a run is a folder, as pretrain and distill write it.`, {
+      exit: 2,
+      code: 'NOT_A_RUN',
+      hint: 'Name the folder. The report of an evaluation has a page of its own: dinov2 knn-eval --html FILE.'
+    })
+  if (!found)
     throw new UserError(`There is no run folder ${path}.`, {
       exit: 3,
       code: 'NO_INPUT',

@@ -4,7 +4,7 @@ import {dirname, extname, join, relative, resolve} from 'node:path'
 import {RefusedImage, readBytes} from '../../data/image/decode.js'
 import {sniff} from '../../data/image/sniff.js'
 import {imagePath, PackedImages} from '../../data/sources/packed-images.js'
-import {isPacked} from '../../data/sources/image-ref.js'
+import {isPacked, labelOf} from '../../data/sources/image-ref.js'
 import {atomicFolder} from '../../system/atomic.js'
 import {writeShards} from '../../files/tar-shards.js'
 import type {CurationOutcome} from './outcome.js'
@@ -96,7 +96,10 @@ export async function materialize(
               files++
               yield {
                 key: String(n).padStart(9, '0'),
-                parts: {[ending]: bytes, json: Buffer.from(JSON.stringify({id: ref.id, ...ref.fields, ...stageFields(row)}))}
+                parts: {
+                  [ending]: bytes,
+                  json: Buffer.from(JSON.stringify({id: ref.id, ...ref.fields, label: labelOf(ref), ...stageFields(row)}))
+                }
               }
             } catch (error) {
               if (!(error instanceof RefusedImage)) throw error

@@ -1,5 +1,6 @@
 /** The outcome of curation as rows: kept ones and rejected ones, in the order of the pool. */
 import {dirname, isAbsolute, relative, resolve} from 'node:path'
+import {changeFile} from '../../data/sources/container-names.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import type {Fields} from '../../files/embeddings/embeddings.js'
 import {fieldsOf} from '../embed/embedder.js'
@@ -67,7 +68,7 @@ function listPaths(output: string): ListPaths {
     image({id, path}) {
       const name = typeof path === 'string' ? path : id
       if (name === '' || (isAbsolute(name) && isAbsolute(id))) return name
-      return relative(folder, resolve(name)) || name
+      return changeFile(name, file => relative(folder, resolve(file)) || file)
     },
     beside: (name, base) => (isAbsolute(name) ? name : relative(folder, resolve(base, name)))
   }

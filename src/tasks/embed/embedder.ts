@@ -16,6 +16,7 @@ import {counted} from '../../config/counted.js'
 import {relative} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {pixelBatches, type PixelBatch} from '../../data/loader/pixel-batches.js'
+import {changeFile} from '../../data/sources/container-names.js'
 import type {RejectedImage} from '../../data/sources/image-ref.js'
 import type {Batches} from '../../data/loader/load-stats.js'
 import type {Transform} from '../../data/image/geometry.js'
@@ -212,7 +213,7 @@ export function fieldsOf({id, path, pathBase64, fields, folder, range, row}: Ima
  * tree.
  */
 function shortest(path: string): string {
-  const short = relative('', path)
+  const short = changeFile(path, file => relative('', file))
   return short === '' || short.startsWith('..') ? path : short
 }
 
