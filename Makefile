@@ -190,6 +190,11 @@ $(OUT)/report.html: $(MODEL) $(OUT)/knn.json
 	cp $(OUT)/knn.json $(OUT)/run/knn.json
 	$(DINOV2) report $(OUT)/run -o $@ --force
 
+# Tables of text as HTML: columns are two or more spaces apart, lines of fewer than four columns are sentences.
+AS_TABLES := NF < 4 { if (rows) print "</table>"; rows = 0; if (NF) print "<p>" $$0; next } \
+  { if (!rows) print "<table>"; cell = rows++ ? "<td>" : "<th>"; printf "<tr>"; for (i = 1; i <= NF; i++) printf "%s%s", cell, $$i; print "" } \
+  END { if (rows) print "</table>" }
+
 # One page that links all others.
 PAGES := site/index.html:'A map of the pictures' first.html:'Nearest neighbours before training, by the model that comes with the program' curation.html:'What curation left out, and why' \
   report.html:'How training went: losses, health, scores' neighbours.html:'Nearest neighbours by the trained model' pca.png:'Patch features as colours' \
@@ -197,10 +202,10 @@ PAGES := site/index.html:'A map of the pictures' first.html:'Nearest neighbours 
   regions.html:'Regions on drawn scenes' regions.png:'Region maps' onnx/README.md:'The model as ONNX, for onnxruntime and transformers.js'
 $(OUT)/index.html: $(OUT)/scores $(OUT)/onnx/config.json $(OUT)/site/index.html $(OUT)/report.html $(OUT)/neighbours.html $(OUT)/pca.png $(OUT)/depth.png $(OUT)/regions.png
 	@{ echo '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dinov2: the demo</title>'; \
-	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem } pre { overflow-x: auto; font-size: 13px } img { max-width: 100% }</style>'; \
+	  echo '<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem } table { border-collapse: collapse; font-size: 14px } th, td { text-align: right; vertical-align: top; padding: .1em .4em } th:first-child, td:first-child, th:last-child, td:last-child { text-align: left } @media (max-width: 30rem) { table { font-size: 11px } th, td { padding: .1em .2em } } img { max-width: 100% }</style>'; \
 	  echo '<h1>What the demo made</h1><ul>'; \
 	  for entry in $(PAGES); do page=$${entry%%:*}; if [ -e "$(OUT)/$$page" ]; then echo "<li><a href=\"$$page\">$${entry#*:}</a>"; fi; done; \
-	  echo '</ul><p>To try the model itself in the map: <code>$(DINOV2) explore --serve -o $(OUT)/site</code></p><h2>Scores of one linear layer on frozen features</h2><pre>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt; echo '</pre><p><img src="pca.png" alt="Patch features as colours">'; } > $@
+	  echo '</ul><p>To try the model itself in the map: <code>$(DINOV2) explore --serve -o $(OUT)/site</code></p><h2>Scores of one linear layer on frozen features</h2>'; sed 's/&/\&amp;/g; s/</\&lt;/g' $(OUT)/linear.txt | awk -F '   *' '$(AS_TABLES)'; echo '<p><img src="pca.png" alt="Patch features as colours">'; } > $@
 
 # -------------------------------------------------------------------------------------------------------------------- test
 

@@ -296,6 +296,16 @@ describe('the site', () => {
     for (const tab of ['map', 'try', 'match']) {
       await page.click(`#tab-${tab}`)
       assert.equal(await page.evaluate('document.documentElement.scrollWidth'), 400, tab)
+      // names of files and classes may be long and without a space
+      const wide = `[...document.querySelectorAll('#${tab} p, #${tab} h2, #${tab} span')].filter(one => {
+        const [text, shown] = [one.textContent, one.getBoundingClientRect().width > 0]
+        if (!shown || one.children.length > 0) return false
+        one.textContent = 'x'.repeat(200)
+        const isWide = one.scrollWidth > 400 || one.getBoundingClientRect().right > 400
+        one.textContent = text
+        return isWide
+      }).map(one => one.id || one.className || one.tagName)`
+      assert.deepEqual(await page.evaluate(wide), [], tab)
     }
   })
 
