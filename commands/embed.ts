@@ -55,7 +55,7 @@ export default class Embed extends Command {
       ...(flags['max-pixels'] === undefined ? {} : {maxPixels: flags['max-pixels']}),
       shard: flags.shard,
       toolVersion: this.config.version,
-      onSkipped: (skipped: object) => this.detail(JSON.stringify(skipped)),
+      onSkipped: this.sourceNote.bind(this),
       signal: this.signal
     }
     if (flags['dry-run']) return this.#forecast(work)

@@ -129,7 +129,7 @@ export default class Explore extends Command {
         engine: this.engineRequest(flags),
         toolVersion: this.config.version,
         onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
-        onSkipped: skipped => this.detail(JSON.stringify(skipped)),
+        onSkipped: skipped => this.sourceNote(skipped),
         signal: this.signal
       },
       () => bad.finish()

@@ -13,6 +13,7 @@ import {stat} from 'node:fs/promises'
 import {Command as OclifCommand, type Interfaces} from './oclif.js'
 import {UserError} from '../config/errors.js'
 import {meantName} from '../config/nearest.js'
+import type {SourceNote} from '../data/sources/image-ref.js'
 import type {PlanOptions, WorkPlan} from '../tasks/plan.js'
 import type {ResolvedSettings, Settings} from '../config/settings.js'
 import {cut, several, truth, type FlagShape, placeArguments} from './argv.js'
@@ -79,6 +80,8 @@ export abstract class Command extends OclifCommand {
   #sources: Sources = {}
   #settings: ResolvedSettings | undefined
   #progress: Progress | undefined
+  /** Places in shards whose folders were said to be labels. */
+  readonly #labelPlaces = new Set<string>()
   #outputs: Output[] = []
 
   /**
@@ -127,6 +130,13 @@ export abstract class Command extends OclifCommand {
   /** Says one line on stderr under `--verbose` only. */
   detail(message: string): void {
     if (this.#isOn('verbose') && this.silentProcess === undefined) this.#say(message)
+  }
+
+  /** Says which folders inside shards are labels, each place once; under `--verbose` also what was passed over. */
+  sourceNote({kind, path, reason}: SourceNote): void {
+    if (kind !== 'labels') this.detail(JSON.stringify({kind, path, reason}))
+    else if (!this.#labelPlaces.has(reason)) this.note(`${path}: ${reason}`)
+    this.#labelPlaces.add(reason)
   }
 
   /** Warns on stderr, also under `--json` and `--quiet`. */

@@ -145,7 +145,7 @@ export abstract class CurateCommand extends Command {
         nul: values.null,
         only: values.only,
         since: values.since,
-        onSkipped: skipped => this.detail(JSON.stringify(skipped)),
+        onSkipped: skipped => this.sourceNote(skipped),
         onRejected,
         signal
       },

@@ -5,7 +5,7 @@ import {UserError} from '../config/errors.js'
 import type {PredictedRows} from '../tasks/eval/shared/predicted-rows.js'
 import {isDevice} from '../system/atomic.js'
 import {Command, type BadImages, type EngineAsked, type EngineChoice, type PrecisionChoice} from './command.js'
-import type {RejectedImage} from '../data/sources/image-ref.js'
+import type {RejectedImage, SourceNote} from '../data/sources/image-ref.js'
 
 /** The values of the flags that all these commands have. */
 export type ImageFlags = {
@@ -28,7 +28,7 @@ export type ImageOptions = {
   readonly maxPixels: number | undefined
   readonly toolVersion: string
   readonly onRejected: (image: RejectedImage) => void
-  readonly onSkipped: (skipped: unknown) => void
+  readonly onSkipped: (note: SourceNote) => void
   readonly signal: AbortSignal
 }
 
@@ -100,7 +100,7 @@ export abstract class ImageCommand extends Command {
       maxPixels: flags['max-pixels'],
       toolVersion: this.config.version,
       onRejected: ({pathBase64, ...image}) => bad.add({...image, path_base64: pathBase64}),
-      onSkipped: skipped => this.detail(JSON.stringify(skipped)),
+      onSkipped: skipped => this.sourceNote(skipped),
       signal: this.signal
     }
   }

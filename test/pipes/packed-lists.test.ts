@@ -209,3 +209,32 @@ test('what is named in the place of images, vectors, models and runs is called b
     assert.match(ended.stderr, message)
   }
 })
+
+test('which folders inside a shard are labels is said, each place once', async () => {
+  const said = /labels are the folders[^\n]*/g
+  assert.deepEqual((await ok('embed', 'set.tar', 'set.tgz', ...model, '-o', 'n.arrow', '--force')).match(said), [
+    'labels are the folders at its root, the first of them even'
+  ])
+  writeFileSync(at('deep.tar'), await tarOf(images.map((bytes, i) => [`a/photos/${i % 2 ? 'odd' : 'even'}/x/${i}.png`, bytes] as const)))
+  const scored = await ok('knn-eval', '--train', 'deep.tar', ...model, '-k', '1', '--baseline', 'none')
+  assert.deepEqual(scored.match(said), ['labels are the folders in a/photos, the first of them even'])
+  writeFileSync(
+    at('flat.tar'),
+    await tarOf(images.flatMap((bytes, i) => [[`${i}.png`, bytes] as const, [`${i}.cls`, Buffer.from(`${i % 2}`)] as const]))
+  )
+  assert.equal((await ok('knn-eval', '--train', 'flat.tar', ...model, '-k', '1', '--baseline', 'none')).match(said), null)
+})
+
+test('a table that names its rows nowhere is said to be numbered, with the columns that could name them', async () => {
+  writeFileSync(at('plots.csv'), 'plot,tree,v0,v1,v2\nA,oak,1,2,3\nB,fir,2,1,0\nC,oak,0,1,1\n')
+  writeFileSync(at('bare.csv'), 'v0,v1,v2\n1,2,3\n2,1,0\n0,1,1\n')
+  writeFileSync(at('named.csv'), 'id,tree,v0,v1,v2\nA,oak,1,2,3\nB,fir,2,1,0\nC,oak,0,1,1\n')
+  const said = /[^\n]*numbered from 0[^\n]*/g
+  assert.deepEqual((await ok('index', 'plots.csv', '-o', 'plots.index', '--force')).match(said), [
+    'dinov2: plots.csv has no column id, so its rows are numbered from 0; where one of these names the images, rename it to id: plot, tree'
+  ])
+  assert.deepEqual((await ok('index', 'bare.csv', '-o', 'plots.index', '--force')).match(said), [
+    'dinov2: bare.csv has no column id, so its rows are numbered from 0'
+  ])
+  assert.equal((await ok('index', 'named.csv', '-o', 'plots.index', '--force')).match(said), null)
+})

@@ -75,8 +75,11 @@ export const rejectedImage = (ref: ImageRef, reason: string): RejectedImage => (
 
 /** What `listImages` reports on the way; none of it stops the list. */
 export type SourceNote = {
-  /** `skipped`: not an image by its name or kind. `duplicate`: the id was seen before (said once per id). */
-  readonly kind: 'skipped' | 'duplicate'
+  /**
+   * `skipped`: not an image by its name or kind. `duplicate`: the id was seen before (said once per id). `labels`:
+   * which folders inside a shard are its labels.
+   */
+  readonly kind: 'skipped' | 'duplicate' | 'labels'
   readonly path: string
   readonly reason: string
 }

@@ -15,10 +15,10 @@ const foldersOf = (name: Buffer): string[] =>
     .filter(part => part !== '' && part !== '.')
 
 /**
- * A function from the path of an image in an archive to its first folder under the archive's root; undefined for
- * images that lie in the root itself. `names` are the paths of all its images.
+ * A function from the path of an image in an archive to its first folder under the archive's root, which `root` is;
+ * undefined for images that lie in the root itself. `names` are the paths of all its images.
  */
-export function classFolders(names: Iterable<Buffer>): (name: Buffer) => string | undefined {
+export function classFolders(names: Iterable<Buffer>): ((name: Buffer) => string | undefined) & {readonly root: string} {
   let shared: string[] | undefined
   let [shallowest, deepest] = [Infinity, 0]
   for (const name of names) {
@@ -31,8 +31,10 @@ export function classFolders(names: Iterable<Buffer>): (name: Buffer) => string 
   }
   const depth = shared?.length ?? 0
   const root = shallowest === depth && deepest === depth ? Math.max(0, depth - 1) : depth
-  return name => {
+  const shown = (part: string): string => showBytes(Buffer.from(part, 'latin1'))
+  const folderIn = (name: Buffer): string | undefined => {
     const folder = foldersOf(name)[root]
-    return folder === undefined ? undefined : showBytes(Buffer.from(folder, 'latin1'))
+    return folder === undefined ? undefined : shown(folder)
   }
+  return Object.assign(folderIn, {root: (shared ?? []).slice(0, root).map(shown).join('/')})
 }

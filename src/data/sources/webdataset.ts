@@ -120,6 +120,13 @@ function sortMember(file: number, {name, type, offset, size}: TarMember, samples
   return {}
 }
 
+/** Says which folders inside a shard are labels: nobody named its root. */
+const labelNote = (path: string, root: string, first: string): SourceNote => ({
+  kind: 'labels',
+  path,
+  reason: `labels are the folders ${root === '' ? 'at its root' : `in ${root}`}, the first of them ${first}`
+})
+
 /**
  * Yields the samples of a shard, some at a time; `shown` is its name as given, `open` what to open. Members that are
  * lost come as problems, which are counted; so does the shard itself where it is damaged or ends without its mark.
@@ -136,7 +143,7 @@ export async function* readShard(
   let ready: ImageRef[] = []
   let shard: OpenShard | undefined
   let gzipped = false
-  let folderIn: ReturnType<typeof classFolders> = () => undefined
+  let folderIn = classFolders([])
   const toRef = (found: ShardSample | LostMember): ImageRef => {
     if ('reason' in found) return problemRef(nameOf(found.name), open, found.reason)
     const {key, image, fields} = found
@@ -176,8 +183,12 @@ export async function* readShard(
     if (shard.problem !== undefined && problems.at(-1)?.id !== shown)
       problems.push(problemRef(shown, open, `the shard is damaged (${shard.problem})`))
     folderIn = classFolders(samples.imageNames())
+    let isSaid = false
     for (const found of samples.samples()) {
-      ready.push(toRef(found))
+      const ref = toRef(found)
+      ready.push(ref)
+      if (!isSaid && ref.folder !== undefined && ref.fields['label'] === undefined) note(labelNote(shown, folderIn.root, ref.folder))
+      isSaid ||= ref.folder !== undefined
       if (ready.length < CHUNK) continue
       yield ready
       ready = []

@@ -1,5 +1,6 @@
 /** Which columns of a CSV file are ids, vectors and fields, and by what its cells are separated. */
 import {idPlace} from './columns.js'
+import {noteNumbered} from './numbered-rows.js'
 import {UserError} from '../../config/errors.js'
 
 /** What separates cells: of comma, semicolon, tab and bar, the one that the first line has most of outside quotes. */
@@ -100,6 +101,11 @@ export function csvLayout(header: readonly string[], name: string, separator: st
   const fields = header.flatMap((title, column) =>
     taken.has(column) || [id, record, index].includes(column) ? [] : [{name: title, column}]
   )
+  if (id < 0)
+    noteNumbered(
+      name,
+      fields.map(({name: title}) => title)
+    )
   return {vector, id, record, extra, fields}
 }
 

@@ -1,6 +1,7 @@
 /** Which columns of an Arrow schema are ids, vectors and fields, and the rows of a batch. */
 import {UserError} from '../../../config/errors.js'
 import {idPlace, joinFields} from '../columns.js'
+import {noteNumbered} from '../numbered-rows.js'
 import {vectorLengthError, type EmbeddingBatch} from '../rows.js'
 import {textOf, type ColumnData} from './column-data.js'
 import type {ArrowField, ArrowSchema} from './schema.js'
@@ -88,6 +89,11 @@ export function layoutOf(schema: ArrowSchema, file: string): Layout {
     })
   }
   const id = idColumn(schema, file)
+  if (id === undefined)
+    noteNumbered(
+      file,
+      fields.flatMap(({name, type: {kind}}) => (kind === 'text' ? [name] : []))
+    )
   const extra = schema.metadata.has(RECORD_KEY) ? named(schema, 'extra', file) : undefined
   const rest = fields.flatMap(({name}, column) => (column === vector || column === id || column === extra ? [] : [{name, column}]))
   for (const {name} of rest) named(schema, name, file)
