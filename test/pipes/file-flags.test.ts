@@ -52,6 +52,7 @@ const special: Readonly<Record<string, string | null>> = {
   'index --remove': '-o vectors.index',
   'search --model': 'photos.index photos -o out.jsonl',
   'visualize neighbours --model': 'photos.index photos -o out.html',
+  'linear-eval --head': `--val photos ${short}`,
   'seg-eval --head': `--val scenes/images/val --masks scenes/masks ${short}`,
   ...Object.fromEntries(
     ['depth-eval', 'explore', 'knn-eval', 'linear-eval', 'retrieval-eval', 'search', 'seg-eval', 'visualize neighbours', 'report'].map(
