@@ -19,9 +19,16 @@ export async function startWasm(): Promise<{version: string}> {
   setWasmPaths(fileURLToPath(new URL('../../tensor/tfjs/', import.meta.url)))
   await registerPlainBackend()
   const restore = keepErrorHandlers()
-  const started = await setBackend('wasm').finally(restore)
+  const said: string[] = []
+  const {warn} = console
+  console.warn = (text: unknown) => void said.push(String(text)) // tfjs tells here why it failed, and nowhere else
+  const started = await setBackend('wasm').finally(() => {
+    console.warn = warn
+    restore()
+  })
+  const why = said[1]?.split('\n')[0]
   if (!started)
-    throw new UserError('The WebAssembly engine did not start', {
+    throw new UserError(`The WebAssembly engine did not start${why === undefined ? '' : ` (${why})`}`, {
       exit: 5,
       code: 'NO_ENGINE',
       hint: 'check that node runs without --jitless, and that no limit of address space (ulimit -v) stands in the way: WebAssembly reserves more than 10 GB of it; `dinov2 engine list` shows the others'
