@@ -11,6 +11,10 @@ import type {ImageTable} from '../../data/sources/image-table.js'
 import type {SourceNote} from '../../data/sources/source.js'
 import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 import {autoBatch, describeAutoBatch} from './auto-batch.js'
+import {openBackbone} from '../../files/checkpoint/backbone.js'
+import {STARTER} from '../../files/checkpoint/model-zoo.js'
+import {incompatibilities} from '../../model/adapt.js'
+import type {VitConfig} from '../../model/config.js'
 import {assertCompatible, describeStart, type WeightsOrigin} from './init-weights.js'
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun, settingsOfRun} from './resume.js'
@@ -61,6 +65,18 @@ export type BegunPretraining = {
 export const withBatch = (resolved: ResolvedSettings, batch: number | 'auto' | undefined): ResolvedSettings =>
   typeof batch === 'number' ? withSetting(resolved, 'train.batch_size_per_gpu', batch, '--batch') : resolved
 
+/** Up to so many images weights that have learnt elsewhere are worth more than random ones after the same steps. */
+const FEW_IMAGES = 10_000
+
+/** Advice where few images are learnt from random weights, and a model of the same sizes comes with the program. */
+async function adviseStart(vit: VitConfig, images: number): Promise<string | undefined> {
+  if (images > FEW_IMAGES) return undefined
+  const {config, checkpoint} = await openBackbone(STARTER)
+  await checkpoint.close()
+  if (incompatibilities(config, vit).length > 0) return undefined
+  return `starting from random weights; from few images more is learnt with --init ${STARTER}, the model that comes along (docs/small-data.md)`
+}
+
 /**
  * Gathers images, starts the engine, chooses a recipe and a batch where the user left them open, and checks that the
  * run fits into memory. Throws `UserError`: no images (3), no engine or too little memory (5), settings that
@@ -105,7 +121,8 @@ export async function beginPretraining(
   }
   const {settings} = resolved
   const plan = derive(settings, options.processes?.size)
-  if (origin) for (const sentence of describeStart(origin, plan.vit, plan)) note(sentence)
+  const advice = origin || resume ? undefined : await adviseStart(plan.vit, images.length)
+  for (const sentence of origin ? describeStart(origin, plan.vit, plan) : [advice]) if (sentence) note(sentence)
   // A trial says what is needed, whether it is there or not; a batch that was found fits.
   if (output !== undefined && batch !== 'auto')
     await assertMemory({students: [{settings, plan}], precision, device}, {recipes: pretrainRecipes(), limit})

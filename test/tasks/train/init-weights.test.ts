@@ -224,6 +224,18 @@ describe('the state', () => {
 })
 
 describe('a run', () => {
+  test('from random weights on few images names the model that comes along where its sizes are the same, and only there', async () => {
+    const few = ['--config', 'tiny', ...sets('train.steps=1', 'train.batch=4', 'train.workers=0')]
+    const advice = /starting from random weights; .*--init starter/
+    const random = await pretrain(...few, '--output', at('random'))
+    ok(random)
+    assert.match(random.stderr, advice)
+    const begun = await pretrain(...few, '--init', 'starter', '--output', at('begun'))
+    ok(begun)
+    assert.doesNotMatch(begun.stderr, advice)
+    assert.doesNotMatch((await pretrain(...few, ...sets('student.depth=2'), '--output', at('shallow'))).stderr, advice)
+  })
+
   test('from weights without heads says what it does; stopped in the warm-up of its heads and resumed without the weights it ends with the same bytes', async () => {
     const weights = at('lent.safetensors')
     writeFileSync(weights, readFileSync(model('run')))
