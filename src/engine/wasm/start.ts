@@ -21,11 +21,13 @@ export async function startWasm(): Promise<{version: string}> {
   const restore = keepErrorHandlers()
   const said: string[] = []
   const {warn} = console
+  /* eslint-disable no-console -- nothing is printed */
   console.warn = (text: unknown) => void said.push(String(text)) // tfjs tells here why it failed, and nowhere else
   const started = await setBackend('wasm').finally(() => {
     console.warn = warn
     restore()
   })
+  /* eslint-enable no-console */
   const why = said[1]?.split('\n')[0]
   if (!started)
     throw new UserError(`The WebAssembly engine did not start${why === undefined ? '' : ` (${why})`}`, {
