@@ -7,7 +7,7 @@ export default class ModelsList extends Command {
   static override dataToStdout = false
   static override summary = 'List the released models: names, sizes, what they are.'
   static override description =
-    'Backbones without and with registers, and the heads trained on them, as Meta released them under Apache-2.0. Lengths are given where they are known beforehand. With --json also file, address, licence, checksum, and where a pulled one lies. Nothing is fetched. One small model comes with the program and needs no fetching: --model starter; the released ones are far better.'
+    'Backbones without and with registers, and the heads trained on them, as Meta released them under Apache-2.0. Lengths are given where they are known beforehand. With --json also file, address, licence, checksum, and where a pulled one lies. Nothing is fetched. Two small models come with the program and need no fetching: --model starter, and --model starter-wide, somewhat better at half the speed or less; the released ones are far better.'
   static override examples = [
     '<%= config.bin %> models list',
     '<%= config.bin %> models list --kind backbone',

@@ -141,7 +141,7 @@ const gradientFindings = (curves: Curves): Finding[] =>
   curves.names
     .filter(name => /grad/i.test(name))
     .flatMap(name => {
-      const norms = curves.values(name)
+      const norms = curves.values(name).filter(norm => norm > 0) // 0 while the backbone stands still
       const [middle, largest] = [median(norms), Math.max(...norms.slice(Math.floor(norms.length / 10)))]
       return norms.length >= 20 && largest > limits.burst * middle
         ? [bad(`${name} once reached ${short(largest)}, ${Math.round(largest / middle)} times its usual size.`)]

@@ -13,7 +13,7 @@ import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
 import {fetchMissing, findModelFile, mayFetch} from './fetch-missing.js'
-import {findReleased, modelNames, STARTER, starterFile} from './model-zoo.js'
+import {findReleased, modelNames, STARTER, starterFiles} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
@@ -97,14 +97,15 @@ export async function openCheckpoint(path: string, options: CheckpointOptions = 
 
 /** Throws what `openCheckpoint` would of a model that is neither here nor may be fetched, before more is begun. */
 export async function assertModelThere(path: string): Promise<void> {
-  if ((await stat(path).catch(() => undefined)) || path === STARTER || (await mayFetch(path))) return
+  if ((await stat(path).catch(() => undefined)) || starterFiles.has(path) || (await mayFetch(path))) return
   await (await openAny(path, {})).close()
 }
 
 async function openAny(path: string, options: CheckpointOptions): Promise<Opened> {
   const found = await stat(path).catch(() => undefined)
   if (found) return found.isDirectory() ? openFolder(path, options) : openFile(path, options)
-  if (path === STARTER) return openFile(starterFile, options)
+  const starter = starterFiles.get(path)
+  if (starter) return openFile(starter, options)
   const released = findReleased(path)
   if (!released && isHubId(path)) return openFolder(await hubFolderOf(path), options)
   if (!released)

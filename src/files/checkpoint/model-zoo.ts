@@ -32,8 +32,10 @@ export type Released = {
 /** The name of the small model that comes with the program. */
 export const STARTER = 'starter'
 
-/** Where it lies; its card is beside it. */
-export const starterFile = fileURLToPath(new URL('../../../../models/starter/backbone.safetensors', import.meta.url))
+const inPackage = (folder: string): string => fileURLToPath(new URL(`../../../../models/${folder}/backbone.safetensors`, import.meta.url))
+
+/** The models that come with the program, by name, and where they lie; the card of each is beside it. */
+export const starterFiles: ReadonlyMap<string, string> = new Map([STARTER, `${STARTER}-wide`].map(name => [name, inPackage(name)]))
 
 /** Where the files lie; `path` of an entry follows. */
 export const RELEASED_BASE = 'https://dl.fbaipublicfiles.com/dinov2'
@@ -133,7 +135,7 @@ function* all(): Generator<Released> {
 export const released: readonly Released[] = [...all()]
 
 /** The names that `--model` takes besides files and folders. */
-export const modelNames: readonly string[] = [STARTER, ...released.map(({name}) => name)]
+export const modelNames: readonly string[] = [...starterFiles.keys(), ...released.map(({name}) => name)]
 
 /** By name, by file name, or by file name without its ending. */
 export const findReleased = (name: string): Released | undefined =>

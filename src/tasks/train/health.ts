@@ -251,7 +251,8 @@ export class HealthWatch {
       if (!name.startsWith('grad_norm')) continue
       const before = this.#lines.flatMap(({[name]: value}) => (value === undefined ? [] : [value])).sort((a, b) => a - b)
       const usual = before[Math.floor(before.length / 2)]
-      if (usual !== undefined && before.length >= burstWindow / 2 && norm > limits.burst * usual)
+      // at rest (a warm-up of the heads) it is 0, and has no usual size yet
+      if (usual && before.length >= burstWindow / 2 && norm > limits.burst * usual)
         warn(
           name,
           `${name} is ${norm.toPrecision(3)}, ${Math.round(norm / usual)} times its usual size; if it lasts, lower optim.base_lr or lengthen optim.warmup_epochs`

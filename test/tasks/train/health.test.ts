@@ -59,6 +59,14 @@ test('a run warns once of each cause, and of collapse only past its warm-up', ()
     ['step 100: not learning: the', 'step 200: grad_norm_backbone', 'step 270: 36 %']
   )
   assert.match(said[1]!, /grad_norm_backbone is 50\.0, 50 times its usual size/)
+
+  // While the heads of a run from weights learn by themselves the backbone has no gradient; its first one is no burst.
+  const gentle = new HealthWatch(scale, 0)
+  for (let step = 10; step <= 200; step += 10)
+    assert.deepEqual(
+      gentle.see(line(step, {dino_local: 0.1, grad_norm_backbone: step > 100 ? 0.8 : 0})).filter(words => /grad/.test(words)),
+      []
+    )
 })
 
 for (const [engine, on] of [
