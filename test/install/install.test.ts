@@ -143,7 +143,7 @@ test('the tarball holds what a user needs and nothing else', () => {
 
 test('an installation stays light', async () => {
   const used = await diskUsage(join(prefixes.without, 'lib/node_modules/dinov2'))
-  assert.ok(used < 70 * 2 ** 20, `${Math.round(used / 2 ** 20)} MiB with all packages, expected at most 70`)
+  assert.ok(used < 72 * 2 ** 20, `${Math.round(used / 2 ** 20)} MiB with all packages, expected at most 72`)
 })
 
 test('a checkout holds no leftovers of packing', () => {
