@@ -78,8 +78,8 @@ const copying =
 export function loadAddon(path: string): Addon {
   // OpenMP's threads spin at every barrier for about a millisecond by default. Where decoding or another program
   // shares the cores, that waits for threads that are not running: a training step was measured to take seven times as
-  // long. A short spin costs an idle machine nothing.
-  if (process.env['OMP_WAIT_POLICY'] === undefined) process.env['GOMP_SPINCOUNT'] ??= '20000'
+  // long. Some ten microseconds cost an idle machine nothing (bench/RESULTS.md, "On a shared machine").
+  if (process.env['OMP_WAIT_POLICY'] === undefined) process.env['GOMP_SPINCOUNT'] ??= '2000'
   if (!addon) {
     const native = createRequire(import.meta.url)(path) as Addon
     addon = {
