@@ -109,7 +109,6 @@ function isSvg(words: string): boolean {
   return root.startsWith('<!doctype svg') || /^<svg[\s>/]/.test(root) || (words.startsWith('<?xml') && words.includes('<svg'))
 }
 
-/** Text of any kind: SVG, a saved web page, XML, JSON, or plain words. */
 /** Files of this program and of its neighbours that are named in the place of images, by their first bytes. */
 const NO_IMAGES: readonly (readonly [begin: RegExp, what: string])[] = [
   [/^DINOV2IX/, 'a search index'],
@@ -117,6 +116,7 @@ const NO_IMAGES: readonly (readonly [begin: RegExp, what: string])[] = [
   [/^[^]{8}\{"/, 'a file of safetensors, of weights or embeddings']
 ]
 
+/** Text of any kind: SVG, a saved web page, XML, JSON, or plain words. */
 function text(bytes: Uint8Array): string | undefined {
   const head = bytes.subarray(0, 1024)
   let odd = 0
