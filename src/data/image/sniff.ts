@@ -113,7 +113,7 @@ function isSvg(words: string): boolean {
 const NO_IMAGES: readonly (readonly [begin: RegExp, what: string])[] = [
   [/^DINOV2IX/, 'a search index'],
   [/^(\xff\xff\xff\xff|ARROW1)/, 'a table of Apache Arrow, perhaps of embeddings'],
-  [/^[^]{8}\{"/, 'a file of safetensors, of weights or embeddings']
+  [/^[^]{5}\0{3}\{"/, 'a file of safetensors, of weights or embeddings']
 ]
 
 /** Text of any kind: SVG, a saved web page, XML, JSON, or plain words. */
