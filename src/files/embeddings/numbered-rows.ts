@@ -6,9 +6,9 @@ const said = new Set<string>()
 const MOST = 100
 
 /** Says on stderr that the rows of `file` are numbered; `columns` are those that could name them. */
-export function noteNumbered(file: string, columns: readonly string[], note: (sentence: string) => void = noteOnStderr): void {
+export function noteNumbered(file: string, columns: readonly string[]): void {
   if (said.has(file) || said.size >= MOST) return
   said.add(file)
   const rename = `; where one of these names the images, rename it to id: ${columns.slice(0, 6).join(', ')}${columns.length > 6 ? ', …' : ''}`
-  note(`${file} has no column id, so its rows are numbered from 0${columns.length === 0 ? '' : rename}`)
+  noteOnStderr(`${file} has no column id, so its rows are numbered from 0${columns.length === 0 ? '' : rename}`)
 }

@@ -10,10 +10,16 @@ export function classNumbers(labels: readonly string[], classes: readonly string
   return Int32Array.from(labels, label => places.get(label) ?? -1)
 }
 
-/** Labels by how often they occur, most often first; of equal ones the first in order. */
-export function byFrequency(labels: readonly string[]): string[] {
+/** How often each label occurs. */
+function countsOf(labels: readonly string[]): Map<string, number> {
   const counts = new Map<string, number>()
   for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1)
+  return counts
+}
+
+/** Labels by how often they occur, most often first; of equal ones the first in order. */
+export function byFrequency(labels: readonly string[]): string[] {
+  const counts = countsOf(labels)
   return [...counts.keys()].sort((a, b) => counts.get(b)! - counts.get(a)! || (a < b ? -1 : 1))
 }
 
@@ -27,8 +33,7 @@ export function unseenNote(set: string, unseen: readonly string[]): string | und
 
 /** What to say of classes of train that have fewer than the `n` images asked for; undefined where none has. */
 export function fewNote(labels: readonly string[], n: number): string | undefined {
-  const counts = new Map<string, number>()
-  for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1)
+  const counts = countsOf(labels)
   const few = [...counts].filter(([, count]) => count < n).sort(([a], [b]) => (a < b ? -1 : 1))
   if (few.length === 0) return undefined
   const names = `${few
