@@ -36,7 +36,7 @@ Without --config, a run that is resumed has the settings of its own config.yaml.
     init: Flags.string({
       helpValue: 'M',
       summary:
-        'Weights to go on from: a run folder, a checkpoint, a .pth, safetensors, a Hugging Face or timm folder, the name of a released model, or an id of the Hugging Face hub. Sizes that are not set are taken from them, and learning begins gently.'
+        'Weights to go on from: a run folder, a checkpoint, a .pth, safetensors, a Hugging Face or timm folder, the name of a released model, or an id of the Hugging Face hub. Sizes are taken from them unless you set them or name the recipe of a model; without --config the number of images decides how long it trains.'
     }),
     minutes: minutesFlag,
     ...trainingFlags

@@ -55,9 +55,12 @@ export const reportFlags = {
   })
 }
 
-/** Flags that name what is written, or let it be replaced: files of settings may be another's and may not set them. */
+/**
+ * Flags that name what is written, or let it be replaced or gone on with: files of settings may be another's and may
+ * not set them.
+ */
 export const writingFlags: ReadonlySet<string> = new Set(
-  ['output', 'force', 'bad', 'head-out', 'predictions', 'maps', 'html', 'rejected', 'materialize', 'to', 'cache'] // prettier-ignore
+  ['output', 'force', 'resume', 'accept-changes', 'bad', 'head-out', 'predictions', 'maps', 'html', 'rejected', 'materialize', 'to', 'cache', 'replace', 'yes'] // prettier-ignore
 )
 
 /** Settings files and single settings. */

@@ -103,12 +103,18 @@ function nearestEnd(path: string, known: readonly string[]): string | undefined 
   return guess === undefined ? undefined : ends.get(guess)
 }
 
-/** The path of a settings file: the path itself, or that of the recipe of this name; a folder hides no recipe. */
+/** Whether `file` names a recipe that comes with the program, and no file of the user's; a folder hides no recipe. */
+export function isRecipe(file: string): boolean {
+  const found = statSync(file, {throwIfNoEntry: false})
+  return (!found || found.isDirectory()) && recipeNames().includes(file)
+}
+
+/** The path of a settings file: the path itself, or that of the recipe of this name. */
 function find(file: string): string {
+  if (isRecipe(file)) return `${recipeFolder}${file}.yaml`
   const found = statSync(file, {throwIfNoEntry: false})
   if (found && !found.isDirectory()) return file
   const recipes = recipeNames()
-  if (recipes.includes(file)) return `${recipeFolder}${file}.yaml`
   if (found) return file // its reader says what a folder lacks
   const guess = /[/.]/.test(file) ? undefined : nearestName(file, recipes)
   throw settingsError(

@@ -109,6 +109,8 @@ const cases: Case[] = []
 /** Commands that read files of settings, each with a flag of theirs that names what is written. */
 const written: {readonly command: string; readonly flag: string; readonly words: readonly string[]}[] = []
 const unknown: string[] = []
+/** Switches that let something be replaced, or be gone on with. */
+const letsReplace = new Set(['force', 'resume', 'accept-changes', 'replace', 'yes'])
 const namesFile = (name: string, helpValue: unknown): boolean => FILES.has(name) || !NO_FILES.test(String(helpValue))
 
 /** The words of a line; each has an output of its own, for the case that a command writes it. */
@@ -123,6 +125,7 @@ for (const {id, args, flags, hidden} of config.commands) {
   const command = id.replaceAll(':', ' ')
   const line = lines[id] ?? ''
   for (const [flag, declared] of Object.entries(flags)) {
+    if (declared.type === 'boolean' && flags['config'] && letsReplace.has(flag)) written.push({command, flag, words: wordsOf(line)})
     if (declared.type !== 'option' || declared.options || declared.deprecated) continue
     const {helpValue, char} = declared as {readonly helpValue?: string; readonly char?: string}
     const name = `${command} --${flag}`
@@ -159,11 +162,11 @@ describe('what names a file', () => {
   })
 
   it('and is written is not taken from a file of settings', async () => {
-    assert.ok(written.length > 30, `${written.length} flags`)
+    assert.ok(written.length > 80, `${written.length} flags`)
     for (const {command, flag, words} of written) {
       assert.ok(writingFlags.has(flag), `${command} --${flag}`)
       const file = `${flag}.yaml`
-      await writeFile(join(dir, file), `${flag}: evil-${flag}\n`)
+      await writeFile(join(dir, file), `${flag}: ${letsReplace.has(flag) ? 'true' : `evil-${flag}`}\n`)
       const {status, stderr} = await server.run(...command.split(' '), ...words, '--config', file, '-q')
       assert.equal(status, 2, `${command} --${flag}: ${stderr}`)
       assert.match(stderr, /decides what is written or replaced/)

@@ -18,7 +18,7 @@ import type {VitConfig} from '../../model/config.js'
 import {assertCompatible, describeStart, type WeightsOrigin} from './init-weights.js'
 import {assertMemory, memoryForRun} from './memory-fit.js'
 import {batchOfRun, settingsOfRun} from './resume.js'
-import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe} from './run-settings.js'
+import {assertConsistent, isModelOpen, pretrainRecipes, settingsOfChosenRecipe, settingsOfSuitedSchedule} from './run-settings.js'
 import {assertMinutesDecide, stepsForMinutes} from './steps-for-minutes.js'
 import type {TrainingProcesses} from './processes.js'
 import {isFollower, joinProcesses, withShareOfThreads, type CommonGround} from './with-processes.js'
@@ -98,8 +98,14 @@ export async function beginPretraining(
   const engine = await startTrainingEngine(withShareOfThreads(options.engine))
   const {device, precision} = engine
   const limit = options.memoryLimit ?? (await memoryForRun(device))
-  if (isModelOpen(resolved, options)) {
-    const chosen = settingsOfChosenRecipe(resolved, {images: images.length, device, precision, limit, minutes: options.minutes})
+  const suited = {images: images.length, device, precision, limit, minutes: options.minutes}
+  const isOpen = origin ? (options.config?.length ?? 0) === 0 : isModelOpen(resolved, options)
+  const chosen = isOpen
+    ? origin
+      ? settingsOfSuitedSchedule(resolved, origin, suited)
+      : settingsOfChosenRecipe(resolved, suited)
+    : undefined
+  if (chosen) {
     note(chosen.words)
     resolved = chosen.resolved
   }

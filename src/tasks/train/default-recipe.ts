@@ -52,7 +52,7 @@ export function chooseRecipe(
   open: (name: string) => ResolvedSettings,
   {images, device, precision, limit, minutes}: RunToSuit
 ): ChosenRecipe {
-  const quick = device === 'cpu' && minutes !== undefined && minutes < MINUTES_OF_SMALLEST
+  const quick = isQuick(device, minutes)
   const suiting = PRETRAIN_RECIPES.filter(
     recipe => images >= recipe.images && (!recipe.gpu || device !== 'cpu') && (!quick || recipe.name === SMALLEST)
   )
@@ -64,7 +64,7 @@ export function chooseRecipe(
     if (limit !== undefined && needed > limit && name !== SMALLEST) continue
     const free = limit === undefined ? '' : ` of ${gib(limit)} that may be used`
     const words =
-      `no --config: the recipe ${name} is taken, which suits ${counted(images, 'image')}${quick ? `, ${counted(minutes, 'minute')}` : ''} and ${device} ` +
+      `no --config: the recipe ${name} is taken, which suits ${counted(images, 'image')}${quick && minutes !== undefined ? `, ${counted(minutes, 'minute')}` : ''} and ${device} ` +
       `(${plan.vit.width} wide, ${plan.vit.depth} blocks; ${plan.steps} steps of ${plan.batch} images; about ${gib(needed)}${free}). ` +
       `Choose another with --config ${PRETRAIN_RECIPES.map(recipe => recipe.name)
         .reverse()
@@ -73,6 +73,23 @@ export function chooseRecipe(
   }
   throw new Error('The smallest recipe suits any number of images.')
 }
+
+/**
+ * The recipe whose length suits a run that begins with weights: the largest for a processor that suits so many images,
+ * or of those with the sizes of the models that come along where it is one of them. Undefined where there are images
+ * enough on a GPU for the published length.
+ */
+export function scheduleFor({images, device, minutes}: RunToSuit, comesAlong: boolean): string | undefined {
+  if (device !== 'cpu' && PRETRAIN_RECIPES.some(recipe => recipe.gpu && images >= recipe.images)) return undefined
+  const quick = isQuick(device, minutes)
+  return PRETRAIN_RECIPES.find(
+    ({name, gpu, images: least}) =>
+      !gpu && images >= least && (!quick || name === SMALLEST) && (!comesAlong || name === 'medium' || name === SMALLEST)
+  )!.name
+}
+
+const isQuick = (device: string, minutes: number | undefined): boolean =>
+  device === 'cpu' && minutes !== undefined && minutes < MINUTES_OF_SMALLEST
 
 /** The recipe of a student for this teacher. */
 export function chooseDistillRecipe({path, vit}: Pick<TeacherPlan, 'path' | 'vit'>, hasGpu: boolean): {name: string; words: string} {

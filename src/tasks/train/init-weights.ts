@@ -44,6 +44,8 @@ export type WeightsOrigin = {
   readonly heads: OriginHeads
   /** Settings of the run that made the weights, by section; undefined where they are not known. */
   readonly settings: Sections | undefined
+  /** A recipe whose sizes of the model give way to those of the weights, with its sizes in words. */
+  readonly insteadOf?: string | undefined
 }
 
 type Sections = Readonly<Record<string, Readonly<Record<string, unknown>>>>
@@ -227,7 +229,7 @@ export function assertCompatible(path: string, from: VitConfig, to: VitConfig): 
 
 /** What is done to the weights on the way into a run, as sentences. Throws as `refuseMisfit`. */
 export function describeStart(
-  {path, config, heads}: WeightsOrigin,
+  {path, config, heads, insteadOf}: WeightsOrigin,
   vit: VitConfig,
   plan: Pick<Derived, 'dinoHead' | 'ibotHead' | 'headWarmup'>
 ): string[] {
@@ -238,6 +240,7 @@ export function describeStart(
   const rest = plan.headWarmup > 0 ? `; for ${counted(plan.headWarmup, 'step')} the heads learn and the backbone stands still` : ''
   return [
     `starting from ${path}: ${width} wide, ${depth} blocks, patches of ${patch}, positions for ${grid * patch} pixels`,
+    ...(insteadOf === undefined ? [] : [`the sizes of these weights take the place of those of ${insteadOf}`]),
     ...resamplings(config, vit),
     (spoken.length > 0 ? spoken.join('; ') : 'its heads are taken too') + rest
   ]

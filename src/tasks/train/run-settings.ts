@@ -4,11 +4,14 @@
  */
 import {existsSync} from 'node:fs'
 import {join} from 'node:path'
+import {counted} from '../../config/counted.js'
 import {derive} from '../../config/derived.js'
-import {resolveFile, settingsOfFile} from '../../config/read-layers.js'
-import {overlaySettings, resolveRecorded, withSetting, type ResolvedSettings} from '../../config/settings.js'
+import {isRecipe, resolveFile, settingsOfFile} from '../../config/read-layers.js'
+import {overlaySettings, resolveRecorded, settingAt, withSetting, type ResolvedSettings} from '../../config/settings.js'
+import {starterFiles} from '../../files/checkpoint/model-zoo.js'
 import {runNames} from '../../files/run/run-folder.js'
-import {chooseRecipe, PRETRAIN_RECIPES, type RunToSuit} from './default-recipe.js'
+import type {VitConfig} from '../../model/config.js'
+import {chooseRecipe, PRETRAIN_RECIPES, scheduleFor, type RunToSuit} from './default-recipe.js'
 import {canonicalPath, isInferable, readOrigin, valueOf, withInferredSettings} from './init-weights.js'
 import type {WeightsOrigin} from './init-weights.js'
 import type {Recipes} from './memory-fit.js'
@@ -58,7 +61,33 @@ export async function settingsOfPretraining(
     return {resolved: next}
   }
   const origin = await readOrigin(weights, settingsOfFile)
-  return {resolved: withInferredSettings(origin, next, source), origin}
+  const {open, insteadOf} = withOpenSizes(next, request, origin.config)
+  return {resolved: withInferredSettings(origin, open, source), origin: {...origin, insteadOf}}
+}
+
+const SIZES = ['arch', 'embed_dim', 'depth', 'num_heads', 'ffn_layer'].map(key => `student.${key}`)
+
+/**
+ * Settings in which the sizes of a recipe count as not set, so that weights decide them: a recipe for small models
+ * says how to train, and is no wish for that one model. One that is named after a model keeps its sizes, as do a
+ * user's file and `--set`. `insteadOf` names the recipe where its sizes are others than those of the weights.
+ */
+function withOpenSizes(
+  resolved: ResolvedSettings,
+  {config = []}: SettingsRequest,
+  weights: VitConfig
+): {open: ResolvedSettings; insteadOf?: string | undefined} {
+  const {student} = resolved.settings
+  const recipe = config.findLast(isRecipe)
+  if (recipe === undefined || student.arch !== 'custom') return {open: resolved}
+  let open = resolved
+  for (const path of SIZES) {
+    const source = resolved.sources.get(path)
+    if (source?.replace(/:\d+$/, '') === recipe) open = withSetting(open, path, valueOf(open, path), 'default')
+  }
+  const {width, depth} = weights
+  const differ = open !== resolved && (student.embed_dim !== width || student.depth !== depth)
+  return {open, insteadOf: differ ? `${recipe} (${student.embed_dim} wide, ${student.depth} blocks)` : undefined}
 }
 
 /**
@@ -71,6 +100,47 @@ export const isModelOpen = ({sources}: ResolvedSettings, {config}: SettingsReque
 /** The settings of a run that names no model, and what was chosen, in words. */
 export const settingsOfChosenRecipe = (given: ResolvedSettings, suited: RunToSuit): {resolved: ResolvedSettings; words: string} =>
   chooseRecipe(name => overlaySettings(resolveFile(name), given), suited)
+
+/** What a recipe says of the length of a run. */
+const SCHEDULE: ReadonlySet<string> = new Set([
+  'train.OFFICIAL_EPOCH_LENGTH',
+  'train.batch_size_per_gpu',
+  'train.checkpoint_every',
+  'optim.epochs',
+  'optim.warmup_epochs',
+  'optim.freeze_last_layer_epochs',
+  'teacher.warmup_teacher_temp_epochs'
+])
+
+/**
+ * The settings of a run that begins with weights and names no recipe, and what was chosen, in words; undefined where
+ * the published schedule stays, as for many images on a GPU. The models that come along are trained by a recipe as
+ * random weights are, which was measured (docs/small-data.md); of other weights the rest of the settings is known
+ * better, so a recipe says how long they are trained, and no more.
+ */
+export function settingsOfSuitedSchedule(
+  given: ResolvedSettings,
+  origin: WeightsOrigin,
+  suited: RunToSuit
+): {resolved: ResolvedSettings; words: string} | undefined {
+  const comesAlong = starterFiles.has(origin.path)
+  const recipe = scheduleFor(suited, comesAlong)
+  if (recipe === undefined) return undefined
+  const {settings, sources} = resolveFile(recipe)
+  const inferred = (path: string): boolean => ['default', '--init', 'student.pretrained_weights'].includes(given.sources.get(path)!)
+  let resolved = given
+  for (const [path, source] of sources)
+    if (source !== 'default' && inferred(path) && (comesAlong ? !SIZES.includes(path) : SCHEDULE.has(path)))
+      resolved = withSetting(resolved, path, settingAt(settings, path), source)
+  const {steps, batch} = derive(resolved.settings)
+  const what = comesAlong
+    ? `the recipe ${recipe} is taken, with the sizes of ${origin.path}`
+    : `the length of the recipe ${recipe} is taken`
+  const words =
+    `no --config: ${what}, which suits ${counted(suited.images, 'image')} (${counted(steps, 'step')} of ${counted(batch, 'image')}). ` +
+    'Choose another with --config, or another length with --set train.steps=N or --minutes'
+  return {resolved, words}
+}
 
 /** Recipes of pretraining with what the user gave above them, but for sizes of batches and level of memory. */
 export function pretrainRecipes(): Recipes {

@@ -17,6 +17,7 @@ import {adapt} from '../../../src/model/adapt.js'
 import {forward} from '../../../src/model/vit.js'
 import {loadBackbone} from '../../../src/tasks/embed/load-backbone.js'
 import {noiseBatches} from '../../../src/tasks/train/cost-probe.js'
+import {scheduleFor} from '../../../src/tasks/train/default-recipe.js'
 import {readOrigin, withInferredSettings} from '../../../src/tasks/train/init-weights.js'
 import {cropSettings, initState, ratesAt, stepSettings} from '../../../src/tasks/train/pretrain-state.js'
 import {freeBatch, stepBatch} from '../../../src/tasks/train/step-batch.js'
@@ -234,6 +235,51 @@ describe('a run', () => {
     ok(begun)
     assert.doesNotMatch(begun.stderr, advice)
     assert.doesNotMatch((await pretrain(...few, ...sets('student.depth=2'), '--output', at('shallow'))).stderr, advice)
+  })
+
+  test('takes the sizes of its weights, not those of a recipe for small models, and says so; what a user sets stands', async () => {
+    const few = sets('train.steps=1', 'train.batch=4', 'train.workers=0')
+    const begun = await pretrain('--config', 'tiny', '--init', model('run'), ...few, '--output', at('other-sizes'))
+    ok(begun)
+    assert.match(begun.stderr, /starting from .*: 32 wide, 2 blocks/)
+    assert.match(begun.stderr, /the sizes of these weights take the place of those of tiny \(128 wide, 4 blocks\)/)
+    const {student, optim, dino} = sectionsOf(at('other-sizes', 'config.yaml'))
+    assert.deepEqual([student.embed_dim, student.depth, student.num_heads], [32, 2, 2])
+    assert.deepEqual([optim.base_lr, dino.head_n_prototypes], [0.008, 256]) // the rest is the recipe's
+    const same = await pretrain('--config', 'tiny', '--init', 'starter', ...few, '--dry-run')
+    assert.doesNotMatch(same.stderr, /take the place/)
+    const mine = at('mine.yaml')
+    writeFileSync(mine, 'student: {arch: custom, embed_dim: 64, depth: 2, num_heads: 2, patch_size: 8}\n')
+    for (const named of [
+      ['--config', 'tiny', ...sets('student.depth=3')],
+      ['--config', mine],
+      ['--config', 'vits14']
+    ]) {
+      const refused = await pretrain(...named, '--init', model('run'), ...few, '--output', at('refused'))
+      assert.equal(refused.status, 2, refused.stderr)
+      assert.match(refused.stderr, /does not fit the settings/)
+    }
+  })
+
+  test('without a recipe has the length of one that suits its images, and for the models that come along all of it but the sizes', async () => {
+    const tries = sets('train.batch=4', 'train.workers=0')
+    const starter = await pretrain('--init', 'starter-wide', ...tries, '--dry-run')
+    assert.match(
+      starter.stderr,
+      /the recipe tiny is taken, with the sizes of starter-wide, which suits \d+ images \(700 steps of 4 images\)/
+    )
+    const other = await pretrain('--init', model('run'), ...sets('train.workers=0'), '--dry-run')
+    assert.match(other.stderr, /the length of the recipe small is taken, which suits \d+ images \(1000 steps of 32 images\)/)
+    const set = await pretrain('--init', model('run'), ...sets('train.steps=1', 'train.batch=4', 'train.workers=0'), '-o', at('length'))
+    ok(set)
+    const {optim, dino} = sectionsOf(at('length', 'config.yaml'))
+    assert.deepEqual([optim.base_lr, optim.epochs, dino.head_n_prototypes], [0.002, 100, 32]) // a tenth of the run's rate, and its heads
+    const here = {device: 'cpu', precision: 'fp32', limit: undefined, minutes: undefined} as const
+    const lengths = [100, 2400, 5e6].flatMap(images => [false, true].map(comesAlong => scheduleFor({...here, images}, comesAlong)))
+    assert.deepEqual(lengths, ['small', 'tiny', 'medium', 'medium', 'medium', 'medium'])
+    assert.equal(scheduleFor({...here, images: 2400, minutes: 5}, true), 'tiny')
+    assert.equal(scheduleFor({...here, images: 5e6, device: 'cuda:0'}, false), undefined) // the published length
+    assert.equal(scheduleFor({...here, images: 2400, device: 'cuda:0'}, false), 'medium')
   })
 
   test('from weights without heads says what it does; stopped in the warm-up of its heads and resumed without the weights it ends with the same bytes', async () => {
