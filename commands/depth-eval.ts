@@ -55,6 +55,7 @@ export default class DepthEval extends EvalCommand {
       throw new UserError(`--min-depth ${min ?? 0.001} is not below --max-depth ${max}.`, {exit: 2, code: 'USAGE'})
     if (head !== 'lin1' && head !== 'lin4' && headOut !== undefined)
       throw new UserError('--head-out writes a head that was trained, but --head names one that exists.', {exit: 2, code: 'USAGE'})
+    if (head !== 'lin1' && head !== 'lin4' && train.length === 0) this.#assertNothingTrains(head)
     const defaults = flags.cached ? (['mean', 'mean-map', 'pixels', 'histogram', 'untrained'] as const) : (['mean', 'mean-map'] as const)
     const {depthEval} = await import('../src/tasks/eval/depth/evaluate.js')
     const {depths, force, layers, norm, size, flip, cached, steps, lr} = flags
@@ -78,6 +79,21 @@ export default class DepthEval extends EvalCommand {
         examples: flags.html !== undefined
       })
     )
+  }
+
+  /** Throws a usage error for flags of training that were given beside a head that exists, and nothing to train on. */
+  #assertNothingTrains(head: string): void {
+    const given = Object.keys(depthEvalFlags).filter(name => {
+      const {helpGroup} = depthEvalFlags[name as keyof typeof depthEvalFlags]
+      return helpGroup === 'TRAINING' && (this.sources[name] ?? 'default') !== 'default'
+    })
+    if (given.length === 0) return
+    const [first] = given
+    throw new UserError(`--${first} is for training, but --head ${head} is scored as it is and no --train is given.`, {
+      exit: 2,
+      code: 'USAGE',
+      hint: 'Leave it out, or give --train, on which the baselines are trained.'
+    })
   }
 }
 

@@ -31,7 +31,7 @@ export default class SegEval extends EvalCommand {
     head: Flags.string({
       helpValue: 'FILE',
       summary: 'Score this head instead of training one: of --head-out, or published (.pth).',
-      exclusive: ['train']
+      exclusive: ['train', 'cached', 'steps', 'train-batch', 'lr', 'weight-decay', 'cache-memory', 'cache-disk']
     }),
     baseline: baselineFlag(['pixels', 'histogram', 'untrained'], 'all three'),
     ...evalOutputFlags,

@@ -82,7 +82,17 @@ test('flags that have no effect together are refused', async () => {
     [['knn-eval', '--train', 'photos', '--repeats', '3'], /--repeats 3 asks for draws.*--n-per-class N/s],
     [['knn-eval', '--train', 'photos', '--repeats', '3', '--n-per-class', 'all'], /--n-per-class N/],
     [['linear-eval', '--head', 'h.safetensors', ...sets, '--shots', '3'], /--shots=3 cannot also be provided when using --head/],
-    [['linear-eval', '--head', 'h.safetensors', ...sets, '--train', 'photos'], /--train=photos cannot also be provided/]
+    [['linear-eval', '--head', 'h.safetensors', ...sets, '--train', 'photos'], /--train=photos cannot also be provided/],
+    ...(['--cached', '--steps 3', '--train-batch 2', '--lr 1', '--weight-decay 0', '--cache-memory 1', '--cache-disk 1'] as const).flatMap(
+      (flag): [string[], RegExp][] => [
+        [['seg-eval', '--head', 'h.safetensors', ...sets, ...flag.split(' ')], new RegExp(`${flag.split(' ')[0]}\\S* cannot also`)],
+        [['depth-eval', '--head', 'h.safetensors', ...sets, ...flag.split(' ')], new RegExp(`${flag.split(' ')[0]} is for training`)]
+      ]
+    ),
+    [
+      ['depth-eval', '--head', 'dinov2_vits14_nyu_linear4', ...sets, '--bins', '9'],
+      /--bins is for training, but --head dinov2_vits14_nyu_linear4/
+    ]
   ] as const) {
     const {status, stderr} = await run([...args])
     assert.equal(status, 2)
