@@ -152,6 +152,7 @@ export abstract class TrainingCommand extends Command {
       null: flags.null,
       config,
       output: runFolderOf(flags),
+      trialOf: flags['dry-run'] ? flags.output : undefined,
       force,
       resume: flags.resume || goesOnAfterRestart(this.#launch, flags.output),
       batch,

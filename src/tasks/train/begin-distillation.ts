@@ -58,7 +58,9 @@ export async function beginDistillation(
   assertSameSteps(students)
   teacherSide(students[0]!.settings, teacherPlan)
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
-  for (const {run} of students) if (run !== undefined && !isFollower(options)) await openRun(run, {force, resume, make: false})
+  const folder = output ?? options.trialOf
+  if (folder !== undefined && !isFollower(options))
+    for (const {name} of students) await openRun(studentFolder(folder, name), {force, resume, make: false})
   options.onImages?.(images.length)
   const engine = await startTrainingEngine(withShareOfThreads(options.engine))
   const {device, precision} = engine

@@ -31,6 +31,8 @@ export type BeginOptions = {
   readonly config?: readonly string[] | undefined
   /** The run folder; undefined for a trial. */
   readonly output: string | undefined
+  /** The run folder that a trial is asked about: only looked at, and refused as a run would refuse it. */
+  readonly trialOf?: string | undefined
   readonly force: boolean
   readonly resume: boolean
   /** Images a step where they are not those of the settings; `auto` finds as many as fit. */
@@ -93,7 +95,8 @@ export async function beginPretraining(
   if (options.minutes !== undefined) assertMinutesDecide(resolved, options.processes?.size ?? 1)
   if (origin) assertCompatible(origin.path, origin.config, architecture(resolved.settings))
   const images = await gatherImages(inputs, {nul: options.null, onSkipped})
-  if (output !== undefined && !isFollower(options)) await openRun(output, {force, resume, make: false})
+  const folder = output ?? options.trialOf
+  if (folder !== undefined && !isFollower(options)) await openRun(folder, {force, resume, make: false})
   options.onImages?.(images.length)
   const engine = await startTrainingEngine(withShareOfThreads(options.engine))
   const {device, precision} = engine

@@ -426,6 +426,17 @@ test('--dry-run prints the estimate and writes nothing', async () => {
   assert.ok(!existsSync(at('dry')))
 })
 
+test('--dry-run refuses a folder as the run would: nothing to go on with, or something that is no run', async () => {
+  const absent = await pretrain('dry', '--dry-run', '--resume')
+  assert.equal(absent.status, 3, absent.stderr)
+  assert.match(absent.stderr, /There is no run folder .*dry/)
+  mkdirSync(at('taken'))
+  writeFileSync(at('taken', 'thesis.txt'), 'years of work')
+  const taken = await pretrain('taken', '--dry-run')
+  assert.equal(taken.status, 2, taken.stderr)
+  assert.match(taken.stderr, /taken exists and is not empty/)
+})
+
 describe('beneath the command', () => {
   const withSets = (...sets: string[]): Settings =>
     resolveSettings(readLayers([recipeFile], sets, {flags: [], settings: true}).settings).settings
