@@ -11,6 +11,9 @@ import {estimateCost} from './cost-estimate.js'
 /** Fewer steps than this hardly leave the start. */
 const FEW = 200
 
+/** The width of `tiny`: below it no recipe is smaller. */
+const LEAST_WIDTH = 128
+
 /**
  * Throws a usage error where `--minutes` cannot decide the number of steps: another setting does, or several processes
  * share the work.
@@ -41,13 +44,15 @@ export async function stepsForMinutes(
   const {secondsPerStep, checkpointSeconds} = await estimateCost({...begun, probe: {warm: 4, least: 4, most: 40, seconds: 10}})
   const each = secondsPerStep + checkpointSeconds / begun.settings.train.checkpoint_every
   const steps = Math.floor((60 * minutes) / each)
+  const isSmallest = begun.plan.vit.width <= LEAST_WIDTH
   const step = `a step of ${counted(begun.plan.batch, 'image')} takes ${secondsPerStep.toPrecision(2)} s here`
   if (steps < 10)
     throw new UserError(`${steps === 0 ? 'No step' : `Only ${counted(steps, 'step')}`} would fit into ${minutes} minutes: ${step}.`, {
       exit: 2,
       code: 'TOO_SHORT',
-      hint: 'Give more minutes, a smaller recipe (--config tiny) or a smaller --batch.'
+      hint: `Give more minutes${isSmallest ? '' : ', a smaller recipe (--config tiny)'} or a smaller --batch.`
     })
-  const few = steps < FEW ? `. Fewer than ${FEW} steps hardly leave the start: give more minutes, or a smaller recipe (--config tiny)` : ''
+  const smaller = isSmallest ? '' : ', or a smaller recipe (--config tiny)'
+  const few = steps < FEW ? `. Fewer than ${FEW} steps hardly leave the start: give more minutes${smaller}` : ''
   return {steps, words: `--minutes ${minutes}: ${counted(steps, 'step')}, for ${step}${few}`}
 }
