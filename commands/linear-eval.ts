@@ -9,7 +9,7 @@ import {UserError} from '../src/config/errors.js'
 export default class LinearEval extends EvalCommand {
   static override summary = 'Train and score linear classifiers on frozen features.'
   static override description =
-    'As published: 13 learning rates for each of four slices of features (cls token of the last block or of the last four, with or without the mean patch token) are trained side by side on one pass of the backbone over random crops, for 12,500 steps. The one that is best on val is reported, so its score on val is a little too high; score it on --test sets that took no part. --cached computes features once, without random crops: minutes instead of hours on a small machine, usually a little below. --solver lbfgs is logistic regression on the last cls token, its C chosen on a tenth of train.\n\nBaselines on the same images: majority (the most frequent class), pixels (32 × 32), histogram (of colours, 8 bins a channel), untrained (the same architecture with fresh weights, which takes as long as the model and under random crops is scored only when asked for). Intervals are 95 % bootstrap intervals, by drawing the scored images with replacement; of several models the first is compared with the others, image by image.'
+    'As published: 13 learning rates for each of four inputs (cls token of the last block or of the last four, with or without the mean patch token) are trained side by side on one pass of the backbone over random crops, for 12,500 steps. The one that is best on val is reported, so its score on val is a little too high; score it on --test sets that took no part. --cached computes features once, without random crops: minutes instead of hours on a small machine, usually a little below. --solver lbfgs is logistic regression on the last cls token, its C chosen on a tenth of train.\n\nBaselines on the same images: majority (the most frequent class), pixels (32 × 32), histogram (of colours, 8 bins a channel), untrained (the same architecture with fresh weights, which takes as long as the model and under random crops is scored only when asked for). Intervals are 95 % bootstrap intervals, by drawing the scored images with replacement; of several models the first is compared with the others, image by image.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model run --size 64 --cached',
     '<%= config.bin %> <%= command.id %> --train photos/train --val photos/val --model vits14.pth --test other/val -o linear.json --head-out linear.safetensors',
@@ -49,7 +49,7 @@ export default class LinearEval extends EvalCommand {
       max: 64,
       default: 4,
       helpValue: 'N',
-      summary: 'Last blocks whose cls tokens the larger slices of features join.'
+      summary: 'Last blocks whose cls tokens the larger inputs join.'
     }),
     steps: Flags.integer({min: 1, helpValue: 'N', summary: 'Steps of gradient descent; 12,500 as published.'}),
     'train-batch': Flags.integer({

@@ -10,7 +10,6 @@ import {isRecipe, resolveFile, settingsOfFile} from '../../config/read-layers.js
 import {overlaySettings, resolveRecorded, settingAt, withSetting, type ResolvedSettings} from '../../config/settings.js'
 import {starterFiles} from '../../files/checkpoint/model-zoo.js'
 import {runNames} from '../../files/run/run-folder.js'
-import type {VitConfig} from '../../model/config.js'
 import {chooseRecipe, PRETRAIN_RECIPES, scheduleFor, type RunToSuit} from './default-recipe.js'
 import {canonicalPath, isInferable, readOrigin, valueOf, withInferredSettings} from './init-weights.js'
 import type {WeightsOrigin} from './init-weights.js'
@@ -52,7 +51,8 @@ export async function settingsOfPretraining(
   const path = 'student.pretrained_weights'
   const source = init === undefined ? path : '--init'
   const known = init === undefined ? (resolved.sources.get(path) ?? path) : '--init'
-  let next = withSetting(resolved, path, await canonicalPath(weights), known)
+  const {open, recipe} = withOpenSizes(resolved, request)
+  let next = withSetting(open, path, await canonicalPath(weights), known)
   const begun = resume && output !== undefined ? await settingsOfRun(output) : undefined
   if (begun) {
     for (const [name, from] of next.sources)
@@ -61,8 +61,10 @@ export async function settingsOfPretraining(
     return {resolved: next}
   }
   const origin = await readOrigin(weights, settingsOfFile)
-  const {open, insteadOf} = withOpenSizes(next, request, origin.config)
-  return {resolved: withInferredSettings(origin, open, source), origin: {...origin, insteadOf}}
+  const {embed_dim: width, depth} = resolved.settings.student
+  const differ = recipe !== undefined && (width !== origin.config.width || depth !== origin.config.depth)
+  const insteadOf = differ ? `${recipe} (${width} wide, ${depth} blocks)` : undefined
+  return {resolved: withInferredSettings(origin, next, source), origin: {...origin, insteadOf}}
 }
 
 const SIZES = ['arch', 'embed_dim', 'depth', 'num_heads', 'ffn_layer'].map(key => `student.${key}`)
@@ -70,24 +72,16 @@ const SIZES = ['arch', 'embed_dim', 'depth', 'num_heads', 'ffn_layer'].map(key =
 /**
  * Settings in which the sizes of a recipe count as not set, so that weights decide them: a recipe for small models
  * says how to train, and is no wish for that one model. One that is named after a model keeps its sizes, as do a
- * user's file and `--set`. `insteadOf` names the recipe where its sizes are others than those of the weights.
+ * user's file and `--set`. `recipe` is the one whose sizes are open.
  */
-function withOpenSizes(
-  resolved: ResolvedSettings,
-  {config = []}: SettingsRequest,
-  weights: VitConfig
-): {open: ResolvedSettings; insteadOf?: string | undefined} {
-  const {student} = resolved.settings
+function withOpenSizes(resolved: ResolvedSettings, {config = []}: SettingsRequest): {open: ResolvedSettings; recipe?: string | undefined} {
   const recipe = config.findLast(isRecipe)
-  if (recipe === undefined || student.arch !== 'custom') return {open: resolved}
-  let open = resolved
-  for (const path of SIZES) {
-    const source = resolved.sources.get(path)
-    if (source?.replace(/:\d+$/, '') === recipe) open = withSetting(open, path, valueOf(open, path), 'default')
-  }
-  const {width, depth} = weights
-  const differ = open !== resolved && (student.embed_dim !== width || student.depth !== depth)
-  return {open, insteadOf: differ ? `${recipe} (${student.embed_dim} wide, ${student.depth} blocks)` : undefined}
+  if (recipe === undefined || resolved.settings.student.arch !== 'custom') return {open: resolved}
+  const isOfRecipe = (path: string): boolean => resolved.sources.get(path)?.replace(/:\d+$/, '') === recipe
+  const sizes = SIZES.filter(isOfRecipe)
+  if (sizes.length === 0) return {open: resolved}
+  const open = sizes.reduce((next, path) => withSetting(next, path, valueOf(next, path), 'default'), resolved)
+  return {open, recipe}
 }
 
 /**

@@ -246,6 +246,9 @@ describe('a run', () => {
     const {student, optim, dino} = sectionsOf(at('other-sizes', 'config.yaml'))
     assert.deepEqual([student.embed_dim, student.depth, student.num_heads], [32, 2, 2])
     assert.deepEqual([optim.base_lr, dino.head_n_prototypes], [0.008, 256]) // the rest is the recipe's
+    const on = await pretrain('--config', 'tiny', '--init', model('run'), ...few, '--output', at('other-sizes'), '--resume')
+    ok(on)
+    assert.match(on.stderr, /nothing is left|done|after 1 step/)
     const same = await pretrain('--config', 'tiny', '--init', 'starter', ...few, '--dry-run')
     assert.doesNotMatch(same.stderr, /take the place/)
     const mine = at('mine.yaml')

@@ -18,7 +18,7 @@ export type LinearEvalOptions = RowOptions & {
   readonly baselines?: readonly LinearBaseline[]
   /** How images are resized and cropped; absent: as for the training of the head, else the default. */
   readonly transform?: FeatureSettings['transform'] | undefined
-  /** Last blocks whose cls tokens are joined in the larger slices of features. */
+  /** Last blocks whose cls tokens are joined in the larger inputs. */
   readonly layers?: number
   readonly solver?: Solver
   /** Compute features once, without augmentation. */

@@ -2,7 +2,7 @@
  * Linear classification on frozen features (docs/spec.md §5.2 and §5.3): how much of the classes one linear layer
  * reads out of a backbone.
  *
- * Two solvers. `sgd` is the published protocol: 13 learning rates for each of four slices of features, trained side by
+ * Two solvers. `sgd` is the published protocol: 13 learning rates for each of four inputs, trained side by
  * side on one pass of the backbone, under random crops; the best on val is reported, a little too well, so that other
  * `tests` are scored with the one that was chosen. `lbfgs` is logistic regression on the last cls token, its C chosen
  * on a tenth of train. With `cached` features are computed once, without augmentation.
