@@ -61,12 +61,29 @@ export function jsonObjectOr(text: string | undefined): JsonObject | undefined {
   }
 }
 
-/** The fields that a row of a list or a member of a shard gives. Throws `SyntaxError` where it is no JSON object. */
-export function parseFields(text: string): Record<string, unknown> {
-  const value = parseJson(text, MAX_FIELD_DEPTH)
-  if (!isObject(value)) throw new SyntaxError('its JSON is not an object')
-  return value
+/** Puts quotes around the whole numbers right inside the outermost object that a double does not hold. */
+function quoteLongNumbers(text: string): string {
+  let depth = 0
+  return text.replace(/"(?:[^"\\]|\\.)*"|[[\]{}]|[-+.\w]+/g, token => {
+    if (token === '{' || token === '[') depth++
+    else if (token === '}' || token === ']') depth--
+    return depth === 1 && /^-?\d+$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${token}"` : token
+  })
 }
+
+/**
+ * Parses JSON of a row. Whole numbers that a double does not hold, as ids of 64 bits are, become their digits as a
+ * text, as they do in rows of Arrow and Parquet. Throws `SyntaxError` where it is no JSON object.
+ */
+export function parseRow(text: string, depthLimit = MAX_DEPTH): JsonObject {
+  const value = parseJson(text, depthLimit)
+  if (!isObject(value)) throw new SyntaxError('it is no JSON object')
+  const rounded = Object.values(value).some(part => Number.isInteger(part) && !Number.isSafeInteger(part))
+  return rounded ? (JSON.parse(quoteLongNumbers(text)) as JsonObject) : value
+}
+
+/** The fields that a row of a list or a member of a shard gives. Throws `SyntaxError` where it is no JSON object. */
+export const parseFields = (text: string): Record<string, unknown> => parseRow(text, MAX_FIELD_DEPTH)
 
 /**
  * A foreign value as a text in sentences, pages and names: lists as their parts, objects as JSON. `String` asks an

@@ -4,7 +4,7 @@ import {writeFile} from 'node:fs/promises'
 import {join} from 'node:path'
 import {describe, it} from 'node:test'
 import {UserError} from '../../src/config/errors.js'
-import {isCount, isShare, jsonObjectOr, parseFields, parseJson, parseJsonObject, readJsonObject} from '../../src/system/json.js'
+import {isCount, isShare, jsonObjectOr, parseFields, parseJson, parseJsonObject, parseRow, readJsonObject} from '../../src/system/json.js'
 import {folder} from '../support/program.js'
 
 const nested = (depth: number): string => '['.repeat(depth) + ']'.repeat(depth)
@@ -22,6 +22,20 @@ describe('foreign JSON', () => {
     const fields = parseFields(`{"a":${nested(55)}}`)
     assert.doesNotThrow(() => parseJson(JSON.stringify({id: 'x', extra: {row: {extra: fields}}})))
     assert.throws(() => parseFields(`{"a":${nested(56)}}`), /levels deep/)
+  })
+
+  it('keeps every digit of whole numbers that a double does not hold, outside of vectors', () => {
+    const row = parseRow('{"id": 9007199254740993, "a":"1\\"2,9007199254740993", "vector":[9007199254740993,{"b":1}],"label":-12345678901234567890,"x":1e300,"y":16}')
+    assert.deepEqual(row, {
+      id: '9007199254740993',
+      a: '1"2,9007199254740993',
+      vector: [9007199254740992, {b: 1}],
+      label: '-12345678901234567890',
+      x: 1e300,
+      y: 16
+    })
+    assert.deepEqual(parseRow('{"id":9007199254740991,"__proto__":9007199254740993}')['id'], 9007199254740991)
+    assert.equal(({} as Record<string, unknown>)['9007199254740993'], undefined)
   })
 
   it('is an object only where it has named parts', () => {

@@ -3,7 +3,7 @@
  * `.safetensors` and indexes. A field with the name of one of our own keys travels in `extra`.
  */
 import {UserError} from '../../config/errors.js'
-import {isObject, parseJson} from '../../system/json.js'
+import {isObject, parseRow} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader} from './bytes.js'
 import {reservedNames} from './columns.js'
@@ -31,9 +31,7 @@ export function rowFields(row: Readonly<Record<string, unknown>>, ours: boolean)
 /** Parses a line of JSON that must be an object. Throws `UserError` naming the line. */
 export function parseObject(line: string, name: string, number: number): Readonly<Record<string, unknown>> {
   try {
-    const row = parseJson(line)
-    if (isObject(row)) return row
-    throw new SyntaxError('it is no object')
+    return parseRow(line)
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
     // Python writes these words, which are no JSON.

@@ -1,6 +1,6 @@
 /** Lists of ids: one a line (NUL-separated with `nul`), or JSON Lines with an `id`. */
 import {UserError} from '../../config/errors.js'
-import {parseJsonObject} from '../../system/json.js'
+import {parseRow} from '../../system/json.js'
 import {fileBytes} from '../../system/plain-file.js'
 import {ByteReader} from '../embeddings/bytes.js'
 
@@ -18,7 +18,7 @@ export async function* readIds(source: string | AsyncIterable<Uint8Array>, {nul 
     }
     let id: unknown
     try {
-      id = parseJsonObject(line)['id']
+      id = parseRow(line)['id']
     } catch {
       id = undefined
     }

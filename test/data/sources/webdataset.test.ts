@@ -133,7 +133,7 @@ test('rows and refused members are all members that could be images, and each is
   ])
   assert.match(refused.join('\n'), /a\.png: it is a second image of the key a, whose image is a\.jpg/)
   assert.match(refused.join('\n'), /b\.json: there is no image of its key, b/)
-  assert.match(refused.join('\n'), /d\.json: its JSON is not an object/)
+  assert.match(refused.join('\n'), /d\.json: it is no JSON object/)
 })
 
 test('fields of a side file replace neither the id nor the place of an image, nor its label file', async t => {
