@@ -112,7 +112,7 @@ function isSvg(words: string): boolean {
 /** Files of this program and of its neighbours that are named in the place of images, by their first bytes. */
 const NO_IMAGES: readonly (readonly [begin: RegExp, what: string])[] = [
   [/^DINOV2IX/, 'a search index'],
-  [/^(\xff\xff\xff\xff|ARROW1)/, 'a table of Apache Arrow, perhaps of embeddings'],
+  [/^(\xff{4}[^]{3}[\0-\x7f]|ARROW1)/, 'a table of Apache Arrow, perhaps of embeddings'],
   [/^[^]{5}\0{3}\{"/, 'a file of safetensors, of weights or embeddings']
 ]
 

@@ -6,6 +6,7 @@
  * another.
  */
 import {isUtf8} from 'node:buffer'
+import {valueText} from '../../system/json.js'
 import {isParquetName, isShardName} from './container-names.js'
 
 /** One image of the input, as `listImages` yields it. */
@@ -130,12 +131,12 @@ export const problemRef = (id: string, path: string | Buffer, problem: string): 
 export const LABEL_HINT =
   'A label is the folder under the given root (train/cat/1.jpg under train), also inside a tar; the label field of a list; or the .cls or .json beside an image in a tar.'
 
+/** A label among fields, as a text: lists as their parts, objects as JSON; undefined where there is none. */
+export const labelIn = ({label}: Readonly<Record<string, unknown>>): string | undefined =>
+  label === undefined || label === null ? undefined : valueText(label) || undefined
+
 /** The label of an image: its `label` field, else the first folder under the given root, else undefined. */
-export function labelOf(ref: ImageRef): string | undefined {
-  const {label} = ref.fields
-  if (typeof label === 'string' && label !== '') return label
-  return typeof label === 'number' || typeof label === 'boolean' ? String(label) : ref.folder
-}
+export const labelOf = (ref: ImageRef): string | undefined => labelIn(ref.fields) ?? ref.folder
 
 /**
  * The folder that an id lies in: the label of embeddings that have no `label` field. A shard, a Parquet file or stdin

@@ -41,7 +41,7 @@ const OWN_FIELDS = new Set(['id', 'path', 'path_base64', 'range', 'folder', 'rea
 /** The fields of a side member, or what is wrong with it. */
 function sideFields({kind, text}: SideMember): Record<string, unknown> | string {
   const plain = text.replace(/^\uFEFF/, '')
-  if (kind === 'cls') return {label: plain.trim()}
+  if (kind === 'cls') return plain.trim() === '' ? 'it is empty' : {label: plain.trim()}
   if (kind === 'txt') return {text: plain.trim()}
   let parsed: Record<string, unknown>
   try {
@@ -89,12 +89,18 @@ export class SampleCollector {
   }
 }
 
-/** Fields of one image: those of its label file count before those of its JSON, whatever lies first. */
+/**
+ * Fields of one image: those of its label file count before those of its JSON, whatever lies first. Of two members of
+ * one name the first counts, as of two images.
+ */
 function joinFields(sides: readonly SideMember[], lost: LostMember[]): Record<string, unknown> {
   const order = {json: 0, txt: 1, cls: 2}
   const fields: Record<string, unknown> = {}
+  const names = new Set<string>()
   for (const side of [...sides].sort((a, b) => order[a.kind] - order[b.kind])) {
-    const found = sideFields(side)
+    const name = side.name.toString('latin1')
+    const found = names.has(name) ? 'it is a second member of this name' : sideFields(side)
+    names.add(name)
     if (typeof found === 'string') lost.push({name: side.name, reason: found})
     else Object.assign(fields, found)
   }

@@ -22,7 +22,7 @@ import {withShardMembers} from './shard-rows.js'
 import {memberAlone} from './member-input.js'
 import {IdWatch} from './duplicate-ids.js'
 
-export {LABEL_HINT, folderOf, labelOf, type ImageRef, type SourceNote} from './image-ref.js'
+export {LABEL_HINT, folderOf, labelIn, labelOf, type ImageRef, type SourceNote} from './image-ref.js'
 
 export type SourceOptions = {
   /** What `-` reads; the process's own stdin if absent. */

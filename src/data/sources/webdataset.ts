@@ -10,6 +10,7 @@
  * Every member is accounted for: it is an image, a part of one, or refused by name. Only folders, hidden files and
  * members of other kinds (sound, arrays) that lie beside an image are passed over.
  */
+import {isUtf8} from 'node:buffer'
 import {counted} from '../../config/counted.js'
 import {closeSync, fstatSync, openSync, readSync, unlinkSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
@@ -110,6 +111,7 @@ function sortMember(file: number, {name, type, offset, size}: TarMember, samples
     if (size > MAX_SIDE) return {lost: `it is ${size} bytes long, too many for the fields of an image`}
     const bytes = Buffer.alloc(size)
     readSync(file, bytes, 0, size, offset)
+    if (!isUtf8(bytes)) return {lost: 'its text is not UTF-8'}
     samples.addSide({name, kind: ending, text: bytes.toString('utf8')})
     return {}
   }

@@ -1,5 +1,5 @@
 /** What is measured of the points before the page is written: neighbours, places, clusters and lists. */
-import {valueText} from '../../system/json.js'
+import {labelIn} from '../../data/sources/image-ref.js'
 import {nearestToCentroids} from '../../curate/hierarchical-kmeans.js'
 import {kmeans} from '../../curate/kmeans.js'
 import {contradictedLabels, neighbourTable, outlierScores, type NeighbourTable} from '../../curate/neighbour-measures.js'
@@ -54,7 +54,7 @@ async function* inParts<E, R>(
 
 /** The labels of points by number, in the order of their names; −1 for a point without one. */
 function numbered(points: readonly Point[]): {labels: string[]; label: Int32Array} {
-  const names = points.map(({fields: {label}}) => (label === undefined || label === null || label === '' ? undefined : valueText(label)))
+  const names = points.map(({fields}) => labelIn(fields))
   const labels = [...new Set(names.filter(name => name !== undefined))].sort()
   const number = new Map(labels.map((name, i) => [name, i]))
   return {labels, label: Int32Array.from(names, name => (name === undefined ? -1 : number.get(name)!))}

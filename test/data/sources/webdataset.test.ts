@@ -136,6 +136,31 @@ test('rows and refused members are all members that could be images, and each is
   assert.match(refused.join('\n'), /d\.json: it is no JSON object/)
 })
 
+test('side members that come twice, are empty or no UTF-8 are refused by name; the first and the folder count', async t => {
+  const {rows, refused} = await list(
+    t,
+    's.tar',
+    await tarOf([
+      ['cat/a.jpg', 'A'],
+      ['cat/a.json', '{"label":"one"}'],
+      ['cat/a.json', '{"label":"two"}'],
+      ['cat/b.jpg', 'B'],
+      ['cat/b.cls', ' \n'],
+      ['cat/c.jpg', 'C'],
+      ['cat/c.cls', Buffer.from([0x63, 0x61, 0x66, 0xe9])],
+      ['cat/d.jpg', 'D'],
+      ['cat/d.json', '{"label":["x","y"],"user":9007199254740993}']
+    ])
+  )
+  assert.deepEqual(rows.map(labelOf), ['one', 'cat', 'cat', 'x,y'])
+  assert.equal(rows[3]!.fields['user'], '9007199254740993')
+  assert.deepEqual(refused.sort(), [
+    's.tar/cat/a.json: it is a second member of this name',
+    's.tar/cat/b.cls: it is empty',
+    's.tar/cat/c.cls: its text is not UTF-8'
+  ])
+})
+
 test('fields of a side file replace neither the id nor the place of an image, nor its label file', async t => {
   const side = '{"label":"json","id":"dup","path":"x.jpg","range":[0,5],"folder":"f","reason":"r","path_base64":"eA==","caption":"c"}'
   for (const members of [

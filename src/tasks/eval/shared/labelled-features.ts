@@ -6,12 +6,11 @@
  * colours, and the model's own architecture with fresh weights, which shows what the architecture alone contributes.
  */
 import {imagePath} from '../../../data/sources/packed-images.js'
-import {valueText} from '../../../system/json.js'
 import {UserError} from '../../../config/errors.js'
 import {pixelBatches} from '../../../data/loader/pixel-batches.js'
 import type {RejectedImage} from '../../../data/sources/image-ref.js'
 import {ImageSpool} from '../../../data/sources/image-spool.js'
-import {LABEL_HINT, folderOf, labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
+import {LABEL_HINT, folderOf, labelIn, labelOf, listImages, noImages, type ImageRef, type SourceNote} from '../../../data/sources/source.js'
 import type {EngineInfo} from '../../../engine/start.js'
 import {openAll, type EmbeddingMeta, type Fields} from '../../../files/embeddings/embeddings.js'
 import {imageMean, imageStd} from '../../../tensor/ops/patches.js'
@@ -49,10 +48,6 @@ const decoding = ({workers, maxPixels}: RowOptions): {workers?: number; maxPixel
   ...(workers === undefined ? {} : {workers}),
   ...(maxPixels === undefined ? {} : {maxPixels})
 })
-
-/** The label among the fields of a row. */
-const labelIn = ({label}: Fields): string | undefined =>
-  label === undefined || label === null || label === '' ? undefined : valueText(label)
 
 /** Vectors of images by a model. */
 export async function* modelRows(
