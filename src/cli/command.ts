@@ -482,7 +482,7 @@ export abstract class Command extends OclifCommand {
     const present = new Map(Object.entries(shapes).flatMap(([name, {aliases = []}]) => aliases.map(old => [old, name] as const)))
     const flagNames = [...Object.keys(shapes), ...present.keys()].filter(name => !notFlags.has(name))
     const layers = readLayers(files, sets, {flags: flagNames, settings: usesSettings})
-    for (const {name: spoken, value, source} of layers.flags) {
+    for (const {name: spoken, value, written, source} of layers.flags) {
       const name = present.get(spoken) ?? spoken
       if (writingFlags.has(name) && source !== '--set' && value !== false && value !== '-')
         throw new UserError(`${source}: ${spoken} decides what is written or replaced, so a file of settings may not set it.`, {
@@ -492,7 +492,7 @@ export abstract class Command extends OclifCommand {
         })
       if (given.has(name)) continue
       if (name !== spoken) this.#deprecated(`${spoken} in ${source}`, name)
-      found.set(name, {values: fromYaml(name, shapes[name]!, value, source), source})
+      found.set(name, {values: fromYaml(name, shapes[name]!, namesThings(shapes[name]!) ? written : value, source), source})
     }
     for (const sentence of layers.deprecated) this.warn(sentence)
     if (usesSettings) this.#settings = (await import('../config/settings.js')).resolveSettings(layers.settings)
@@ -539,6 +539,10 @@ function fromText(name: string, shape: Flag, text: string, source: string): (str
   }
   return shape.multiple && !shape.delimiter ? several(text) : [text]
 }
+
+/** Whether a flag takes names or texts: what looks like a number is one as it is written there. */
+const namesThings = ({helpValue}: Flag): boolean =>
+  /FILE|DIR|SET|TEXT|MODEL|FOLDER|URL|PATH|NAME|INPUT|HEAD|EMBEDDINGS|\b(RE|IDS?|LIST)\b/.test(String(helpValue))
 
 function fromYaml(name: string, shape: Flag, value: unknown, source: string): (string | boolean)[] {
   const wrong = (wanted: string): UserError =>

@@ -24,7 +24,7 @@ import {aliases, foreignKeys, settingsTable, type Setting, type Settings} from '
 export type Layers = {
   readonly settings: readonly SettingValue[]
   /** Flags found under their long names, at most one each: the last that was given. */
-  readonly flags: readonly {readonly name: string; readonly value: unknown; readonly source: string}[]
+  readonly flags: readonly {readonly name: string; readonly value: unknown; readonly written: unknown; readonly source: string}[]
   /** Old names and values that were given, as sentences. */
   readonly deprecated: readonly string[]
 }
@@ -44,19 +44,19 @@ export function readLayers(
   {flags, settings}: {readonly flags: readonly string[]; readonly settings: boolean}
 ): Layers {
   const given: SettingValue[] = []
-  const flagValues = new Map<string, {name: string; value: unknown; source: string}>()
+  const flagValues = new Map<string, {name: string; value: unknown; written: unknown; source: string}>()
   const problems: string[] = []
   const deprecated: string[] = []
   const named = new Set<string>() // sections of Meta's that were refused already
   const known = [...flags, ...(settings ? settingsByPath.keys() : [])]
 
-  const take = (path: string, value: unknown, source: string): void => {
+  const take = (path: string, value: unknown, source: string, written = value): void => {
     // Flags may stand together under their first word: `dedup: {threshold: 0.9}` is --dedup-threshold; words may be
     // joined as in Meta's files.
     const flag = [path, path.replace('.', '-'), path.replace('.', '-').replaceAll('_', '-')].find(name => flags.includes(name))
     if (flag !== undefined && !settingsByPath.has(path)) {
       flagValues.delete(flag)
-      flagValues.set(flag, {name: flag, value, source})
+      flagValues.set(flag, {name: flag, value, written, source})
       return
     }
     const all = `${path.split('.')[0]}.*`
@@ -81,7 +81,8 @@ export function readLayers(
 
   const sections = new Set(Object.keys(settingsTable))
   for (const file of files)
-    for (const {path, value, source} of readSettingsFile(find(file), {shown: file, sections, problems})) take(path, value, source)
+    for (const {path, value, written, source} of readSettingsFile(find(file), {shown: file, sections, problems}))
+      take(path, value, source, written)
   for (const text of sets) {
     const equals = text.indexOf('=')
     if (equals < 1) problems.push(`--set ${text}: expected KEY=VALUE, e.g. optim.epochs=20.`)

@@ -3,8 +3,9 @@
  *
  * They come from other people too, so length, depth, number of names and what aliases unfold to are bounded.
  */
+import {isUtf8} from 'node:buffer'
 import {readFileSync, statSync} from 'node:fs'
-import {isMap, isScalar, LineCounter, parseDocument, type Document, type Pair, type YAMLMap} from 'yaml'
+import {isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument, type Document, type Pair, type YAMLMap} from 'yaml'
 import {UserError} from './errors.js'
 
 /** Every setting with a comment takes a tenth of this. */
@@ -15,7 +16,13 @@ const MAX_NAMES = 2000
 
 const refuse = (message: string, cause?: unknown): UserError => new UserError(message, {exit: 2, code: 'SETTINGS', cause})
 
-export type FoundValue = {readonly path: string; readonly value: unknown; readonly source: string}
+export type FoundValue = {
+  readonly path: string
+  readonly value: unknown
+  /** The value with its numbers as they are written: `007` and `1.10` may be names. */
+  readonly written: unknown
+  readonly source: string
+}
 
 /**
  * Reads the file at `path`; `shown` is its name in sentences, `sections` are names that may stand without a value.
@@ -49,7 +56,10 @@ export function readSettingsFile(
   } catch (error) {
     throw refuse(`The settings file ${shown} is no YAML that can be read: ${(error as Error).message.split('\n')[0]}.`, error)
   }
-  for (const error of document.errors.slice(0, 20)) problems.push(`${at(error.pos[0])}: ${error.message.split('\n')[0]}`)
+  for (const {code, pos, message} of document.errors.slice(0, 20)) {
+    const said = code === 'MULTIPLE_DOCS' ? 'a second document begins here (---); expected one.' : message.split('\n')[0]
+    problems.push(`${at(pos[0])}: ${said}`)
+  }
   if (document.errors.length > 0 || document.contents === null) return []
   if (!isMap(document.contents)) {
     problems.push(`${shown}: expected sections such as optim: and student:, but received something else.`)
@@ -67,7 +77,9 @@ function textOf(path: string): string {
   const isOpenPipe = found.isFIFO() && /^\/(dev|proc\/self)\/fd\/\d+$|^\/dev\/stdin$/.test(path)
   if (!found.isFile() && !isOpenPipe) throw new Error(found.isDirectory() ? 'it is a folder' : 'it is a pipe or a device')
   if (found.size > 4 * MAX_CHARACTERS) throw new Error(`it has ${found.size} bytes`)
-  return readFileSync(path, 'utf8')
+  const bytes = readFileSync(path)
+  if (!isUtf8(bytes)) throw new Error('it is not UTF-8; save it as UTF-8')
+  return bytes.toString('utf8')
 }
 
 /** How deep brackets lie, with quotes and comments counted too: what is no bracket makes it no shallower. */
@@ -105,11 +117,18 @@ function valuesOf(root: YAMLMap, {document, sections, at, shown, problems}: Walk
       if (isMap(pair.value)) walk(pair.value, `${path}.`, depth + 1)
       else if (pair.value === null || (isScalar(pair.value) && pair.value.value === null && sections.has(path)))
         continue // a section without entries
-      else found.push({path, value: plain(pair.value as Node, document, source), source})
+      else found.push({path, value: plain(pair.value as Node, document, source), written: written(pair.value, document), source})
     }
   }
   walk(root, '', 1)
   return found
+}
+
+/** A value, or those of a list, with numbers as they are written. */
+function written(node: unknown, document: Document): unknown {
+  const found = isAlias(node) ? node.resolve(document) : node
+  if (isSeq(found)) return found.items.map(item => (isScalar(item) || isAlias(item) ? written(item, document) : item))
+  return isScalar(found) && typeof found.value === 'number' ? (found.source ?? String(found.value)) : isScalar(found) ? found.value : found
 }
 
 type Node = {toJS(document: Document): unknown}

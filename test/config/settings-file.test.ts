@@ -27,6 +27,29 @@ function refusal(text: string): string {
 }
 
 describe('a file of settings', () => {
+  it('that is no UTF-8 or holds two documents is refused in words of ours', () => {
+    writeFileSync(path, Buffer.from('model: caf\xe9\n', 'latin1'))
+    assert.throws(() => readLayers([path], [], {flags: ['model'], settings: true}), {exit: 2, message: /cannot be read: it is not UTF-8/})
+    writeFileSync(path, Buffer.from('\ufeffmodel: a\n', 'utf16le'))
+    assert.throws(() => readLayers([path], [], {flags: ['model'], settings: true}), {exit: 2, message: /cannot be read: it is not UTF-8/})
+    assert.match(refusal('model: a\n---\nmodel: b\n'), /some\.yaml:2: a second document begins here \(---\); expected one\.$/)
+  })
+
+  it('keeps numbers as they are written beside their values, also in lists and by aliases', () => {
+    writeFileSync(path, 'model: &m 007\nroot: [1.10, *m, x, 1e3]\n')
+    const {flags} = readLayers([path], [], {flags: ['model', 'root'], settings: true})
+    assert.deepEqual(
+      flags.map(({value, written}) => [value, written]),
+      [
+        [7, '007'],
+        [
+          [1.1, 7, 'x', 1000],
+          ['1.10', '007', 'x', '1e3']
+        ]
+      ]
+    )
+  })
+
   it('whose aliases unfold without end is refused, with the line', () => {
     const lines = ['a0: &a0 [x,x,x,x,x,x,x,x,x]']
     for (let i = 1; i < 12; i++) lines.push(`a${i}: &a${i} [${Array.from({length: 9}, () => `*a${i - 1}`).join()}]`)

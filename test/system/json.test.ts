@@ -25,7 +25,9 @@ describe('foreign JSON', () => {
   })
 
   it('keeps every digit of whole numbers that a double does not hold, outside of vectors', () => {
-    const row = parseRow('{"id": 9007199254740993, "a":"1\\"2,9007199254740993", "vector":[9007199254740993,{"b":1}],"label":-12345678901234567890,"x":1e300,"y":16}')
+    const row = parseRow(
+      '{"id": 9007199254740993, "a":"1\\"2,9007199254740993", "vector":[9007199254740993,{"b":1}],"label":-12345678901234567890,"x":1e300,"y":16}'
+    )
     assert.deepEqual(row, {
       id: '9007199254740993',
       a: '1"2,9007199254740993',

@@ -37,7 +37,7 @@ export default class Probe extends Command {
     refuse: Flags.integer({default: 0, summary: 'Inputs to refuse.'}),
     wait: Flags.option({options: ['watching', 'blind'] as const})({summary: 'Wait to be interrupted.'}),
     k: Flags.string({multiple: true, delimiter: ',', default: ['10'], summary: 'Several values.'}),
-    tag: Flags.string({multiple: true, summary: 'Several values, one a flag.'}),
+    tag: Flags.string({multiple: true, helpValue: 'TEXT', summary: 'Several values, one a flag.'}),
     show: Flags.boolean({summary: 'Report all flags.'})
   }
 
