@@ -10,6 +10,9 @@ import type {VitConfig} from '../../model/config.js'
 
 export type Shapes = ReadonlyMap<string, readonly number[]>
 
+/** What to do where a model says one thing and its weights another. */
+export const OTHER_WEIGHTS = 'Weights and what is said of them are of different models, or one was changed: fetch or export both again.'
+
 const list = (shape: readonly number[]): string => `[${shape.join(', ')}]`
 
 /**
@@ -73,6 +76,9 @@ export function inferConfig(
     interpolateAntialias: flag(metadata['interpolate_antialias'], 'interpolate_antialias', refuse) ?? registers > 0,
     ...Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
   }
+  for (const name of ['width', 'depth', 'patch', 'ffn', 'hidden', 'registers'] as const)
+    if (metadata[name] !== undefined && metadata[name] !== String(config[name]))
+      throw refuse(`says of itself ${name} ${JSON.stringify(metadata[name])}, but its weights have ${config[name]}`, OTHER_WEIGHTS)
   if (config.width % config.heads !== 0) throw refuse(`has the width ${config.width}, which ${config.heads} heads do not divide`)
   return config
 }

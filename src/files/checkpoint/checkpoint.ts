@@ -6,13 +6,14 @@
 import {readdir, stat} from 'node:fs/promises'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
-import {isObject, type JsonObject, readJsonObject, valueText} from '../../system/json.js'
+import {isObject, type JsonObject, readJsonObject} from '../../system/json.js'
 import {openReader} from '../../system/file-reader.js'
 import {missingPathHint} from '../../config/missing-path.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
 import {openPth} from './pth.js'
 import {fetchMissing, findModelFile, mayFetch} from './fetch-missing.js'
+import {describeFolder, joined} from './folder-config.js'
 import {findReleased, modelNames, STARTER, starterFiles} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
@@ -208,13 +209,18 @@ async function newestExport(run: string, inside: ReadonlySet<string>): Promise<s
 
 async function openHuggingFace(path: string, inside: ReadonlySet<string>, options: CheckpointOptions): Promise<Opened> {
   const config = await readJsonObject(join(path, 'config.json'), 'BAD_CHECKPOINT')
-  const described = describe(config)
+  const described = describeFolder(config)
   const preprocessing = await preprocessingOf(path, inside, config)
   const index = 'model.safetensors.index.json'
   const single = ['model.safetensors', 'pytorch_model.bin'].find(name => inside.has(name))
   if (single !== undefined) {
     const file = await openFile(join(path, single), options)
-    return {...file, path, format: 'huggingface', metadata: {...described, ...file.metadata}, preprocessing}
+    try {
+      return {...file, path, format: 'huggingface', metadata: joined(described, file.metadata, path), preprocessing}
+    } catch (error) {
+      await file.close()
+      throw error
+    }
   }
   if (!inside.has(index))
     throw new UserError(`The folder ${path} has a config.json, but neither model.safetensors nor ${index} nor pytorch_model.bin.`, {
@@ -238,7 +244,7 @@ async function openHuggingFace(path: string, inside: ReadonlySet<string>, option
       tensors.set(name, entry)
     }
     const [first] = shards.values()
-    return {path, format: 'huggingface', metadata: {...described, ...first?.metadata}, preprocessing, tensors, close}
+    return {path, format: 'huggingface', metadata: joined(described, first?.metadata ?? {}, path), preprocessing, tensors, close}
   } catch (error) {
     await close()
     throw error
@@ -257,23 +263,4 @@ async function preprocessingOf(folder: string, inside: ReadonlySet<string>, conf
   // Early folders of timm have these fields beside the architecture.
   const timm = config['pretrained_cfg'] ?? (config['architecture'] !== undefined && config['mean'] !== undefined ? config : undefined)
   return isObject(timm) ? timmPreprocessing(timm, join(folder, 'config.json')) : undefined
-}
-
-/** What shapes cannot tell, as far as a config.json of transformers or timm says it. */
-function describe(config: JsonObject): Record<string, string> {
-  const out: Record<string, string> = {}
-  const {model_type: type, num_attention_heads: heads, layer_norm_eps: eps, hidden_act: activation, model_args: args, architecture} = config
-  if (typeof type === 'string') {
-    if (!['dinov2', 'dinov2_with_registers'].includes(type))
-      throw new UserError(`The model_type of this folder is ${type}; dinov2 and dinov2_with_registers are read.`, {code: 'OTHER_MODEL'})
-    out['model_type'] = type
-  }
-  if (typeof heads === 'number') out['heads'] = String(heads)
-  if (eps !== undefined && eps !== 1e-6)
-    throw new UserError(`The layer_norm_eps of this folder is ${valueText(eps)}; DINOv2 has 1e-6.`, {code: 'OTHER_MODEL'})
-  if (activation !== undefined && activation !== 'gelu')
-    throw new UserError(`The hidden_act of this folder is ${valueText(activation)}; DINOv2 has gelu.`, {code: 'OTHER_MODEL'})
-  if (typeof architecture === 'string') out['architecture'] = architecture
-  if (typeof args === 'object' && args !== null && 'num_heads' in args) out['heads'] = valueText(args.num_heads)
-  return out
 }
