@@ -6,13 +6,13 @@
  * as such and taken over; one of another machine cannot be judged from here and is respected.
  */
 import {readFileSync, rmSync} from 'node:fs'
-import {link, readFile, rename, rm, writeFile} from 'node:fs/promises'
+import {link, lstat, readFile, rename, rm, writeFile} from 'node:fs/promises'
 import {hostname} from 'node:os'
 import {basename, dirname, join} from 'node:path'
 import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
 import {writeError} from './write-error.js'
-import {jsonObjectOr} from './json.js'
+import {isCount, jsonObjectOr} from './json.js'
 
 type Owner = {
   readonly pid: number
@@ -125,7 +125,7 @@ async function takeLock(path: string, place: string, doing: string): Promise<Loc
           }
         }
       }
-      const text = await readFile(path, 'utf8').catch(() => undefined)
+      const text = await lockText(path)
       if (text === undefined) continue // given back meanwhile
       const owner = ownerOf(text)
       if (owner && alive(owner))
@@ -151,7 +151,7 @@ async function takeLock(path: string, place: string, doing: string): Promise<Loc
         ))
       )
         continue
-      if ((await readFile(aside, 'utf8').catch(() => text)) !== text) await link(aside, path).catch(() => undefined) // somebody was quicker: theirs stays
+      if (((await lockText(aside)) ?? text) !== text) await link(aside, path).catch(() => undefined) // somebody was quicker: theirs stays
       await rm(aside, {force: true})
     }
     throw takenBySeveral(place)
@@ -159,6 +159,21 @@ async function takeLock(path: string, place: string, doing: string): Promise<Loc
     taking.delete(own)
     await rm(own, {force: true})
   }
+}
+
+/**
+ * What a lock says; undefined where it is gone. A link says nothing: no lock of ours is one. Throws `UserError` where
+ * a folder, a pipe or a device stands in its place.
+ */
+async function lockText(path: string): Promise<string | undefined> {
+  const found = await lstat(path).catch(() => undefined)
+  if (!found || found.isSymbolicLink()) return found && ''
+  if (!found.isFile())
+    throw new UserError(`${path} is no file, but a lock was expected there.`, {
+      code: 'WRITE',
+      hint: 'Remove it, or name another output.'
+    })
+  return readFile(path, 'utf8').catch(() => undefined)
 }
 
 /** Puts the lock in place; false where there is one. */
@@ -178,5 +193,5 @@ async function put(own: string, path: string, text: string): Promise<boolean> {
 /** Who holds a lock, by the text of its file; undefined where it is damaged. */
 export function ownerOf(text: string): Owner | undefined {
   const {pid, host, began} = jsonObjectOr(text) ?? {}
-  return typeof pid === 'number' && typeof host === 'string' && typeof began === 'string' ? {pid, host, began} : undefined
+  return isCount(pid) && pid > 0 && typeof host === 'string' && typeof began === 'string' ? {pid, host, began} : undefined
 }
