@@ -3,7 +3,9 @@
  *
  * One process runs one command, so this module holds the process's state: which signal came, and who listens.
  */
+import {writeSync} from 'node:fs'
 import type {Writable} from 'node:stream'
+import {UserError} from '../config/errors.js'
 
 const status = {SIGINT: 130, SIGTERM: 143} as const
 type Stop = keyof typeof status
@@ -48,11 +50,39 @@ function exitOnClosedPipe(stream: Writable): void {
   })
 }
 
+/** Whether a stream of the process was given open for reading only, as stderr is by a shell script without one. */
+function isUnwritable(descriptor: 1 | 2): boolean {
+  try {
+    writeSync(descriptor, '')
+    return false
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EBADF'
+  }
+}
+
+/** A stderr that cannot be written to silences us; a stdout that cannot is a fault of who gave it. */
+function refuseUnwritable(): void {
+  if (isUnwritable(2))
+    process.stderr.write = (...args: unknown[]) => {
+      const after = args.at(-1)
+      if (typeof after === 'function') (after as () => void)()
+      return true
+    }
+  if (isUnwritable(1))
+    process.stdout.write = () => {
+      throw new UserError('Stdout cannot be written to: it is open for reading only.', {
+        code: 'OUTPUT',
+        hint: 'Redirect it with > instead of <, or name a file with -o where the command has it.'
+      })
+    }
+}
+
 /** Installs the handlers, once. `announce` says on stderr that the present step will be finished. */
 export function installSignalHandlers(announce: (signal: Stop) => void): void {
   announceStop = announce
   if (isInstalled) return
   isInstalled = true
+  refuseUnwritable()
   exitOnClosedPipe(process.stdout)
   process.stderr.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE' && error.code !== 'ERR_STREAM_DESTROYED') throw error

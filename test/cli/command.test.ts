@@ -104,6 +104,13 @@ describe('stdout and stderr', {concurrency: 2}, () => {
     assert.match(stdout, /row 2\n0\n$/)
   })
 
+  it('is silent on a stderr that is open for reading only, and refuses such a stdout', async () => {
+    const {stdout} = await shell(program, '$P probe x 2< /dev/null; echo $?')
+    assert.match(stdout, /row 2\n0\n$/)
+    const {stderr} = await shell(program, '$P probe x 1< /dev/null; echo $? >&2')
+    assert.match(stderr, /Stdout cannot be written to: it is open for reading only[^]*\n1\n$/)
+  })
+
   it('fails with 1 and a sentence when the disk is full', {skip: !existsSync('/dev/full')}, async () => {
     const full = await shell(program, '$P probe x --rows 100000 -q -f -o /dev/full; echo $?')
     assert.match(full.stdout, /^1\n$/, full.stderr)

@@ -12,6 +12,7 @@
  */
 import {isUtf8} from 'node:buffer'
 import {counted} from '../../config/counted.js'
+import {UserError} from '../../config/errors.js'
 import {closeSync, fstatSync, openSync, readSync, unlinkSync, writeSync} from 'node:fs'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
@@ -77,7 +78,17 @@ async function openShard(path: string, piped: PipedShard | undefined, gzipped: b
     return {file, size: fstatSync(file).size}
   }
   const unpacked = join(tmpdir(), `dinov2-shard-${randomUUID()}`)
-  const file = openSync(unpacked, 'wx+', 0o600)
+  let file: number
+  try {
+    file = openSync(unpacked, 'wx+', 0o600)
+  } catch (cause) {
+    const {code = ''} = cause as NodeJS.ErrnoException
+    throw new UserError(`The folder for temporary files, ${tmpdir()}, cannot be written to (${code}), so ${path} is not unpacked.`, {
+      code: 'NO_TEMPORARY_FOLDER',
+      hint: 'Name another with TMPDIR.',
+      cause
+    })
+  }
   unlinkSync(unpacked) // it goes with the process, whatever ends it
   let size = 0
   try {
@@ -94,7 +105,11 @@ async function openShard(path: string, piped: PipedShard | undefined, gzipped: b
   } catch (error) {
     if (isNoRoom(error)) {
       closeSync(file)
-      throw new Error(`there is no room to unpack it in ${tmpdir()}`, {cause: error})
+      throw new UserError(`There is no room in ${tmpdir()} to unpack ${path}.`, {
+        code: 'DISK_FULL',
+        hint: 'TMPDIR names another folder for temporary files.',
+        cause: error
+      })
     }
     return {file, size, problem: `its gzip data are cut off or damaged (${(error as Error).message})`}
   }
@@ -198,6 +213,7 @@ export async function* readShard(
     }
     ready.push(...problems)
   } catch (error) {
+    if (error instanceof UserError && (error.code === 'DISK_FULL' || error.code === 'NO_TEMPORARY_FOLDER')) throw error
     ready.push(problemRef(shown, open, `the shard is damaged or no tar file (${(error as Error).message})`))
   } finally {
     if (shard) closeSync(shard.file)

@@ -25,6 +25,19 @@ async function list(t: TestContext, name: string, bytes: Buffer): Promise<{rows:
 }
 const contents = (rows: readonly ImageRef[]): string[] => rows.map(ref => Buffer.from(readBytes(ref)).toString())
 
+test('a folder for temporary files that is not there is named, and no shard called damaged', async t => {
+  const before = process.env['TMPDIR']
+  const bytes = gzipSync(await tarOf([['a.jpg', 'A']]))
+  t.after(() => (before === undefined ? delete process.env['TMPDIR'] : (process.env['TMPDIR'] = before)))
+  const folder = folderFor(t)
+  process.env['TMPDIR'] = join(folder, 'none')
+  writeFileSync(join(folder, 's.tgz'), bytes)
+  const read = async (): Promise<void> => {
+    for await (const _ of listImages(['s.tgz'], {cwd: folder}));
+  }
+  await assert.rejects(read(), {code: 'NO_TEMPORARY_FOLDER', message: /none, cannot be written to \(ENOENT\), so .*s\.tgz is not unpacked/})
+})
+
 test('labels come to their images from before, behind and far away', async t => {
   const names = ['000', '001', '002', '003']
   const orders: Members[] = [
