@@ -34,6 +34,7 @@ export const unfuzzed: Readonly<Record<string, string>> = {
   'src/system/compile.ts prebuiltAddon': INSTALLED,
   'src/system/download.ts checksum': COPIED,
   'src/system/launch.ts portOf': 'draws a port from the checksum of a name',
+  'src/system/lock.ts lockText': 'hands its text to ownerOf, which parser lock tries',
   'src/tasks/curate/materialize.ts materialize': COPIED,
   'src/tasks/curate/materialize.ts samples': COPIED,
   'src/tasks/engine/install.ts smokeTest': OWN_PROCESS,
