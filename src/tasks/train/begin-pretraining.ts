@@ -11,6 +11,7 @@ import type {ImageTable} from '../../data/sources/image-table.js'
 import type {SourceNote} from '../../data/sources/source.js'
 import type {EngineInfo, EngineRequest} from '../../engine/start.js'
 import {autoBatch, describeAutoBatch} from './auto-batch.js'
+import type {RunToSuit} from './default-recipe.js'
 import {openBackbone} from '../../files/checkpoint/backbone.js'
 import {STARTER} from '../../files/checkpoint/model-zoo.js'
 import {incompatibilities} from '../../model/adapt.js'
@@ -79,6 +80,17 @@ async function adviseStart(vit: VitConfig, images: number): Promise<string | und
   return `starting from random weights; from few images more is learnt with --init ${STARTER}, the model that comes along (docs/small-data.md)`
 }
 
+/** What is chosen for a run whose user left it open, with what was chosen in words; undefined where nothing is. */
+function chooseSettings(
+  given: ResolvedSettings,
+  origin: WeightsOrigin | undefined,
+  {config}: BeginOptions,
+  suited: RunToSuit
+): {resolved: ResolvedSettings; words: string} | undefined {
+  if (origin) return (config?.length ?? 0) > 0 ? undefined : settingsOfSuitedSchedule(given, origin, suited)
+  return isModelOpen(given, {config}) ? settingsOfChosenRecipe(given, suited) : undefined
+}
+
 /**
  * Gathers images, starts the engine, chooses a recipe and a batch where the user left them open, and checks that the
  * run fits into memory. Throws `UserError`: no images (3), no engine or too little memory (5), settings that
@@ -102,12 +114,7 @@ export async function beginPretraining(
   const {device, precision} = engine
   const limit = options.memoryLimit ?? (await memoryForRun(device))
   const suited = {images: images.length, device, precision, limit, minutes: options.minutes}
-  const isOpen = origin ? (options.config?.length ?? 0) === 0 : isModelOpen(resolved, options)
-  const chosen = isOpen
-    ? origin
-      ? settingsOfSuitedSchedule(resolved, origin, suited)
-      : settingsOfChosenRecipe(resolved, suited)
-    : undefined
+  const chosen = chooseSettings(resolved, origin, options, suited)
   if (chosen) {
     note(chosen.words)
     resolved = chosen.resolved

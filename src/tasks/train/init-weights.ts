@@ -227,7 +227,7 @@ export function assertCompatible(path: string, from: VitConfig, to: VitConfig): 
   })
 }
 
-/** What is done to the weights on the way into a run, as sentences. Throws as `refuseMisfit`. */
+/** What is done to the weights on the way into a run, as sentences. Throws as `assertCompatible`. */
 export function describeStart(
   {path, config, heads, insteadOf}: WeightsOrigin,
   vit: VitConfig,
