@@ -242,6 +242,23 @@ describe('what follows', () => {
     assert.deepEqual([vit.width, vit.depth, vit.heads, vit.patch, vit.grid, localGrid, vit.layerScale], [192, 6, 3, 8, 6, 3, true])
   })
 
+  it('gives the recipe of a day the settings of medium at twice the width and ten times the length', () => {
+    const {settings: day} = load(['day'])
+    const {settings: medium} = load(['medium'])
+    assert.deepEqual(
+      {
+        ...day,
+        train: {...day.train, OFFICIAL_EPOCH_LENGTH: 0, checkpoint_every: 0},
+        student: {...day.student, embed_dim: 128, num_heads: 2}
+      },
+      {...medium, train: {...medium.train, OFFICIAL_EPOCH_LENGTH: 0, checkpoint_every: 0}}
+    )
+    const {steps, vit} = derive(day)
+    assert.deepEqual([steps, vit.width, vit.heads, vit.depth], [10 * derive(medium).steps, 256, 4, 4])
+    const short = ['train.steps=1800', 'train.checkpoint_every=300']
+    assert.deepEqual(derive(load(['day'], short).settings).curves, derive(load(['medium'], short).settings).curves)
+  })
+
   it('takes all lengths in proportion under train.steps', () => {
     const {steps, curves} = derive(load(['vitl14'], ['train.steps=10000']).settings)
     assert.deepEqual([steps, curves.lr.warmup, curves.lastLayerLr.frozen, curves.teacherTemperature.warmup], [10_000, 1600, 20, 600])
