@@ -238,3 +238,25 @@ test('a table that names its rows nowhere is said to be numbered, with the colum
   ])
   assert.equal((await ok('index', 'named.csv', '-o', 'plots.index', '--force')).match(said), null)
 })
+
+test('vectors of zeros, which have no direction, are counted and named once where embeddings are read', async () => {
+  const said = /[^\n]*of zeros[^\n]*/g
+  const lines = (of: readonly string[]): string => of.map((vector, i) => `{"id": "${'abcdef'[i]}", "vector": [${vector}]}\n`).join('')
+  writeFileSync(at('plain.jsonl'), lines(['1, 2', '2, 1']))
+  writeFileSync(at('one.jsonl'), lines(['0, 1', '0, 0', '1, 0']))
+  await ok('index', 'plain.jsonl', '-o', 'plain.index', '--force')
+  for (const [name, ...words] of [
+    ['a.jsonl', 'index'],
+    ['b.jsonl', 'curate', 'dedup'],
+    ['c.jsonl', 'search', 'plain.index']
+  ] as const) {
+    writeFileSync(at(name), lines(['1, 2', '0, 0', '2, 1', '-0, 0']))
+    const notes = (await ok(...words, name, '-o', `made-of-${name}`, '--force')).match(said)
+    assert.equal(notes?.length, 1, name)
+    assert.ok(
+      notes[0]!.startsWith(`dinov2: ${name} holds 2 vectors of zeros (the first is that of b), which have no direction: `),
+      notes[0]
+    )
+  }
+  assert.match(await ok('index', 'one.jsonl', '-o', 'one.index', '--force'), /one\.jsonl holds a vector of zeros \(that of b\)/)
+})

@@ -1,6 +1,6 @@
 /** Which columns of a CSV file are ids, vectors and fields, and by what its cells are separated. */
 import {idPlace} from './columns.js'
-import {noteNumbered} from './numbered-rows.js'
+import {noteNumbered} from './file-notes.js'
 import {UserError} from '../../config/errors.js'
 
 /** What separates cells: of comma, semicolon, tab and bar, the one that the first line has most of outside quotes. */

@@ -5,8 +5,9 @@ import {assertPlain, fileBytes, isOpenPipe} from '../../system/plain-file.js'
 import {missingPathHint} from '../../config/missing-path.js'
 import {ByteReader, checkedUtf8, utf8Reader} from './bytes.js'
 import {detectFormat, formatNames, type EmbeddingFormat} from './formats.js'
-import {assertSameProvenance, type EmbeddingMeta} from './provenance.js'
+import {assertSameProvenance, isPerceptual, type EmbeddingMeta} from './provenance.js'
 import {shardsInOrder, type Shard} from './shards.js'
+import {notingZeros} from './file-notes.js'
 import {assertFinite, type EmbeddingBatch} from './rows.js'
 
 /** An opened source of rows. Read `rows` to its end, or `close`. */
@@ -74,7 +75,8 @@ export async function openEmbeddings(
       await release?.()
       await raw.close()
     }
-    return {name, format: format.name, ...opened, rows: finiteRows(rows, name), close}
+    const finite = finiteRows(rows, name)
+    return {name, format: format.name, ...opened, rows: isPerceptual(opened.meta) ? finite : notingZeros(finite, name), close}
   } catch (error) {
     await raw.close()
     throw error

@@ -34,6 +34,12 @@ export type EmbeddingMeta = {
   readonly shard?: Shard
 }
 
+/** Stands in place of a fingerprint of weights where vectors are low frequencies of the grey pictures. */
+export const PERCEPTUAL = 'perceptual-dct-1'
+
+/** Whether vectors were made without a model; one of zeros is then a flat picture. */
+export const isPerceptual = ({fingerprint}: EmbeddingMeta): boolean => fingerprint === PERCEPTUAL
+
 /** The record of a file that comes from elsewhere and says nothing of how it was made. */
 export const unknownProvenance = (dim: number): EmbeddingMeta => ({
   fingerprint: null,

@@ -6,7 +6,7 @@ import {balancedSample, evenness, type Selection} from '../../curate/balanced-sa
 import {hierarchicalKMeans, membersOf, clusterPath, type Hierarchy} from '../../curate/hierarchical-kmeans.js'
 import {distancesToCentroids} from '../../curate/kmeans.js'
 import {UserError} from '../../config/errors.js'
-import {isPerceptual} from './feature-meta.js'
+import {isPerceptual} from '../../files/embeddings/embeddings.js'
 import {
   arithmeticFor,
   runInParts,

@@ -10,6 +10,7 @@ import type {ImageList} from '../../data/sources/image-table.js'
 import type {ImageRef} from '../../data/sources/source.js'
 import {
   createEmbeddings,
+  isPerceptual,
   openAll,
   openEmbeddings,
   provenanceDifferences,
@@ -19,7 +20,7 @@ import {
   type Shard
 } from '../../files/embeddings/embeddings.js'
 import {MatrixBuilder, type MatrixRows} from '../../files/search-index/matrix-file.js'
-import {byteLengthOf, isPerceptual, measuresOf} from './feature-meta.js'
+import {byteLengthOf, measuresOf} from './feature-meta.js'
 
 const cacheName = (meta: EmbeddingMeta): string => (isPerceptual(meta) ? 'perceptual' : (meta.fingerprint ?? 'unknown').slice(0, 16))
 

@@ -5,14 +5,12 @@
 import {statSync} from 'node:fs'
 import {perceptualDim, perceptualThreshold, type Measures} from '../../data/loader/measure-images.js'
 import type {ImageRef} from '../../data/sources/source.js'
-import type {EmbeddingMeta, Fields} from '../../files/embeddings/embeddings.js'
+import {isPerceptual, PERCEPTUAL, type EmbeddingMeta, type Fields} from '../../files/embeddings/embeddings.js'
 import {normalizeRows} from '../../search/exact.js'
-
-const perceptualName = 'perceptual-dct-1'
 
 /** The record of perceptual features. */
 export const perceptualMeta = (toolVersion: string): EmbeddingMeta => ({
-  fingerprint: perceptualName,
+  fingerprint: PERCEPTUAL,
   architecture: 'no model: low frequencies of the grey picture',
   preprocessing: {grey: 32, frequencies: 16},
   pooling: null,
@@ -21,8 +19,6 @@ export const perceptualMeta = (toolVersion: string): EmbeddingMeta => ({
   dim: perceptualDim,
   toolVersion
 })
-
-export const isPerceptual = ({fingerprint}: EmbeddingMeta): boolean => fingerprint === perceptualName
 
 /**
  * Default threshold: the inner product from which on two images are taken for copies. It is measured for perceptual

@@ -1,7 +1,7 @@
 /** Which columns of an Arrow schema are ids, vectors and fields, and the rows of a batch. */
 import {UserError} from '../../../config/errors.js'
 import {idPlace, joinFields} from '../columns.js'
-import {noteNumbered} from '../numbered-rows.js'
+import {noteNumbered} from '../file-notes.js'
 import {vectorLengthError, type EmbeddingBatch} from '../rows.js'
 import {textOf, type ColumnData} from './column-data.js'
 import type {ArrowField, ArrowSchema} from './schema.js'
