@@ -7,6 +7,7 @@
  */
 import {RefusedImage} from './read-bytes.js'
 import type {Raster} from './resample.js'
+import {dropAlpha} from './transparency.js'
 
 const RGB = 0
 const RLE8 = 1
@@ -42,11 +43,14 @@ type Head = {
 const cutOff = (): RefusedImage => new RefusedImage('it is a BMP that is cut off')
 
 /**
- * Where the pixels begin. Some writers forget the palette and give the place where it begins: its length is added, as
- * Pillow does. Other places are taken as they stand, also within the palette.
+ * Where the pixels begin: behind header, masks and palette. Writers that forget masks or palette state where those
+ * begin, others state 0; their length is added. Raises RefusedImage for a place within the header.
  */
-function pixelsStart(stated: number, table: number, depth: number, paletteBytes: number): number {
-  return depth > 8 || stated !== table ? stated : stated + paletteBytes
+function pixelsStart(stated: number, table: number, maskBytes: number, paletteBytes: number): number {
+  const least = table + maskBytes
+  if (stated === 0 || stated === table) return least + paletteBytes
+  if (stated < least) throw new RefusedImage(`it is a BMP that is damaged (its pixels would begin at byte ${stated}, within its header)`)
+  return stated
 }
 
 function readHead(bytes: Uint8Array): Head {
@@ -68,12 +72,12 @@ function readHead(bytes: Uint8Array): Head {
       `it is a BMP of ${depth} bits per pixel${fits ? '' : ' in a coding of others'}, which is not read; convert it to PNG`
     )
   const all = 1 << Math.min(depth, 8)
-  const colours = Math.min((old ? 0 : view.getUint32(46, true)) || all, all)
-  const table = 14 + header
-  return {
-    ...{view, old, width, height, topDown: signed < 0, depth, coding, table, colours},
-    start: pixelsStart(view.getUint32(10, true), table, depth, (old ? 3 : 4) * colours)
-  }
+  const stated = Math.min((old ? 0 : view.getUint32(46, true)) || all, all)
+  const [table, entry] = [14 + header, old ? 3 : 4]
+  const maskBytes = header > 40 ? 0 : coding === FIELDS ? 12 : coding === ALPHA_FIELDS ? 16 : 0
+  const start = pixelsStart(view.getUint32(10, true), table, maskBytes, depth > 8 ? 0 : entry * stated)
+  const colours = Math.min(stated, Math.floor((start - table) / entry)) // pixels are no colours
+  return {view, old, width, height, topDown: signed < 0, depth, coding, table, colours, start}
 }
 
 /** Where each line begins, top to bottom. Raises RefusedImage where they are not all there; padding may be missing. */
@@ -159,15 +163,39 @@ function channel(bits: number): Channel {
   return {shift, top: bits >>> shift}
 }
 
+/** The bits of red, green and blue in a pixel word where the file does not say. */
+const USUAL: Readonly<Record<number, readonly number[]>> = {16: [0x7c00, 0x03e0, 0x001f], 32: [0xff0000, 0xff00, 0xff]}
+
+/**
+ * Red, green and blue, and alpha where it has bits. Raises RefusedImage for masks out of which no picture comes: a
+ * colour without bits, bits that lie apart, or that two share.
+ */
+function channels({view, table, depth, coding}: Head): Channel[] {
+  const usual = USUAL[depth]!.map(channel)
+  if (coding === RGB) return usual
+  const has = table >= 14 + 56 || coding === ALPHA_FIELDS ? 4 : 3
+  if (54 + 4 * has > view.byteLength) throw cutOff()
+  const masks = Array.from({length: has}, (_, k) => view.getUint32(54 + 4 * k, true))
+  if (depth === 32 && masks.every(bits => bits === 0)) return usual // as Pillow has it
+  const found = masks.map(channel)
+  const apart = found.some(({top}) => (top & (top + 1)) !== 0)
+  const shared = masks.some((a, i) => masks.some((b, k) => k < i && (a & b) !== 0))
+  if (found.slice(0, 3).some(({top}) => top === 0) || apart || shared)
+    throw new RefusedImage(
+      `it is a BMP that is damaged (its colours lie in the bits ${masks.map(bits => `0x${bits.toString(16)}`).join(', ')})`
+    )
+  return found.filter(({top}) => top > 0)
+}
+
 /** A channel of n bits stretched to 0 … 255 and cut off, not rounded: as Pillow has it. */
 const take = (word: number, {shift, top}: Channel): number => (top === 0 ? 0 : Math.floor((((word >>> shift) & top) * 255) / top))
 
-function readColours(bytes: Uint8Array, head: Head): Raster {
+function readColours(bytes: Uint8Array, head: Head): Raster & {readonly ground?: 'white' | 'black'} {
   const {view, width, height, depth, coding} = head
   const line = lines(head)
-  const data = new Uint8Array(width * height * 3) // [height, width, 3]
   const step = depth / 8
   if (depth === 24 || (depth === 32 && coding === RGB)) {
+    const data = new Uint8Array(width * height * 3) // [height, width, 3]
     for (let y = 0, o = 0; y < height; y++)
       for (let x = 0, p = line(y); x < width; x++, o += 3, p += step) {
         data[o] = bytes[p + 2]!
@@ -176,16 +204,14 @@ function readColours(bytes: Uint8Array, head: Head): Raster {
       }
     return {width, height, data}
   }
-  const masks = coding === RGB ? [0x7c00, 0x03e0, 0x001f] : [54, 58, 62].map(at => (at + 4 <= bytes.length ? view.getUint32(at, true) : 0))
-  const [r, g, b] = masks.map(channel) as [Channel, Channel, Channel]
+  const parts = channels(head)
+  const data = new Uint8Array(width * height * parts.length) // [height, width, 3 or 4]
   for (let y = 0, o = 0; y < height; y++)
-    for (let x = 0, p = line(y); x < width; x++, o += 3, p += step) {
+    for (let x = 0, p = line(y); x < width; x++, p += step) {
       const word = depth === 16 ? view.getUint16(p, true) : view.getUint32(p, true)
-      data[o] = take(word, r)
-      data[o + 1] = take(word, g)
-      data[o + 2] = take(word, b)
+      for (const part of parts) data[o++] = take(word, part)
     }
-  return {width, height, data}
+  return parts.length === 4 ? dropAlpha({width, height, data}, 4) : {width, height, data}
 }
 
 /**
@@ -194,7 +220,7 @@ function readColours(bytes: Uint8Array, head: Head): Raster {
  * Raises RefusedImage where it is cut off, inconsistent or of a kind that is not read. The caller has checked the size
  * against its limit.
  */
-export function decodeBmp(bytes: Uint8Array): Raster {
+export function decodeBmp(bytes: Uint8Array): Raster & {readonly ground?: 'white' | 'black'} {
   const head = readHead(bytes)
   if (head.depth > 8) return readColours(bytes, head)
   const {width, height, data: indices, palette} = readIndices(bytes, head)

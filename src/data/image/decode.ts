@@ -60,14 +60,14 @@ export type DecodeOptions = {
 export type DecodedImage = Raster & {readonly ground?: 'white' | 'black'}
 
 /**
- * Whether a colour profile may be attached: a search for its marker, which costs little; formats that hide it are
- * asked.
+ * Whether a colour profile may be attached: a search for its marker, which costs little and goes over the whole file,
+ * because other metadata of any length may stand in front of it; formats that hide it are asked.
  */
 function mayHaveProfile(format: ImageFormat, bytes: Uint8Array): boolean {
   const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  if (format === 'jpeg') return view.subarray(0, 1 << 20).includes('ICC_PROFILE')
-  if (format === 'png') return view.subarray(0, 1 << 16).includes('iCCP')
-  if (format === 'webp') return view.subarray(0, 64).includes('ICCP')
+  if (format === 'jpeg') return view.includes('ICC_PROFILE')
+  if (format === 'png') return view.includes('iCCP')
+  if (format === 'webp') return view.includes('ICCP')
   return format === 'tiff' || format === 'avif'
 }
 
@@ -188,9 +188,13 @@ export async function decodeRgb(ref: ImageRef, {maxPixels = MAX_PIXELS, shrink}:
   const {format, width = 0, height = 0} = found
   if (width * height > maxPixels) throw tooManyPixels(width, height, maxPixels)
   try {
-    if (format === 'bmp') return decodeBmp(bytes)
     if (format === 'pnm') return decodePnm(bytes, maxPixels)
-    const image = format === 'gif' ? colouredGif(bytes, maxPixels) : await decodeWithSharp(bytes, format, maxPixels, shrink)
+    const image =
+      format === 'bmp'
+        ? decodeBmp(bytes)
+        : format === 'gif'
+          ? colouredGif(bytes, maxPixels)
+          : await decodeWithSharp(bytes, format, maxPixels, shrink)
     if (image.ground && isMainThread) reportGround(ref.id, image.ground)
     return image
   } catch (error) {

@@ -12,7 +12,8 @@ const PRIMARIES: readonly (readonly [tag: string, x: number, y: number, z: numbe
   ['bXYZ', 0.1431, 0.0606, 0.7141]
 ]
 const PRIMARY_TOLERANCE = 0.004
-const CURVE_TOLERANCE = 0.012
+/** In linear light. A gamma of 2.2, which many profiles call sRGB, is 0.006 away: up to nine levels of 255. */
+const CURVE_TOLERANCE = 0.002
 const MAX_TAGS = 256
 
 /** The sRGB curve (IEC 61966-2-1), encoded value to linear light. */
@@ -81,7 +82,7 @@ export function isPlainSrgb(profile: Buffer): boolean {
     const found = tags.get(tag)
     const curve = found && curveOf(view, found)
     if (!curve) return false
-    for (let x = 0.05; x < 1; x += 0.05) if (!(Math.abs(curve(x) - toLinear(x)) <= CURVE_TOLERANCE)) return false
+    for (let x = 0.02; x < 1; x += 0.02) if (!(Math.abs(curve(x) - toLinear(x)) <= CURVE_TOLERANCE)) return false
   }
   return true
 }

@@ -9,7 +9,9 @@ import type {Raster} from './resample.js'
 import type {ImageFormat} from './sniff.js'
 import {ORIENTATION, readTiffTags, tiffTagBytes, XMP} from './tiff-tags.js'
 
+/** The most that one text unpacks to, and how many packed ones are looked at. */
 const MAX_TEXT = 1 << 20
+const MAX_PACKED = 8
 
 /**
  * What was found in the metadata: whether the decoder itself sees an orientation, and the one that it does
@@ -19,23 +21,28 @@ type Found = {seen: boolean; rawExif?: number; xmp?: number}
 
 const latin1 = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
 
-const asOrientation = (value: number | undefined): number | undefined =>
-  value !== undefined && value >= 1 && value <= 8 ? value : undefined
+const hasPrefix = (block: Uint8Array): boolean => latin1(block.subarray(0, 4)) === 'Exif'
 
-/** The orientation in an EXIF block, with its `Exif\0\0` in front or without. */
-function fromExif(block: Uint8Array): number | undefined {
-  const body = latin1(block.subarray(0, 4)) === 'Exif' ? block.subarray(6) : block
-  return asOrientation(readTiffTags(body)?.get(ORIENTATION)?.[0])
-}
+/** What an EXIF block says of the orientation, with its `Exif\0\0` in front or without; also what is none. */
+const fromExif = (block: Uint8Array): number | undefined =>
+  readTiffTags(hasPrefix(block) ? block.subarray(6) : block)?.get(ORIENTATION)?.[0]
 
-/** The orientation in an XMP packet, written as an attribute or as an element. */
+/** The orientation in an XMP packet, written as an attribute or as an element, in UTF-8 or UTF-16. */
 function fromXmp(packet: Uint8Array): number | undefined {
   const name = 'tiff:Orientation'
-  const text = latin1(packet)
-  for (let at = text.indexOf(name); at >= 0; at = text.indexOf(name, at + name.length)) {
-    const rest = text.slice(at + name.length, at + name.length + 3)
-    const digit = rest.startsWith('="') || rest.startsWith("='") ? rest[2] : rest.startsWith('>') ? rest[1] : undefined
-    if (digit !== undefined && digit >= '0' && digit <= '9') return asOrientation(Number(digit))
+  const text = latin1(packet).replaceAll('\0', '')
+  const behindSpace = (at: number): number => {
+    while (at < text.length && text.charCodeAt(at) <= 0x20) at++
+    return at
+  }
+  for (let at = text.indexOf(name); at >= 0; at = text.indexOf(name, at + 1)) {
+    let next = behindSpace(at + name.length)
+    const mark = text[next]
+    if (mark !== '=' && mark !== '>') continue
+    next = behindSpace(next + 1)
+    if (mark === '=' && text[next] !== '"' && text[next] !== "'") continue
+    const digit = text[behindSpace(mark === '=' ? next + 1 : next)]
+    if (digit !== undefined && digit >= '0' && digit <= '9') return Number(digit)
   }
   return undefined
 }
@@ -62,28 +69,41 @@ function inflate(bytes: Uint8Array): Uint8Array {
   }
 }
 
+/** Where the text of an international text chunk begins, behind its language and its translated keyword. */
+function internationalText(body: Uint8Array, keywordEnd: number): Uint8Array | undefined {
+  const language = body.indexOf(0, keywordEnd + 3)
+  const translated = language < 0 ? -1 : body.indexOf(0, language + 1)
+  return translated < 0 ? undefined : body.subarray(translated + 1)
+}
+
+/**
+ * The decoder sees EXIF that stands in front of the pixels without the prefix that it has in JPEG. Few packed texts
+ * are unpacked: many small ones could take minutes.
+ */
 function inPng(bytes: Uint8Array): Found {
   const found: Found = {seen: false}
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+  let [pixels, packed] = [false, 0]
+  const unpack = (text: Uint8Array): Uint8Array => (packed++ < MAX_PACKED ? inflate(text) : new Uint8Array())
   for (let at = 8; at + 12 <= bytes.length;) {
     const length = view.getUint32(at)
     const kind = latin1(bytes.subarray(at + 4, at + 8))
     const body = bytes.subarray(at + 8, Math.min(bytes.length, at + 8 + length))
-    if (kind === 'eXIf' && fromExif(body) !== undefined) found.seen = true
+    if (kind === 'IDAT') pixels = true
+    if (kind === 'eXIf' && fromExif(body) !== undefined) {
+      if (pixels || hasPrefix(body)) found.rawExif ??= fromExif(body)!
+      else found.seen = true
+    }
     if (kind === 'tEXt' || kind === 'zTXt' || kind === 'iTXt') {
       const end = body.subarray(0, 80).indexOf(0)
       const keyword = end < 0 ? '' : latin1(body.subarray(0, end))
-      if (kind !== 'iTXt' && (keyword === 'Raw profile type exif' || keyword === 'Raw profile type APP1')) {
-        const text = kind === 'tEXt' ? body.subarray(end + 1) : inflate(body.subarray(end + 2))
-        found.rawExif ??= fromExif(fromHex(latin1(text.subarray(0, MAX_TEXT))))
-      }
-      if (kind === 'iTXt' && keyword === 'XML:com.adobe.xmp') {
-        const language = body.indexOf(0, end + 3)
-        const translated = language < 0 ? -1 : body.indexOf(0, language + 1)
-        if (translated >= 0) {
-          const text = body.subarray(translated + 1)
-          found.xmp ??= fromXmp(body[end + 1] === 1 ? inflate(text) : text)
-        }
+      const isExif = keyword === 'Raw profile type exif' || keyword === 'Raw profile type APP1'
+      const isXmp = kind === 'iTXt' && keyword === 'XML:com.adobe.xmp'
+      if ((isExif && found.rawExif === undefined) || (isXmp && found.xmp === undefined)) {
+        const stored = kind === 'iTXt' ? internationalText(body, end) : body.subarray(kind === 'zTXt' ? end + 2 : end + 1)
+        const text = stored && (kind === 'zTXt' || (kind === 'iTXt' && body[end + 1] === 1) ? unpack(stored) : stored)
+        const value = text && (isXmp ? fromXmp(text) : fromExif(fromHex(latin1(text.subarray(0, MAX_TEXT)))))
+        if (value !== undefined) found[isXmp ? 'xmp' : 'rawExif'] = value
       }
     }
     at += 12 + length
@@ -128,7 +148,7 @@ function inWebp(bytes: Uint8Array): Found {
 }
 
 function inTiff(bytes: Uint8Array): Found {
-  const seen = asOrientation(readTiffTags(bytes)?.get(ORIENTATION)?.[0]) !== undefined
+  const seen = readTiffTags(bytes)?.get(ORIENTATION)?.[0] !== undefined
   const packet = seen ? undefined : tiffTagBytes(bytes, XMP)
   return {seen, ...(packet ? {xmp: fromXmp(packet)!} : {})}
 }
@@ -138,7 +158,8 @@ const FINDERS: Readonly<Partial<Record<ImageFormat, (bytes: Uint8Array) => Found
 /** The orientation, 1 to 8, that still has to be undone once the decoder has turned the picture by what it saw. */
 export function hiddenOrientation(format: ImageFormat, bytes: Uint8Array): number {
   const found = FINDERS[format]?.(bytes)
-  return !found || found.seen ? 1 : (found.rawExif ?? found.xmp ?? 1)
+  const value = !found || found.seen ? 1 : (found.rawExif ?? found.xmp ?? 1)
+  return value >= 1 && value <= 8 ? value : 1
 }
 
 /** The picture turned upright by an orientation of EXIF (1 to 8). */

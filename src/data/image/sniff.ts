@@ -160,7 +160,9 @@ export function sniff(bytes: Uint8Array, name = ''): Found {
   if (startsWith(bytes, '\x89PNG\r\n\x1a\n'))
     return bytes.length < 33
       ? {reason: `it is a PNG cut off after ${bytes.length} bytes`}
-      : {format: 'png', width: view.getUint32(16), height: view.getUint32(20)}
+      : !startsWith(bytes, 'IHDR', 12)
+        ? {reason: 'it is a PNG that is damaged (its size is not its first part)'}
+        : {format: 'png', width: view.getUint32(16), height: view.getUint32(20)}
   if (startsWith(bytes, 'GIF87a') || startsWith(bytes, 'GIF89a'))
     return bytes.length < 13
       ? {reason: `it is a GIF cut off after ${bytes.length} bytes`}

@@ -152,6 +152,9 @@ function tiffProblem(bytes: Uint8Array, tags: TiffTags): string | undefined {
     return 'it is a TIFF of tiles with a plane for each colour, which is not read; save it in strips, or with the colours side by side'
   if (tags.has(TILE_WIDTH) && 4 * (1 + (tags.get(WIDTH)?.[0] ?? 0) / tags.get(TILE_WIDTH)![0]!) > MAX_TILES)
     return 'it is a TIFF that is damaged or of a kind that is not read (its tiles are too small for its width)'
+  for (const {offsets, counts} of parts(tags))
+    if (offsets.some((offset, i) => offset < 8 && (counts[i] ?? 1) > 0))
+      return 'it is a TIFF that is damaged (a strip or tile would begin within its header)'
   if ([LZW, DEFLATE, OLD_DEFLATE].includes(compression) && hasDamagedPart(bytes, tags, compression))
     return `it is a TIFF that is cut off or damaged (a strip or tile ${compression === LZW ? 'ends early' : 'does not match its checksum'})`
   return undefined

@@ -94,6 +94,45 @@ test('EXIF goes before XMP, and damaged metadata turns nothing', async () => {
     assert.deepEqual(new Uint8Array((await decode(bytes)).data), image.data)
 })
 
+test('orientation counts wherever in a PNG it stands, and however its XMP is set', async () => {
+  const file = await png(image)
+  const wanted = await turned(6)
+  const end = file.length - 12
+  const behind = (chunk: Buffer): Buffer => Buffer.concat([file.subarray(0, end), chunk, file.subarray(end)])
+  const bare = exif(6).subarray(6)
+  const international = Buffer.concat([Buffer.from('Raw profile type exif\0\0\0\0\0'), rawProfile(exif(6))])
+  const packets = [
+    `<a tiff:Orientation = '6'/>`,
+    `<tiff:Orientation>\r\n  6\r\n</tiff:Orientation>`,
+    `<a of="tiff:Orientation" tiff:Orientation="6"/>`
+  ].map(text => Buffer.from(text))
+  const variants: Record<string, Buffer> = {
+    'behind the pixels': behind(pngChunk('eXIf', bare)),
+    'with the prefix of JPEG': withChunks(file, pngChunk('eXIf', exif(6))),
+    'text behind the pixels': behind(pngChunk('tEXt', Buffer.concat([Buffer.from('Raw profile type exif\0'), rawProfile(exif(6))]))),
+    'international text': withChunks(file, pngChunk('iTXt', international)),
+    'behind long texts': withChunks(file, pngChunk('tEXt', Buffer.alloc(3 << 20, 'a\0b')), pngChunk('eXIf', bare)),
+    'XMP in UTF-16': withChunks(file, itxt(Buffer.from(`\uFEFF${xmp(6).toString()}`, 'utf16le'))),
+    ...Object.fromEntries(packets.map(packet => [packet.toString(), withChunks(file, itxt(packet))]))
+  }
+  for (const [name, bytes] of Object.entries(variants)) assert.deepEqual(new Uint8Array((await decode(bytes)).data), wanted, name)
+  const none = withChunks(file, pngChunk('eXIf', exif(0).subarray(6)), itxt(xmp(6)))
+  assert.deepEqual(new Uint8Array((await decode(none)).data), image.data, 'EXIF that names no orientation')
+})
+
+test('of many texts that unpack to a thousand times their length, the first eight are looked at', async () => {
+  const packed = (packet: Buffer): Buffer =>
+    pngChunk('iTXt', Buffer.concat([Buffer.from('XML:com.adobe.xmp\0\x01\0\0\0', 'latin1'), deflateSync(packet)]))
+  const long = packed(Buffer.alloc(1 << 20, 'tiff:Orientation'))
+  const turning = packed(xmp(6))
+  const sides = async (before: number): Promise<number[]> => {
+    const {width, height} = await decode(withChunks(await png(image), ...new Array<Buffer>(before).fill(long), turning))
+    return [width, height]
+  }
+  assert.deepEqual(await sides(7), [16, 24])
+  assert.deepEqual(await sides(8), [24, 16])
+})
+
 /** A matrix profile of version 2 with one curve: the primaries of sRGB, or with red and green exchanged. */
 function profile(description: string, curve: Buffer, swapped = false): Buffer {
   const xyz = (...values: number[]): Buffer => {
@@ -180,6 +219,31 @@ test('a profile is passed over where its numbers are those of sRGB, whatever it 
   deepLight.forEach((value, i) => assert.ok(Math.abs(value - light[i]!) < 3, `16 bits: ${value}, 8 bits: ${light[i]}`))
   const swapped = (await decode(attach(profile('mentions sRGB', srgbCurve, true)))).data
   assert.ok(Math.abs(swapped[0]! - image.data[1]!) < 3 && Math.abs(swapped[300 * 3]! - image.data[300 * 3 + 1]!) < 3)
+})
+
+test('a profile counts however much stands in front of it, and a gamma of 2.2 is not sRGB', async () => {
+  const packed = (icc: Buffer): Buffer => pngChunk('iCCP', Buffer.concat([Buffer.from('p\0\0', 'latin1'), deflateSync(icc)]))
+  const icc = profile('Linear sRGB', linear)
+  const file = await png(image)
+  const {data} = await decode(withChunks(file, packed(icc)))
+  const long = withChunks(file, pngChunk('tEXt', Buffer.alloc(100_000, 'a\0b')), packed(icc))
+  assert.deepEqual((await decode(long)).data, data)
+  const photo = await jpeg(image)
+  const segment = (marker: number, body: Buffer): Buffer => {
+    const head = Buffer.from([0xff, marker, 0, 0])
+    head.writeUInt16BE(body.length + 2, 2)
+    return Buffer.concat([head, body])
+  }
+  const profiled = (...before: Buffer[]): Buffer => {
+    const part = segment(0xe2, Buffer.concat([Buffer.from('ICC_PROFILE\0\x01\x01', 'latin1'), icc]))
+    return Buffer.concat([photo.subarray(0, 2), ...before, part, photo.subarray(2)])
+  }
+  const comments = Array.from({length: 20}, () => segment(0xfe, Buffer.alloc(65_000, 'a')))
+  assert.deepEqual((await decode(profiled(...comments))).data, (await decode(profiled())).data)
+  assert.notDeepEqual((await decode(profiled())).data, (await decode(photo)).data)
+
+  const gamma = Buffer.from('curv\0\0\0\0\0\0\0\x01\x02\x33', 'latin1')
+  assert.ok(!isPlainSrgb(profile('sRGB gamma 2.2', gamma)))
 })
 
 test('alpha is dropped, and counts only where it holds the drawing', async () => {

@@ -123,3 +123,15 @@ test('a directory or a palette that is cut off is refused; other pictures of the
   two.writeUInt32LE(file.length - 3, next) // a second picture that is not there
   assert.deepEqual(await decode(two), image.data)
 })
+
+test('a strip that would begin within the header is refused', async () => {
+  const file = await raw.clone().tiff({compression: 'none'}).toBuffer()
+  const view = new DataView(file.buffer, file.byteOffset, file.length)
+  const at = view.getUint32(4, true)
+  const entry = Array.from({length: view.getUint16(at, true)}, (_, i) => at + 2 + 12 * i).find(p => view.getUint16(p, true) === 273)!
+  const place = view.getUint32(entry + 4, true) === 1 ? entry + 8 : view.getUint32(entry + 8, true)
+  for (const value of [0, 1, 7]) {
+    view.setUint32(place, value, true)
+    await assert.rejects(decode(file), /a strip or tile would begin within its header/)
+  }
+})
