@@ -13,6 +13,11 @@ export type Shapes = ReadonlyMap<string, readonly number[]>
 /** What to do where a model says one thing and its weights another. */
 export const OTHER_WEIGHTS = 'Weights and what is said of them are of different models, or one was changed: fetch or export both again.'
 
+/** What all released models have in common, and their shapes do not tell. */
+const HEAD_WIDTH = 64
+const usualOffset = (registers: number): number => (registers > 0 ? 0 : 0.1)
+const usualAntialias = (registers: number): boolean => registers > 0
+
 const list = (shape: readonly number[]): string => `[${shape.join(', ')}]`
 
 /**
@@ -56,7 +61,7 @@ export function inferConfig(
   const hidden = shape(output, 2)[1]!
   const registers = shapes.get('register_tokens')?.[1] ?? 0
 
-  const heads = overrides.heads ?? count(metadata['heads'], 'heads', refuse) ?? (width % 64 === 0 ? width / 64 : undefined)
+  const heads = overrides.heads ?? count(metadata['heads'], 'heads', refuse) ?? (width % HEAD_WIDTH === 0 ? width / HEAD_WIDTH : undefined)
   if (heads === undefined)
     throw refuse(
       `has the width ${width}, which is no multiple of 64, so the number of its heads is unknown`,
@@ -72,8 +77,8 @@ export function inferConfig(
     registers,
     grid,
     layerScale: [...shapes.keys()].some(name => /^blocks\.\d+\.ls[12]\.gamma$/.test(name)),
-    interpolateOffset: decimal(metadata['interpolate_offset'], 'interpolate_offset', refuse) ?? (registers ? 0 : 0.1),
-    interpolateAntialias: flag(metadata['interpolate_antialias'], 'interpolate_antialias', refuse) ?? registers > 0,
+    interpolateOffset: decimal(metadata['interpolate_offset'], 'interpolate_offset', refuse) ?? usualOffset(registers),
+    interpolateAntialias: flag(metadata['interpolate_antialias'], 'interpolate_antialias', refuse) ?? usualAntialias(registers),
     ...Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
   }
   for (const name of ['width', 'depth', 'patch', 'ffn', 'hidden', 'registers'] as const)
@@ -123,6 +128,18 @@ export const configMetadata = (config: VitConfig): Record<string, string> => ({
   interpolate_offset: String(config.interpolateOffset),
   interpolate_antialias: String(config.interpolateAntialias)
 })
+
+/** What changes the features of the same weights and is not as in the released models, by its name in the metadata. */
+export function unusualParts(config: VitConfig): readonly (readonly [string, string])[] {
+  const {width, registers} = config
+  const usual = configMetadata({
+    ...config,
+    heads: width / HEAD_WIDTH,
+    interpolateOffset: usualOffset(registers),
+    interpolateAntialias: usualAntialias(registers)
+  })
+  return Object.entries(configMetadata(config)).filter(([name, value]) => value !== usual[name])
+}
 
 /**
  * Every tensor of the backbone with its shape, in the order of Meta's files. Linear weights are [out, in], the patch

@@ -1,5 +1,6 @@
 /** The fingerprint of a backbone, by which heads, indexes and embeddings name it. */
 import {createHash} from 'node:crypto'
+import {unusualParts} from './architecture.js'
 import {readBackbone, type NamedTensor} from './backbone.js'
 import type {Checkpoint} from './checkpoint.js'
 import type {VitConfig} from '../../model/config.js'
@@ -13,12 +14,14 @@ export type FingerprintHash = {
 }
 
 /**
- * SHA-256 over names, shapes and float32 values, and over mean and deviation where they are not ImageNet's: the same
- * weights in another file format have the same fingerprint.
+ * SHA-256 over names, shapes and float32 values, and over what else changes the features of the same weights, where it
+ * is not as in the released models: mean and deviation, number of heads, how positions are resampled. The same model
+ * in another file format has the same fingerprint.
  */
-export function fingerprintHash(preprocessing: Preprocessing = defaultPreprocessing): FingerprintHash {
+export function fingerprintHash(config: VitConfig, preprocessing: Preprocessing = defaultPreprocessing): FingerprintHash {
   const hash = createHash('sha256')
   if (!isImageNet(preprocessing)) hash.update(`images ${preprocessing.mean.join()} ${preprocessing.std.join()}`)
+  for (const [name, value] of unusualParts(config)) hash.update(`${name} ${value}`)
   return {
     add: ({name, shape, data}) => void hash.update(`${name}[${shape.join()}]`).update(float32Bytes(data)),
     digest: () => hash.digest('hex')
@@ -30,7 +33,7 @@ export async function fingerprintOf(
   config: VitConfig,
   checkpoint: Pick<Checkpoint, 'tensors' | 'preprocessing' | 'path'>
 ): Promise<string> {
-  const hash = fingerprintHash(checkpoint.preprocessing)
+  const hash = fingerprintHash(config, checkpoint.preprocessing)
   for await (const tensor of readBackbone(config, checkpoint)) hash.add(tensor)
   return hash.digest()
 }

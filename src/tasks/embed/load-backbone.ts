@@ -25,7 +25,7 @@ export type Backbone = {
   /** The precision of the linear layers, and of the residual stream in passes without training. */
   readonly precision: Precision
   /**
-   * SHA-256 over names, shapes and float32 values: the same weights in another file format have the same fingerprint.
+   * SHA-256 over all that makes the features (`fingerprintHash`): the same model in another file format has the same.
    */
   readonly fingerprint: string
   /** What the file says of itself. */
@@ -77,7 +77,7 @@ export async function loadBackbone(
   const isOwn = !isImageNet(preprocessing)
   if (isOwn) note?.(describePreprocessing(preprocessing))
   const sizes = [...checkpoint.tensors.values()].map(({shape}) => shape.reduce((a, b) => a * b, 1))
-  const hash = fingerprintHash(preprocessing)
+  const hash = fingerprintHash(config, preprocessing)
   const hashed = async function* (): AsyncGenerator<NamedTensor> {
     for await (const entry of readBackbone(config, checkpoint)) {
       hash.add(entry)

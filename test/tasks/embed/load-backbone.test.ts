@@ -81,6 +81,22 @@ test('another number anywhere is another fingerprint', async t => {
   assert.equal(found.size, 2)
 })
 
+test('the same weights with other heads or other positions are another fingerprint', async t => {
+  const folder = await scratch(t)
+  const path = join(folder, 'foreign.safetensors')
+  const params = smallVit(configs.plain)
+  await saveBackbone(path, configs.plain, tensorsOf(params))
+  disposeTree(params)
+  const found = new Set<string>()
+  // Files of other programs say none of this beside the weights, so that a folder's config.json decides.
+  for (const overrides of [{}, {heads: 2}, {interpolateOffset: 0}, {interpolateAntialias: true}, {heads: 3}]) {
+    const loaded = await loadBackbone(path, {overrides})
+    found.add(loaded.fingerprint)
+    loaded[Symbol.dispose]()
+  }
+  assert.equal(found.size, 4) // three heads is what the file says
+})
+
 test('a file that breaks off is refused, and leaves nothing in the engine', async t => {
   const folder = await scratch(t)
   const path = join(folder, 'a.safetensors')
