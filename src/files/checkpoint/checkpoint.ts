@@ -11,6 +11,7 @@ import {openReader} from '../../system/file-reader.js'
 import {missingPathHint} from '../../config/missing-path.js'
 import {hubSnapshot, isHubId} from './hub-cache.js'
 import {nameTensors, type Dialect} from './key-mapping.js'
+import {assertSameModel} from './heads-beside.js'
 import {openPth} from './pth.js'
 import {fetchMissing, findModelFile, mayFetch} from './fetch-missing.js'
 import {describeFolder, joined} from './folder-config.js'
@@ -18,7 +19,7 @@ import {findReleased, modelNames, STARTER, starterFiles} from './model-zoo.js'
 import {openSafetensors} from './safetensors.js'
 import {huggingFacePreprocessing, recordedPreprocessing, timmPreprocessing, type Preprocessing} from './preprocessing.js'
 import type {TensorEntry} from './tensor-entry.js'
-import {listStates} from './training-state.js'
+import {assertOwnName, listStates} from './training-state.js'
 
 export type CheckpointOptions = {
   /**
@@ -66,6 +67,7 @@ type Opened = {
   readonly path: string
   readonly format: Checkpoint['format']
   readonly metadata: Readonly<Record<string, string>>
+  readonly sums?: string | undefined
   readonly tensors: Map<string, TensorEntry>
   readonly preprocessing?: Preprocessing
   readonly notes?: readonly string[]
@@ -138,7 +140,7 @@ async function openFile(path: string, {tolerant}: CheckpointOptions): Promise<Op
   // otherwise.
   if (head[8] === 0x7b || (path.endsWith('.safetensors') && head[0] !== 0x50)) {
     const file = await openSafetensors(path)
-    return {path, format: 'safetensors', metadata: file.metadata, tensors: file.tensors, close: () => file.close()}
+    return {path, format: 'safetensors', metadata: file.metadata, sums: file.sums, tensors: file.tensors, close: () => file.close()}
   }
   const file = await openPth(path, {tolerant})
   const tensors = new Map<string, TensorEntry>()
@@ -160,6 +162,12 @@ async function openFolder(path: string, options: CheckpointOptions): Promise<Ope
   }
   if (state) {
     const opened = await openFile(state.path, options)
+    try {
+      assertOwnName(state.path, opened.metadata)
+    } catch (error) {
+      await opened.close()
+      throw error
+    }
     return {...opened, notes: [`${path} is not finished; the teacher of its newest checkpoint is taken (step ${state.step}).`]}
   }
   const newest = await newestExport(path, inside)
@@ -178,6 +186,12 @@ async function openPair(path: string, options: CheckpointOptions): Promise<Opene
   if (!(await stat(beside).catch(() => undefined))) return backbone
   try {
     const heads = await openFile(beside, options)
+    try {
+      assertSameModel(backbone, heads)
+    } catch (error) {
+      await heads.close()
+      throw error
+    }
     return {
       ...backbone,
       tensors: new Map([...backbone.tensors, ...heads.tensors]),

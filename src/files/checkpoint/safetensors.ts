@@ -24,6 +24,8 @@ const MAX_HEADER = 100_000_000
 export type SafetensorsFile = {
   readonly path: string
   readonly metadata: Readonly<Record<string, string>>
+  /** The checksums of all tensors in one text, where this tool wrote the file. */
+  readonly sums: string | undefined
   /** In the order of their bytes in the file. */
   readonly tensors: Map<string, TensorEntry>
   close(): Promise<void>
@@ -128,7 +130,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
           return bytes
         })
       )
-    return {path, metadata: checks ? own : metadata, tensors, close: () => file.close()}
+    return {path, metadata: checks ? own : metadata, sums: checks && metadata[CHECK_NAME], tensors, close: () => file.close()}
   } catch (error) {
     await file.close()
     throw error

@@ -11,7 +11,7 @@
  * more, however large the state. Syncing to the disk and renaming, which take longest, never hold the training up.
  */
 import {mkdir, readdir, rm} from 'node:fs/promises'
-import {join} from 'node:path'
+import {basename, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {writeError} from '../../system/write-error.js'
 import {createSafetensors, openSafetensors} from './safetensors.js'
@@ -134,7 +134,23 @@ export async function removeStates(run: string): Promise<void> {
 export async function stateMetadata(path: string): Promise<Readonly<Record<string, string>>> {
   const file = await openSafetensors(path)
   await file.close()
+  assertOwnName(path, file.metadata)
   return file.metadata
+}
+
+/**
+ * Holds the name of a checkpoint, by which the newest one is found and old ones are removed, against the step that it
+ * records. Throws `UserError` where they differ; a file of another name may hold any step.
+ */
+export function assertOwnName(path: string, metadata: Readonly<Record<string, string>>): void {
+  const named = pattern.exec(basename(path))
+  const step = Number(metadata['step'])
+  if (!named || !Number.isInteger(step) || Number(named[1]) === step) return
+  throw new UserError(`${path} is the checkpoint of step ${step} by what it records, but of step ${Number(named[1])} by its name.`, {
+    exit: 2,
+    code: 'OTHER_STEP',
+    hint: `Rename it to ${nameOf(step)}, or take it out of the folder of checkpoints.`
+  })
 }
 
 /**
@@ -151,6 +167,7 @@ export async function readState(
     const step = Number(file.metadata['step'])
     if (!Number.isInteger(step))
       throw new UserError(`${path} is no checkpoint of a training run: its metadata names no step.`, {code: 'BAD_CHECKPOINT'})
+    assertOwnName(path, file.metadata)
     check(file.metadata)
     for (const [name, entry] of file.tensors) take(name, entry.shape, await entry.readFloat32())
     return {step, metadata: file.metadata}

@@ -8,7 +8,10 @@ import {stateTensors} from './state-dict.js'
 import type {StateDict} from './state-dict.js'
 import {refuseState, unwritten} from './run-failures.js'
 
-/** The newest checkpoint that can be opened; those that cannot (a disk that lost power) are passed over, and named. */
+/**
+ * The newest checkpoint that can be opened; those that cannot (a disk that lost power) are passed over, and named.
+ * Throws `UserError`: none can be opened, or one has the name of another step than it records.
+ */
 export async function latestValidCheckpoint(run: string): Promise<{path: string | undefined; damaged: string[]}> {
   const damaged: string[] = []
   for (const {path} of (await listStates(run)).reverse()) {
@@ -16,7 +19,7 @@ export async function latestValidCheckpoint(run: string): Promise<{path: string 
       await stateMetadata(path)
       return {path, damaged}
     } catch (error) {
-      if (!(error instanceof UserError)) throw error
+      if (!(error instanceof UserError) || error.code === 'OTHER_STEP') throw error // it would stay the newest for ever
       damaged.push(`${error.message} The one before it is taken`)
     }
   }

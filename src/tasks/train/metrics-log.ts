@@ -7,11 +7,13 @@
  */
 import {readFile} from 'node:fs/promises'
 import {join} from 'node:path'
+import {counted} from '../../config/counted.js'
 import type {UserError} from '../../config/errors.js'
 import {AppendFile} from '../../files/run/append-file.js'
 import {runNames} from '../../files/run/run-folder.js'
 import {openEvents} from '../../files/run/tensorboard.js'
 import {lossTerms} from '../../loss/terms.js'
+import {crc32} from '../../system/crc32.js'
 import {jsonObjectOr} from '../../system/json.js'
 
 /** Averages since the last line of metrics, or scores, as written there. */
@@ -128,6 +130,11 @@ export class MetricsLog {
     await this.#timings.sync()
   }
 
+  /** What a checkpoint records of the metrics that lie on the disk. */
+  mark(): Promise<string> {
+    return markOf(this.#path)
+  }
+
   /** All lines of metrics so far. */
   lines(): Promise<Metrics[]> {
     return readLines(this.#path)
@@ -161,6 +168,28 @@ const parsed = (line: string): Metrics | undefined => {
 
 const readLines = async (file: string): Promise<Metrics[]> =>
   (await readFile(file, 'utf8').catch(() => '')).split('\n').flatMap(line => parsed(line) ?? [])
+
+/**
+ * Number and CRC-32 of the lines of steps in a file, or of the first `count`, as checkpoints record them. Lines of
+ * evaluations leave no trace in a checkpoint.
+ */
+async function markOf(path: string, count?: number): Promise<string> {
+  const text = await readFile(path, 'utf8').catch(() => '')
+  const lines = text.split('\n').filter(line => line.includes('"total":'))
+  const some = lines.slice(0, count)
+  return `${some.length} ${crc32(Buffer.from(some.join('\n'))).toString(16)}`
+}
+
+/**
+ * What is to be said where the metrics of a run do not begin with those that lay there when a checkpoint was written
+ * (`mark`, by `MetricsLog.mark`); undefined where they do, or where nothing was recorded.
+ */
+export async function otherMetrics(run: string, mark: string | undefined): Promise<string | undefined> {
+  const count = Number(mark?.split(' ')[0])
+  const path = join(run, runNames.metrics)
+  if (mark === undefined || !Number.isSafeInteger(count) || (await markOf(path, count)) === mark) return undefined
+  return `${path} does not begin with the ${counted(count, 'line')} that the run had written there (put its own file back)`
+}
 
 /** Bytes of a file of metrics up to the lines of steps that will be taken again. */
 async function lengthUntil(file: string, step: number): Promise<number> {

@@ -171,6 +171,8 @@ export type RecordedSetup = {
   readonly step: number
   /** Sums of the measurements since the last line of metrics. */
   readonly window: unknown
+  /** Number and checksum of the lines of metrics so far. */
+  readonly metrics: string
   /** Changes of course that were accepted so far. */
   readonly history: readonly Change[]
   /** How losses are scaled, where they are. */
@@ -194,6 +196,7 @@ export const stateRecord = ({
   set,
   step,
   window,
+  metrics,
   history,
   lossScale,
   teacherFingerprint
@@ -207,6 +210,7 @@ export const stateRecord = ({
   images_fingerprint: set.fingerprint,
   position: String(step * plan.batch), // of the order of images: the next batch begins here
   window: JSON.stringify(window),
+  metrics,
   computing: JSON.stringify(computing),
   ...(lossScale === undefined ? {} : {loss_scale: JSON.stringify(lossScale)}),
   ...(teacherFingerprint === undefined ? {} : {taught_by: teacherFingerprint}),

@@ -1,16 +1,24 @@
 /** The model that a run leaves: `final/` of its folder. */
-import {mkdir} from 'node:fs/promises'
+import {mkdir, rm} from 'node:fs/promises'
 import {join} from 'node:path'
 import {saveBackbone} from '../../files/checkpoint/backbone.js'
 import type {NamedTensor} from '../../files/checkpoint/backbone.js'
+import {backboneMark} from '../../files/checkpoint/heads-beside.js'
 import {saveHuggingFace} from '../../files/checkpoint/hugging-face-folder.js'
 import {defaultPreprocessing} from '../../files/checkpoint/preprocessing.js'
-import {writeSafetensors} from '../../files/checkpoint/safetensors.js'
+import {openSafetensors, writeSafetensors} from '../../files/checkpoint/safetensors.js'
 import {float32Bytes} from '../../files/checkpoint/tensor-entry.js'
 import {runNames} from '../../files/run/run-folder.js'
 import {cropMetadata} from './resume.js'
 import type {RunOptions, Trainer} from './run-types.js'
 import type {HostTensor} from './state-dict.js'
+
+/** The mark of a backbone that was just written. */
+async function markOf(path: string): Promise<string> {
+  const file = await openSafetensors(path)
+  await file.close()
+  return backboneMark(file.sums!)
+}
 
 /**
  * Writes `final/`: the backbone as safetensors and as a Hugging Face folder, and its heads. Returns the path of the
@@ -27,7 +35,8 @@ export async function saveFinal<Report>(learner: Trainer<Report>, {run, plan, se
   }
   const {resize, crop} = cropMetadata(settings)
   const metadata = {tool: `dinov2 ${version}`, step: String(learner.stepsTaken), seed: String(settings.train.seed), resize, crop}
-  const path = join(folder, 'backbone.safetensors')
+  const [path, beside] = [join(folder, 'backbone.safetensors'), join(folder, 'heads.safetensors')]
+  await rm(beside, {force: true}) // heads of an earlier end never stand beside this backbone
   await saveBackbone(path, plan.vit, backbone(), metadata, {force: true})
   await saveHuggingFace(join(folder, 'huggingface'), plan.vit, backbone(), {
     force: true,
@@ -36,14 +45,14 @@ export async function saveFinal<Report>(learner: Trainer<Report>, {run, plan, se
   })
   const heads = [...model].filter(([name]) => !name.startsWith('backbone.'))
   await writeSafetensors(
-    join(folder, 'heads.safetensors'),
+    beside,
     heads.map(([name, leaf]) => ({
       name,
       dtype: 'F32' as const,
       shape: leaf.shape,
       read: async () => float32Bytes((await leaf.data()) as Float32Array)
     })),
-    metadata,
+    {...metadata, backbone: await markOf(path)},
     {force: true}
   )
   return path

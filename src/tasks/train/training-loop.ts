@@ -16,12 +16,13 @@ import {describeLoad} from '../../data/loader/load-stats.js'
 import type {Batches} from '../../data/loader/load-stats.js'
 import type {CropBatch} from '../../data/loader/crop-batches.js'
 import {clearRun, openRun, runNames, removeTemporaries} from '../../files/run/run-folder.js'
+import {stateMetadata} from '../../files/checkpoint/training-state.js'
 import {lockRun} from '../../system/lock.js'
 import {atomicFile} from '../../system/atomic.js'
 import {CheckpointWriter, latestValidCheckpoint} from './checkpoint-writer.js'
 import {assessHealth, windowSize, HealthWatch, type Scale} from './health.js'
 import {improvementOf} from './improvement.js'
-import {Averages, logLine, MetricsLog} from './metrics-log.js'
+import {Averages, logLine, MetricsLog, otherMetrics} from './metrics-log.js'
 import {NotFiniteStep} from './non-finite.js'
 import type {Metrics} from './metrics-log.js'
 import {assertSameCourse, carriedOver, compareSetups, imageSet, loadStateDict, stateRecord} from './resume.js'
@@ -89,7 +90,8 @@ async function* underLock<Report>(learner: Trainer<Report>, given: RunOptions): 
       await checkpoints.settle() // the others read along with this process, and must not wait for a disk
       await options.processes?.exchange({checkpoint: step})
     }
-    const metadata = stateRecord({...recorded, step, window: averages.kept(), history: begun.history, lossScale: learner.lossScale?.kept()})
+    const now = {step, window: averages.kept(), lossScale: learner.lossScale?.kept(), metrics: await log.mark()}
+    const metadata = stateRecord({...recorded, ...now, history: begun.history})
     return checkpoints.write(step, learner.stateDict(), metadata)
   }
   const write = async (line: Parameters<MetricsLog['write']>[0]): Promise<void> => {
@@ -196,7 +198,7 @@ async function* takeSteps<Report>(
 }
 
 type Resumed = {readonly history: readonly Change[]; readonly last: string | undefined}
-type CheckpointRecord = Omit<RecordedSetup, 'step' | 'window' | 'history' | 'lossScale'>
+type CheckpointRecord = Omit<RecordedSetup, 'step' | 'window' | 'metrics' | 'history' | 'lossScale'>
 
 const recordOf = ({version, settings, plan, computing, images, teacherFingerprint}: RunOptions): CheckpointRecord => ({
   version,
@@ -223,14 +225,17 @@ async function resumeRun<Report>(
 ): Promise<{resumed: Resumed; event: RunEvent<Report>}> {
   const {path, damaged} = await latestValidCheckpoint(run)
   if (path === undefined) return {resumed: {history: [], last: undefined}, event: {kind: 'resumed', step: 0, path, changes: damaged}}
-  const {step, metadata} = await loadStateDict(path, learner.stateDict(), before =>
-    assertSameCourse(path, compareSetups(before, recorded), acceptChanges)
-  )
+  const lost = await otherMetrics(run, (await stateMetadata(path))['metrics'])
+  const compared = (before: Parameters<typeof compareSetups>[0]): ReturnType<typeof compareSetups> => {
+    const found = compareSetups(before, recorded)
+    return lost === undefined ? found : {...found, course: [...found.course, lost]}
+  }
+  const {step, metadata} = await loadStateDict(path, learner.stateDict(), before => assertSameCourse(path, compared(before), acceptChanges))
   learner.setStep(step)
   const kept = carriedOver(metadata, path)
   averages.restore(kept.window)
   learner.lossScale?.restore(kept.lossScale)
-  const {course, carried, digits} = compareSetups(metadata, recorded)
+  const {course, carried, digits} = compared(metadata)
   const changes = [
     ...damaged,
     ...course.map(change => `${change}: the rest is no longer what the unbroken run would have been`),

@@ -234,6 +234,50 @@ describe('what a run goes on with', () => {
   })
 })
 
+describe('parts of two runs in one folder', () => {
+  const mixed = (name: string): void => {
+    cpSync(at('straight'), at(name), {recursive: true})
+    for (const step of [steps, steps - 1]) rmSync(checkpoint(name, step))
+  }
+
+  test('metrics that are not those of the checkpoint are refused, and recorded where that is accepted', async () => {
+    mixed('other-metrics')
+    const own = textOf('other-metrics').split('\n')
+    for (const lines of [[], own.slice(0, 5), own.map(line => line.replace(/"total":\d/, '"total":9'))]) {
+      writeFileSync(at('other-metrics', 'metrics.jsonl'), lines.join('\n'))
+      const refused = await pretrain('other-metrics', '--json', '--resume')
+      assert.deepEqual([refused.status, errorOf(refused).code], [2, 'SETTINGS'])
+      assert.match(errorOf(refused).message, /metrics\.jsonl does not begin with the 26 lines that the run had written there/)
+    }
+    const accepted = await pretrain('other-metrics', '--resume', '--accept-changes')
+    assert.ok(accepted.status === 0 || accepted.status === 6, accepted.stderr)
+    assert.match(accepted.stderr, /metrics\.jsonl does not begin/)
+  })
+
+  test('a checkpoint of another step than its name says is refused wherever the newest one is taken', async () => {
+    mixed('renamed')
+    renameSync(checkpoint('renamed', steps - 2), checkpoint('renamed', steps + 5))
+    rmSync(at('renamed', 'final'), {recursive: true})
+    const commands = [flags('renamed', '--resume'), ['embed', at('pictures'), '--model', at('renamed')]]
+    for (const command of commands) {
+      const refused = await server.run(...command, '--json')
+      assert.equal(refused.status, 2)
+      assert.match(
+        refused.stdout + refused.stderr,
+        /step-0000085\.safetensors is the checkpoint of step 78 by what it records, but of step 85 by its name/
+      )
+    }
+  })
+
+  test('heads of another model beside a backbone are refused', async () => {
+    cpSync(at('straight', 'final'), at('pair'), {recursive: true})
+    cpSync(at('short', 'final', 'heads.safetensors'), at('pair', 'heads.safetensors')) // of the same seed and step, but another course
+    const refused = await server.run('embed', at('pictures'), '--model', at('pair'))
+    assert.equal(refused.status, 2)
+    assert.match(refused.stderr, /heads\.safetensors holds the heads of another model than .*backbone\.safetensors/)
+  })
+})
+
 describe('what must not be lost', () => {
   test('--force on a folder of other things: status 2, and all of it stays', async () => {
     mkdirSync(at('papers', 'final'), {recursive: true})
