@@ -40,6 +40,37 @@ describe('foreign JSON', () => {
     assert.equal(({} as Record<string, unknown>)['9007199254740993'], undefined)
   })
 
+  it('keeps those digits in parts of fields too', () => {
+    assert.deepEqual(parseRow('{"a":{"vector":[9007199254740993]},"vector":[9007199254740993],"b":[{"c":-9007199254740993}]}'), {
+      a: {vector: ['9007199254740993']},
+      vector: [9007199254740992],
+      b: [{c: '-9007199254740993'}]
+    })
+  })
+
+  it('has no name twice in one object, however it is written', () => {
+    for (const text of ['{"a":1,"a":1}', '{"a":1,"b":{"a":2},"a":3}', '[{"x":{"\\u0061":1,"a":2}}]', '{"":0,"":0}'])
+      assert.throws(() => parseJson(text), /it has the name "a?" twice in one object/)
+    const apart = '{"a":[{"a":1},{"a":"a,"}],"b":{"a":["a","a"]},"c,":"a"}'
+    assert.deepEqual(parseJson(apart), JSON.parse(apart))
+  })
+
+  it('holds no number that becomes infinite', () => {
+    for (const number of ['1e400', '-1E+400', '9'.repeat(310)]) assert.throws(() => parseJson(`{"a":[${number}]}`), /not finite/)
+    assert.deepEqual(parseJson('[1e308,1e-400,"1e400"]'), [1e308, 0, '1e400'])
+  })
+
+  it('is explained by what stands where, not by words of the engine', () => {
+    for (const [text, why] of [
+      ['', /^it is empty$/],
+      ['{"a":', /^it ends early$/],
+      ['{"a":1,}', /^it has "}" at character 8, where JSON has something else$/],
+      ['{"a":1}{', /^it has "{" at character 8,/],
+      ['\uFEFF{}', /^it has .* where JSON has something else$/]
+    ] as const)
+      assert.throws(() => parseJson(text), {name: 'SyntaxError', message: why})
+  })
+
   it('is an object only where it has named parts', () => {
     for (const text of ['[]', 'null', '1', '"x"', '', '{', 'true']) {
       assert.throws(() => parseJsonObject(text), SyntaxError)

@@ -201,7 +201,11 @@ export function checkFit(expected: Shapes, found: Shapes, path: string): void {
   section('missing', missing, groups(missing))
   section('unexpected', unexpected, groups(unexpected))
   const byShapes = new Map<string, string[]>()
-  for (const {name, wrong} of differs) byShapes.set(wrong, [...(byShapes.get(wrong) ?? []), name])
+  for (const {name, wrong} of differs) {
+    const names = byShapes.get(wrong)
+    if (names) names.push(name)
+    else byShapes.set(wrong, [name])
+  }
   section(
     'wrong shape',
     differs.map(({name}) => name),
@@ -217,7 +221,9 @@ function groups(names: readonly string[]): string[] {
   for (const name of names) {
     const block = /^blocks\.(\d+)\.(.+)$/.exec(name)
     const rest = block ? `blocks.*.${block[2]}` : name
-    byRest.set(rest, [...(byRest.get(rest) ?? []), ...(block ? [Number(block[1])] : [])])
+    const indices = byRest.get(rest) ?? []
+    if (block) indices.push(Number(block[1]))
+    byRest.set(rest, indices)
   }
   return [...byRest].map(([rest, indices]) => (indices.length ? rest.replace('*', ranges(indices)) : rest))
 }

@@ -88,6 +88,15 @@ export function planTable(
   return {columns, hasExtra: fields.some(row => splitFields(columns, row, emptyIsMissing).extra !== null)}
 }
 
+const places = new WeakMap<readonly Column[], ReadonlyMap<string, number>>()
+
+/** The columns of a table by name, found once: rows of many fields would look for each among all. */
+function placesOf(columns: readonly Column[]): ReadonlyMap<string, number> {
+  const found = places.get(columns) ?? new Map(columns.map(({name}, at) => [name, at]))
+  places.set(columns, found)
+  return found
+}
+
 /**
  * Splits one row's fields into a cell for each column and the JSON of the rest (null when nothing is left over).
  * `emptyIsMissing`: the format cannot tell an empty text from none, so an empty text travels in the rest.
@@ -99,9 +108,10 @@ export function splitFields(
 ): {cells: CellValue[]; extra: string | null} {
   const cells: CellValue[] = columns.map(() => null)
   const rest: [string, unknown][] = []
+  const byName = placesOf(columns)
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined) continue
-    const at = columns.findIndex(column => column.name === name)
+    const at = byName.get(name) ?? -1
     if (at >= 0 && kindOf(value) === columns[at]!.kind && !(emptyIsMissing && value === '')) cells[at] = value as CellValue
     else rest.push([name, value])
   }

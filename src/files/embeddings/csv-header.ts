@@ -35,7 +35,9 @@ function families(header: readonly string[]): Map<string, {readonly number: numb
     const digits = /\d{1,7}$/.exec(name)?.[0]
     if (digits === undefined) continue
     const word = name.slice(0, -digits.length)
-    found.set(word, [...(found.get(word) ?? []), {number: Number(digits), column}])
+    const family = found.get(word)
+    if (family) family.push({number: Number(digits), column})
+    else found.set(word, [{number: Number(digits), column}])
   }
   return found
 }

@@ -98,7 +98,7 @@ class RowParser {
   #number(cell: string, column: string, row: number): number {
     // Where semicolons separate cells, a comma stands for the decimal point.
     const text = this.separator === ';' ? cell.replace(',', '.') : cell
-    const found = text.trim() === '' || text === 'null' ? NaN : Number(text)
+    const found = /^\s*$|^\s*[-+]?0[box]/i.test(text) ? NaN : Number(text) // 0x10 is no number to other programs
     if (!Number.isNaN(found)) return found
     throw new UserError(
       `Row ${row} of ${this.name} has ${cell ? JSON.stringify(cell) : 'nothing'} in ${column}, where a number is expected.`,

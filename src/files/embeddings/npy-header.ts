@@ -56,6 +56,8 @@ export function parseNpyHeader(head: Buffer, name: string): NpyArray {
   const dataAt = npyDataAt(head, name)
   if (head.length < dataAt) throw damaged(name, 'it is cut off')
   const text = head.toString('latin1', 10, dataAt)
+  for (const part of ['descr', 'fortran_order', 'shape'])
+    if (text.split(`'${part}'`).length > 2) throw damaged(name, `it says ${part} twice`)
   const descr = /'descr':\s*'([^']{1,20})'/.exec(text)?.[1]
   const order = /'fortran_order':\s*(True|False)/.exec(text)?.[1]
   const shape = /'shape':\s*\(([^)]{0,200})\)/.exec(text)?.[1]

@@ -35,7 +35,9 @@ export function parseObject(line: string, name: string, number: number): Readonl
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
     // Python writes these words, which are no JSON.
-    const word = /(?:^|[[,:\s])(NaN|-?Infinity)(?=[\],}\s])/.exec(line.replaceAll(/"(?:[^"\\]|\\.)*"/g, '""'))?.[1]
+    const word =
+      /(?:^|[[,:\s])(NaN|-?Infinity)(?=[\],}\s])/.exec(line.replaceAll(/"(?:[^"\\]|\\.)*"/g, '""'))?.[1] ??
+      /^it holds a number that is not finite \((.*)\)$/.exec(error.message)?.[1]
     if (word !== undefined)
       throw new UserError(`Line ${number} of ${name} holds a number that is not finite (${word}).`, {
         code: 'NOT_FINITE',

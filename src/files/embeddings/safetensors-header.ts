@@ -82,7 +82,7 @@ export async function readHeader(handle: FileHandle, name: string): Promise<{hea
     if (!isObject(found)) throw new SyntaxError('it is no object')
   } catch (error) {
     if (error instanceof UserError) throw error
-    throw damaged(`${name} has a damaged safetensors header.`, error)
+    throw damaged(`${name} has a damaged safetensors header: ${(error as Error).message}.`, error)
   }
   const {__metadata__: metadata = {}, ...tensors} = found as Record<string, unknown>
   if (!isObject(metadata) || Object.values(metadata).some(value => typeof value !== 'string'))

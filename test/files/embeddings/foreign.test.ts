@@ -179,6 +179,23 @@ describe('NumPy', () => {
       }))
 })
 
+test('a header or a row that says one thing twice is refused', async () => {
+  const data = Buffer.alloc(32)
+  for (const twice of ["'shape': (4, 2)", "'descr': '<f8'", "'fortran_order': True"]) {
+    const header = `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 4), ${twice}}`
+    await assert.rejects(read('2.npy', npy(header, data)), {message: /it says \w+ twice/})
+  }
+  const tensor = (shape: string): string => `"vectors":{"dtype":"F32","shape":${shape},"data_offsets":[0,32]}`
+  const head = Buffer.from(`{${tensor('[2,4]')},${tensor('[4,2]')}}`)
+  const length = Buffer.alloc(8)
+  length.writeUInt32LE(head.length)
+  await assert.rejects(read('2.safetensors', Buffer.concat([length, head, data])), {
+    message: /the name "vectors" twice/
+  })
+  await assert.rejects(read('2.jsonl', '{"id":"x","id":"y","vector":[1,2]}\n'), {message: /it has the name "id" twice in one object/})
+  await assert.rejects(read('3.jsonl', '{"id":"x","vector":[1,2],"a":{"b":1,"\\u0062":2}}\n'), {message: /the name "b" twice/})
+})
+
 describe('texts that are none, and ids that are empty', () => {
   test('bytes that are no UTF-8 are refused, not replaced', async () => {
     const latin = (text: string): Buffer => Buffer.from(text, 'latin1')
@@ -217,11 +234,25 @@ describe('CSV', () => {
     await assert.rejects(read('f.csv', 'id,a,b\nx,1,2\n'), {message: /no columns v0, v1/})
     await assert.rejects(read('g.csv', 'id,v0,v1\nx,1\n'), {message: /2 cells, but there are 3 columns/})
   })
+  test('a hundred thousand columns, of the vector and beside it', async () => {
+    const columns = Array.from({length: 100_000}, (_, k) => k)
+    const header = ['id', 'v0', 'v1', ...columns.map(k => `c${k}`)].join()
+    const [row] = await read('w.csv', `${header}\nx,1,2${',y'.repeat(columns.length)}\n`)
+    assert.deepEqual([row![1], Object.keys(row![2]).length], [[1, 2], columns.length])
+    const [long] = await read('x.csv', `id,${columns.map(k => `v${k}`).join()}\nx,${columns.join()}\n`)
+    assert.deepEqual(long![1], columns)
+  })
+  test('numbers of programming languages are no numbers of a table', async () => {
+    for (const cell of ['0x10', '0b1', '-0o7', ' 0X1'])
+      await assert.rejects(read('h.csv', `id,v0,v1\nx,1,${cell}\n`), {message: /number 1 of its vector, where a number is expected/})
+    assert.deepEqual(await read('i.csv', 'id,v0,v1\nx,+1.50,-0.0e0\n'), [['x', [1.5, -0], {}]])
+  })
 })
 
 test('NaN and infinity are refused in every format that can say them', async () => {
   await assert.rejects(read('n.csv', 'id,v0,v1\nx,1,Infinity\n'), {code: 'NOT_FINITE'})
   await assert.rejects(read('n.jsonl', '{"id":"x","vector":[1,1e999]}\n'), {code: 'NOT_FINITE'})
+  await assert.rejects(read('f.jsonl', '{"id":"x","vector":[1,2],"score":{"of":-1e999}}\n'), {code: 'NOT_FINITE'})
   const bytes = Buffer.from(Float32Array.of(1, NaN).buffer)
   await assert.rejects(read('n.npy', npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }", bytes)), {code: 'NOT_FINITE'})
 })
