@@ -131,6 +131,7 @@ describe('foreign bytes', () => {
   it('are opened where pipes and devices are refused', () => {
     // what this program wrote a moment before, beside or below its own temporary names, and files of the system
     const own = [
+      'src/cli/surroundings.ts',
       'src/system/plain-file.ts',
       'src/config/settings-file.ts',
       'src/data/image/read-bytes.ts',

@@ -61,6 +61,13 @@ test('whatever writes to the disk goes through system/atomic.ts, or says why it 
   )
 })
 
+test('folders are made with those above them in one way, which ends everywhere', () => {
+  const own = /\bmkdir(Sync)?\([^()]*(\([^()]*(\([^()]*\)[^()]*)*\)[^()]*)*recursive/
+  const others = [...filesUnder('src'), ...filesUnder('commands')].filter(path => own.test(readText(path)))
+  assert.deepEqual(others, [])
+  assert.match('await mkdir(dirname(join(a, b)), {recursive: true})', own)
+})
+
 test('what is said of those that fill a folder is so: whoever calls them goes through system/atomic.ts', () => {
   const imports = [...filesUnder('src'), ...filesUnder('commands')].flatMap(importsOf)
   for (const [path] of Object.entries(others).filter(([, way]) => way === filled)) {

@@ -1,4 +1,5 @@
 /** `dinov2 predict classify`: the likeliest classes of images. */
+import {existsSync} from 'node:fs'
 import {counted} from '../../src/config/counted.js'
 import {UserError} from '../../src/config/errors.js'
 import {Flags} from '../../src/cli/oclif.js'
@@ -50,7 +51,14 @@ export default class PredictClassify extends ImageCommand {
       const place = flags.output === '-' ? 'On stdout' : `Beside ${flags.output}`
       throw new UserError(`${place} no rows are kept that --resume could go on from.`, {exit: 2, code: 'USAGE', hint: 'Give -o FILE.'})
     }
-    if (resume) this.refuseWhole(flags.output, `${flags.output}.partial`)
+    const path = `${flags.output}.partial`
+    if (resume) this.refuseWhole(flags.output, path)
+    else if (keepsRows && !flags.force && existsSync(path))
+      throw new UserError(`${path} was left by an interrupted run.`, {
+        exit: 2,
+        code: 'PARTIAL_EXISTS',
+        hint: 'Give --resume to go on with it, or --force to start anew.'
+      })
     const bad = this.badImages(flags)
     const classes = flags.classes === undefined ? undefined : await classNames(flags.classes)
     // A head says how its images were made ready; flags stand above it.
@@ -58,7 +66,6 @@ export default class PredictClassify extends ImageCommand {
     const {signal} = this
     const {PredictedRows} = await import('../../src/tasks/eval/shared/predicted-rows.js')
     const options = {classes, top, ...(given ? {transform: transformOf(flags)} : {})}
-    const path = `${flags.output}.partial`
     // The lock on what is kept comes before the output: of two processes one is refused before it begins.
     await using kept = keepsRows ? await PredictedRows.open({path, output: flags.output, head: flags.head, resume, options}) : undefined
     const output = await this.output(flags.output, {force: flags.force || resume})

@@ -6,6 +6,7 @@
  * the first kind.
  */
 import {UserError} from '../config/errors.js'
+import {writeError} from '../system/write-error.js'
 import {memoryShortage} from './memory-shortage.js'
 
 export {UserError} from '../config/errors.js'
@@ -71,6 +72,10 @@ export function report(thrown: unknown, {stopped, bin, version, flags = []}: Run
   }
   if (error instanceof UserError)
     return mendable(stopped ?? error.exit, error.code, error.message, error.hint && namedAsHere(error.hint, flags))
+  const {path, syscall} = error as NodeJS.ErrnoException
+  const place = path ?? (syscall === 'write' ? 'stdout' : undefined) // all other writers name what they write
+  const named = place === undefined ? undefined : writeError(place, error)
+  if (named instanceof UserError) return mendable(stopped ?? named.exit, named.code, named.message, named.hint)
   const shortage = memoryShortage(error, flags)
   if (shortage) return mendable(stopped ?? 5, 'NO_MEMORY', shortage.message, shortage.hint)
   if (typeof code === 'string' && systemCodes.has(code))

@@ -12,6 +12,7 @@ import {assertRoomToRun} from '../system/free-memory.js'
 import {leaveAtOnce} from '../system/leave.js'
 import {report} from './errors.js'
 import {visible} from './visible-text.js'
+import {assertSurroundings} from './surroundings.js'
 import {assertNoVerb} from './wrong-words.js'
 import {defectReporter, flush, installSignalHandlers, signalExitCode} from './shutdown.js'
 
@@ -44,7 +45,8 @@ export async function main(from: string, argv: readonly string[] = process.argv.
       .then(() => process.exit())
   })
   try {
-    const config = await Config.load(fileURLToPath(from))
+    // No plugins of a user: none exist, and a home that is no folder would be reported in words of Node.js.
+    const config = await Config.load({root: fileURLToPath(from), userPlugins: false})
     ;({bin, version} = config)
     const words = withoutColour(argv)
     const [first] = words
@@ -57,6 +59,7 @@ export async function main(from: string, argv: readonly string[] = process.argv.
     } else {
       const {id, rest} = findName(config, words, {orTopic: false})!
       assertNoVerb(id, rest, bin)
+      assertSurroundings(argv)
       assertRoomToRun()
       await config.runCommand(id, [...rest])
     }

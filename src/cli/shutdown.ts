@@ -5,6 +5,7 @@
  */
 import {writeSync} from 'node:fs'
 import type {Writable} from 'node:stream'
+import {isStdoutClosed} from './surroundings.js'
 import {UserError} from '../config/errors.js'
 
 const status = {SIGINT: 130, SIGTERM: 143} as const
@@ -75,6 +76,22 @@ function refuseUnwritable(): void {
         hint: 'Redirect it with > instead of <, or name a file with -o where the command has it.'
       })
     }
+  else if (isStdoutClosed()) warnOnWriting()
+}
+
+/** Says once that what goes to a stdout that is closed is lost. */
+function warnOnWriting(): void {
+  const write = process.stdout.write.bind(process.stdout) as (...args: unknown[]) => boolean
+  let isSaid = false
+  process.stdout.write = (...args: unknown[]) => {
+    if (!isSaid && (args[0] as {length: number}).length > 0) {
+      isSaid = true
+      process.stderr.write(
+        'warning: stdout is closed, or throws away what it is given: this result is lost; redirect it with >, or name a file with -o\n'
+      )
+    }
+    return write(...args)
+  }
 }
 
 /** Installs the handlers, once. `announce` says on stderr that the present step will be finished. */

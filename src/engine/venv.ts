@@ -1,9 +1,10 @@
 /** Python environments of our own (`python3 -m venv`), which hold the libraries that the engines stand on. */
-import {existsSync, mkdirSync, readdirSync, renameSync, rmSync} from 'node:fs'
+import {existsSync, readdirSync, renameSync, rmSync} from 'node:fs'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
 import type {Note} from '../system/compile.js'
 import {lastLines, runCommand, type CommandOutcome} from '../system/run-command.js'
+import {makeFoldersSync} from '../system/make-folders.js'
 
 /** Python's `site-packages` folders of an environment `venv`. */
 export function sitePackages(venv: string): string[] {
@@ -23,7 +24,7 @@ export async function ensureVenv(folder: string): Promise<string> {
   const python = join(folder, 'bin', 'python')
   if (existsSync(python) && (await runCommand(python, ['-m', 'pip', '--version'])).status === 0) return python
   rmSync(folder, {recursive: true, force: true})
-  mkdirSync(dirname(folder), {recursive: true})
+  makeFoldersSync(dirname(folder))
   const {status, log, missing} = await runCommand('python3', ['-m', 'venv', folder])
   if (missing)
     throw new UserError('python3 is not here; it brings the library', {

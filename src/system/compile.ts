@@ -10,7 +10,6 @@
 import {createHash} from 'node:crypto'
 import {
   existsSync,
-  mkdirSync,
   openSync,
   closeSync,
   readFileSync,
@@ -29,6 +28,7 @@ import {UserError} from '../config/errors.js'
 import {cacheFolder, packageFolder} from './paths.js'
 import {assertOwn, isOwn, makeOwn} from './own-files.js'
 import {lastLines, runCommand} from './run-command.js'
+import {makeFoldersSync} from './make-folders.js'
 
 export type Note = (sentence: string) => void
 
@@ -217,8 +217,8 @@ export async function compileAddon(recipe: Recipe, note: Note = noteOnStderr): P
     assertOwn(placesOf(addon))
     return addon
   }
-  mkdirSync(what.folder, {recursive: true, mode: 0o755})
-  mkdirSync(what.objects, {recursive: true, mode: 0o755})
+  makeFoldersSync(what.folder, 0o755)
+  makeFoldersSync(what.objects, 0o755)
   const [, ...folders] = placesOf(addon)
   makeOwn(folders)
   assertOwn(folders)
@@ -270,7 +270,7 @@ export async function prebuildAddon(recipe: Recipe, folder = prebuiltFolder()): 
   const addon = join(folder, basename(prebuiltAddon(recipe)))
   const native = join(packageFolder(), recipe.folder)
   const sources = readdirSync(native).filter(name => name.endsWith('.cc'))
-  mkdirSync(dirname(addon), {recursive: true})
+  makeFoldersSync(dirname(addon))
   const half = `${addon}.${process.pid}`
   const inside = process.platform === 'linux' ? ['-static-libgcc', '-s'] : []
   const command = [...recipe.compile, ...sources.map(name => join(native, name)), ...recipe.link, ...inside, '-o', half]

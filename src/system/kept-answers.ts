@@ -2,10 +2,11 @@
  * Small answers that are kept in the cache folder between processes, because asking again takes time: one JSON object
  * a file.
  */
-import {existsSync, mkdirSync, readFileSync, renameSync, writeFileSync} from 'node:fs'
+import {existsSync, readFileSync, renameSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {jsonObjectOr, type JsonObject} from './json.js'
 import {cacheFolder} from './paths.js'
+import {makeFoldersSync} from './make-folders.js'
 
 /** Where the answers of that name lie. */
 export const keptFile = (name: string): string => join(cacheFolder(), name)
@@ -18,7 +19,7 @@ export const readKeptAnswers = (name: string): JsonObject =>
 export function keepAnswers(name: string, answers: JsonObject): void {
   const half = `${keptFile(name)}.${process.pid}`
   try {
-    mkdirSync(cacheFolder(), {recursive: true})
+    makeFoldersSync(cacheFolder())
     writeFileSync(half, `${JSON.stringify(answers)}\n`, {mode: 0o644})
     renameSync(half, keptFile(name))
   } catch {

@@ -4,13 +4,14 @@
  * Files are written through `openAtomic`: under a temporary name beside the target, synced and renamed, so that Make
  * never sees half of a file and an interrupted command leaves the old one.
  */
-import {mkdir, readdir, rmdir, type FileHandle} from 'node:fs/promises'
+import {readdir, rmdir, type FileHandle} from 'node:fs/promises'
 import {dirname, resolve} from 'node:path'
 import {Writable} from 'node:stream'
 import {finished} from 'node:stream/promises'
 import {UserError} from '../config/errors.js'
 import {openAtomic} from './atomic.js'
 import {writeError} from './write-error.js'
+import {makeFolders} from './make-folders.js'
 
 /**
  * An output being written. Call `commit` when it is whole, `discard` when it will not be; both may be called more than
@@ -88,7 +89,7 @@ const stdoutOutput = (stdout: Writable): Output => ({
   toStdout: true,
   stream: stdout,
   async commit() {
-    await new Promise<void>((done, fail) => stdout.write('', error => (error ? fail(error) : done())))
+    await new Promise<void>((done, fail) => stdout.write('', error => (error ? fail(writeError('stdout', error) as Error) : done())))
   },
   async discard() {}
 })
@@ -118,7 +119,7 @@ export async function refuseFilled(
  * empty are removed again. Throws what `write` throws, and `UserError` (exit 2) where a file has the name of a folder.
  */
 export async function inFolderOf<T>(path: string, write: () => Promise<T>): Promise<T> {
-  const first = await mkdir(dirname(path), {recursive: true}).catch((error: NodeJS.ErrnoException) => {
+  const first = await makeFolders(dirname(path)).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EEXIST' && error.code !== 'ENOTDIR') throw error
     throw new UserError(`${path} cannot be written: a file has the name of its folder, ${dirname(path)}.`, {
       exit: 2,

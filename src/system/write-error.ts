@@ -29,8 +29,8 @@ export function beginError(path: string, error: unknown): unknown {
 }
 
 /**
- * A full disk or a pipe in the place of a file, as a sentence about `path`, also where one about a file inside it was
- * made already; other errors pass unchanged.
+ * A full disk, a name that is too long or a pipe in the place of a file, as a sentence about `path`, also where one
+ * about a file inside it was made already; other errors pass unchanged.
  */
 export function writeError(path: string, error: unknown): unknown {
   switch ((error as {code?: string}).code) {
@@ -50,6 +50,13 @@ export function writeError(path: string, error: unknown): unknown {
       return new UserError(`${path} would be larger than a file may be here.`, {
         code: 'FILE_TOO_LARGE',
         hint: 'The shell or the file system limits the size of files: see ulimit -f, or name another place.',
+        cause: error
+      })
+    case 'ENAMETOOLONG':
+      return new UserError(`${path} has too long a name.`, {
+        exit: 2,
+        code: 'NAME_TOO_LONG',
+        hint: 'Most file systems take 255 bytes, and some 40 of them are needed for a mark while the file grows. Give a shorter name.',
         cause: error
       })
     case 'ESPIPE':

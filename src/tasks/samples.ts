@@ -1,6 +1,6 @@
 /** Sample pictures: a labelled folder that the tool draws itself, or a public photo set fetched from its own host. */
 import {createHash} from 'node:crypto'
-import {mkdir, readFile, rm, stat, writeFile} from 'node:fs/promises'
+import {readFile, rm, stat, writeFile} from 'node:fs/promises'
 import {availableParallelism} from 'node:os'
 import {dirname, join} from 'node:path'
 import {UserError} from '../config/errors.js'
@@ -11,6 +11,7 @@ import {atomicFolder, refuseExisting} from '../system/atomic.js'
 import {download} from '../system/download.js'
 import {lockOutput} from '../system/lock.js'
 import {PHOTO_SETS, photoSet, untar, type PhotoSet} from '../files/photo-sets.js'
+import {makeFolders} from '../system/make-folders.js'
 
 export {PHOTO_SETS, photoSet}
 
@@ -106,7 +107,7 @@ export async function drawSamples(options: DrawOptions): Promise<DrawReport> {
     async folder => {
       for (const split of [...(perClass > 0 ? ['train'] : []), ...(valPerClass > 0 ? ['val'] : [])])
         for (const kind of classes)
-          for (const above of maps ? ['', 'depth', 'masks'] : ['']) await mkdir(join(folder, above, split, kind), {recursive: true})
+          for (const above of maps ? ['', 'depth', 'masks'] : ['']) await makeFolders(join(folder, above, split, kind))
       if (maps) await writeFile(join(folder, 'masks', 'classes.txt'), REGIONS.join('\n') + '\n')
       // pictures are encoded and written while the next are drawn
       let writing: Promise<void> = Promise.resolve()
@@ -186,7 +187,7 @@ export async function pullSamples(options: PullOptions): Promise<SamplePullRepor
 }
 
 async function pullInto(cache: string, {set, output, force, signal, onBytes, onPhoto, onRedirect}: PullOptions): Promise<SamplePullReport> {
-  await mkdir(cache, {recursive: true})
+  await makeFolders(cache)
   const total = set.archives.reduce((sum, {bytes}) => sum + bytes, 0)
   const files: string[] = []
   let before = 0
@@ -212,7 +213,7 @@ async function pullInto(cache: string, {set, output, force, signal, onBytes, onP
           file,
           async (member, bytes) => {
             if (!/^[\w/]+\.txt$/.test(member)) return
-            await mkdir(join(aside, dirname(member)), {recursive: true})
+            await makeFolders(join(aside, dirname(member)))
             await writeFile(join(aside, member), bytes)
           },
           signal
@@ -225,7 +226,7 @@ async function pullInto(cache: string, {set, output, force, signal, onBytes, onP
           const target = place(member)
           if (target === undefined) return
           const [split, kind] = target.split('/')
-          if (!made.has(dirname(target))) await mkdir(join(folder, dirname(target)), {recursive: true})
+          if (!made.has(dirname(target))) await makeFolders(join(folder, dirname(target)))
           made.add(dirname(target))
           await writeFile(join(folder, target), bytes)
           if (split !== 'train' && split !== 'val') return

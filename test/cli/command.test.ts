@@ -116,7 +116,7 @@ describe('stdout and stderr', {concurrency: 2}, () => {
     assert.match(full.stdout, /^1\n$/, full.stderr)
     assert.match(full.stderr, /No room left on the disk for \/dev\/full/)
     const onStdout = await shell(program, '$P probe x --rows 100000 -q > /dev/full; echo $? >&2')
-    assert.match(onStdout.stderr, /no space left[\s\S]*\n1\n$/)
+    assert.match(onStdout.stderr, /No room left on the disk for stdout[\s\S]*\n1\n$/)
   })
 })
 

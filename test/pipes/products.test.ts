@@ -197,11 +197,9 @@ describe('predictions that end with status 4 go on with --resume to the rows of 
       const refused = await predict('--max-bad', '0')
       assert.equal(refused.status, 4, refused.stderr)
       assert.match(refused.stderr, /4 rows are kept in .*; --resume with a larger --max-bad goes on/)
-      if (kind !== 'classify') {
-        const again = await predict('--max-bad', '1')
-        assert.equal(again.status, 2, again.stderr)
-        assert.match(again.stderr, /exists and is not empty[^]*--resume/)
-      }
+      const again = await predict('--max-bad', '1')
+      assert.equal(again.status, 2, again.stderr)
+      assert.match(again.stderr, /(exists and is not empty|was left by an interrupted run)[^]*--resume/)
       const other = await run('predict', kind, 'list.txt', '--model', 'run', '--head', head, '-o', output, '--resume', '--max-bad', '1')
       assert.equal(other.status, 2, other.stderr)
       const resumed = await predict('--resume', '--max-bad', '1')

@@ -7,7 +7,7 @@
  * without fetching Node's headers. It lies in the private environment; where node_modules is writable, the package
  * also gets `deps/` and `lib/` pointing there, so that it works for other programs too.
  */
-import {existsSync, lstatSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
+import {existsSync, lstatSync, renameSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
 import {createRequire} from 'node:module'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
@@ -26,6 +26,7 @@ import {
   TENSORFLOW_VERSION,
   type TensorflowPackage
 } from './find.js'
+import {makeFoldersSync} from '../../system/make-folders.js'
 
 /** Sizes as of TensorFlow 2.21 for Linux on x86-64. */
 const TENSORFLOW_SIZES = {cpu: 'about 0.3 GB to download, 1.4 GB on disk', cuda: 'about 3.5 GB to download, 7 GB on disk'} as const
@@ -91,7 +92,7 @@ export function planTensorflow({cuda, force}: Pick<InstallOptions, 'cuda' | 'for
 async function installPackage(note: Note): Promise<TensorflowPackage> {
   const folder = privatePackage()
   note(`@tensorflow/tfjs-node-gpu ${PACKAGE_VERSION} goes to ${folder} (30 MB to download, 150 MB on disk)`)
-  mkdirSync(folder, {recursive: true})
+  makeFoldersSync(folder)
   const wanted = {private: true, dependencies: {'@tensorflow/tfjs-node-gpu': PACKAGE_VERSION}}
   writeFileSync(join(folder, 'package.json'), JSON.stringify(wanted))
   const options = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
@@ -166,7 +167,7 @@ function linkIntoPackage(folder: string, wheel: string, note: Note): void {
   links.push([privateBinding(), packageBinding(folder)])
   try {
     for (const [target, path] of links) {
-      mkdirSync(dirname(path), {recursive: true})
+      makeFoldersSync(dirname(path))
       rmSync(path, {recursive: true, force: true})
       symlinkSync(target, path)
     }

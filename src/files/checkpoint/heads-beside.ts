@@ -23,6 +23,6 @@ export function assertSameModel(backbone: Described, heads: Described): void {
   throw new UserError(`${heads.path} holds the heads of another model than ${backbone.path} (${why}).`, {
     exit: 2,
     code: 'OTHER_MODEL',
-    hint: 'Put both files of one run there, or take the heads away; pretrain --resume writes both anew.'
+    hint: 'Put both files of one run there, or take the heads away; dinov2 pretrain … --resume writes both anew.'
   })
 }

@@ -6,7 +6,7 @@
  * checksum that the hub states for it, and the commit is named last, so that a model is there whole or not at all.
  */
 import {createHash} from 'node:crypto'
-import {mkdir, mkdtemp, readlink, rename, rm, stat, symlink, writeFile} from 'node:fs/promises'
+import {mkdtemp, readlink, rename, rm, stat, symlink, writeFile} from 'node:fs/promises'
 import {tmpdir} from 'node:os'
 import {dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
@@ -16,6 +16,7 @@ import {isCount, isObject, readJsonObject, type JsonObject} from '../../system/j
 import {fileBytes} from '../../system/plain-file.js'
 import {awaitOutput} from '../../system/lock.js'
 import type {ModelPullReport, PullRequest} from './pull-model.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 export type HubPullRequest = Omit<PullRequest, 'name' | 'output' | 'baseUrl'> & {
   readonly id: string
@@ -112,8 +113,8 @@ export async function pullHubModel(request: HubPullRequest): Promise<ModelPullRe
   const report = {name: id, url, path, licence, bytes: total, sha256: weights.length === 1 ? weights[0]!.sha256 : undefined}
   if (dryRun) return {...report, fetched: false}
 
-  await mkdir(join(home, 'blobs'), {recursive: true})
-  await mkdir(path, {recursive: true})
+  await makeFolders(join(home, 'blobs'))
+  await makeFolders(path)
   const lock = await awaitOutput(join(home, 'download'), id, {signal, onWait})
   try {
     const missing: HubFile[] = []
@@ -159,7 +160,7 @@ async function linkTo(target: string, link: string): Promise<void> {
 
 /** Writes the commit of a branch, whole or not at all. */
 async function nameCommit(ref: string, commit: string): Promise<void> {
-  await mkdir(dirname(ref), {recursive: true})
+  await makeFolders(dirname(ref))
   await writeFile(`${ref}.${process.pid}`, commit)
   await rename(`${ref}.${process.pid}`, ref)
 }

@@ -1,5 +1,5 @@
 /** Fetching one released model to where `--model` finds it by name. */
-import {mkdir, rm, stat, writeFile} from 'node:fs/promises'
+import {rm, stat, writeFile} from 'node:fs/promises'
 import {basename, dirname, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {assertFolderOf, atomicFile} from '../../system/atomic.js'
@@ -8,6 +8,7 @@ import {openReader} from '../../system/file-reader.js'
 import {statedLength} from '../../system/http-request.js'
 import {refuseLinksBelow} from '../../system/plain-file.js'
 import {byteLimit, findReleased, modelsFolder, RELEASED_BASE, type Released} from './model-zoo.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 /** Where a released file lies on its host. */
 export const addressOf = (entry: Released, baseUrl: string): string => `${baseUrl.replace(/(?<!\/)\/+$/, '')}/${entry.path}`
@@ -81,7 +82,7 @@ export async function pullModel(request: PullRequest): Promise<ModelPullReport> 
   const length = (): Promise<number | undefined> => (entry.bytes === undefined ? statedLength(url, signal) : Promise.resolve(entry.bytes))
   if (dryRun) return {...report, bytes: await length(), fetched: false}
 
-  if (output === undefined) await mkdir(modelsFolder(), {recursive: true})
+  if (output === undefined) await makeFolders(modelsFolder())
   await refuseLinksBelow(dirname(path), `${path}.sha256`)
   const lock = await lockDownload(path, {signal, onWait})
   try {

@@ -10,12 +10,13 @@
  * more than 64 MiB are on their way the copying waits, so that a checkpoint costs memory for that much and one tensor
  * more, however large the state. Syncing to the disk and renaming, which take longest, never hold the training up.
  */
-import {mkdir, readdir, rm} from 'node:fs/promises'
+import {readdir, rm} from 'node:fs/promises'
 import {basename, join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {writeError} from '../../system/write-error.js'
 import {createSafetensors, openSafetensors} from './safetensors.js'
 import {float32Bytes, elements} from './tensor-entry.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 /** One tensor of a state: its name (`student.backbone.norm.weight`), shape and float32 values when asked. */
 export type StateTensor = {readonly name: string; readonly shape: readonly number[]; read(): Promise<Float32Array>}
@@ -64,7 +65,7 @@ export function writeState(
   const copied = new Promise<void>(resolve => (release = resolve))
   const write = async (): Promise<string> => {
     const all = [...tensors]
-    await mkdir(folder(run), {recursive: true})
+    await makeFolders(folder(run))
     const specs = all.map(({name, shape}) => ({name, shape, dtype: 'F32' as const}))
     const writer = await createSafetensors(path, specs, {...metadata, step: String(step)}, {force: true})
     try {

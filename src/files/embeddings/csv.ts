@@ -27,6 +27,7 @@ import {TableCheck, vectorCheck} from './content-check.js'
 import {assertWholeTable, begunRecord, recordOfTable, recordSide, sumRows, type RecordBeside} from './record-beside.js'
 import {recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
+import {refuseWithoutSide} from './unresumable.js'
 
 // ---- reading ------------------------------------------------------------------------------------------------------
 
@@ -228,7 +229,8 @@ async function lateOf(beside: RecordBeside | undefined, path: string | undefined
 async function recoverCsv({partial, sides}: PartialFiles, batch: number, safe: boolean): Promise<Recovered | undefined> {
   const meta = await begunRecord(sides[0]!.partial)
   const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
-  if (!meta || found.rows === 0) return undefined
+  if (!meta) return refuseWithoutSide(partial, sides[0]!.partial, (await recoverLines(partial, {header: 1, quotes: true})).rows)
+  if (found.rows === 0) return undefined
   await truncate(partial, found.end)
   const lateEnd = await lateEndBefore(sides[1]!.partial, found.rows)
   await truncate(sides[1]!.partial, lateEnd)

@@ -18,6 +18,7 @@ import {TableCheck, vectorCheck} from './content-check.js'
 import {assertWholeTable, begunRecord, finishRecord, recordOfTable, recordSide, sumRows, writeRecord} from './record-beside.js'
 import {fieldMembers, rowFields, idOf, parseObject, recoverLines} from './row-lines.js'
 import {batchOf, rowsPerBatch, type EmbeddingBatch, type Row} from './rows.js'
+import {refuseWithoutSide} from './unresumable.js'
 
 /** The shortest decimal that reads back as the same float32; null stands for what is not finite. */
 export function shortestDecimal(x: number): string {
@@ -160,7 +161,7 @@ export const jsonl: Format<'jsonl'> = {
   sideFiles: target => [recordSide(target)],
   async recover({partial, sides}, {batch}) {
     const meta = await begunRecord(sides[0]!.partial)
-    if (!meta) return undefined
+    if (!meta) return refuseWithoutSide(partial, sides[0]!.partial, (await recoverLines(partial)).rows)
     const found = await recoverLines(partial, {multiple: batch})
     if (found.rows === 0) return undefined
     await truncate(partial, found.end)

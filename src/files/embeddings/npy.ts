@@ -8,6 +8,7 @@
  * reading. The list may be edited as long as its ids stay as they are.
  */
 import {stat, type FileHandle} from 'node:fs/promises'
+import {existsSync} from 'node:fs'
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
 import {fileBytes, openPlain} from '../../system/plain-file.js'
@@ -19,6 +20,7 @@ import {metaFromJson, recordCheck, unknownProvenance, type EmbeddingMeta} from '
 import {begunRecord, readRecord, writeRecord} from './record-beside.js'
 import {lineRows, ownLines, recoverLines, rowLine, type LineRow} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
+import {refuseWithoutSide} from './unresumable.js'
 
 const stem = (path: string): string => path.replace(/\.npy$/i, '')
 
@@ -78,12 +80,11 @@ async function recover(
 ): Promise<Recovered | undefined> {
   const [list, recordFile] = [sides[0]!.partial, sides[1]!.partial]
   const begun = await begunRecord(recordFile)
-  if (!begun) return undefined
+  const there = Math.max(0, ((await stat(partial)).size - NPY_HEADER_BYTES) / (4 * meta.dim))
+  if (!begun) return refuseWithoutSide(partial, recordFile, there)
+  if (!existsSync(list)) return refuseWithoutSide(partial, list, there)
   const lines = await recoverLines(list, {multiple: batch})
-  const whole = Math.min(
-    lines.rows,
-    Math.floor(Math.max(0, ((await stat(partial)).size - NPY_HEADER_BYTES) / (4 * meta.dim)) / batch) * batch
-  )
+  const whole = Math.min(lines.rows, Math.floor(there / batch) * batch)
   const {end, rows} = whole === lines.rows ? lines : await recoverLines(list, {multiple: batch, upTo: whole})
   return {
     rows,

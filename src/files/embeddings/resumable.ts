@@ -11,6 +11,7 @@ import type {Format, Recovered, SideFile} from './format.js'
 import {detectFormat, type EmbeddingFormat} from './formats.js'
 import {describeProvenance, provenanceDifferences, type EmbeddingMeta} from './provenance.js'
 import {rowsOf, type EmbeddingBatch, type NamedRow} from './rows.js'
+import {foreignPartial} from './unresumable.js'
 
 /** An output of rows. Exactly one of `commit` and `keep` ends it. */
 export type EmbeddingOutput = {
@@ -42,10 +43,18 @@ export const isOfRejectedRun = async (target: string): Promise<boolean> =>
     () => false
   )
 
-/** Refuses what an interrupted run began in another format: all its rows would be lost. */
+/** Files that are shorter may be a beginning that was cut off; what is longer is in some format, or foreign. */
+const TOLD_BY = 512
+
+/**
+ * Refuses what an interrupted run began in another format, and what no run began: all of it would be lost. A beginning
+ * that a run that was killed has left, short or of zeros, is none of these.
+ */
 async function assertSameFormat(partial: string, format: Format): Promise<void> {
   const bytes = new ByteReader(fileBytes(partial))
-  const found = detectFormat(await bytes.peek(512).finally(() => bytes.close()))
+  const head = await bytes.peek(TOLD_BY).finally(() => bytes.close())
+  const found = detectFormat(head)
+  if (!found && head.length >= TOLD_BY && head.some(byte => byte !== 0)) throw foreignPartial(partial)
   if (found && found.name !== format.name)
     throw new UserError(`${partial} was begun as ${found.name}, so it cannot be continued as ${format.name}.`, {
       exit: 2,

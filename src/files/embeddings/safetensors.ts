@@ -7,6 +7,8 @@
  * again at the end; the lines wait in a file beside until all vectors are out. The memory needed is that of one
  * batch.
  */
+import {existsSync} from 'node:fs'
+import type {FileHandle} from 'node:fs/promises'
 import {UserError} from '../../config/errors.js'
 import {crc32, crcText} from '../../system/crc32.js'
 import {fileBytes, openPlain} from '../../system/plain-file.js'
@@ -18,6 +20,7 @@ import {dtype, numbersToFloat32, type Dtype} from './numbers.js'
 import {metaFromJson, metaToJson, unknownProvenance, type EmbeddingMeta} from './provenance.js'
 import {lineRows, ownLines, recoverLines, rowLine} from './row-lines.js'
 import {floatBytes, rowsPerBatch, type EmbeddingBatch, type Fields} from './rows.js'
+import {foreignPartial, refuseWithoutSide} from './unresumable.js'
 
 // ---- writing ------------------------------------------------------------------------------------------------------
 
@@ -89,17 +92,25 @@ async function recover({partial, sides}: PartialFiles, {batch}: {batch: number})
     const {header, dataAt} = await readHeader(handle, partial)
     const meta = metaFromJson(header.metadata['dinov2'] ?? '', partial)
     const {size} = await handle.stat()
+    if (!existsSync(sides[0]!.partial)) return refuseWithoutSide(partial, sides[0]!.partial, Math.max(0, (size - dataAt) / (4 * meta.dim)))
     const lines = await recoverLines(sides[0]!.partial, {multiple: batch})
     const whole = Math.min(lines.rows, Math.floor(Math.max(0, (size - dataAt) / (4 * meta.dim)) / batch) * batch)
     const {end, rows} = whole === lines.rows ? lines : await recoverLines(sides[0]!.partial, {multiple: batch, upTo: whole})
     return {rows, end: dataAt + rows * meta.dim * 4, sideEnds: [end], meta}
   } catch (error) {
-    // not even the header is whole
-    if (error instanceof UserError || (error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw error
+    if (!(error instanceof UserError) || error.code === 'CANNOT_RESUME') throw error
+    if (await hasWholeHeader(handle)) throw foreignPartial(partial)
+    return undefined // not even the header is whole
   } finally {
     await handle.close()
   }
+}
+
+/** Whether as many bytes follow as the beginning says of the header, and they are one. */
+async function hasWholeHeader(handle: FileHandle): Promise<boolean> {
+  const head = Buffer.alloc(9)
+  const {bytesRead} = await handle.read(head, 0, 9, 0)
+  return bytesRead === 9 && head[8] === 0x7b && head.readBigUInt64LE() + 8n <= BigInt((await handle.stat()).size)
 }
 
 // ---- reading ------------------------------------------------------------------------------------------------------

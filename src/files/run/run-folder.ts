@@ -5,7 +5,7 @@
  * Beginning anew removes what a run wrote, by name, and nothing else: files that somebody put beside it stay, and a
  * folder that holds other things than a run is refused.
  */
-import {mkdir, readdir, rm, rmdir, stat} from 'node:fs/promises'
+import {readdir, rm, rmdir, stat} from 'node:fs/promises'
 import {basename, join, resolve} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import {parseJson} from '../../system/json.js'
@@ -13,6 +13,7 @@ import {readText, refuseLinksBelow} from '../../system/plain-file.js'
 import {lockName} from '../../system/lock.js'
 import {missingPathHint} from '../../config/missing-path.js'
 import {listStates, removeStates, removeTemporaryStates} from '../checkpoint/training-state.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 /** What a run writes into its folder, beside checkpoints. */
 export const runNames = {
@@ -64,7 +65,7 @@ export async function openRun(
   }
   if (names === undefined) {
     if (!make) return
-    await mkdir(run, {recursive: true}).catch((error: NodeJS.ErrnoException) => {
+    await makeFolders(run).catch((error: NodeJS.ErrnoException) => {
       throw new UserError(`${run} cannot be made (${error.code}).`, {code: 'WRITE', hint: 'Check the rights of its folder.', cause: error})
     })
     return

@@ -7,11 +7,11 @@
  * session that starts at step s tells readers to forget what earlier files say of s and later steps: that is how a
  * resumed run is drawn once.
  */
-import {mkdir} from 'node:fs/promises'
 import {hostname} from 'node:os'
 import {join} from 'node:path'
 import type {UserError} from '../../config/errors.js'
 import {AppendFile} from './append-file.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 const table = Uint32Array.from({length: 256}, (_, n) => {
   let c = n
@@ -87,7 +87,7 @@ export type EventFile = {
  * older files of the folder say of it and of later ones. Throws `UserError` where it cannot be made.
  */
 export async function openEvents(folder: string, first: number, now: () => number = () => Date.now() / 1000): Promise<EventFile> {
-  await mkdir(folder, {recursive: true})
+  await makeFolders(folder)
   const begun = now()
   // Readers take files in the order of their names.
   const name = `events.out.tfevents.${String(Math.floor(begun)).padStart(10, '0')}.${String(Math.floor((begun % 1) * 1e6)).padStart(6, '0')}.${hostname()}.${process.pid}`

@@ -2,7 +2,7 @@
  * Features of images kept from run to run: one file of embeddings in a folder for each kind, and files of the parts
  * that several processes computed (--shard). An image counts as the same while its id and its length in bytes are.
  */
-import {mkdir, readdir, stat} from 'node:fs/promises'
+import {readdir, stat} from 'node:fs/promises'
 import {join} from 'node:path'
 import {UserError} from '../../config/errors.js'
 import type {Measures} from '../../data/loader/measure-images.js'
@@ -21,6 +21,7 @@ import {
 } from '../../files/embeddings/embeddings.js'
 import {MatrixBuilder, type MatrixRows} from '../../files/search-index/matrix-file.js'
 import {byteLengthOf, measuresOf} from './feature-meta.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 const cacheName = (meta: EmbeddingMeta): string => (isPerceptual(meta) ? 'perceptual' : (meta.fingerprint ?? 'unknown').slice(0, 16))
 
@@ -132,7 +133,7 @@ export async function writeFeatureFile(
   {images, good, rows, measures}: DescribedImages,
   shard?: Shard
 ): Promise<void> {
-  await mkdir(folder, {recursive: true})
+  await makeFolders(folder)
   const output = await createEmbeddings(cacheFile(folder, meta, shard), {
     meta: {...meta, normalized: !isPerceptual(meta), ...(shard && {shard})},
     force: true

@@ -1,5 +1,5 @@
 /** What was kept, as files: links, copies, or tar shards by the rules of webdataset. */
-import {copyFile, mkdir, symlink, writeFile} from 'node:fs/promises'
+import {copyFile, symlink, writeFile} from 'node:fs/promises'
 import {dirname, extname, join, relative, resolve} from 'node:path'
 import {RefusedImage, readBytes} from '../../data/image/decode.js'
 import {sniff} from '../../data/image/sniff.js'
@@ -8,6 +8,7 @@ import {isPacked, labelOf} from '../../data/sources/image-ref.js'
 import {atomicFolder} from '../../system/atomic.js'
 import {writeShards} from '../../files/tar-shards.js'
 import type {CurationOutcome} from './outcome.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 export type MaterializeOptions = {
   readonly how: 'links' | 'copy' | 'tar'
@@ -117,7 +118,7 @@ export async function materialize(
           const bytes = isPacked(ref) ? readBytes(ref) : undefined
           const name = safeName(ref.id, bytes ? endingOf(bytes, ref.id) : '', taken)
           const to = join(temporary, name)
-          await mkdir(dirname(to), {recursive: true})
+          await makeFolders(dirname(to))
           if (bytes) await writeFile(to, bytes)
           else if (how === 'copy') await copyFile(ref.path, to)
           else {

@@ -1,5 +1,5 @@
 /** The model that a run leaves: `final/` of its folder. */
-import {mkdir, rm} from 'node:fs/promises'
+import {rm} from 'node:fs/promises'
 import {join} from 'node:path'
 import {saveBackbone} from '../../files/checkpoint/backbone.js'
 import type {NamedTensor} from '../../files/checkpoint/backbone.js'
@@ -12,6 +12,7 @@ import {runNames} from '../../files/run/run-folder.js'
 import {cropMetadata} from './resume.js'
 import type {RunOptions, Trainer} from './run-types.js'
 import type {HostTensor} from './state-dict.js'
+import {makeFolders} from '../../system/make-folders.js'
 
 /** The mark of a backbone that was just written. */
 async function markOf(path: string): Promise<string> {
@@ -26,7 +27,7 @@ async function markOf(path: string): Promise<string> {
  */
 export async function saveFinal<Report>(learner: Trainer<Report>, {run, plan, settings, version}: RunOptions): Promise<string> {
   const folder = join(run, runNames.final)
-  await mkdir(folder, {recursive: true})
+  await makeFolders(folder)
   const model = learner.gatherModel?.() ?? (learner.model() as unknown as ReadonlyMap<string, HostTensor>)
   async function* backbone(): AsyncGenerator<NamedTensor> {
     for (const [name, leaf] of model)

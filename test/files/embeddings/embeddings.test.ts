@@ -385,6 +385,36 @@ describe('an interrupted output', () => {
     })
   }
 
+  for (const format of ['arrow', 'jsonl', 'csv', 'npy', 'safetensors'] as const)
+    test(`${format}: what no interrupted run left is not written over`, async () => {
+      const path = join(dir, `foreign-${format}.${format}`)
+      const refused = (content: string): Promise<void> =>
+        assert.rejects(createEmbeddings(path, {meta, resume: true, batch: 3}), {exit: 2, code: 'CANNOT_RESUME'}, content)
+      const whole = join(dir, `complete-${format}.${format}`)
+      await write(whole)
+      // Text is a beginning of CSV; bytes are of no format; the last has rows, but not what tells how they were made.
+      const foreign = [
+        Buffer.alloc(600, 'words and more words, '),
+        Buffer.from(Uint8Array.from({length: 600}, (_, i) => 128 + (i % 100))),
+        ...(format === 'arrow' ? [] : [await readFile(whole)])
+      ]
+      for (const bytes of foreign) {
+        await writeFile(partialOf(path), format === 'csv' ? Buffer.concat([bytes, Buffer.from('\n1\n2\n')]) : bytes)
+        const before = await readFile(partialOf(path))
+        await refused(`${bytes.subarray(0, 20).toString('latin1')}…`)
+        assert.deepEqual(await readFile(partialOf(path)), before)
+      }
+      await writeFile(partialOf(path), Buffer.alloc(100)) // what a machine that lost power leaves
+      const anew = await createEmbeddings(path, {meta, resume: true, batch: 3})
+      assert.equal(anew.resumed, 0)
+      await anew.keep()
+    })
+
+  test('a name that is too long is said to be so', async () => {
+    for (const name of ['L'.repeat(249) + '.arrow', 'L'.repeat(245) + '.parquet'])
+      await assert.rejects(createEmbeddings(join(dir, name), {meta}), {exit: 2, code: 'NAME_TOO_LONG'})
+  })
+
   test('nothing written leaves nothing behind', async () => {
     const output = await createEmbeddings(join(dir, 'nothing.arrow'), {meta})
     assert.equal(await output.keep(), false)

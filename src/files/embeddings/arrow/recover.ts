@@ -9,6 +9,7 @@ import {MessageReader, verifyBatch, type Message} from './messages.js'
 import {arrowError} from './read.js'
 import {RECORD_KEY} from './rows.js'
 import {readSchema, RECORD_BATCH, SCHEMA, type ArrowSchema} from './schema.js'
+import {foreignPartial} from '../unresumable.js'
 
 /** The columns of fields that a stream of ours was begun with: all but id, extra and vector. */
 function tableOf({fields}: ArrowSchema): TableColumns {
@@ -33,7 +34,7 @@ export async function recoverArrow(path: string): Promise<Recovered | undefined>
     if (first?.kind !== SCHEMA) return undefined
     const schema = readSchema(first.header)
     const record = schema.metadata.get(RECORD_KEY)
-    if (record === undefined) return undefined
+    if (record === undefined) throw foreignPartial(path)
     let [end, rows] = [reader.offset, 0]
     for (let message = await next(); message?.kind === RECORD_BATCH; message = await next()) {
       try {
