@@ -6,16 +6,16 @@
  * time fetches a target; others wait for it. The target itself is whole or absent at every moment.
  */
 import {createHash} from 'node:crypto'
-import {open, rename, rm, stat, statfs, writeFile} from 'node:fs/promises'
+import {open, rename, rm, stat, writeFile} from 'node:fs/promises'
 import {dirname} from 'node:path'
 import {setTimeout as pause} from 'node:timers/promises'
 import {UserError} from '../config/errors.js'
 import {assertFolderOf, syncFolder} from './atomic.js'
 import {jsonObjectOr, type JsonObject} from './json.js'
 import {awaitOutput, type Lock, type WaitOptions} from './lock.js'
-import {isNoRoom} from './no-room.js'
+import {checkRoom, isNoRoom} from './no-room.js'
 import {fileBytes, readText, refuseLinksBelow} from './plain-file.js'
-import {describe, idleSignal, Interrupted, refusal, request, type LeastRate} from './http-request.js'
+import {assertAddress, describe, hasChanged, idleSignal, Interrupted, refusal, request, type LeastRate} from './http-request.js'
 
 export type DownloadProgress = {
   /** Bytes on the disk so far, those of an earlier try included. */
@@ -58,7 +58,7 @@ type Note = {url: string; etag?: string; date?: string; total?: number}
  * reason and leaves the part for the next call.
  */
 export async function download(url: string, target: string, options: DownloadOptions = {}): Promise<{bytes: number; sha256: string}> {
-  if (!/^https?:/.test(url)) throw new UserError(`Expected an http or https address but received ${url}.`, {exit: 2, code: 'BAD_ADDRESS'})
+  assertAddress(url)
   await assertAbsent(target, options)
   assertFolderOf(target)
   const lock = options.lock ?? (await lockDownload(target, options))
@@ -160,9 +160,14 @@ async function askFor(
     await discard(part)
     throw new Interrupted('the server could not go on where the last try stopped')
   }
-  if (!response.ok) {
+  if (!response.ok || response.body === null) {
     await response.body?.cancel()
     throw refusal(url, response)
+  }
+  if (start > 0 && note && hasChanged(note, response)) {
+    await response.body.cancel()
+    await discard(part)
+    throw new Interrupted('the file has changed at its host since the last try')
   }
   const coding = response.headers.get('content-encoding') ?? 'identity'
   if (coding !== 'identity') {
@@ -260,16 +265,6 @@ function writeFailed(part: string, error: unknown): never {
   if ((error as {code?: string}).code === 'ENOENT')
     throw new UserError(`The folder of ${part} does not exist.`, {exit: 2, code: 'NO_FOLDER', cause: error})
   throw new UserError(`${part} could not be written: ${(error as Error).message}.`, {code: 'WRITE', cause: error})
-}
-
-async function checkRoom(target: string, needed: number): Promise<void> {
-  const disk = await statfs(dirname(target)).catch(() => undefined)
-  const free = disk && disk.bavail * disk.bsize
-  if (free !== undefined && free < needed)
-    throw new UserError(`${target} needs ${needed} more bytes, but only ${free} are free on its disk.`, {
-      code: 'DISK_FULL',
-      hint: 'Free some space or choose another place.'
-    })
 }
 
 const isNote = (note: JsonObject): note is Note =>

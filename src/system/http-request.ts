@@ -10,6 +10,21 @@ const MAX_REDIRECTS = 10
 /** A connection that broke or a server that asked for patience: worth another try. */
 export class Interrupted extends Error {}
 
+const isAddress = ({protocol, username, password}: URL): boolean => /^https?:$/.test(protocol) && username === '' && password === ''
+
+/** Refuses what is no address of a file on a host, or carries a name and a password (`UserError`, exit 2). */
+export function assertAddress(url: string): void {
+  if (URL.canParse(url) && /^https?:\/\//.test(url) && isAddress(new URL(url))) return
+  throw new UserError(
+    `Expected an http or https address without a name and a password but received ${JSON.stringify(url.slice(0, 200))}.`,
+    {
+      exit: 2,
+      code: 'BAD_ADDRESS',
+      hint: 'For example https://host.example/folder.'
+    }
+  )
+}
+
 /**
  * Asks for `url` and follows redirections by hand, so that each host is known before a byte of its body is read.
  */
@@ -25,7 +40,7 @@ export async function request(
     if (response.status < 300 || response.status > 399 || response.status === 304 || location === null) return response
     await response.body?.cancel()
     const next = URL.canParse(location, at.href) ? new URL(location, at.href) : undefined
-    if (next === undefined || !/^https?:$/.test(next.protocol) || (at.protocol === 'https:' && next.protocol === 'http:'))
+    if (next === undefined || !isAddress(next) || (at.protocol === 'https:' && next.protocol === 'http:'))
       throw new UserError(`${url} is redirected to ${JSON.stringify(location.slice(0, 200))}, which is not followed.`, {
         code: 'REDIRECT',
         hint: 'Expected an http or https address, and https where the first was https. Fetch the file by other means and name it instead.'
@@ -88,7 +103,12 @@ export function idleSignal(seconds: number, outer?: AbortSignal, least: LeastRat
   }
 }
 
-export function refusal(url: string, {status, statusText}: Response): Error {
+export function refusal(url: string, {status, statusText, ok}: Response): Error {
+  if (ok)
+    return new UserError(`${url} was answered without a file (${status} ${statusText}).`, {
+      code: 'REFUSED',
+      hint: 'Expected 200 and its bytes. A proxy may stand between; fetch the file by other means and name it instead.'
+    })
   if (status >= 500 || status === 429 || status === 408) return new Interrupted(`the server answered ${status} ${statusText}`.trimEnd())
   if (status === 404 || status === 410)
     return new UserError(`${url} does not exist there (${status}).`, {code: 'NOT_FOUND', hint: 'The host may have moved the file.'})
@@ -96,6 +116,22 @@ export function refusal(url: string, {status, statusText}: Response): Error {
     code: 'REFUSED',
     hint: 'It may need an account, or a proxy stands between.'
   })
+}
+
+/**
+ * Whether the rest of a file that a host sends belongs to another version than the part that is there: hosts may pass
+ * over `If-Range`. A whole file is no rest.
+ */
+export function hasChanged(
+  {etag, date, total}: {readonly etag?: string | undefined; readonly date?: string | undefined; readonly total?: number | undefined},
+  {status, headers}: Response
+): boolean {
+  if (status !== 206) return false
+  const length = /\/(\d+)$/.exec(headers.get('content-range') ?? '')?.[1]
+  if (total !== undefined && length !== undefined && Number(length) !== total) return true
+  const [newTag, newDate] = [headers.get('etag'), headers.get('last-modified')]
+  if (etag !== undefined && newTag !== null) return etag !== newTag
+  return date !== undefined && newDate !== null && date !== newDate
 }
 
 /** What a failed request says about itself, from the cause that `fetch` wraps. */

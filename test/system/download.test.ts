@@ -99,6 +99,47 @@ test('a file that changed in between is fetched from the start', async () => {
   assert.deepEqual(await readFile(join(folder, 'a')), other)
 })
 
+test('a rest of another version is not put behind the part, also where the host passes over If-Range', async () => {
+  const other = Buffer.alloc(300_000, 9)
+  const first = {etag: '"v1"', 'last-modified': 'Mon, 01 Jan 2024 00:00:00 GMT'}
+  for (const [name, had, now, whole] of [
+    ['tag', first, {...first, etag: '"v2"'}, other],
+    ['date', {'last-modified': first['last-modified']}, {'last-modified': 'Tue, 02 Jan 2024 00:00:00 GMT'}, other],
+    ['length', first, first, other.subarray(0, 250_000)]
+  ] as const) {
+    answer = (_, response) => {
+      response.writeHead(200, {...had, 'content-length': body.length})
+      response.write(body.subarray(0, 100_000), () => response.destroy())
+    }
+    await assert.rejects(download(url, join(folder, name), {attempts: 1}))
+    answer = (request, response) => {
+      const from = Number(/\d+/.exec(request.headers.range ?? '0')![0])
+      const range = {'content-range': `bytes ${from}-${whole.length - 1}/${whole.length}`}
+      response.writeHead(from > 0 ? 206 : 200, {...now, 'content-length': whole.length - from, ...(from > 0 && range)})
+      response.end(whole.subarray(from))
+    }
+    await download(url, join(folder, name))
+    assert.deepEqual(await readFile(join(folder, name)), whole, name)
+  }
+})
+
+test('an answer without a file, and addresses that are none, are sentences at once', async () => {
+  for (const status of [204, 205]) {
+    answer = (_, response) => response.writeHead(status).end()
+    await assert.rejects(download(url, join(folder, 'a')), {
+      name: 'UserError',
+      code: 'REFUSED',
+      message: /answered without a file \(20[45]/
+    })
+  }
+  const count = asked.length
+  for (const wrong of ['', 'http://', 'http://[', 'http://127.0.0.1:99999/', 'ftp://x/', 'http:/x', url.replace('//', '//name:secret@')])
+    await assert.rejects(download(wrong, join(folder, 'a')), {name: 'UserError', code: 'BAD_ADDRESS', exit: 2})
+  answer = (_, response) => response.writeHead(302, {location: url.replace('//', '//name:secret@')}).end()
+  await assert.rejects(download(url, join(folder, 'a')), {code: 'REDIRECT'})
+  assert.equal(asked.length, count + 1)
+})
+
 test('a wrong length and a wrong checksum are named and not kept', async () => {
   await assert.rejects(download(url, join(folder, 'a'), {expectedBytes: 5}), {code: 'WRONG_SIZE', message: /300000 bytes long, but 5/})
   await assert.rejects(download(url, join(folder, 'a'), {sha256: 'ab'.repeat(32)}), {code: 'CHECKSUM'})
