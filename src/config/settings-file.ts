@@ -50,15 +50,17 @@ export function readSettingsFile(
     const line = content.slice(0, deep.at).split('\n').length
     throw refuse(`${shown}:${line}: brackets lie more than ${MAX_DEPTH} levels deep.`)
   }
+  const block = deepestBlock(content)
+  if (block.depth > 2 * MAX_DEPTH) throw refuse(`${shown}:${block.line}: sections or lists lie more than ${MAX_DEPTH} levels deep.`)
   let document: Document
   try {
     document = parseDocument(content, {lineCounter: lines, prettyErrors: false, uniqueKeys: false}) // they are compared below, in linear time
   } catch (error) {
-    throw refuse(`The settings file ${shown} is no YAML that can be read: ${(error as Error).message.split('\n')[0]}.`, error)
+    throw refuse(`The settings file ${shown} is no YAML that can be read: ${reasonOf(error as Error)}.`, error)
   }
-  for (const {code, pos, message} of document.errors.slice(0, 20)) {
-    const said = code === 'MULTIPLE_DOCS' ? 'a second document begins here (---); expected one.' : message.split('\n')[0]
-    problems.push(`${at(pos[0])}: ${said}`)
+  for (const error of document.errors.slice(0, 20)) {
+    const said = error.code === 'MULTIPLE_DOCS' ? 'a second document begins here (---); expected one' : reasonOf(error)
+    problems.push(`${at(error.pos[0])}: ${said}.`)
   }
   if (document.errors.length > 0 || document.contents === null) return []
   if (!isMap(document.contents)) {
@@ -94,6 +96,36 @@ function deepestFlow(text: string): {depth: number; at: number} {
   return {depth: most, at}
 }
 
+/** What the parser or what unfolds aliases says, as a clause of one line. */
+function reasonOf({message}: {readonly message: string}): string {
+  const first = message.split('\n')[0]!.replace(/[.:]$/, '')
+  if (/circular/i.test(first)) return 'one holds itself'
+  return first.length > 200 ? `${first.slice(0, 200)}…` : first
+}
+
+/**
+ * How deep lists and sections lie by what stands in front of them, spaces and marks (`- - x`), and where: the parser
+ * calls itself for each, and an overflow of its stack can end the process. Texts of several lines count too.
+ */
+function deepestBlock(text: string): {depth: number; line: number} {
+  let [most, at] = [0, 0]
+  const indents: number[] = []
+  for (const [line, row] of text.split('\n').entries()) {
+    const start = row.search(/[^ ]/)
+    if (start < 0) continue
+    while (indents.length > 0 && indents.at(-1)! >= start) indents.pop()
+    indents.push(start)
+    let marks = 0
+    for (let i = start; i < row.length; i++) {
+      const isMark = '-?:'.includes(row[i]!) && ' \t\r'.includes(row[i + 1] ?? ' ')
+      if (isMark) marks++
+      else if (!' \t\r'.includes(row[i]!)) break
+    }
+    if (indents.length + marks > most) [most, at] = [indents.length + marks, line + 1]
+  }
+  return {depth: most, line: at}
+}
+
 type Walk = {
   readonly document: Document
   readonly sections: ReadonlySet<string>
@@ -108,15 +140,17 @@ function valuesOf(root: YAMLMap, {document, sections, at, shown, problems}: Walk
   const names = new Set<string>()
   const walk = (map: YAMLMap, prefix: string, depth: number): void => {
     for (const pair of map.items) {
-      const path = prefix + String(isScalar(pair.key) ? pair.key.value : pair.key)
       const source = where(pair)
+      if (!isScalar(pair.key) && !isAlias(pair.key)) throw refuse(`${source}: a list or a section stands in the place of a name.`)
+      const path = prefix + String(isScalar(pair.key) ? pair.key.value : pair.key)
       if (names.has(path)) problems.push(`${source}: ${path} stands there twice.`)
       names.add(path)
       if (depth > MAX_DEPTH) throw refuse(`${source}: sections lie more than ${MAX_DEPTH} levels deep.`)
       if (found.length >= MAX_NAMES) throw refuse(`${source}: ${shown} has more than ${MAX_NAMES} values.`)
       if (isMap(pair.value)) walk(pair.value, `${path}.`, depth + 1)
-      else if (pair.value === null || (isScalar(pair.value) && pair.value.value === null && sections.has(path)))
+      else if ((pair.value === null || (isScalar(pair.value) && pair.value.value === null)) && sections.has(path))
         continue // a section without entries
+      else if (pair.value === null) found.push({path, value: null, written: null, source})
       else found.push({path, value: plain(pair.value as Node, document, source), written: written(pair.value, document), source})
     }
   }
@@ -140,6 +174,6 @@ function plain(value: Node, document: Document, source: string): unknown {
     JSON.stringify(found) // an alias of itself goes round in a circle
     return found
   } catch (error) {
-    throw refuse(`${source}: its aliases unfold to too much, or to nothing (${(error as Error).message.split('\n')[0]}).`, error)
+    throw refuse(`${source}: its aliases unfold to too much, or to nothing (${reasonOf(error as Error)}).`, error)
   }
 }

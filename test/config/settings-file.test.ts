@@ -68,6 +68,32 @@ describe('a file of settings', () => {
     assert.doesNotMatch(deep, /\n\s+at /)
   })
 
+  it('with lists or sections within one another without end is refused in words of ours', () => {
+    const stairs = (mark: string): string => Array.from({length: 1300}, (_, k) => ' '.repeat(k) + mark).join('\n')
+    const keys = `${'? '.repeat(31)}\n${'- '.repeat(30)}`
+    for (const text of [
+      stairs('a:'),
+      stairs('-'),
+      stairs('? a'),
+      keys,
+      '? '.repeat(20),
+      '- '.repeat(100_000),
+      '? '.repeat(100_000),
+      `a: ${'!'.repeat(300_000)}`,
+      '&a '.repeat(100_000)
+    ]) {
+      const said = refusal(text)
+      assert.doesNotMatch(said, /stack|circular|JSON/i)
+      assert.ok(said.length < 10_000, `${said.length} characters`)
+    }
+    assert.match(refusal('a: &a [*a]'), /one holds itself/)
+  })
+
+  it('with names that have no value passes over none of them', () => {
+    for (const text of ['!!set {output}', '{output}', '!!set {? nonsense}', '{nonsense}'])
+      assert.match(refusal(text), /:1: .*(output|nonsense)/)
+  })
+
   it('with tens of thousands of names, or too long a text, is refused at once', () => {
     assert.match(refusal(Array.from({length: 60_000}, (_, i) => `k${i}: 1`).join('\n')), /more than 2000 values/)
     assert.match(refusal(`model: ${'x'.repeat(2 << 20)}`), /characters/)
