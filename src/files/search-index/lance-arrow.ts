@@ -1,13 +1,21 @@
 /** Rows of an index as tables of the library's own copy of Apache Arrow, and back. */
 import type {Arrow, Batch} from './lance-library.js'
 
-/** The schema of the rows of an index. */
-export function schemaOf({Schema, Field, Utf8, FixedSizeList, Float32}: Arrow, dim: number): import('apache-arrow').Schema {
-  return new Schema([
+/** Under which name the rows carry the mark that their header has too. */
+export const MARK_KEY = 'dinov2.index'
+
+/** The schema of the rows of an index, with its mark where it has one. */
+export function schemaOf(
+  {Schema, Field, Utf8, FixedSizeList, Float32}: Arrow,
+  dim: number,
+  mark: string | undefined
+): import('apache-arrow').Schema {
+  const fields = [
     new Field('id', new Utf8(), false),
     new Field('fields', new Utf8(), false),
     new Field('vector', new FixedSizeList(dim, new Field('item', new Float32(), false)), false)
-  ])
+  ]
+  return new Schema(fields, mark === undefined ? undefined : new Map([[MARK_KEY, mark]]))
 }
 
 /** Rows as a table. */

@@ -17,6 +17,8 @@ export type LanceHeader = {
   readonly metric: 'cosine' | 'ip' | 'l2'
   readonly rows: number
   readonly dim: number
+  /** The same in the rows; absent in tables of earlier versions. */
+  readonly mark?: string
   readonly meta: EmbeddingMeta
   /**
    * The inverted lists: how many, pieces that a vector is quantized in, rows they were trained on, and how they are
@@ -37,6 +39,7 @@ const parts: Readonly<Record<string, (value: unknown, header: JsonObject) => boo
   metric: value => value === 'cosine' || value === 'ip' || value === 'l2',
   rows: isCount,
   dim: value => isCount(value) && value > 0,
+  mark: value => value === undefined || typeof value === 'string',
   meta: (value, {dim}) => isObject(value) && value['dim'] === dim,
   lists: (value, {kind}) =>
     kind === 'exact'
@@ -67,6 +70,24 @@ export function headerOf(text: string | undefined, place: string): LanceHeader &
       cause
     })
   }
+}
+
+/**
+ * Holds a header against the rows that it speaks of. Throws `UserError` where they are those of another index, or
+ * another number.
+ */
+export function assertOwnRows(
+  place: string,
+  {mark, rows}: LanceHeader,
+  found: {readonly mark?: string | undefined; readonly rows: number}
+): void {
+  const damaged = (why: string): UserError =>
+    new UserError(`${place} is damaged: ${why}.`, {
+      code: 'INDEX_DAMAGED',
+      hint: 'Put back what belongs to it, or make it again from the embeddings.'
+    })
+  if (mark !== found.mark) throw damaged('its rows (rows.lance) are those of another index than its header (about.lance) speaks of')
+  if (rows !== found.rows) throw damaged(`its header counts ${rows} rows, and there are ${found.rows}`)
 }
 
 /** A row's fields as text. */

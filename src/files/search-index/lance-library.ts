@@ -30,6 +30,7 @@ export type LanceRows = {
   add(table: object): Promise<unknown>
   delete(predicate: string): Promise<{numDeletedRows: number}>
   countRows(): Promise<number>
+  schema(): Promise<{readonly metadata: ReadonlyMap<string, string>}>
   query(): Query
   vectorSearch(vector: Float32Array): Query
   createIndex(column: string, options: {config: object; replace?: boolean; name?: string}): Promise<void>

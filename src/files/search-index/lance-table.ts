@@ -13,10 +13,11 @@
  *
  * The package is optional; it is loaded when the first table is opened (`lance-library.ts`).
  */
+import {randomUUID} from 'node:crypto'
 import {UserError} from '../../config/errors.js'
 import {plainMeta} from '../embeddings/provenance.js'
-import {schemaOf, tableOf, batchVectors} from './lance-arrow.js'
-import {headerOf, type LanceHeader, type ListSearchParams} from './lance-header.js'
+import {MARK_KEY, schemaOf, tableOf, batchVectors} from './lance-arrow.js'
+import {assertOwnRows, headerOf, type LanceHeader, type ListSearchParams} from './lance-header.js'
 import {
   connect,
   isLance,
@@ -54,19 +55,29 @@ export class LanceTable {
   readonly #connection: Connection
   readonly #rows: LanceRows
   readonly #schema: import('apache-arrow').Schema
+  readonly #mark: string | undefined
   readonly dim: number
   /** What it said of itself when it was opened; absent while it is made. */
   readonly header: LanceHeader | undefined
   /** The version that the header names is gone. */
   versionMissing = false
 
-  private constructor(name: string, library: Library, connection: Connection, rows: LanceRows, dim: number, header?: LanceHeader) {
+  private constructor(
+    name: string,
+    library: Library,
+    connection: Connection,
+    rows: LanceRows,
+    dim: number,
+    mark: string | undefined,
+    header?: LanceHeader
+  ) {
     this.#name = name
     this.#arrow = library.arrow
     this.#lance = library.lance
     this.#connection = connection
     this.#rows = rows
-    this.#schema = schemaOf(library.arrow, dim)
+    this.#schema = schemaOf(library.arrow, dim, mark)
+    this.#mark = mark
     this.dim = dim
     this.header = header
   }
@@ -76,8 +87,9 @@ export class LanceTable {
     const library = loadLibrary()
     try {
       const connection = await connect(library, place)
-      const rows = await connection.createEmptyTable('rows', schemaOf(library.arrow, dim), {mode: 'overwrite'})
-      return new LanceTable(name, library, connection, rows, dim)
+      const mark = randomUUID()
+      const rows = await connection.createEmptyTable('rows', schemaOf(library.arrow, dim, mark), {mode: 'overwrite'})
+      return new LanceTable(name, library, connection, rows, dim, mark)
     } catch (error) {
       throw lanceError(name, 'made', error)
     }
@@ -122,7 +134,9 @@ export class LanceTable {
         () => false // a run was stopped while it tidied up: the newest version holds the same rows
       )
       if (!whole) await rows.checkoutLatest()
-      const opened = new LanceTable(name, library, connection, rows, header.dim, header)
+      const mark = (await rows.schema()).metadata.get(MARK_KEY)
+      assertOwnRows(name, header, {mark, rows: await rows.countRows()})
+      const opened = new LanceTable(name, library, connection, rows, header.dim, mark, header)
       opened.versionMissing = !whole
       return opened
     } catch (error) {
@@ -274,7 +288,7 @@ export class LanceTable {
 
   /** Writes the header for the version as it is now. */
   async writeHeader(header: LanceHeader): Promise<void> {
-    const plain = {...header, meta: plainMeta(header.meta), table: await this.#rows.version()}
+    const plain = {...header, meta: plainMeta(header.meta), mark: this.#mark, table: await this.#rows.version()}
     const about = await this.#connection.createTable('about', [{json: JSON.stringify(plain)}], {mode: 'overwrite'})
     await about.optimize({cleanupOlderThan: new Date()})
     about.close()

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import {execFile} from 'node:child_process'
 import {existsSync} from 'node:fs'
-import {mkdir, mkdtemp, readdir, rm, writeFile} from 'node:fs/promises'
+import {cp, mkdir, mkdtemp, readdir, rm, writeFile} from 'node:fs/promises'
 import {createRequire} from 'node:module'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
@@ -168,6 +168,36 @@ describe('a LanceDB table', {skip: absent}, () => {
     assert.equal((await (await loadIndex(path)).search(batchOf([rows[0]!]), {k: 1}))[0]![0]!.id, rows[0]!.id)
     const report = await finish(indexLance({sources: [], base: path, target: path, remove: list(rows[5]!.id)}))
     assert.equal(report.rows, 39)
+  })
+
+  test('rows of another index, and another number of rows, are not taken for its own', async () => {
+    const [one, other] = [join(dir, 'one.lance'), join(dir, 'other.lance')]
+    for (const [name, from] of [
+      ['one', 0],
+      ['other', 50]
+    ] as const)
+      await lance(`${name}.lance`, {sources: [await embeddings(`${name}.arrow`, draw(50, from))]})
+    const swapped = join(dir, 'swapped.lance')
+    for (const [rows, about] of [
+      [one, other],
+      [other, one]
+    ] as const) {
+      await rm(swapped, {recursive: true, force: true})
+      await cp(rows, swapped, {recursive: true})
+      await rm(join(swapped, 'about.lance'), {recursive: true})
+      await cp(join(about, 'about.lance'), join(swapped, 'about.lance'), {recursive: true})
+      await assert.rejects(loadIndex(swapped), {code: 'INDEX_DAMAGED', message: /those of another index/})
+    }
+    const table = await LanceTable.open(one)
+    await table.writeHeader({...table.header!, rows: 49})
+    table.close()
+    await assert.rejects(loadIndex(one), {code: 'INDEX_DAMAGED', message: /counts 49 rows, and there are 50/})
+    // A copy is its own, and may be changed beside the first.
+    const copy = join(dir, 'copy.lance')
+    await cp(other, copy, {recursive: true})
+    const report = await finish(indexLance({sources: [], base: copy, target: copy, remove: list(draw(1, 50)[0]!.id)}))
+    assert.equal(report.rows, 49)
+    assert.equal((await LanceTable.open(copy)).header!.rows, 49)
   })
 
   test('inverted lists: recall is measured on rows held back, and stays through adding and removing', async () => {
