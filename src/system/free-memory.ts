@@ -2,12 +2,20 @@
 import {readFileSync} from 'node:fs'
 import {UserError} from '../config/errors.js'
 
+/** A limit of this process; infinite where there is none, or the system does not tell. */
+function allowed(limit: 'Max address space' | 'Max data size' | 'Max open files'): number {
+  try {
+    return Number(new RegExp(`^${limit} +(\\d+)`, 'm').exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Infinity)
+  } catch {
+    return Infinity
+  }
+}
+
 /** What is left of one limit of this process; infinite where there is none, or the system does not tell. */
 function left(limit: 'Max address space' | 'Max data size', taken: 'VmSize' | 'VmData'): number {
   try {
-    const [limits, status] = ['limits', 'status'].map(name => readFileSync(`/proc/self/${name}`, 'utf8')) as [string, string]
-    const allowed = Number(new RegExp(`^${limit} +(\\d+)`, 'm').exec(limits)?.[1] ?? Infinity)
-    return Math.max(0, allowed - 1024 * Number(new RegExp(`^${taken}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0))
+    const status = readFileSync('/proc/self/status', 'utf8')
+    return Math.max(0, allowed(limit) - 1024 * Number(new RegExp(`^${taken}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0))
   } catch {
     return Infinity
   }
@@ -28,8 +36,21 @@ export function assertAddressSpace(needed: number, what: string): void {
   assertLeft('address space', left('Max address space', 'VmSize'), needed, what, 'ulimit -v unlimited')
 }
 
-/** Refuses limits in which JavaScript itself would be ended by the system. Throws `UserError` (exit 5). */
+/** Files that are open at once where a model computes, images are decoded in threads and a table is searched. */
+const FILES_NEEDED = 64
+
+/**
+ * Refuses limits in which JavaScript itself, or a native library, would be ended by the system. Throws `UserError`
+ * (exit 5).
+ */
 export function assertRoomToRun(): void {
+  const files = allowed('Max open files')
+  if (files < FILES_NEEDED)
+    throw new UserError(`A command has up to ${FILES_NEEDED} files open at once, but the limit of this process is ${files}.`, {
+      exit: 5,
+      code: 'TOO_FEW_FILES',
+      hint: 'Raise the limit on open files: ulimit -n 4096.'
+    })
   assertAddressSpace(0.8e9, 'A command')
   assertLeft('memory', left('Max data size', 'VmData'), 0.5e9, 'A command', 'ulimit -d unlimited')
 }

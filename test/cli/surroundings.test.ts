@@ -36,6 +36,11 @@ describe('surroundings', {concurrency: 2, skip: !existsSync('/proc/self/cmdline'
     assert.deepEqual(readdirSync(dir), ['out\uFFFD.jsonl'])
   })
 
+  it('too few open files are refused before anything is begun', async () => {
+    const {stderr} = await shell(program, 'ulimit -n 40; $P probe x; echo $? >&2')
+    assert.match(stderr, /up to 64 files open at once, but the limit of this process is 40[^]*ulimit -n 4096[^]*\n5\n$/)
+  })
+
   it('rows for a stdout that is closed are said to be lost, for /dev/null they are not', async () => {
     const closed = await shell(program, '$P probe x >&-')
     assert.equal(closed.status, 0)
