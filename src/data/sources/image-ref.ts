@@ -145,6 +145,14 @@ export const labelOf = (ref: ImageRef): string | undefined => labelIn(ref.fields
 export function folderOf(id: string): string | undefined {
   const parts = id.split('/')
   const folder = parts.at(-2)
-  if (!folder || isShardName(folder) || isParquetName(folder) || (folder === 'stdin' && parts.length === 2)) return undefined
+  if (
+    !folder ||
+    folder === '.' ||
+    folder === '..' ||
+    isShardName(folder) ||
+    isParquetName(folder) ||
+    (folder === 'stdin' && parts.length === 2)
+  )
+    return undefined
   return folder
 }

@@ -7,12 +7,16 @@
  */
 import {showBytes} from './image-ref.js'
 
+/** The folders of a path, as they lie: `a/../b/1.jpg` lies in `b`. */
 const foldersOf = (name: Buffer): string[] =>
   name
     .toString('latin1') // bytes as they are
     .split('/')
     .slice(0, -1)
-    .filter(part => part !== '' && part !== '.')
+    .reduce<string[]>(
+      (folders, part) => (part === '' || part === '.' ? folders : part === '..' ? folders.slice(0, -1) : [...folders, part]),
+      []
+    )
 
 /**
  * A function from the path of an image in an archive to its first folder under the archive's root, which `root` is;

@@ -223,7 +223,7 @@ async function newestExport(run: string, inside: ReadonlySet<string>): Promise<s
 
 async function openHuggingFace(path: string, inside: ReadonlySet<string>, options: CheckpointOptions): Promise<Opened> {
   const config = await readJsonObject(join(path, 'config.json'), 'BAD_CHECKPOINT')
-  const described = describeFolder(config)
+  const described = describeFolder(config, path)
   const preprocessing = await preprocessingOf(path, inside, config)
   const index = 'model.safetensors.index.json'
   const single = ['model.safetensors', 'pytorch_model.bin'].find(name => inside.has(name))

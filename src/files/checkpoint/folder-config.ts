@@ -23,20 +23,23 @@ export function joined(
 }
 
 /** The architecture by a config.json of transformers or timm: what shapes cannot tell, and what they must match. */
-export function describeFolder(config: JsonObject): Record<string, string> {
+export function describeFolder(config: JsonObject, path: string): Record<string, string> {
+  const other = (what: string): UserError =>
+    new UserError(`${join(path, 'config.json')} ${what}.`, {
+      code: 'OTHER_MODEL',
+      hint: 'Give a folder of DINOv2, or what export wrote; where the file was changed, fetch it again.'
+    })
   const out: Record<string, string> = {}
   const {model_type: type, num_attention_heads: heads, layer_norm_eps: eps, hidden_act: activation, model_args: args, architecture} = config
   if (typeof type === 'string') {
     if (!['dinov2', 'dinov2_with_registers'].includes(type))
-      throw new UserError(`The model_type of this folder is ${type}; dinov2 and dinov2_with_registers are read.`, {code: 'OTHER_MODEL'})
+      throw other(`has the model_type ${type}; dinov2 and dinov2_with_registers are read`)
     out['model_type'] = type
   }
   if (heads !== undefined) out['heads'] = valueText(heads)
-  Object.assign(out, describedShapes(config))
-  if (eps !== undefined && eps !== 1e-6)
-    throw new UserError(`The layer_norm_eps of this folder is ${valueText(eps)}; DINOv2 has 1e-6.`, {code: 'OTHER_MODEL'})
-  if (activation !== undefined && activation !== 'gelu')
-    throw new UserError(`The hidden_act of this folder is ${valueText(activation)}; DINOv2 has gelu.`, {code: 'OTHER_MODEL'})
+  Object.assign(out, describedShapes(config, other))
+  if (eps !== undefined && eps !== 1e-6) throw other(`has the layer_norm_eps ${valueText(eps)}; DINOv2 has 1e-6`)
+  if (activation !== undefined && activation !== 'gelu') throw other(`has the hidden_act ${valueText(activation)}; DINOv2 has gelu`)
   if (typeof architecture === 'string') out['architecture'] = architecture
   if (isObject(args)) {
     if ('num_heads' in args) out['heads'] = valueText(args['num_heads'])
@@ -47,11 +50,11 @@ export function describeFolder(config: JsonObject): Record<string, string> {
 }
 
 /** What config.json of transformers says that shapes tell too, under our names. */
-function describedShapes(config: JsonObject): Record<string, string> {
+function describedShapes(config: JsonObject, other: (what: string) => UserError): Record<string, string> {
   const {hidden_size: width, num_hidden_layers: depth, patch_size: patch, num_register_tokens: registers} = config
   const {use_swiglu_ffn: gated, mlp_ratio: ratio, num_channels: channels, qkv_bias: biased} = config
-  if ((channels !== undefined && channels !== 3) || (biased !== undefined && biased !== true))
-    throw new UserError('The num_channels or qkv_bias of this folder is not that of DINOv2: 3 and true.', {code: 'OTHER_MODEL'})
+  if (channels !== undefined && channels !== 3) throw other(`has the num_channels ${valueText(channels)}; DINOv2 has 3`)
+  if (biased !== undefined && biased !== true) throw other(`has the qkv_bias ${valueText(biased)}; DINOv2 has true`)
   const full = typeof width === 'number' && typeof ratio === 'number' ? Math.trunc(width * ratio) : undefined
   const said = {
     width,

@@ -84,7 +84,7 @@ export function assertFinite({ids, vectors}: Pick<EmbeddingBatch, 'ids' | 'vecto
   if (at < 0) return
   const D = vectors.length / ids.length
   throw new UserError(
-    `The vector of ${ids[Math.floor(at / D)]!} in ${name} holds a number that is not finite (${String(vectors[at])} at place ${at % D}).`,
+    `The vector of ${ids[Math.floor(at / D)]!} in ${name} holds a number that is not finite${Number.isNaN(vectors[at]) ? '' : ', or too large for float32'} (${String(vectors[at])} at place ${at % D}).`,
     {
       code: 'NOT_FINITE',
       hint: 'Leave the row out, or make it again: dinov2 embed --precision fp32.'

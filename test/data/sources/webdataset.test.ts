@@ -74,6 +74,7 @@ test('folders inside a shard are classes as they are where the shard is unpacked
     ['with folders in the classes', images('cat/a/0.jpg', 'dog/b/c/1.jpg', 'dog/2.jpg'), ['cat', 'dog', 'dog']],
     ['one class', images('cat/0.jpg', 'cat/1.jpg'), ['cat', 'cat']],
     ['one class of a folder', images('train/cat/0.jpg', 'train/cat/1.jpg'), ['cat', 'cat']],
+    ['with paths that go up', images('../cat/0.jpg', 'x/../dog/1.jpg'), ['cat', 'dog']],
     ['no folders', images('0.jpg', './1.jpg'), [undefined, undefined]],
     ['images in the root', images('photos/0.jpg', 'photos/cat/1.jpg'), [undefined, 'cat']],
     ['a label file counts before the folder', [...images('cat/0.jpg', 'dog/1.jpg'), ['cat/0.cls', '7']], ['7', 'dog']],
@@ -88,7 +89,8 @@ test('folders inside a shard are classes as they are where the shard is unpacked
 })
 
 test('the folder of an id is none where it is a shard, a Parquet file or stdin itself', () => {
-  for (const id of ['s.tar/0', 'a/s.tar.gz/0', 's.TGZ/0', 'a/p.parquet/3', 'stdin/0', '0.jpg']) assert.equal(folderOf(id), undefined, id)
+  for (const id of ['s.tar/0', 'a/s.tar.gz/0', 's.TGZ/0', 'a/p.parquet/3', 'stdin/0', '0.jpg', '../0.jpg', 'cat/../0.jpg'])
+    assert.equal(folderOf(id), undefined, id)
   for (const id of ['cat/0.jpg', 's.tar/cat/0', 'stdin/cat/0', 'a/stdin/cat/0.jpg']) assert.equal(folderOf(id), 'cat', id)
 })
 

@@ -264,7 +264,7 @@ test('models of others and models that are not here are refused with a way out',
     await writeFile(join(folder, 'config.json'), typeof config === 'string' ? config : JSON.stringify(config))
     await assert.rejects(openCheckpoint(folder), {name: 'UserError', message})
   }
-  await refuses({model_type: 'vit'}, /model_type of this folder is vit/)
+  await refuses({model_type: 'vit'}, /config\.json has the model_type vit/)
   await refuses({model_type: 'dinov2', layer_norm_eps: 1e-12}, /layer_norm_eps/)
   await refuses({model_type: 'dinov2', hidden_act: 'relu'}, /hidden_act/)
   await refuses({model_type: 'dinov2'}, /neither model\.safetensors/)

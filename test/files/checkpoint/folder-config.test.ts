@@ -49,7 +49,7 @@ for (const to of ['hf', 'timm'] as const)
       await writeFile(path, JSON.stringify({...whole, [name]: changed}))
       await assert.rejects(
         openBackbone(output),
-        {name: 'UserError', message: /says|is not that of DINOv2|do not divide/},
+        {name: 'UserError', message: /config\.json (says|has .*DINOv2 has)|do not divide/},
         `${name} ${JSON.stringify(value)}`
       )
     }
