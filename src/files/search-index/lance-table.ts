@@ -46,10 +46,11 @@ const idsPerStatement = 500
 /** Before anything: nothing is older, so nothing is thrown away while a table is changed. */
 const epoch = new Date(0)
 
+type OwnRows = {readonly rows: LanceRows; readonly dim: number; readonly mark: string | undefined}
+
 /** An index that was opened or is being made. `close` when done. */
 export class LanceTable {
-  /** How sentences call it. */
-  readonly #name: string
+  readonly #name: string // in sentences
   readonly #arrow: Arrow
   readonly #lance: Library['lance']
   readonly #connection: Connection
@@ -62,15 +63,7 @@ export class LanceTable {
   /** The version that the header names is gone. */
   versionMissing = false
 
-  private constructor(
-    name: string,
-    library: Library,
-    connection: Connection,
-    rows: LanceRows,
-    dim: number,
-    mark: string | undefined,
-    header?: LanceHeader
-  ) {
+  private constructor(name: string, library: Library, connection: Connection, {rows, dim, mark}: OwnRows, header?: LanceHeader) {
     this.#name = name
     this.#arrow = library.arrow
     this.#lance = library.lance
@@ -89,7 +82,7 @@ export class LanceTable {
       const connection = await connect(library, place)
       const mark = randomUUID()
       const rows = await connection.createEmptyTable('rows', schemaOf(library.arrow, dim, mark), {mode: 'overwrite'})
-      return new LanceTable(name, library, connection, rows, dim, mark)
+      return new LanceTable(name, library, connection, {rows, dim, mark})
     } catch (error) {
       throw lanceError(name, 'made', error)
     }
@@ -136,7 +129,7 @@ export class LanceTable {
       if (!whole) await rows.checkoutLatest()
       const mark = (await rows.schema()).metadata.get(MARK_KEY)
       assertOwnRows(name, header, {mark, rows: await rows.countRows()})
-      const opened = new LanceTable(name, library, connection, rows, header.dim, mark, header)
+      const opened = new LanceTable(name, library, connection, {rows, dim: header.dim, mark}, header)
       opened.versionMissing = !whole
       return opened
     } catch (error) {
