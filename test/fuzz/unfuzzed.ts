@@ -10,6 +10,8 @@ const COPIED = 'passes bytes on without looking into them'
 const COMPANIONS = 'reads messages of the other processes of one training, which compute with the same weights'
 
 export const unfuzzed: Readonly<Record<string, string>> = {
+  'src/cli/surroundings.ts isStdoutClosed': SYSTEM,
+  'src/cli/surroundings.ts pieces': SYSTEM,
   'src/data/image/encode.ts encodeImage': OWN_PROCESS,
   'src/data/sources/image-table.ts at': OWN_PROCESS,
   'src/data/sources/parquet-columns.ts featuresOf': OWN_THREAD,
@@ -42,6 +44,7 @@ export const unfuzzed: Readonly<Record<string, string>> = {
   'src/tasks/explore/serve.ts answer': COPIED,
   'src/tasks/samples.ts guard': 'asks only whether there is a note',
   'src/tasks/train/memory-usage.ts peakOfProcess': SYSTEM,
+  'src/tasks/train/metrics-log.ts markOf': 'takes a checksum of lines without reading them; parser metrics reads them',
   'src/tasks/train/processes.ts #errorOf': COMPANIONS,
   'src/tasks/train/processes.ts #failure': COMPANIONS,
   'src/tasks/train/processes.ts messages': COMPANIONS,
