@@ -63,6 +63,7 @@ export default class PredictDepth extends ImageCommand {
       path: join(flags.output, KEPT_ROWS),
       output: flags.output,
       head: flags.head,
+      file: 'predicted',
       resume,
       options
     })

@@ -49,7 +49,14 @@ export default class PredictSegment extends ImageCommand {
     await using kept =
       flags.output === undefined
         ? undefined
-        : await PredictedRows.open({path: join(flags.output, KEPT_ROWS), output: flags.output, head: flags.head, resume, options: {size}})
+        : await PredictedRows.open({
+            path: join(flags.output, KEPT_ROWS),
+            output: flags.output,
+            head: flags.head,
+            file: 'mask',
+            resume,
+            options: {size}
+          })
     const progress = this.progress()
     const seen = new Map<string, string>()
     let done = 0

@@ -3,7 +3,7 @@
  * formats, indexes, lists and reports. And predictions that are interrupted go on.
  */
 import assert from 'node:assert/strict'
-import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs'
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs'
 import {join} from 'node:path'
 import {after, before, describe, test} from 'node:test'
 import {openBackbone, readBackbone} from '../../src/files/checkpoint/backbone.js'
@@ -202,8 +202,20 @@ describe('predictions that end with status 4 go on with --resume to the rows of 
       assert.match(again.stderr, /(exists and is not empty|was left by an interrupted run)[^]*--resume/)
       const other = await run('predict', kind, 'list.txt', '--model', 'run', '--head', head, '-o', output, '--resume', '--max-bad', '1')
       assert.equal(other.status, 2, other.stderr)
+      // A map or mask that is gone is written again, though its row was kept.
+      const files =
+        kind === 'classify'
+          ? []
+          : readdirSync(at(output), {recursive: true})
+              .map(String)
+              .filter(name => name.endsWith('.png'))
+      if (kind !== 'classify') {
+        assert.equal(files.length, 4)
+        rmSync(at(output, files[0]!))
+      }
       const resumed = await predict('--resume', '--max-bad', '1')
       assert.equal(resumed.status, 0, resumed.stderr)
+      for (const file of files) assert.ok(existsSync(at(output, file)), file)
       const rows = rowsOf(resumed)
       const straight = await predict('--force', '--max-bad', '1')
       assert.equal(straight.status, 0, straight.stderr)

@@ -30,6 +30,8 @@ export type PredictedRowsRequest = {
   readonly head: string
   /** What else the rows depend on. */
   readonly options: Readonly<Record<string, unknown>>
+  /** The field of a row that names the file which was written with it, where one is. */
+  readonly file?: 'predicted' | 'mask'
   /** Whether rows that are there are gone on from; otherwise they are dropped. */
   readonly resume: boolean
 }
@@ -45,7 +47,8 @@ export class PredictedRows {
     readonly path: string,
     private readonly output: string,
     private readonly making: JsonObject,
-    private readonly there: {readonly making: JsonObject; readonly bytes: number} | undefined
+    private readonly there: {readonly making: JsonObject; readonly bytes: number} | undefined,
+    private readonly file: PredictedRowsRequest['file']
   ) {}
 
   /**
@@ -65,14 +68,14 @@ export class PredictedRows {
     }
   }
 
-  static async #read({path, output, head, options, resume}: PredictedRowsRequest): Promise<PredictedRows> {
+  static async #read({path, output, head, options, resume, file}: PredictedRowsRequest): Promise<PredictedRows> {
     const making = {head: await digest(head), ...options}
     const text = resume && existsSync(path) ? await wholeFile(path) : undefined
-    if (!text) return new PredictedRows(path, output, making, undefined)
+    if (!text) return new PredictedRows(path, output, making, undefined, file)
     const bytes = text.lastIndexOf(10) + 1 // a line that was cut off is written again
     const lines = text.subarray(0, bytes).toString('utf8').split('\n').slice(0, -1)
     const [first, ...rows] = lines.map(line => jsonObjectOr(line))
-    if (lines.length === 0) return new PredictedRows(path, output, making, undefined)
+    if (lines.length === 0) return new PredictedRows(path, output, making, undefined, file)
     const before = first?.['predicted_with']
     if (!isObject(before) || rows.some(row => typeof row?.['id'] !== 'string'))
       throw new UserError(`${path} holds no rows of an interrupted prediction.`, {
@@ -80,10 +83,15 @@ export class PredictedRows {
         code: 'OUTPUT_EXISTS',
         hint: 'Remove it, or name another output.'
       })
-    const opened = new PredictedRows(path, output, making, {making: before, bytes})
+    const opened = new PredictedRows(path, output, making, {making: before, bytes}, file)
+    const owners = new Map<unknown, string>() // of files: the last image that wrote one
     for (const line of rows) {
       const {[MARK]: mark, ...row} = line!
-      opened.#earlier.set(row['id'] as string, {row, mark})
+      const id = row['id'] as string
+      opened.#earlier.set(id, {row, mark})
+      const owner = file && owners.get(row[file])
+      if (owner !== undefined && owner !== id) opened.#earlier.delete(owner)
+      if (file) owners.set(row[file], id)
     }
     return opened
   }
@@ -111,11 +119,14 @@ export class PredictedRows {
 
   /**
    * The row of an image that was predicted before; undefined where the image has another label, file name or other
-   * field now, so that it is predicted again.
+   * field now, or the file of the row is gone, so that it is predicted again.
    */
   earlier(ref: ImageRef): JsonObject | undefined {
     const found = this.#earlier.get(ref.id)
-    if (found === undefined || found.mark === undefined || found.mark === fieldsMark(fieldsOf(ref))) return found?.row
+    if (found === undefined) return undefined
+    const made = this.file && found.row[this.file]
+    const isThere = typeof made !== 'string' || existsSync(made)
+    if (isThere && (found.mark === undefined || found.mark === fieldsMark(fieldsOf(ref)))) return found.row
     this.#earlier.delete(ref.id)
     return undefined
   }

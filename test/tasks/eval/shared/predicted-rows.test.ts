@@ -44,3 +44,29 @@ test('rows of an earlier version, which say nothing of their images, are taken',
   assert.deepEqual(rows.earlier(image('a', {label: 'anything'})), {id: 'a', class: 'cat'})
   await rows.close()
 })
+
+test('a kept row counts while its file is there and is its own', async () => {
+  const [own, shared] = [join(dir, 'own.png'), join(dir, 'shared.png')]
+  const withFiles = (): Promise<PredictedRows> =>
+    PredictedRows.open({path: join(dir, 'files'), output: 'files', head: 'a released head', options: {}, file: 'mask', resume: true})
+  const first = await withFiles()
+  first.begin('model')
+  for (const [id, mask] of [
+    ['a', own],
+    ['b', shared],
+    ['c', shared]
+  ] as const) {
+    await writeFile(mask, id)
+    await first.addOf(image(id), {id, mask})
+  }
+  await first.close()
+  const valid = async (): Promise<string[]> => {
+    const rows = await withFiles()
+    const found = ['a', 'b', 'c'].filter(id => rows.earlier(image(id)) !== undefined)
+    await rows.close()
+    return found
+  }
+  assert.deepEqual(await valid(), ['a', 'c'], 'the file of b is that of c by now')
+  await rm(own)
+  assert.deepEqual(await valid(), ['c'])
+})
