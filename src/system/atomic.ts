@@ -10,6 +10,7 @@ import {closeSync, existsSync, openSync, rmSync, statSync} from 'node:fs'
 import {mkdir, open, readdir, realpath, rename, rm, stat, type FileHandle} from 'node:fs/promises'
 import {basename, dirname, join, resolve} from 'node:path'
 import {UserError} from '../config/errors.js'
+import {openNamedPipe} from './named-pipe.js'
 import {isTempFile, registerTempFile, releaseTempFile} from './temporary-files.js'
 import {beginError, writeError} from './write-error.js'
 
@@ -143,9 +144,16 @@ async function finishOutput(
   await syncFolder(dirname(final))
 }
 
+/** Opens a device or a pipe for writing. Throws `UserError` where a pipe with a name has no reader. */
+export async function openDirect(path: string): Promise<FileHandle> {
+  const isNamedPipe = !isDevice(path) && (await stat(path).catch(() => undefined))?.isFIFO() === true
+  if (isNamedPipe) return openNamedPipe(path)
+  return open(path, 'r+').catch(() => open(path, 'w'))
+}
+
 /** Devices and pipes cannot be renamed over: bytes go straight to them. */
 async function direct(path: string, final: string): Promise<AtomicOutput> {
-  const handle = await open(final, 'r+').catch(() => open(final, 'w').catch((error: unknown) => Promise.reject(beginError(path, error))))
+  const handle = await openDirect(final).catch((error: unknown) => Promise.reject(beginError(path, error) as Error))
   let ended = false
   const close = async (): Promise<void> => {
     if (ended) return

@@ -99,11 +99,25 @@ export async function readText(path: string): Promise<string> {
  */
 export async function openGrowing(path: string, {anew}: {readonly anew: boolean}): Promise<FileHandle> {
   const flags = constants.O_RDWR | (constants.O_NOFOLLOW ?? 0) | (anew ? constants.O_CREAT | constants.O_TRUNC : 0)
-  return open(path, flags).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ELOOP') throw error
-    throw linkError(path, error)
+  const handle = await open(path, flags | constants.O_NONBLOCK).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code === 'ELOOP') throw linkError(path, error)
+    if (error.code === 'EISDIR' || error.code === 'ENXIO') throw inTheWay(path, await stat(path), error)
+    throw error
   })
+  const found = await handle.stat()
+  if (found.isFile()) return handle
+  await handle.close()
+  throw inTheWay(path, found)
 }
+
+/** What is said of a folder, a pipe or a device where this tool writes a file of its own. */
+const inTheWay = (path: string, found: Stats, cause?: unknown): UserError =>
+  new UserError(`${path} is ${kindOf(found)}, but a file is written there.`, {
+    exit: 2,
+    code: 'NOT_A_FILE',
+    hint: 'Remove it, or name another output.',
+    cause
+  })
 
 /** What is said of a link where this tool writes a file of its own. */
 const linkError = (path: string, cause?: unknown): UserError =>

@@ -8,6 +8,7 @@ import {pathToFileURL} from 'node:url'
 import {promisify} from 'node:util'
 import {UserError} from '../../src/config/errors.js'
 import {atomicFile, atomicFolder, openAtomic} from '../../src/system/atomic.js'
+import {openGrowing} from '../../src/system/plain-file.js'
 import {scratch} from '../support/scratch.js'
 
 const left = async (folder: string): Promise<string[]> => (await readdir(folder)).sort()
@@ -129,4 +130,34 @@ test('a folder appears whole and replaces another only with force', async t => {
   await assert.rejects(fails, /no more/)
   assert.equal(await readFile(join(path, 'inner', 'a.txt'), 'utf8'), 'three')
   assert.deepEqual(await left(folder), ['model'])
+})
+
+test(
+  'a pipe with a name gets the bytes where it has a reader, and is refused where nobody reads',
+  {skip: process.platform === 'win32'},
+  async t => {
+    const path = join(await scratch(t), 'pipe')
+    await promisify(execFile)('mkfifo', [path])
+    const reader = promisify(execFile)('cat', [path])
+    const output = await openAtomic(path)
+    await output.handle.write(Buffer.from('hello'))
+    await output.commit()
+    assert.equal((await reader).stdout, 'hello')
+    await assert.rejects(openAtomic(path), {name: 'UserError', code: 'NO_READER'})
+    assert.ok((await stat(path)).isFIFO())
+  }
+)
+
+test('a folder or a pipe in the place of a file that grows is refused, and stays', {skip: process.platform === 'win32'}, async t => {
+  const folder = await scratch(t)
+  await promisify(execFile)('mkfifo', [join(folder, 'pipe')])
+  await mkdir(join(folder, 'folder'))
+  for (const name of ['pipe', 'folder'])
+    for (const anew of [false, true])
+      await assert.rejects(openGrowing(join(folder, name), {anew}), {
+        name: 'UserError',
+        exit: 2,
+        message: new RegExp(`is a ${name}, but a file is written there`)
+      })
+  assert.deepEqual(await left(folder), ['folder', 'pipe'])
 })

@@ -68,7 +68,8 @@ export function sniffList(first: string): ListFormat {
   if (first.startsWith('{') && jsonObjectOr(first)) return 'jsonl'
   for (const delimiter of DELIMITERS) {
     const cells = cellsOf(first, delimiter)
-    if (cells.includes('path')) return delimiter === '\t' ? 'tsv' : 'csv'
+    const isHeader = cells.includes('path') || (cells.length > 1 && !/[./]/.test(first) && pathColumn(cells) >= 0) // no list of names
+    if (isHeader) return delimiter === '\t' ? 'tsv' : 'csv'
   }
   return 'lines'
 }

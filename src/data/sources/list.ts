@@ -61,7 +61,9 @@ function fromFields(row: Record<string, unknown>, line: number, {name, base}: Li
   const {id, path_base64: odd, range, row: number, ...others} = row
   const column = PATH_NAMES.find(key => typeof others[key] === 'string') ?? 'path'
   const {[column]: path, ...fields} = others
-  const given = typeof id === 'string' || typeof id === 'number' ? String(id) : undefined
+  if (id !== undefined && id !== null && typeof id !== 'string' && typeof id !== 'number')
+    return problemRef(`${name}:${line}`, '', `line ${line} of ${name} has an id that is neither a text nor a number`)
+  const given = id === undefined || id === null ? undefined : String(id)
   const bytes = typeof odd === 'string' && odd !== '' ? Buffer.from(odd, 'base64') : undefined
   if (!bytes && (typeof path !== 'string' || path === ''))
     return problemRef(given ?? `${name}:${line}`, '', `line ${line} of ${name} has no path${given === undefined ? '' : ONLY_ID}`)
@@ -85,7 +87,8 @@ function fromJson(text: string, line: number, options: ListOptions): ImageRef {
   try {
     return fromFields(parseFields(text), line, options)
   } catch (error) {
-    const why = / levels deep/.test((error as Error).message) ? `: ${(error as Error).message}` : ''
+    const {message} = error as Error
+    const why = message === 'it is no JSON object' ? '' : `: ${message}`
     return problemRef(`${options.name}:${line}`, '', `line ${line} of ${options.name} is not a JSON object${why}`)
   }
 }
@@ -146,24 +149,35 @@ async function* again(first: Buffer, rest: AsyncIterator<Buffer>): AsyncGenerato
   for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value
 }
 
+/** The names of the columns, that of the paths as `path`. Throws `UserError` where two are called the same. */
+function columnsOf(header: readonly string[], name: string): string[] {
+  const names = header.map(cell => columnName(cell))
+  const column = pathColumn(names)
+  const seen = new Set<string>()
+  const twice = names.find(title => title !== '' && (seen.has(title) || void seen.add(title)))
+  if (twice !== undefined)
+    throw new UserError(`${name} has two columns that are called ${twice}.`, {exit: 2, code: 'BAD_LIST', hint: 'Rename one of them.'})
+  return names.map((title, i) => (i === column ? 'path' : title))
+}
+
+/** A row of a table as an image; a row with more cells than there are columns has come apart. */
+function fromCells(cells: readonly string[], columns: readonly string[], line: number, options: ListOptions, odd: boolean): ImageRef {
+  const problem = (why: string): ImageRef => problemRef(`${options.name}:${line}`, '', `line ${line} of ${options.name} ${why}`)
+  if (cells.slice(columns.length).some(cell => cell.trim() !== ''))
+    return problem(`has ${cells.length} cells, but there are ${columns.length} columns; a separator within a cell needs quotation marks`)
+  if (odd && cells.some(cell => cell.includes('\ufffd'))) return problem('is not UTF-8 text')
+  return fromFields(Object.fromEntries(columns.flatMap((column, i) => (i < cells.length ? [[column, cells[i]]] : []))), line, options)
+}
+
 async function* table(pieces: AsyncIterable<Buffer>, delimiter: string, options: ListOptions): AsyncGenerator<ImageRef[]> {
-  const parser = parse({
-    delimiter,
-    bom: true,
-    columns: header => {
-      const names = header.map((cell: string) => columnName(cell))
-      const column = pathColumn(names)
-      return names.map((name: string, i: number) => (i === column ? 'path' : name))
-    },
-    relax_column_count: true,
-    skip_empty_lines: true,
-    info: true
-  })
+  const parser = parse({delimiter, bom: true, relax_column_count: true, skip_empty_lines: true, info: true})
+  let odd = false // bytes that are no UTF-8 were seen
   let wake = (): void => undefined
   parser.on('drain', () => wake()).on('close', () => wake())
   const feed = async (): Promise<void> => {
     for await (const piece of pieces) {
       if (parser.destroyed) return
+      odd ||= !isUtf8(piece)
       if (!parser.write(piece)) await new Promise<void>(resume => (wake = resume))
     }
     parser.end()
@@ -171,16 +185,22 @@ async function* table(pieces: AsyncIterable<Buffer>, delimiter: string, options:
   feed().catch((error: Error) => parser.destroy(error))
   let ready: ImageRef[] = []
   let line = 1
+  let columns: string[] | undefined
   try {
-    for await (const {record, info} of parser as AsyncIterable<{record: Record<string, unknown>; info: {lines: number}}>) {
+    for await (const {record, info} of parser as AsyncIterable<{record: string[]; info: {lines: number}}>) {
       line = info.lines
-      ready.push(fromFields(record, line, options))
+      if (!columns) {
+        columns = columnsOf(record, options.name)
+        continue
+      }
+      ready.push(fromCells(record, columns, line, options, odd))
       if (ready.length >= ROWS) {
         yield ready
         ready = []
       }
     }
   } catch (error) {
+    if (error instanceof UserError) throw error
     ready.push(problemRef(options.name, '', `the table ${options.name} cannot be read after line ${line} (${(error as Error).message})`))
   } finally {
     parser.destroy() // the feeding loop ends by itself, at the latest when the source is closed
@@ -227,8 +247,9 @@ async function* rows(
       const row = format === 'nul' ? raw : withoutReturn(raw)
       if (row.length === 0) continue
       if (format === 'jsonl') {
-        const text = typeof row === 'string' ? row : row.toString('utf8')
-        if (text.trim() !== '') ready.push(fromJson(text, line, options))
+        if (typeof row !== 'string')
+          ready.push(problemRef(`${options.name}:${line}`, '', `line ${line} of ${options.name} is not UTF-8 text`))
+        else if (row.trim() !== '') ready.push(fromJson(row, line, options))
       } else
         ready.push(
           typeof row === 'string' && row.includes('\0')

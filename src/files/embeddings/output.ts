@@ -3,7 +3,7 @@ import {createWriteStream} from 'node:fs'
 import {stat} from 'node:fs/promises'
 import type {Writable} from 'node:stream'
 import {UserError} from '../../config/errors.js'
-import {openAtomic, refuseExisting} from '../../system/atomic.js'
+import {openAtomic, openDirect, refuseExisting} from '../../system/atomic.js'
 import {fileSink, streamSink} from './bytes.js'
 import type {Format} from './format.js'
 import {formatOf, type EmbeddingFormat} from './formats.js'
@@ -102,7 +102,7 @@ const nothingResumed = {resumed: 0, async *resumedRows(): AsyncGenerator<NamedRo
 /** An output that is written from front to back and never renamed. */
 async function pipeOutput(target: string, format: Format<EmbeddingFormat>, {meta, stdout}: OutputOptions): Promise<EmbeddingOutput> {
   const toStdout = target === '-'
-  const stream = toStdout ? stdout! : createWriteStream(target)
+  const stream = toStdout ? stdout! : createWriteStream(target, {fd: await openDirect(target)})
   const writer = await format.write({sink: streamSink(stream), sides: []}, meta)
   const end = async (): Promise<void> => {
     if (!toStdout) await new Promise<void>((done, fail) => stream.end((error?: Error | null) => (error ? fail(error) : done())))

@@ -72,3 +72,52 @@ test('a table without a column of paths is refused in one sentence with its sepa
   ] as const)
     await assert.rejects(read(t, 'l.csv', header), (error: unknown) => error instanceof UserError && sentence.test(error.message))
 })
+
+test('a table says each thing once: columns of one name, and rows with more cells than columns, are refused', async t => {
+  for (const header of ['path,path', 'path,label,label', 'filename;label;"label"'])
+    await assert.rejects(read(t, 'l.csv', `${header}\na.jpg,b,c\n`), {
+      name: 'UserError',
+      exit: 2,
+      message: /two columns that are called \w+\./
+    })
+  const found = await read(t, 'l.csv', 'path,label\na, b.jpg,cat\nc.jpg,dog\nd.jpg,dog,,\ne.jpg\n')
+  assert.match(found[0]!.problem!, /line 2 of l\.csv has 3 cells, but there are 2 columns/)
+  assert.deepEqual(
+    found.slice(1).map(({id, fields}) => [id, fields]),
+    [
+      ['c.jpg', {label: 'dog'}],
+      ['d.jpg', {label: 'dog'}],
+      ['e.jpg', {}]
+    ]
+  )
+  const columns = Array.from({length: 50_000}, (_, k) => `c${k}`).join()
+  const [wide] = await read(t, 'l.csv', `path,${columns}\na.jpg,${columns}\n`)
+  assert.equal(Object.keys(wide!.fields).length, 50_000)
+  const [first, second] = await read(t, 'l.jsonl', '{"path":"a.jpg","path":"b.jpg"}\n{"path":"a.jpg","x":1e400}\n')
+  assert.match(first!.problem!, /line 1 of l\.jsonl is not a JSON object: it has the name "path" twice/)
+  assert.match(second!.problem!, /line 2 .* a number that is not finite/)
+})
+
+test('an id that is no name and a text that is no UTF-8 are refused, not replaced', async t => {
+  const rows = ['true', '{}', '["a"]', 'null', '7', '"b"'].map(id => `{"path":"a.jpg","id":${id}}\n`)
+  const found = ids(await read(t, 'l.jsonl', rows.join('')))
+  for (const problem of found.slice(0, 3)) assert.match(problem, /has an id that is neither a text nor a number/)
+  assert.deepEqual(found.slice(3), ['a.jpg', '7', 'b'])
+  const latin = (text: string): Buffer => Buffer.from(text, 'latin1')
+  const [line, good] = ids(await read(t, 'l.jsonl', latin('{"path":"a.jpg","label":"caf\xe9"}\n{"path":"b.jpg"}\n')))
+  assert.match(line!, /line 1 of l\.jsonl is not UTF-8 text/)
+  assert.equal(good, 'b.jpg')
+  const [cell, other] = ids(await read(t, 'l.csv', latin('path,label\na.jpg,caf\xe9\nb.jpg,x\n')))
+  assert.match(cell!, /line 2 of l\.csv is not UTF-8 text/)
+  assert.equal(other, 'b.jpg')
+})
+
+test('a table without a telling name is known by any name of its column of paths', async t => {
+  for (const header of ['filename;label', 'image,label', 'label|File_Name'])
+    assert.equal(
+      (await read(t, 'l.txt', `${header}\n${header.startsWith('label') ? 'x|a.jpg' : header.includes(';') ? 'a.jpg;x' : 'a.jpg,x'}\n`))[0]!
+        .id,
+      'a.jpg'
+    )
+  assert.deepEqual(ids(await read(t, 'l.txt', 'image,1.jpg\nb.jpg\n')), ['image,1.jpg', 'b.jpg'])
+})
