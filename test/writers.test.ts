@@ -19,6 +19,7 @@ const growing = 'grows as a partial output under a lock, and is renamed when it 
 /** Those that do not go through `atomic.ts` themselves. */
 const others: Readonly<Record<string, string>> = {
   'src/system/atomic.ts': 'is the way itself',
+  'src/system/named-pipe.ts': 'opens pipes for atomic.ts',
   'src/system/lock.ts': 'makes locks',
   'src/system/download.ts': growing,
   'src/system/kept-answers.ts': 'renames a whole file of its own',

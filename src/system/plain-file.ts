@@ -105,12 +105,12 @@ export async function openGrowing(path: string, {anew}: {readonly anew: boolean}
     throw error
   })
   const found = await handle.stat()
-  if (found.isFile()) return handle
+  if (!found.isFIFO() && !found.isSocket()) return handle
   await handle.close()
   throw inTheWay(path, found)
 }
 
-/** What is said of a folder, a pipe or a device where this tool writes a file of its own. */
+/** What is said of a folder or a pipe where this tool writes a file of its own. */
 const inTheWay = (path: string, found: Stats, cause?: unknown): UserError =>
   new UserError(`${path} is ${kindOf(found)}, but a file is written there.`, {
     exit: 2,
