@@ -17,7 +17,7 @@ import {
 import {saveTimm} from '../files/checkpoint/timm-folder.js'
 import {writePth} from '../files/checkpoint/pth.js'
 import {writeSafetensors, type TensorSource} from '../files/checkpoint/safetensors.js'
-import {FLOAT16_MAX, float16Bytes, float32Bytes, elements, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
+import {FLOAT16_MAX, float16Bytes, float32Bytes, elements, readFinite, type TensorEntry} from '../files/checkpoint/tensor-entry.js'
 import {UserError} from '../config/errors.js'
 import {shortSideFor} from '../config/derived.js'
 import type {VitConfig} from '../model/config.js'
@@ -153,7 +153,7 @@ async function exportBackbone(request: ExportRequest, checkpoint: Checkpoint): P
     const named = withHeads
       ? [...backbone.map(entry => [`backbone.${entry.name}`, entry] as const), ...heads]
       : backbone.map(entry => [entry.name, entry] as const)
-    const tensors = sources(named, tick, fp16)
+    const tensors = sources(named, tick, checkpoint.path, fp16)
     const whole = {...metadata, ...configMetadata(config)}
     if (to === 'meta') await writePth(output, tensors, {force, metadata: whole, ...(withHeads && {root: 'teacher'})})
     else await writeSafetensors(output, tensors, whole, {force})
@@ -235,7 +235,7 @@ async function exportHeads(request: ExportRequest, checkpoint: Checkpoint): Prom
     {notes: checkpoint.notes}
   )
   if (dryRun) return report
-  const tensors = sources(named, counter(request, named.length), request.fp16)
+  const tensors = sources(named, counter(request, named.length), checkpoint.path, request.fp16)
   if (to === 'meta') await writePth(output, tensors, {force})
   else await writeSafetensors(output, tensors, {...checkpoint.metadata, tool_version: toolVersion}, {force})
   return report
@@ -274,13 +274,13 @@ async function* counted(stream: AsyncIterable<NamedTensor>, tick: () => void): A
 }
 
 /** Entries as sources of float32 or half precision, which are read when their turn to be written comes. */
-const sources = (named: readonly (readonly [string, TensorEntry])[], tick: () => void, fp16 = false): TensorSource[] =>
+const sources = (named: readonly (readonly [string, TensorEntry])[], tick: () => void, path: string, fp16 = false): TensorSource[] =>
   named.map(([name, entry]) => ({
     name,
     dtype: fp16 ? 'F16' : 'F32',
     shape: entry.shape,
     async read() {
-      const data = await entry.readFloat32()
+      const data = await readFinite(entry, name, path)
       tick()
       if (!fp16) return float32Bytes(data)
       const far = data.find(value => Math.abs(value) > FLOAT16_MAX)

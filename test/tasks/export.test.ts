@@ -62,6 +62,23 @@ test('half precision: half the bytes, each number the nearest, and only where it
   assert.deepEqual(await readdir(folder), ['half.safetensors'])
 })
 
+test('a number that is not finite is written in no format', async t => {
+  const folder = await scratch(t)
+  const model = join(folder, 'model.safetensors')
+  const bytes = await readFile(golden('vit_plain.safetensors'))
+  for (const number of [NaN, -Infinity]) {
+    bytes.writeFloatLE(number, bytes.length - 4)
+    await writeFile(model, bytes)
+    for (const to of exportFormats)
+      for (const fp16 of to === 'safetensors' || to === 'onnx' ? [false, true] : [false])
+        await assert.rejects(exportModel({model, to, output: join(folder, `out${endings[to]}`), fp16, numHeads: 4, toolVersion}), {
+          name: 'UserError',
+          code: 'NOT_FINITE'
+        })
+  }
+  assert.deepEqual(await readdir(folder), ['model.safetensors'])
+})
+
 test('the same export gives the same bytes', async t => {
   const folder = await scratch(t)
   for (const to of exportFormats) {

@@ -9,7 +9,7 @@ import {fingerprintOf} from '../../files/checkpoint/fingerprint.js'
 import type {Checkpoint} from '../../files/checkpoint/checkpoint.js'
 import {huggingFaceConfig, preprocessor, withFractions} from '../../files/checkpoint/hugging-face-folder.js'
 import type {Preprocessing} from '../../files/checkpoint/preprocessing.js'
-import {FLOAT16_MAX} from '../../files/checkpoint/tensor-entry.js'
+import {FLOAT16_MAX, readFinite} from '../../files/checkpoint/tensor-entry.js'
 import type {OnnxModel, OnnxValue} from '../../files/onnx/model.js'
 import {externalSuffix, needsExternal, writeOnnx} from '../../files/onnx/write.js'
 import type {VitConfig} from '../../model/config.js'
@@ -162,7 +162,7 @@ function onnxModel({fp16 = false, normalize = false, toolVersion}: OnnxRequest, 
   const N = (side / patch) ** 2
   const g = createGraph()
   const read = async (name: string): Promise<Float32Array> => {
-    const data = await checkpoint.tensors.get(name)!.readFloat32()
+    const data = await readFinite(checkpoint.tensors.get(name)!, name, checkpoint.path)
     const far = fp16 ? data.find(value => Math.abs(value) > FLOAT16_MAX) : undefined
     if (far === undefined) return data
     throw new UserError(`${name} holds ${far}, and half precision ends at ${FLOAT16_MAX}.`, {
