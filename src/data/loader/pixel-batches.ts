@@ -25,7 +25,11 @@ export type PixelBatch = {
 /** So many images are decoded in this thread. */
 const FEW = 4
 
-export type PixelOptions = LoadOptions & {readonly transform: Transform}
+export type PixelOptions = LoadOptions & {
+  readonly transform: Transform
+  /** Once aborted, images that are refused are no longer passed over in search of a good one: nothing more comes. */
+  readonly signal?: AbortSignal
+}
 
 /**
  * Decodes images ahead and yields them in batches, in the order of `refs`.
@@ -67,6 +71,7 @@ async function* streamPixels(
       for (const [i, answer] of chunk.answers.entries()) {
         const ref = chunk.refs[i]!
         if ('reason' in answer) {
+          if (options.signal?.aborted) return
           counts.bad++
           onRejected?.(rejectedImage(ref, answer.reason))
           continue

@@ -239,7 +239,8 @@ export function embed(refs: AsyncIterable<ImageRef>, embedder: Embedder, options
     transform: embedder.transform,
     workers,
     maxPixels,
-    onRejected
+    onRejected,
+    signal
   })
   const rows = oneAhead(pixels, made => rowsOf(made, embedder), signal)
   return Object.assign(rows, {stats: () => pixels.stats()})

@@ -313,3 +313,20 @@ test('the cache keeps what fits, once', () => {
   assert.ok(two.get(7) && !two.get(9) && two.stats().bytes <= 1 << 20)
   assert.equal(makeCache(10, 0), undefined)
 })
+
+test('once it is stopped, refused images are no longer passed over in search of a good one', async () => {
+  const stop = new AbortController()
+  let refused = 0
+  async function* absent(): AsyncGenerator<ImageRef> {
+    for (let i = 0; i < 5000; i++) yield {id: `${i}`, path: `/absent/${i}.png`, fields: {}}
+  }
+  const batches = pixelBatches(absent(), {
+    batch: 8,
+    transform: {resize: 8, crop: 8},
+    workers: 0,
+    signal: stop.signal,
+    onRejected: () => void (++refused === 20 && stop.abort())
+  })
+  assert.equal((await batches.next()).done, true)
+  assert.equal(refused, 20)
+})
