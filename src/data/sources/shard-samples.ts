@@ -90,8 +90,9 @@ export class SampleCollector {
 }
 
 /**
- * Fields of one image: those of its label file count before those of its JSON, whatever lies first. Of two members of
- * one name the first counts, as of two images.
+ * Fields of one image: those of its label and text files count before those of its JSON, whatever lies first; what
+ * the JSON says else is kept with `json_` in front, so that it is not lost. Of two members of one name the first
+ * counts, as of two images.
  */
 function joinFields(sides: readonly SideMember[], lost: LostMember[]): Record<string, unknown> {
   const order = {json: 0, txt: 1, cls: 2}
@@ -102,7 +103,12 @@ function joinFields(sides: readonly SideMember[], lost: LostMember[]): Record<st
     const found = names.has(name) ? 'it is a second member of this name' : sideFields(side)
     names.add(name)
     if (typeof found === 'string') lost.push({name: side.name, reason: found})
-    else Object.assign(fields, found)
+    else
+      for (const [field, value] of Object.entries(found)) {
+        const said = Object.hasOwn(fields, field) ? fields[field] : undefined
+        if (said !== undefined && said !== null && String(said) !== value) fields[`json_${field}`] ??= said
+        fields[field] = value
+      }
   }
   return fields
 }

@@ -235,7 +235,7 @@ test('tar shards: keys end at the first dot of the base name; side members becom
   )
   assert.deepEqual(
     refs.slice(0, 2).map(({fields}) => fields),
-    [{caption: 'one', label: '7'}, {text: 'two words'}]
+    [{caption: 'one', label: '7', json_label: 'x'}, {text: 'two words'}]
   )
   assert.ok(refs.every(({bytes, path}) => bytes === undefined && path === join(folder, 's-00.tar'))) // listed, not read
   assert.deepEqual(

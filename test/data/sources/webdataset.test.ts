@@ -195,6 +195,7 @@ test('fields of a side file replace neither the id nor the place of an image, no
     assert.deepEqual(contents(rows), ['I'])
     assert.deepEqual(rows[0]!.fields, {
       label: 'cls',
+      json_label: 'json',
       json_id: 'dup',
       json_path: 'x.jpg',
       json_range: [0, 5],
@@ -204,6 +205,26 @@ test('fields of a side file replace neither the id nor the place of an image, no
       caption: 'c'
     })
   }
+})
+
+test('what a label or text file says other than the JSON beside it does not lose what the JSON says', async t => {
+  const fields = async (json: string): Promise<unknown> => {
+    const members = [
+      ['0.jpg', 'I'],
+      ['0.cls', '3'],
+      ['0.txt', 'a cat'],
+      ['0.json', json]
+    ] as const
+    return (await list(t, 's.tar', await tarOf(members))).rows[0]!.fields
+  }
+  assert.deepEqual(await fields('{"label":"cat","text":"ein Kater"}'), {
+    label: '3',
+    text: 'a cat',
+    json_label: 'cat',
+    json_text: 'ein Kater'
+  })
+  assert.deepEqual(await fields('{"label":3,"text":null}'), {label: '3', text: 'a cat'})
+  assert.deepEqual(await fields('{"label":"cat","json_label":"own"}'), {label: '3', text: 'a cat', json_label: 'own'})
 })
 
 test('a shard is known by its bytes, whatever its name says, also in the oldest form', async t => {
