@@ -228,8 +228,8 @@ async function lateOf(beside: RecordBeside | undefined, path: string | undefined
 /** What of an interrupted table is whole. Throws `UserError` (exit 2) where it was begun in another way. */
 async function recoverCsv({partial, sides}: PartialFiles, batch: number, safe: boolean): Promise<Recovered | undefined> {
   const meta = await begunRecord(sides[0]!.partial)
-  const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
   if (!meta) return refuseWithoutSide(partial, sides[0]!.partial, (await recoverLines(partial, {header: 1, quotes: true})).rows)
+  const found = await recoverLines(partial, {multiple: batch, header: 1, quotes: true})
   if (found.rows === 0) return undefined
   await truncate(partial, found.end)
   const lateEnd = await lateEndBefore(sides[1]!.partial, found.rows)

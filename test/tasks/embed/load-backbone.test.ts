@@ -67,6 +67,13 @@ for (const [kind, config] of Object.entries(configs))
     assert.deepEqual({tensors: counted(), bytes: held()}, start)
   })
 
+/** The fingerprint of a backbone, which is freed again. */
+async function fingerprintFrom(...from: Parameters<typeof loadBackbone>): Promise<string> {
+  const loaded = await loadBackbone(...from)
+  loaded[Symbol.dispose]()
+  return loaded.fingerprint
+}
+
 test('another number anywhere is another fingerprint', async t => {
   const folder = await scratch(t)
   const found = new Set<string>()
@@ -74,9 +81,7 @@ test('another number anywhere is another fingerprint', async t => {
     const params = smallVit(configs.plain, seed)
     await saveBackbone(join(folder, `${seed}`), configs.plain, tensorsOf(params))
     disposeTree(params)
-    const loaded = await loadBackbone(join(folder, `${seed}`))
-    found.add(loaded.fingerprint)
-    loaded[Symbol.dispose]()
+    found.add(await fingerprintFrom(join(folder, `${seed}`)))
   }
   assert.equal(found.size, 2)
 })
@@ -89,11 +94,8 @@ test('the same weights with other heads or other positions are another fingerpri
   disposeTree(params)
   const found = new Set<string>()
   // Files of other programs say none of this beside the weights, so that a folder's config.json decides.
-  for (const overrides of [{}, {heads: 2}, {interpolateOffset: 0}, {interpolateAntialias: true}, {heads: 3}]) {
-    const loaded = await loadBackbone(path, {overrides})
-    found.add(loaded.fingerprint)
-    loaded[Symbol.dispose]()
-  }
+  for (const overrides of [{}, {heads: 2}, {interpolateOffset: 0}, {interpolateAntialias: true}, {heads: 3}])
+    found.add(await fingerprintFrom(path, {overrides}))
   assert.equal(found.size, 4) // three heads is what the file says
 })
 
